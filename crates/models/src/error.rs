@@ -1,0 +1,40 @@
+use std::path::{Path, PathBuf};
+
+/// What can go wrong between a model folder and its output. Every variant says what, and where.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{}: {}", path.display(), io_message(source))]
+    Io { path: PathBuf, source: std::io::Error },
+    /// A file that can be read but does not say what it should.
+    #[error("{}: {message}", path.display())]
+    File { path: PathBuf, message: String },
+    /// An argument that the network cannot take.
+    #[error("{0}")]
+    Input(String),
+    #[error("libtorch: {}", torch_ext::first_line(.0))]
+    Torch(#[from] tch::TchError),
+}
+
+impl Error {
+    pub fn file(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Error::File { path: path.as_ref().to_owned(), message: message.into() }
+    }
+
+    /// For `map_err`: an I/O error with the file it happened to.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_owned();
+        move |source| Error::Io { path, source }
+    }
+}
+
+/// The common cases in plain words; the operating system's text otherwise.
+fn io_message(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "no such file or folder".into(),
+        std::io::ErrorKind::StorageFull => "the disk is full".into(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".into(),
+        _ => error.to_string(),
+    }
+}
+
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,149 @@
+//! The layers that every network is made of. Each takes its tensors from a [`Scope`] under PyTorch's own names.
+
+use crate::{lora::LowRank, weights::Scope};
+use tch::{Kind, Tensor};
+
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    adapter: Option<LowRank>,
+}
+
+impl Linear {
+    /// A bias is used where the checkpoint has one.
+    pub fn new(at: Scope, inputs: i64, outputs: i64) -> Self {
+        let bias = at.optional("bias", &[outputs]);
+        Self { weight: at.tensor("weight", &[outputs, inputs]), bias, adapter: at.adapter() }
+    }
+
+    /// A 1×1 convolution `[out, in, 1, 1]` applied as what it is.
+    pub fn from_pointwise_conv(at: Scope, inputs: i64, outputs: i64) -> Self {
+        let weight = at.tensor("weight", &[outputs, inputs, 1, 1]).view([outputs, inputs]);
+        Self { weight, bias: at.optional("bias", &[outputs]), adapter: at.adapter() }
+    }
+
+    /// A layer that shares its weight with another, as output heads share the embedding.
+    pub fn tied(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias, adapter: None }
+    }
+
+    /// `[…, in]` → `[…, out]`
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let y = x.linear(&self.weight, self.bias.as_ref());
+        match &self.adapter {
+            None => y,
+            Some(adapter) => y + adapter.forward(x),
+        }
+    }
+}
+
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    stride: i64,
+    padding: i64,
+}
+
+impl Conv2d {
+    pub fn new(at: Scope, inputs: i64, outputs: i64, kernel: i64, stride: i64, padding: i64) -> Self {
+        let weight = at.tensor("weight", &[outputs, inputs, kernel, kernel]);
+        Self { weight, bias: at.optional("bias", &[outputs]), stride, padding }
+    }
+
+    /// The usual 3×3 convolution that keeps the size.
+    pub fn same(at: Scope, inputs: i64, outputs: i64) -> Self {
+        Self::new(at, inputs, outputs, 3, 1, 1)
+    }
+
+    /// `[B, in, h, w]` → `[B, out, h', w']`
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.conv2d(&self.weight, self.bias.as_ref(), [self.stride; 2], [self.padding; 2], [1, 1], 1)
+    }
+}
+
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: i64,
+    eps: f64,
+}
+
+impl GroupNorm {
+    pub fn new(at: Scope, channels: i64, groups: i64, eps: f64) -> Self {
+        Self { weight: at.tensor("weight", &[channels]), bias: at.tensor("bias", &[channels]), groups, eps }
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    pub fn new(at: Scope, width: i64, eps: f64) -> Self {
+        Self { weight: at.tensor("weight", &[width]), bias: at.tensor("bias", &[width]), eps }
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Activation {
+    Gelu,
+    /// `x sigmoid(1.702 x)`, as OpenAI trained CLIP with.
+    QuickGelu,
+    Silu,
+}
+
+impl Activation {
+    /// By its name in a configuration.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "gelu" => Some(Self::Gelu),
+            "quick_gelu" => Some(Self::QuickGelu),
+            "silu" | "swish" => Some(Self::Silu),
+            _ => None,
+        }
+    }
+
+    pub fn forward(self, x: &Tensor) -> Tensor {
+        match self {
+            Self::Gelu => x.gelu("none"),
+            Self::QuickGelu => x * (x * 1.702).sigmoid(),
+            Self::Silu => x.silu(),
+        }
+    }
+}
+
+/// Multi-head attention without forming the map: `softmax(q k^T / sqrt(d)) v`.
+///
+/// q `[B, N, heads·d]`, k and v `[B, M, heads·d]` → `[B, N, heads·d]`. `mask` is added to the scores.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: i64, mask: Option<&Tensor>, causal: bool) -> Tensor {
+    let split = |x: &Tensor| {
+        let (batch, tokens, width) = x.size3().expect("attention takes [B, N, width]");
+        x.view([batch, tokens, heads, width / heads]).transpose(1, 2)
+    };
+    let out = Tensor::scaled_dot_product_attention(&split(q), &split(k), &split(v), mask, 0.0, causal, None, false);
+    let (batch, _, tokens, head_width) = out.size4().expect("[B, heads, N, d]");
+    out.transpose(1, 2).reshape([batch, tokens, heads * head_width])
+}
+
+/// Sines and cosines of `positions` `[N]` → `[N, width]`, float32: the embedding of diffusion timesteps.
+///
+/// Source: diffusers `get_timestep_embedding`.
+pub fn sinusoidal(positions: &Tensor, width: i64, cos_first: bool, freq_shift: f64) -> Tensor {
+    let half = width / 2;
+    let options = (Kind::Float, positions.device());
+    let frequencies = (Tensor::arange(half, options) * (-(10000f64.ln()) / (half as f64 - freq_shift))).exp();
+    let angles = positions.to_kind(Kind::Float).unsqueeze(1) * frequencies.unsqueeze(0);
+    let (sin, cos) = (angles.sin(), angles.cos());
+    let halves = if cos_first { [cos, sin] } else { [sin, cos] };
+    Tensor::cat(&halves, 1).constant_pad_nd([0, width % 2])
+}

@@ -1,0 +1,13 @@
+//! What the weight files of text-to-image models compute: networks in plain tensor operations, loaded from diffusers
+//! and transformers folders. Frozen; knows nothing of training.
+
+pub mod config;
+pub mod error;
+pub mod layers;
+pub mod lora;
+mod resnet;
+pub mod tensors;
+pub mod unet;
+pub mod weights;
+
+pub use error::{Error, Result};

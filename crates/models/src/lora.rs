@@ -1,0 +1,133 @@
+//! Low-rank adapters (LoRA, Hu et al. 2021): `W x + scale · up (down x)`, and the files they travel in.
+
+mod files;
+
+use crate::{
+    error::{Error, Result},
+    weights::Weights,
+};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+use tch::{Device, Kind, Tensor};
+
+pub use files::{Base, write_diffusers, write_kohya, write_peft};
+
+/// One adapted layer: down `[r, in]`, up `[out, r]`; for a convolution `[r, in, k, k]` and `[out, r, 1, 1]`.
+pub struct LowRank {
+    pub down: Tensor,
+    pub up: Tensor,
+    pub alpha: f64,
+}
+
+impl LowRank {
+    pub fn rank(&self) -> i64 {
+        self.down.size()[0]
+    }
+
+    /// alpha / rank
+    pub fn scale(&self) -> f64 {
+        self.alpha / self.rank() as f64
+    }
+
+    /// `scale · up (down x)`, computed in `x`'s precision.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let none = None::<&Tensor>;
+        let hidden = x.linear(&self.down.to_kind(x.kind()), none);
+        hidden.linear(&(&self.up * self.scale()).to_kind(x.kind()), none)
+    }
+
+    /// `scale · up down`, in the shape of the layer's weight.
+    pub fn product(&self, shape: &[i64]) -> Tensor {
+        (self.up.flatten(1, -1).matmul(&self.down.flatten(1, -1)) * self.scale()).view(shape)
+    }
+
+    /// Whether this pair can be added to a weight of that shape.
+    pub fn fits(&self, weight: &[i64]) -> bool {
+        let (down, up) = (self.down.size(), self.up.size());
+        down[1..] == weight[1..] && up[0] == weight[0] && up[1] == down[0] && up[2..].iter().all(|&n| n == 1)
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        Self { down: self.down.shallow_clone(), up: self.up.shallow_clone(), alpha: self.alpha }
+    }
+}
+
+/// An adapter of one network, by layer path. Iteration order is the paths' own, so it is the same everywhere.
+pub struct Lora {
+    pairs: BTreeMap<String, LowRank>,
+    origin: PathBuf,
+}
+
+impl Lora {
+    /// A fresh adapter on every layer of `weights` that `targets` name: down ~ N(0, 1/rank²), up = 0, so it changes
+    /// nothing yet. `randn` draws standard normal values of a shape, for the layer of that index.
+    pub fn fresh(
+        weights: &Weights,
+        targets: &[String],
+        rank: i64,
+        alpha: f64,
+        mut randn: impl FnMut(usize, &[i64]) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let mut pairs = BTreeMap::new();
+        for (index, (path, shape)) in weights.layers(targets).enumerate() {
+            let &[outputs, inputs] = shape.as_slice() else {
+                return Err(Error::Input(format!("lora target {path} is not a linear layer (its weight is {shape:?})")));
+            };
+            let down = randn(index, &[rank, inputs])?.to_device(weights.device()) / rank as f64;
+            let up = Tensor::zeros([outputs, rank], (Kind::Float, weights.device()));
+            pairs.insert(path.to_owned(), LowRank { down, up, alpha });
+        }
+        match targets.iter().find(|t| weights.layers(std::slice::from_ref(t)).next().is_none()) {
+            Some(target) => Err(Error::file(weights.origin(), format!("no layer ends in the lora target `{target}`"))),
+            None => Ok(Self { pairs, origin: "the fresh adapter".into() }),
+        }
+    }
+
+    /// Reads any of the spellings in use: diffusers, PEFT, the older attention processors, kohya.
+    pub fn read(path: &Path, weights: &Weights) -> Result<Self> {
+        Ok(Self { pairs: files::read(path, weights)?, origin: path.to_owned() })
+    }
+
+    /// As [`Lora::read`], from tensors in memory; `origin` is the file to name in errors.
+    pub fn from_tensors(
+        tensors: crate::tensors::Tensors,
+        metadata: &std::collections::HashMap<String, String>,
+        origin: &Path,
+        weights: &Weights,
+    ) -> Result<Self> {
+        Ok(Self { pairs: files::parse(tensors, metadata, origin, weights)?, origin: origin.to_owned() })
+    }
+
+    pub fn pairs(&self) -> impl Iterator<Item = (&String, &LowRank)> {
+        self.pairs.iter()
+    }
+
+    /// Every matrix with its PEFT key: `unet.LAYER.lora_A.weight` (down), `unet.LAYER.lora_B.weight` (up).
+    pub fn parameters(&self) -> Vec<(String, &Tensor)> {
+        self.pairs
+            .iter()
+            .flat_map(|(path, pair)| {
+                [(format!("unet.{path}.lora_A.weight"), &pair.down), (format!("unet.{path}.lora_B.weight"), &pair.up)]
+            })
+            .collect()
+    }
+
+    /// A copy of its own on a device, in a precision, ready to be trained.
+    pub fn trainable(&self, kind: Kind, device: Device) -> Self {
+        let leaf = |t: &Tensor| t.detach().to_device(device).to_kind(kind).copy().set_requires_grad(true);
+        let pairs = self.pairs.iter().map(|(path, pair)| {
+            (path.clone(), LowRank { down: leaf(&pair.down), up: leaf(&pair.up), alpha: pair.alpha })
+        });
+        Self { pairs: pairs.collect(), origin: self.origin.clone() }
+    }
+
+    pub fn parameter_count(&self) -> i64 {
+        self.pairs.values().map(|p| (p.down.numel() + p.up.numel()) as i64).sum()
+    }
+
+    pub fn origin(&self) -> &Path {
+        &self.origin
+    }
+}

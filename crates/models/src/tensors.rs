@@ -1,0 +1,133 @@
+//! Safetensors files: read by memory map, written whole or not at all.
+//!
+//! Format: <https://github.com/huggingface/safetensors>; 8 bytes of header length, a JSON header, the raw values.
+
+use crate::error::{Error, Result};
+use safetensors::tensor::{Dtype, Metadata, View};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+};
+use tch::{Device, Kind, Tensor};
+
+/// Tensors by name.
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// The tensors and the metadata of one file. Values stay on disk until they are used, and must not be written to.
+pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
+    if let Some("ckpt" | "pt" | "pth" | "bin") = path.extension().and_then(|e| e.to_str()) {
+        return Err(Error::file(path, "this is a pickle, which can run code when it is read; convert it to .safetensors"));
+    }
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let size = file.metadata().map_err(Error::io(path))?.len();
+    let mut length = [0; 8];
+    if size < 8 {
+        return Err(Error::file(path, "not a safetensors file: it is shorter than a header"));
+    }
+    file.read_exact(&mut length).map_err(Error::io(path))?;
+    let length = u64::from_le_bytes(length);
+    if length > size - 8 {
+        return Err(Error::file(path, "not a safetensors file, or a truncated one: the header goes past its end"));
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header).map_err(Error::io(path))?;
+    let metadata: Metadata = serde_json::from_slice(&header)
+        .map_err(|e| Error::file(path, format!("not a safetensors file, or a corrupt one: {e}")))?;
+    let start = 8 + length as usize;
+    let end = metadata.tensors().values().map(|t| t.data_offsets.1).max().unwrap_or(0);
+    if (start + end) as u64 != size {
+        let what = if ((start + end) as u64) < size { "has bytes behind its last tensor" } else { "is truncated" };
+        return Err(Error::file(path, format!("the file {what}: {size} bytes, {} expected", start + end)));
+    }
+    let name = path.to_str().ok_or_else(|| Error::file(path, "the path is not valid UTF-8"))?;
+    let bytes = Tensor::f_from_file(name, false, size as i64, (Kind::Uint8, Device::Cpu))?;
+    let mut tensors = Tensors::new();
+    for (name, info) in metadata.tensors() {
+        let kind = kind_of(info.dtype)
+            .ok_or_else(|| Error::file(path, format!("tensor {name} has the unsupported type {:?}", info.dtype)))?;
+        let (from, to) = info.data_offsets;
+        let mut values = bytes.f_narrow(0, (start + from) as i64, (to - from) as i64)?;
+        if (start + from) % kind.elt_size_in_bytes() != 0 {
+            values = values.copy(); // a view needs alignment, which the format does not promise
+        }
+        let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
+        tensors.insert(name, values.f_view_dtype(kind)?.f_view(shape.as_slice())?);
+    }
+    Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
+}
+
+/// Writes through a temporary file in the same folder, so that `path` is never half a file.
+pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) -> Result<()> {
+    let views = tensors.iter().map(|(name, t)| Ok((name, Raw::new(t)?))).collect::<Result<Vec<_>>>()?;
+    let metadata = (!metadata.is_empty()).then_some(metadata);
+    let partial = partial_name(path);
+    let result = safetensors::serialize_to_file(views, metadata, &partial)
+        .map_err(|e| match e {
+            safetensors::SafeTensorError::IoError(source) => Error::io(path)(source),
+            e => Error::file(path, e.to_string()),
+        })
+        .and_then(|()| File::open(&partial).and_then(|f| f.sync_all()).map_err(Error::io(path)))
+        .and_then(|()| fs::rename(&partial, path).map_err(Error::io(path)));
+    if result.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    result
+}
+
+/// The name under which a file is written before it is whole.
+pub fn partial_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
+
+struct Raw {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Raw {
+    fn new(tensor: &Tensor) -> Result<Self> {
+        let dtype = DTYPES.iter().find(|(_, kind)| *kind == tensor.kind()).map(|(dtype, _)| *dtype);
+        let dtype = dtype.ok_or_else(|| Error::Input(format!("{:?} tensors cannot be saved", tensor.kind())))?;
+        let flat = tensor.detach().to_device(Device::Cpu).contiguous().view([-1]).f_view_dtype(Kind::Uint8)?;
+        let mut bytes = vec![0; flat.numel()];
+        flat.f_copy_data_u8(&mut bytes, flat.numel())?;
+        Ok(Self { dtype, shape: tensor.size().iter().map(|&n| n as usize).collect(), bytes })
+    }
+}
+
+impl View for Raw {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+const DTYPES: [(Dtype, Kind); 9] = [
+    (Dtype::F32, Kind::Float),
+    (Dtype::F16, Kind::Half),
+    (Dtype::BF16, Kind::BFloat16),
+    (Dtype::F64, Kind::Double),
+    (Dtype::I64, Kind::Int64),
+    (Dtype::I32, Kind::Int),
+    (Dtype::I16, Kind::Int16),
+    (Dtype::U8, Kind::Uint8),
+    (Dtype::BOOL, Kind::Bool),
+];
+
+fn kind_of(dtype: Dtype) -> Option<Kind> {
+    DTYPES.iter().find(|(d, _)| *d == dtype).map(|(_, kind)| *kind)
+}

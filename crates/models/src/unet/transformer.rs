@@ -1,0 +1,140 @@
+use super::Config;
+use crate::{
+    layers::{Conv2d, GroupNorm, LayerNorm, Linear, attention},
+    weights::Scope,
+};
+use tch::Tensor;
+
+/// `Transformer2DModel`: latents as a sequence of pixels that attends to itself and to the text.
+pub struct SpatialTransformer {
+    norm: GroupNorm,
+    proj_in: Projection,
+    blocks: Vec<Block>,
+    proj_out: Projection,
+}
+
+/// The way into and out of the sequence: SD1 has 1×1 convolutions here, SD2 and SDXL linear layers.
+enum Projection {
+    Conv(Conv2d),
+    Linear(Linear),
+}
+
+impl Projection {
+    fn new(at: Scope, channels: i64, linear: bool) -> Self {
+        if linear {
+            Self::Linear(Linear::new(at, channels, channels))
+        } else {
+            Self::Conv(Conv2d::new(at, channels, channels, 1, 1, 0))
+        }
+    }
+}
+
+impl SpatialTransformer {
+    pub fn new(at: Scope, config: &Config, channels: i64, heads: i64, depth: usize) -> Self {
+        let linear = config.use_linear_projection;
+        let block = |i| Block::new(&at / "transformer_blocks" / i, channels, heads, config.cross_attention_dim);
+        Self {
+            norm: GroupNorm::new(&at / "norm", channels, config.norm_groups, 1e-6),
+            proj_in: Projection::new(&at / "proj_in", channels, linear),
+            blocks: (0..depth).map(block).collect(),
+            proj_out: Projection::new(&at / "proj_out", channels, linear),
+        }
+    }
+
+    /// x `[B, C, h, w]`, context `[B, L, D]` → `[B, C, h, w]`
+    pub fn forward(&self, x: &Tensor, context: &Tensor) -> Tensor {
+        let (batch, channels, height, width) = x.size4().expect("latents are [B, C, h, w]");
+        let to_sequence = |x: &Tensor| x.flatten(2, 3).transpose(1, 2);
+        let to_image = |x: &Tensor| x.transpose(1, 2).reshape([batch, channels, height, width]);
+        let normed = self.norm.forward(x);
+        let mut hidden = match &self.proj_in {
+            Projection::Conv(conv) => to_sequence(&conv.forward(&normed)),
+            Projection::Linear(linear) => linear.forward(&to_sequence(&normed)),
+        };
+        for block in &self.blocks {
+            hidden = block.forward(&hidden, context);
+        }
+        x + match &self.proj_out {
+            Projection::Conv(conv) => conv.forward(&to_image(&hidden)),
+            Projection::Linear(linear) => to_image(&linear.forward(&hidden)),
+        }
+    }
+}
+
+struct Block {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff: GatedFeedForward,
+}
+
+impl Block {
+    fn new(at: Scope, width: i64, heads: i64, context_width: i64) -> Self {
+        Self {
+            norm1: LayerNorm::new(&at / "norm1", width, 1e-5),
+            attn1: Attention::new(&at / "attn1", width, width, heads),
+            norm2: LayerNorm::new(&at / "norm2", width, 1e-5),
+            attn2: Attention::new(&at / "attn2", width, context_width, heads),
+            norm3: LayerNorm::new(&at / "norm3", width, 1e-5),
+            ff: GatedFeedForward::new(&at / "ff", width),
+        }
+    }
+
+    fn forward(&self, x: &Tensor, context: &Tensor) -> Tensor {
+        let normed = self.norm1.forward(x);
+        let x = x + self.attn1.forward(&normed, &normed);
+        let x = &x + self.attn2.forward(&self.norm2.forward(&x), context);
+        &x + self.ff.forward(&self.norm3.forward(&x))
+    }
+}
+
+struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: i64,
+}
+
+impl Attention {
+    fn new(at: Scope, width: i64, context_width: i64, heads: i64) -> Self {
+        Self {
+            to_q: Linear::new(&at / "to_q", width, width),
+            to_k: Linear::new(&at / "to_k", context_width, width),
+            to_v: Linear::new(&at / "to_v", context_width, width),
+            to_out: Linear::new(&at / "to_out" / 0, width, width),
+            heads,
+        }
+    }
+
+    fn forward(&self, x: &Tensor, context: &Tensor) -> Tensor {
+        let (q, k, v) = (self.to_q.forward(x), self.to_k.forward(context), self.to_v.forward(context));
+        self.to_out.forward(&attention(&q, &k, &v, self.heads, None, false))
+    }
+}
+
+/// GEGLU: one half of the wide layer gates the other.
+struct GatedFeedForward {
+    proj: Linear,
+    out: Linear,
+    inner: i64,
+}
+
+impl GatedFeedForward {
+    fn new(at: Scope, width: i64) -> Self {
+        let inner = 4 * width;
+        Self {
+            proj: Linear::new(&at / "net" / 0 / "proj", width, 2 * inner),
+            out: Linear::new(&at / "net" / 2, inner, width),
+            inner,
+        }
+    }
+
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let wide = self.proj.forward(x);
+        let (value, gate) = (wide.narrow(-1, 0, self.inner), wide.narrow(-1, self.inner, self.inner));
+        self.out.forward(&(value * gate.gelu("none")))
+    }
+}

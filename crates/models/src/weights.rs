@@ -1,0 +1,245 @@
+//! The weights of one network, and the way a network takes them: by a path that is the checkpoint's own key.
+//!
+//! A network is built by walking its [`Scope`]; every tensor that is missing, mis-shaped or left over is collected on
+//! the way and reported together. Low-rank adapters are laid over the weights before a network is built, so that the
+//! same constructor gives the original network, the one with the adapter merged, and the one that trains it.
+
+use crate::{
+    error::{Error, Result},
+    lora::{Lora, LowRank},
+    tensors::{self, Tensors},
+};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    ops::Div,
+    path::{Path, PathBuf},
+};
+use tch::{Device, Kind, Tensor};
+
+/// The weights of one network, in the precision and on the device it runs with.
+pub struct Weights {
+    tensors: Tensors,
+    adapter: BTreeMap<String, LowRank>,
+    origin: PathBuf,
+}
+
+impl Weights {
+    /// Reads `STEM.safetensors`, its `.fp16.` variant, or the parts that `STEM.safetensors.index.json` names.
+    pub fn open(folder: &Path, stem: &str, kind: Kind, device: Device) -> Result<Self> {
+        let files = files_of(folder, stem)?;
+        let mut all = Tensors::new();
+        for file in &files {
+            all.append(&mut tensors::read(file)?.0);
+        }
+        let origin = if files.len() == 1 { files[0].clone() } else { folder.to_owned() };
+        Self::new(all, origin, kind, device)
+    }
+
+    /// `origin` is the file or folder to name in errors.
+    pub fn new(tensors: Tensors, origin: PathBuf, kind: Kind, device: Device) -> Result<Self> {
+        let tensors = tensors
+            .into_iter()
+            .map(|(name, t)| {
+                let kind = if t.is_floating_point() { kind } else { t.kind() };
+                Ok((name, t.f_to_device(device)?.f_to_kind(kind)?))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { tensors, adapter: BTreeMap::new(), origin })
+    }
+
+    /// Builds a network and checks that it took every tensor, each in its expected shape.
+    ///
+    /// `ignored`: keys that end so belong to no layer (old buffers, heads that are not used).
+    pub fn build<T>(&self, ignored: &[&str], network: impl FnOnce(Scope) -> T) -> Result<T> {
+        let session = Session { weights: self, used: RefCell::default(), problems: RefCell::default() };
+        let built = network(Scope { session: &session, path: String::new() });
+        let used = session.used.into_inner();
+        let mut problems = session.problems.into_inner();
+        for name in self.tensors.keys() {
+            if !used.contains(name) && !ignored.iter().any(|i| name.ends_with(i)) {
+                problems.push(format!("{name} is unexpected"));
+            }
+        }
+        if problems.is_empty() { Ok(built) } else { Err(Error::file(&self.origin, enumerate(&problems))) }
+    }
+
+    /// These weights with the adapter as trainable side branches. Tensors are shared.
+    pub fn with_adapter(&self, lora: &Lora) -> Result<Self> {
+        self.check_adapter(lora)?;
+        let adapter = lora.pairs().map(|(path, pair)| (path.clone(), pair.shallow_clone())).collect();
+        Ok(Self { tensors: self.share(), adapter, origin: self.origin.clone() })
+    }
+
+    /// These weights with the adapter added in: `W + scale * up down`. Only the adapted tensors are new.
+    pub fn merged(&self, lora: &Lora) -> Result<Self> {
+        self.check_adapter(lora)?;
+        let mut tensors = self.share();
+        for (path, pair) in lora.pairs() {
+            let key = format!("{path}.weight");
+            let weight = &self.tensors[&key];
+            let sum = weight.to_kind(pair.up.kind()) + pair.product(&weight.size());
+            tensors.insert(key, sum.to_kind(weight.kind()));
+        }
+        Ok(Self { tensors, adapter: BTreeMap::new(), origin: self.origin.clone() })
+    }
+
+    /// Paths of the layers whose name ends in one of `targets` (`to_q`, `to_out.0`, …), with the shape of their weight.
+    pub fn layers<'a>(&'a self, targets: &'a [String]) -> impl Iterator<Item = (&'a str, Vec<i64>)> {
+        self.tensors.iter().filter_map(|(key, t)| {
+            let path = key.strip_suffix(".weight")?;
+            let is_target = |t: &String| path == t || path.strip_suffix(t.as_str()).is_some_and(|p| p.ends_with('.'));
+            targets.iter().any(is_target).then(|| (path, t.size()))
+        })
+    }
+
+    /// Paths of everything that has a `weight`.
+    pub fn all_layers(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().filter_map(|key| key.strip_suffix(".weight"))
+    }
+
+    pub fn parameter_count(&self) -> i64 {
+        self.tensors.values().map(|t| t.numel() as i64).sum()
+    }
+
+    pub fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    pub fn device(&self) -> Device {
+        self.tensors.values().next().map_or(Device::Cpu, |t| t.device())
+    }
+
+    fn share(&self) -> Tensors {
+        self.tensors.iter().map(|(name, t)| (name.clone(), t.shallow_clone())).collect()
+    }
+
+    fn check_adapter(&self, lora: &Lora) -> Result<()> {
+        let mut problems = vec![];
+        for (path, pair) in lora.pairs() {
+            match self.tensors.get(&format!("{path}.weight")) {
+                None => problems.push(format!("there is no layer {path} in {}", self.origin.display())),
+                Some(w) if !pair.fits(&w.size()) => problems.push(format!(
+                    "{path}: down {:?} and up {:?} do not fit the layer's weight {:?}",
+                    pair.down.size(),
+                    pair.up.size(),
+                    w.size()
+                )),
+                Some(_) => {}
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(Error::file(lora.origin(), enumerate(&problems))) }
+    }
+}
+
+struct Session<'a> {
+    weights: &'a Weights,
+    used: RefCell<BTreeSet<String>>,
+    problems: RefCell<Vec<String>>,
+}
+
+/// A place in the checkpoint: `scope / "resnets" / 0 / "conv1"`.
+#[derive(Clone)]
+pub struct Scope<'a> {
+    session: &'a Session<'a>,
+    path: String,
+}
+
+impl Scope<'_> {
+    /// The tensor of that name here. A missing or mis-shaped one is noted for [`Weights::build`] to report; what is
+    /// returned then only has the right shape.
+    pub fn tensor(&self, name: &str, shape: &[i64]) -> Tensor {
+        let key = self.key(name);
+        match self.session.weights.tensors.get(&key) {
+            Some(t) => {
+                self.session.used.borrow_mut().insert(key.clone());
+                if t.size() == shape {
+                    return t.shallow_clone();
+                }
+                self.problem(format!("{key} has shape {:?}, expected {shape:?}", t.size()));
+            }
+            None => self.problem(format!("{key} is missing")),
+        }
+        Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand(shape, true)
+    }
+
+    /// The tensor of that name, or `None` where the checkpoint has none.
+    pub fn optional(&self, name: &str, shape: &[i64]) -> Option<Tensor> {
+        self.has(name).then(|| self.tensor(name, shape))
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.session.weights.tensors.contains_key(&self.key(name))
+    }
+
+    /// The adapter laid over the layer at this place, if any.
+    pub fn adapter(&self) -> Option<LowRank> {
+        self.session.weights.adapter.get(&self.path).map(LowRank::shallow_clone)
+    }
+
+    fn key(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    fn problem(&self, text: String) {
+        self.session.problems.borrow_mut().push(text);
+    }
+}
+
+impl<'a, T: std::fmt::Display> Div<T> for &Scope<'a> {
+    type Output = Scope<'a>;
+    fn div(self, name: T) -> Scope<'a> {
+        Scope { session: self.session, path: self.key(&name.to_string()) }
+    }
+}
+
+impl<'a, T: std::fmt::Display> Div<T> for Scope<'a> {
+    type Output = Scope<'a>;
+    fn div(self, name: T) -> Scope<'a> {
+        &self / name
+    }
+}
+
+/// The first few problems, and how many more there are.
+fn enumerate(problems: &[String]) -> String {
+    const SHOWN: usize = 6;
+    let mut text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    if problems.len() > SHOWN {
+        text += &format!("; and {} more", problems.len() - SHOWN);
+    }
+    text
+}
+
+fn files_of(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
+    for variant in ["", ".fp16"] {
+        let whole = folder.join(format!("{stem}{variant}.safetensors"));
+        if whole.exists() {
+            return Ok(vec![whole]);
+        }
+        // diffusers puts the variant before `.index`, in one of two places
+        for index in [format!("{stem}{variant}.safetensors.index.json"), format!("{stem}.safetensors.index{variant}.json")] {
+            let index = folder.join(index);
+            if index.exists() {
+                return parts_of(&index);
+            }
+        }
+    }
+    let hint = if folder.join(format!("{stem}.bin")).exists() {
+        "; the .bin beside it is a pickle: convert it to safetensors"
+    } else {
+        ""
+    };
+    Err(Error::file(folder.join(format!("{stem}.safetensors")), format!("no such file{hint}")))
+}
+
+fn parts_of(index: &Path) -> Result<Vec<PathBuf>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = fs::read_to_string(index).map_err(Error::io(index))?;
+    let parsed: Index = serde_json::from_str(&text).map_err(|e| Error::file(index, e.to_string()))?;
+    let parts: BTreeSet<String> = parsed.weight_map.into_values().collect();
+    Ok(parts.into_iter().map(|part| index.with_file_name(part)).collect())
+}

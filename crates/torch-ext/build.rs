@@ -1,0 +1,29 @@
+use std::{env, fs, path::PathBuf};
+
+fn main() {
+    // torch-sys (links = "tch") tells where libtorch is; include/ lies beside lib/.
+    let lib = PathBuf::from(env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys must be a direct dependency"));
+    let root = lib.parent().expect("libtorch/lib has a parent");
+    let include = root.join("include");
+    println!("cargo:rerun-if-changed=cpp");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .warnings(false)
+        .include(&include)
+        .include(include.join("torch/csrc/api/include"))
+        .debug(false)
+        .opt_level(1)
+        .file("cpp/all.cpp")
+        .compile("torch_ext");
+    println!("cargo:libtorch_lib={}", lib.display()); // for dependants: DEP_TORCH_EXT_LIBTORCH_LIB
+
+    // Cargo puts native search paths that lie under target/PROFILE on the library path of `cargo run` and `cargo test`,
+    // for every dependant: a link under OUT_DIR spares each crate of the workspace its own rpath.
+    let link = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("torch");
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(root, &link).expect("OUT_DIR is writable");
+    println!("cargo:rustc-link-search=native={}", link.join("lib").display());
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display()); // this package's own tests
+}

@@ -1,0 +1,4 @@
+// One translation unit: most of the compile time is libtorch's headers.
+#include "autograd.cpp"
+#include "random.cpp"
+#include "runtime.cpp"

@@ -1,0 +1,35 @@
+#include "ext.h"
+#include <ATen/Context.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/core/CachingDeviceAllocator.h>
+
+extern "C" {
+
+char* ext_allow_tf32(bool allow) {
+  return guarded([&] {
+    at::globalContext().setAllowTF32CuBLAS(allow);
+    at::globalContext().setAllowTF32CuDNN(allow);
+  });
+}
+
+// Bytes: [0] held by tensors now, [1] the most since the last reset.
+char* ext_cuda_memory(int device, int64_t* out) {
+  return guarded([&] {
+    auto* allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(c10::DeviceType::CUDA));
+    TORCH_CHECK(allocator, "no CUDA allocator");
+    auto stats = allocator->getDeviceStats(device);
+    const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    out[0] = stats.allocated_bytes[all].current;
+    out[1] = stats.allocated_bytes[all].peak;
+  });
+}
+
+char* ext_cuda_reset_peak(int device) {
+  return guarded([&] {
+    auto* allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(c10::DeviceType::CUDA));
+    TORCH_CHECK(allocator, "no CUDA allocator");
+    allocator->resetPeakStats(device);
+  });
+}
+
+}  // extern "C"

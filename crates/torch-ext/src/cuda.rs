@@ -1,0 +1,29 @@
+//! CUDA is found at run time, so that one binary serves machines with and without a GPU.
+
+use crate::{Result, check};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use std::ffi::c_char;
+
+unsafe extern "C" {
+    fn ext_allow_tf32(allow: bool) -> *mut c_char;
+}
+
+/// Brings the CUDA half of libtorch into this process. Call it first thing in `main`: libtorch looks for its CUDA
+/// hooks once, at first use, and remembers the answer.
+///
+/// The library is looked up along this program's rpath, or taken from the file that `LIBTORCH_CUDA` names; its own
+/// dependencies (cuBLAS, cuDNN, NCCL...) are found along *its* rpath, so it must lie in the layout of its wheel.
+/// An error means only that this is a CPU installation.
+pub fn load() -> std::result::Result<(), libloading::Error> {
+    let path = std::env::var_os("LIBTORCH_CUDA").unwrap_or("libtorch_cuda.so".into());
+    // SAFETY: the library's initialisers register operators, nothing else; no symbol is taken from it here.
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL)? };
+    std::mem::forget(library); // its static registrations must stay valid until the process ends
+    Ok(())
+}
+
+/// Lets float32 matrix products and convolutions on the GPU use TF32 (10 bits of mantissa).
+pub fn allow_tf32(allow: bool) -> Result<()> {
+    // SAFETY: sets two flags of libtorch's global context.
+    check(unsafe { ext_allow_tf32(allow) })
+}

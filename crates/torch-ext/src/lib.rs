@@ -1,0 +1,59 @@
+//! The few things of libtorch that `tch` does not reach, behind safe functions.
+//!
+//! ```
+//! use tch::Tensor;
+//! let x = Tensor::from_slice(&[1f32, 2.]).set_requires_grad(true);
+//! let cotangent = Tensor::from_slice(&[1f32, 10.]);
+//! let grads = torch_ext::vjp(&[&(&x * 3.0)], &[&x], &[&cotangent]).unwrap();
+//! assert_eq!(Vec::<f32>::try_from(grads[0].as_ref().unwrap()).unwrap(), [3., 30.]);
+//! ```
+
+mod autograd;
+pub mod cuda;
+pub mod memory;
+mod random;
+
+pub use autograd::vjp;
+pub use random::Generator;
+
+use std::ffi::{CStr, c_char, c_void};
+use tch::{TchError, Tensor};
+use torch_sys::C_tensor;
+
+type Result<T> = std::result::Result<T, TchError>;
+
+/// Turns the error text of an entry point (null: none) into a `TchError`.
+fn check(message: *mut c_char) -> Result<()> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the shim returns null or a NUL-terminated text from strdup, which is ours to free.
+    let text = unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        free(message.cast());
+        text
+    };
+    Err(TchError::Torch(text))
+}
+
+unsafe extern "C" {
+    fn free(ptr: *mut c_void);
+}
+
+/// A list of tensors as the shim takes it. The pointers live as long as the tensors do.
+fn pointers(tensors: &[&Tensor]) -> Vec<*const C_tensor> {
+    tensors.iter().map(|t| t.as_ptr()).collect()
+}
+
+/// Calls an entry point whose last argument receives a new tensor.
+fn new_tensor(call: impl FnOnce(*mut *mut C_tensor) -> *mut c_char) -> Result<Tensor> {
+    let mut out = std::ptr::null_mut();
+    check(call(&mut out))?;
+    // SAFETY: on success the shim has written a tensor that nobody else owns.
+    Ok(unsafe { Tensor::from_ptr(out) })
+}
+
+/// The first line of a libtorch error: what follows it is a C++ backtrace.
+pub fn first_line(error: &TchError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,46 @@
+//! Peak memory, of this process or of a GPU, in bytes.
+
+use crate::{Result, check};
+use std::{
+    ffi::{c_char, c_int},
+    fs,
+};
+use tch::Device;
+
+unsafe extern "C" {
+    fn ext_cuda_memory(device: c_int, out: *mut i64) -> *mut c_char;
+    fn ext_cuda_reset_peak(device: c_int) -> *mut c_char;
+}
+
+/// The most memory in use at once since the start or the last [`reset_peak`]: tensors of the GPU, or the resident set
+/// of this process. `None` where the system does not tell.
+pub fn peak(device: Device) -> Option<u64> {
+    match device {
+        Device::Cuda(index) => cuda(index).ok().map(|[_, peak]| peak as u64),
+        _ => status("VmHWM:"),
+    }
+}
+
+/// Starts a new measurement for [`peak`].
+pub fn reset_peak(device: Device) {
+    match device {
+        // SAFETY: the shim checks the allocator; the index is only looked up.
+        Device::Cuda(index) => _ = check(unsafe { ext_cuda_reset_peak(index as c_int) }),
+        _ => _ = fs::write("/proc/self/clear_refs", "5"), // Linux: resets the peak resident set
+    }
+}
+
+/// Bytes held by tensors of a GPU now, and at most.
+fn cuda(index: usize) -> Result<[i64; 2]> {
+    let mut out = [0; 2];
+    // SAFETY: the shim writes two numbers.
+    check(unsafe { ext_cuda_memory(index as c_int, out.as_mut_ptr()) })?;
+    Ok(out)
+}
+
+/// A figure of /proc/self/status, which counts in KiB.
+fn status(key: &str) -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix(key))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+}

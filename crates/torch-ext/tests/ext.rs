@@ -1,0 +1,64 @@
+use tch::{Device, Kind, Tensor};
+use torch_ext::{Generator, first_line, memory, vjp};
+
+const CPU: (Kind, Device) = (Kind::Double, Device::Cpu);
+
+fn close(a: &Option<Tensor>, b: &Tensor) -> bool {
+    a.as_ref().unwrap().allclose(b, 1e-12, 1e-12, false)
+}
+
+/// y = x W with cotangent g: dx = g W^T, dW = x^T g.
+#[test]
+fn vjp_of_matmul() {
+    let x = Tensor::randn([3, 4], CPU).set_requires_grad(true);
+    let w = Tensor::randn([4, 2], CPU).set_requires_grad(true);
+    let g = Tensor::randn([3, 2], CPU);
+    let grads = vjp(&[&x.matmul(&w)], &[&x, &w], &[&g]).unwrap();
+    assert!(close(&grads[0], &g.matmul(&w.tr())));
+    assert!(close(&grads[1], &x.tr().matmul(&g)));
+    assert!(!x.grad().defined());
+}
+
+/// Cutting a graph in two and handing the cotangent over gives the gradient of the whole.
+#[test]
+fn vjp_in_two_legs() {
+    let x = Tensor::randn([4], CPU).set_requires_grad(true);
+    let f = |x: &Tensor| x * x;
+    let g = |h: &Tensor| h.sin();
+    let whole = vjp(&[&g(&f(&x))], &[&x], &[&Tensor::ones([4], CPU)]).unwrap();
+    let h = f(&x).detach().set_requires_grad(true);
+    let dh = vjp(&[&g(&h)], &[&h], &[&Tensor::ones([4], CPU)]).unwrap().remove(0).unwrap();
+    let legs = vjp(&[&f(&x)], &[&x], &[&dh]).unwrap();
+    assert!(close(&legs[0], whole[0].as_ref().unwrap()));
+}
+
+#[test]
+fn unused_inputs_are_none_and_errors_are_values() {
+    let x = Tensor::ones([2], CPU).set_requires_grad(true);
+    let z = Tensor::ones([2], CPU).set_requires_grad(true);
+    let g = Tensor::ones([2], CPU);
+    assert!(vjp(&[&(&x * 2.0)], &[&z], &[&g]).unwrap()[0].is_none());
+    let wrong = vjp(&[&(&x * 2.0)], &[&x], &[&Tensor::ones([3], CPU)]).unwrap_err();
+    assert!(first_line(&wrong).contains("shape"), "{wrong}");
+    assert!(vjp(&[&g], &[&x], &[&g]).is_err());
+}
+
+/// `torch.randn(3, generator=torch.Generator().manual_seed(7))` in Python gives the same numbers.
+#[test]
+fn generators_draw_what_python_draws() {
+    let mut generator = Generator::seeded(7).unwrap();
+    let v = Vec::<f32>::try_from(generator.randn(&[3]).unwrap()).unwrap();
+    assert!((v[0] - -0.1468).abs() < 1e-3 && (v[1] - 0.7861).abs() < 1e-3, "{v:?}");
+    let mut again = Generator::seeded(7).unwrap();
+    assert_eq!(v, Vec::<f32>::try_from(again.randn(&[3]).unwrap()).unwrap());
+    assert!((0..100).all(|_| (3..5).contains(&again.below(3, 5).unwrap())));
+}
+
+#[test]
+fn peak_memory_sees_a_tensor() {
+    memory::reset_peak(Device::Cpu);
+    let before = memory::peak(Device::Cpu).unwrap();
+    let big = Tensor::ones([16 << 20], (Kind::Float, Device::Cpu));
+    assert!(memory::peak(Device::Cpu).unwrap() >= before + (50 << 20));
+    drop(big);
+}
