@@ -3,11 +3,14 @@
 
 pub mod config;
 pub mod error;
+pub mod guidance;
 pub mod layers;
 pub mod lora;
 mod resnet;
+pub mod schedule;
 pub mod tensors;
 pub mod unet;
+pub mod vae;
 pub mod weights;
 
 pub use error::{Error, Result};

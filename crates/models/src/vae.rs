@@ -1,0 +1,283 @@
+//! The autoencoder between images and latents.
+//!
+//! Paper: Rombach et al. (2022), section 3.1. Weights and names: diffusers `AutoencoderKL`.
+
+use crate::{
+    config::Json,
+    error::{Error, Result},
+    layers::{Conv2d, GroupNorm, Linear, attention},
+    resnet::{ResnetBlock, upsample},
+    weights::{Scope, Weights},
+};
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub in_channels: i64,
+    pub out_channels: i64,
+    pub latent_channels: i64,
+    /// From the highest resolution to the lowest.
+    pub channels: Vec<i64>,
+    pub layers_per_block: usize,
+    pub norm_groups: i64,
+    pub mid_attention: bool,
+    /// Latents are multiplied by this after encoding and divided before decoding.
+    pub scaling_factor: f64,
+    /// The weights overflow in float16: run them in float32 instead.
+    pub force_upcast: bool,
+}
+
+impl Config {
+    pub fn read(path: &Path) -> Result<Self> {
+        let json = Json::read(path)?;
+        json.only("_class_name", "AutoencoderKL")?;
+        let channels: Vec<i64> = json.get("block_out_channels")?;
+        let groups: i64 = json.get_or("norm_num_groups", 32)?;
+        if channels.is_empty() || groups < 1 || channels.iter().any(|c| *c < 1 || c % groups != 0) {
+            return Err(json.error("block_out_channels", &format!("{channels:?} cannot be normalised in {groups} groups")));
+        }
+        for (key, block) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
+            let types: Vec<String> = json.get(key)?;
+            if types.len() != channels.len() || types.iter().any(|t| t != block) {
+                return Err(json.error(key, &format!("is {types:?}; only {block} is supported, one for each level")));
+            }
+        }
+        let config = Self {
+            in_channels: json.get_or("in_channels", 3)?,
+            out_channels: json.get_or("out_channels", 3)?,
+            latent_channels: json.get_or("latent_channels", 4)?,
+            channels,
+            layers_per_block: json.get_or("layers_per_block", 1)?,
+            norm_groups: groups,
+            mid_attention: json.get_or("mid_block_add_attention", true)?,
+            scaling_factor: json.get_or("scaling_factor", 0.18215)?,
+            force_upcast: json.get_or("force_upcast", true)?,
+        };
+        json.only("act_fn", "silu")?;
+        json.only("latents_mean", serde_json::Value::Null)?;
+        json.only("latents_std", serde_json::Value::Null)?;
+        json.only("shift_factor", 0.0)?;
+        json.only("use_quant_conv", true)?;
+        json.only("use_post_quant_conv", true)?;
+        json.ignore(&["sample_size"]);
+        json.finish()?;
+        Ok(config)
+    }
+
+    /// Image pixels along the side of one latent pixel.
+    pub fn downscale(&self) -> i64 {
+        1 << (self.channels.len() - 1)
+    }
+
+    fn norm(&self) -> (i64, f64) {
+        (self.norm_groups, 1e-6)
+    }
+}
+
+pub struct AutoencoderKl {
+    config: Config,
+    encoder: Encoder,
+    quant_conv: Conv2d,
+    post_quant_conv: Conv2d,
+    decoder: Decoder,
+    kind: Kind,
+}
+
+impl AutoencoderKl {
+    /// Reads `config.json` and `diffusion_pytorch_model.safetensors` of a folder. A network that overflows in float16
+    /// is loaded in float32.
+    pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
+        let config = Config::read(&folder.join("config.json"))?;
+        let kind = if config.force_upcast && kind == Kind::Half { Kind::Float } else { kind };
+        let weights = Weights::open(folder, "diffusion_pytorch_model", kind, device)?;
+        Self::new(&config, &weights, kind)
+    }
+
+    pub fn new(config: &Config, weights: &Weights, kind: Kind) -> Result<Self> {
+        let latents = config.latent_channels;
+        weights.build(&[], |root| Self {
+            encoder: Encoder::new(&root / "encoder", config),
+            quant_conv: Conv2d::new(&root / "quant_conv", 2 * latents, 2 * latents, 1, 1, 0),
+            post_quant_conv: Conv2d::new(&root / "post_quant_conv", latents, latents, 1, 1, 0),
+            decoder: Decoder::new(&root / "decoder", config),
+            config: config.clone(),
+            kind,
+        })
+    }
+
+    /// Scaled latents `[B, 4, h, w]` → image `[B, 3, 8h, 8w]` (for three halvings), about -1..1, not clamped, in the
+    /// latents' precision.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        let size = latents.size();
+        if size.len() != 4 || size[1] != self.config.latent_channels {
+            return Err(Error::Input(format!("VAE: latents {size:?} are not [B, {}, h, w]", self.config.latent_channels)));
+        }
+        let unscaled = latents.to_kind(self.kind) / self.config.scaling_factor;
+        Ok(self.decoder.forward(&self.post_quant_conv.forward(&unscaled)).to_kind(latents.kind()))
+    }
+
+    /// Image `[B, 3, H, W]` in -1..1 → mean and log-variance `[B, 4, h, w]` of the latents, not scaled.
+    pub fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor)> {
+        let size = image.size();
+        let least = self.config.downscale();
+        if size.len() != 4 || size[1] != self.config.in_channels || size[2] < least || size[3] < least {
+            return Err(Error::Input(format!(
+                "VAE: image {size:?} is not [B, {}, H, W] with sides of {least} or more",
+                self.config.in_channels
+            )));
+        }
+        let moments = self.quant_conv.forward(&self.encoder.forward(&image.to_kind(self.kind))).to_kind(image.kind());
+        let halves = moments.chunk(2, 1);
+        Ok((halves[0].shallow_clone(), halves[1].clamp(-30.0, 20.0)))
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+struct Encoder {
+    conv_in: Conv2d,
+    down_blocks: Vec<(Vec<ResnetBlock>, Option<Conv2d>)>,
+    mid_block: MidBlock,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Encoder {
+    fn new(at: Scope, config: &Config) -> Self {
+        let channels = &config.channels;
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+        let block = |i: usize| {
+            let at = &at / "down_blocks" / i;
+            let above = channels[i.saturating_sub(1)];
+            let resnets = resnets(&at, config, config.layers_per_block, above, channels[i]);
+            let conv = || Conv2d::new(&at / "downsamplers" / 0 / "conv", channels[i], channels[i], 3, 2, 0);
+            (resnets, (i + 1 < channels.len()).then(conv))
+        };
+        Self {
+            conv_in: Conv2d::same(&at / "conv_in", config.in_channels, first),
+            down_blocks: (0..channels.len()).map(block).collect(),
+            mid_block: MidBlock::new(&at / "mid_block", config, last),
+            conv_norm_out: GroupNorm::new(&at / "conv_norm_out", last, config.norm_groups, 1e-6),
+            conv_out: Conv2d::same(&at / "conv_out", last, 2 * config.latent_channels),
+        }
+    }
+
+    fn forward(&self, image: &Tensor) -> Tensor {
+        let mut x = self.conv_in.forward(image);
+        for (resnets, downsampler) in &self.down_blocks {
+            for resnet in resnets {
+                x = resnet.forward(&x, None);
+            }
+            if let Some(conv) = downsampler {
+                x = conv.forward(&x.constant_pad_nd([0, 1, 0, 1])); // right and bottom only
+            }
+        }
+        self.conv_out.forward(&self.conv_norm_out.forward(&self.mid_block.forward(&x)).silu())
+    }
+}
+
+struct Decoder {
+    conv_in: Conv2d,
+    mid_block: MidBlock,
+    up_blocks: Vec<(Vec<ResnetBlock>, Option<Conv2d>)>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Decoder {
+    fn new(at: Scope, config: &Config) -> Self {
+        let channels: Vec<i64> = config.channels.iter().rev().copied().collect();
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+        let block = |i: usize| {
+            let at = &at / "up_blocks" / i;
+            let below = channels[i.saturating_sub(1)];
+            let resnets = resnets(&at, config, config.layers_per_block + 1, below, channels[i]);
+            let conv = || Conv2d::same(&at / "upsamplers" / 0 / "conv", channels[i], channels[i]);
+            (resnets, (i + 1 < channels.len()).then(conv))
+        };
+        Self {
+            conv_in: Conv2d::same(&at / "conv_in", config.latent_channels, first),
+            mid_block: MidBlock::new(&at / "mid_block", config, first),
+            up_blocks: (0..channels.len()).map(block).collect(),
+            conv_norm_out: GroupNorm::new(&at / "conv_norm_out", last, config.norm_groups, 1e-6),
+            conv_out: Conv2d::same(&at / "conv_out", last, config.out_channels),
+        }
+    }
+
+    fn forward(&self, latents: &Tensor) -> Tensor {
+        let mut x = self.mid_block.forward(&self.conv_in.forward(latents));
+        for (resnets, upsampler) in &self.up_blocks {
+            for resnet in resnets {
+                x = resnet.forward(&x, None);
+            }
+            if let Some(conv) = upsampler {
+                x = conv.forward(&upsample(&x, 2 * x.size()[2], 2 * x.size()[3]));
+            }
+        }
+        self.conv_out.forward(&self.conv_norm_out.forward(&x).silu())
+    }
+}
+
+fn resnets(at: &Scope, config: &Config, count: usize, inputs: i64, outputs: i64) -> Vec<ResnetBlock> {
+    let block = |j| {
+        let inputs = if j == 0 { inputs } else { outputs };
+        ResnetBlock::new(at / "resnets" / j, inputs, outputs, None, config.norm())
+    };
+    (0..count).map(block).collect()
+}
+
+struct MidBlock {
+    first: ResnetBlock,
+    attention: Option<PixelAttention>,
+    second: ResnetBlock,
+}
+
+impl MidBlock {
+    fn new(at: Scope, config: &Config, channels: i64) -> Self {
+        let resnet = |i: usize| ResnetBlock::new(&at / "resnets" / i, channels, channels, None, config.norm());
+        let attention = || PixelAttention::new(&at / "attentions" / 0, channels, config.norm());
+        Self { first: resnet(0), attention: config.mid_attention.then(attention), second: resnet(1) }
+    }
+
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let mut x = self.first.forward(x, None);
+        if let Some(attention) = &self.attention {
+            x = attention.forward(&x);
+        }
+        self.second.forward(&x, None)
+    }
+}
+
+/// One head of attention between all pixels.
+struct PixelAttention {
+    group_norm: GroupNorm,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+}
+
+impl PixelAttention {
+    fn new(at: Scope, channels: i64, (groups, eps): (i64, f64)) -> Self {
+        // Files from before diffusers 0.12, SD1.5's own among them, have other names here.
+        let old = at.has("query.weight");
+        let linear = |now: &str, then: &str| Linear::new(&at / (if old { then } else { now }), channels, channels);
+        Self {
+            group_norm: GroupNorm::new(&at / "group_norm", channels, groups, eps),
+            to_q: linear("to_q", "query"),
+            to_k: linear("to_k", "key"),
+            to_v: linear("to_v", "value"),
+            to_out: linear("to_out.0", "proj_attn"),
+        }
+    }
+
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let sequence = self.group_norm.forward(x).flatten(2, 3).transpose(1, 2);
+        let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|l| l.forward(&sequence));
+        let out = self.to_out.forward(&attention(&q, &k, &v, 1, None, false));
+        x + out.transpose(1, 2).reshape(x.size())
+    }
+}

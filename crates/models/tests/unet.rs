@@ -1,0 +1,171 @@
+//! The UNet against diffusers, and adapters laid over it against diffusers with peft.
+
+mod common;
+
+use common::{assert_close, fixture, io};
+use models::{
+    lora::{self, Base, Lora},
+    tensors::Tensors,
+    unet::{Added, Config, Text, UNet},
+    weights::Weights,
+};
+use std::{collections::BTreeSet, fs};
+use tch::{Device, Kind, Tensor};
+
+fn open(name: &str, kind: Kind) -> (Config, Weights) {
+    let folder = fixture(name);
+    let config = Config::read(&folder.join("config.json")).unwrap();
+    (config, Weights::open(&folder, "diffusion_pytorch_model", kind, Device::Cpu).unwrap())
+}
+
+/// The inputs of a case, with the timestep as one number a sample.
+fn case(io: &Tensors, name: &str) -> (Tensor, Tensor, Text) {
+    let get = |key: &str| io[&format!("{name}.{key}")].shallow_clone();
+    let sample = get("sample");
+    let timesteps = get("timestep").expand([sample.size()[0]], true);
+    let added = io.get(&format!("{name}.text_embeds")).map(|pooled| Added { pooled: pooled.shallow_clone(), time_ids: get("time_ids") });
+    (sample, timesteps, Text { context: get("encoder_hidden_states"), added })
+}
+
+fn parity(name: &str) {
+    let (config, weights) = open(name, Kind::Float);
+    let unet = UNet::new(&config, &weights).unwrap();
+    let io = io(name);
+    let cases: BTreeSet<&str> = io.keys().filter_map(|k| k.split('.').next()).collect();
+    assert!(cases.len() >= 3);
+    for case_name in cases {
+        let (sample, timesteps, text) = case(&io, case_name);
+        let out = unet.forward(&sample, &timesteps, &text).unwrap();
+        assert_close(&format!("{name} {case_name} {:?}", sample.size()), &out, &io[&format!("{case_name}.out")], 1e-5);
+    }
+}
+
+#[test]
+fn sd1() {
+    parity("unet_sd1");
+}
+
+#[test]
+fn sd2_with_linear_projections_and_heads_per_level() {
+    parity("unet_sd2");
+}
+
+#[test]
+fn sdxl_with_deep_transformers_and_sizes() {
+    parity("unet_sdxl");
+}
+
+/// Each spelling, merged and as side branches, gives what diffusers gives.
+#[test]
+fn adapters_in_every_spelling() {
+    let (config, weights) = open("unet_sd1", Kind::Float);
+    let (inputs, expected) = (io("unet_sd1"), io("lora"));
+    let (sample, timesteps, text) = case(&inputs, "case0");
+    for spelling in ["diffusers", "peft", "kohya"] {
+        let lora = Lora::read(&fixture("lora").join(format!("{spelling}.safetensors")), &weights).unwrap();
+        for (form, weights) in [("merged", weights.merged(&lora)), ("branch", weights.with_adapter(&lora))] {
+            let unet = UNet::new(&config, &weights.unwrap()).unwrap();
+            let out = unet.forward(&sample, &timesteps, &text).unwrap();
+            assert_close(&format!("{spelling} {form}"), &out, &expected["out"], 1e-5);
+        }
+    }
+}
+
+/// Gradients of every adapter matrix for a given cotangent, against peft's.
+#[test]
+fn adapter_gradients() {
+    let (config, weights) = open("unet_sd1", Kind::Float);
+    let (inputs, expected) = (io("unet_sd1"), io("lora"));
+    let (sample, timesteps, text) = case(&inputs, "case0");
+    let lora = Lora::read(&fixture("lora").join("peft.safetensors"), &weights).unwrap().trainable(Kind::Float, Device::Cpu);
+    let unet = UNet::new(&config, &weights.with_adapter(&lora).unwrap()).unwrap();
+    let out = unet.forward(&sample, &timesteps, &text).unwrap();
+    let parameters = lora.parameters();
+    let leaves: Vec<&Tensor> = parameters.iter().map(|(_, t)| *t).collect();
+    let grads = torch_ext::vjp(&[&out], &leaves, &[&expected["cotangent"]]).unwrap();
+    let mut compared = 0;
+    for ((key, _), grad) in parameters.iter().zip(grads) {
+        let expected = &expected[&format!("grad.{key}")];
+        let error = common::relative_error(&grad.unwrap(), expected);
+        assert!(error <= 1e-4, "{key}: {error:e}");
+        compared += 1;
+    }
+    assert_eq!(compared, expected.keys().filter(|k| k.starts_with("grad.")).count());
+}
+
+/// What we write, we read back as the same network.
+#[test]
+fn written_adapters_read_back() {
+    let (config, weights) = open("unet_sd1", Kind::Float);
+    let inputs = io("unet_sd1");
+    let (sample, timesteps, text) = case(&inputs, "case0");
+    let lora = Lora::read(&fixture("lora").join("kohya.safetensors"), &weights).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let [diffusers, kohya, peft] = ["d", "k", "p"].map(|n| folder.path().join(format!("{n}.safetensors")));
+    lora::write_diffusers(&lora, &diffusers).unwrap();
+    lora::write_kohya(&lora, &kohya, Base::Sd1, "a title", (512, 512)).unwrap();
+    lora::write_peft(&lora, &peft).unwrap();
+    let run = |lora: &Lora| {
+        UNet::new(&config, &weights.merged(lora).unwrap()).unwrap().forward(&sample, &timesteps, &text).unwrap()
+    };
+    let expected = run(&lora);
+    for path in [&diffusers, &kohya, &peft] {
+        let back = Lora::read(path, &weights).unwrap();
+        assert_close(path.to_str().unwrap(), &run(&back), &expected, 1e-6);
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "temporary files are gone");
+}
+
+#[test]
+fn wrong_adapters_are_refused_by_name() {
+    let (_, sd1) = open("unet_sd1", Kind::Float);
+    let (_, sdxl) = open("unet_sdxl", Kind::Float);
+    let message = |result: models::Result<Lora>| result.err().unwrap().to_string();
+    let adapter = fixture("lora").join("diffusers.safetensors");
+    let other = Lora::read(&adapter, &sdxl).and_then(|lora| sdxl.merged(&lora).map(|_| lora));
+    assert!(message(other).contains("diffusers.safetensors"));
+    let none = message(Lora::read(&fixture("unet_sd1").join("io.safetensors"), &sd1));
+    assert!(none.contains("in no LoRA spelling"), "{none}");
+}
+
+#[test]
+fn unknown_configuration_is_refused_by_name() {
+    let text = fs::read_to_string(fixture("unet_sd1").join("config.json")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let refuse = |from: &str, to: &str| {
+        assert!(text.contains(from));
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        Config::read(&path).unwrap_err().to_string()
+    };
+    let error = refuse("\"dual_cross_attention\": false", "\"dual_cross_attention\": true");
+    assert!(error.contains("config.json: dual_cross_attention is true; only false is supported"), "{error}");
+    let error = refuse("\"dropout\": 0.0", "\"dropout\": 0.0, \"brand_new\": 3");
+    assert!(error.contains("brand_new is not known"), "{error}");
+    let error = refuse("\"CrossAttnDownBlock2D\"", "\"KDownBlock2D\"");
+    assert!(error.contains("down_block_types holds the unsupported block KDownBlock2D"), "{error}");
+}
+
+/// All problems of a checkpoint come in one message, each tensor by name.
+#[test]
+fn foreign_weights_are_reported_by_name() {
+    let (config, _) = open("unet_sd1", Kind::Float);
+    let (_, weights) = open("unet_sd2", Kind::Float);
+    let error = UNet::new(&config, &weights).err().unwrap().to_string();
+    assert!(error.contains("has shape") || error.contains("is missing"), "{error}");
+    assert!(error.contains("diffusion_pytorch_model.safetensors"), "{error}");
+}
+
+#[test]
+fn wrong_inputs_are_errors() {
+    let (config, weights) = open("unet_sdxl", Kind::Float);
+    let unet = UNet::new(&config, &weights).unwrap();
+    let (sample, timesteps, text) = case(&io("unet_sdxl"), "case0");
+    let error = |sample: &Tensor, text: &Text| unet.forward(sample, &timesteps, text).unwrap_err().to_string();
+    assert!(error(&sample.narrow(1, 0, 3), &text).contains("3 channels"));
+    assert!(error(&sample.narrow(3, 0, 1), &text).contains("too small"));
+    let plain = Text { context: text.context.shallow_clone(), added: None };
+    assert!(error(&sample, &plain).contains("SDXL"));
+    let narrow = text.map(|t| t.narrow(-1, 0, 4));
+    assert!(error(&sample, &narrow).contains("cross_attention_dim"));
+}
