@@ -1,0 +1,47 @@
+"""Write the parity fixtures of the Rust networks: `python tools/reference/fixtures.py [names...]` (default: all).
+
+Each fixture is a folder with a tiny network with random weights in the ordinary diffusers / transformers layout
+and `io.safetensors` with named inputs and expected outputs. The same seed gives the same bytes.
+"""
+
+import sys
+
+import torch
+
+import captioner
+import lora
+import networks
+import pipelines
+import schedules
+import tokens
+
+MAKERS = {
+    "clip_sd1": networks.clip_sd1,
+    "clip_sd2": networks.clip_sd2,
+    "clip_sdxl2": networks.clip_sdxl2,
+    "unet_sd1": networks.unet_sd1,
+    "unet_sd2": networks.unet_sd2,
+    "unet_sdxl": networks.unet_sdxl,
+    "vae": networks.vae,
+    "vae_old": networks.vae_old,
+    "lora": lora.lora,
+    "schedules": schedules.schedules,
+    "blip": captioner.blip,
+    "preprocess": captioner.preprocess,
+    "tokenizer_bert": tokens.tokenizer_bert,
+    "pipeline_sd1": pipelines.pipeline_sd1,
+    "pipeline_sdxl": pipelines.pipeline_sdxl,
+}
+
+
+def main(names):
+    torch.set_num_threads(1)
+    unknown = [n for n in names if n not in MAKERS]
+    if unknown:
+        sys.exit(f"unknown fixture {', '.join(unknown)}; there are {', '.join(MAKERS)}")
+    for name in names or MAKERS:
+        MAKERS[name]()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
