@@ -42,7 +42,7 @@ def sample(args, x_T, prompts, lora=None):
     pipe = DiffusionPipeline.from_pretrained(args.model, safety_checker=None, dtype=getattr(torch, args.dtype))
     config = pipe.scheduler.config
     pipe.scheduler = DDIMScheduler.from_config(
-        config, clip_sample=False, set_alpha_to_one=config.get("set_alpha_to_one", False)
+        config, clip_sample=False, set_alpha_to_one=config.get("set_alpha_to_one", True)
     )
     pipe.set_progress_bar_config(disable=True)
     if lora is not None:

@@ -1,0 +1,64 @@
+//! `cargo xtask demo`: a complete training run on the miniature world.
+
+use crate::command::{must, program};
+use crate::setup;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Where the demo writes, relative to the workspace.
+const FOLDER: &str = "runs/demo";
+
+/// What the demo does: a line to say, then the arguments of `comat`.
+const STEPS: &[(&str, &[&str])] =
+    &[("training on the miniature world", &["train", "--config", "configs/world.toml", "--set", "output=runs/demo"])];
+
+/// Builds the release binary and goes through the steps.
+pub fn run(workspace: &Workspace) -> Result<ExitCode> {
+    setup::ensure(workspace, false)?;
+    let comat = workspace.release_build()?;
+    if let Some(aside) = move_aside(&workspace.root().join(FOLDER))? {
+        eprintln!("demo: the previous run lies in {} now", aside.display());
+    }
+    for (number, (what, args)) in STEPS.iter().enumerate() {
+        eprintln!("demo: {}/{} {what}: comat {}", number + 1, STEPS.len(), args.join(" "));
+        must(program(&comat).args(*args).current_dir(workspace.root()))?;
+    }
+    eprintln!("demo: done; look into {FOLDER}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Renames the folder to the first free name with a number, so that no run is ever lost; None if there is no folder.
+fn move_aside(folder: &Path) -> Result<Option<PathBuf>> {
+    if !folder.exists() {
+        return Ok(None);
+    }
+    let name = |n: usize| {
+        let mut name = folder.as_os_str().to_owned();
+        name.push(format!(".{n}"));
+        PathBuf::from(name)
+    };
+    let aside = (1..).map(name).find(|free| !free.exists()).context("no free name for the previous run")?;
+    fs::rename(folder, &aside)
+        .with_context(|| format!("could not move {} to {}", folder.display(), aside.display()))?;
+    Ok(Some(aside))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn earlier_runs_are_kept() {
+        let scratch = tempfile::tempdir().unwrap();
+        let run = scratch.path().join("demo");
+        assert_eq!(move_aside(&run).unwrap(), None);
+        for expected in ["demo.1", "demo.2"] {
+            fs::create_dir(&run).unwrap();
+            assert_eq!(move_aside(&run).unwrap(), Some(scratch.path().join(expected)));
+            assert!(!run.exists());
+        }
+    }
+}

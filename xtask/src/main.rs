@@ -1,0 +1,135 @@
+//! `cargo xtask VERB`: sets the machine up, runs the tests, the demo and the benchmarks.
+
+mod bench;
+mod command;
+mod demo;
+mod fixtures;
+mod lint;
+mod setup;
+mod test;
+mod workspace;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
+use workspace::Workspace;
+
+/// Sets the machine up; runs the tests, the demo and the benchmarks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Setup(SetupArgs),
+    Test(TestArgs),
+    /// Check the formatting and run clippy, warnings counted as errors
+    Lint,
+    /// Train on the built-in miniature world, into runs/demo
+    ///
+    /// Builds the release binary first. The folder of an earlier demo is renamed to runs/demo.1, runs/demo.2, …
+    Demo,
+    Bench(BenchArgs),
+    Fixtures(FixturesArgs),
+}
+
+/// Put libtorch 2.11.0 under ./libtorch (0.5 GB; once)
+///
+/// The files come out of the wheels on PyPI, every one pinned by its SHA-256. pip is only
+/// the downloader: nothing is installed into Python. A second run finds the set-up complete
+/// and returns at once. The verbs that build call this one.
+///
+/// Needs python3 with pip and a C++ compiler. Environment variables:
+///   PIP                   another pip command, as in PIP="python3.12 -m pip"
+///   CXX                   another C++ compiler than c++
+///   LIBTORCH              your own libtorch, an absolute path; nothing is downloaded
+///   LIBTORCH_USE_PYTORCH  the PyTorch that python3 imports, whatever LIBTORCH says
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+struct SetupArgs {
+    /// With NVIDIA's libraries, to run on GPUs (3.8 GB); replaces a set-up made for the CPU
+    #[arg(long)]
+    cuda: bool,
+}
+
+/// Set up, then run the tests of the whole workspace
+///
+/// What follows `--` goes to `cargo test`: `cargo xtask test -- -p models`, `cargo xtask test -- some_name`. A second
+/// `--` reaches the test programs: `cargo xtask test -- -- --nocapture`.
+#[derive(Args)]
+struct TestArgs {
+    /// Arguments of `cargo test`; with -p or --package only those packages are tested
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CARGO TEST ARGUMENTS")]
+    args: Vec<String>,
+}
+
+/// Measure speed and memory with the release build
+#[derive(Args)]
+struct BenchArgs {
+    /// Benchmarks to run, by name; all of them without a name
+    names: Vec<String>,
+    /// How often each side of a comparison is run; the medians are reported
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+}
+
+/// Write the parity fixtures anew with diffusers and transformers
+///
+/// Makes a Python environment with tools/reference/requirements.txt under target/reference-venv (about 7 GB with PyTorch;
+/// once), then runs tools/reference/fixtures.py. The fixtures are part of the repository: only needed to change them.
+#[derive(Args)]
+struct FixturesArgs {
+    /// Arguments of fixtures.py: the names of the fixtures to write; all of them without a name
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "NAME")]
+    args: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    match verb {
+        Verb::Setup(args) => setup::run(&workspace, args.cuda),
+        Verb::Test(args) => test::run(&workspace, &args.args),
+        Verb::Lint => lint::run(&workspace),
+        Verb::Demo => demo::run(&workspace),
+        Verb::Bench(args) => bench::run(&workspace, &args.names, args.runs),
+        Verb::Fixtures(args) => fixtures::run(&workspace, &args.args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_of_cargo_test_come_through() {
+        let args = |line: &str| match Cli::try_parse_from(line.split(' ')).unwrap().verb {
+            Verb::Test(test) => test.args.join(" "),
+            _ => unreachable!(),
+        };
+        assert_eq!(args("xtask test"), "");
+        assert_eq!(args("xtask test -- -p models"), "-p models");
+        assert_eq!(args("xtask test -p models"), "-p models");
+        assert_eq!(args("xtask test -- -- --nocapture"), "-- --nocapture");
+        assert_eq!(args("xtask test name -- --nocapture"), "name -- --nocapture");
+    }
+}
