@@ -115,12 +115,35 @@ impl Lora {
     }
 
     /// A copy of its own on a device, in a precision, ready to be trained.
-    pub fn trainable(&self, kind: Kind, device: Device) -> Self {
-        let leaf = |t: &Tensor| t.detach().to_device(device).to_kind(kind).copy().set_requires_grad(true);
-        let pairs = self.pairs.iter().map(|(path, pair)| {
-            (path.clone(), LowRank { down: leaf(&pair.down), up: leaf(&pair.up), alpha: pair.alpha })
-        });
-        Self { pairs: pairs.collect(), origin: self.origin.clone() }
+    pub fn trainable(&self, kind: Kind, device: Device) -> Trainable {
+        let parameters = self.parameters();
+        let values: Vec<Tensor> =
+            parameters.iter().map(|(_, t)| t.detach().to_device(device).to_kind(kind).contiguous().view([-1])).collect();
+        let flat = Tensor::cat(&values, 0);
+        let shapes: Vec<Vec<i64>> = parameters.iter().map(|(_, t)| t.size()).collect();
+        let mut leaves = views(&flat, &shapes).into_iter().map(|view| view.set_requires_grad(true));
+        let mut pairs = BTreeMap::new();
+        for (path, pair) in &self.pairs {
+            if let (Some(down), Some(up)) = (leaves.next(), leaves.next()) {
+                pairs.insert(path.clone(), LowRank { down, up, alpha: pair.alpha });
+            }
+        }
+        drop(leaves);
+        Trainable { lora: Self { pairs, origin: self.origin.clone() }, flat, shapes }
+    }
+
+    /// The same adapter, added `factor` times.
+    pub fn scaled(&self, factor: f64) -> Self {
+        let scaled = |pair: &LowRank| LowRank { alpha: pair.alpha * factor, ..pair.shallow_clone() };
+        let pairs = self.pairs.iter().map(|(path, pair)| (path.clone(), scaled(pair))).collect();
+        Self { pairs, origin: self.origin.clone() }
+    }
+
+    /// The same function with another alpha: `up` makes up for it.
+    pub fn with_alpha(&self, alpha: f64) -> Self {
+        let with = |pair: &LowRank| LowRank { down: pair.down.shallow_clone(), up: &pair.up * (pair.alpha / alpha), alpha };
+        let pairs = self.pairs.iter().map(|(path, pair)| (path.clone(), with(pair))).collect();
+        Self { pairs, origin: self.origin.clone() }
     }
 
     pub fn parameter_count(&self) -> i64 {
@@ -130,4 +153,29 @@ impl Lora {
     pub fn origin(&self) -> &Path {
         &self.origin
     }
+}
+
+/// An adapter whose matrices are leaves of the autograd graph, and views of one flat buffer: an optimiser or a
+/// reduction over processes handles one tensor.
+pub struct Trainable {
+    pub lora: Lora,
+    pub flat: Tensor,
+    shapes: Vec<Vec<i64>>,
+}
+
+impl Trainable {
+    /// Cuts another buffer of the same length as this adapter's, in the order of [`Lora::parameters`].
+    pub fn views_of(&self, flat: &Tensor) -> Vec<Tensor> {
+        views(flat, &self.shapes)
+    }
+}
+
+fn views(flat: &Tensor, shapes: &[Vec<i64>]) -> Vec<Tensor> {
+    let mut start = 0;
+    let view = |shape: &Vec<i64>| {
+        let length = shape.iter().product();
+        start += length;
+        flat.detach().narrow(0, start - length, length).view(shape.as_slice())
+    };
+    shapes.iter().map(view).collect()
 }

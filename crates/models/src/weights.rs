@@ -75,6 +75,7 @@ impl Weights {
     /// These weights with the adapter added in: `W + scale * up down`. Only the adapted tensors are new.
     pub fn merged(&self, lora: &Lora) -> Result<Self> {
         self.check_adapter(lora)?;
+        let _guard = tch::no_grad_guard();
         let mut tensors = self.share();
         for (path, pair) in lora.pairs() {
             let key = format!("{path}.weight");

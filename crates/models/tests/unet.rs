@@ -78,9 +78,9 @@ fn adapter_gradients() {
     let (inputs, expected) = (io("unet_sd1"), io("lora"));
     let (sample, timesteps, text) = case(&inputs, "case0");
     let lora = Lora::read(&fixture("lora").join("peft.safetensors"), &weights).unwrap().trainable(Kind::Float, Device::Cpu);
-    let unet = UNet::new(&config, &weights.with_adapter(&lora).unwrap()).unwrap();
+    let unet = UNet::new(&config, &weights.with_adapter(&lora.lora).unwrap()).unwrap();
     let out = unet.forward(&sample, &timesteps, &text).unwrap();
-    let parameters = lora.parameters();
+    let parameters = lora.lora.parameters();
     let leaves: Vec<&Tensor> = parameters.iter().map(|(_, t)| *t).collect();
     let grads = torch_ext::vjp(&[&out], &leaves, &[&expected["cotangent"]]).unwrap();
     let mut compared = 0;

@@ -1,0 +1,162 @@
+//! Everything that is needed to go on exactly where a run stopped, in a folder that is whole or not there.
+
+use crate::{config::Config, optim::AdamW};
+use anyhow::{Context, Result, bail};
+use models::{
+    Error,
+    lora::{self, Lora, Trainable},
+    tensors::{self, Tensors},
+    weights::Weights,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+};
+use tch::{Device, Kind, Tensor};
+
+const ADAPTER: &str = "adapter.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+/// Besides tensors: random draws depend on seed and step alone, so these numbers are all of the random state too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Optimiser steps done.
+    pub step: u64,
+    pub seed: u64,
+    /// Prompts seen in one epoch, and a digest of them: another file would be another order.
+    pub prompts: String,
+    pub version: String,
+}
+
+pub struct Checkpoint {
+    pub state: State,
+    pub adapter: Trainable,
+    pub optimizer: AdamW,
+}
+
+/// Writes `ROOT/step-N` and points `ROOT/latest` to it, then removes all but the newest `keep` (0: none is removed).
+pub fn save(root: &Path, state: &State, adapter: &Trainable, optimizer: &AdamW, config: &Config, keep: usize) -> Result<PathBuf> {
+    let name = format!("step-{}", state.step);
+    let (partial, folder) = (root.join(format!(".{name}.partial")), root.join(&name));
+    let write = || -> Result<()> {
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(Error::io(&partial))?;
+        }
+        fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
+        lora::write_peft(&adapter.lora, &partial.join(ADAPTER))?;
+        let mut moments = Tensors::new();
+        let names = adapter.lora.parameters();
+        for (prefix, flat) in [("mean", &optimizer.mean), ("square", &optimizer.square)] {
+            let views = adapter.views_of(flat);
+            moments.extend(names.iter().zip(views).map(|((key, _), view)| (format!("{prefix}.{key}"), view)));
+        }
+        tensors::write(&partial.join(OPTIMIZER), &moments, HashMap::new())?;
+        write_text(&partial.join("config.toml"), &toml::to_string(config)?)?;
+        write_text(&partial.join(STATE), &serde_json::to_string_pretty(state)?)?;
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(Error::io(&folder))?; // the same step, saved again after a resume
+        }
+        fs::rename(&partial, &folder).map_err(Error::io(&folder))?;
+        let latest = root.join("latest.partial");
+        write_text(&latest, &name)?;
+        fs::rename(&latest, root.join("latest")).map_err(Error::io(root))?;
+        Ok(())
+    };
+    if let Err(error) = write() {
+        let _ = fs::remove_dir_all(&partial);
+        return Err(error.context(format!("checkpoint {} was not written; earlier ones are untouched", folder.display())));
+    }
+    if keep > 0 {
+        let all = steps(root)?;
+        for (_, old) in all.iter().rev().skip(keep).filter(|(_, path)| *path != folder) {
+            fs::remove_dir_all(old).map_err(Error::io(old))?;
+        }
+    }
+    Ok(folder)
+}
+
+/// Reads a checkpoint back onto a device.
+pub fn load(path: &Path, weights: &Weights, config: &Config, kind: Kind, device: Device) -> Result<Checkpoint> {
+    let state = path.join(STATE);
+    let text = fs::read_to_string(&state).map_err(Error::io(&state))?;
+    let state: State = serde_json::from_str(&text).map_err(|e| Error::file(&state, e.to_string()))?;
+    let lora = Lora::read(&path.join(ADAPTER), weights)?;
+    if let Some((layer, pair)) = lora.pairs().find(|(_, p)| p.rank() != config.lora.rank || p.alpha != config.lora.alpha()) {
+        bail!(
+            "{}: {layer} has rank {} and alpha {}, the configuration says {} and {}; a run cannot change them on the way",
+            path.display(),
+            pair.rank(),
+            pair.alpha,
+            config.lora.rank,
+            config.lora.alpha()
+        );
+    }
+    let layers = weights.layers(&config.lora.targets).count();
+    if lora.pairs().count() != layers {
+        bail!("{}: it adapts {} layers, lora.targets name {layers}", path.display(), lora.pairs().count());
+    }
+    let adapter = lora.trainable(kind, device);
+    let file = path.join(OPTIMIZER);
+    let (moments, _) = tensors::read(&file)?;
+    let read = |prefix: &str| -> Result<Tensor> {
+        let parts = adapter.lora.parameters().into_iter().map(|(key, matrix)| {
+            let key = format!("{prefix}.{key}");
+            match moments.get(&key) {
+                Some(t) if t.size() == matrix.size() => Ok(t.to_device(device).to_kind(kind).contiguous().view([-1])),
+                Some(t) => Err(Error::file(&file, format!("{key} has shape {:?}, expected {:?}", t.size(), matrix.size()))),
+                None => Err(Error::file(&file, format!("{key} is missing"))),
+            }
+        });
+        Ok(Tensor::cat(&parts.collect::<Result<Vec<_>, _>>()?, 0))
+    };
+    let mut optimizer = AdamW::new(config.optimizer.clone(), &adapter);
+    (optimizer.mean, optimizer.square, optimizer.updates) = (read("mean")?, read("square")?, state.step);
+    Ok(Checkpoint { state, adapter, optimizer })
+}
+
+/// The checkpoint that `--resume latest` or `--resume DIR` means.
+pub fn find(root: &Path, which: &str) -> Result<PathBuf> {
+    if which != "latest" {
+        let path = PathBuf::from(which);
+        return if path.join(STATE).exists() { Ok(path) } else { bail!("{}: no checkpoint there ({STATE} is missing)", path.display()) };
+    }
+    let latest = root.join("latest");
+    let name = match fs::read_to_string(&latest) {
+        Ok(name) => name,
+        Err(_) => bail!("{}: there is no checkpoint yet to resume from; start without --resume", root.display()),
+    };
+    let path = root.join(name.trim());
+    if path.join(STATE).exists() {
+        return Ok(path);
+    }
+    // `latest` is only a hint; the folders are the truth
+    let newest = steps(root)?.pop().map(|(_, path)| path);
+    newest.with_context(|| format!("{}: it names {}, which is gone", latest.display(), name.trim()))
+}
+
+/// Complete checkpoints by step, oldest first.
+pub fn steps(root: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    if !root.exists() {
+        return Ok(vec![]);
+    }
+    let mut found = vec![];
+    for entry in fs::read_dir(root).map_err(Error::io(root))? {
+        let path = entry.map_err(Error::io(root))?.path();
+        let step = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse().ok());
+        if let (Some(step), true) = (step, path.join(STATE).exists()) {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    let mut file = File::create(path).map_err(Error::io(path))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(path))?;
+    Ok(())
+}

@@ -1,0 +1,455 @@
+//! `run.toml`: everything that a run depends on.
+
+mod parse;
+
+use crate::{replay, tracked};
+use anyhow::{Result, bail};
+use models::{guidance::Guidance, schedule::SamplerKind};
+use serde::{Deserialize, Serialize, de};
+use std::{fmt, path::PathBuf, str::FromStr};
+use tch::{Device, Kind};
+
+pub use parse::read;
+
+/// A whole run. Paths are relative to the folder that the program is started in.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The run's own folder; made when it does not exist.
+    pub output: PathBuf,
+    #[serde(default)]
+    pub seed: u64,
+    pub model: Model,
+    pub captioner: Captioner,
+    pub prompts: Prompts,
+    #[serde(default)]
+    pub sampling: Sampling,
+    #[serde(default)]
+    pub replay: Replay,
+    #[serde(default)]
+    pub lora: Lora,
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    #[serde(default)]
+    pub train: Train,
+    #[serde(default)]
+    pub checkpoints: Checkpoints,
+    #[serde(default)]
+    pub samples: Samples,
+    #[serde(default)]
+    pub validation: Validation,
+}
+
+/// The diffusion model to tune.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// A folder in diffusers layout.
+    pub path: PathBuf,
+    #[serde(default)]
+    pub dtype: Dtype,
+    #[serde(default)]
+    pub device: Where,
+}
+
+/// The frozen network that judges whether the image says what the prompt says.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Captioner {
+    /// A BLIP folder in transformers layout.
+    pub path: PathBuf,
+    /// Text before the prompt; not part of the loss.
+    #[serde(default = "Captioner::default_prefix")]
+    pub prefix: String,
+    #[serde(default)]
+    pub reduction: Reduction,
+    /// Samples decoded and captioned at a time; 0: the whole batch.
+    #[serde(default)]
+    pub micro_batch: usize,
+}
+
+impl Captioner {
+    fn default_prefix() -> String {
+        "a photography of ".into()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduction {
+    /// Mean over all tokens of the batch.
+    #[default]
+    Mean,
+    /// Sum over the tokens of a sample, mean over samples, as the paper prints it.
+    Sum,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prompts {
+    /// `.txt` or `.jsonl`
+    pub train: PathBuf,
+    /// Held out: the caption loss is measured on them now and then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<PathBuf>,
+}
+
+/// How a training image comes about.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    pub sampler: SamplerKind,
+    pub steps: usize,
+    /// DDIM only: 0 is deterministic.
+    pub eta: f64,
+    pub guidance_scale: f64,
+    pub guidance_rescale: f64,
+    pub negative_prompt: String,
+    /// Width and height in pixels; absent: what the model was trained for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            sampler: SamplerKind::Ddpm,
+            steps: 50,
+            eta: 0.0,
+            guidance_scale: 7.5,
+            guidance_rescale: 0.0,
+            negative_prompt: String::new(),
+            size: None,
+        }
+    }
+}
+
+impl Sampling {
+    pub fn guidance(&self) -> Guidance {
+        Guidance { scale: self.guidance_scale, rescale: self.guidance_rescale }
+    }
+}
+
+/// How gradients go back through the trajectory.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Replay {
+    pub mode: replay::Mode,
+    /// Steps that receive gradients (K).
+    pub tracked: usize,
+    pub policy: tracked::Policy,
+    /// Samples replayed at a time: less memory for smaller ones; 0: the whole batch.
+    pub micro_batch: usize,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self { mode: replay::Mode::Detached, tracked: 5, policy: tracked::Policy::Grid, micro_batch: 0 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lora {
+    pub rank: i64,
+    /// The adapter is scaled by alpha / rank; absent: alpha = rank.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+    /// Names of the linear layers that are adapted, wherever they occur in the UNet.
+    pub targets: Vec<String>,
+    /// An adapter file to start from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+}
+
+impl Default for Lora {
+    fn default() -> Self {
+        let targets = ["to_q", "to_k", "to_v", "to_out.0"].map(str::to_owned).to_vec();
+        Self { rank: 128, alpha: None, targets, init: None }
+    }
+}
+
+impl Lora {
+    pub fn alpha(&self) -> f64 {
+        self.alpha.unwrap_or(self.rank as f64)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Optimizer {
+    pub learning_rate: f64,
+    pub betas: [f64; 2],
+    pub weight_decay: f64,
+    pub epsilon: f64,
+    /// Gradients are scaled down to this norm when they exceed it.
+    pub max_grad_norm: f64,
+    pub schedule: RateSchedule,
+    /// Steps over which the rate rises from 0.
+    pub warmup_steps: u64,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self {
+            learning_rate: 5e-5,
+            betas: [0.9, 0.999],
+            weight_decay: 1e-2,
+            epsilon: 1e-8,
+            max_grad_norm: 0.1,
+            schedule: RateSchedule::Constant,
+            warmup_steps: 0,
+        }
+    }
+}
+
+/// How the learning rate goes on after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RateSchedule {
+    Constant,
+    /// Down to 0 at the last step, linearly.
+    Linear,
+    /// Down to 0 at the last step, along half a cosine.
+    Cosine,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Train {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Samples in one trajectory.
+    pub batch_size: usize,
+    /// Trajectories whose gradients are averaged for one optimiser step.
+    pub accumulation: usize,
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        Self { steps: 2000, batch_size: 4, accumulation: 1 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoints {
+    /// Steps between two; 0: only at the end.
+    pub every: u64,
+    /// How many to keep; 0: all.
+    pub keep: usize,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self { every: 100, keep: 3 }
+    }
+}
+
+/// Images made on the way, always from the same seeds.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Samples {
+    /// Steps between two rounds; 0: only before and after.
+    pub every: u64,
+    /// Absent: the first `count` held-out prompts, or training prompts where none are held out.
+    pub prompts: Vec<String>,
+    pub count: usize,
+    pub seed: u64,
+}
+
+impl Default for Samples {
+    fn default() -> Self {
+        Self { every: 100, prompts: vec![], count: 4, seed: 0 }
+    }
+}
+
+/// The caption loss on held-out prompts, always from the same noise.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Validation {
+    /// Steps between two measurements; 0: only before and after.
+    pub every: u64,
+    /// How many of the prompts to use; 0: all.
+    pub count: usize,
+}
+
+impl Default for Validation {
+    fn default() -> Self {
+        Self { every: 100, count: 32 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    #[default]
+    Float32,
+    Float16,
+    Bfloat16,
+    Float64,
+}
+
+impl Dtype {
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Float32 => Kind::Float,
+            Self::Float16 => Kind::Half,
+            Self::Bfloat16 => Kind::BFloat16,
+            Self::Float64 => Kind::Double,
+        }
+    }
+}
+
+impl FromStr for Dtype {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "float32" | "fp32" => Ok(Self::Float32),
+            "float16" | "fp16" => Ok(Self::Float16),
+            "bfloat16" | "bf16" => Ok(Self::Bfloat16),
+            "float64" => Ok(Self::Float64),
+            _ => Err(format!("unknown dtype `{name}`; there are float32, float16, bfloat16 and float64")),
+        }
+    }
+}
+
+/// A device as it is typed: `auto`, `cpu`, `cuda`, `cuda:1`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Where {
+    #[default]
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+impl Where {
+    /// The device, or an error where the machine has none such.
+    pub fn device(self) -> Result<Device> {
+        let count = if tch::Cuda::is_available() { tch::Cuda::device_count() as usize } else { 0 };
+        match self {
+            Self::Auto if count > 0 => Ok(Device::Cuda(0)),
+            Self::Auto | Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(index) if index < count => Ok(Device::Cuda(index)),
+            Self::Cuda(index) => bail!("device cuda:{index}: libtorch sees {count} CUDA devices here; use cpu or auto"),
+        }
+    }
+}
+
+impl FromStr for Where {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => match name.strip_prefix("cuda:").and_then(|index| index.parse().ok()) {
+                Some(index) => Ok(Self::Cuda(index)),
+                None => Err(format!("unknown device `{name}`; there are auto, cpu, cuda and cuda:N")),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Where {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// Width and height in pixels, typed as `768x512`, or `512` for a square.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Size {
+    pub width: i64,
+    pub height: i64,
+}
+
+impl FromStr for Size {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (width, height) = text.split_once('x').unwrap_or((text, text));
+        match (width.trim().parse(), height.trim().parse()) {
+            (Ok(width), Ok(height)) if width > 0 && height > 0 => Ok(Self { width, height }),
+            _ => Err(format!("`{text}` is not a size; write WIDTHxHEIGHT, for example 768x512, or 512 for a square")),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}x{}", self.width, self.height)
+    }
+}
+
+/// Values that are typed as text: read by `FromStr`, written by `Display`.
+macro_rules! as_text {
+    ($($name:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                #[derive(Deserialize)]
+                #[serde(untagged)]
+                enum Typed {
+                    Text(String),
+                    Number(i64),
+                }
+                let text = match Typed::deserialize(deserializer)? {
+                    Typed::Text(text) => text,
+                    Typed::Number(number) => number.to_string(),
+                };
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    )*};
+}
+as_text!(Where, Size);
+
+impl Config {
+    /// Refuses values that no run can have.
+    pub fn check(&self) -> Result<()> {
+        let positive = [
+            ("sampling.steps", self.sampling.steps as f64),
+            ("replay.tracked", self.replay.tracked as f64),
+            ("lora.rank", self.lora.rank as f64),
+            ("lora.alpha", self.lora.alpha()),
+            ("train.batch_size", self.train.batch_size as f64),
+            ("train.accumulation", self.train.accumulation as f64),
+            ("optimizer.learning_rate", self.optimizer.learning_rate),
+            ("optimizer.epsilon", self.optimizer.epsilon),
+            ("optimizer.max_grad_norm", self.optimizer.max_grad_norm),
+        ];
+        for (key, value) in positive {
+            if value.is_nan() || value <= 0.0 {
+                bail!("{key} is {value}, it must be above 0");
+            }
+        }
+        let between = [
+            ("sampling.guidance_rescale", self.sampling.guidance_rescale, 1.0),
+            ("sampling.eta", self.sampling.eta, 1.0),
+            ("optimizer.betas[0]", self.optimizer.betas[0], 1.0 - 1e-12),
+            ("optimizer.betas[1]", self.optimizer.betas[1], 1.0 - 1e-12),
+            ("optimizer.weight_decay", self.optimizer.weight_decay, f64::MAX),
+            ("sampling.guidance_scale", self.sampling.guidance_scale, f64::MAX),
+        ];
+        for (key, value, most) in between {
+            if !(0.0..=most).contains(&value) {
+                bail!("{key} is {value}, out of its range");
+            }
+        }
+        if self.replay.tracked > self.sampling.steps {
+            bail!("replay.tracked is {}, more than the {} sampling steps", self.replay.tracked, self.sampling.steps);
+        }
+        if self.lora.targets.is_empty() {
+            bail!("lora.targets is empty: nothing would be trained");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! From the file's text and `--set` to a checked [`Config`], with errors that say where and what was meant.
+
+use super::Config;
+use anyhow::{Context, Result, anyhow, bail};
+use std::{fs, path::Path};
+use toml::{Table, Value};
+
+/// Reads `run.toml` and lays `key=value` settings over it.
+pub fn read(path: &Path, settings: &[String]) -> Result<Config> {
+    let text = fs::read_to_string(path).map_err(models::Error::io(path))?;
+    parse(&text, settings, &path.display().to_string())
+}
+
+fn parse(text: &str, settings: &[String], file: &str) -> Result<Config> {
+    let mut table: Table = toml::from_str(text).map_err(|e| at_place(&e, text, file))?;
+    for setting in settings {
+        apply(&mut table, setting)?;
+    }
+    let config: Config = match table.try_into() {
+        Ok(config) => config,
+        Err(merged) => {
+            // The text knows line numbers, the merged table does not: prefer its error when it is the same one.
+            return Err(match toml::from_str::<Config>(text) {
+                Err(e) if settings.is_empty() || e.message() == merged.message() => at_place(&e, text, file),
+                _ => anyhow!("{file} with {}: {}", settings.join(" "), with_suggestion(merged.message())),
+            });
+        }
+    };
+    config.check().with_context(|| file.to_owned())?;
+    Ok(config)
+}
+
+/// `a.b=value`; the value is TOML, or a plain text where it is not.
+fn apply(table: &mut Table, setting: &str) -> Result<()> {
+    let (key, value) = setting.split_once('=').ok_or_else(|| anyhow!("--set {setting}: write key=value"))?;
+    let (key, value) = (key.trim(), value.trim());
+    let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value"));
+    let mut path: Vec<&str> = key.split('.').collect();
+    let last = path.pop().unwrap_or_default();
+    let mut place = table;
+    for part in path {
+        place = match place.entry(part).or_insert_with(|| Value::Table(Table::new())) {
+            Value::Table(inner) => inner,
+            _ => bail!("--set {setting}: {part} is a value, not a section"),
+        };
+    }
+    place.insert(last.to_owned(), parsed.unwrap_or_else(|| Value::String(value.to_owned())));
+    Ok(())
+}
+
+fn at_place(error: &toml::de::Error, text: &str, file: &str) -> anyhow::Error {
+    let message = with_suggestion(error.message().trim().lines().next().unwrap_or_default());
+    match error.span() {
+        // A missing key has no place of its own; the span is then the whole section.
+        Some(span) if !message.starts_with("missing field") => {
+            let before = &text[..span.start.min(text.len())];
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+            anyhow!("{file}:{line}:{column}: {message}")
+        }
+        _ => anyhow!("{file}: {message}"),
+    }
+}
+
+/// Turns serde's "unknown field `stepz`, expected one of `steps`, …" into a suggestion.
+fn with_suggestion(message: &str) -> String {
+    let named: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let ("unknown field" | "unknown variant", [unknown, known @ ..]) = (message.split(" `").next().unwrap_or_default(), &named[..])
+    else {
+        return message.replace("missing field", "missing key");
+    };
+    let what = if message.starts_with("unknown field") { "key" } else { "value" };
+    let closest = known.iter().max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
+    match closest {
+        Some(closest) if strsim::jaro_winkler(unknown, closest) > 0.75 => format!("unknown {what} `{unknown}`; did you mean `{closest}`?"),
+        _ => format!("unknown {what} `{unknown}`; known here: {}", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = "output = 'o'\n[model]\npath = 'm'\n[captioner]\npath = 'c'\n[prompts]\ntrain = 'p.txt'\n";
+
+    fn config(extra: &str, settings: &[&str]) -> Result<Config> {
+        parse(&format!("{LEAST}{extra}"), &settings.iter().map(|s| s.to_string()).collect::<Vec<_>>(), "run.toml")
+    }
+
+    fn error(extra: &str, settings: &[&str]) -> String {
+        format!("{:#}", config(extra, settings).unwrap_err())
+    }
+
+    #[test]
+    fn defaults_are_the_published_settings() {
+        let config = config("", &[]).unwrap();
+        assert_eq!((config.sampling.steps, config.replay.tracked, config.lora.rank), (50, 5, 128));
+        assert_eq!((config.optimizer.learning_rate, config.optimizer.max_grad_norm), (5e-5, 0.1));
+        assert_eq!(config.lora.alpha(), 128.0);
+    }
+
+    #[test]
+    fn settings_win() {
+        let config = config("[train]\nsteps = 5", &["train.steps=7", "sampling.size=64", "model.device=cpu", "lora.targets=[\"to_q\"]"]).unwrap();
+        assert_eq!(config.train.steps, 7);
+        assert_eq!(config.sampling.size, Some(super::super::Size { width: 64, height: 64 }));
+        assert_eq!(config.lora.targets, ["to_q"]);
+    }
+
+    /// The resolved configuration, written into the run's folder, gives the same run again.
+    #[test]
+    fn written_and_read_back() {
+        let config = config("[sampling]\nsize = '96x64'\n", &[]).unwrap();
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(parse(&text, &[], "again").unwrap(), config);
+    }
+
+    #[test]
+    fn errors_say_where_and_what_was_meant() {
+        assert_eq!(error("[train]\nstepz = 5", &[]), "run.toml:9:1: unknown key `stepz`; did you mean `steps`?");
+        assert_eq!(error("[training]\n", &[]), "run.toml:8:2: unknown key `training`; did you mean `train`?");
+        assert!(error("[replay]\nmode = 'detach'", &[]).contains("unknown value `detach`; did you mean `detached`?"));
+        assert!(error("", &["train.stepz=5"]).contains("--set") || error("", &["train.stepz=5"]).contains("train.stepz=5: unknown key"));
+        assert!(error("[train]\nsteps = 'x'", &[]).starts_with("run.toml:9:9: invalid type"));
+        assert!(error("[train\n", &[]).starts_with("run.toml:8:"));
+        assert!(error("[sampling]\nsize = '12y'", &[]).contains("is not a size"));
+        assert!(error("[lora]\nrank = 0", &[]).contains("lora.rank is 0"));
+        assert!(error("[replay]\ntracked = 60", &[]).contains("more than the 50 sampling steps"));
+        assert!(error("", &["train"]).contains("write key=value"));
+        assert!(error("", &["seed.x=1", "seed=2"]).contains("seed"));
+        let missing = format!("{:#}", parse("output = 'o'", &[], "run.toml").unwrap_err());
+        assert_eq!(missing, "run.toml: missing key `model`");
+    }
+}

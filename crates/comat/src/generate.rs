@@ -1,0 +1,244 @@
+//! `comat generate`: prompts to PNG files.
+
+use crate::{
+    config::{Sampling, Size},
+    denoiser::Denoiser,
+    image::{Picture, slug},
+    interrupt::Interrupt,
+    pipeline::Pipeline,
+    trajectory,
+};
+use anyhow::{Result, bail};
+use indicatif::ProgressBar;
+use models::{Error, lora::Lora, schedule::Sampler, tensors, unet::UNet};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    path::{Path, PathBuf},
+};
+use tch::{Kind, Tensor};
+use torch_ext::Generator;
+
+/// What to draw, and where to put it.
+pub struct Request {
+    pub prompts: Vec<String>,
+    /// Images of each prompt.
+    pub count: usize,
+    /// Seed of a prompt's first image; the next have the next ones.
+    pub seed: u64,
+    pub sampling: Sampling,
+    pub batch: usize,
+    pub out: PathBuf,
+    pub grid: bool,
+    pub overwrite: bool,
+    pub lora: Option<PathBuf>,
+    /// How much of the adapter to add; 1 is all of it.
+    pub lora_scale: f64,
+    /// `x_T` `[B, C, h, w]`, and `z` `[T, B, C, h, w]` for a stochastic sampler, in place of drawn noise.
+    pub init_latents: Option<PathBuf>,
+    /// Receives `x_0` `[B, C, h, w]`.
+    pub save_latents: Option<PathBuf>,
+}
+
+/// One image to be made.
+struct Job<'a> {
+    prompt: &'a str,
+    seed: u64,
+    path: PathBuf,
+}
+
+/// Draws everything; returns the files. Files are written as their batch is done, each of them whole.
+pub fn run(mut pipeline: Pipeline, request: &Request, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Vec<PathBuf>> {
+    let sampling = &request.sampling;
+    let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
+    let given = request.init_latents.as_deref().map(|path| Given::read(path, &sampler)).transpose()?;
+    let size = size(&pipeline, sampling.size, given.as_ref())?;
+    let shape = pipeline.latent_shape(size)?;
+    let jobs = jobs(request)?;
+    if let Some(given) = &given {
+        given.check(jobs.len(), shape)?;
+    }
+    let unet = unet(&pipeline, request)?;
+    fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
+    bar.set_length((jobs.len() * sampler.len()) as u64);
+
+    let denoiser = Denoiser { unet: &unet, guidance: sampling.guidance(), kind: pipeline.kind };
+    let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
+    let (mut latents, mut pictures) = (vec![], vec![]);
+    for (number, batch) in jobs.chunks(request.batch.max(1)).enumerate() {
+        let first = (number * request.batch.max(1)) as i64;
+        let prompts: Vec<&str> = batch.iter().map(|job| job.prompt).collect();
+        let text = pipeline.text.guided(&prompts, negative, denoiser.guidance.is_on(), (size.height, size.width))?;
+        let mut noise = Noise::new(given.as_ref(), first, batch, shape)?;
+        let to_device = |t: Tensor| t.to_device(pipeline.device).to_kind(latent_kind(pipeline.kind));
+        let start = to_device(noise.start()?);
+        let each = || {
+            bar.inc(batch.len() as u64);
+            Ok(interrupt.check()?)
+        };
+        let draw = |step| Ok(to_device(noise.step(step)?));
+        let walked = trajectory::walk(&denoiser, &sampler, start, &text, &BTreeSet::new(), draw, each)?;
+        let images = tch::no_grad(|| pipeline.vae.decode(&walked.latents))? / 2.0 + 0.5;
+        for (i, job) in batch.iter().enumerate() {
+            let picture = Picture::from_tensor(&images.get(i as i64))?;
+            let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
+            let settings = parameters(sampling, job.prompt, job.seed, size, &pipeline.path, adapter);
+            picture.save(&job.path, &[("parameters", &settings), ("prompt", job.prompt), ("seed", &job.seed.to_string())])?;
+            pictures.push(picture);
+        }
+        latents.push(walked.latents);
+    }
+    let mut files: Vec<PathBuf> = jobs.into_iter().map(|job| job.path).collect();
+    if request.grid {
+        let columns = if request.count > 1 { request.count } else { (pictures.len() as f64).sqrt().ceil() as usize };
+        let path = request.out.join("grid.png");
+        Picture::grid(&pictures, columns).save(&path, &[])?;
+        files.push(path);
+    }
+    if let Some(path) = &request.save_latents {
+        tensors::write(path, &tensors::Tensors::from([("x_0".into(), Tensor::cat(&latents, 0))]), HashMap::new())?;
+    }
+    Ok(files)
+}
+
+/// All settings of an image, in the form that image viewers and web interfaces for Stable Diffusion read.
+pub fn parameters(sampling: &Sampling, prompt: &str, seed: u64, size: Size, model: &Path, lora: Option<(&Path, f64)>) -> String {
+    let mut text = prompt.to_owned();
+    if !sampling.negative_prompt.is_empty() {
+        text += &format!("\nNegative prompt: {}", sampling.negative_prompt);
+    }
+    let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    text += &format!(
+        "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {seed}, Size: {size}, Model: {}",
+        sampling.steps,
+        sampling.sampler.to_string().to_uppercase(),
+        sampling.guidance_scale,
+        name(model)
+    );
+    if sampling.guidance_rescale != 0.0 {
+        text += &format!(", CFG rescale: {}", sampling.guidance_rescale);
+    }
+    if sampling.eta != 0.0 {
+        text += &format!(", Eta: {}", sampling.eta);
+    }
+    if let Some((path, scale)) = lora {
+        text += &format!(", Lora: {}:{scale}", name(path));
+    }
+    text + &format!(", Version: comat {}", env!("CARGO_PKG_VERSION"))
+}
+
+fn unet(pipeline: &Pipeline, request: &Request) -> Result<UNet> {
+    let Some(path) = &request.lora else { return Ok(pipeline.unet(&pipeline.unet_weights)?) };
+    let lora = Lora::read(path, &pipeline.unet_weights)?.scaled(request.lora_scale);
+    Ok(pipeline.unet(&pipeline.unet_weights.merged(&lora)?)?)
+}
+
+fn jobs(request: &Request) -> Result<Vec<Job<'_>>> {
+    let mut jobs = vec![];
+    for prompt in &request.prompts {
+        for image in 0..request.count {
+            let seed = request.seed.wrapping_add(image as u64);
+            let path = request.out.join(format!("{:05}-{}-seed{seed}.png", jobs.len(), slug(prompt)));
+            jobs.push(Job { prompt, seed, path });
+        }
+    }
+    let grid = request.out.join("grid.png");
+    let paths = jobs.iter().map(|job| &job.path).chain(request.grid.then_some(&grid)).chain(&request.save_latents);
+    match paths.into_iter().find(|path| path.exists()) {
+        Some(path) if !request.overwrite => {
+            bail!("{} exists already; choose another --out, or pass --overwrite", path.display())
+        }
+        _ => Ok(jobs),
+    }
+}
+
+/// The size asked for, or that of the given latents, or the model's own.
+fn size(pipeline: &Pipeline, asked: Option<Size>, given: Option<&Given>) -> Result<Size> {
+    let Some(given) = given else { return Ok(asked.unwrap_or(pipeline.native_size())) };
+    let cell = pipeline.vae.config().downscale();
+    let (_, _, height, width) = given.start.size4()?;
+    let size = Size { width: width * cell, height: height * cell };
+    match asked {
+        Some(asked) if asked != size => bail!("--size {asked}, but the given latents make images of {size}"),
+        _ => Ok(size),
+    }
+}
+
+fn latent_kind(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
+}
+
+/// Noise from a file, to repeat another program's run.
+pub struct Given {
+    path: PathBuf,
+    pub start: Tensor,
+    pub steps: Option<Tensor>,
+}
+
+impl Given {
+    pub fn read(path: &Path, sampler: &Sampler) -> Result<Self> {
+        let (mut tensors, _) = tensors::read(path)?;
+        let start = tensors.remove("x_T").ok_or_else(|| Error::file(path, "there is no tensor x_T [B, C, h, w] in it"))?;
+        let given = Self { path: path.to_owned(), start, steps: tensors.remove("z") };
+        if given.start.dim() != 4 {
+            return Err(Error::file(path, format!("x_T {:?} is not [B, C, h, w]", given.start.size())).into());
+        }
+        match &given.steps {
+            None if sampler.is_stochastic() => Err(Error::file(
+                path,
+                "there is no tensor z [T, B, C, h, w] in it, which a stochastic sampler needs (--sampler ddim needs none)",
+            )
+            .into()),
+            Some(z) if sampler.is_stochastic() && z.size() != [&[sampler.len() as i64][..], &given.start.size()].concat() => {
+                Err(Error::file(path, format!("z {:?} is not {} steps of x_T {:?}", z.size(), sampler.len(), given.start.size())).into())
+            }
+            _ => Ok(given),
+        }
+    }
+
+    /// Whether these latents are for so many images of that latent shape.
+    pub fn check(&self, images: usize, shape: [i64; 3]) -> Result<()> {
+        let size = self.start.size();
+        if size[0] != images as i64 || size[1..] != shape {
+            let message = format!("x_T {size:?} does not fit {images} images of latents {shape:?}");
+            return Err(Error::file(&self.path, message).into());
+        }
+        Ok(())
+    }
+}
+
+/// Where a batch's noise comes from: a file, or each image's own seed, as `torch.Generator().manual_seed(seed)` draws it.
+enum Noise<'a> {
+    Given { given: &'a Given, first: i64, rows: i64 },
+    Seeded { streams: Vec<Generator>, shape: [i64; 3] },
+}
+
+impl<'a> Noise<'a> {
+    fn new(given: Option<&'a Given>, first: i64, batch: &[Job], shape: [i64; 3]) -> Result<Self> {
+        Ok(match given {
+            Some(given) => Self::Given { given, first, rows: batch.len() as i64 },
+            None => {
+                let streams = batch.iter().map(|job| Generator::seeded(job.seed)).collect::<Result<_, _>>()?;
+                Self::Seeded { streams, shape }
+            }
+        })
+    }
+
+    fn start(&mut self) -> Result<Tensor> {
+        match self {
+            Self::Given { given, first, rows } => Ok(given.start.narrow(0, *first, *rows)),
+            Self::Seeded { .. } => self.step(0),
+        }
+    }
+
+    fn step(&mut self, step: usize) -> Result<Tensor> {
+        match self {
+            Self::Given { given: Given { steps: Some(z), .. }, first, rows } => Ok(z.get(step as i64).narrow(0, *first, *rows)),
+            Self::Given { given, .. } => bail!("{}: there is no tensor z in it", given.path.display()),
+            Self::Seeded { streams, shape } => {
+                let rows = streams.iter_mut().map(|s| s.randn(shape.as_slice())).collect::<Result<Vec<_>, _>>()?;
+                Ok(Tensor::stack(&rows, 0))
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Pictures: from tensors to PNG files with their story in the text chunks.
+
+use anyhow::{Result, bail};
+use models::{Error, tensors::partial_name};
+use std::{
+    fs,
+    io::{BufReader, BufWriter},
+    path::Path,
+};
+use tch::{Device, Kind, Tensor};
+
+/// An 8-bit RGB picture.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Picture {
+    pub width: usize,
+    pub height: usize,
+    pub pixels: Vec<u8>,
+}
+
+impl Picture {
+    /// From `[3, H, W]` in 0..1; what lies outside is clamped.
+    pub fn from_tensor(image: &Tensor) -> Result<Self> {
+        let (channels, height, width) = image.size3()?;
+        if channels != 3 {
+            bail!("an image of {channels} channels cannot be saved");
+        }
+        let bytes = (image.detach().to_device(Device::Cpu).to_kind(Kind::Float).clamp(0.0, 1.0) * 255.0).round();
+        let bytes = bytes.to_kind(Kind::Uint8).permute([1, 2, 0]).contiguous().view([-1]);
+        Ok(Self { width: width as usize, height: height as usize, pixels: Vec::<u8>::try_from(bytes)? })
+    }
+
+    /// Pictures of one size in rows of `columns`, a white line between them.
+    pub fn grid(pictures: &[Picture], columns: usize) -> Self {
+        const GAP: usize = 4;
+        let columns = columns.clamp(1, pictures.len().max(1));
+        let rows = pictures.len().div_ceil(columns);
+        let (w, h) = pictures.iter().fold((0, 0), |(w, h), p| (w.max(p.width), h.max(p.height)));
+        let side = |cells: usize, size: usize| (cells * (size + GAP)).saturating_sub(GAP);
+        let (width, height) = (side(columns, w), side(rows, h));
+        let mut pixels = vec![255; width * height * 3];
+        for (i, picture) in pictures.iter().enumerate() {
+            let (left, top) = ((i % columns) * (w + GAP), (i / columns) * (h + GAP));
+            for (y, row) in picture.pixels.chunks_exact(picture.width * 3).enumerate() {
+                let start = ((top + y) * width + left) * 3;
+                pixels[start..start + row.len()].copy_from_slice(row);
+            }
+        }
+        Self { width, height, pixels }
+    }
+
+    /// Every pixel as a square of `factor` pixels: small pictures stay sharp when they are looked at.
+    pub fn enlarge(&self, factor: usize) -> Self {
+        let mut pixels = Vec::with_capacity(self.pixels.len() * factor * factor);
+        for row in self.pixels.chunks_exact(self.width * 3) {
+            let wide: Vec<u8> = row.chunks_exact(3).flat_map(|pixel| pixel.repeat(factor)).collect();
+            (0..factor).for_each(|_| pixels.extend_from_slice(&wide));
+        }
+        Self { width: self.width * factor, height: self.height * factor, pixels }
+    }
+
+    /// Reads a PNG that this program wrote.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = fs::File::open(path).map_err(Error::io(path))?;
+        let unreadable = |what: String| Error::file(path, what);
+        let mut reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(|e| unreadable(e.to_string()))?;
+        let size = reader.output_buffer_size().ok_or_else(|| unreadable("is too large".into()))?;
+        let mut pixels = vec![0; size];
+        let frame = reader.next_frame(&mut pixels).map_err(|e| unreadable(e.to_string()))?;
+        if (frame.color_type, frame.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight) {
+            return Err(unreadable("is not an 8-bit RGB picture".into()).into());
+        }
+        Ok(Self { width: frame.width as usize, height: frame.height as usize, pixels })
+    }
+
+    /// Writes a PNG, whole or not at all.
+    pub fn save(&self, path: &Path, texts: &[(&str, &str)]) -> Result<()> {
+        let partial = partial_name(path);
+        let written = self.write(&partial, texts).and_then(|()| Ok(fs::rename(&partial, path).map_err(Error::io(path))?));
+        if written.is_err() {
+            let _ = fs::remove_file(&partial);
+        }
+        written
+    }
+
+    fn write(&self, path: &Path, texts: &[(&str, &str)]) -> Result<()> {
+        let file = fs::File::create(path).map_err(Error::io(path))?;
+        let mut encoder = png::Encoder::new(BufWriter::new(file), self.width as u32, self.height as u32);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        for (key, text) in texts {
+            encoder.add_itxt_chunk((*key).to_owned(), (*text).to_owned())?;
+        }
+        let failed = |e: png::EncodingError| match e {
+            png::EncodingError::IoError(source) => anyhow::Error::from(Error::io(path)(source)),
+            e => Error::file(path, e.to_string()).into(),
+        };
+        let mut writer = encoder.write_header().map_err(failed)?;
+        writer.write_image_data(&self.pixels).map_err(failed)?;
+        writer.finish().map_err(failed)
+    }
+}
+
+/// A prompt as a part of a file name.
+pub fn slug(prompt: &str) -> String {
+    let words: Vec<String> = prompt
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|w| !w.is_empty())
+        .map(str::to_lowercase)
+        .collect();
+    let mut slug = words.join("-");
+    while slug.len() > 60 {
+        slug.pop();
+    }
+    slug.trim_end_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(width: usize, height: usize, value: u8) -> Picture {
+        Picture { width, height, pixels: vec![value; width * height * 3] }
+    }
+
+    #[test]
+    fn tensors_become_pixels() {
+        let image = Tensor::from_slice(&[0f32, 0.5, 1.0, 2.0, -1.0, 1.0]).view([3, 1, 2]);
+        let picture = Picture::from_tensor(&image).unwrap();
+        assert_eq!(picture.pixels, [0, 255, 0, 128, 255, 255]);
+        assert!(Picture::from_tensor(&Tensor::zeros([1, 2, 2], (Kind::Float, Device::Cpu))).is_err());
+    }
+
+    #[test]
+    fn grids_and_text_survive_the_file() {
+        let grid = Picture::grid(&[plain(2, 3, 0), plain(2, 3, 9), plain(2, 3, 7)], 2);
+        assert_eq!((grid.width, grid.height), (2 + 4 + 2, 3 + 4 + 3));
+        assert_eq!((grid.pixels[0], grid.pixels[2 * 3], grid.pixels[6 * 3]), (0, 255, 9));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("grid.png");
+        grid.save(&path, &[("parameters", "a café ☕\nSteps: 3")]).unwrap();
+        let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(&path).unwrap()));
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        assert_eq!(pixels, grid.pixels);
+        let text = &reader.info().utf8_text[0];
+        assert_eq!((text.keyword.as_str(), text.get_text().unwrap().as_str()), ("parameters", "a café ☕\nSteps: 3"));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(grid.save(&folder.path().join("no/such.png"), &[]).unwrap_err().to_string().contains("such.png"));
+    }
+
+    #[test]
+    fn enlarging() {
+        let picture = Picture { width: 2, height: 1, pixels: vec![1, 2, 3, 4, 5, 6] }.enlarge(2);
+        assert_eq!((picture.width, picture.height), (4, 2));
+        assert_eq!(picture.pixels[..12], [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6]);
+    }
+
+    #[test]
+    fn slugs() {
+        assert_eq!(slug("A red Dog, and... a café!"), "a-red-dog-and-a-café");
+        assert!(slug(&"é".repeat(100)).len() <= 60);
+    }
+}

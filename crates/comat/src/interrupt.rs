@@ -1,0 +1,31 @@
+//! Ctrl-C, as a value that long work looks at where it can stop cleanly.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// Shared by the signal handler and the work. A fresh one is never set.
+#[derive(Clone, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+/// The work was stopped by the user.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped")]
+pub struct Interrupted;
+
+impl Interrupt {
+    /// Asks the work to stop; says whether it had been asked before.
+    pub fn set(&self) -> bool {
+        self.0.swap(true, Ordering::SeqCst)
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// For work that has nothing to finish first.
+    pub fn check(&self) -> Result<(), Interrupted> {
+        if self.is_set() { Err(Interrupted) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,32 @@
+//! CoMat (Jiang et al., NeurIPS 2024): fine-tuning a text-to-image diffusion model so that its images contain what the
+//! prompt says, from prompts alone.
+//!
+//! One prompt's way through the modules: [`prompts`] → [`text`] → [`trajectory`] (no graph) → latents → image →
+//! [`loss`] → cotangent at the latents → [`replay`] of the [`tracked`] steps → [`optim`] → [`checkpoint`]. The loop is in
+//! [`train`], one iteration of it in [`session`].
+
+pub mod adapter;
+pub mod batch;
+pub mod checkpoint;
+pub mod config;
+pub mod denoiser;
+pub mod events;
+pub mod generate;
+pub mod image;
+pub mod interrupt;
+pub mod loss;
+pub mod optim;
+pub mod pipeline;
+pub mod plan;
+pub mod prompts;
+pub mod random;
+pub mod replay;
+pub mod run;
+pub mod session;
+#[cfg(test)]
+mod testing;
+pub mod text;
+pub mod trace;
+pub mod tracked;
+pub mod train;
+pub mod trajectory;

@@ -1,0 +1,3 @@
+//! What pulls the images towards their prompts. Every loss gives its value and its cotangent at what it looked at.
+
+pub mod caption;

@@ -1,0 +1,129 @@
+//! Concept Matching: how surprised a frozen captioner is by the prompt, given the image (section 2 of the method).
+
+use crate::{
+    config::{self, Reduction},
+    random::{Purpose, stream},
+    replay::chunks,
+};
+use anyhow::{Context, Result};
+use models::{blip::Captioner, preprocess::Preprocess, tokenizer::BertTokenizer};
+use std::path::PathBuf;
+use tch::{Device, Kind, Tensor};
+
+pub struct CaptionLoss {
+    captioner: Captioner,
+    tokenizer: BertTokenizer,
+    preprocess: Preprocess,
+    config: config::Captioner,
+    /// Tokens of the prefix, the start token among them.
+    prefix_tokens: usize,
+}
+
+/// A loss of a batch of images.
+pub struct Caption {
+    /// Mean over all tokens (or mean over samples of sums), as configured.
+    pub loss: f64,
+    /// `dL/d image` `[B, 3, H, W]`
+    pub cotangent: Tensor,
+}
+
+/// Offset from the top and from the left, in pixels.
+pub type Crop = (i64, i64);
+
+impl CaptionLoss {
+    pub fn open(config: &config::Captioner, kind: Kind, device: Device) -> Result<Self> {
+        let path: &PathBuf = &config.path;
+        let captioner = Captioner::open(path, kind, device).with_context(|| format!("captioner {}", path.display()))?;
+        let tokenizer = BertTokenizer::open(path)?;
+        let preprocess = Preprocess::open(path)?;
+        let prefix_tokens = tokenizer.encode_batch(&[config.prefix.trim_end()], captioner.max_length())?.lengths()[0] - 1;
+        Ok(Self { captioner, tokenizer, preprocess, config: config.clone(), prefix_tokens })
+    }
+
+    /// How far the crop of an image of that size may be moved: `0..=jitter` in each direction.
+    pub fn jitter(height: i64, width: i64) -> i64 {
+        height.min(width) / 224
+    }
+
+    /// The crop of a training sample.
+    pub fn draw_crop(seed: u64, step: u64, sample: u64, height: i64, width: i64) -> Result<Crop> {
+        let most = Self::jitter(height, width);
+        let mut draws = stream(seed, Purpose::Crop, step, sample)?;
+        Ok((draws.below(0, most + 1)?, draws.below(0, most + 1)?))
+    }
+
+    /// Loss, and its cotangent at the images `[B, 3, H, W]` (0..1, not clamped). A few samples at a time, each weighted
+    /// so that any cutting gives the same.
+    pub fn with_cotangent(&self, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Caption> {
+        let parts = self.parts(images, prompts, crops, true)?;
+        let cotangents: Vec<Tensor> = parts.iter().filter_map(|p| p.cotangent.as_ref().map(Tensor::shallow_clone)).collect();
+        let (loss, weight) = self.reduce(&parts, prompts.len());
+        Ok(Caption { loss, cotangent: Tensor::cat(&cotangents, 0) * weight })
+    }
+
+    /// The loss alone.
+    pub fn value(&self, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<f64> {
+        let _guard = tch::no_grad_guard();
+        Ok(self.reduce(&self.parts(images, prompts, crops, false)?, prompts.len()).0)
+    }
+
+    /// The loss, and the factor from the sum over tokens to it.
+    fn reduce(&self, parts: &[Part], samples: usize) -> (f64, f64) {
+        let sum: f64 = parts.iter().map(|p| p.nll).sum();
+        let count = match self.config.reduction {
+            Reduction::Mean => parts.iter().map(|p| p.tokens).sum::<i64>().max(1) as f64,
+            Reduction::Sum => samples.max(1) as f64,
+        };
+        (sum / count, 1.0 / count)
+    }
+
+    fn parts(&self, images: &Tensor, prompts: &[&str], crops: &[Crop], gradient: bool) -> Result<Vec<Part>> {
+        let mut parts = vec![];
+        for (start, length) in chunks(images.size()[0], self.config.micro_batch) {
+            let range = start as usize..(start + length) as usize;
+            let images = images.narrow(0, start, length).detach().set_requires_grad(gradient);
+            let pixels = self.look(&images, &crops[range.clone()])?;
+            let (ids, mask, labels) = self.tokens(&prompts[range], images.device())?;
+            let nll = self.captioner.nll(&pixels, &ids, &mask, &labels)?;
+            let total = nll.sum.sum(nll.sum.kind());
+            let cotangent = if gradient {
+                torch_ext::vjp(&[&total], &[&images], &[&total.ones_like()])?.remove(0)
+            } else {
+                None
+            };
+            parts.push(Part { nll: total.double_value(&[]), tokens: nll.tokens.sum(Kind::Int64).int64_value(&[]), cotangent });
+        }
+        Ok(parts)
+    }
+
+    /// Crop, resize and normalise, each image by its own crop.
+    fn look(&self, images: &Tensor, crops: &[Crop]) -> Result<Tensor> {
+        let (_, _, height, width) = images.size4()?;
+        let jitter = Self::jitter(height, width);
+        let cropped: Vec<Tensor> = crops
+            .iter()
+            .enumerate()
+            .map(|(i, (top, left))| {
+                images.narrow(0, i as i64, 1).narrow(2, *top, height - jitter).narrow(3, *left, width - jitter)
+            })
+            .collect();
+        Ok(self.preprocess.apply(&Tensor::cat(&cropped, 0), self.captioner.image_size())?)
+    }
+
+    /// Ids, attention mask and labels `[B, L]`: prefix and padding are no labels.
+    fn tokens(&self, prompts: &[&str], device: Device) -> Result<(Tensor, Tensor, Tensor)> {
+        let captions: Vec<String> = prompts.iter().map(|p| format!("{}{}", self.config.prefix, p.to_lowercase())).collect();
+        let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
+        let batch = self.tokenizer.encode_batch(&captions, self.captioner.max_length())?;
+        let (ids, mask) = (batch.ids.to_device(device), batch.mask.to_device(device));
+        let labels = ids.masked_fill(&mask.eq(0), -100);
+        let _ = labels.narrow(1, 0, (self.prefix_tokens as i64).min(labels.size()[1])).fill_(-100);
+        Ok((ids, mask, labels))
+    }
+}
+
+struct Part {
+    nll: f64,
+    tokens: i64,
+    cotangent: Option<Tensor>,
+}

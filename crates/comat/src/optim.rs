@@ -1,0 +1,144 @@
+//! AdamW (Loshchilov and Hutter 2019) on the flat buffer that all adapter matrices are views of.
+
+use crate::config::{Optimizer, RateSchedule};
+use models::lora::Trainable;
+use std::f64::consts::PI;
+use tch::Tensor;
+
+/// The learning rate at a step, counted from 0, of a run of `total` steps.
+pub fn learning_rate(config: &Optimizer, step: u64, total: u64) -> f64 {
+    if step < config.warmup_steps {
+        return config.learning_rate * (step + 1) as f64 / (config.warmup_steps + 1) as f64;
+    }
+    let rest = total.saturating_sub(config.warmup_steps).max(1);
+    let progress = ((step - config.warmup_steps) as f64 / rest as f64).min(1.0);
+    config.learning_rate
+        * match config.schedule {
+            RateSchedule::Constant => 1.0,
+            RateSchedule::Linear => 1.0 - progress,
+            RateSchedule::Cosine => 0.5 * (1.0 + (PI * progress).cos()),
+        }
+}
+
+/// A gradient buffer of the adapter's size, with a view of it for every matrix.
+pub struct Gradients {
+    pub flat: Tensor,
+    views: Vec<Tensor>,
+}
+
+impl Gradients {
+    pub fn zeros(adapter: &Trainable) -> Self {
+        let flat = adapter.flat.zeros_like();
+        Self { views: adapter.views_of(&flat), flat }
+    }
+
+    /// Adds one gradient for each matrix; `None` adds nothing.
+    pub fn add(&mut self, grads: &[Option<Tensor>]) {
+        for (view, grad) in self.views.iter_mut().zip(grads) {
+            if let Some(grad) = grad {
+                let _ = view.g_add_(grad);
+            }
+        }
+    }
+
+    /// In the order of `Lora::parameters`.
+    pub fn views(&self) -> &[Tensor] {
+        &self.views
+    }
+
+    pub fn scale(&mut self, factor: f64) {
+        let _ = self.flat.g_mul_scalar_(factor);
+    }
+
+    /// Scales down to `most` where the norm exceeds it; returns the norm before.
+    pub fn clip(&mut self, most: f64) -> f64 {
+        let norm = self.flat.norm().double_value(&[]);
+        if norm > most {
+            self.scale(most / (norm + 1e-6));
+        }
+        norm
+    }
+}
+
+pub struct AdamW {
+    config: Optimizer,
+    /// Running means of the gradient and of its square, flat.
+    pub mean: Tensor,
+    pub square: Tensor,
+    /// Updates made so far.
+    pub updates: u64,
+}
+
+impl AdamW {
+    pub fn new(config: Optimizer, adapter: &Trainable) -> Self {
+        Self { config, mean: adapter.flat.zeros_like(), square: adapter.flat.zeros_like(), updates: 0 }
+    }
+
+    /// One update of the adapter, in place.
+    pub fn step(&mut self, adapter: &mut Trainable, gradients: &Gradients, learning_rate: f64) {
+        let Optimizer { betas: [beta1, beta2], weight_decay, epsilon, .. } = self.config;
+        let gradient = &gradients.flat;
+        self.updates += 1;
+        let unbias = |beta: f64| 1.0 - beta.powi(self.updates as i32);
+        tch::no_grad(|| {
+            let _ = self.mean.g_mul_scalar_(beta1).g_add_(&(gradient * (1.0 - beta1)));
+            let _ = self.square.g_mul_scalar_(beta2).g_add_(&(gradient.square() * (1.0 - beta2)));
+            let deviation = self.square.sqrt() / unbias(beta2).sqrt() + epsilon;
+            let update = &self.mean / deviation * (-learning_rate / unbias(beta1));
+            let _ = adapter.flat.g_mul_scalar_(1.0 - learning_rate * weight_decay).g_add_(&update);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(schedule: RateSchedule, warmup_steps: u64) -> Optimizer {
+        Optimizer { learning_rate: 1.0, schedule, warmup_steps, ..Default::default() }
+    }
+
+    #[test]
+    fn rates() {
+        let rates = |c: &Optimizer| (0..=8).map(|s| learning_rate(c, s, 8)).collect::<Vec<_>>();
+        assert_eq!(rates(&config(RateSchedule::Constant, 0)), [1.0; 9]);
+        let linear = rates(&config(RateSchedule::Linear, 0));
+        assert_eq!((linear[0], linear[4], linear[8]), (1.0, 0.5, 0.0));
+        let cosine = rates(&config(RateSchedule::Cosine, 4));
+        assert_eq!(&cosine[..5], [0.2, 0.4, 0.6, 0.8, 1.0]);
+        assert!((cosine[6] - 0.5).abs() < 1e-12 && cosine[8].abs() < 1e-12);
+    }
+
+    /// Three updates of one weight, worked out by hand from the paper's algorithm 2 with constant gradients 1, 1, -1.
+    #[test]
+    fn adamw_follows_the_paper() {
+        let (rate, decay, eps, b1, b2) = (0.1, 0.01, 1e-8, 0.9, 0.999);
+        let (mut w, mut m, mut v) = (1.0f64, 0.0f64, 0.0f64);
+        let mut adapter = crate::testing::one_matrix(1.0);
+        let config = Optimizer { learning_rate: rate, ..Default::default() };
+        let mut adamw = AdamW::new(config, &adapter);
+        for (t, g) in [(1, 1.0), (2, 1.0), (3, -1.0)] {
+            m = b1 * m + (1.0 - b1) * g;
+            v = b2 * v + (1.0 - b2) * g * g;
+            w -= rate * decay * w;
+            w -= rate * (m / (1.0 - f64::powi(b1, t))) / ((v / (1.0 - f64::powi(b2, t))).sqrt() + eps);
+            let mut gradients = Gradients::zeros(&adapter);
+            let _ = gradients.flat.fill_(g);
+            adamw.step(&mut adapter, &gradients, rate);
+        }
+        assert!((adapter.flat.double_value(&[0]) - w).abs() < 1e-12);
+        let seen = adapter.lora.parameters()[0].1.double_value(&[0, 0]);
+        assert_eq!(seen, adapter.flat.double_value(&[0]), "the matrices are views of the buffer");
+    }
+
+    #[test]
+    fn clipping_keeps_the_direction() {
+        let adapter = crate::testing::one_matrix(1.0);
+        let mut gradients = Gradients::zeros(&adapter);
+        let _ = gradients.flat.fill_(3.0);
+        let norm = gradients.clip(0.5);
+        assert!((norm - 3.0 * (adapter.flat.numel() as f64).sqrt()).abs() < 1e-9);
+        assert!((gradients.flat.norm().double_value(&[]) - 0.5).abs() < 1e-5);
+        assert_eq!(gradients.clip(1.0), gradients.flat.norm().double_value(&[]));
+    }
+}

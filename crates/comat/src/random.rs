@@ -1,0 +1,64 @@
+//! Every random draw comes from a stream of its own, named by what it is for. Results therefore do not depend on how a
+//! batch is cut, on the number of processes, or on where a run was resumed.
+
+use anyhow::Result;
+use sha2::{Digest, Sha256};
+use torch_ext::Generator;
+
+/// What a draw is for.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose {
+    /// Down matrices of a fresh adapter; index: the layer.
+    Adapter,
+    /// Starting latents and step noise of a training sample; index: the sample's place in the step.
+    Trajectory,
+    /// The same for held-out prompts; index: the prompt.
+    Validation,
+    /// The captioner's crop; index: the sample's place in the step.
+    Crop,
+    /// Which denoising steps are tracked.
+    Tracked,
+    /// The order of the prompts; step: the epoch.
+    Order,
+}
+
+/// The stream of a purpose at a step, for a sample, layer or prompt.
+pub fn stream(seed: u64, purpose: Purpose, step: u64, index: u64) -> Result<Generator> {
+    let digest = Sha256::digest(format!("{seed} {purpose:?} {step} {index}"));
+    let seed = digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte));
+    Ok(Generator::seeded(seed)?)
+}
+
+/// A permutation of `0..n`.
+pub fn permutation(mut draws: Generator, n: usize) -> Result<Vec<usize>> {
+    let mut order: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        order.swap(i, draws.below(0, i as i64 + 1)? as usize);
+    }
+    Ok(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_apart_and_repeat() {
+        let draw = |seed, purpose, step, index| {
+            Vec::<f32>::try_from(stream(seed, purpose, step, index).unwrap().randn(&[4]).unwrap()).unwrap()
+        };
+        let one = draw(1, Purpose::Trajectory, 2, 3);
+        assert_eq!(one, draw(1, Purpose::Trajectory, 2, 3));
+        for other in [(2, Purpose::Trajectory, 2, 3), (1, Purpose::Crop, 2, 3), (1, Purpose::Trajectory, 3, 3), (1, Purpose::Trajectory, 2, 4)] {
+            assert_ne!(one, draw(other.0, other.1, other.2, other.3));
+        }
+    }
+
+    #[test]
+    fn permutations_hold_everything() {
+        let mut order = permutation(stream(0, Purpose::Order, 0, 0).unwrap(), 100).unwrap();
+        assert_ne!(order, (0..100).collect::<Vec<_>>());
+        order.sort();
+        assert_eq!(order, (0..100).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,85 @@
+//! The way back: tracked steps are run again, one at a time, with gradient.
+//!
+//! A sampler's step is `x' = a x + b e(x)`, so with g' the cotangent at x' the model's output receives `b g'`, and x
+//! receives `a g'` along the direct path; in `chained` mode also what flows through the model's input. Nothing is
+//! approximated: the gradients are those of one graph over all steps (`tests/replay.rs`).
+
+use crate::{denoiser::Denoiser, optim::Gradients, text::GuidedText, trajectory::Trajectory};
+use anyhow::Result;
+use models::schedule::{Sampler, Step};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The model's input carries no gradient (the paper; DRTune, Wu et al. 2024).
+    Detached,
+    /// On tracked steps the gradient also flows through the model's input (the authors' SD1.5 code).
+    Chained,
+}
+
+pub struct Replay<'a> {
+    /// Its UNet carries the adapter as trainable branches.
+    pub denoiser: &'a Denoiser<'a>,
+    pub sampler: &'a Sampler,
+    pub text: &'a GuidedText,
+    pub mode: Mode,
+    /// Samples replayed at a time (0: all): bounds memory and changes nothing else.
+    pub micro_batch: usize,
+    /// The matrices of the adapter, in the order of `Lora::parameters`.
+    pub leaves: &'a [&'a Tensor],
+}
+
+impl Replay<'_> {
+    /// Adds to `gradients` what the cotangent `dL/dx_0` gives for every leaf.
+    pub fn run(&self, trajectory: &Trajectory, cotangent: Tensor, gradients: &mut Gradients) -> Result<()> {
+        let mut g = cotangent;
+        let first = trajectory.before.keys().next().copied().unwrap_or(usize::MAX);
+        for (i, step) in self.sampler.steps.iter().enumerate().rev().take_while(|(i, _)| *i >= first) {
+            let mut next = &g * step.a;
+            if let Some(x) = trajectory.before.get(&i) {
+                for (start, length) in chunks(x.size()[0], self.micro_batch) {
+                    let cut = |t: &Tensor| t.narrow(0, start, length);
+                    let through_input = self.step(step, cut(x), &self.text.narrow(start, length), cut(&g), gradients)?;
+                    if let Some(through_input) = through_input {
+                        let _ = cut(&next).g_add_(&through_input);
+                    }
+                }
+            }
+            g = next;
+        }
+        Ok(())
+    }
+
+    /// One tracked step with gradient; returns what flows through the model's input.
+    fn step(&self, step: &Step, x: Tensor, text: &GuidedText, g: Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {
+        let chained = self.mode == Mode::Chained;
+        let x = x.detach().set_requires_grad(chained);
+        let e = self.denoiser.predict(&x, step.timestep, text)?;
+        let inputs: Vec<&Tensor> = self.leaves.iter().copied().chain(chained.then_some(&x)).collect();
+        let mut grads = torch_ext::vjp(&[&e], &inputs, &[&(g * step.b)])?;
+        let through_input = grads.drain(self.leaves.len()..).next().flatten();
+        gradients.add(&grads);
+        Ok(through_input)
+    }
+}
+
+/// `(start, length)` of the pieces of `0..total`, each at most `size` long (0: one piece).
+pub fn chunks(total: i64, size: usize) -> impl Iterator<Item = (i64, i64)> {
+    let size = if size == 0 { total } else { size as i64 }.max(1);
+    (0..total).step_by(size as usize).map(move |start| (start, size.min(total - start)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chunks;
+
+    #[test]
+    fn chunks_cover_everything_once() {
+        assert_eq!(chunks(7, 3).collect::<Vec<_>>(), [(0, 3), (3, 3), (6, 1)]);
+        assert_eq!(chunks(7, 0).collect::<Vec<_>>(), [(0, 7)]);
+        assert_eq!(chunks(2, 5).collect::<Vec<_>>(), [(0, 2)]);
+        assert_eq!(chunks(0, 0).count(), 0);
+    }
+}

@@ -1,0 +1,254 @@
+//! A run as its folder shows it: log, progress, samples, validation, adapter files.
+
+use crate::{
+    batch,
+    config::Config,
+    events::Events,
+    image::Picture,
+    interrupt::Interrupt,
+    prompts::{self, Prompt},
+    random::Purpose,
+    replay::chunks,
+    session::{Outcome, Session},
+    train::{Trainer, due},
+};
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use models::{Error, lora, tensors::partial_name};
+use serde_json::json;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use tch::Tensor;
+use torch_ext::{Generator, memory};
+
+/// What one step has to say for itself.
+pub struct StepReport {
+    pub caption_loss: f64,
+    pub grad_norm: f64,
+    pub learning_rate: f64,
+    began: Instant,
+}
+
+impl StepReport {
+    pub fn start(session: &Session, learning_rate: f64) -> Self {
+        memory::reset_peak(session.pipeline.device);
+        Self { caption_loss: 0.0, grad_norm: 0.0, learning_rate, began: Instant::now() }
+    }
+
+    /// Adds one of `parts` trajectories.
+    pub fn add(&mut self, outcome: &Outcome, parts: usize) {
+        self.caption_loss += outcome.caption_loss / parts as f64;
+    }
+
+    pub fn is_finite(&self) -> bool {
+        self.caption_loss.is_finite() && self.grad_norm.is_finite()
+    }
+}
+
+pub struct Run {
+    folder: PathBuf,
+    events: Events,
+    bar: ProgressBar,
+    validation: Vec<Prompt>,
+    samples: Vec<String>,
+}
+
+impl Run {
+    /// Makes the run's folder ready. A folder that already holds a run is only taken up again, never overwritten.
+    pub fn open(config: &Config, training: &[Prompt], resumes: bool, bar: ProgressBar) -> Result<Self> {
+        let folder = config.output.clone();
+        if !resumes && folder.join("events.jsonl").exists() {
+            bail!(
+                "{} already holds a run; go on with it by --resume, or choose another folder (--set output=DIR)",
+                folder.display()
+            );
+        }
+        let validation = match &config.prompts.validation {
+            Some(path) => prompts::read(path)?,
+            None => vec![],
+        };
+        let validation: Vec<Prompt> = match config.validation.count {
+            0 => validation,
+            count => validation.into_iter().take(count).collect(),
+        };
+        let samples = if config.samples.prompts.is_empty() {
+            let source = if validation.is_empty() { training } else { &validation };
+            source.iter().take(config.samples.count).map(|p| p.text.clone()).collect()
+        } else {
+            config.samples.prompts.clone()
+        };
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        write_text(&folder.join("config.toml"), &toml::to_string(config)?)?;
+        let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} · {msg} · {elapsed_precise} · ETA {eta_precise}")?;
+        bar.set_style(style);
+        bar.set_prefix("train");
+        bar.set_length(config.train.steps);
+        Ok(Self { events: Events::open(&folder.join("events.jsonl"))?, folder, bar, validation, samples })
+    }
+
+    pub fn checkpoints(&self) -> PathBuf {
+        self.folder.join("checkpoints")
+    }
+
+    /// Measures and draws what the run starts from.
+    pub fn start(&mut self, trainer: &mut Trainer) -> Result<()> {
+        let config = &trainer.session.config;
+        self.events.write(json!({
+            "event": "start",
+            "step": trainer.step,
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": config.model.path,
+            "captioner": config.captioner.path,
+            "prompts": trainer.prompts.len(),
+            "trainable": trainer.adapter.flat.numel(),
+        }))?;
+        self.bar.set_position(trainer.step);
+        self.bar.reset_eta();
+        self.bar.enable_steady_tick(Duration::from_millis(500));
+        if trainer.step == 0 {
+            self.validate(trainer)?;
+            self.sample(trainer)?;
+        }
+        Ok(())
+    }
+
+    /// Called after every denoising step.
+    pub fn tick(&self) -> Result<()> {
+        self.bar.tick();
+        Ok(())
+    }
+
+    pub fn log(&mut self, trainer: &Trainer, report: &StepReport) -> Result<()> {
+        let seconds = report.began.elapsed().as_secs_f64();
+        self.events.write(json!({
+            "event": "step",
+            "step": trainer.step,
+            "caption_loss": report.caption_loss,
+            "grad_norm": report.grad_norm,
+            "learning_rate": report.learning_rate,
+            "seconds": seconds,
+            "peak_memory": memory::peak(trainer.session.pipeline.device),
+        }))?;
+        self.bar.set_message(format!("loss {:.3} · {:.2} it/s", report.caption_loss, 1.0 / seconds));
+        self.bar.set_position(trainer.step);
+        Ok(())
+    }
+
+    pub fn saved(&mut self, path: &Path, step: u64) -> Result<()> {
+        self.events.write(json!({ "event": "checkpoint", "step": step, "path": path }))
+    }
+
+    /// Samples and validation, where they are due.
+    pub fn watch(&mut self, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<()> {
+        let (step, config) = (trainer.step, &trainer.session.config);
+        let (last, validate, sample) = (step == config.train.steps, config.validation.every, config.samples.every);
+        if !interrupt.is_set() && (last || due(validate, step)) {
+            self.validate(trainer)?;
+        }
+        if !interrupt.is_set() && (last || due(sample, step)) {
+            self.sample(trainer)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the adapter in both spellings, and the comparison of before and after.
+    pub fn finish(&mut self, trainer: &mut Trainer) -> Result<()> {
+        let folder = self.folder.join("adapter");
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let name = self.folder.file_name().and_then(|n| n.to_str()).unwrap_or("comat").to_owned();
+        let (lora, size) = (&trainer.adapter.lora, trainer.session.size);
+        lora::write_diffusers(lora, &folder.join("pytorch_lora_weights.safetensors"))?;
+        let kohya = folder.join(format!("{name}.safetensors"));
+        lora::write_kohya(lora, &kohya, trainer.session.pipeline.base, &name, (size.width, size.height))?;
+        self.events.write(json!({ "event": "finished", "step": trainer.step, "adapter": folder }))?;
+        self.bar.finish();
+        Ok(())
+    }
+
+    /// The caption loss on held-out prompts, from the same noise every time.
+    fn validate(&mut self, trainer: &mut Trainer) -> Result<()> {
+        if self.validation.is_empty() {
+            return Ok(());
+        }
+        let session = &mut trainer.session;
+        let unet = session.merged(&trainer.adapter.lora)?;
+        let mut total = 0.0;
+        let size = session.config.train.batch_size;
+        for (start, length) in chunks(self.validation.len() as i64, size) {
+            let prompts: Vec<&str> = self.validation[start as usize..][..length as usize].iter().map(|p| p.text.as_str()).collect();
+            let places: Vec<u64> = (start as u64..(start + length) as u64).collect();
+            let (x, noise) = batch::noise(session, Purpose::Validation, 0, &places)?;
+            self.bar.set_message(format!("validation {}/{}", start, self.validation.len()));
+            let images = session.draw(&unet, &prompts, x, noise, || self.tick())?;
+            // sample by sample, so that the mean does not depend on how the prompts are cut into batches
+            for (i, prompt) in prompts.iter().enumerate() {
+                total += session.captioner.value(&images.narrow(0, i as i64, 1), &[prompt], &[(0, 0)])?;
+            }
+        }
+        let loss = total / self.validation.len() as f64;
+        self.events.write(json!({
+            "event": "validation", "step": trainer.step, "caption_loss": loss, "prompts": self.validation.len(),
+        }))?;
+        tracing::info!("step {}: caption loss on {} held-out prompts {loss:.4}", trainer.step, self.validation.len());
+        Ok(())
+    }
+
+    /// Images from fixed seeds into `samples/step-N`, a comparison with the first round beside them.
+    fn sample(&mut self, trainer: &mut Trainer) -> Result<()> {
+        if self.samples.is_empty() {
+            return Ok(());
+        }
+        let session = &mut trainer.session;
+        let folder = self.folder.join("samples").join(format!("step-{}", trainer.step));
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let unet = session.merged(&trainer.adapter.lora)?;
+        let mut pictures = vec![];
+        for (start, length) in chunks(self.samples.len() as i64, session.config.train.batch_size) {
+            let prompts: Vec<&str> = self.samples[start as usize..][..length as usize].iter().map(String::as_str).collect();
+            let seeds: Vec<u64> = (0..length).map(|i| session.config.samples.seed.wrapping_add((start + i) as u64)).collect();
+            let streams = seeds.iter().map(|seed| Generator::seeded(*seed)).collect::<Result<Vec<_>, _>>()?;
+            let (x, noise) = batch::noise_from(session, streams)?;
+            self.bar.set_message(format!("samples {}/{}", start, self.samples.len()));
+            let images = session.draw(&unet, &prompts, x, noise, || self.tick())?;
+            for (i, (prompt, seed)) in prompts.iter().zip(seeds).enumerate() {
+                let picture = Picture::from_tensor(&images.get(i as i64))?;
+                let number = start as usize + i;
+                let path = folder.join(format!("{number:03}-{}.png", crate::image::slug(prompt)));
+                let settings = crate::generate::parameters(&session.config.sampling, prompt, seed, session.size, &session.config.model.path, None);
+                picture.save(&path, &[("parameters", &settings), ("step", &trainer.step.to_string())])?;
+                pictures.push(picture);
+            }
+        }
+        let columns = (pictures.len() as f64).sqrt().ceil() as usize;
+        Picture::grid(&pictures, columns).save(&folder.join("grid.png"), &[("step", &trainer.step.to_string())])?;
+        self.compare(&pictures)?;
+        self.events.write(json!({ "event": "samples", "step": trainer.step, "folder": folder }))
+    }
+
+    /// `before-after.png`: a column a prompt, the first round above and the newest below.
+    fn compare(&self, newest: &[Picture]) -> Result<()> {
+        let first = self.folder.join("samples/step-0");
+        let mut names: Vec<PathBuf> = fs::read_dir(&first)
+            .map_err(Error::io(&first))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|e| e == "png") && path.file_name().is_some_and(|n| n != "grid.png"))
+            .collect();
+        names.sort();
+        let mut pictures = names.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>>>()?;
+        if pictures.len() != newest.len() {
+            return Ok(()); // the sample prompts were changed on the way
+        }
+        pictures.extend(newest.iter().cloned());
+        let factor = (256 / newest.first().map_or(256, |p| p.width.max(1))).max(1);
+        Picture::grid(&pictures, newest.len()).enlarge(factor).save(&self.folder.join("before-after.png"), &[])
+    }
+}
+
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    let partial = partial_name(path);
+    fs::write(&partial, text).map_err(Error::io(&partial))?;
+    fs::rename(&partial, path).map_err(Error::io(path)).context("writing the run's folder")
+}

@@ -1,0 +1,79 @@
+//! Which denoising steps receive gradients.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// An even grid with a random offset (CoMat).
+    Grid,
+    /// The last K steps (DRaFT, Clark et al. 2024).
+    Last,
+    /// K different steps, anywhere.
+    Random,
+}
+
+/// K of the steps `0..T`, counted from the noisiest. `below(n)` draws a whole number in `0..n`.
+pub fn steps<E>(policy: Policy, total: usize, count: usize, mut below: impl FnMut(usize) -> Result<usize, E>) -> Result<BTreeSet<usize>, E> {
+    let count = count.min(total);
+    Ok(match policy {
+        Policy::Grid if count == 0 => BTreeSet::new(),
+        Policy::Grid => grid(total, count, below(offsets(total, count))?),
+        Policy::Last => (total - count..total).collect(),
+        Policy::Random => {
+            let mut rest: Vec<usize> = (0..total).collect();
+            let mut chosen = BTreeSet::new();
+            for _ in 0..count {
+                chosen.insert(rest.swap_remove(below(rest.len())?));
+            }
+            chosen
+        }
+    })
+}
+
+/// `start, start + T/K, …`
+pub fn grid(total: usize, count: usize, start: usize) -> BTreeSet<usize> {
+    (start..total).step_by((total / count).max(1)).take(count).collect()
+}
+
+/// How many starts the grid has: `T - (T/K)(K-1)`.
+pub fn offsets(total: usize, count: usize) -> usize {
+    total - (total / count) * (count - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn never(_: usize) -> Result<usize, ()> {
+        Err(())
+    }
+
+    /// T = 50, K = 5: the start is one of 0..9, and every step is reached by one of them.
+    #[test]
+    fn grid_of_the_published_runs() {
+        assert_eq!(offsets(50, 5), 10);
+        let steps = steps(Policy::Grid, 50, 5, |n| Ok::<_, ()>(n - 1)).unwrap();
+        assert_eq!(steps, BTreeSet::from([9, 19, 29, 39, 49]));
+    }
+
+    #[test]
+    fn uneven_grids_stay_inside() {
+        for (total, count) in [(50, 7), (7, 3), (1, 1), (20, 20), (13, 12)] {
+            for start in 0..offsets(total, count) {
+                let steps = grid(total, count, start);
+                assert_eq!(steps.len(), count, "T {total} K {count} start {start}");
+                assert!(steps.iter().all(|&s| s < total));
+            }
+        }
+    }
+
+    #[test]
+    fn other_policies() {
+        assert_eq!(steps(Policy::Last, 10, 3, never).unwrap(), BTreeSet::from([7, 8, 9]));
+        let random = steps(Policy::Random, 10, 4, |n| Ok::<_, ()>(n / 2)).unwrap();
+        assert_eq!(random.len(), 4);
+        assert_eq!(steps(Policy::Last, 3, 5, never).unwrap().len(), 3);
+    }
+}

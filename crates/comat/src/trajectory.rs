@@ -1,0 +1,41 @@
+//! From noise to latents without a graph. Of the way there only the latents before the tracked steps are kept: the
+//! replay needs nothing else.
+
+use crate::{denoiser::Denoiser, text::GuidedText};
+use anyhow::Result;
+use models::schedule::Sampler;
+use std::collections::{BTreeMap, BTreeSet};
+use tch::Tensor;
+
+pub struct Trajectory {
+    /// x_0 `[B, C, h, w]`
+    pub latents: Tensor,
+    /// x_t before each of the tracked steps, by the step's number (0 is the noisiest).
+    pub before: BTreeMap<usize, Tensor>,
+}
+
+/// Walks all steps. `noise(i)` gives the draw of step `i`, in the shape of the latents; it is asked for in order, and
+/// only where the step is stochastic. `each` is called after every step.
+pub fn walk(
+    denoiser: &Denoiser,
+    sampler: &Sampler,
+    start: Tensor,
+    text: &GuidedText,
+    tracked: &BTreeSet<usize>,
+    mut noise: impl FnMut(usize) -> Result<Tensor>,
+    mut each: impl FnMut() -> Result<()>,
+) -> Result<Trajectory> {
+    let _guard = tch::no_grad_guard();
+    let mut before = BTreeMap::new();
+    let mut x = start;
+    for (i, step) in sampler.steps.iter().enumerate() {
+        let e = denoiser.predict(&x, step.timestep, text)?;
+        if tracked.contains(&i) {
+            before.insert(i, x.shallow_clone());
+        }
+        let z = if step.sigma != 0.0 { Some(noise(i)?) } else { None };
+        x = step.apply(&x, &e, z.as_ref());
+        each()?;
+    }
+    Ok(Trajectory { latents: x, before })
+}
