@@ -1,12 +1,14 @@
 //! What the weight files of text-to-image models compute: networks in plain tensor operations, loaded from diffusers
 //! and transformers folders. Frozen; knows nothing of training.
 
+pub mod clip;
 pub mod config;
 pub mod error;
 pub mod layers;
 pub mod lora;
 mod resnet;
 pub mod tensors;
+mod transformers;
 pub mod unet;
 pub mod weights;
 
