@@ -8,6 +8,7 @@ pub mod layers;
 pub mod lora;
 mod resnet;
 pub mod tensors;
+pub mod tokenizer;
 mod transformers;
 pub mod unet;
 pub mod weights;
