@@ -1,6 +1,7 @@
 //! What the weight files of text-to-image models compute: networks in plain tensor operations, loaded from diffusers
 //! and transformers folders. Frozen; knows nothing of training.
 
+pub mod blip;
 pub mod clip;
 pub mod config;
 pub mod error;
