@@ -7,6 +7,7 @@ pub mod config;
 pub mod error;
 pub mod layers;
 pub mod lora;
+pub mod preprocess;
 mod resnet;
 pub mod tensors;
 pub mod tokenizer;
