@@ -282,8 +282,8 @@ impl Settings {
         Tokenizer::from_bytes(bytes).map(Some).map_err(|e| Error::file(path, e.to_string()))
     }
 
-    /// The token of a role. `special_tokens_map.json` has the last word, except beside the newer kind of configuration
-    /// that lists the added tokens itself; SD2's two files disagree on the padding.
+    /// The token of a role. Where the two files disagree, `special_tokens_map.json` has the last word, except beside the
+    /// newer kind of configuration that lists the added tokens itself (as transformers has it).
     fn token(&self, role: &str, default: &str) -> Result<AddedToken> {
         let mut files = [self.specials.as_ref(), self.config.as_ref()];
         if self.added()?.is_some() {

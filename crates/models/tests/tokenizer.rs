@@ -123,13 +123,13 @@ fn special_tokens_as_text_or_as_object() {
     assert_eq!(clip(unlimited.path()).max_length(), 77);
 }
 
-/// SD2's two files disagree; the special tokens' own file is right. A list of added tokens makes the other one right.
+/// Where two files disagree the special tokens' own is right; a list of added tokens makes the other one right.
 #[test]
 fn which_padding_token_counts() {
     let pad = |folder: &Path| *clip(folder).encode("").unwrap().ids.last().unwrap();
-    let sd2 = copy(&fixture("pipeline_sd1/tokenizer")).set("special_tokens_map.json", "pad_token", json!("!"));
-    assert_eq!(pad(sd2.path()), 0);
-    let newer = sd2.set(
+    let older = copy(&fixture("pipeline_sd1/tokenizer")).set("special_tokens_map.json", "pad_token", json!("!"));
+    assert_eq!(pad(older.path()), 0);
+    let newer = older.set(
         "tokenizer_config.json",
         "added_tokens_decoder",
         json!({"598": {"content": "<|endoftext|>", "special": true}}),

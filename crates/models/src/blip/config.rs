@@ -89,7 +89,7 @@ impl VisionConfig {
 }
 
 impl TextConfig {
-    /// `encoder_hidden_size` goes unread, as upstream: files of the large model give the base model's there.
+    /// `encoder_hidden_size` goes unread: upstream overwrites it with the width of the vision model.
     fn read(json: &Json, image_width: i64, tied: bool) -> Result<Self> {
         let hidden_size = positive(json, "hidden_size", Some(768))?;
         let config = Self {
