@@ -1,14 +1,19 @@
 //! What the weight files of text-to-image models compute: networks in plain tensor operations, loaded from diffusers
 //! and transformers folders. Frozen; knows nothing of training.
 
+pub mod blip;
+pub mod clip;
 pub mod config;
 pub mod error;
 pub mod guidance;
 pub mod layers;
 pub mod lora;
+pub mod preprocess;
 mod resnet;
 pub mod schedule;
 pub mod tensors;
+pub mod tokenizer;
+mod transformers;
 pub mod unet;
 pub mod vae;
 pub mod weights;

@@ -1,0 +1,131 @@
+//! The captioner BLIP: how likely is a text for an image?
+//!
+//! Paper: Li et al., "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding and
+//! Generation" (2022). Weights and names: transformers `BlipForConditionalGeneration`.
+
+mod config;
+mod text;
+mod vision;
+
+use crate::{
+    error::{Error, Result},
+    transformers::check_ids,
+    weights::Weights,
+};
+use std::path::Path;
+use tch::{Device, Kind, Reduction, Tensor};
+use text::TextDecoder;
+use vision::VisionModel;
+
+pub use config::{Config, TextConfig, VisionConfig};
+
+/// The label of a token that does not count.
+pub const IGNORED: i64 = -100;
+
+/// Negative log-likelihood of texts, a row for each. The mean over the tokens of a batch is `Σ sum / Σ tokens`, however
+/// the batch was cut.
+pub struct Nll {
+    /// Sum of -log p over the tokens that count `[B]`, float32 or better
+    pub sum: Tensor,
+    /// How many those are `[B]`, int64
+    pub tokens: Tensor,
+}
+
+pub struct Captioner {
+    config: Config,
+    vision_model: VisionModel,
+    text_decoder: TextDecoder,
+}
+
+impl Captioner {
+    /// Reads `config.json` and `model.safetensors` from the folder.
+    pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
+        let config = Config::read(&folder.join("config.json"))?;
+        Self::new(&config, &Weights::open(folder, "model", kind, device)?)
+    }
+
+    pub fn new(config: &Config, weights: &Weights) -> Result<Self> {
+        weights.build(&["position_ids"], |root| Self {
+            vision_model: VisionModel::new(&root / "vision_model", &config.vision),
+            text_decoder: TextDecoder::new(&root / "text_decoder", &config.text),
+            config: config.clone(),
+        })
+    }
+
+    /// Height and width of the images it takes.
+    pub fn image_size(&self) -> (i64, i64) {
+        (self.config.vision.image_size, self.config.vision.image_size)
+    }
+
+    /// pixels `[B, 3, H, W]`, normalised, in any precision → `[B, N, D]`
+    pub fn embed_image(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (size, (height, width)) = (pixels.size(), self.image_size());
+        if size.len() != 4 || size[0] < 1 || size[1..] != [3, height, width] {
+            return Err(Error::Input(format!("captioner: image {size:?} is not [B, 3, {height}, {width}]")));
+        }
+        let (kind, device) = self.vision_model.options();
+        Ok(self.vision_model.forward(&pixels.to_device(device).to_kind(kind)))
+    }
+
+    /// image_embeds `[B, N, D]`; input_ids and attention_mask `[B, L]` int64, padding behind the text → `[B, L, V]`
+    ///
+    /// The logits at position i are those of token i + 1.
+    pub fn logits(&self, image_embeds: &Tensor, input_ids: &Tensor, attention_mask: &Tensor) -> Result<Tensor> {
+        let text = &self.config.text;
+        let (rows, length) = check_ids("captioner", input_ids, text.vocab_size, text.max_position_embeddings)?;
+        let fail = |what: String| Err(Error::Input(format!("captioner: {what}")));
+        let embeds = image_embeds.size();
+        if embeds.len() != 3 || embeds[0] != rows || embeds[1] < 1 || embeds[2] != text.image_width {
+            return fail(format!(
+                "image embeddings {embeds:?} do not fit [{rows}, N, hidden_size {}]",
+                text.image_width
+            ));
+        }
+        if attention_mask.size() != [rows, length] {
+            return fail(format!("attention mask {:?} for token ids [{rows}, {length}]", attention_mask.size()));
+        }
+        let mask = attention_mask.ne(0);
+        if mask.select(1, 0).all().int64_value(&[]) == 0 {
+            return fail("the attention mask of a text begins with 0; padding belongs behind the text".into());
+        }
+        let (kind, device) = self.vision_model.options();
+        let image = image_embeds.to_device(device).to_kind(kind);
+        Ok(self.text_decoder.forward(&input_ids.to_device(device), &mask.to_device(device), &image))
+    }
+
+    /// pixels `[B, 3, H, W]`, normalised; the rest `[B, L]` int64, with [`IGNORED`] for the labels that do not count.
+    ///
+    /// Differentiable with respect to the pixels.
+    pub fn nll(&self, pixels: &Tensor, input_ids: &Tensor, attention_mask: &Tensor, labels: &Tensor) -> Result<Nll> {
+        let image = self.embed_image(pixels)?;
+        let logits = self.logits(&image, input_ids, attention_mask)?;
+        self.check_labels(labels, input_ids)?;
+        let (rows, length, words) = logits.size3()?;
+        let targets = labels.narrow(1, 1, length - 1).to_device(logits.device());
+        let kind = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let logits = logits.narrow(1, 0, length - 1).to_kind(kind).reshape([rows * (length - 1), words]);
+        let nll = logits.cross_entropy_loss(&targets.flatten(0, 1), None::<&Tensor>, Reduction::None, IGNORED, 0.0);
+        Ok(Nll {
+            sum: nll.view([rows, length - 1]).sum_dim_intlist(1, false, kind),
+            tokens: targets.ne(IGNORED).sum_dim_intlist(1, false, Kind::Int64),
+        })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn check_labels(&self, labels: &Tensor, input_ids: &Tensor) -> Result<()> {
+        let fail = |what: String| Err(Error::Input(format!("captioner: {what}")));
+        if labels.size() != input_ids.size() || labels.kind() != Kind::Int64 {
+            let (kind, size) = (labels.kind(), labels.size());
+            return fail(format!("labels {size:?} of {kind:?} for token ids {:?} of Int64", input_ids.size()));
+        }
+        let counted = labels.ne(IGNORED);
+        let words = self.config.text.vocab_size;
+        if counted.logical_and(&labels.lt(0).logical_or(&labels.ge(words))).any().int64_value(&[]) != 0 {
+            return fail(format!("labels must be {IGNORED} or within the vocabulary of {words}"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+use crate::{
+    config::Json,
+    error::Result,
+    layers::Activation,
+    transformers::{UNUSED_KEYS, activation, heads, positive},
+};
+use std::path::Path;
+
+/// What a transformers `BlipConfig` says of the parts that caption.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub vision: VisionConfig,
+    pub text: TextConfig,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisionConfig {
+    /// Side of the (square) image in pixels.
+    pub image_size: i64,
+    pub patch_size: i64,
+    pub hidden_size: i64,
+    pub intermediate_size: i64,
+    pub layers: usize,
+    pub heads: i64,
+    pub activation: Activation,
+    pub norm_eps: f64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextConfig {
+    pub vocab_size: i64,
+    pub hidden_size: i64,
+    /// Width of the image's embedding, which cross-attention reads.
+    pub image_width: i64,
+    pub intermediate_size: i64,
+    pub layers: usize,
+    pub heads: i64,
+    pub max_position_embeddings: i64,
+    pub activation: Activation,
+    pub norm_eps: f64,
+    /// Whether the output layer may be the word embedding.
+    pub tied: bool,
+}
+
+impl Config {
+    pub fn read(path: &Path) -> Result<Self> {
+        let json = Json::read(path)?;
+        json.only("model_type", "blip")?;
+        let vision = VisionConfig::read(&json.section("vision_config")?)?;
+        let tied = json.get_or("tie_word_embeddings", true)?;
+        let text = TextConfig::read(&json.section("text_config")?, vision.hidden_size, tied)?;
+        json.ignore(UNUSED_KEYS);
+        // Of heads that captioning does not use. (The decoder's own label_smoothing counts.)
+        json.ignore(&["image_text_hidden_size", "label_smoothing", "logit_scale_init_value", "projection_dim"]);
+        json.finish()?;
+        Ok(Self { vision, text })
+    }
+}
+
+impl VisionConfig {
+    fn read(json: &Json) -> Result<Self> {
+        let hidden_size = positive(json, "hidden_size", Some(768))?;
+        let config = Self {
+            image_size: positive(json, "image_size", Some(384))?,
+            patch_size: positive(json, "patch_size", Some(16))?,
+            hidden_size,
+            intermediate_size: positive(json, "intermediate_size", Some(3072))?,
+            layers: positive(json, "num_hidden_layers", Some(12))? as usize,
+            heads: heads(json, hidden_size, 12)?,
+            activation: activation(json, "gelu")?,
+            norm_eps: json.get_or("layer_norm_eps", 1e-5)?,
+        };
+        if config.patch_size > config.image_size {
+            return Err(json.error("patch_size", &format!("is larger than image_size {}", config.image_size)));
+        }
+        json.only("model_type", "blip_vision_model")?;
+        json.only("num_channels", 3)?;
+        json.only("pruned_heads", serde_json::json!({}))?;
+        json.ignore(UNUSED_KEYS);
+        json.ignore(&["is_decoder", "projection_dim", "tie_word_embeddings"]);
+        json.finish()?;
+        Ok(config)
+    }
+
+    /// Patches along one side.
+    pub fn patches(&self) -> i64 {
+        self.image_size / self.patch_size
+    }
+}
+
+impl TextConfig {
+    /// `encoder_hidden_size` goes unread: upstream overwrites it with the width of the vision model.
+    fn read(json: &Json, image_width: i64, tied: bool) -> Result<Self> {
+        let hidden_size = positive(json, "hidden_size", Some(768))?;
+        let config = Self {
+            vocab_size: positive(json, "vocab_size", Some(30524))?,
+            hidden_size,
+            image_width,
+            intermediate_size: positive(json, "intermediate_size", Some(3072))?,
+            layers: positive(json, "num_hidden_layers", Some(12))? as usize,
+            heads: heads(json, hidden_size, 8)?,
+            max_position_embeddings: positive(json, "max_position_embeddings", Some(512))?,
+            activation: activation(json, "gelu")?,
+            norm_eps: json.get_or("layer_norm_eps", 1e-12)?,
+            tied: tied && json.get_or("tie_word_embeddings", true)?,
+        };
+        json.only("model_type", "blip_text_model")?;
+        json.only("is_decoder", true)?;
+        json.only("label_smoothing", 0.0)?;
+        json.only("position_embedding_type", "absolute")?;
+        json.only("pruned_heads", serde_json::json!({}))?;
+        json.ignore(UNUSED_KEYS);
+        json.ignore(&["encoder_hidden_size", "projection_dim"]);
+        json.finish()?;
+        Ok(config)
+    }
+}

@@ -1,0 +1,114 @@
+//! From a decoded image to what a captioner looks at: crop, resize, normalise; differentiable with respect to the image.
+
+use crate::{
+    config::Json,
+    error::{Error, Result},
+};
+use serde::Deserialize;
+use std::path::Path;
+use tch::{Kind, Tensor};
+
+/// Mean and standard deviation of each channel, and the size, of a network's input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preprocess {
+    pub mean: [f64; 3],
+    pub std: [f64; 3],
+    /// Height and width, where the file gives them.
+    pub size: Option<(i64, i64)>,
+}
+
+impl Default for Preprocess {
+    /// CLIP's, which BLIP has taken over.
+    fn default() -> Self {
+        Self { mean: [0.48145466, 0.4578275, 0.40821073], std: [0.26862954, 0.26130258, 0.27577711], size: None }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Side(i64),
+    Sides { height: i64, width: i64 },
+}
+
+impl Preprocess {
+    /// Reads `preprocessor_config.json` from a model's folder; without one, CLIP's values hold.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("preprocessor_config.json");
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let json = Json::read(&path)?;
+        let clip = Self::default();
+        let size = json.maybe("size")?.map(|size| match size {
+            Size::Side(side) => (side, side),
+            Size::Sides { height, width } => (height, width),
+        });
+        let read = Self { mean: json.get_or("image_mean", clip.mean)?, std: json.get_or("image_std", clip.std)?, size };
+        if !read.std.iter().all(|&s| s > 0.0) {
+            return Err(json.error("image_std", "must be positive"));
+        }
+        if read.size.is_some_and(|(height, width)| height < 1 || width < 1) {
+            return Err(json.error("size", "must be at least 1"));
+        }
+        json.only("do_resize", true)?;
+        json.only("resample", 3)?; // PIL's bicubic
+        json.only("do_normalize", true)?;
+        json.only("do_center_crop", false)?;
+        // How bytes become 0..1, and who wrote the file.
+        json.ignore(&["do_convert_rgb", "do_rescale", "rescale_factor", "do_pad", "size_divisor", "default_to_square"]);
+        json.ignore(&["crop_size", "feature_extractor_type", "image_processor_type", "processor_class"]);
+        json.ignore(&["data_format", "input_data_format", "return_tensors", "device", "disable_grouping"]);
+        json.finish()?;
+        Ok(read)
+    }
+
+    /// Resizes images in 0..1 and normalises them. `[B, 3, H, W]` → `[B, 3, size]`, float32 or better
+    pub fn apply(&self, images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
+        self.normalise(&resize(images, size)?)
+    }
+
+    /// `(images - mean) / std`, by channel.
+    pub fn normalise(&self, images: &Tensor) -> Result<Tensor> {
+        check(images)?;
+        let channels = |values: &[f64]| {
+            Tensor::from_slice(values).view([1, 3, 1, 1]).to_device(images.device()).to_kind(images.kind())
+        };
+        Ok((images - channels(&self.mean)) / channels(&self.std))
+    }
+}
+
+/// Antialiased bicubic interpolation, as PyTorch's `interpolate(mode="bicubic", antialias=True)`.
+///
+/// `[B, 3, H, W]` → `[B, 3, size]`, float32 or better: half precision is widened, which not every device could resize.
+pub fn resize(images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
+    check(images)?;
+    let (height, width) = size;
+    if height < 1 || width < 1 {
+        return Err(Error::Input(format!("an image cannot be resized to {height}x{width}")));
+    }
+    let kind = if images.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    Ok(images.to_kind(kind).f_internal_upsample_bicubic2d_aa([height, width], false, None, None)?)
+}
+
+/// The part of that size whose upper left corner lies at `offset` (down, right).
+pub fn crop(images: &Tensor, offset: (i64, i64), size: (i64, i64)) -> Result<Tensor> {
+    let (rows, columns) = check(images)?;
+    let ((top, left), (height, width)) = (offset, size);
+    let inside = |from: i64, length: i64, all: i64| from >= 0 && length >= 1 && length <= all && from <= all - length;
+    if !inside(top, height, rows) || !inside(left, width, columns) {
+        let part = format!("{height}x{width} at ({top}, {left})");
+        return Err(Error::Input(format!("a crop of {part} does not lie within an image of {rows}x{columns}")));
+    }
+    Ok(images.narrow(2, top, height).narrow(3, left, width))
+}
+
+/// Height and width of a batch of colour images.
+fn check(images: &Tensor) -> Result<(i64, i64)> {
+    match images.size()[..] {
+        [rows, 3, height, width] if rows > 0 && height > 0 && width > 0 && images.is_floating_point() => {
+            Ok((height, width))
+        }
+        _ => Err(Error::Input(format!("{:?} of {:?} are no images [B, 3, H, W]", images.size(), images.kind()))),
+    }
+}
