@@ -32,6 +32,19 @@ pub struct State {
     pub version: String,
 }
 
+impl State {
+    /// Refuses to go on with other prompts or another seed: the draws would not be those of one run.
+    pub fn check(&self, seed: u64, prompts: &str, path: &Path) -> Result<()> {
+        if self.seed != seed {
+            bail!("{}: the run was started with seed {}, the configuration says {seed}", path.display(), self.seed);
+        }
+        if self.prompts != prompts {
+            bail!("{}: the training prompts have changed since the run was started; start another run", path.display());
+        }
+        Ok(())
+    }
+}
+
 pub struct Checkpoint {
     pub state: State,
     pub adapter: Trainable,

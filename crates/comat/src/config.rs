@@ -125,6 +125,16 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Refuses values that no sampler can have.
+    pub fn check(&self) -> Result<()> {
+        above_zero(&[("sampling.steps", self.steps as f64)])?;
+        in_range(&[
+            ("sampling.guidance_scale", self.guidance_scale, f64::MAX),
+            ("sampling.guidance_rescale", self.guidance_rescale, 1.0),
+            ("sampling.eta", self.eta, 1.0),
+        ])
+    }
+
     pub fn guidance(&self) -> Guidance {
         Guidance { scale: self.guidance_scale, rescale: self.guidance_rescale }
     }
@@ -415,8 +425,8 @@ as_text!(Where, Size);
 impl Config {
     /// Refuses values that no run can have.
     pub fn check(&self) -> Result<()> {
-        let positive = [
-            ("sampling.steps", self.sampling.steps as f64),
+        self.sampling.check()?;
+        above_zero(&[
             ("replay.tracked", self.replay.tracked as f64),
             ("lora.rank", self.lora.rank as f64),
             ("lora.alpha", self.lora.alpha()),
@@ -425,25 +435,12 @@ impl Config {
             ("optimizer.learning_rate", self.optimizer.learning_rate),
             ("optimizer.epsilon", self.optimizer.epsilon),
             ("optimizer.max_grad_norm", self.optimizer.max_grad_norm),
-        ];
-        for (key, value) in positive {
-            if value.is_nan() || value <= 0.0 {
-                bail!("{key} is {value}, it must be above 0");
-            }
-        }
-        let between = [
-            ("sampling.guidance_rescale", self.sampling.guidance_rescale, 1.0),
-            ("sampling.eta", self.sampling.eta, 1.0),
+        ])?;
+        in_range(&[
             ("optimizer.betas[0]", self.optimizer.betas[0], 1.0 - 1e-12),
             ("optimizer.betas[1]", self.optimizer.betas[1], 1.0 - 1e-12),
             ("optimizer.weight_decay", self.optimizer.weight_decay, f64::MAX),
-            ("sampling.guidance_scale", self.sampling.guidance_scale, f64::MAX),
-        ];
-        for (key, value, most) in between {
-            if !(0.0..=most).contains(&value) {
-                bail!("{key} is {value}, out of its range");
-            }
-        }
+        ])?;
         if self.replay.tracked > self.sampling.steps {
             bail!("replay.tracked is {}, more than the {} sampling steps", self.replay.tracked, self.sampling.steps);
         }
@@ -451,5 +448,21 @@ impl Config {
             bail!("lora.targets is empty: nothing would be trained");
         }
         Ok(())
+    }
+}
+
+fn above_zero(values: &[(&str, f64)]) -> Result<()> {
+    match values.iter().find(|(_, value)| value.is_nan() || *value <= 0.0) {
+        Some((key, value)) => bail!("{key} is {value}, it must be above 0"),
+        None => Ok(()),
+    }
+}
+
+/// From 0 to a most.
+fn in_range(values: &[(&str, f64, f64)]) -> Result<()> {
+    match values.iter().find(|(_, value, most)| !(0.0..=*most).contains(value)) {
+        Some((key, value, most)) if *most < f64::MAX => bail!("{key} is {value}, it must be from 0 to {most:.0}"),
+        Some((key, value, _)) => bail!("{key} is {value}, it must not be below 0"),
+        None => Ok(()),
     }
 }

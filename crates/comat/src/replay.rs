@@ -37,7 +37,7 @@ impl Replay<'_> {
         let mut g = cotangent;
         let first = trajectory.before.keys().next().copied().unwrap_or(usize::MAX);
         for (i, step) in self.sampler.steps.iter().enumerate().rev().take_while(|(i, _)| *i >= first) {
-            let mut next = &g * step.a;
+            let next = &g * step.a;
             if let Some(x) = trajectory.before.get(&i) {
                 for (start, length) in chunks(x.size()[0], self.micro_batch) {
                     let cut = |t: &Tensor| t.narrow(0, start, length);

@@ -21,7 +21,6 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use tch::Tensor;
 use torch_ext::{Generator, memory};
 
 /// What one step has to say for itself.

@@ -24,7 +24,7 @@ impl TextEncoders {
     pub fn open(model: &Path, folders: &[(&str, &str)], zeros_for_no_prompt: bool, kind: Kind, device: Device) -> Result<Self> {
         let open = |(tokenizer, encoder): &(&str, &str)| {
             let (tokenizer, encoder) = (ClipTokenizer::open(&model.join(tokenizer))?, TextEncoder::open(&model.join(encoder), kind, device)?);
-            if tokenizer.vocab_size() > encoder.config().vocab_size as usize {
+            if tokenizer.vocab_size() > encoder.config().vocab_size {
                 bail!(
                     "{}: the tokenizer knows {} tokens, the encoder beside it {}; do they belong together?",
                     model.display(),

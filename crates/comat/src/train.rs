@@ -1,16 +1,18 @@
 //! The main loop: prompts in, a LoRA out.
 
 use crate::{
+    adapter,
     batch::{Batch, Order},
     checkpoint::{self, State},
     config::Config,
     interrupt::Interrupt,
     optim::{AdamW, Gradients, learning_rate},
-    prompts::Prompt,
+    prompts::{self, Prompt},
     run::{Run, StepReport},
     session::Session,
 };
 use anyhow::{Result, bail};
+use indicatif::ProgressBar;
 use models::lora::Trainable;
 
 /// How a run ended.
@@ -31,6 +33,28 @@ pub struct Trainer {
 }
 
 impl Trainer {
+    /// Opens everything a run needs: anew, or from a checkpoint (`latest`, or its folder).
+    pub fn open(config: Config, resume: Option<&str>, bar: ProgressBar) -> Result<(Self, Run)> {
+        let prompts = prompts::read(&config.prompts.train)?;
+        let found = resume.map(|which| checkpoint::find(&config.output.join("checkpoints"), which)).transpose()?;
+        let session = Session::open(config)?;
+        let (weights, kind, device) = (&session.pipeline.unet_weights, session.latent_kind(), session.pipeline.device);
+        let (adapter, optimizer, step) = match &found {
+            None => {
+                let adapter = adapter::start(&session)?.trainable(kind, device);
+                let optimizer = AdamW::new(session.config.optimizer.clone(), &adapter);
+                (adapter, optimizer, 0)
+            }
+            Some(path) => {
+                let c = checkpoint::load(path, weights, &session.config, kind, device)?;
+                c.state.check(session.config.seed, &digest(&prompts), path)?;
+                (c.adapter, c.optimizer, c.state.step)
+            }
+        };
+        let run = Run::open(&session.config, &prompts, found.is_some(), bar)?;
+        Ok((Self { session, prompts, adapter, optimizer, step }, run))
+    }
+
     /// Trains to the end, or to Ctrl-C.
     pub fn run(&mut self, run: &mut Run, interrupt: &Interrupt) -> Result<Ended> {
         let config = self.session.config.clone();

@@ -17,6 +17,7 @@ pub struct CaptionLoss {
     config: config::Captioner,
     /// Tokens of the prefix, the start token among them.
     prefix_tokens: usize,
+    max_length: usize,
 }
 
 /// A loss of a batch of images.
@@ -36,8 +37,9 @@ impl CaptionLoss {
         let captioner = Captioner::open(path, kind, device).with_context(|| format!("captioner {}", path.display()))?;
         let tokenizer = BertTokenizer::open(path)?;
         let preprocess = Preprocess::open(path)?;
-        let prefix_tokens = tokenizer.encode_batch(&[config.prefix.trim_end()], captioner.max_length())?.lengths()[0] - 1;
-        Ok(Self { captioner, tokenizer, preprocess, config: config.clone(), prefix_tokens })
+        let max_length = captioner.config().text.max_position_embeddings as usize;
+        let prefix_tokens = tokenizer.encode(config.prefix.trim_end(), max_length)?.ids.len() - 1; // without its end token
+        Ok(Self { captioner, tokenizer, preprocess, config: config.clone(), prefix_tokens, max_length })
     }
 
     /// How far the crop of an image of that size may be moved: `0..=jitter` in each direction.
@@ -114,8 +116,8 @@ impl CaptionLoss {
     fn tokens(&self, prompts: &[&str], device: Device) -> Result<(Tensor, Tensor, Tensor)> {
         let captions: Vec<String> = prompts.iter().map(|p| format!("{}{}", self.config.prefix, p.to_lowercase())).collect();
         let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
-        let batch = self.tokenizer.encode_batch(&captions, self.captioner.max_length())?;
-        let (ids, mask) = (batch.ids.to_device(device), batch.mask.to_device(device));
+        let batch = self.tokenizer.encode_batch(&captions, self.max_length)?;
+        let (ids, mask) = (batch.ids.to_device(device), batch.attention_mask.to_device(device));
         let labels = ids.masked_fill(&mask.eq(0), -100);
         let _ = labels.narrow(1, 0, (self.prefix_tokens as i64).min(labels.size()[1])).fill_(-100);
         Ok((ids, mask, labels))

@@ -1,0 +1,160 @@
+//! What can be typed.
+
+use clap::{Args as Group, Parser, Subcommand};
+use comat::config::{Dtype, Size, Where};
+use std::path::PathBuf;
+
+/// Teaches text-to-image diffusion models to draw what the prompt says.
+///
+/// CoMat fine-tunes a LoRA on the UNet of Stable Diffusion 1.x, 2.x or XL with prompts alone: a frozen captioner tells
+/// how likely the prompt is, given the image.
+#[derive(Parser)]
+#[command(name = "comat", version, max_term_width = 100)]
+#[command(after_help = "Start with: comat train --config configs/world.toml --dry-run")]
+pub struct Args {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    Train(Train),
+    Generate(Generate),
+    Trace(Trace),
+}
+
+/// Fine-tune a LoRA with prompts alone
+///
+/// The run's folder (`output` in the configuration) receives config.toml, events.jsonl, samples/, checkpoints/ and, at
+/// the end, adapter/ with the LoRA in two spellings: pytorch_lora_weights.safetensors (diffusers) and NAME.safetensors
+/// (kohya: ComfyUI, A1111). Ctrl-C finishes the step, saves a checkpoint and says how to go on.
+#[derive(Group)]
+pub struct Train {
+    /// The run's configuration (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Change a setting, for example --set train.steps=100; can be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Go on from a checkpoint: the newest one, or the one in DIR
+    #[arg(long, value_name = "latest|DIR", num_args = 0..=1, default_missing_value = "latest")]
+    pub resume: Option<String>,
+    /// Print the resolved configuration, parameter counts and the plan, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Draw images
+///
+/// Image i of a prompt is drawn from seed + i, as torch.Generator().manual_seed(seed + i) draws it, so diffusers makes
+/// the same images. Every PNG carries its prompt, seed and settings in a text chunk.
+#[derive(Group)]
+pub struct Generate {
+    /// Model folder in diffusers layout
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// LoRA file: diffusers, PEFT or kohya spelling
+    #[arg(long, value_name = "FILE")]
+    pub lora: Option<PathBuf>,
+    /// How much of the LoRA to add
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, requires = "lora")]
+    pub lora_scale: f64,
+    /// A prompt; can be given several times
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
+    pub prompt: Vec<String>,
+    /// Prompt file: .txt (a prompt a line) or .jsonl
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Images of each prompt
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    pub count: usize,
+    /// Seed of a prompt's first image
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Sampling steps
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one)]
+    pub steps: usize,
+    /// ddim or ddpm
+    #[arg(long, value_name = "NAME", default_value = "ddim")]
+    pub sampler: String,
+    /// Noise of the ddim sampler: 0 (none) to 1
+    #[arg(long, default_value_t = 0.0)]
+    pub eta: f64,
+    /// Classifier-free guidance; 1 is none
+    #[arg(long, value_name = "SCALE", default_value_t = 7.5)]
+    pub guidance_scale: f64,
+    /// Pull the contrast of guided images back, 0 to 1
+    #[arg(long, value_name = "PHI", default_value_t = 0.0)]
+    pub guidance_rescale: f64,
+    /// What the images should not show
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub negative_prompt: String,
+    /// WIDTHxHEIGHT in pixels, or one number for a square; the model's own size when absent
+    #[arg(long)]
+    pub size: Option<Size>,
+    /// Images drawn at a time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
+    pub batch: usize,
+    /// Folder for the images; made when it does not exist
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Also write grid.png with all images
+    #[arg(long)]
+    pub grid: bool,
+    /// Replace files that exist
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Start from given noise: x_T [B,C,h,w]; for a stochastic sampler also z [T,B,C,h,w] (safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub init_latents: Option<PathBuf>,
+    /// Write the final latents x_0 [B,C,h,w] (safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub save_latents: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: Engine,
+}
+
+/// Compute one training iteration on given noise and write everything it computes
+///
+/// For holding these numbers against another implementation. Writes x_0, image, loss, loss.caption, tracked, and
+/// grad.KEY for every adapter matrix by its PEFT key. The prompts are the first B of the training file.
+#[derive(Group)]
+pub struct Trace {
+    /// The run's configuration (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Change a setting; can be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// x_T [B,C,h,w] and z [T,B,C,h,w]; optional: crop [B,2], tracked_start, a starting adapter (safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub noise: PathBuf,
+    /// Where to write (safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Starting adapter in a file of its own
+    #[arg(long, value_name = "FILE")]
+    pub lora: Option<PathBuf>,
+    /// First of the tracked steps
+    #[arg(long, value_name = "N")]
+    pub tracked_start: Option<usize>,
+}
+
+/// Where and how to compute
+#[derive(Group)]
+pub struct Engine {
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: Where,
+    /// float32, float16, bfloat16 or float64
+    #[arg(long, default_value = "float32")]
+    pub dtype: Dtype,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(format!("{e}")),
+    }
+}

@@ -1,0 +1,88 @@
+//! What the user sees: progress, warnings, the last line.
+
+use comat::interrupt::{Interrupt, Interrupted};
+use indicatif::{MultiProgress, ProgressBar};
+use std::{io, process::ExitCode};
+use tracing_subscriber::fmt::MakeWriter;
+
+pub struct Console {
+    bars: MultiProgress,
+    pub interrupt: Interrupt,
+}
+
+impl Console {
+    /// Sends log lines through the progress bars, so that they do not tear each other, and Ctrl-C to the work.
+    pub fn new() -> Self {
+        let bars = MultiProgress::new();
+        let log = tracing_subscriber::fmt().with_writer(Above(bars.clone())).with_target(false).without_time().with_ansi(false);
+        let _ = log.with_max_level(tracing::Level::INFO).try_init();
+        Self { bars, interrupt: Interrupt::default() }
+    }
+
+    pub fn bar(&self) -> ProgressBar {
+        self.bars.add(ProgressBar::no_length())
+    }
+
+    /// The first Ctrl-C asks the work to stop and says `promise`; the second one ends the program.
+    pub fn stop_on_ctrl_c(&self, promise: &'static str) {
+        let (interrupt, bars) = (self.interrupt.clone(), self.bars.clone());
+        let _ = ctrlc::set_handler(move || {
+            if interrupt.set() {
+                std::process::exit(130);
+            }
+            let _ = bars.println(promise);
+        });
+    }
+}
+
+/// Writes log lines above the progress bars.
+#[derive(Clone)]
+struct Above(MultiProgress);
+
+impl io::Write for Above {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for Above {
+    type Writer = Self;
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// libtorch reports what it cannot do (no memory left, most of all) by a panic of its wrapper: one line is enough.
+pub fn one_line_for_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let payload = info.payload();
+        let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+        let text = text.unwrap_or("unknown error");
+        let inner = text.split_once("Torch(\"").map_or(text, |(_, inner)| inner);
+        let line = inner.split("\\n").next().unwrap_or(inner).lines().next().unwrap_or(inner);
+        eprintln!("comat: error: libtorch: {line}");
+        if line.contains("out of memory") || line.contains("can't allocate memory") {
+            eprintln!("comat: smaller replay.micro_batch, captioner.micro_batch or train.batch_size need less memory");
+        } else if let Some(place) = info.location() {
+            eprintln!("comat: this should not happen; please report it with the command ({}:{})", place.file(), place.line());
+        }
+        std::process::exit(1);
+    }));
+}
+
+/// 0, or 1 after an error, or 130 after Ctrl-C.
+pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Interrupted>() => ExitCode::from(130),
+        Err(error) => {
+            let line = format!("{error:#}").replace('\n', " ");
+            eprintln!("comat: error: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}

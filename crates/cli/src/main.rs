@@ -1,0 +1,22 @@
+//! The binary `comat`: arguments in, one function per verb.
+
+mod args;
+mod console;
+mod verbs;
+
+use args::{Args, Verb};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let _ = torch_ext::cuda::load(); // before anything else touches libtorch; an error only means: no GPU here
+    let args = Args::parse();
+    console::one_line_for_panics();
+    let console = console::Console::new();
+    let result = match args.verb {
+        Verb::Train(args) => verbs::train(args, &console),
+        Verb::Generate(args) => verbs::generate(args, &console),
+        Verb::Trace(args) => verbs::trace(args),
+    };
+    console::exit_code(result)
+}

@@ -1,0 +1,94 @@
+//! One function per verb: from what was typed to a call of the library.
+
+use crate::{
+    args::{Generate, Trace, Train},
+    console::Console,
+};
+use anyhow::{Context, Result, anyhow};
+use comat::{
+    config::{self, Sampling},
+    generate, plan, prompts, trace as tracing_of,
+    train::{Ended, Trainer},
+};
+use indicatif::ProgressStyle;
+use std::{path::PathBuf, time::Duration};
+
+pub fn train(args: Train, console: &Console) -> Result<()> {
+    let config = config::read(&args.config, &args.set)?;
+    if args.dry_run {
+        println!("{}", plan::describe(config)?);
+        return Ok(());
+    }
+    let output = config.output.clone();
+    let (mut trainer, mut run) = Trainer::open(config, args.resume.as_deref(), console.bar())?;
+    console.stop_on_ctrl_c("Finishing this step, then saving. Ctrl-C once more stops at once, without saving.");
+    match trainer.run(&mut run, &console.interrupt)? {
+        Ended::Finished => {
+            println!("{} steps done. The LoRA is in {}", trainer.step, output.join("adapter").display());
+            if output.join("before-after.png").exists() {
+                println!("Before and after: {}", output.join("before-after.png").display());
+            }
+        }
+        Ended::Stopped(step) => {
+            let settings: String = args.set.iter().map(|s| format!(" --set '{s}'")).collect();
+            println!(
+                "Stopped after step {step}; it is saved. Go on with: comat train --config {}{settings} --resume",
+                args.config.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+pub fn generate(args: Generate, console: &Console) -> Result<()> {
+    let mut texts = args.prompt;
+    if let Some(path) = &args.prompts {
+        texts.extend(prompts::read(path)?.into_iter().map(|p| p.text));
+    }
+    let sampling = Sampling {
+        sampler: args.sampler.parse().map_err(|e: String| anyhow!("--sampler: {e}"))?,
+        steps: args.steps,
+        eta: args.eta,
+        guidance_scale: args.guidance_scale,
+        guidance_rescale: args.guidance_rescale,
+        negative_prompt: args.negative_prompt,
+        size: args.size,
+    };
+    sampling.check().context("generate")?;
+    let request = generate::Request {
+        prompts: texts,
+        count: args.count,
+        seed: args.seed,
+        sampling,
+        batch: args.batch,
+        out: args.out,
+        grid: args.grid,
+        overwrite: args.overwrite,
+        lora: args.lora,
+        lora_scale: args.lora_scale,
+        init_latents: args.init_latents,
+        save_latents: args.save_latents,
+    };
+    let pipeline = comat::pipeline::Pipeline::open(&args.model, args.engine.dtype.kind(), args.engine.device.device()?)?;
+    console.stop_on_ctrl_c("Stopping; images that are done are whole.");
+    let bar = console.bar();
+    bar.set_style(ProgressStyle::with_template("generate {wide_bar} {pos}/{len} denoising steps · {per_sec} · ETA {eta_precise}")?);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    let files = generate::run(pipeline, &request, &bar, &console.interrupt)?;
+    bar.finish_and_clear();
+    println!("{} in {}", count(files.len()), request.out.display());
+    Ok(())
+}
+
+pub fn trace(args: Trace) -> Result<()> {
+    let config = config::read(&args.config, &args.set)?;
+    let (noise, out): (PathBuf, PathBuf) = (args.noise, args.out);
+    let request = tracing_of::Request { noise, out, lora: args.lora, tracked_start: args.tracked_start };
+    let loss = tracing_of::run(config, &request)?;
+    println!("caption loss {loss:.6}; written to {}", request.out.display());
+    Ok(())
+}
+
+fn count(files: usize) -> String {
+    if files == 1 { "1 file".into() } else { format!("{files} files") }
+}
