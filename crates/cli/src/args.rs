@@ -138,6 +138,9 @@ pub struct Trace {
     /// First of the tracked steps
     #[arg(long, value_name = "N")]
     pub tracked_start: Option<usize>,
+    /// Compute it N times and print the median time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    pub repeat: usize,
 }
 
 /// Where and how to compute

@@ -14,7 +14,11 @@ impl Console {
     /// Sends log lines through the progress bars, so that they do not tear each other, and Ctrl-C to the work.
     pub fn new() -> Self {
         let bars = MultiProgress::new();
-        let log = tracing_subscriber::fmt().with_writer(Above(bars.clone())).with_target(false).without_time().with_ansi(false);
+        let log = tracing_subscriber::fmt()
+            .with_writer(Above(bars.clone()))
+            .with_target(false)
+            .without_time()
+            .with_ansi(false);
         let _ = log.with_max_level(tracing::Level::INFO).try_init();
         Self { bars, interrupt: Interrupt::default() }
     }
@@ -68,7 +72,11 @@ pub fn one_line_for_panics() {
         if line.contains("out of memory") || line.contains("can't allocate memory") {
             eprintln!("comat: smaller replay.micro_batch, captioner.micro_batch or train.batch_size need less memory");
         } else if let Some(place) = info.location() {
-            eprintln!("comat: this should not happen; please report it with the command ({}:{})", place.file(), place.line());
+            eprintln!(
+                "comat: this should not happen; please report it with the command ({}:{})",
+                place.file(),
+                place.line()
+            );
         }
         std::process::exit(1);
     }));

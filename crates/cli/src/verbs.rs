@@ -11,7 +11,7 @@ use comat::{
     train::{Ended, Trainer},
 };
 use indicatif::ProgressStyle;
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 pub fn train(args: Train, console: &Console) -> Result<()> {
     let config = config::read(&args.config, &args.set)?;
@@ -69,10 +69,13 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         init_latents: args.init_latents,
         save_latents: args.save_latents,
     };
-    let pipeline = comat::pipeline::Pipeline::open(&args.model, args.engine.dtype.kind(), args.engine.device.device()?)?;
+    let pipeline =
+        comat::pipeline::Pipeline::open(&args.model, args.engine.dtype.kind(), args.engine.device.device()?)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
     let bar = console.bar();
-    bar.set_style(ProgressStyle::with_template("generate {wide_bar} {pos}/{len} denoising steps · {per_sec} · ETA {eta_precise}")?);
+    bar.set_style(ProgressStyle::with_template(
+        "generate {wide_bar} {pos}/{len} denoising steps · {per_sec} · ETA {eta_precise}",
+    )?);
     bar.enable_steady_tick(Duration::from_millis(500));
     let files = generate::run(pipeline, &request, &bar, &console.interrupt)?;
     bar.finish_and_clear();
@@ -82,10 +85,16 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
 
 pub fn trace(args: Trace) -> Result<()> {
     let config = config::read(&args.config, &args.set)?;
-    let (noise, out): (PathBuf, PathBuf) = (args.noise, args.out);
-    let request = tracing_of::Request { noise, out, lora: args.lora, tracked_start: args.tracked_start };
-    let loss = tracing_of::run(config, &request)?;
-    println!("caption loss {loss:.6}; written to {}", request.out.display());
+    let Trace { noise, out, lora, tracked_start, repeat, .. } = args;
+    let request = tracing_of::Request { noise, out, lora, tracked_start, repeat };
+    let mut summary = tracing_of::run(config, &request)?;
+    println!("tracked steps {:?}, caption loss {:.8}", summary.tracked, summary.caption_loss);
+    summary.seconds.sort_by(f64::total_cmp);
+    println!("iteration {:.3} s (median of {repeat})", summary.seconds[summary.seconds.len() / 2]);
+    if let Some(bytes) = summary.peak_memory {
+        println!("peak memory {} MiB", bytes >> 20);
+    }
+    println!("written to {}", request.out.display());
     Ok(())
 }
 

@@ -22,7 +22,8 @@ pub fn start(session: &Session) -> Result<Lora> {
         return Ok(lora.with_alpha(config.alpha()));
     }
     let draw = |layer: usize, shape: &[i64]| {
-        let mut draws = stream(seed, Purpose::Adapter, 0, layer as u64).map_err(|e| models::Error::Input(e.to_string()))?;
+        let mut draws =
+            stream(seed, Purpose::Adapter, 0, layer as u64).map_err(|e| models::Error::Input(e.to_string()))?;
         Ok(draws.randn(shape)?)
     };
     Ok(Lora::fresh(weights, &config.targets, config.rank, config.alpha(), draw)?)

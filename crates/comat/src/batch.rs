@@ -57,7 +57,8 @@ impl Batch {
     pub fn draws(&self, session: &Session) -> Result<Draws<'static>> {
         let (config, step) = (&session.config, self.step);
         let (start, noise) = noise(session, Purpose::Trajectory, step, &self.places)?;
-        let crop = |place: &u64| CaptionLoss::draw_crop(config.seed, step, *place, session.size.height, session.size.width);
+        let crop =
+            |place: &u64| CaptionLoss::draw_crop(config.seed, step, *place, session.size.height, session.size.width);
         Ok(Draws {
             start,
             noise,
@@ -82,7 +83,8 @@ pub fn noise(
     step: u64,
     places: &[u64],
 ) -> Result<(Tensor, Box<dyn FnMut(usize) -> Result<Tensor>>)> {
-    let streams = places.iter().map(|place| stream(session.config.seed, purpose, step, *place)).collect::<Result<Vec<_>>>()?;
+    let streams =
+        places.iter().map(|place| stream(session.config.seed, purpose, step, *place)).collect::<Result<Vec<_>>>()?;
     noise_from(session, streams)
 }
 

@@ -52,7 +52,14 @@ pub struct Checkpoint {
 }
 
 /// Writes `ROOT/step-N` and points `ROOT/latest` to it, then removes all but the newest `keep` (0: none is removed).
-pub fn save(root: &Path, state: &State, adapter: &Trainable, optimizer: &AdamW, config: &Config, keep: usize) -> Result<PathBuf> {
+pub fn save(
+    root: &Path,
+    state: &State,
+    adapter: &Trainable,
+    optimizer: &AdamW,
+    config: &Config,
+    keep: usize,
+) -> Result<PathBuf> {
     let name = format!("step-{}", state.step);
     let (partial, folder) = (root.join(format!(".{name}.partial")), root.join(&name));
     let write = || -> Result<()> {
@@ -81,7 +88,9 @@ pub fn save(root: &Path, state: &State, adapter: &Trainable, optimizer: &AdamW, 
     };
     if let Err(error) = write() {
         let _ = fs::remove_dir_all(&partial);
-        return Err(error.context(format!("checkpoint {} was not written; earlier ones are untouched", folder.display())));
+        return Err(
+            error.context(format!("checkpoint {} was not written; earlier ones are untouched", folder.display()))
+        );
     }
     if keep > 0 {
         let all = steps(root)?;
@@ -98,7 +107,9 @@ pub fn load(path: &Path, weights: &Weights, config: &Config, kind: Kind, device:
     let text = fs::read_to_string(&state).map_err(Error::io(&state))?;
     let state: State = serde_json::from_str(&text).map_err(|e| Error::file(&state, e.to_string()))?;
     let lora = Lora::read(&path.join(ADAPTER), weights)?;
-    if let Some((layer, pair)) = lora.pairs().find(|(_, p)| p.rank() != config.lora.rank || p.alpha != config.lora.alpha()) {
+    if let Some((layer, pair)) =
+        lora.pairs().find(|(_, p)| p.rank() != config.lora.rank || p.alpha != config.lora.alpha())
+    {
         bail!(
             "{}: {layer} has rank {} and alpha {}, the configuration says {} and {}; a run cannot change them on the way",
             path.display(),
@@ -120,7 +131,9 @@ pub fn load(path: &Path, weights: &Weights, config: &Config, kind: Kind, device:
             let key = format!("{prefix}.{key}");
             match moments.get(&key) {
                 Some(t) if t.size() == matrix.size() => Ok(t.to_device(device).to_kind(kind).contiguous().view([-1])),
-                Some(t) => Err(Error::file(&file, format!("{key} has shape {:?}, expected {:?}", t.size(), matrix.size()))),
+                Some(t) => {
+                    Err(Error::file(&file, format!("{key} has shape {:?}, expected {:?}", t.size(), matrix.size())))
+                }
                 None => Err(Error::file(&file, format!("{key} is missing"))),
             }
         });
@@ -135,7 +148,11 @@ pub fn load(path: &Path, weights: &Weights, config: &Config, kind: Kind, device:
 pub fn find(root: &Path, which: &str) -> Result<PathBuf> {
     if which != "latest" {
         let path = PathBuf::from(which);
-        return if path.join(STATE).exists() { Ok(path) } else { bail!("{}: no checkpoint there ({STATE} is missing)", path.display()) };
+        return if path.join(STATE).exists() {
+            Ok(path)
+        } else {
+            bail!("{}: no checkpoint there ({STATE} is missing)", path.display())
+        };
     }
     let latest = root.join("latest");
     let name = match fs::read_to_string(&latest) {
@@ -159,7 +176,11 @@ pub fn steps(root: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = vec![];
     for entry in fs::read_dir(root).map_err(Error::io(root))? {
         let path = entry.map_err(Error::io(root))?.path();
-        let step = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse().ok());
+        let step = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .and_then(|n| n.strip_prefix("step-"))
+            .and_then(|n| n.parse().ok());
         if let (Some(step), true) = (step, path.join(STATE).exists()) {
             found.push((step, path));
         }

@@ -48,7 +48,12 @@ struct Job<'a> {
 }
 
 /// Draws everything; returns the files. Files are written as their batch is done, each of them whole.
-pub fn run(mut pipeline: Pipeline, request: &Request, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Vec<PathBuf>> {
+pub fn run(
+    mut pipeline: Pipeline,
+    request: &Request,
+    bar: &ProgressBar,
+    interrupt: &Interrupt,
+) -> Result<Vec<PathBuf>> {
     let sampling = &request.sampling;
     let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
     let given = request.init_latents.as_deref().map(|path| Given::read(path, &sampler)).transpose()?;
@@ -83,7 +88,10 @@ pub fn run(mut pipeline: Pipeline, request: &Request, bar: &ProgressBar, interru
             let picture = Picture::from_tensor(&images.get(i as i64))?;
             let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
             let settings = parameters(sampling, job.prompt, job.seed, size, &pipeline.path, adapter);
-            picture.save(&job.path, &[("parameters", &settings), ("prompt", job.prompt), ("seed", &job.seed.to_string())])?;
+            picture.save(
+                &job.path,
+                &[("parameters", &settings), ("prompt", job.prompt), ("seed", &job.seed.to_string())],
+            )?;
             pictures.push(picture);
         }
         latents.push(walked.latents);
@@ -102,7 +110,14 @@ pub fn run(mut pipeline: Pipeline, request: &Request, bar: &ProgressBar, interru
 }
 
 /// All settings of an image, in the form that image viewers and web interfaces for Stable Diffusion read.
-pub fn parameters(sampling: &Sampling, prompt: &str, seed: u64, size: Size, model: &Path, lora: Option<(&Path, f64)>) -> String {
+pub fn parameters(
+    sampling: &Sampling,
+    prompt: &str,
+    seed: u64,
+    size: Size,
+    model: &Path,
+    lora: Option<(&Path, f64)>,
+) -> String {
     let mut text = prompt.to_owned();
     if !sampling.negative_prompt.is_empty() {
         text += &format!("\nNegative prompt: {}", sampling.negative_prompt);
@@ -178,7 +193,8 @@ pub struct Given {
 impl Given {
     pub fn read(path: &Path, sampler: &Sampler) -> Result<Self> {
         let (mut tensors, _) = tensors::read(path)?;
-        let start = tensors.remove("x_T").ok_or_else(|| Error::file(path, "there is no tensor x_T [B, C, h, w] in it"))?;
+        let start =
+            tensors.remove("x_T").ok_or_else(|| Error::file(path, "there is no tensor x_T [B, C, h, w] in it"))?;
         let given = Self { path: path.to_owned(), start, steps: tensors.remove("z") };
         if given.start.dim() != 4 {
             return Err(Error::file(path, format!("x_T {:?} is not [B, C, h, w]", given.start.size())).into());
@@ -233,7 +249,9 @@ impl<'a> Noise<'a> {
 
     fn step(&mut self, step: usize) -> Result<Tensor> {
         match self {
-            Self::Given { given: Given { steps: Some(z), .. }, first, rows } => Ok(z.get(step as i64).narrow(0, *first, *rows)),
+            Self::Given { given: Given { steps: Some(z), .. }, first, rows } => {
+                Ok(z.get(step as i64).narrow(0, *first, *rows))
+            }
             Self::Given { given, .. } => bail!("{}: there is no tensor z in it", given.path.display()),
             Self::Seeded { streams, shape } => {
                 let rows = streams.iter_mut().map(|s| s.randn(shape.as_slice())).collect::<Result<Vec<_>, _>>()?;

@@ -75,7 +75,8 @@ impl Picture {
     /// Writes a PNG, whole or not at all.
     pub fn save(&self, path: &Path, texts: &[(&str, &str)]) -> Result<()> {
         let partial = partial_name(path);
-        let written = self.write(&partial, texts).and_then(|()| Ok(fs::rename(&partial, path).map_err(Error::io(path))?));
+        let written =
+            self.write(&partial, texts).and_then(|()| Ok(fs::rename(&partial, path).map_err(Error::io(path))?));
         if written.is_err() {
             let _ = fs::remove_file(&partial);
         }
@@ -102,11 +103,8 @@ impl Picture {
 
 /// A prompt as a part of a file name.
 pub fn slug(prompt: &str) -> String {
-    let words: Vec<String> = prompt
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|w| !w.is_empty())
-        .map(str::to_lowercase)
-        .collect();
+    let words: Vec<String> =
+        prompt.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase).collect();
     let mut slug = words.join("-");
     while slug.len() > 60 {
         slug.pop();

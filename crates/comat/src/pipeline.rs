@@ -1,9 +1,6 @@
 //! A model folder in diffusers layout, opened: everything that generating and training have in common.
 
-use crate::{
-    config::Size,
-    text::TextEncoders,
-};
+use crate::{config::Size, text::TextEncoders};
 use anyhow::{Context, Result, bail};
 use models::{
     Error,
@@ -40,11 +37,18 @@ impl Pipeline {
         let xl = match class.as_str() {
             "StableDiffusionPipeline" => false,
             "StableDiffusionXLPipeline" => true,
-            _ => return Err(index.error("_class_name", &format!("is {class}; only Stable Diffusion 1.x, 2.x and XL are supported")).into()),
+            _ => {
+                return Err(index
+                    .error("_class_name", &format!("is {class}; only Stable Diffusion 1.x, 2.x and XL are supported"))
+                    .into());
+            }
         };
         let zeros: bool = xl && index.get_or("force_zeros_for_empty_prompt", true)?;
-        let folders: &[_] =
-            if xl { &[("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")] } else { &[("tokenizer", "text_encoder")] };
+        let folders: &[_] = if xl {
+            &[("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")]
+        } else {
+            &[("tokenizer", "text_encoder")]
+        };
         let unet_config = unet::Config::read(&path.join("unet/config.json"))?;
         let text = TextEncoders::open(path, folders, zeros, kind, device)?;
         if text.width() != unet_config.cross_attention_dim {
@@ -56,7 +60,9 @@ impl Pipeline {
             );
         }
         let vae = AutoencoderKl::open(&path.join("vae"), kind, device)?;
-        if (unet_config.in_channels, unet_config.out_channels) != (vae.config().latent_channels, vae.config().latent_channels) {
+        if (unet_config.in_channels, unet_config.out_channels)
+            != (vae.config().latent_channels, vae.config().latent_channels)
+        {
             bail!(
                 "{}: unet/config.json: {} channels in and {} out, but the VAE's latents have {}; inpainting models cannot be used",
                 path.display(),

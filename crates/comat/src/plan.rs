@@ -12,23 +12,61 @@ pub fn describe(config: Config) -> Result<String> {
     let lora = adapter::start(&session)?;
     let (config, pipeline) = (&session.config, &session.pipeline);
     let [channels, height, width] = session.latent_shape;
-    let (t, k, batch) = (session.sampler.len(), config.replay.tracked, config.train.batch_size * config.train.accumulation);
-    let halves = if config.sampling.guidance().is_on() { "conditional and unconditional halves as one batch" } else { "no guidance" };
+    let (t, k, batch) =
+        (session.sampler.len(), config.replay.tracked, config.train.batch_size * config.train.accumulation);
+    let halves = if config.sampling.guidance().is_on() {
+        "conditional and unconditional halves as one batch"
+    } else {
+        "no guidance"
+    };
     let samples = config.train.steps * batch as u64;
     let adapter_bytes = lora.parameter_count() * 4;
     let rounds = |every: u64| 2 + if every > 0 { config.train.steps.saturating_sub(1) / every } else { 0 };
     let lines = [
         format!("{resolved}"),
         format!("# The plan"),
-        format!("model        {}: {:?}, UNet {} parameters, {:?} on {:?}", pipeline.path.display(), pipeline.base, thousands(pipeline.unet_weights.parameter_count()), pipeline.kind, pipeline.device),
-        format!("adapter      rank {} on {} layers, {} trainable parameters ({})", config.lora.rank, lora.pairs().count(), thousands(lora.parameter_count()), bytes(adapter_bytes)),
+        format!(
+            "model        {}: {:?}, UNet {} parameters, {:?} on {:?}",
+            pipeline.path.display(),
+            pipeline.base,
+            thousands(pipeline.unet_weights.parameter_count()),
+            pipeline.kind,
+            pipeline.device
+        ),
+        format!(
+            "adapter      rank {} on {} layers, {} trainable parameters ({})",
+            config.lora.rank,
+            lora.pairs().count(),
+            thousands(lora.parameter_count()),
+            bytes(adapter_bytes)
+        ),
         format!("prompts      {} to train on, {held_out} held out, digest {}", prompts.len(), train::digest(&prompts)),
         format!("images       {}, latents {channels}x{height}x{width}", session.size),
-        format!("a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({:?})", config.sampling.sampler, config.replay.mode),
-        format!("UNet passes  {} forward and {} forward+backward in a step", t * config.train.accumulation, k * config.train.accumulation),
-        format!("the run      {} steps, {} samples, {:.2} epochs", config.train.steps, thousands(samples as i64), samples as f64 / prompts.len() as f64),
-        format!("checkpoints  {} each (adapter and two moments), {} kept", bytes(3 * adapter_bytes), if config.checkpoints.keep == 0 { "all".into() } else { config.checkpoints.keep.to_string() }),
-        format!("on the way   validation {} times, samples {} times", if held_out > 0 { rounds(config.validation.every) } else { 0 }, rounds(config.samples.every)),
+        format!(
+            "a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({:?})",
+            config.sampling.sampler, config.replay.mode
+        ),
+        format!(
+            "UNet passes  {} forward and {} forward+backward in a step",
+            t * config.train.accumulation,
+            k * config.train.accumulation
+        ),
+        format!(
+            "the run      {} steps, {} samples, {:.2} epochs",
+            config.train.steps,
+            thousands(samples as i64),
+            samples as f64 / prompts.len() as f64
+        ),
+        format!(
+            "checkpoints  {} each (adapter and two moments), {} kept",
+            bytes(3 * adapter_bytes),
+            if config.checkpoints.keep == 0 { "all".into() } else { config.checkpoints.keep.to_string() }
+        ),
+        format!(
+            "on the way   validation {} times, samples {} times",
+            if held_out > 0 { rounds(config.validation.every) } else { 0 },
+            rounds(config.samples.every)
+        ),
         format!("output       {}", config.output.display()),
     ];
     Ok(lines.join("\n"))
@@ -55,6 +93,9 @@ mod tests {
     #[test]
     fn numbers_for_people() {
         assert_eq!((thousands(0), thousands(999), thousands(1234567)), ("0".into(), "999".into(), "1,234,567".into()));
-        assert_eq!((bytes(4_000), bytes(2_500_000), bytes(3_210_000_000)), ("4 kB".into(), "2.5 MB".into(), "3.21 GB".into()));
+        assert_eq!(
+            (bytes(4_000), bytes(2_500_000), bytes(3_210_000_000)),
+            ("4 kB".into(), "2.5 MB".into(), "3.21 GB".into())
+        );
     }
 }

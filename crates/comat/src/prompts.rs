@@ -51,7 +51,8 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>> {
         if line.is_empty() {
             continue;
         }
-        let prompt = if json { parse(line).with_context(|| format!("{}:{}", path.display(), number + 1))? } else { line.into() };
+        let prompt =
+            if json { parse(line).with_context(|| format!("{}:{}", path.display(), number + 1))? } else { line.into() };
         prompts.push(prompt);
     }
     if prompts.is_empty() {
@@ -96,7 +97,9 @@ mod tests {
     #[test]
     fn errors_name_file_and_line() {
         let error = |name, text: &[u8]| format!("{:#}", file(name, text).unwrap_err());
-        assert!(error("a.jsonl", b"{\"prompt\": \"x\"}\n\n{\"prompt\": }").contains("a.jsonl:3: expected value, column 12"));
+        assert!(
+            error("a.jsonl", b"{\"prompt\": \"x\"}\n\n{\"prompt\": }").contains("a.jsonl:3: expected value, column 12")
+        );
         assert!(error("a.jsonl", b"{\"promt\": \"x\"}").contains("a.jsonl:1: missing field `prompt`"));
         assert!(error("a.jsonl", b"{\"prompt\": \" \"}").contains("empty"));
         assert!(error("a.txt", b"fine\n\xff").contains("a.txt:2: not valid UTF-8"));

@@ -49,7 +49,12 @@ mod tests {
         };
         let one = draw(1, Purpose::Trajectory, 2, 3);
         assert_eq!(one, draw(1, Purpose::Trajectory, 2, 3));
-        for other in [(2, Purpose::Trajectory, 2, 3), (1, Purpose::Crop, 2, 3), (1, Purpose::Trajectory, 3, 3), (1, Purpose::Trajectory, 2, 4)] {
+        for other in [
+            (2, Purpose::Trajectory, 2, 3),
+            (1, Purpose::Crop, 2, 3),
+            (1, Purpose::Trajectory, 3, 3),
+            (1, Purpose::Trajectory, 2, 4),
+        ] {
             assert_ne!(one, draw(other.0, other.1, other.2, other.3));
         }
     }

@@ -41,7 +41,8 @@ impl Replay<'_> {
             if let Some(x) = trajectory.before.get(&i) {
                 for (start, length) in chunks(x.size()[0], self.micro_batch) {
                     let cut = |t: &Tensor| t.narrow(0, start, length);
-                    let through_input = self.step(step, cut(x), &self.text.narrow(start, length), cut(&g), gradients)?;
+                    let through_input =
+                        self.step(step, cut(x), &self.text.narrow(start, length), cut(&g), gradients)?;
                     if let Some(through_input) = through_input {
                         let _ = cut(&next).g_add_(&through_input);
                     }
@@ -53,7 +54,14 @@ impl Replay<'_> {
     }
 
     /// One tracked step with gradient; returns what flows through the model's input.
-    fn step(&self, step: &Step, x: Tensor, text: &GuidedText, g: Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {
+    fn step(
+        &self,
+        step: &Step,
+        x: Tensor,
+        text: &GuidedText,
+        g: Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<Option<Tensor>> {
         let chained = self.mode == Mode::Chained;
         let x = x.detach().set_requires_grad(chained);
         let e = self.denoiser.predict(&x, step.timestep, text)?;

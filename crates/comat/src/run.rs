@@ -81,7 +81,9 @@ impl Run {
         };
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         write_text(&folder.join("config.toml"), &toml::to_string(config)?)?;
-        let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} · {msg} · {elapsed_precise} · ETA {eta_precise}")?;
+        let style = ProgressStyle::with_template(
+            "{prefix} {wide_bar} {pos}/{len} · {msg} · {elapsed_precise} · ETA {eta_precise}",
+        )?;
         bar.set_style(style);
         bar.set_prefix("train");
         bar.set_length(config.train.steps);
@@ -177,7 +179,8 @@ impl Run {
         let mut total = 0.0;
         let size = session.config.train.batch_size;
         for (start, length) in chunks(self.validation.len() as i64, size) {
-            let prompts: Vec<&str> = self.validation[start as usize..][..length as usize].iter().map(|p| p.text.as_str()).collect();
+            let prompts: Vec<&str> =
+                self.validation[start as usize..][..length as usize].iter().map(|p| p.text.as_str()).collect();
             let places: Vec<u64> = (start as u64..(start + length) as u64).collect();
             let (x, noise) = batch::noise(session, Purpose::Validation, 0, &places)?;
             self.bar.set_message(format!("validation {}/{}", start, self.validation.len()));
@@ -206,8 +209,10 @@ impl Run {
         let unet = session.merged(&trainer.adapter.lora)?;
         let mut pictures = vec![];
         for (start, length) in chunks(self.samples.len() as i64, session.config.train.batch_size) {
-            let prompts: Vec<&str> = self.samples[start as usize..][..length as usize].iter().map(String::as_str).collect();
-            let seeds: Vec<u64> = (0..length).map(|i| session.config.samples.seed.wrapping_add((start + i) as u64)).collect();
+            let prompts: Vec<&str> =
+                self.samples[start as usize..][..length as usize].iter().map(String::as_str).collect();
+            let seeds: Vec<u64> =
+                (0..length).map(|i| session.config.samples.seed.wrapping_add((start + i) as u64)).collect();
             let streams = seeds.iter().map(|seed| Generator::seeded(*seed)).collect::<Result<Vec<_>, _>>()?;
             let (x, noise) = batch::noise_from(session, streams)?;
             self.bar.set_message(format!("samples {}/{}", start, self.samples.len()));
@@ -216,7 +221,14 @@ impl Run {
                 let picture = Picture::from_tensor(&images.get(i as i64))?;
                 let number = start as usize + i;
                 let path = folder.join(format!("{number:03}-{}.png", crate::image::slug(prompt)));
-                let settings = crate::generate::parameters(&session.config.sampling, prompt, seed, session.size, &session.config.model.path, None);
+                let settings = crate::generate::parameters(
+                    &session.config.sampling,
+                    prompt,
+                    seed,
+                    session.size,
+                    &session.config.model.path,
+                    None,
+                );
                 picture.save(&path, &[("parameters", &settings), ("step", &trainer.step.to_string())])?;
                 pictures.push(picture);
             }
@@ -233,7 +245,9 @@ impl Run {
         let mut names: Vec<PathBuf> = fs::read_dir(&first)
             .map_err(Error::io(&first))?
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|e| e == "png") && path.file_name().is_some_and(|n| n != "grid.png"))
+            .filter(|path| {
+                path.extension().is_some_and(|e| e == "png") && path.file_name().is_some_and(|n| n != "grid.png")
+            })
             .collect();
         names.sort();
         let mut pictures = names.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>>>()?;

@@ -149,7 +149,9 @@ impl Session {
             let latents = latents.narrow(0, start, length).detach().set_requires_grad(true);
             let images = self.decode_piece(&latents)?;
             let grads = torch_ext::vjp(&[&images], &[&latents], &[&cotangent.narrow(0, start, length)])?;
-            pieces.push(grads.into_iter().next().flatten().context("the decoder's image does not depend on its latents")?);
+            pieces.push(
+                grads.into_iter().next().flatten().context("the decoder's image does not depend on its latents")?,
+            );
         }
         Ok(Tensor::cat(&pieces, 0))
     }

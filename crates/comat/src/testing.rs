@@ -11,7 +11,10 @@ use tch::{Device, Kind, Tensor};
 pub fn one_matrix(value: f64) -> Trainable {
     let layer = Tensors::from([("to_q.weight".into(), Tensor::zeros([2, 2], (Kind::Double, Device::Cpu)))]);
     let weights = Weights::new(layer, "test".into(), Kind::Double, Device::Cpu).unwrap();
-    let lora = Lora::fresh(&weights, &["to_q".into()], 1, 1.0, |_, shape| Ok(Tensor::ones(shape, (Kind::Double, Device::Cpu)))).unwrap();
+    let lora = Lora::fresh(&weights, &["to_q".into()], 1, 1.0, |_, shape| {
+        Ok(Tensor::ones(shape, (Kind::Double, Device::Cpu)))
+    })
+    .unwrap();
     let mut adapter = lora.trainable(Kind::Double, Device::Cpu);
     let _ = adapter.flat.fill_(value);
     adapter

@@ -21,9 +21,16 @@ pub struct TextEncoders {
 
 impl TextEncoders {
     /// `folders`: the names of tokenizer and encoder folders in the model's.
-    pub fn open(model: &Path, folders: &[(&str, &str)], zeros_for_no_prompt: bool, kind: Kind, device: Device) -> Result<Self> {
+    pub fn open(
+        model: &Path,
+        folders: &[(&str, &str)],
+        zeros_for_no_prompt: bool,
+        kind: Kind,
+        device: Device,
+    ) -> Result<Self> {
         let open = |(tokenizer, encoder): &(&str, &str)| {
-            let (tokenizer, encoder) = (ClipTokenizer::open(&model.join(tokenizer))?, TextEncoder::open(&model.join(encoder), kind, device)?);
+            let (tokenizer, encoder) =
+                (ClipTokenizer::open(&model.join(tokenizer))?, TextEncoder::open(&model.join(encoder), kind, device)?);
             if tokenizer.vocab_size() > encoder.config().vocab_size {
                 bail!(
                     "{}: the tokenizer knows {} tokens, the encoder beside it {}; do they belong together?",
@@ -69,7 +76,10 @@ impl TextEncoders {
         let context = Tensor::cat(&contexts, -1).to_kind(self.kind);
         let added = if sdxl {
             let pooled = pooled.context("text_encoder_2 has no text_projection: SDXL needs its pooled embedding")?;
-            Some(Added { pooled: pooled.to_kind(self.kind), time_ids: Tensor::zeros([1, 6], (Kind::Float, self.device)) })
+            Some(Added {
+                pooled: pooled.to_kind(self.kind),
+                time_ids: Tensor::zeros([1, 6], (Kind::Float, self.device)),
+            })
         } else {
             None
         };
@@ -81,7 +91,13 @@ impl TextEncoders {
     /// Conditions for a batch, with the unconditional half if there is guidance.
     ///
     /// `negative`: `None` is the model's own idea of no prompt. `size`: height and width in pixels, for SDXL.
-    pub fn guided(&mut self, prompts: &[&str], negative: Option<&str>, guided: bool, size: (i64, i64)) -> Result<GuidedText> {
+    pub fn guided(
+        &mut self,
+        prompts: &[&str],
+        negative: Option<&str>,
+        guided: bool,
+        size: (i64, i64),
+    ) -> Result<GuidedText> {
         let rows = |this: &mut Self, prompts: &[&str]| {
             let rows = prompts.iter().map(|p| this.encode(p)).collect::<Result<Vec<_>>>()?;
             let mut text = Text::cat(&rows.iter().collect::<Vec<_>>());

@@ -9,7 +9,7 @@ use crate::{
     session::{Draws, Session},
     tracked,
 };
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use models::{
     Error,
     lora::Lora,
@@ -18,8 +18,10 @@ use models::{
 use std::{
     collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
+    time::Instant,
 };
 use tch::Tensor;
+use torch_ext::memory;
 
 /// The given parts of the iteration.
 pub struct Request {
@@ -31,11 +33,22 @@ pub struct Request {
     pub lora: Option<PathBuf>,
     /// First step of the grid of tracked ones.
     pub tracked_start: Option<usize>,
+    /// How often to compute the iteration; the times are in the answer.
+    pub repeat: usize,
+}
+
+/// What a trace has to say besides its file.
+pub struct Summary {
+    pub caption_loss: f64,
+    pub tracked: BTreeSet<usize>,
+    pub seconds: Vec<f64>,
+    /// Bytes
+    pub peak_memory: Option<u64>,
 }
 
 /// Writes `x_0`, `image`, `loss.caption`, `loss`, `tracked`, and `grad.KEY` for each matrix by its PEFT key. The prompts
 /// are the first B of the training file.
-pub fn run(config: Config, request: &Request) -> Result<f64> {
+pub fn run(config: Config, request: &Request) -> Result<Summary> {
     let mut session = Session::open(config)?;
     let given = Given::read(&request.noise, &session.sampler)?;
     let rows = given.start.size()[0] as usize;
@@ -57,19 +70,22 @@ pub fn run(config: Config, request: &Request) -> Result<f64> {
     let tracked = tracked_steps(&session, request.tracked_start.or(extra.tracked_start))?;
 
     let (device, kind) = (session.pipeline.device, session.latent_kind());
-    let on_device = move |t: &Tensor| t.to_device(device).to_kind(kind);
-    let noise = given.steps.as_ref().map(Tensor::shallow_clone);
-    let draws = Draws {
-        start: on_device(&given.start),
-        noise: Box::new(move |step| match &noise {
-            Some(z) => Ok(on_device(&z.get(step as i64))),
-            None => bail!("there is no tensor z for a stochastic step"),
-        }),
-        tracked: tracked.clone(),
-        crops: extra.crops,
+    let on_device = |t: &Tensor| t.to_device(device).to_kind(kind);
+    let noise = |step: usize| match &given.steps {
+        Some(z) => Ok(on_device(&z.get(step as i64))),
+        None => bail!("there is no tensor z for a stochastic step"),
     };
-    let mut gradients = Gradients::zeros(&adapter);
-    let outcome = session.iterate(&adapter, &prompts, draws, &mut gradients, || Ok(()))?;
+    let (mut seconds, mut last) = (vec![], None);
+    for _ in 0..request.repeat.max(1) {
+        let began = Instant::now();
+        let (tracked, crops) = (tracked.clone(), extra.crops.clone());
+        let draws = Draws { start: on_device(&given.start), noise: Box::new(noise), tracked, crops };
+        let mut gradients = Gradients::zeros(&adapter);
+        let outcome = session.iterate(&adapter, &prompts, draws, &mut gradients, || Ok(()))?;
+        last = Some((outcome, gradients));
+        seconds.push(began.elapsed().as_secs_f64());
+    }
+    let (outcome, gradients) = last.context("an iteration was run")?;
 
     let mut out = Tensors::from([
         ("x_0".to_owned(), outcome.latents),
@@ -82,7 +98,7 @@ pub fn run(config: Config, request: &Request) -> Result<f64> {
         out.insert(format!("grad.{key}"), gradient.shallow_clone());
     }
     tensors::write(&request.out, &out, HashMap::from([("prompts".into(), serde_json::to_string(&prompts)?)]))?;
-    Ok(outcome.caption_loss)
+    Ok(Summary { caption_loss: outcome.caption_loss, tracked, seconds, peak_memory: memory::peak(device) })
 }
 
 fn tracked_steps(session: &Session, start: Option<usize>) -> Result<BTreeSet<usize>> {
@@ -91,7 +107,10 @@ fn tracked_steps(session: &Session, start: Option<usize>) -> Result<BTreeSet<usi
         tracked::Policy::Grid => {
             let (start, starts) = (start.unwrap_or(0), tracked::offsets(total, replay.tracked));
             if start >= starts {
-                bail!("--tracked-start {start}: with {total} steps and {} tracked it is below {starts}", replay.tracked);
+                bail!(
+                    "--tracked-start {start}: with {total} steps and {} tracked it is below {starts}",
+                    replay.tracked
+                );
             }
             Ok(tracked::grid(total, replay.tracked, start))
         }
@@ -113,7 +132,9 @@ impl Extra {
         let fail = |message: String| -> anyhow::Error { Error::file(path, message).into() };
         let tracked_start = match all.remove("tracked_start") {
             None => None,
-            Some(t) if t.numel() == 1 => Some(t.reshape([1]).int64_value(&[0]).try_into().map_err(|_| fail("tracked_start is below 0".into()))?),
+            Some(t) if t.numel() == 1 => {
+                Some(t.reshape([1]).int64_value(&[0]).try_into().map_err(|_| fail("tracked_start is below 0".into()))?)
+            }
             Some(t) => return Err(fail(format!("tracked_start {:?} is not a single number", t.size()))),
         };
         let crops = match all.remove("crop") {

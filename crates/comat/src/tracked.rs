@@ -15,7 +15,12 @@ pub enum Policy {
 }
 
 /// K of the steps `0..T`, counted from the noisiest. `below(n)` draws a whole number in `0..n`.
-pub fn steps<E>(policy: Policy, total: usize, count: usize, mut below: impl FnMut(usize) -> Result<usize, E>) -> Result<BTreeSet<usize>, E> {
+pub fn steps<E>(
+    policy: Policy,
+    total: usize,
+    count: usize,
+    mut below: impl FnMut(usize) -> Result<usize, E>,
+) -> Result<BTreeSet<usize>, E> {
     let count = count.min(total);
     Ok(match policy {
         Policy::Grid if count == 0 => BTreeSet::new(),

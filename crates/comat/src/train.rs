@@ -80,7 +80,8 @@ impl Trainer {
     /// One optimiser step.
     fn step(&mut self, config: &Config, order: &mut Order, run: &Run) -> Result<StepReport> {
         let mut gradients = Gradients::zeros(&self.adapter);
-        let mut report = StepReport::start(&self.session, learning_rate(&config.optimizer, self.step, config.train.steps));
+        let mut report =
+            StepReport::start(&self.session, learning_rate(&config.optimizer, self.step, config.train.steps));
         for part in 0..config.train.accumulation {
             let batch = Batch::new(config, order, &self.prompts, self.step, part)?;
             let prompts: Vec<&str> = batch.prompts.iter().map(String::as_str).collect();

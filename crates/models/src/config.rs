@@ -25,7 +25,9 @@ impl Json {
         let text = fs::read_to_string(path).map_err(Error::io(path))?;
         let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))?;
         match value {
-            Value::Object(values) => Ok(Self { path: path.to_owned(), section: String::new(), values, seen: RefCell::default() }),
+            Value::Object(values) => {
+                Ok(Self { path: path.to_owned(), section: String::new(), values, seen: RefCell::default() })
+            }
             _ => Err(Error::file(path, "expected a JSON object")),
         }
     }
@@ -59,7 +61,9 @@ impl Json {
         self.seen.borrow_mut().insert(key.to_owned());
         match self.values.get(key) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => T::deserialize(value).map(Some).map_err(|_| self.error(key, &format!("has the unsupported value {value}"))),
+            Some(value) => T::deserialize(value)
+                .map(Some)
+                .map_err(|_| self.error(key, &format!("has the unsupported value {value}"))),
         }
     }
 

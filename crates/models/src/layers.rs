@@ -141,7 +141,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: i64, mask: Option<&T
 pub fn sinusoidal(positions: &Tensor, width: i64, cos_first: bool, freq_shift: f64) -> Tensor {
     let half = width / 2;
     let options = (Kind::Float, positions.device());
-    let frequencies = (Tensor::arange(half, options) * (-(10000f64.ln()) / (half as f64 - freq_shift))).exp();
+    let frequencies = (Tensor::arange(half, options) * -(10000f64.ln()) / (half as f64 - freq_shift)).exp();
     let angles = positions.to_kind(Kind::Float).unsqueeze(1) * frequencies.unsqueeze(0);
     let (sin, cos) = (angles.sin(), angles.cos());
     let halves = if cos_first { [cos, sin] } else { [sin, cos] };

@@ -73,7 +73,9 @@ impl Lora {
         let mut pairs = BTreeMap::new();
         for (index, (path, shape)) in weights.layers(targets).enumerate() {
             let &[outputs, inputs] = shape.as_slice() else {
-                return Err(Error::Input(format!("lora target {path} is not a linear layer (its weight is {shape:?})")));
+                return Err(Error::Input(format!(
+                    "lora target {path} is not a linear layer (its weight is {shape:?})"
+                )));
             };
             let down = randn(index, &[rank, inputs])?.to_device(weights.device()) / rank as f64;
             let up = Tensor::zeros([outputs, rank], (Kind::Float, weights.device()));
@@ -117,8 +119,10 @@ impl Lora {
     /// A copy of its own on a device, in a precision, ready to be trained.
     pub fn trainable(&self, kind: Kind, device: Device) -> Trainable {
         let parameters = self.parameters();
-        let values: Vec<Tensor> =
-            parameters.iter().map(|(_, t)| t.detach().to_device(device).to_kind(kind).contiguous().view([-1])).collect();
+        let values: Vec<Tensor> = parameters
+            .iter()
+            .map(|(_, t)| t.detach().to_device(device).to_kind(kind).contiguous().view([-1]))
+            .collect();
         let flat = Tensor::cat(&values, 0);
         let shapes: Vec<Vec<i64>> = parameters.iter().map(|(_, t)| t.size()).collect();
         let mut leaves = views(&flat, &shapes).into_iter().map(|view| view.set_requires_grad(true));
@@ -141,7 +145,8 @@ impl Lora {
 
     /// The same function with another alpha: `up` makes up for it.
     pub fn with_alpha(&self, alpha: f64) -> Self {
-        let with = |pair: &LowRank| LowRank { down: pair.down.shallow_clone(), up: &pair.up * (pair.alpha / alpha), alpha };
+        let with =
+            |pair: &LowRank| LowRank { down: pair.down.shallow_clone(), up: &pair.up * (pair.alpha / alpha), alpha };
         let pairs = self.pairs.iter().map(|(path, pair)| (path.clone(), with(pair))).collect();
         Self { pairs, origin: self.origin.clone() }
     }

@@ -13,7 +13,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::Path};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// What the UNet predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
@@ -86,28 +86,27 @@ impl NoiseSchedule {
             _ => None,
         };
         let train_steps: usize = json.get_or("num_train_timesteps", 1000)?;
-        let (start, end) = (json.get_or("beta_start", 0.0001f32)?, json.get_or("beta_end", 0.02f32)?);
+        let (start, end) = (json.get_or("beta_start", 0.0001)?, json.get_or("beta_end", 0.02)?);
         if train_steps == 0 || !(start > 0.0 && start <= end && end < 1.0) {
-            return Err(json.error("beta_start", "and beta_end must lie between 0 and 1, with num_train_timesteps above 0"));
+            return Err(
+                json.error("beta_start", "and beta_end must lie between 0 and 1, with num_train_timesteps above 0")
+            );
         }
-        let last = (train_steps.max(2) - 1) as f64;
-        let ramp = |from: f64, to: f64, i: usize| from + (to - from) * i as f64 / last;
-        let beta: Box<dyn Fn(usize) -> f64> = match json.get_or("beta_schedule", "linear".to_string())?.as_str() {
-            "linear" => Box::new(move |i| ramp(start as f64, end as f64, i)),
-            "scaled_linear" => Box::new(move |i| ramp((start as f64).sqrt(), (end as f64).sqrt(), i).powi(2)),
-            other => return Err(json.error("beta_schedule", &format!("is {other}; linear and scaled_linear are supported"))),
+        // In float32 and by the same operations as upstream, so that the coefficients are the same numbers.
+        let ramp = |from: f64, to: f64| Tensor::linspace(from, to, train_steps as i64, (Kind::Float, Device::Cpu));
+        let betas = match json.get_or("beta_schedule", "linear".to_string())?.as_str() {
+            "linear" => ramp(start, end),
+            "scaled_linear" => ramp(start.sqrt(), end.sqrt()).square(),
+            other => {
+                return Err(json.error("beta_schedule", &format!("is {other}; linear and scaled_linear are supported")));
+            }
         };
-        let mut product = 1.0;
-        let mut alphas_cumprod: Vec<f64> = (0..train_steps)
-            .map(|i| {
-                product *= 1.0 - beta(i);
-                product
-            })
-            .collect();
+        let mut alphas_cumprod = Vec::<f32>::try_from((-betas + 1.0).cumprod(0, Kind::Float))?;
         let zero_snr: bool = json.get_or("rescale_betas_zero_snr", false)?;
         if zero_snr {
             rescale_to_zero_snr(&mut alphas_cumprod);
         }
+        let alphas_cumprod = alphas_cumprod.into_iter().map(f64::from).collect();
         let schedule = Self {
             alphas_cumprod,
             prediction: json.get_or("prediction_type", Prediction::Epsilon)?,
@@ -117,14 +116,17 @@ impl NoiseSchedule {
             saved_with,
         };
         if zero_snr && schedule.prediction == Prediction::Epsilon {
-            return Err(json.error("rescale_betas_zero_snr", "leaves no signal at the last step; it needs v_prediction"));
+            return Err(
+                json.error("rescale_betas_zero_snr", "leaves no signal at the last step; it needs v_prediction")
+            );
         }
         json.only("trained_betas", serde_json::Value::Null)?;
         json.only("thresholding", false)?;
         // DDPM and DDIM clip unless told otherwise; the other classes have no such step.
         let clips = json.get_or("clip_sample", saved_with.is_some())?;
         if clips {
-            return Err(json.error("clip_sample", "is true; clipping is not linear, so it cannot be replayed (set it to false)"));
+            return Err(json
+                .error("clip_sample", "is true; clipping is not linear, so it cannot be replayed (set it to false)"));
         }
         json.only("variance_type", "fixed_small")?;
         // What is left belongs to other sampler classes.
@@ -164,7 +166,9 @@ impl NoiseSchedule {
             }
         };
         match timesteps.iter().find(|&&t| t < 0 || t >= train as i64) {
-            Some(t) => Err(Error::Input(format!("steps_offset {} leads to the timestep {t} of {train}", self.steps_offset))),
+            Some(t) => {
+                Err(Error::Input(format!("steps_offset {} leads to the timestep {t} of {train}", self.steps_offset)))
+            }
             None => Ok(timesteps),
         }
     }
@@ -206,7 +210,7 @@ impl NoiseSchedule {
 }
 
 /// Lin et al. 2023, algorithm 1: shifts and scales `sqrt(ᾱ)` so that the last one is 0 and the first stays.
-fn rescale_to_zero_snr(alphas_cumprod: &mut [f64]) {
+fn rescale_to_zero_snr(alphas_cumprod: &mut [f32]) {
     let (first, last) = (alphas_cumprod[0].sqrt(), alphas_cumprod[alphas_cumprod.len() - 1].sqrt());
     for alpha in alphas_cumprod {
         *alpha = ((alpha.sqrt() - last) * first / (first - last)).powi(2);

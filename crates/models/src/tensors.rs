@@ -19,7 +19,10 @@ pub type Tensors = BTreeMap<String, Tensor>;
 /// The tensors and the metadata of one file. Values stay on disk until they are used, and must not be written to.
 pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
     if let Some("ckpt" | "pt" | "pth" | "bin") = path.extension().and_then(|e| e.to_str()) {
-        return Err(Error::file(path, "this is a pickle, which can run code when it is read; convert it to .safetensors"));
+        return Err(Error::file(
+            path,
+            "this is a pickle, which can run code when it is read; convert it to .safetensors",
+        ));
     }
     let mut file = File::open(path).map_err(Error::io(path))?;
     let size = file.metadata().map_err(Error::io(path))?.len();

@@ -134,7 +134,8 @@ impl UNet {
         match (&self.add_embedding, &c.text_time, &text.added) {
             (Some(embedding), Some(config), Some(added)) => {
                 let (rows, count) = added.time_ids.size2()?;
-                let ids = sinusoids(&added.time_ids.flatten(0, 1), config.time_width).view([rows, count * config.time_width]);
+                let ids =
+                    sinusoids(&added.time_ids.flatten(0, 1), config.time_width).view([rows, count * config.time_width]);
                 Ok(time + embedding.forward(&Tensor::cat(&[added.pooled.to_kind(kind), ids], -1)))
             }
             _ => Ok(time),
@@ -154,14 +155,20 @@ impl UNet {
         }
         let least = 1 << c.halvings();
         if height < least || width < least {
-            return fail(format!("latents of {height}x{width} are too small: {} levels need at least {least}x{least}", c.levels.len()));
+            return fail(format!(
+                "latents of {height}x{width} are too small: {} levels need at least {least}x{least}",
+                c.levels.len()
+            ));
         }
         if timesteps.size() != [rows] {
             return fail(format!("{rows} latents but timesteps {:?}", timesteps.size()));
         }
         let context = text.context.size();
         if context.len() != 3 || context[0] != rows || context[2] != c.cross_attention_dim {
-            return fail(format!("text {context:?} does not fit [{rows}, L, cross_attention_dim {}]", c.cross_attention_dim));
+            return fail(format!(
+                "text {context:?} does not fit [{rows}, L, cross_attention_dim {}]",
+                c.cross_attention_dim
+            ));
         }
         match (&c.text_time, &text.added) {
             (Some(t), Some(added)) => {
@@ -172,7 +179,9 @@ impl UNet {
                 Ok(())
             }
             (Some(_), None) => fail("this model also needs pooled text and sizes (SDXL)".into()),
-            (None, Some(_)) => fail("this model takes no pooled text; is it an SDXL text encoder with another UNet?".into()),
+            (None, Some(_)) => {
+                fail("this model takes no pooled text; is it an SDXL text encoder with another UNet?".into())
+            }
             (None, None) => Ok(()),
         }
     }

@@ -35,7 +35,9 @@ impl Config {
         let channels: Vec<i64> = json.get("block_out_channels")?;
         let groups: i64 = json.get_or("norm_num_groups", 32)?;
         if channels.is_empty() || groups < 1 || channels.iter().any(|c| *c < 1 || c % groups != 0) {
-            return Err(json.error("block_out_channels", &format!("{channels:?} cannot be normalised in {groups} groups")));
+            return Err(
+                json.error("block_out_channels", &format!("{channels:?} cannot be normalised in {groups} groups"))
+            );
         }
         for (key, block) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
             let types: Vec<String> = json.get(key)?;
@@ -111,7 +113,10 @@ impl AutoencoderKl {
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let size = latents.size();
         if size.len() != 4 || size[1] != self.config.latent_channels {
-            return Err(Error::Input(format!("VAE: latents {size:?} are not [B, {}, h, w]", self.config.latent_channels)));
+            return Err(Error::Input(format!(
+                "VAE: latents {size:?} are not [B, {}, h, w]",
+                self.config.latent_channels
+            )));
         }
         let unscaled = latents.to_kind(self.kind) / self.config.scaling_factor;
         Ok(self.decoder.forward(&self.post_quant_conv.forward(&unscaled)).to_kind(latents.kind()))

@@ -219,7 +219,9 @@ fn files_of(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
             return Ok(vec![whole]);
         }
         // diffusers puts the variant before `.index`, in one of two places
-        for index in [format!("{stem}{variant}.safetensors.index.json"), format!("{stem}.safetensors.index{variant}.json")] {
+        for index in
+            [format!("{stem}{variant}.safetensors.index.json"), format!("{stem}.safetensors.index{variant}.json")]
+        {
             let index = folder.join(index);
             if index.exists() {
                 return parts_of(&index);

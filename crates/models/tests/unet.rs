@@ -23,7 +23,9 @@ fn case(io: &Tensors, name: &str) -> (Tensor, Tensor, Text) {
     let get = |key: &str| io[&format!("{name}.{key}")].shallow_clone();
     let sample = get("sample");
     let timesteps = get("timestep").expand([sample.size()[0]], true);
-    let added = io.get(&format!("{name}.text_embeds")).map(|pooled| Added { pooled: pooled.shallow_clone(), time_ids: get("time_ids") });
+    let added = io
+        .get(&format!("{name}.text_embeds"))
+        .map(|pooled| Added { pooled: pooled.shallow_clone(), time_ids: get("time_ids") });
     (sample, timesteps, Text { context: get("encoder_hidden_states"), added })
 }
 
@@ -77,7 +79,8 @@ fn adapter_gradients() {
     let (config, weights) = open("unet_sd1", Kind::Float);
     let (inputs, expected) = (io("unet_sd1"), io("lora"));
     let (sample, timesteps, text) = case(&inputs, "case0");
-    let lora = Lora::read(&fixture("lora").join("peft.safetensors"), &weights).unwrap().trainable(Kind::Float, Device::Cpu);
+    let lora =
+        Lora::read(&fixture("lora").join("peft.safetensors"), &weights).unwrap().trainable(Kind::Float, Device::Cpu);
     let unet = UNet::new(&config, &weights.with_adapter(&lora.lora).unwrap()).unwrap();
     let out = unet.forward(&sample, &timesteps, &text).unwrap();
     let parameters = lora.lora.parameters();

@@ -65,14 +65,18 @@ fn at_place(error: &toml::de::Error, text: &str, file: &str) -> anyhow::Error {
 /// Turns serde's "unknown field `stepz`, expected one of `steps`, …" into a suggestion.
 fn with_suggestion(message: &str) -> String {
     let named: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let ("unknown field" | "unknown variant", [unknown, known @ ..]) = (message.split(" `").next().unwrap_or_default(), &named[..])
+    let ("unknown field" | "unknown variant", [unknown, known @ ..]) =
+        (message.split(" `").next().unwrap_or_default(), &named[..])
     else {
         return message.replace("missing field", "missing key");
     };
     let what = if message.starts_with("unknown field") { "key" } else { "value" };
-    let closest = known.iter().max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
+    let closest =
+        known.iter().max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
     match closest {
-        Some(closest) if strsim::jaro_winkler(unknown, closest) > 0.75 => format!("unknown {what} `{unknown}`; did you mean `{closest}`?"),
+        Some(closest) if strsim::jaro_winkler(unknown, closest) > 0.75 => {
+            format!("unknown {what} `{unknown}`; did you mean `{closest}`?")
+        }
         _ => format!("unknown {what} `{unknown}`; known here: {}", known.join(", ")),
     }
 }
@@ -101,7 +105,11 @@ mod tests {
 
     #[test]
     fn settings_win() {
-        let config = config("[train]\nsteps = 5", &["train.steps=7", "sampling.size=64", "model.device=cpu", "lora.targets=[\"to_q\"]"]).unwrap();
+        let config = config(
+            "[train]\nsteps = 5",
+            &["train.steps=7", "sampling.size=64", "model.device=cpu", "lora.targets=[\"to_q\"]"],
+        )
+        .unwrap();
         assert_eq!(config.train.steps, 7);
         assert_eq!(config.sampling.size, Some(super::super::Size { width: 64, height: 64 }));
         assert_eq!(config.lora.targets, ["to_q"]);
@@ -120,7 +128,10 @@ mod tests {
         assert_eq!(error("[train]\nstepz = 5", &[]), "run.toml:9:1: unknown key `stepz`; did you mean `steps`?");
         assert_eq!(error("[training]\n", &[]), "run.toml:8:2: unknown key `training`; did you mean `train`?");
         assert!(error("[replay]\nmode = 'detach'", &[]).contains("unknown value `detach`; did you mean `detached`?"));
-        assert!(error("", &["train.stepz=5"]).contains("--set") || error("", &["train.stepz=5"]).contains("train.stepz=5: unknown key"));
+        assert!(
+            error("", &["train.stepz=5"]).contains("--set")
+                || error("", &["train.stepz=5"]).contains("train.stepz=5: unknown key")
+        );
         assert!(error("[train]\nsteps = 'x'", &[]).starts_with("run.toml:9:9: invalid type"));
         assert!(error("[train\n", &[]).starts_with("run.toml:8:"));
         assert!(error("[sampling]\nsize = '12y'", &[]).contains("is not a size"));

@@ -58,7 +58,8 @@ impl CaptionLoss {
     /// so that any cutting gives the same.
     pub fn with_cotangent(&self, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Caption> {
         let parts = self.parts(images, prompts, crops, true)?;
-        let cotangents: Vec<Tensor> = parts.iter().filter_map(|p| p.cotangent.as_ref().map(Tensor::shallow_clone)).collect();
+        let cotangents: Vec<Tensor> =
+            parts.iter().filter_map(|p| p.cotangent.as_ref().map(Tensor::shallow_clone)).collect();
         let (loss, weight) = self.reduce(&parts, prompts.len());
         Ok(Caption { loss, cotangent: Tensor::cat(&cotangents, 0) * weight })
     }
@@ -88,12 +89,13 @@ impl CaptionLoss {
             let (ids, mask, labels) = self.tokens(&prompts[range], images.device())?;
             let nll = self.captioner.nll(&pixels, &ids, &mask, &labels)?;
             let total = nll.sum.sum(nll.sum.kind());
-            let cotangent = if gradient {
-                torch_ext::vjp(&[&total], &[&images], &[&total.ones_like()])?.remove(0)
-            } else {
-                None
-            };
-            parts.push(Part { nll: total.double_value(&[]), tokens: nll.tokens.sum(Kind::Int64).int64_value(&[]), cotangent });
+            let cotangent =
+                if gradient { torch_ext::vjp(&[&total], &[&images], &[&total.ones_like()])?.remove(0) } else { None };
+            parts.push(Part {
+                nll: total.double_value(&[]),
+                tokens: nll.tokens.sum(Kind::Int64).int64_value(&[]),
+                cotangent,
+            });
         }
         Ok(parts)
     }
@@ -114,7 +116,8 @@ impl CaptionLoss {
 
     /// Ids, attention mask and labels `[B, L]`: prefix and padding are no labels.
     fn tokens(&self, prompts: &[&str], device: Device) -> Result<(Tensor, Tensor, Tensor)> {
-        let captions: Vec<String> = prompts.iter().map(|p| format!("{}{}", self.config.prefix, p.to_lowercase())).collect();
+        let captions: Vec<String> =
+            prompts.iter().map(|p| format!("{}{}", self.config.prefix, p.to_lowercase())).collect();
         let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
         let batch = self.tokenizer.encode_batch(&captions, self.max_length)?;
         let (ids, mask) = (batch.ids.to_device(device), batch.attention_mask.to_device(device));

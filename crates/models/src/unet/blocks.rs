@@ -48,8 +48,9 @@ impl DownBlock {
         let l = &config.levels[level];
         let below = if level == 0 { l.channels } else { config.levels[level - 1].channels };
         let inputs = |i| if i == 0 { below } else { l.channels };
-        let downsampler = (level + 1 < config.levels.len())
-            .then(|| Conv2d::new(&at / "downsamplers" / 0 / "conv", l.channels, l.channels, 3, 2, config.downsample_padding));
+        let downsampler = (level + 1 < config.levels.len()).then(|| {
+            Conv2d::new(&at / "downsamplers" / 0 / "conv", l.channels, l.channels, 3, 2, config.downsample_padding)
+        });
         let layers = (0..config.layers_per_block).map(|i| layer(&at, i, config, level, inputs(i), l.down_attention));
         Self { layers: layers.collect(), downsampler }
     }
@@ -133,7 +134,10 @@ pub struct TimeEmbedding {
 
 impl TimeEmbedding {
     pub fn new(at: Scope, inputs: i64, width: i64) -> Self {
-        Self { linear_1: Linear::new(&at / "linear_1", inputs, width), linear_2: Linear::new(&at / "linear_2", width, width) }
+        Self {
+            linear_1: Linear::new(&at / "linear_1", inputs, width),
+            linear_2: Linear::new(&at / "linear_2", width, width),
+        }
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {

@@ -67,7 +67,11 @@ impl Config {
             values.ok_or_else(|| json.error(key, &format!("needs one number, or one for each of the {count} levels")))
         };
         // An old slip in the naming upstream: `attention_head_dim` holds the number of heads.
-        let key = if json.maybe::<PerLevel<i64>>("num_attention_heads")?.is_some() { "num_attention_heads" } else { "attention_head_dim" };
+        let key = if json.maybe::<PerLevel<i64>>("num_attention_heads")?.is_some() {
+            "num_attention_heads"
+        } else {
+            "attention_head_dim"
+        };
         json.ignore(&["attention_head_dim", "num_attention_heads"]);
         let heads = per_level(key, json.get_or(key, PerLevel::One(8))?.each(count))?;
         let key = "transformer_layers_per_block";
@@ -86,10 +90,14 @@ impl Config {
                 up_attention: up[i],
             };
             if level.heads < 1 || level.channels < 1 || level.channels % level.heads != 0 {
-                return Err(json.error("attention_head_dim", &format!("{} does not divide {} channels", heads[i], channels[i])));
+                return Err(
+                    json.error("attention_head_dim", &format!("{} does not divide {} channels", heads[i], channels[i]))
+                );
             }
             if groups < 1 || level.channels % groups != 0 {
-                return Err(json.error("norm_num_groups", &format!("{groups} does not divide {} channels", channels[i])));
+                return Err(
+                    json.error("norm_num_groups", &format!("{groups} does not divide {} channels", channels[i]))
+                );
             }
             levels.push(level);
         }
@@ -102,7 +110,9 @@ impl Config {
                 time_width: json.get("addition_time_embed_dim")?,
                 input_width: json.get("projection_class_embeddings_input_dim")?,
             }),
-            Some(other) => return Err(json.error("addition_embed_type", &format!("is {other}; only text_time is supported"))),
+            Some(other) => {
+                return Err(json.error("addition_embed_type", &format!("is {other}; only text_time is supported")));
+            }
         };
         let config = Self {
             in_channels: json.get_or("in_channels", 4)?,
@@ -137,7 +147,12 @@ impl Config {
         json.only("time_embedding_type", "positional")?;
         // upcast_attention: fused attention accumulates in float32 anyway. The widths below belong to embeddings that
         // the keys above have ruled out.
-        json.ignore(&["upcast_attention", "addition_embed_type_num_heads", "addition_time_embed_dim", "projection_class_embeddings_input_dim"]);
+        json.ignore(&[
+            "upcast_attention",
+            "addition_embed_type_num_heads",
+            "addition_time_embed_dim",
+            "projection_class_embeddings_input_dim",
+        ]);
         json.finish()?;
         Ok(config)
     }
