@@ -6,7 +6,11 @@ use crate::{
     replay::chunks,
 };
 use anyhow::{Context, Result};
-use models::{blip::Captioner, preprocess::Preprocess, tokenizer::BertTokenizer};
+use models::{
+    blip::{Captioner, Nll},
+    preprocess::Preprocess,
+    tokenizer::BertTokenizer,
+};
 use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
 
@@ -85,9 +89,7 @@ impl CaptionLoss {
         for (start, length) in chunks(images.size()[0], self.config.micro_batch) {
             let range = start as usize..(start + length) as usize;
             let images = images.narrow(0, start, length).detach().set_requires_grad(gradient);
-            let pixels = self.look(&images, &crops[range.clone()])?;
-            let (ids, mask, labels) = self.tokens(&prompts[range], images.device())?;
-            let nll = self.captioner.nll(&pixels, &ids, &mask, &labels)?;
+            let nll = self.nll(&images, &prompts[range.clone()], &crops[range])?;
             let total = nll.sum.sum(nll.sum.kind());
             let cotangent =
                 if gradient { torch_ext::vjp(&[&total], &[&images], &[&total.ones_like()])?.remove(0) } else { None };
@@ -98,6 +100,13 @@ impl CaptionLoss {
             });
         }
         Ok(parts)
+    }
+
+    /// Sum of `-log p` over each caption's tokens `[B]`, and their number; differentiable with respect to the images.
+    pub fn nll(&self, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Nll> {
+        let pixels = self.look(images, crops)?;
+        let (ids, mask, labels) = self.tokens(prompts, images.device())?;
+        Ok(self.captioner.nll(&pixels, &ids, &mask, &labels)?)
     }
 
     /// Crop, resize and normalise, each image by its own crop.

@@ -1,0 +1,156 @@
+//! The replay is exact: its gradients are those of one autograd graph over the whole trajectory, in float64.
+
+use comat::{
+    adapter,
+    config::{self, Config},
+    optim::Gradients,
+    session::{Draws, Session},
+    text::GuidedText,
+};
+use models::unet::UNet;
+use std::{collections::BTreeSet, path::Path};
+use tch::{Device, Kind, Tensor};
+
+const OPTIONS: (Kind, Device) = (Kind::Double, Device::Cpu);
+const PROMPTS: [&str; 3] = ["a red dog and a blue cat", "two green cars", "a bench"];
+
+fn config(settings: &[&str]) -> Config {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.toml");
+    let text = format!(
+        "output = 'none'\n[model]\npath = '{0}/pipeline_sd1'\ndtype = 'float64'\ndevice = 'cpu'\n\
+         [captioner]\npath = '{0}/blip'\n[prompts]\ntrain = 'none.txt'\n\
+         [sampling]\nsteps = 6\nsize = '48x32'\n[replay]\ntracked = 3\n[lora]\nrank = 3\nalpha = 2\n",
+        fixtures.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    config::read(&file, &settings.iter().map(|s| s.to_string()).collect::<Vec<_>>()).unwrap()
+}
+
+struct Given {
+    x: Tensor,
+    z: Tensor,
+    tracked: BTreeSet<usize>,
+}
+
+impl Given {
+    fn new(session: &Session) -> Self {
+        let [c, h, w] = session.latent_shape;
+        let rows = PROMPTS.len() as i64;
+        tch::manual_seed(5);
+        Self {
+            x: Tensor::randn([rows, c, h, w], OPTIONS),
+            z: Tensor::randn([session.sampler.len() as i64, rows, c, h, w], OPTIONS),
+            tracked: BTreeSet::from([1, 3, 5]),
+        }
+    }
+
+    fn draws(&self) -> Draws<'_> {
+        let noise = |step: usize| Ok(self.z.get(step as i64));
+        let crops = vec![(0, 0); PROMPTS.len()];
+        Draws { start: self.x.copy(), noise: Box::new(noise), tracked: self.tracked.clone(), crops }
+    }
+}
+
+/// All steps in one graph, as a plain PyTorch program would do it.
+fn one_graph(session: &Session, unet: &UNet, text: &GuidedText, given: &Given, chained: bool) -> Tensor {
+    let denoiser = session.denoiser(unet);
+    let mut x = given.x.copy();
+    for (i, step) in session.sampler.steps.iter().enumerate() {
+        let e = if given.tracked.contains(&i) {
+            let input = if chained { x.shallow_clone() } else { x.detach() };
+            denoiser.predict(&input, step.timestep, text).unwrap()
+        } else {
+            tch::no_grad(|| denoiser.predict(&x, step.timestep, text).unwrap())
+        };
+        x = step.apply(&x, &e, Some(&given.z.get(i as i64)));
+    }
+    let images = session.pipeline.vae.decode(&x).unwrap() / 2.0 + 0.5;
+    let nll = session.captioner.nll(&images, &PROMPTS, &[(0, 0); 3]).unwrap();
+    nll.sum.sum(Kind::Double) / nll.tokens.sum(Kind::Double)
+}
+
+fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
+    ((a - b).norm() / b.norm()).double_value(&[])
+}
+
+/// Gradients by both ways, as one vector each.
+fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
+    let mut session = Session::open(config(settings)).unwrap();
+    let given = Given::new(&session);
+    let mut adapter = adapter::start(&session).unwrap().trainable(Kind::Double, Device::Cpu);
+    let noise = Tensor::randn(adapter.flat.size(), OPTIONS) * 0.1; // `up` starts at zero, which would hide `down`
+    let _ = adapter.flat.g_add_(&noise);
+
+    let mut gradients = Gradients::zeros(&adapter);
+    let outcome = session.iterate(&adapter, &PROMPTS, given.draws(), &mut gradients, || Ok(())).unwrap();
+
+    let weights = session.pipeline.unet_weights.with_adapter(&adapter.lora).unwrap();
+    let unet = session.pipeline.unet(&weights).unwrap();
+    let text = session.text(&PROMPTS).unwrap();
+    let chained = settings.contains(&"replay.mode=chained");
+    let loss = one_graph(&session, &unet, &text, &given, chained);
+    assert!((loss.double_value(&[]) - outcome.caption_loss).abs() < 1e-9);
+    let parameters = adapter.lora.parameters();
+    let leaves: Vec<&Tensor> = parameters.iter().map(|(_, t)| *t).collect();
+    let grads = torch_ext::vjp(&[&loss], &leaves, &[&loss.ones_like()]).unwrap();
+    let flat: Vec<Tensor> = grads.iter().map(|g| g.as_ref().unwrap().flatten(0, -1)).collect();
+    let expected = Tensor::cat(&flat, 0);
+    assert!(expected.norm().double_value(&[]) > 1e-6, "a gradient of zero proves nothing");
+    (gradients.flat, expected)
+}
+
+fn exact(settings: &[&str]) {
+    let (replayed, expected) = both_ways(settings);
+    let error = relative_error(&replayed, &expected);
+    println!("{settings:?}: relative error {error:.1e}");
+    assert!(error <= 1e-9, "{settings:?}: {error:e}");
+}
+
+#[test]
+fn detached() {
+    exact(&["replay.mode=detached"]);
+}
+
+#[test]
+fn chained() {
+    exact(&["replay.mode=chained"]);
+}
+
+#[test]
+fn with_guidance_rescale() {
+    exact(&["replay.mode=detached", "sampling.guidance_rescale=0.7"]);
+    exact(&["replay.mode=chained", "sampling.guidance_rescale=0.7"]);
+}
+
+#[test]
+fn without_guidance() {
+    exact(&["replay.mode=chained", "sampling.guidance_scale=1"]);
+}
+
+#[test]
+fn with_ddim() {
+    exact(&["replay.mode=chained", "sampling.sampler=ddim"]);
+    exact(&["replay.mode=detached", "sampling.sampler=ddim", "sampling.eta=0.5"]);
+}
+
+/// Cutting into micro-batches, even uneven ones, changes rounding only.
+#[test]
+fn in_micro_batches() {
+    exact(&["replay.mode=chained", "replay.micro_batch=1", "captioner.micro_batch=2"]);
+    exact(&[
+        "replay.mode=detached",
+        "replay.micro_batch=2",
+        "captioner.micro_batch=1",
+        "sampling.guidance_rescale=0.7",
+    ]);
+}
+
+/// The two modes are two different gradients: what makes them equal would be a mistake.
+#[test]
+fn the_modes_differ() {
+    let (detached, _) = both_ways(&["replay.mode=detached"]);
+    let (chained, _) = both_ways(&["replay.mode=chained"]);
+    assert!(relative_error(&detached, &chained) > 1e-3);
+}
