@@ -1,34 +1,39 @@
 //! `cargo xtask bench`: speed and memory of the release build. One function per benchmark, listed in `BENCHMARKS`.
 
-use crate::command::{line, program};
+mod measure;
+
+use crate::command::{must, program};
+use crate::fixtures;
 use crate::setup;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
+use measure::{Measured, median, output};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitCode};
 
 /// What a benchmark gets to work with.
-struct Bench {
+struct Bench<'a> {
+    workspace: &'a Workspace,
     /// The release build of `comat`.
     comat: PathBuf,
-    /// The workspace's top folder.
-    root: PathBuf,
     /// Runs of each side of a comparison.
     runs: u32,
 }
 
 type Benchmark = fn(&Bench) -> Result<()>;
 
-const BENCHMARKS: &[(&str, Benchmark)] = &[("start", start)];
+const BENCHMARKS: &[(&str, Benchmark)] = &[("start", start), ("memory", memory), ("iteration", iteration)];
+
+const MODEL: &str = "weights/world/sd";
+const CAPTIONER: &str = "weights/world/blip";
+const PROMPTS: &str = "configs/world/train.txt";
 
 /// Builds the release binary and runs the benchmarks named, or all.
 pub fn run(workspace: &Workspace, names: &[String], runs: u32) -> Result<ExitCode> {
     let chosen = choose(names)?;
     setup::ensure(workspace, false)?;
-    let bench = Bench { comat: workspace.release_build()?, root: workspace.root().to_path_buf(), runs };
+    let bench = Bench { workspace, comat: workspace.release_build()?, runs };
     for (name, benchmark) in chosen {
         println!("{name}");
         benchmark(&bench).with_context(|| format!("benchmark {name}"))?;
@@ -38,99 +43,141 @@ pub fn run(workspace: &Workspace, names: &[String], runs: u32) -> Result<ExitCod
 
 /// How long the program takes to come up with libtorch loaded.
 fn start(bench: &Bench) -> Result<()> {
-    bench.measure([("comat --version", bench.comat(&["--version"]))])
+    let mut runs = vec![];
+    for _ in 0..bench.runs {
+        runs.push(Measured::of(&mut bench.comat(&["--version"]))?);
+    }
+    let median = Measured::median(&runs);
+    println!("  comat --version  {:.3} s  {:.1} MiB (medians of {} runs)", median.seconds, median.peak_mib, bench.runs);
+    Ok(())
 }
 
-impl Bench {
+/// Peak memory of one training iteration on the miniature world, over steps, tracked steps and micro-batches.
+fn memory(bench: &Bench) -> Result<()> {
+    const BATCH: usize = 16;
+    println!("  peak resident set of one iteration, {BATCH} samples, in MiB");
+    let row = |t: usize, k: usize, micro: usize, mode: &str| -> Result<()> {
+        let noise = bench.noise(BATCH, t)?;
+        let settings = [
+            format!("sampling.steps={t}"),
+            format!("replay.tracked={k}"),
+            format!("replay.micro_batch={micro}"),
+            format!("captioner.micro_batch={micro}"),
+            format!("replay.mode={mode}"),
+        ];
+        let text = output(&mut bench.trace(&noise, &settings, 1)?)?;
+        let micro = if micro == 0 { "whole".to_owned() } else { micro.to_string() };
+        println!("  T {t:2}  K {k:2}  micro-batch {micro:5}  {mode:8}  {:6.0}", number_after(&text, "peak memory")?);
+        Ok(())
+    };
+    for t in [10, 20, 50] {
+        for k in [1, 5, 10] {
+            row(t, k, 4, "chained")?;
+        }
+    }
+    row(50, 5, 4, "detached")?;
+    for micro in [0, 8, 2, 1] {
+        row(20, 5, micro, "chained")?;
+    }
+    Ok(())
+}
+
+/// One training iteration here and in PyTorch: the same noise, the same adapter, in turn.
+fn iteration(bench: &Bench) -> Result<()> {
+    const REPEAT: usize = 5;
+    let (steps, tracked, batch) = (25, 5, 8);
+    let noise = bench.noise(batch, steps)?;
+    let python = fixtures::python(bench.workspace)?;
+    let tools = bench.workspace.root().join("tools/reference");
+    for mode in ["detached", "chained"] {
+        let settings = [
+            format!("sampling.steps={steps}"),
+            format!("replay.tracked={tracked}"),
+            format!("replay.mode={mode}"),
+            "lora.rank=16".to_owned(),
+            "sampling.guidance_scale=4.0".to_owned(),
+        ];
+        let mut theirs = program(&python);
+        theirs.current_dir(bench.workspace.root()).arg("-B").arg(tools.join("iteration.py"));
+        theirs.args([
+            "--model",
+            MODEL,
+            "--captioner",
+            CAPTIONER,
+            "--prompts",
+            PROMPTS,
+            "--rank",
+            "16",
+            "--alpha",
+            "16",
+        ]);
+        theirs.args(["--steps", &steps.to_string(), "--tracked", &tracked.to_string(), "--tracked-start", "0"]);
+        theirs.args(["--guidance-scale", "4.0", "--mode", mode, "--dtype", "float32", "--repeat", &REPEAT.to_string()]);
+        theirs.arg("--noise").arg(&noise).arg("--out").arg(bench.scratch("theirs.safetensors")?);
+        let mut ours = bench.trace(&noise, &settings, REPEAT)?;
+        let (mut seconds, mut mib) = ([vec![], vec![]], [vec![], vec![]]);
+        for _ in 0..bench.runs {
+            for (side, command, memory) in [(0, &mut ours, "peak memory"), (1, &mut theirs, "peak resident set")] {
+                let text = output(command)?;
+                seconds[side].push(number_after(&text, "iteration")?);
+                mib[side].push(number_after(&text, memory)?);
+            }
+        }
+        let pairs = seconds[0].iter().zip(&seconds[1]);
+        let ratio = median(pairs.map(|(ours, theirs)| ours / theirs).collect());
+        let [ours, theirs] = seconds.map(median);
+        let [our_mib, their_mib] = mib.map(median);
+        println!("  {mode}, T {steps}, K {tracked}, {batch} samples, guidance 4, float32:");
+        println!("    comat    {ours:7.3} s  {our_mib:6.0} MiB");
+        println!("    PyTorch  {theirs:7.3} s  {their_mib:6.0} MiB");
+        println!("    ratio    {ratio:7.3} (median of {} pairs, each the median of {REPEAT} iterations)", bench.runs);
+    }
+    Ok(())
+}
+
+impl Bench<'_> {
     /// `comat` with these arguments, run in the workspace's top folder.
     fn comat(&self, args: &[&str]) -> Command {
         let mut comat = program(&self.comat);
-        comat.args(args).current_dir(&self.root);
+        comat.args(args).current_dir(self.workspace.root());
         comat
     }
 
-    /// Runs the named commands in turn, A B A B …, so that a slow spell of the machine meets all of them alike; prints
-    /// the medians and, from the second command on, their ratio to the first.
-    fn measure<const N: usize>(&self, mut commands: [(&str, Command); N]) -> Result<()> {
-        let mut measured = [const { vec![] }; N];
-        for _ in 0..self.runs {
-            for ((_, command), runs) in commands.iter_mut().zip(&mut measured) {
-                runs.push(Measured::of(command)?);
-            }
+    /// One iteration on the miniature world from a noise file.
+    fn trace(&self, noise: &Path, settings: &[String], repeat: usize) -> Result<Command> {
+        let mut trace = self.comat(&["trace", "--config", "configs/world.toml", "--repeat", &repeat.to_string()]);
+        trace.arg("--noise").arg(noise).arg("--out").arg(self.scratch("ours.safetensors")?);
+        settings.iter().for_each(|setting| _ = trace.args(["--set", setting]));
+        Ok(trace)
+    }
+
+    /// A noise file for a batch, made once.
+    fn noise(&self, batch: usize, steps: usize) -> Result<PathBuf> {
+        let path = self.scratch(&format!("noise-{batch}-{steps}.safetensors"))?;
+        if !path.exists() {
+            let mut python = program(fixtures::python(self.workspace)?);
+            python.arg("-B").arg("tools/reference/noise.py").arg(MODEL).arg("--out").arg(&path);
+            must(
+                python
+                    .args(["--batch", &batch.to_string(), "--steps", &steps.to_string()])
+                    .current_dir(self.workspace.root()),
+            )?;
         }
-        let medians = measured.map(|runs| Measured::median(&runs));
-        let width = commands.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-        for (number, ((name, _), median)) in commands.iter().zip(&medians).enumerate() {
-            print!("  {name:width$}  {:9.3} s  {:8.1} MiB", median.seconds, median.peak_mib);
-            if number > 0 {
-                let first = &medians[0];
-                let (time, memory) = (median.seconds / first.seconds, median.peak_mib / first.peak_mib);
-                print!("  {time:.3} × the time, {memory:.3} × the memory");
-            }
-            println!();
-        }
-        println!("  (medians of {} runs each; the memory is the peak resident set)", self.runs);
-        Ok(())
+        Ok(path)
+    }
+
+    fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.workspace.root().join("target/bench");
+        fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
+        Ok(folder.join(name))
     }
 }
 
-/// One run of a program, or the medians of several.
-#[derive(Clone, Copy, Debug)]
-struct Measured {
-    /// Wall time.
-    seconds: f64,
-    /// Highest resident set in MiB, by the kernel's own high-water mark; NaN where the system does not tell (not Linux)
-    /// or the program was over too soon to be asked.
-    peak_mib: f64,
-}
-
-impl Measured {
-    /// Runs the command to its end; its standard output is thrown away, failure is an error.
-    fn of(command: &mut Command) -> Result<Self> {
-        let start = Instant::now();
-        let mut child =
-            command.stdout(Stdio::null()).spawn().with_context(|| format!("could not start `{}`", line(command)))?;
-        let status_file = format!("/proc/{}/status", child.id());
-        let mut peak_mib = f64::NAN;
-        // The mark only ever rises, so the last look misses at most what the last hundredth of the time added.
-        let status = loop {
-            if let Some(peak) = peak_resident_mib(Path::new(&status_file)) {
-                peak_mib = peak_mib.max(peak);
-            }
-            match child.try_wait()? {
-                Some(status) => break status,
-                None => sleep((start.elapsed() / 100).clamp(Duration::from_micros(200), Duration::from_millis(5))),
-            }
-        };
-        let seconds = start.elapsed().as_secs_f64();
-        if !status.success() {
-            bail!("`{}` failed ({status})", line(command));
-        }
-        Ok(Self { seconds, peak_mib })
-    }
-
-    fn median(runs: &[Self]) -> Self {
-        let of = |field: fn(&Self) -> f64| median(runs.iter().map(field).filter(|value| !value.is_nan()).collect());
-        Self { seconds: of(|run| run.seconds), peak_mib: of(|run| run.peak_mib) }
-    }
-}
-
-/// The middle value, or the mean of the two in the middle; NaN of nothing.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[n / 2],
-        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
-    }
-}
-
-/// `VmHWM:   123456 kB` of a /proc/PID/status file; None once the process is over.
-fn peak_resident_mib(status_file: &Path) -> Option<f64> {
-    let status = fs::read_to_string(status_file).ok()?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?;
-    let mib = kib.trim().parse::<f64>().ok()? / 1024.0;
-    (mib > 0.0).then_some(mib) // nothing yet just after the start
+/// The last number that follows a word in a program's output.
+fn number_after(text: &str, word: &str) -> Result<f64> {
+    let (_, rest) = text.rsplit_once(word).with_context(|| format!("there is no `{word}` in the output:\n{text}"))?;
+    let number: String = rest.trim_start().chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    number.parse().with_context(|| format!("no number follows `{word}` in the output:\n{text}"))
 }
 
 fn choose(names: &[String]) -> Result<Vec<(&'static str, Benchmark)>> {
@@ -155,26 +202,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(vec![]).is_nan());
-    }
-
-    #[test]
     fn unknown_names_are_refused() {
         let error = choose(&["start".into(), "nothing".into()]).unwrap_err().to_string();
         assert!(error.starts_with("there is no benchmark nothing; there are: start"), "{error}");
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
-    fn time_and_memory_of_a_child() {
-        // 64 MiB held in a shell variable
-        let script = "x=$(head -c 67108864 /dev/zero | tr '\\0' x); sleep 0.2";
-        let measured = Measured::of(program("sh").args(["-c", script])).unwrap();
-        assert!(measured.seconds >= 0.2, "{measured:?}");
-        assert!((64.0..1024.0).contains(&measured.peak_mib), "{measured:?}");
-        assert!(Measured::of(program("sh").args(["-c", "exit 3"])).is_err());
+    fn numbers_in_output() {
+        assert_eq!(number_after("iteration 1 s\nmedian: iteration 3.25 s (of 5)", "iteration").unwrap(), 3.25);
+        assert!(number_after("nothing", "iteration").is_err());
     }
 }

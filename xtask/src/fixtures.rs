@@ -9,9 +9,17 @@ use std::process::ExitCode;
 
 /// Makes the Python environment if need be and runs fixtures.py in it; its exit code is ours.
 pub fn run(workspace: &Workspace, args: &[String]) -> Result<ExitCode> {
-    let tools = workspace.root().join("tools/reference");
-    let python = environment(&workspace.root().join("target/reference-venv"), &tools.join("requirements.txt"))?;
-    pass_on(program(python).arg(tools.join("fixtures.py")).args(args).current_dir(workspace.root()))
+    let script = workspace.root().join("tools/reference/fixtures.py");
+    pass_on(program(python(workspace)?).arg(script).args(args).current_dir(workspace.root()))
+}
+
+/// A Python with what tools/reference needs: the one that REFERENCE_PYTHON names, or an environment under target/.
+pub fn python(workspace: &Workspace) -> Result<PathBuf> {
+    if let Some(python) = std::env::var_os("REFERENCE_PYTHON") {
+        return Ok(python.into());
+    }
+    let requirements = workspace.root().join("tools/reference/requirements.txt");
+    environment(&workspace.root().join("target/reference-venv"), &requirements)
 }
 
 /// The environment's Python, with exactly these requirements installed. A copy of the requirements file, written last,
