@@ -83,9 +83,22 @@ pub fn write_kohya(lora: &Lora, path: &Path, base: Base, title: &str, size: (i64
 /// PEFT's spelling with alpha in the metadata: exact, so it is what checkpoints hold.
 pub fn write_peft(lora: &Lora, path: &Path) -> Result<()> {
     let out = lora.parameters().into_iter().map(|(key, t)| (key, t.detach().shallow_clone())).collect();
-    let ranks: serde_json::Map<String, Value> = lora.pairs().map(|(l, p)| (l.clone(), p.rank().into())).collect();
-    let alphas: serde_json::Map<String, Value> = lora.pairs().map(|(l, p)| (l.clone(), p.alpha.into())).collect();
-    let adapter = json!({ "unet.rank_pattern": ranks, "unet.alpha_pattern": alphas });
+    // peft builds its configuration from this: one rank and alpha for most layers, patterns for the others.
+    let (rank, alpha) = lora.pairs().next().map_or((0, 0.0), |(_, p)| (p.rank(), p.alpha));
+    let others = |value: fn(&LowRank) -> Value, usual: Value| -> serde_json::Map<String, Value> {
+        lora.pairs().map(|(layer, pair)| (layer.clone(), value(pair))).filter(|(_, v)| *v != usual).collect()
+    };
+    let adapter = json!({
+        "unet.r": rank,
+        "unet.lora_alpha": alpha,
+        "unet.target_modules": lora.pairs().map(|(layer, _)| layer).collect::<Vec<_>>(),
+        "unet.rank_pattern": others(|p| p.rank().into(), rank.into()),
+        "unet.alpha_pattern": others(|p| p.alpha.into(), alpha.into()),
+        "unet.bias": "none",
+        "unet.lora_bias": false,
+        "unet.use_dora": false,
+        "unet.use_rslora": false,
+    });
     tensors::write(path, &out, HashMap::from([(ADAPTER_METADATA.into(), adapter.to_string())]))
 }
 
