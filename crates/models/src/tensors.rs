@@ -53,7 +53,7 @@ pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
             .ok_or_else(|| Error::file(path, format!("tensor {name} has the unsupported type {:?}", info.dtype)))?;
         let (from, to) = info.data_offsets;
         let mut values = bytes.f_narrow(0, (start + from) as i64, (to - from) as i64)?;
-        if (start + from) % kind.elt_size_in_bytes() != 0 {
+        if !(start + from).is_multiple_of(kind.elt_size_in_bytes()) {
             values = values.copy(); // a view needs alignment, which the format does not promise
         }
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
