@@ -1,7 +1,7 @@
 //! What can be typed.
 
 use clap::{Args as Group, Parser, Subcommand};
-use comat::config::{Dtype, Size, Where};
+use comat::config::{Dtype, SamplerKind, Size, Where};
 use std::path::PathBuf;
 
 /// Teaches text-to-image diffusion models to draw what the prompt says.
@@ -76,7 +76,7 @@ pub struct Generate {
     pub steps: usize,
     /// ddim or ddpm
     #[arg(long, value_name = "NAME", default_value = "ddim")]
-    pub sampler: String,
+    pub sampler: SamplerKind,
     /// Noise of the ddim sampler: 0 (none) to 1
     #[arg(long, default_value_t = 0.0)]
     pub eta: f64,

@@ -32,9 +32,9 @@ impl Console {
         let (interrupt, bars) = (self.interrupt.clone(), self.bars.clone());
         let _ = ctrlc::set_handler(move || {
             if interrupt.set() {
-                std::process::exit(130);
+                torch_ext::exit_at_once(130);
             }
-            let _ = bars.println(promise);
+            bars.suspend(|| eprintln!("{promise}")); // `println` of the bars is silent where there is no terminal
         });
     }
 }

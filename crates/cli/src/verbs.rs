@@ -4,7 +4,7 @@ use crate::{
     args::{Generate, Trace, Train},
     console::Console,
 };
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use comat::{
     config::{self, Sampling},
     generate, plan, prompts, trace as tracing_of,
@@ -30,10 +30,10 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
             }
         }
         Ended::Stopped(step) => {
-            let settings: String = args.set.iter().map(|s| format!(" --set '{s}'")).collect();
+            let settings: String = args.set.iter().map(|s| format!(" --set {}", quoted(s))).collect();
             println!(
                 "Stopped after step {step}; it is saved. Go on with: comat train --config {}{settings} --resume",
-                args.config.display()
+                quoted(&args.config.display().to_string())
             );
         }
     }
@@ -46,7 +46,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         texts.extend(prompts::read(path)?.into_iter().map(|p| p.text));
     }
     let sampling = Sampling {
-        sampler: args.sampler.parse().map_err(|e: String| anyhow!("--sampler: {e}"))?,
+        sampler: args.sampler,
         steps: args.steps,
         eta: args.eta,
         guidance_scale: args.guidance_scale,
@@ -96,6 +96,12 @@ pub fn trace(args: Trace) -> Result<()> {
     }
     println!("written to {}", request.out.display());
     Ok(())
+}
+
+/// As a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=,:".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 fn count(files: usize) -> String {

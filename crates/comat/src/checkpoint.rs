@@ -1,7 +1,7 @@
 //! Everything that is needed to go on exactly where a run stopped, in a folder that is whole or not there.
 
 use crate::{config::Config, optim::AdamW};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use models::{
     Error,
     lora::{self, Lora, Trainable},
@@ -62,6 +62,7 @@ pub fn save(
 ) -> Result<PathBuf> {
     let name = format!("step-{}", state.step);
     let (partial, folder) = (root.join(format!(".{name}.partial")), root.join(&name));
+    let latest = root.join("latest.partial");
     let write = || -> Result<()> {
         if partial.exists() {
             fs::remove_dir_all(&partial).map_err(Error::io(&partial))?;
@@ -77,17 +78,16 @@ pub fn save(
         tensors::write(&partial.join(OPTIMIZER), &moments, HashMap::new())?;
         write_text(&partial.join("config.toml"), &toml::to_string(config)?)?;
         write_text(&partial.join(STATE), &serde_json::to_string_pretty(state)?)?;
+        write_text(&latest, &name)?; // all that needs room on the disk is written now
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(Error::io(&folder))?; // the same step, saved again after a resume
         }
         fs::rename(&partial, &folder).map_err(Error::io(&folder))?;
-        let latest = root.join("latest.partial");
-        write_text(&latest, &name)?;
         fs::rename(&latest, root.join("latest")).map_err(Error::io(root))?;
         Ok(())
     };
     if let Err(error) = write() {
-        let _ = fs::remove_dir_all(&partial);
+        let _ = (fs::remove_dir_all(&partial), fs::remove_file(&latest));
         return Err(
             error.context(format!("checkpoint {} was not written; earlier ones are untouched", folder.display()))
         );
@@ -154,18 +154,14 @@ pub fn find(root: &Path, which: &str) -> Result<PathBuf> {
             bail!("{}: no checkpoint there ({STATE} is missing)", path.display())
         };
     }
-    let latest = root.join("latest");
-    let name = match fs::read_to_string(&latest) {
-        Ok(name) => name,
-        Err(_) => bail!("{}: there is no checkpoint yet to resume from; start without --resume", root.display()),
-    };
-    let path = root.join(name.trim());
-    if path.join(STATE).exists() {
-        return Ok(path);
+    match fs::read_to_string(root.join("latest")).map(|name| root.join(name.trim())) {
+        Ok(path) if path.join(STATE).exists() => Ok(path),
+        // `latest` is only a hint; the folders are the truth
+        _ => match steps(root)?.pop() {
+            Some((_, path)) => Ok(path),
+            None => bail!("{}: there is no checkpoint yet to resume from; start without --resume", root.display()),
+        },
     }
-    // `latest` is only a hint; the folders are the truth
-    let newest = steps(root)?.pop().map(|(_, path)| path);
-    newest.with_context(|| format!("{}: it names {}, which is gone", latest.display(), name.trim()))
 }
 
 /// Complete checkpoints by step, oldest first.

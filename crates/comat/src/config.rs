@@ -4,11 +4,12 @@ mod parse;
 
 use crate::{replay, tracked};
 use anyhow::{Result, bail};
-use models::{guidance::Guidance, schedule::SamplerKind};
+use models::guidance::Guidance;
 use serde::{Deserialize, Serialize, de};
 use std::{fmt, path::PathBuf, str::FromStr};
 use tch::{Device, Kind};
 
+pub use models::schedule::SamplerKind;
 pub use parse::read;
 
 /// A whole run. Paths are relative to the folder that the program is started in.
@@ -440,6 +441,8 @@ impl Config {
             ("optimizer.betas[0]", self.optimizer.betas[0], 1.0 - 1e-12),
             ("optimizer.betas[1]", self.optimizer.betas[1], 1.0 - 1e-12),
             ("optimizer.weight_decay", self.optimizer.weight_decay, f64::MAX),
+            ("train.batch_size", self.train.batch_size as f64, 1e6),
+            ("train.accumulation", self.train.accumulation as f64, 1e6),
         ])?;
         if self.replay.tracked > self.sampling.steps {
             bail!("replay.tracked is {}, more than the {} sampling steps", self.replay.tracked, self.sampling.steps);
@@ -462,7 +465,7 @@ fn above_zero(values: &[(&str, f64)]) -> Result<()> {
 fn in_range(values: &[(&str, f64, f64)]) -> Result<()> {
     match values.iter().find(|(_, value, most)| !(0.0..=*most).contains(value)) {
         Some((key, value, most)) if *most < f64::MAX => bail!("{key} is {value}, it must be from 0 to {most:.0}"),
-        Some((key, value, _)) => bail!("{key} is {value}, it must not be below 0"),
+        Some((key, value, _)) => bail!("{key} is {value}, it must be a finite number, not below 0"),
         None => Ok(()),
     }
 }

@@ -21,8 +21,13 @@ impl Events {
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// Writes one line. Each has an `event` key that says what it is.
+    /// Writes one line, whole or not at all. Each has an `event` key that says what it is.
     pub fn write(&mut self, event: Value) -> Result<()> {
-        Ok(self.file.write_all(format!("{event}\n").as_bytes()).map_err(Error::io(&self.path))?)
+        let before = self.file.metadata().map_err(Error::io(&self.path))?.len();
+        let written = self.file.write_all(format!("{event}\n").as_bytes());
+        if written.is_err() {
+            let _ = self.file.set_len(before);
+        }
+        Ok(written.map_err(Error::io(&self.path))?)
     }
 }

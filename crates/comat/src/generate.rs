@@ -196,7 +196,7 @@ impl Given {
         let start =
             tensors.remove("x_T").ok_or_else(|| Error::file(path, "there is no tensor x_T [B, C, h, w] in it"))?;
         let given = Self { path: path.to_owned(), start, steps: tensors.remove("z") };
-        if given.start.dim() != 4 {
+        if given.start.dim() != 4 || given.start.numel() == 0 {
             return Err(Error::file(path, format!("x_T {:?} is not [B, C, h, w]", given.start.size())).into());
         }
         match &given.steps {

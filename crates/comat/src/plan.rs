@@ -19,12 +19,12 @@ pub fn describe(config: Config) -> Result<String> {
     } else {
         "no guidance"
     };
-    let samples = config.train.steps * batch as u64;
+    let samples = config.train.steps.saturating_mul(batch as u64);
     let adapter_bytes = lora.parameter_count() * 4;
-    let rounds = |every: u64| 2 + if every > 0 { config.train.steps.saturating_sub(1) / every } else { 0 };
+    let rounds = |every: u64| 2 + config.train.steps.saturating_sub(1).checked_div(every).unwrap_or(0);
     let lines = [
-        format!("{resolved}"),
-        format!("# The plan"),
+        resolved,
+        "# The plan".into(),
         format!(
             "model        {}: {:?}, UNet {} parameters, {:?} on {:?}",
             pipeline.path.display(),

@@ -1,7 +1,7 @@
 //! A run as its folder shows it: log, progress, samples, validation, adapter files.
 
 use crate::{
-    batch,
+    batch, checkpoint,
     config::Config,
     events::Events,
     image::Picture,
@@ -60,10 +60,11 @@ impl Run {
     pub fn open(config: &Config, training: &[Prompt], resumes: bool, bar: ProgressBar) -> Result<Self> {
         let folder = config.output.clone();
         if !resumes && folder.join("events.jsonl").exists() {
-            bail!(
-                "{} already holds a run; go on with it by --resume, or choose another folder (--set output=DIR)",
-                folder.display()
-            );
+            let way_out = match checkpoint::steps(&folder.join("checkpoints"))?.last() {
+                Some(_) => "go on with it by --resume",
+                None => "it has no checkpoint to go on from: delete it",
+            };
+            bail!("{} already holds a run; {way_out}, or choose another folder (--set output=DIR)", folder.display());
         }
         let validation = match &config.prompts.validation {
             Some(path) => prompts::read(path)?,
@@ -242,6 +243,9 @@ impl Run {
     /// `before-after.png`: a column a prompt, the first round above and the newest below.
     fn compare(&self, newest: &[Picture]) -> Result<()> {
         let first = self.folder.join("samples/step-0");
+        if !first.exists() {
+            return Ok(()); // the run was started without samples
+        }
         let mut names: Vec<PathBuf> = fs::read_dir(&first)
             .map_err(Error::io(&first))?
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -262,6 +266,9 @@ impl Run {
 
 fn write_text(path: &Path, text: &str) -> Result<()> {
     let partial = partial_name(path);
-    fs::write(&partial, text).map_err(Error::io(&partial))?;
-    fs::rename(&partial, path).map_err(Error::io(path)).context("writing the run's folder")
+    let written = fs::write(&partial, text).and_then(|()| fs::rename(&partial, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    written.map_err(Error::io(path)).context("writing the run's folder")
 }

@@ -1,10 +1,11 @@
 use std::path::{Path, PathBuf};
 
-/// What can go wrong between a model folder and its output. Every variant says what, and where.
+/// What can go wrong between a model folder and its output. Every variant says what, and where; its message is whole, so
+/// that there is no `source` for a caller to print once more.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{}: {}", path.display(), io_message(source))]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: {}", path.display(), io_message(cause))]
+    Io { path: PathBuf, cause: std::io::Error },
     /// A file that can be read but does not say what it should.
     #[error("{}: {message}", path.display())]
     File { path: PathBuf, message: String },
@@ -12,7 +13,7 @@ pub enum Error {
     #[error("{0}")]
     Input(String),
     #[error("libtorch: {}", torch_ext::first_line(.0))]
-    Torch(#[from] tch::TchError),
+    Torch(tch::TchError),
 }
 
 impl Error {
@@ -23,7 +24,13 @@ impl Error {
     /// For `map_err`: an I/O error with the file it happened to.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_owned();
-        move |source| Error::Io { path, source }
+        move |cause| Error::Io { path, cause }
+    }
+}
+
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Self {
+        Error::Torch(error)
     }
 }
 
@@ -33,6 +40,9 @@ fn io_message(error: &std::io::Error) -> String {
         std::io::ErrorKind::NotFound => "no such file or folder".into(),
         std::io::ErrorKind::StorageFull => "the disk is full".into(),
         std::io::ErrorKind::PermissionDenied => "permission denied".into(),
+        std::io::ErrorKind::AlreadyExists => "a file of that name is where a folder should be".into(),
+        std::io::ErrorKind::NotADirectory => "a part of this path is a file, not a folder".into(),
+        std::io::ErrorKind::IsADirectory => "this is a folder, not a file".into(),
         _ => error.to_string(),
     }
 }

@@ -33,10 +33,11 @@ impl ResnetBlock {
 
     /// x `[B, in, h, w]`, time `[B, E]` (already through its SiLU) → `[B, out, h, w]`
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Tensor {
-        let mut hidden = self.conv1.forward(&self.norm1.forward(x).silu());
-        if let (Some(proj), Some(time)) = (&self.time_emb_proj, time) {
-            hidden = hidden + proj.forward(time).unsqueeze(-1).unsqueeze(-1);
-        }
+        let hidden = self.conv1.forward(&self.norm1.forward(x).silu());
+        let hidden = match (&self.time_emb_proj, time) {
+            (Some(proj), Some(time)) => hidden + proj.forward(time).unsqueeze(-1).unsqueeze(-1),
+            _ => hidden,
+        };
         let hidden = self.conv2.forward(&self.norm2.forward(&hidden).silu());
         match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(x) + hidden,

@@ -53,7 +53,7 @@ pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
             .ok_or_else(|| Error::file(path, format!("tensor {name} has the unsupported type {:?}", info.dtype)))?;
         let (from, to) = info.data_offsets;
         let mut values = bytes.f_narrow(0, (start + from) as i64, (to - from) as i64)?;
-        if (start + from) % kind.elt_size_in_bytes() != 0 {
+        if !(start + from).is_multiple_of(kind.elt_size_in_bytes()) {
             values = values.copy(); // a view needs alignment, which the format does not promise
         }
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
@@ -67,11 +67,14 @@ pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) 
     let views = tensors.iter().map(|(name, t)| Ok((name, Raw::new(t)?))).collect::<Result<Vec<_>>>()?;
     let metadata = (!metadata.is_empty()).then_some(metadata);
     let partial = partial_name(path);
+    // The library makes files that only their owner may read; ours get the permissions of any new file.
+    let permissions = File::create(&partial).and_then(|f| f.metadata()).map_err(Error::io(path))?.permissions();
     let result = safetensors::serialize_to_file(views, metadata, &partial)
         .map_err(|e| match e {
-            safetensors::SafeTensorError::IoError(source) => Error::io(path)(source),
+            safetensors::SafeTensorError::IoError(cause) => Error::io(path)(cause),
             e => Error::file(path, e.to_string()),
         })
+        .and_then(|()| fs::set_permissions(&partial, permissions).map_err(Error::io(path)))
         .and_then(|()| File::open(&partial).and_then(|f| f.sync_all()).map_err(Error::io(path)))
         .and_then(|()| fs::rename(&partial, path).map_err(Error::io(path)));
     if result.is_err() {

@@ -228,10 +228,10 @@ fn files_of(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
             }
         }
     }
-    let hint = if folder.join(format!("{stem}.bin")).exists() {
-        "; the .bin beside it is a pickle: convert it to safetensors"
-    } else {
-        ""
+    let pickles = [format!("{stem}.bin"), format!("pytorch_{stem}.bin")]; // diffusers' name, and transformers'
+    let hint = match pickles.iter().find(|name| folder.join(name).exists()) {
+        Some(name) => format!("; {name} beside it is a pickle: convert it to safetensors"),
+        None => String::new(),
     };
     Err(Error::file(folder.join(format!("{stem}.safetensors")), format!("no such file{hint}")))
 }

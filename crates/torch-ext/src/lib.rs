@@ -16,7 +16,7 @@ mod random;
 pub use autograd::vjp;
 pub use random::Generator;
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use tch::{TchError, Tensor};
 use torch_sys::C_tensor;
 
@@ -38,6 +38,14 @@ fn check(message: *mut c_char) -> Result<()> {
 
 unsafe extern "C" {
     fn free(ptr: *mut c_void);
+    fn _exit(code: c_int) -> !;
+}
+
+/// Ends the process from any thread. `std::process::exit` takes libtorch down first, which crashes where another thread
+/// is computing.
+pub fn exit_at_once(code: i32) -> ! {
+    // SAFETY: the process ends here; nothing of it is used any more.
+    unsafe { _exit(code) }
 }
 
 /// A list of tensors as the shim takes it. The pointers live as long as the tensors do.

@@ -1,0 +1,207 @@
+//! Pictures: the same as diffusers', whole, and with their story in them.
+
+mod common;
+
+use common::{Done, Folder, Picture, SD1, SDXL, fixture, generate_words, relative_error};
+use models::tensors;
+use serde_json::Value;
+use std::fs;
+
+/// Final latents and pictures of the parity fixtures, from the same noise.
+fn parity(model: &str) {
+    let folder = Folder::new();
+    let io = fixture(model).join("io.safetensors");
+    let (expected, _) = tensors::read(&io).unwrap();
+    let cases: Value = serde_json::from_str(&fs::read_to_string(fixture(model).join("prompts.json")).unwrap()).unwrap();
+    let prompts: Vec<&str> = cases["prompts"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+    let mut count = 0;
+    for (name, case) in cases["cases"].as_object().unwrap() {
+        let (io, steps) = (io.to_str().unwrap(), cases["steps"].to_string());
+        let (folder_of_case, latents) = (folder.path(name), folder.path(&format!("{name}.safetensors")));
+        let mut words = vec!["generate", "--model"];
+        let model = fixture(model);
+        words.push(model.to_str().unwrap());
+        prompts.iter().for_each(|prompt| words.extend(["--prompt", prompt]));
+        words.extend(["--steps", &steps, "--init-latents", io, "--out", folder_of_case.to_str().unwrap()]);
+        words.extend(["--save-latents", latents.to_str().unwrap()]);
+        let options: Vec<[String; 2]> = case
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(key, value)| {
+                [format!("--{}", key.replace('_', "-")), value.as_str().map_or(value.to_string(), str::to_owned)]
+            })
+            .collect();
+        words.extend(options.iter().flatten().map(String::as_str));
+        let done = folder.comat(&words);
+        assert_eq!(done.code, Some(0), "{done:#?}");
+
+        let x_0 = &folder.tensors(&format!("{name}.safetensors"))["x_0"];
+        let error = relative_error(x_0, &expected[&format!("{name}.latents")]);
+        println!("{name}: relative error {error:.1e}");
+        assert!(error <= 1e-4, "{name}: relative error {error:e}");
+        for (i, file) in folder.names(name).iter().enumerate() {
+            let picture = Picture::open(&folder.path(&format!("{name}/{file}")));
+            assert_eq!((picture.width, picture.height), (48, 32));
+            let image = ((expected[&format!("{name}.image")].get(i as i64) / 2.0 + 0.5) * 255.0).clamp(0.0, 255.0);
+            let image = Vec::<f32>::try_from(image.permute([1, 2, 0]).contiguous().view([-1])).unwrap();
+            let furthest =
+                image.iter().zip(&picture.pixels).map(|(a, b)| (a - f32::from(*b)).abs()).fold(0.0, f32::max);
+            assert!(furthest <= 1.0, "{name}, picture {i}: {furthest} levels of 255");
+        }
+        count += 1;
+    }
+    assert_eq!(count, 4);
+}
+
+#[test]
+fn sd1_draws_what_diffusers_draws() {
+    parity(SD1);
+}
+
+#[test]
+fn sdxl_draws_what_diffusers_draws() {
+    parity(SDXL);
+}
+
+/// Trained once, in three spellings: the pictures are the same, and not those without the adapter.
+#[test]
+fn spellings_of_an_adapter() {
+    let folder = Folder::of_run();
+    folder.train("train.steps=2 optimizer.learning_rate=0.1 lora.alpha=5 optimizer.max_grad_norm=100").ok();
+    let draw = |out: &str, words: &str| {
+        folder.generate(SD1, &["a red dog"], &format!("--out {out} --steps 4 {words}")).ok();
+        Picture::open(&folder.path(&format!("{out}/00000-a-red-dog-seed0.png")))
+    };
+    let plain = draw("plain", "");
+    let diffusers = draw("diffusers", "--lora out/adapter/pytorch_lora_weights.safetensors");
+    assert!(plain.difference(&diffusers) > 10, "the adapter changes nothing");
+    assert!(diffusers.texts["parameters"].contains("Lora: pytorch_lora_weights.safetensors:1"));
+    let kohya = draw("kohya", "--lora out/adapter/out.safetensors");
+    let peft = draw("peft", "--lora out/checkpoints/step-2/adapter.safetensors");
+    assert!(diffusers.difference(&kohya) <= 1 && diffusers.difference(&peft) <= 1);
+    let none = draw("none", "--lora out/adapter/out.safetensors --lora-scale 0");
+    assert_eq!(none.difference(&plain), 0);
+    let half = draw("half", "--lora out/adapter/out.safetensors --lora-scale -0.5");
+    assert!(half.difference(&plain) > 0 && half.difference(&kohya) > 0);
+
+    // A run's samples are drawn alike.
+    let settings = "lora.init=out/adapter/out.safetensors lora.alpha=5 sampling.sampler=ddim samples.count=1";
+    folder.train(&format!("output=again train.steps=0 {settings}")).ok();
+    let sample = Picture::open(&folder.path("again/samples/step-0/000-a-red-dog.png"));
+    assert!(sample.difference(&kohya) <= 1);
+}
+
+#[test]
+fn pictures_say_how_they_were_made() {
+    let folder = Folder::new();
+    let words = "--out g --seed 7 --steps 2 --sampler ddim --eta 0.5 --guidance-scale 3 --guidance-rescale 0.25 \
+                 --size 48x32 --negative-prompt blurred";
+    folder.generate(SD1, &["a Red dog\nin a café"], words).ok();
+    assert_eq!(folder.names("g"), ["00000-a-red-dog-in-a-café-seed7.png"]);
+    let picture = Picture::open(&folder.path("g/00000-a-red-dog-in-a-café-seed7.png"));
+    assert_eq!((picture.width, picture.height), (48, 32));
+    assert_eq!(picture.texts["prompt"], "a Red dog\nin a café");
+    assert_eq!(picture.texts["seed"], "7");
+    let expected = format!(
+        "a Red dog\nin a café\nNegative prompt: blurred\nSteps: 2, Sampler: DDIM, CFG scale: 3, Seed: 7, \
+         Size: 48x32, Model: pipeline_sd1, CFG rescale: 0.25, Eta: 0.5, Version: comat {}",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(picture.texts["parameters"], expected);
+}
+
+#[test]
+fn counts_files_and_the_grid() {
+    let folder = Folder::new();
+    folder.write("p.jsonl", "{\"prompt\": \"two birds\", \"tag\": 1}\n\n{\"prompt\": \"a cat\"}\n");
+    let done = folder.generate(SD1, &["a dog"], "--prompts p.jsonl --count 2 --seed 5 --steps 1 --grid --out g").ok();
+    assert_eq!(done.stdout, "7 files in g\n");
+    let names = [
+        "00000-a-dog-seed5.png",
+        "00001-a-dog-seed6.png",
+        "00002-two-birds-seed5.png",
+        "00003-two-birds-seed6.png",
+        "00004-a-cat-seed5.png",
+        "00005-a-cat-seed6.png",
+        "grid.png",
+    ];
+    assert_eq!(folder.names("g"), names);
+    let grid = Picture::open(&folder.path("g/grid.png"));
+    assert_eq!((grid.width, grid.height), (2 * 32 + 4, 3 * 32 + 2 * 4), "a row a prompt");
+    let last = Picture::open(&folder.path("g/00005-a-cat-seed6.png"));
+    let row = |y: usize| &grid.pixels[((2 * 36 + y) * 68 + 36) * 3..][..32 * 3];
+    (0..32).for_each(|y| assert_eq!(row(y), &last.pixels[y * 96..][..96]));
+
+    // A picture depends on its prompt and its seed, not on its neighbours.
+    folder.generate(SD1, &["a cat"], "--seed 6 --steps 1 --out alone").ok();
+    let alone = Picture::open(&folder.path("alone/00000-a-cat-seed6.png"));
+    assert!(alone.difference(&last) <= 1);
+    folder.write("p.txt", "a cat\n");
+    folder.generate(SD1, &[], "--prompts p.txt --steps 1 --out file --seed 6").ok();
+    assert_eq!(folder.bytes("file"), folder.bytes("alone"));
+}
+
+#[test]
+fn batches_change_nothing() {
+    let folder = Folder::new();
+    for sampler in ["ddim", "ddpm"] {
+        let draw = |batch: usize| {
+            let words = format!(
+                "--count 5 --steps 5 --sampler {sampler} --batch {batch} --out {sampler}{batch} \
+                 --save-latents {sampler}{batch}.safetensors"
+            );
+            folder.generate(SD1, &["a red dog"], &words).ok();
+            let file = |name: &String| Picture::open(&folder.path(&format!("{sampler}{batch}/{name}")));
+            let pictures: Vec<Picture> = folder.names(&format!("{sampler}{batch}")).iter().map(file).collect();
+            (pictures, folder.tensors(&format!("{sampler}{batch}.safetensors")).remove("x_0").unwrap())
+        };
+        let (ones, latents) = draw(1);
+        for batch in [2, 8] {
+            let (pictures, others) = draw(batch);
+            let error = relative_error(&others, &latents);
+            assert!(error < 1e-5, "batch {batch}: relative error {error:e}");
+            assert!(ones.len() == 5 && ones.iter().zip(&pictures).all(|(a, b)| a.difference(b) <= 1));
+        }
+        assert!(ones[0].difference(&ones[1]) > 0, "seeds make no difference");
+    }
+}
+
+/// Saved latents are those of the pictures, and noise from a file is noise.
+#[test]
+fn noise_in_and_latents_out() {
+    let folder = Folder::new();
+    let words = "--steps 3 --out a --save-latents a.safetensors";
+    folder.generate(SD1, &["a red dog"], words).ok();
+    let noise = torch_ext::Generator::seeded(0).unwrap().randn(&[4, 8, 8]).unwrap().unsqueeze(0);
+    folder.write_tensors("noise.safetensors", [("x_T".to_owned(), noise)]);
+    let words = "--steps 3 --out b --save-latents b.safetensors --init-latents noise.safetensors";
+    folder.generate(SD1, &["a red dog"], words).ok();
+    assert_eq!(folder.tensors("a.safetensors")["x_0"], folder.tensors("b.safetensors")["x_0"]);
+    assert_eq!(folder.bytes("a"), folder.bytes("b"));
+}
+
+#[test]
+fn ctrl_c_leaves_whole_pictures() {
+    let folder = Folder::new();
+    let model = fixture(SD1);
+    let words = generate_words(
+        model.to_str().unwrap(),
+        &["a red dog"],
+        "--out g --count 5000 --batch 2 --steps 3 --grid --save-latents l.safetensors",
+    );
+    for signal in ["INT", "TERM"] {
+        let mut run = folder.start(&words);
+        run.until("the fifth picture", || folder.names("g").len() >= 5);
+        run.signal(signal);
+        let Done { code, stdout, stderr } = run.wait();
+        assert_eq!((code, stdout.as_str()), (Some(130), ""));
+        assert_eq!(stderr, "Stopping; images that are done are whole.\n");
+        let names = folder.names("g");
+        assert!(names.len() >= 5 && names.len() < 5000 && !names.contains(&"grid.png".to_owned()));
+        names.iter().for_each(|name| drop(Picture::open(&folder.path(&format!("g/{name}")))));
+        assert!(!folder.exists("l.safetensors"));
+        folder.assert_no_leftovers();
+        fs::remove_dir_all(folder.path("g")).unwrap();
+    }
+}

@@ -1,0 +1,330 @@
+//! Training runs from start to end, stopped and resumed.
+
+mod common;
+
+use common::{Done, Folder, Picture, fixture, relative_error, train_words};
+use models::tensors::Tensors;
+use serde_json::Value;
+use std::{fs, process::Command};
+
+/// Steps of a run's log, in the order they were written.
+fn steps(folder: &Folder, run: &str) -> Vec<Value> {
+    folder.events(run).into_iter().filter(|e| e["event"] == "step").collect()
+}
+
+fn logged(folder: &Folder, run: &str, steps_at_least: usize) -> bool {
+    let log = fs::read_to_string(folder.path(&format!("{run}/events.jsonl"))).unwrap_or_default();
+    log.matches("\"event\":\"step\"").count() >= steps_at_least
+}
+
+/// Tensors of two checkpoints, bit by bit.
+#[track_caller]
+fn assert_same_checkpoint(folder: &Folder, one: &str, other: &str) {
+    for file in ["adapter.safetensors", "optimizer.safetensors"] {
+        let [a, b] = [one, other].map(|checkpoint| folder.tensors(&format!("{checkpoint}/{file}")));
+        assert!(a.len() > 8 && a.keys().eq(b.keys()));
+        a.iter().for_each(|(key, tensor)| assert_eq!(*tensor, b[key], "{key} of {file}"));
+        let [a, b] = [one, other].map(|checkpoint| folder.bytes(&format!("{checkpoint}/{file}")));
+        assert!(a == b, "{file}");
+    }
+}
+
+/// A run that was stopped and resumed is the run that was not: adapter and moments are the same numbers.
+#[test]
+fn resuming_is_exact() {
+    for mode in ["detached", "chained"] {
+        let folder = Folder::of_run();
+        let settings = format!("replay.mode={mode} train.accumulation=2 train.steps=");
+        folder.train(&format!("output=straight checkpoints.every=2 {settings}4")).ok();
+        folder.train(&format!("output=stopped {settings}2")).ok();
+        folder.train(&format!("output=stopped {settings}4 --resume")).ok();
+        assert_same_checkpoint(&folder, "straight/checkpoints/step-2", "stopped/checkpoints/step-2");
+        assert_same_checkpoint(&folder, "straight/checkpoints/step-4", "stopped/checkpoints/step-4");
+        assert_eq!(folder.read("stopped/checkpoints/latest"), "step-4");
+        let adapter = |step| folder.bytes(&format!("straight/checkpoints/step-{step}/adapter.safetensors"));
+        assert!(adapter(2) != adapter(4), "nothing was learned");
+        let losses = |run| steps(&folder, run).iter().map(|s| s["caption_loss"].as_f64().unwrap()).collect::<Vec<_>>();
+        assert_eq!(losses("straight"), losses("stopped"));
+    }
+}
+
+/// The same settings are the same run, and each of these makes another one.
+#[test]
+fn what_a_run_depends_on() {
+    let folder = Folder::of_run();
+    let adapter = |output: &str, settings: &str| {
+        folder.train(&format!("output={output} train.steps=1 {settings}")).ok();
+        folder.bytes(&format!("{output}/checkpoints/step-1/adapter.safetensors"))
+    };
+    let first = adapter("a", "");
+    assert!(first == adapter("b", ""));
+    let others = ["replay.mode=chained", "train.accumulation=2", "seed=4", "replay.policy=last", "train.batch_size=1"];
+    for (i, other) in others.into_iter().enumerate() {
+        assert!(first != adapter(&format!("c{i}"), other), "{other} makes no difference");
+    }
+}
+
+/// The machine may go off at any time: what is there then is enough to come to the same end.
+#[test]
+fn a_killed_run_goes_on() {
+    let folder = Folder::of_run();
+    let settings = "checkpoints.every=1 checkpoints.keep=0 train.steps=6";
+    folder.train(&format!("output=straight {settings}")).ok();
+    let words = format!("output=killed {settings}");
+    let mut run = folder.start(&train_words(&words));
+    run.until("the second step", || logged(&folder, "killed", 2));
+    run.signal("KILL");
+    assert_eq!(run.wait().code, None);
+    folder.train(&format!("{words} --resume")).ok();
+    assert_same_checkpoint(&folder, "straight/checkpoints/step-6", "killed/checkpoints/step-6");
+    assert_eq!(folder.names("killed/checkpoints"), folder.names("straight/checkpoints"));
+}
+
+/// The names in it are hints only: a checkpoint without `latest`, or beside a wrong one, is found.
+#[test]
+fn the_newest_checkpoint_is_found() {
+    let folder = Folder::of_run();
+    folder.train("train.steps=2 checkpoints.every=1").ok();
+    for hint in [Some("step-9"), Some(""), None] {
+        match hint {
+            Some(text) => folder.write("out/checkpoints/latest", text),
+            None => fs::remove_file(folder.path("out/checkpoints/latest")).unwrap(),
+        }
+        folder.train("train.steps=2 --resume").ok();
+        assert_eq!(folder.events("out").iter().rfind(|e| e["event"] == "start").unwrap()["step"], 2);
+    }
+}
+
+#[test]
+fn ctrl_c_saves_and_says_how_to_go_on() {
+    let folder = Folder::of_run();
+    fs::rename(folder.path("run.toml"), folder.path("it's mine.toml")).unwrap();
+    let mut words = train_words("checkpoints.every=1000 lora.targets=['to_q','to_k'] train.steps=5000");
+    words[2] = "it's mine.toml";
+    let mut run = folder.start(&words);
+    run.until("the second step", || logged(&folder, "out", 2));
+    run.signal("INT");
+    let Done { code, stdout, stderr } = run.wait();
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert_eq!(stderr, "Finishing this step, then saving. Ctrl-C once more stops at once, without saving.\n");
+    folder.assert_no_leftovers();
+
+    let step = steps(&folder, "out").len();
+    let checkpoint = format!("step-{step}");
+    assert_eq!(folder.names("out/checkpoints"), ["latest", &checkpoint]);
+    assert_eq!(folder.read("out/checkpoints/latest"), checkpoint);
+    assert!(!folder.exists("out/adapter"));
+    let (said, command) = stdout.trim().split_once(". Go on with: comat ").unwrap();
+    assert_eq!(said, format!("Stopped after step {step}; it is saved"));
+
+    // the command, typed as it was printed, and ended by a setting
+    let script = format!("\"$0\" {command} --set train.steps={}", step + 2);
+    let program = folder.command(&[]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).arg(program.get_program()).current_dir(folder.path(""));
+    Done::from(shell.output().unwrap()).ok();
+    assert_eq!(folder.read("out/checkpoints/latest"), format!("step-{}", step + 2));
+    let numbers: Vec<_> = steps(&folder, "out").iter().map(|s| s["step"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=step as u64 + 2).collect::<Vec<_>>());
+}
+
+/// The second one does not wait for the step, and leaves what was saved before.
+#[test]
+fn two_ctrl_c_stop_at_once() {
+    let folder = Folder::of_run();
+    folder.train("train.steps=1").ok();
+    let before = folder.bytes("out/checkpoints");
+    let words = train_words("sampling.steps=500 train.steps=3 --resume"); // a step of many seconds
+    let mut run = folder.start(&words);
+    run.until("the start", || folder.events("out").iter().filter(|e| e["event"] == "start").count() == 2);
+    run.signal("INT");
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    run.signal("INT");
+    let done = run.wait();
+    assert_eq!(done.code, Some(130), "{done:#?}");
+    assert!(folder.bytes("out/checkpoints") == before);
+}
+
+#[test]
+fn only_the_newest_checkpoints_are_kept() {
+    let folder = Folder::of_run();
+    folder.train("train.steps=5 checkpoints.every=1 checkpoints.keep=2").ok();
+    assert_eq!(folder.names("out/checkpoints"), ["latest", "step-4", "step-5"]);
+    assert_eq!(folder.read("out/checkpoints/latest"), "step-5");
+    folder.train("train.steps=6 --resume out/checkpoints/step-4").ok();
+    let names = ["adapter.safetensors", "config.toml", "optimizer.safetensors", "state.json"];
+    assert_eq!(folder.names("out/checkpoints/step-6"), names);
+    assert_eq!(folder.events("out").iter().rfind(|e| e["event"] == "start").unwrap()["step"], 4);
+    folder.train("output=all train.steps=3 checkpoints.every=1 checkpoints.keep=0").ok();
+    assert_eq!(folder.names("all/checkpoints"), ["latest", "step-1", "step-2", "step-3"]);
+    folder.train("output=last train.steps=3 checkpoints.every=0").ok();
+    assert_eq!(folder.names("last/checkpoints"), ["latest", "step-3"]);
+}
+
+/// Everything that the documentation promises of a run's folder.
+#[test]
+fn the_folder_of_a_run() {
+    let folder = Folder::of_run();
+    folder.write("held_out.jsonl", "{\"prompt\": \"a white tree\"}\n{\"prompt\": \"an orange house\"}\n");
+    let done = folder.train(
+        "output=runs/first prompts.validation=held_out.jsonl samples.count=2 samples.every=2 validation.every=2 \
+         checkpoints.every=2",
+    );
+    assert_eq!(done.code, Some(0), "{done:#?}");
+    assert!(done.stdout.contains("4 steps done. The LoRA is in runs/first/adapter"), "{}", done.stdout);
+    assert!(done.stdout.contains("Before and after: runs/first/before-after.png"), "{}", done.stdout);
+    assert_eq!(done.stderr.matches("caption loss on 2 held-out prompts").count(), 3, "{}", done.stderr);
+    let entries = ["adapter", "before-after.png", "checkpoints", "config.toml", "events.jsonl", "samples"];
+    assert_eq!(folder.names("runs/first"), entries);
+    assert_eq!(folder.names("runs/first/adapter"), ["first.safetensors", "pytorch_lora_weights.safetensors"]);
+    assert_eq!(folder.names("runs/first/samples"), ["step-0", "step-2", "step-4"]);
+    folder.assert_no_leftovers();
+
+    let first = "runs/first/samples/step-0/000-a-white-tree.png";
+    assert_eq!(
+        folder.names("runs/first/samples/step-0"),
+        ["000-a-white-tree.png", "001-an-orange-house.png", "grid.png"]
+    );
+    let picture = Picture::open(&folder.path(first));
+    assert_eq!((picture.width, picture.height, picture.texts["step"].as_str()), (32, 32, "0"));
+    let settings = &picture.texts["parameters"];
+    let parts =
+        ["a white tree\n", "Steps: 4, Sampler: DDPM, CFG scale: 7.5, Seed: 0, Size: 32x32", "Model: pipeline_sd1"];
+    parts.iter().for_each(|part| assert!(settings.contains(part), "{settings}"));
+    let trained = Picture::open(&folder.path(&first.replace("step-0", "step-4")));
+    assert!(picture.difference(&trained) > 0, "the samples do not change");
+    let comparison = Picture::open(&folder.path("runs/first/before-after.png"));
+    assert_eq!((comparison.width, comparison.height), (8 * (2 * 32 + 4), 8 * (2 * 32 + 4)));
+
+    let events = folder.events("runs/first");
+    let count = |name| events.iter().filter(|e| e["event"] == name).count();
+    let counts = ["start", "step", "checkpoint", "validation", "samples", "finished"].map(count);
+    assert_eq!(counts, [1, 4, 2, 3, 3, 1]);
+    assert_eq!(counts.iter().sum::<usize>(), events.len());
+    for (i, step) in steps(&folder, "runs/first").iter().enumerate() {
+        assert_eq!(step["step"], i + 1);
+        assert_eq!(step["learning_rate"], 1e-2);
+        for key in ["caption_loss", "grad_norm", "seconds", "peak_memory"] {
+            assert!(step[key].as_f64().is_some_and(|n| n > 0.0), "{key} of {step}");
+        }
+    }
+    let validation: Vec<&Value> = events.iter().filter(|e| e["event"] == "validation").collect();
+    let at: Vec<u64> = validation.iter().map(|v| v["step"].as_u64().unwrap()).collect();
+    assert_eq!((at, &validation[0]["prompts"]), (vec![0, 2, 4], &Value::from(2)));
+    assert!(validation.iter().all(|v| v["caption_loss"].as_f64().is_some_and(|n| n > 0.0)));
+
+    // The resolved configuration is a configuration; with it, it is the same run.
+    let again = folder.comat(&["train", "--config", "runs/first/config.toml", "--set", "output=runs/second"]);
+    assert_eq!(again.code, Some(0), "{again:#?}");
+    assert_same_checkpoint(&folder, "runs/first/checkpoints/step-4", "runs/second/checkpoints/step-4");
+    let [a, b] = ["first", "second"].map(|run| folder.bytes(&format!("runs/{run}/samples")));
+    assert!(a == b, "the same run drew other samples");
+}
+
+/// Adapter files are for other programs, which may run as somebody else.
+#[test]
+fn files_may_be_read_as_any_new_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::of_run();
+    folder.train("train.steps=1").ok();
+    folder.write("new", "");
+    let mode = |name: &str| fs::metadata(folder.path(name)).unwrap().permissions().mode();
+    for name in ["adapter/out.safetensors", "checkpoints/step-1/optimizer.safetensors", "events.jsonl"] {
+        assert_eq!(mode(&format!("out/{name}")), mode("new"), "{name}");
+    }
+}
+
+/// A run without samples at its start may get some later: there is nothing to compare them with.
+#[test]
+fn samples_that_come_later() {
+    let folder = Folder::of_run();
+    folder.train("train.steps=1").ok();
+    folder.train("train.steps=2 samples.count=1 --resume").ok();
+    assert_eq!(folder.names("out/samples"), ["step-2"]);
+    assert!(folder.exists("out/adapter/out.safetensors") && !folder.exists("out/before-after.png"));
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let folder = Folder::of_run();
+    let plan = folder.train("--dry-run train.steps=7 train.accumulation=3").ok().stdout;
+    assert_eq!(folder.names(""), ["prompts.txt", "run.toml"]);
+    let parts = [
+        "UNet 36,364 parameters",
+        "rank 2 on 32 layers, 1,264 trainable parameters",
+        "3 to train on, 0 held out",
+        "images       32x32, latents 4x8x8",
+        "6 samples: 4 ddpm steps",
+        "7 steps, 42 samples, 14.00 epochs",
+        "output       out",
+    ];
+    parts.iter().for_each(|part| assert!(plan.contains(part), "{part} is not in {plan}"));
+    // What stands above the plan is the configuration.
+    folder.write("again.toml", plan);
+    folder.edit_text("again.toml", |text| text.split("# The plan").next().unwrap().to_owned());
+    folder.comat(&["train", "--config", "again.toml", "--dry-run"]).ok();
+    folder.train("--dry-run model.path=gone").error(&["gone: no such file"]);
+}
+
+/// How a batch is cut changes memory, and numbers by rounding only.
+#[test]
+fn micro_batches_change_nothing() {
+    let folder = Folder::of_run();
+    let adapter = |output: &str, settings: &str| -> Tensors {
+        folder.train(&format!("output={output} train.steps=2 train.batch_size=3 replay.mode=chained {settings}")).ok();
+        folder.tensors(&format!("{output}/checkpoints/step-2/adapter.safetensors"))
+    };
+    let whole = adapter("whole", "");
+    for (output, settings) in [
+        ("one", "replay.micro_batch=1 captioner.micro_batch=1"),
+        ("two", "replay.micro_batch=2 captioner.micro_batch=2"),
+    ] {
+        let cut = adapter(output, settings);
+        for (key, tensor) in &whole {
+            let error = relative_error(&cut[key], tensor);
+            assert!(error <= 1e-4, "{output}, {key}: relative error {error:e}");
+        }
+    }
+}
+
+#[test]
+fn every_schedule_of_the_learning_rate() {
+    let folder = Folder::of_run();
+    for (schedule, expected) in [
+        ("constant", [0.005, 0.01, 0.01, 0.01]),
+        ("linear", [0.005, 0.01, 0.01 * 2.0 / 3.0, 0.01 / 3.0]),
+        ("cosine", [0.005, 0.01, 0.0075, 0.0025]),
+    ] {
+        folder.train(&format!("output={schedule} optimizer.schedule={schedule} optimizer.warmup_steps=1")).ok();
+        for (step, rate) in steps(&folder, schedule).iter().zip(expected) {
+            let logged = step["learning_rate"].as_f64().unwrap();
+            assert!((logged - rate).abs() < 1e-12, "{schedule}: {logged} instead of {rate}");
+        }
+    }
+}
+
+/// A run may start from an adapter file, if it is of the rank that the configuration says.
+#[test]
+fn starting_from_an_adapter() {
+    let folder = Folder::of_run();
+    folder.train("output=first train.steps=1").ok();
+    folder.train("output=second train.steps=0 lora.init=first/adapter/first.safetensors").ok();
+    let [first, second] = ["first", "second"].map(|run| folder.tensors(&format!("{run}/adapter/{run}.safetensors")));
+    assert!(first.keys().eq(second.keys()));
+    first.iter().for_each(|(key, tensor)| assert_eq!(*tensor, second[key], "{key}"));
+    folder
+        .train("output=third lora.rank=3 lora.init=first/adapter/first.safetensors")
+        .error(&["first/adapter/first.safetensors", "has rank 2, lora.rank is 3"]);
+}
+
+#[test]
+fn sdxl_in_other_sizes_and_precisions() {
+    let folder = Folder::of_run();
+    let model = format!("model.path={}", fixture(common::SDXL).display());
+    folder.train(&format!("{model} train.steps=1 sampling.size=48x32 samples.count=1")).ok();
+    let picture = Picture::open(&folder.path("out/samples/step-1/000-a-red-dog.png"));
+    assert_eq!((picture.width, picture.height), (48, 32));
+    for dtype in ["bfloat16", "float64"] {
+        folder.train(&format!("{model} output={dtype} train.steps=1 model.dtype={dtype}")).ok();
+    }
+}
