@@ -21,6 +21,9 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     }
     let output = config.output.clone();
     let (mut trainer, mut run) = Trainer::open(config, args.resume.as_deref(), console.bar())?;
+    for change in &trainer.changed {
+        println!("Changed since the checkpoint: {change}");
+    }
     console.stop_on_ctrl_c("Finishing this step, then saving. Ctrl-C once more stops at once, without saving.");
     match trainer.run(&mut run, &console.interrupt)? {
         Ended::Finished => {

@@ -5,8 +5,9 @@ use crate::{
     loss::caption::CaptionLoss,
     prompts::Prompt,
     random::{Purpose, permutation, stream},
-    session::{Draws, Session},
+    session::Session,
     tracked,
+    train::Draws,
 };
 use anyhow::Result;
 use std::collections::BTreeSet;

@@ -10,7 +10,7 @@ use models::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
@@ -142,6 +142,30 @@ pub fn load(path: &Path, weights: &Weights, config: &Config, kind: Kind, device:
     let mut optimizer = AdamW::new(config.optimizer.clone(), &adapter);
     (optimizer.mean, optimizer.square, optimizer.updates) = (read("mean")?, read("square")?, state.step);
     Ok(Checkpoint { state, adapter, optimizer })
+}
+
+/// Settings that differ from those the checkpoint was made with, as `key: before → now`.
+pub fn changed_settings(path: &Path, config: &Config) -> Result<Vec<String>> {
+    let file = path.join("config.toml");
+    let text = fs::read_to_string(&file).map_err(Error::io(&file))?;
+    let (mut before, mut now) = (BTreeMap::new(), BTreeMap::new());
+    flatten("", &toml::from_str(&text).map_err(|e| Error::file(&file, e.message()))?, &mut before);
+    flatten("", &toml::Value::try_from(config)?, &mut now);
+    let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let text =
+        |side: &BTreeMap<String, String>, key: &String| side.get(key).map_or("nothing".to_owned(), String::clone);
+    let changed = keys.into_iter().filter(|key| before.get(*key) != now.get(*key));
+    Ok(changed.map(|key| format!("{key}: {} → {}", text(&before, key), text(&now, key))).collect())
+}
+
+fn flatten(path: &str, value: &toml::Value, out: &mut BTreeMap<String, String>) {
+    match value {
+        toml::Value::Table(table) => {
+            let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+            table.iter().for_each(|(key, value)| flatten(&join(key), value, out));
+        }
+        value => _ = out.insert(path.to_owned(), value.to_string()),
+    }
 }
 
 /// The checkpoint that `--resume latest` or `--resume DIR` means.

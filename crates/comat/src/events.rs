@@ -4,7 +4,7 @@ use anyhow::Result;
 use models::Error;
 use serde_json::Value;
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
 };
@@ -15,9 +15,13 @@ pub struct Events {
 }
 
 impl Events {
-    /// Opens the log for appending; earlier lines stay.
+    /// Opens the log for appending; earlier lines stay. A last line that a killed run left unfinished is closed.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
+        let cut = fs::read(path).is_ok_and(|text| text.last().is_some_and(|byte| *byte != b'\n'));
+        let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
+        if cut {
+            file.write_all(b"\n").map_err(Error::io(path))?;
+        }
         Ok(Self { file, path: path.to_owned() })
     }
 

@@ -84,6 +84,9 @@ pub fn run(
         let draw = |step| Ok(to_device(noise.step(step)?));
         let walked = trajectory::walk(&denoiser, &sampler, start, &text, &BTreeSet::new(), draw, each)?;
         let images = tch::no_grad(|| pipeline.vae.decode(&walked.latents))? / 2.0 + 0.5;
+        if images.isfinite().all().int64_value(&[]) == 0 {
+            bail!("the images of `{}` are not finite numbers; try --dtype float32 or bfloat16", prompts.join("`, `"));
+        }
         for (i, job) in batch.iter().enumerate() {
             let picture = Picture::from_tensor(&images.get(i as i64))?;
             let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));

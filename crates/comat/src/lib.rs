@@ -2,8 +2,8 @@
 //! prompt says, from prompts alone.
 //!
 //! One prompt's way through the modules: [`prompts`] → [`text`] → [`trajectory`] (no graph) → latents → image →
-//! [`loss`] → cotangent at the latents → [`replay`] of the [`tracked`] steps → [`optim`] → [`checkpoint`]. The loop is in
-//! [`train`], one iteration of it in [`session`].
+//! [`loss`] → cotangent at the latents → [`replay`] of the [`tracked`] steps → [`optim`] → [`checkpoint`]. The loop, and one
+//! iteration of it, are in [`train`].
 
 pub mod adapter;
 pub mod batch;

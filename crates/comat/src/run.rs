@@ -9,8 +9,8 @@ use crate::{
     prompts::{self, Prompt},
     random::Purpose,
     replay::chunks,
-    session::{Outcome, Session},
-    train::{Trainer, due},
+    session::Session,
+    train::{Outcome, Trainer, due},
 };
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -101,6 +101,7 @@ impl Run {
         self.events.write(json!({
             "event": "start",
             "step": trainer.step,
+            "changed": trainer.changed,
             "version": env!("CARGO_PKG_VERSION"),
             "model": config.model.path,
             "captioner": config.captioner.path,

@@ -1,21 +1,16 @@
-//! A run's frozen parts, opened: the pipeline, the captioner, the sampler; and one training iteration over them.
+//! A run's frozen parts, opened: the pipeline, the captioner, the sampler.
 
 use crate::{
     config::{Config, Size},
     denoiser::Denoiser,
-    loss::caption::{Caption, CaptionLoss, Crop},
-    optim::Gradients,
+    loss::caption::CaptionLoss,
     pipeline::Pipeline,
-    replay::{Replay, chunks},
+    replay::chunks,
     text::GuidedText,
     trajectory,
 };
 use anyhow::{Context, Result, bail};
-use models::{
-    lora::{Lora, Trainable},
-    schedule::Sampler,
-    unet::UNet,
-};
+use models::{lora::Lora, schedule::Sampler, unet::UNet};
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 
@@ -27,25 +22,6 @@ pub struct Session {
     pub size: Size,
     /// Channels, height and width of the latents.
     pub latent_shape: [i64; 3],
-}
-
-/// The random part of an iteration.
-pub struct Draws<'a> {
-    /// x_T `[B, C, h, w]`
-    pub start: Tensor,
-    /// Noise of a step `[B, C, h, w]`; asked for in order.
-    pub noise: Box<dyn FnMut(usize) -> Result<Tensor> + 'a>,
-    pub tracked: BTreeSet<usize>,
-    pub crops: Vec<Crop>,
-}
-
-/// What an iteration leaves besides gradients.
-pub struct Outcome {
-    /// x_0 `[B, C, h, w]`
-    pub latents: Tensor,
-    /// `[B, 3, H, W]` in 0..1, not clamped
-    pub images: Tensor,
-    pub caption_loss: f64,
 }
 
 impl Session {
@@ -61,40 +37,6 @@ impl Session {
             bail!("replay.tracked is {}, more than the {} steps of the sampler", config.replay.tracked, sampler.len());
         }
         Ok(Self { config, pipeline, captioner, sampler, size, latent_shape })
-    }
-
-    /// One iteration: adds `dL/d adapter`, times `weight`, to the gradients.
-    pub fn iterate(
-        &mut self,
-        adapter: &Trainable,
-        prompts: &[&str],
-        draws: Draws,
-        gradients: &mut Gradients,
-        each: impl FnMut() -> Result<()>,
-    ) -> Result<Outcome> {
-        let text = self.text(prompts)?;
-        let Draws { start, noise, tracked, crops } = draws;
-
-        let merged = self.merged(&adapter.lora)?;
-        let trajectory = trajectory::walk(&self.denoiser(&merged), &self.sampler, start, &text, &tracked, noise, each)?;
-        drop(merged);
-
-        let images = self.decode(&trajectory.latents)?;
-        let Caption { loss, cotangent } = self.captioner.with_cotangent(&images, prompts, &crops)?;
-        let cotangent = self.decode_cotangent(&trajectory.latents, &cotangent)?;
-
-        let branched = self.pipeline.unet(&self.pipeline.unet_weights.with_adapter(&adapter.lora)?)?;
-        let parameters = adapter.lora.parameters();
-        let replay = Replay {
-            denoiser: &self.denoiser(&branched),
-            sampler: &self.sampler,
-            text: &text,
-            mode: self.config.replay.mode,
-            micro_batch: self.config.replay.micro_batch,
-            leaves: &parameters.iter().map(|(_, matrix)| *matrix).collect::<Vec<_>>(),
-        };
-        replay.run(&trajectory, cotangent, gradients)?;
-        Ok(Outcome { latents: trajectory.latents, images, caption_loss: loss })
     }
 
     /// Images from noise, with an adapter merged in or without one; `[B, 3, H, W]` in 0..1, not clamped.
@@ -115,6 +57,11 @@ impl Session {
     /// The UNet as it samples: the adapter added to the weights.
     pub fn merged(&self, lora: &Lora) -> models::Result<UNet> {
         self.pipeline.unet(&self.pipeline.unet_weights.merged(lora)?)
+    }
+
+    /// The UNet as it is trained: the adapter beside the weights, with gradient.
+    pub fn branched(&self, lora: &Lora) -> models::Result<UNet> {
+        self.pipeline.unet(&self.pipeline.unet_weights.with_adapter(lora)?)
     }
 
     pub fn denoiser<'a>(&self, unet: &'a UNet) -> Denoiser<'a> {
@@ -143,7 +90,7 @@ impl Session {
     }
 
     /// From `dL/d images` to `dL/d latents`: decodes again, with a graph, a few samples at a time.
-    fn decode_cotangent(&self, latents: &Tensor, cotangent: &Tensor) -> Result<Tensor> {
+    pub fn decode_cotangent(&self, latents: &Tensor, cotangent: &Tensor) -> Result<Tensor> {
         let mut pieces = vec![];
         for (start, length) in chunks(latents.size()[0], self.config.captioner.micro_batch) {
             let latents = latents.narrow(0, start, length).detach().set_requires_grad(true);

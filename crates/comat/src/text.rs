@@ -63,10 +63,9 @@ impl TextEncoders {
         for (tokenizer, encoder) in &self.parts {
             let encoding = tokenizer.encode(prompt)?;
             if let (Some(cut), true) = (&encoding.cut, contexts.is_empty()) {
-                tracing::warn!(
-                    "prompt longer than {} tokens; the model does not see its end: …{cut}",
-                    encoding.ids.len()
-                );
+                let (limit, shown) = (encoding.ids.len(), cut.chars().take(200).collect::<String>());
+                let rest = if shown.len() < cut.len() { "…" } else { "" };
+                tracing::warn!("prompt longer than {limit} tokens; the model does not see its end: …{shown}{rest}");
             }
             let ids = Tensor::from_slice(&encoding.ids).unsqueeze(0).to_device(self.device);
             let encoded = encoder.forward(&ids)?;

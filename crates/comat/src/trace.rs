@@ -6,8 +6,9 @@ use crate::{
     generate::Given,
     optim::Gradients,
     prompts,
-    session::{Draws, Session},
+    session::Session,
     tracked,
+    train::{Draws, iterate},
 };
 use anyhow::{Context, Result, bail};
 use models::{
@@ -81,7 +82,7 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
         let (tracked, crops) = (tracked.clone(), extra.crops.clone());
         let draws = Draws { start: on_device(&given.start), noise: Box::new(noise), tracked, crops };
         let mut gradients = Gradients::zeros(&adapter);
-        let outcome = session.iterate(&adapter, &prompts, draws, &mut gradients, || Ok(()))?;
+        let outcome = iterate(&mut session, &adapter, &prompts, draws, &mut gradients, || Ok(()))?;
         last = Some((outcome, gradients));
         seconds.push(began.elapsed().as_secs_f64());
     }

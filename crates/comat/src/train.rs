@@ -1,19 +1,26 @@
-//! The main loop: prompts in, a LoRA out.
+//! The main loop: prompts in, a LoRA out. [`Trainer::run`] goes through the steps, [`Trainer::step`] is one of them, and
+//! [`iterate`] is what the paper is about.
+
+mod setup;
 
 use crate::{
-    adapter,
     batch::{Batch, Order},
-    checkpoint::{self, State},
     config::Config,
     interrupt::Interrupt,
+    loss::caption::{Caption, Crop},
     optim::{AdamW, Gradients, learning_rate},
-    prompts::{self, Prompt},
+    prompts::Prompt,
+    replay::Replay,
     run::{Run, StepReport},
     session::Session,
+    trajectory,
 };
 use anyhow::{Result, bail};
-use indicatif::ProgressBar;
 use models::lora::Trainable;
+use std::collections::BTreeSet;
+use tch::Tensor;
+
+pub use setup::{digest, due};
 
 /// How a run ended.
 #[derive(Debug, PartialEq)]
@@ -30,31 +37,11 @@ pub struct Trainer {
     pub optimizer: AdamW,
     /// Steps done.
     pub step: u64,
+    /// Settings that are not those of the checkpoint that this run goes on from.
+    pub changed: Vec<String>,
 }
 
 impl Trainer {
-    /// Opens everything a run needs: anew, or from a checkpoint (`latest`, or its folder).
-    pub fn open(config: Config, resume: Option<&str>, bar: ProgressBar) -> Result<(Self, Run)> {
-        let prompts = prompts::read(&config.prompts.train)?;
-        let found = resume.map(|which| checkpoint::find(&config.output.join("checkpoints"), which)).transpose()?;
-        let session = Session::open(config)?;
-        let (weights, kind, device) = (&session.pipeline.unet_weights, session.latent_kind(), session.pipeline.device);
-        let (adapter, optimizer, step) = match &found {
-            None => {
-                let adapter = adapter::start(&session)?.trainable(kind, device);
-                let optimizer = AdamW::new(session.config.optimizer.clone(), &adapter);
-                (adapter, optimizer, 0)
-            }
-            Some(path) => {
-                let c = checkpoint::load(path, weights, &session.config, kind, device)?;
-                c.state.check(session.config.seed, &digest(&prompts), path)?;
-                (c.adapter, c.optimizer, c.state.step)
-            }
-        };
-        let run = Run::open(&session.config, &prompts, found.is_some(), bar)?;
-        Ok((Self { session, prompts, adapter, optimizer, step }, run))
-    }
-
     /// Trains to the end, or to Ctrl-C.
     pub fn run(&mut self, run: &mut Run, interrupt: &Interrupt) -> Result<Ended> {
         let config = self.session.config.clone();
@@ -86,7 +73,7 @@ impl Trainer {
             let batch = Batch::new(config, order, &self.prompts, self.step, part)?;
             let prompts: Vec<&str> = batch.prompts.iter().map(String::as_str).collect();
             let draws = batch.draws(&self.session)?;
-            let outcome = self.session.iterate(&self.adapter, &prompts, draws, &mut gradients, || run.tick())?;
+            let outcome = iterate(&mut self.session, &self.adapter, &prompts, draws, &mut gradients, || run.tick())?;
             report.add(&outcome, config.train.accumulation);
         }
         gradients.scale(1.0 / config.train.accumulation as f64);
@@ -103,30 +90,56 @@ impl Trainer {
         self.optimizer.step(&mut self.adapter, &gradients, report.learning_rate);
         Ok(report)
     }
-
-    fn save(&self, run: &mut Run) -> Result<()> {
-        let config = &self.session.config;
-        let state = State {
-            step: self.step,
-            seed: config.seed,
-            prompts: digest(&self.prompts),
-            version: env!("CARGO_PKG_VERSION").into(),
-        };
-        let keep = config.checkpoints.keep;
-        let path = checkpoint::save(&run.checkpoints(), &state, &self.adapter, &self.optimizer, config, keep)?;
-        run.saved(&path, self.step)
-    }
 }
 
-/// Whether something that happens every so many steps (0: never) happens after this one.
-pub fn due(every: u64, step: u64) -> bool {
-    every > 0 && step.is_multiple_of(every)
+/// One iteration, section 1 of the method: adds `dL/d adapter` to the gradients.
+pub fn iterate(
+    session: &mut Session,
+    adapter: &Trainable,
+    prompts: &[&str],
+    draws: Draws,
+    gradients: &mut Gradients,
+    each: impl FnMut() -> Result<()>,
+) -> Result<Outcome> {
+    let Draws { start, noise, tracked, crops } = draws;
+    let text = session.text(prompts)?;
+
+    let merged = session.merged(&adapter.lora)?;
+    let walked = trajectory::walk(&session.denoiser(&merged), &session.sampler, start, &text, &tracked, noise, each)?;
+    drop(merged);
+
+    let images = session.decode(&walked.latents)?;
+    let Caption { loss, cotangent } = session.captioner.with_cotangent(&images, prompts, &crops)?;
+    let cotangent = session.decode_cotangent(&walked.latents, &cotangent)?;
+
+    let branched = session.branched(&adapter.lora)?;
+    let replay = Replay {
+        denoiser: &session.denoiser(&branched),
+        sampler: &session.sampler,
+        text: &text,
+        mode: session.config.replay.mode,
+        micro_batch: session.config.replay.micro_batch,
+        leaves: &adapter.lora.matrices(),
+    };
+    replay.run(&walked, cotangent, gradients)?;
+    Ok(Outcome { latents: walked.latents, images, caption_loss: loss })
 }
 
-/// Tells prompt files apart.
-pub fn digest(prompts: &[Prompt]) -> String {
-    use sha2::{Digest, Sha256};
-    let mut hasher = Sha256::new();
-    prompts.iter().for_each(|p| hasher.update(format!("{}\n", p.text)));
-    hasher.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
+/// The random part of an iteration.
+pub struct Draws<'a> {
+    /// x_T `[B, C, h, w]`
+    pub start: Tensor,
+    /// Noise of a step `[B, C, h, w]`; asked for in order.
+    pub noise: Box<dyn FnMut(usize) -> Result<Tensor> + 'a>,
+    pub tracked: BTreeSet<usize>,
+    pub crops: Vec<Crop>,
+}
+
+/// What an iteration leaves besides gradients.
+pub struct Outcome {
+    /// x_0 `[B, C, h, w]`
+    pub latents: Tensor,
+    /// `[B, 3, H, W]` in 0..1, not clamped
+    pub images: Tensor,
+    pub caption_loss: f64,
 }

@@ -4,8 +4,9 @@ use comat::{
     adapter,
     config::{self, Config},
     optim::Gradients,
-    session::{Draws, Session},
+    session::Session,
     text::GuidedText,
+    train::{Draws, iterate},
 };
 use models::unet::UNet;
 use std::{collections::BTreeSet, path::Path};
@@ -84,7 +85,7 @@ fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
     let _ = adapter.flat.g_add_(&noise);
 
     let mut gradients = Gradients::zeros(&adapter);
-    let outcome = session.iterate(&adapter, &PROMPTS, given.draws(), &mut gradients, || Ok(())).unwrap();
+    let outcome = iterate(&mut session, &adapter, &PROMPTS, given.draws(), &mut gradients, || Ok(())).unwrap();
 
     let weights = session.pipeline.unet_weights.with_adapter(&adapter.lora).unwrap();
     let unet = session.pipeline.unet(&weights).unwrap();

@@ -116,6 +116,11 @@ impl Lora {
             .collect()
     }
 
+    /// The matrices of [`Lora::parameters`], without their keys.
+    pub fn matrices(&self) -> Vec<&Tensor> {
+        self.pairs.values().flat_map(|pair| [&pair.down, &pair.up]).collect()
+    }
+
     /// A copy of its own on a device, in a precision, ready to be trained.
     pub fn trainable(&self, kind: Kind, device: Device) -> Trainable {
         let parameters = self.parameters();
