@@ -11,9 +11,23 @@ use std::process::ExitCode;
 /// Where the demo writes, relative to the workspace.
 const FOLDER: &str = "runs/demo";
 
-/// What the demo does: a line to say, then the arguments of `comat`.
-const STEPS: &[(&str, &[&str])] =
-    &[("training on the miniature world", &["train", "--config", "configs/world.toml", "--set", "output=runs/demo"])];
+/// What the demo does: a line to say, then the command line of `comat`.
+const STEPS: &[(&str, &str)] = &[
+    ("a LoRA from 500 prompts on the miniature world", "train --config configs/world.toml --set output=runs/demo"),
+    (
+        "pictures of held-out prompts with it",
+        "generate --model weights/world/sd --lora runs/demo/adapter/pytorch_lora_weights.safetensors \
+         --prompts configs/world/held_out.txt --steps 10 --guidance-scale 4 --batch 16 --out runs/demo/images --grid",
+    ),
+];
+
+/// Where to look afterwards.
+const RESULTS: &[(&str, &str)] = &[
+    ("before-after.png", "sample prompts: the base model above, the tuned one below"),
+    ("images/grid.png", "held-out prompts, drawn with the LoRA"),
+    ("adapter/", "the LoRA, for diffusers and for ComfyUI or A1111"),
+    ("events.jsonl", "loss, gradient norm, time and memory of every step"),
+];
 
 /// Builds the release binary and goes through the steps.
 pub fn run(workspace: &Workspace) -> Result<ExitCode> {
@@ -23,10 +37,13 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
         eprintln!("demo: the previous run lies in {} now", aside.display());
     }
     for (number, (what, args)) in STEPS.iter().enumerate() {
-        eprintln!("demo: {}/{} {what}: comat {}", number + 1, STEPS.len(), args.join(" "));
-        must(program(&comat).args(*args).current_dir(workspace.root()))?;
+        eprintln!("demo: {}/{} {what}: comat {args}", number + 1, STEPS.len());
+        must(program(&comat).args(args.split_whitespace()).current_dir(workspace.root()))?;
     }
-    eprintln!("demo: done; look into {FOLDER}");
+    println!("demo: done. Look into {FOLDER}:");
+    for (name, what) in RESULTS {
+        println!("  {name:17} {what}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

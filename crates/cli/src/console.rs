@@ -66,9 +66,9 @@ pub fn one_line_for_panics() {
         let payload = info.payload();
         let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
         let text = text.unwrap_or("unknown error");
-        let inner = text.split_once("Torch(\"").map_or(text, |(_, inner)| inner);
+        let (source, inner) = text.split_once("Torch(\"").map_or(("", text), |(_, inner)| ("libtorch: ", inner));
         let line = inner.split("\\n").next().unwrap_or(inner).lines().next().unwrap_or(inner);
-        eprintln!("comat: error: libtorch: {line}");
+        eprintln!("comat: error: {source}{line}");
         if line.contains("out of memory") || line.contains("can't allocate memory") {
             eprintln!("comat: smaller replay.micro_batch, captioner.micro_batch or train.batch_size need less memory");
         } else if let Some(place) = info.location() {
@@ -78,7 +78,7 @@ pub fn one_line_for_panics() {
                 place.line()
             );
         }
-        std::process::exit(1);
+        torch_ext::exit_at_once(1); // from whatever thread: libtorch must not be taken down while another one computes
     }));
 }
 

@@ -28,6 +28,9 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     match trainer.run(&mut run, &console.interrupt)? {
         Ended::Finished => {
             println!("{} steps done. The LoRA is in {}", trainer.step, output.join("adapter").display());
+            if let Some(verdict) = run.verdict() {
+                println!("{verdict}");
+            }
             if output.join("before-after.png").exists() {
                 println!("Before and after: {}", output.join("before-after.png").display());
             }
@@ -94,6 +97,8 @@ pub fn trace(args: Trace) -> Result<()> {
     println!("tracked steps {:?}, caption loss {:.8}", summary.tracked, summary.caption_loss);
     summary.seconds.sort_by(f64::total_cmp);
     println!("iteration {:.3} s (median of {repeat})", summary.seconds[summary.seconds.len() / 2]);
+    let legs = summary.legs;
+    println!("of it trajectory {:.3} s, caption {:.3} s, replay {:.3} s", legs.trajectory, legs.caption, legs.replay);
     if let Some(bytes) = summary.peak_memory {
         println!("peak memory {} MiB", bytes >> 20);
     }

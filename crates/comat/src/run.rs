@@ -10,7 +10,7 @@ use crate::{
     random::Purpose,
     replay::chunks,
     session::Session,
-    train::{Outcome, Trainer, due},
+    train::{Legs, Outcome, Trainer, due},
 };
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -28,18 +28,22 @@ pub struct StepReport {
     pub caption_loss: f64,
     pub grad_norm: f64,
     pub learning_rate: f64,
+    legs: Legs,
     began: Instant,
 }
 
 impl StepReport {
     pub fn start(session: &Session, learning_rate: f64) -> Self {
         memory::reset_peak(session.pipeline.device);
-        Self { caption_loss: 0.0, grad_norm: 0.0, learning_rate, began: Instant::now() }
+        Self { caption_loss: 0.0, grad_norm: 0.0, learning_rate, legs: Legs::default(), began: Instant::now() }
     }
 
     /// Adds one of `parts` trajectories.
     pub fn add(&mut self, outcome: &Outcome, parts: usize) {
         self.caption_loss += outcome.caption_loss / parts as f64;
+        self.legs.trajectory += outcome.seconds.trajectory;
+        self.legs.caption += outcome.seconds.caption;
+        self.legs.replay += outcome.seconds.replay;
     }
 
     pub fn is_finite(&self) -> bool {
@@ -53,6 +57,8 @@ pub struct Run {
     bar: ProgressBar,
     validation: Vec<Prompt>,
     samples: Vec<String>,
+    /// Step and caption loss of every held-out prompt, as measured in this sitting.
+    pub measured: Vec<(u64, Vec<f64>)>,
 }
 
 impl Run {
@@ -88,7 +94,14 @@ impl Run {
         bar.set_style(style);
         bar.set_prefix("train");
         bar.set_length(config.train.steps);
-        Ok(Self { events: Events::open(&folder.join("events.jsonl"))?, folder, bar, validation, samples })
+        Ok(Self {
+            events: Events::open(&folder.join("events.jsonl"))?,
+            folder,
+            bar,
+            validation,
+            samples,
+            measured: vec![],
+        })
     }
 
     pub fn checkpoints(&self) -> PathBuf {
@@ -133,6 +146,9 @@ impl Run {
             "grad_norm": report.grad_norm,
             "learning_rate": report.learning_rate,
             "seconds": seconds,
+            "seconds_trajectory": report.legs.trajectory,
+            "seconds_caption": report.legs.caption,
+            "seconds_replay": report.legs.replay,
             "peak_memory": memory::peak(trainer.session.pipeline.device),
         }))?;
         self.bar.set_message(format!("loss {:.3} · {:.2} it/s", report.caption_loss, 1.0 / seconds));
@@ -178,7 +194,7 @@ impl Run {
         }
         let session = &mut trainer.session;
         let unet = session.merged(&trainer.adapter.lora)?;
-        let mut total = 0.0;
+        let mut losses = vec![];
         let size = session.config.train.batch_size;
         for (start, length) in chunks(self.validation.len() as i64, size) {
             let prompts: Vec<&str> =
@@ -189,15 +205,29 @@ impl Run {
             let images = session.draw(&unet, &prompts, x, noise, || self.tick())?;
             // sample by sample, so that the mean does not depend on how the prompts are cut into batches
             for (i, prompt) in prompts.iter().enumerate() {
-                total += session.captioner.value(&images.narrow(0, i as i64, 1), &[prompt], &[(0, 0)])?;
+                losses.push(session.captioner.value(&images.narrow(0, i as i64, 1), &[prompt], &[(0, 0)])?);
             }
         }
-        let loss = total / self.validation.len() as f64;
+        let (loss, error) = mean(&losses);
         self.events.write(json!({
-            "event": "validation", "step": trainer.step, "caption_loss": loss, "prompts": self.validation.len(),
+            "event": "validation", "step": trainer.step, "caption_loss": loss, "standard_error": error, "losses": losses,
         }))?;
-        tracing::info!("step {}: caption loss on {} held-out prompts {loss:.4}", trainer.step, self.validation.len());
+        tracing::info!("step {}: caption loss on {} held-out prompts {loss:.4}", trainer.step, losses.len());
+        self.measured.push((trainer.step, losses));
         Ok(())
+    }
+
+    /// What this sitting has changed on the held-out prompts, in a line.
+    pub fn verdict(&self) -> Option<String> {
+        let [(first, before), .., (last, after)] = &self.measured[..] else { return None };
+        let differences: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
+        let (change, error) = mean(&differences);
+        Some(format!(
+            "Caption loss on {} held-out prompts: {:.4} at step {first}, {:.4} at step {last}; change {change:+.4}, standard error {error:.4}",
+            before.len(),
+            mean(before).0,
+            mean(after).0,
+        ))
     }
 
     /// Images from fixed seeds into `samples/step-N`, a comparison with the first round beside them.
@@ -272,4 +302,23 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
         let _ = fs::remove_file(&partial);
     }
     written.map_err(Error::io(path)).context("writing the run's folder")
+}
+
+/// Mean, and its standard error.
+fn mean(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    (mean, (variance / n).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mean;
+
+    #[test]
+    fn means_and_their_errors() {
+        assert_eq!(mean(&[1.0, 2.0, 3.0, 4.0]), (2.5, (5.0f64 / 3.0 / 4.0).sqrt()));
+        assert_eq!(mean(&[2.0]), (2.0, 0.0));
+    }
 }

@@ -8,7 +8,7 @@ use crate::{
     prompts,
     session::Session,
     tracked,
-    train::{Draws, iterate},
+    train::{Draws, Legs, iterate},
 };
 use anyhow::{Context, Result, bail};
 use models::{
@@ -43,6 +43,8 @@ pub struct Summary {
     pub caption_loss: f64,
     pub tracked: BTreeSet<usize>,
     pub seconds: Vec<f64>,
+    /// Of the last iteration.
+    pub legs: Legs,
     /// Bytes
     pub peak_memory: Option<u64>,
 }
@@ -99,7 +101,13 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
         out.insert(format!("grad.{key}"), gradient.shallow_clone());
     }
     tensors::write(&request.out, &out, HashMap::from([("prompts".into(), serde_json::to_string(&prompts)?)]))?;
-    Ok(Summary { caption_loss: outcome.caption_loss, tracked, seconds, peak_memory: memory::peak(device) })
+    Ok(Summary {
+        caption_loss: outcome.caption_loss,
+        tracked,
+        seconds,
+        legs: outcome.seconds,
+        peak_memory: memory::peak(device),
+    })
 }
 
 fn tracked_steps(session: &Session, start: Option<usize>) -> Result<BTreeSet<usize>> {

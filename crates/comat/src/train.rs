@@ -1,6 +1,7 @@
 //! The main loop: prompts in, a LoRA out. [`Trainer::run`] goes through the steps, [`Trainer::step`] is one of them, and
 //! [`iterate`] is what the paper is about.
 
+mod clock;
 mod setup;
 
 use crate::{
@@ -16,10 +17,12 @@ use crate::{
     trajectory,
 };
 use anyhow::{Result, bail};
+use clock::Clock;
 use models::lora::Trainable;
 use std::collections::BTreeSet;
 use tch::Tensor;
 
+pub use clock::Legs;
 pub use setup::{digest, due};
 
 /// How a run ended.
@@ -102,15 +105,18 @@ pub fn iterate(
     each: impl FnMut() -> Result<()>,
 ) -> Result<Outcome> {
     let Draws { start, noise, tracked, crops } = draws;
+    let mut clock = Clock::start();
     let text = session.text(prompts)?;
 
     let merged = session.merged(&adapter.lora)?;
     let walked = trajectory::walk(&session.denoiser(&merged), &session.sampler, start, &text, &tracked, noise, each)?;
     drop(merged);
+    let trajectory = clock.lap();
 
     let images = session.decode(&walked.latents)?;
     let Caption { loss, cotangent } = session.captioner.with_cotangent(&images, prompts, &crops)?;
     let cotangent = session.decode_cotangent(&walked.latents, &cotangent)?;
+    let caption = clock.lap();
 
     let branched = session.branched(&adapter.lora)?;
     let replay = Replay {
@@ -122,7 +128,8 @@ pub fn iterate(
         leaves: &adapter.lora.matrices(),
     };
     replay.run(&walked, cotangent, gradients)?;
-    Ok(Outcome { latents: walked.latents, images, caption_loss: loss })
+    let seconds = Legs { trajectory, caption, replay: clock.lap() };
+    Ok(Outcome { latents: walked.latents, images, caption_loss: loss, seconds })
 }
 
 /// The random part of an iteration.
@@ -142,4 +149,5 @@ pub struct Outcome {
     /// `[B, 3, H, W]` in 0..1, not clamped
     pub images: Tensor,
     pub caption_loss: f64,
+    pub seconds: Legs,
 }
