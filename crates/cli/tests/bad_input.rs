@@ -234,19 +234,17 @@ fn outputs_that_cannot_be_written() {
 fn training_on_a_full_disk() {
     let folder = Folder::of_run();
     let words = common::train_words("output=disk/out checkpoints.every=1 checkpoints.keep=0");
+    folder.comat(&words).ok();
+    fs::rename(folder.path("disk"), folder.path("whole")).unwrap();
+    // Too small by a page, the disk is full in the last file of all; the others end it in checkpoints.
+    let needed = folder.kib_on_disk("whole");
     let mut kept = 0;
-    // Full in the first checkpoint, in the optimiser's file of the second, just before the second is renamed, and in the
-    // second spelling of the finished adapter.
-    for kib in [20, 100, 124, 264] {
+    for kib in [20, needed / 4, needed / 3, needed / 2, needed - 4] {
         let Some(done) = folder.on_small_disk(kib, &words) else { return };
         done.error(&["the disk is full"]);
         folder.assert_no_leftovers();
         folder.events("disk.after/out");
         kept += folder.names("disk.after/out/checkpoints").iter().filter(|n| n.starts_with("step-")).count();
-        if !folder.exists("whole") {
-            folder.comat(&words).ok();
-            fs::rename(folder.path("disk"), folder.path("whole")).unwrap();
-        }
         for name in folder.names("disk.after/out/checkpoints") {
             let [there, here] =
                 ["disk.after", "whole"].map(|disk| folder.bytes(&format!("{disk}/out/checkpoints/{name}")));
@@ -257,7 +255,7 @@ fn training_on_a_full_disk() {
             assert_eq!(there, here, "{name} of {kib} KiB");
         }
     }
-    assert_eq!(kept, 6, "checkpoints on the four disks");
+    assert!(kept > 4, "the last disk alone holds four checkpoints");
     // With room again, the run goes on from what the full disk holds.
     let name = |disk: &str| format!("{disk}/out/checkpoints/step-4/optimizer.safetensors");
     fs::remove_dir_all(folder.path("disk.after/out/checkpoints/step-4")).unwrap();

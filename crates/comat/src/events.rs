@@ -4,8 +4,8 @@ use anyhow::Result;
 use models::Error;
 use serde_json::Value;
 use std::{
-    fs::{self, File, OpenOptions},
-    io::Write,
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -17,11 +17,16 @@ pub struct Events {
 impl Events {
     /// Opens the log for appending; earlier lines stay. A last line that a killed run left unfinished is closed.
     pub fn open(path: &Path) -> Result<Self> {
-        let cut = fs::read(path).is_ok_and(|text| text.last().is_some_and(|byte| *byte != b'\n'));
-        let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
-        if cut {
-            file.write_all(b"\n").map_err(Error::io(path))?;
-        }
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(Error::io(path))?;
+        let close = |file: &mut File| {
+            let mut last = [b'\n'];
+            if file.metadata()?.len() > 0 {
+                file.seek(SeekFrom::End(-1))?;
+                file.read_exact(&mut last)?;
+            }
+            if last == [b'\n'] { Ok(()) } else { file.write_all(b"\n") }
+        };
+        close(&mut file).map_err(Error::io(path))?;
         Ok(Self { file, path: path.to_owned() })
     }
 

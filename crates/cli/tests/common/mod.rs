@@ -190,6 +190,20 @@ impl Folder {
         Running(child)
     }
 
+    /// What the files below a folder take on a tmpfs, which counts in pages.
+    pub fn kib_on_disk(&self, folder: &str) -> usize {
+        let below = |path: &Path| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+        let (mut kib, mut rest) = (0, below(&self.path(folder)));
+        while let Some(path) = rest.pop() {
+            if path.is_dir() {
+                rest.extend(below(&path));
+            } else {
+                kib += fs::metadata(&path).unwrap().len().div_ceil(4096) as usize * 4;
+            }
+        }
+        kib
+    }
+
     /// Runs the program while `disk` is a file system of so many KiB, and copies `disk` to `disk.after`. `None` where
     /// mounting is not allowed.
     pub fn on_small_disk(&self, kib: usize, words: &[&str]) -> Option<Done> {
