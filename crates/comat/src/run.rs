@@ -210,7 +210,7 @@ impl Run {
         }
         let (loss, error) = mean(&losses);
         self.events.write(json!({
-            "event": "validation", "step": trainer.step, "caption_loss": loss, "standard_error": error, "losses": losses,
+            "event": "validation", "step": trainer.step, "caption_loss": loss, "standard_error": error, "prompts": losses.len(), "losses": losses,
         }))?;
         tracing::info!("step {}: caption loss on {} held-out prompts {loss:.4}", trainer.step, losses.len());
         self.measured.push((trainer.step, losses));
