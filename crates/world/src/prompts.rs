@@ -1,0 +1,122 @@
+//! Prompts by category, for training and for testing.
+
+use crate::{
+    scene::{Color, Direction, Kind, Shape, Texture},
+    wording::{Demand, Wanted},
+};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeSet, fmt};
+
+/// The categories of T2I-CompBench that this world has something of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Category {
+    /// Two or three objects, each with its colour.
+    Color,
+    /// Shapes and how many of each.
+    Shape,
+    /// Two or three objects, each with its texture.
+    Texture,
+    /// How two objects lie to each other.
+    Spatial,
+    /// Colour and texture together, of three objects or with a relation.
+    Complex,
+}
+
+impl Category {
+    pub const ALL: &[Self] = &[Self::Color, Self::Shape, Self::Texture, Self::Spatial, Self::Complex];
+}
+
+impl fmt::Display for Category {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let name = match self {
+            Self::Color => "color",
+            Self::Shape => "shape",
+            Self::Texture => "texture",
+            Self::Spatial => "spatial",
+            Self::Complex => "complex",
+        };
+        f.pad(name)
+    }
+}
+
+/// Which prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// To train on: no held-out combination of shape, colour and texture.
+    Train,
+    /// To test on: no text of the other split; where a prompt says everything of an object, one is a held-out combination.
+    HeldOut,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Prompt {
+    pub prompt: String,
+    pub category: Category,
+}
+
+/// So many different prompts, the categories in turn. The same for the same seed.
+pub fn make(split: Split, count: usize, seed: u64) -> Vec<Prompt> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut seen = BTreeSet::new();
+    let mut prompts = vec![];
+    while prompts.len() < count {
+        let category = Category::ALL[prompts.len() % Category::ALL.len()];
+        let demand = demand(category, &mut rng);
+        let prompt = demand.words(&mut rng);
+        if belongs(&demand, &prompt, split) && seen.insert(prompt.clone()) {
+            prompts.push(Prompt { prompt, category });
+        }
+    }
+    prompts
+}
+
+/// What says everything of an object goes by its combination, the rest by its text.
+fn belongs(demand: &Demand, prompt: &str, split: Split) -> bool {
+    let kinds: Vec<Kind> = demand.wanted.iter().filter_map(Wanted::kind).collect();
+    let held_out =
+        if kinds.is_empty() { hash(prompt).is_multiple_of(4) } else { kinds.iter().any(|k| k.is_held_out()) };
+    held_out == (split == Split::HeldOut)
+}
+
+/// FNV-1a
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn demand(category: Category, rng: &mut ChaCha8Rng) -> Demand {
+    let several = if rng.random_bool(0.3) { 3 } else { 2 };
+    let shapes = different(Shape::ALL, rng);
+    let colors = different(Color::ALL, rng);
+    let textures = different(Texture::ALL, rng);
+    let wanted = |count, color: bool, texture: bool| -> Vec<Wanted> {
+        (0..count).map(|i| Wanted::one(shapes[i], color.then_some(colors[i]), texture.then_some(textures[i]))).collect()
+    };
+    let relation = Some(Direction::ALL[rng.random_range(0..Direction::ALL.len())]);
+    match category {
+        Category::Color => Demand { wanted: wanted(several, true, false), relation: None },
+        Category::Texture => Demand { wanted: wanted(several, false, true), relation: None },
+        Category::Shape => {
+            let colored = rng.random_bool(0.7); // there are only so many ways to name shapes alone
+            let mut wanted = wanted(rng.random_range(1..=several), colored, false);
+            let number = rng.random_range(1..=4 - wanted.len());
+            wanted[0].count = number;
+            if colored {
+                let color = wanted[0].color;
+                wanted.iter_mut().for_each(|w| w.color = color);
+            }
+            Demand { wanted, relation: None }
+        }
+        Category::Spatial => Demand { wanted: wanted(2, rng.random_bool(0.75), false), relation },
+        Category::Complex if several == 3 => Demand { wanted: wanted(3, true, true), relation: None },
+        Category::Complex => Demand { wanted: wanted(2, true, true), relation },
+    }
+}
+
+fn different<T: Copy>(all: &[T], rng: &mut ChaCha8Rng) -> Vec<T> {
+    let mut all = all.to_vec();
+    all.shuffle(rng);
+    all
+}
