@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use crate::world::World;
 use clap::{Args as Group, Parser, Subcommand};
 use comat::config::{Dtype, SamplerKind, Size, Where};
 use std::path::PathBuf;
@@ -21,6 +22,9 @@ pub enum Verb {
     Train(Train),
     Generate(Generate),
     Trace(Trace),
+    /// The built-in miniature world: 64x64 pictures of coloured, textured shapes
+    #[command(subcommand)]
+    World(World),
 }
 
 /// Fine-tune a LoRA with prompts alone

@@ -3,6 +3,7 @@
 mod args;
 mod console;
 mod verbs;
+mod world;
 
 use args::{Args, Verb};
 use clap::Parser;
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
         Verb::Train(args) => verbs::train(args, &console),
         Verb::Generate(args) => verbs::generate(args, &console),
         Verb::Trace(args) => verbs::trace(args),
+        Verb::World(verb) => world::run(verb, &console),
     };
     console::exit_code(result)
 }

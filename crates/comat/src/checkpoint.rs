@@ -139,7 +139,7 @@ pub fn load(path: &Path, weights: &Weights, config: &Config, kind: Kind, device:
         });
         Ok(Tensor::cat(&parts.collect::<Result<Vec<_>, _>>()?, 0))
     };
-    let mut optimizer = AdamW::new(config.optimizer.clone(), &adapter);
+    let mut optimizer = AdamW::new(config.optimizer.clone(), &adapter.flat);
     (optimizer.mean, optimizer.square, optimizer.updates) = (read("mean")?, read("square")?, state.step);
     Ok(Checkpoint { state, adapter, optimizer })
 }

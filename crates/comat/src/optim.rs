@@ -1,4 +1,4 @@
-//! AdamW (Loshchilov and Hutter 2019) on the flat buffer that all adapter matrices are views of.
+//! AdamW (Loshchilov and Hutter 2019) on one flat buffer, which all trained matrices are views of.
 
 use crate::config::{Optimizer, RateSchedule};
 use models::lora::Trainable;
@@ -70,14 +70,14 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    pub fn new(config: Optimizer, adapter: &Trainable) -> Self {
-        Self { config, mean: adapter.flat.zeros_like(), square: adapter.flat.zeros_like(), updates: 0 }
+    /// For a buffer like this one.
+    pub fn new(config: Optimizer, values: &Tensor) -> Self {
+        Self { config, mean: values.zeros_like(), square: values.zeros_like(), updates: 0 }
     }
 
-    /// One update of the adapter, in place.
-    pub fn step(&mut self, adapter: &mut Trainable, gradients: &Gradients, learning_rate: f64) {
+    /// One update of the values, in place.
+    pub fn step(&mut self, values: &mut Tensor, gradient: &Tensor, learning_rate: f64) {
         let Optimizer { betas: [beta1, beta2], weight_decay, epsilon, .. } = self.config;
-        let gradient = &gradients.flat;
         self.updates += 1;
         let unbias = |beta: f64| 1.0 - beta.powi(self.updates as i32);
         tch::no_grad(|| {
@@ -85,7 +85,7 @@ impl AdamW {
             let _ = self.square.g_mul_scalar_(beta2).g_add_(&(gradient.square() * (1.0 - beta2)));
             let deviation = self.square.sqrt() / unbias(beta2).sqrt() + epsilon;
             let update = &self.mean / deviation * (-learning_rate / unbias(beta1));
-            let _ = adapter.flat.g_mul_scalar_(1.0 - learning_rate * weight_decay).g_add_(&update);
+            let _ = values.g_mul_scalar_(1.0 - learning_rate * weight_decay).g_add_(&update);
         });
     }
 }
@@ -116,7 +116,7 @@ mod tests {
         let (mut w, mut m, mut v) = (1.0f64, 0.0f64, 0.0f64);
         let mut adapter = crate::testing::one_matrix(1.0);
         let config = Optimizer { learning_rate: rate, ..Default::default() };
-        let mut adamw = AdamW::new(config, &adapter);
+        let mut adamw = AdamW::new(config, &adapter.flat);
         for (t, g) in [(1, 1.0), (2, 1.0), (3, -1.0)] {
             m = b1 * m + (1.0 - b1) * g;
             v = b2 * v + (1.0 - b2) * g * g;
@@ -124,7 +124,7 @@ mod tests {
             w -= rate * (m / (1.0 - f64::powi(b1, t))) / ((v / (1.0 - f64::powi(b2, t))).sqrt() + eps);
             let mut gradients = Gradients::zeros(&adapter);
             let _ = gradients.flat.fill_(g);
-            adamw.step(&mut adapter, &gradients, rate);
+            adamw.step(&mut adapter.flat, &gradients.flat, rate);
         }
         assert!((adapter.flat.double_value(&[0]) - w).abs() < 1e-12);
         let seen = adapter.lora.parameters()[0].1.double_value(&[0, 0]);

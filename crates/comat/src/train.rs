@@ -90,7 +90,7 @@ impl Trainer {
                 report.grad_norm
             );
         }
-        self.optimizer.step(&mut self.adapter, &gradients, report.learning_rate);
+        self.optimizer.step(&mut self.adapter.flat, &gradients.flat, report.learning_rate);
         Ok(report)
     }
 }

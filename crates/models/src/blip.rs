@@ -10,7 +10,7 @@ mod vision;
 use crate::{
     error::{Error, Result},
     transformers::check_ids,
-    weights::Weights,
+    weights::{Layout, Scope, Weights},
 };
 use std::path::Path;
 use tch::{Device, Kind, Reduction, Tensor};
@@ -45,11 +45,22 @@ impl Captioner {
     }
 
     pub fn new(config: &Config, weights: &Weights) -> Result<Self> {
-        weights.build(&["position_ids"], |root| Self {
+        weights.build(&["position_ids"], |root| Self::at(root, config))
+    }
+
+    /// What a captioner of that configuration is made of, with the output layer tied to the word embedding.
+    pub fn layout(config: &Config) -> Layout {
+        let absent =
+            |key: &str| key.ends_with("predictions.decoder.weight") || key.ends_with("predictions.decoder.bias");
+        Weights::layout(&absent, |root| Self::at(root, config))
+    }
+
+    fn at(root: Scope, config: &Config) -> Self {
+        Self {
             vision_model: VisionModel::new(&root / "vision_model", &config.vision),
             text_decoder: TextDecoder::new(&root / "text_decoder", &config.text),
             config: config.clone(),
-        })
+        }
     }
 
     /// Height and width of the images it takes.

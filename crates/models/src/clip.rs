@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     layers::{Activation, LayerNorm, Linear, attention},
     transformers::{self, check_ids, positive},
-    weights::{Scope, Weights},
+    weights::{Layout, Scope, Weights},
 };
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -84,6 +84,12 @@ impl TextEncoder {
 
     pub fn new(config: &Config, weights: &Weights) -> Result<Self> {
         weights.build(&["position_ids"], |root| Self::at(root, config.clone()))
+    }
+
+    /// What an encoder of that configuration is made of; without a projection.
+    pub fn layout(config: &Config) -> Layout {
+        let absent = |key: &str| key == "embeddings.token_embedding.weight" || key == "text_projection.weight";
+        Weights::layout(&absent, |root| Self::at(root, config.clone()))
     }
 
     /// Published files have everything but the projection below `text_model`; transformers 5 leaves that prefix out

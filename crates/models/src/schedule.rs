@@ -76,6 +76,11 @@ pub struct NoiseSchedule {
 }
 
 impl NoiseSchedule {
+    /// The share of signal left after each training step, `ᾱ_t` for t = 0, 1, …
+    pub fn signal(&self) -> &[f64] {
+        &self.alphas_cumprod
+    }
+
     /// Reads a diffusers `scheduler_config.json` of any class: all of them describe the same noise.
     pub fn read(path: &Path) -> Result<Self> {
         let json = Json::read(path)?;

@@ -10,7 +10,7 @@ mod transformer;
 use crate::{
     error::{Error, Result},
     layers::{Conv2d, GroupNorm, sinusoidal},
-    weights::{Scope, Weights},
+    weights::{Layout, Scope, Weights},
 };
 use blocks::{Conditions, DownBlock, MidBlock, TimeEmbedding, UpBlock};
 use tch::{Kind, Tensor};
@@ -82,6 +82,12 @@ pub struct UNet {
 impl UNet {
     pub fn new(config: &Config, weights: &Weights) -> Result<Self> {
         weights.build(&[], |root| Self::at(root, config.clone()))
+    }
+
+    /// What a UNet of that configuration is made of.
+    pub fn layout(config: &Config) -> Layout {
+        let absent = |key: &str| ["to_q.bias", "to_k.bias", "to_v.bias"].iter().any(|end| key.ends_with(end));
+        Weights::layout(&absent, |root| Self::at(root, config.clone()))
     }
 
     fn at(root: Scope, config: Config) -> Self {

@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     layers::{Conv2d, GroupNorm, Linear, attention},
     resnet::{ResnetBlock, upsample},
-    weights::{Scope, Weights},
+    weights::{Layout, Scope, Weights},
 };
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -97,15 +97,24 @@ impl AutoencoderKl {
     }
 
     pub fn new(config: &Config, weights: &Weights, kind: Kind) -> Result<Self> {
+        weights.build(&[], |root| Self::at(root, config, kind))
+    }
+
+    /// What an autoencoder of that configuration is made of.
+    pub fn layout(config: &Config) -> Layout {
+        Weights::layout(&|key| key.ends_with("query.weight"), |root| Self::at(root, config, Kind::Float))
+    }
+
+    fn at(root: Scope, config: &Config, kind: Kind) -> Self {
         let latents = config.latent_channels;
-        weights.build(&[], |root| Self {
+        Self {
             encoder: Encoder::new(&root / "encoder", config),
             quant_conv: Conv2d::new(&root / "quant_conv", 2 * latents, 2 * latents, 1, 1, 0),
             post_quant_conv: Conv2d::new(&root / "post_quant_conv", latents, latents, 1, 1, 0),
             decoder: Decoder::new(&root / "decoder", config),
             config: config.clone(),
             kind,
-        })
+        }
     }
 
     /// Scaled latents `[B, 4, h, w]` → image `[B, 3, 8h, 8w]` (for three halvings), about -1..1, not clamped, in the

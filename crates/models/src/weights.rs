@@ -53,7 +53,7 @@ impl Weights {
     ///
     /// `ignored`: keys that end so belong to no layer (old buffers, heads that are not used).
     pub fn build<T>(&self, ignored: &[&str], network: impl FnOnce(Scope) -> T) -> Result<T> {
-        let session = Session { weights: self, used: RefCell::default(), problems: RefCell::default() };
+        let session = Session::new(self, None);
         let built = network(Scope { session: &session, path: String::new() });
         let used = session.used.into_inner();
         let mut problems = session.problems.into_inner();
@@ -84,6 +84,15 @@ impl Weights {
             tensors.insert(key, sum.to_kind(weight.kind()));
         }
         Ok(Self { tensors, adapter: BTreeMap::new(), origin: self.origin.clone() })
+    }
+
+    /// What a network that is yet to be trained is made of: the shape of every tensor that its constructor asks for, by
+    /// key. `absent` names the optional ones that it shall not have.
+    pub fn layout<T>(absent: &dyn Fn(&str) -> bool, network: impl FnOnce(Scope) -> T) -> Layout {
+        let nothing = Self { tensors: Tensors::new(), adapter: BTreeMap::new(), origin: PathBuf::new() };
+        let session = Session::new(&nothing, Some(absent));
+        network(Scope { session: &session, path: String::new() });
+        session.asked.into_inner()
     }
 
     /// Paths of the layers whose name ends in one of `targets` (`to_q`, `to_out.0`, …), with the shape of their weight.
@@ -134,10 +143,23 @@ impl Weights {
     }
 }
 
+/// The shape of every tensor of a network, by key.
+pub type Layout = BTreeMap<String, Vec<i64>>;
+
 struct Session<'a> {
     weights: &'a Weights,
+    /// There only to learn the layout; these optional tensors are not in it.
+    absent: Option<&'a dyn Fn(&str) -> bool>,
+    asked: RefCell<Layout>,
     used: RefCell<BTreeSet<String>>,
     problems: RefCell<Vec<String>>,
+}
+
+impl<'a> Session<'a> {
+    fn new(weights: &'a Weights, absent: Option<&'a dyn Fn(&str) -> bool>) -> Self {
+        let (asked, used, problems) = Default::default();
+        Self { weights, absent, asked, used, problems }
+    }
 }
 
 /// A place in the checkpoint: `scope / "resnets" / 0 / "conv1"`.
@@ -160,6 +182,9 @@ impl Scope<'_> {
                 }
                 self.problem(format!("{key} has shape {:?}, expected {shape:?}", t.size()));
             }
+            None if self.session.absent.is_some() => {
+                self.session.asked.borrow_mut().insert(key, shape.to_vec());
+            }
             None => self.problem(format!("{key} is missing")),
         }
         Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand(shape, true)
@@ -171,7 +196,11 @@ impl Scope<'_> {
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.session.weights.tensors.contains_key(&self.key(name))
+        let key = self.key(name);
+        match self.session.absent {
+            Some(absent) => !absent(&key),
+            None => self.session.weights.tensors.contains_key(&key),
+        }
     }
 
     /// The adapter laid over the layer at this place, if any.

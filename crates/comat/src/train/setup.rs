@@ -24,7 +24,7 @@ impl Trainer {
         let (adapter, optimizer, step) = match &found {
             None => {
                 let adapter = adapter::start(&session)?.trainable(kind, device);
-                let optimizer = AdamW::new(session.config.optimizer.clone(), &adapter);
+                let optimizer = AdamW::new(session.config.optimizer.clone(), &adapter.flat);
                 (adapter, optimizer, 0)
             }
             Some(path) => {

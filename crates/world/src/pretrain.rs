@@ -1,0 +1,13 @@
+//! Training the miniature stack from scratch: the autoencoder, the text encoder with the UNet, the captioner. Each step's
+//! data is drawn from (seed, step) alone, so a course that was stopped goes on exactly.
+
+pub mod captioner;
+pub mod course;
+pub mod data;
+pub mod diffusion;
+pub mod parameters;
+pub mod stack;
+pub mod vae;
+
+pub use course::{Course, Watch};
+pub use stack::Stack;

@@ -1,0 +1,1 @@
+pub const STEPS: u64 = 6000;

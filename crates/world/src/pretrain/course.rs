@@ -1,0 +1,194 @@
+//! The training loop that all parts of the stack share.
+
+use super::parameters::Parameters;
+use anyhow::{Context, Result, bail};
+use comat::{
+    config::{Optimizer, RateSchedule},
+    interrupt::Interrupt,
+    optim::{AdamW, learning_rate},
+};
+use indicatif::ProgressBar;
+use models::{Error, tensors};
+use serde_json::json;
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use tch::{Device, Tensor};
+
+/// What is trained how long.
+#[derive(Debug, Clone)]
+pub struct Course {
+    pub name: &'static str,
+    pub steps: u64,
+    pub learning_rate: f64,
+    pub seed: u64,
+    /// Decay of the running average whose weights are kept in the end.
+    pub average: f64,
+}
+
+/// Who watches: the bar, and Ctrl-C.
+pub struct Watch<'a> {
+    pub bar: &'a ProgressBar,
+    pub interrupt: &'a Interrupt,
+    pub state: PathBuf,
+    pub log: PathBuf,
+}
+
+const WARMUP: u64 = 200;
+const CLIP: f64 = 1.0;
+const LOG_EVERY: u64 = 50;
+const SAVE_EVERY: Duration = Duration::from_secs(180);
+
+impl Course {
+    /// Goes through all steps, from where a stopped course left off; `loss(step)` has a graph to the parameters. Each
+    /// loss comes with named parts to log.
+    pub fn run(
+        &self,
+        parameters: &mut Parameters,
+        watch: &Watch,
+        mut loss: impl FnMut(u64, &Parameters) -> Result<Losses>,
+    ) -> Result<()> {
+        let config = Optimizer {
+            learning_rate: self.learning_rate,
+            schedule: RateSchedule::Cosine,
+            warmup_steps: WARMUP.min(self.steps / 10),
+            ..Default::default()
+        };
+        let mut adamw = AdamW::new(config.clone(), &parameters.flat);
+        let folder = watch.state.parent().context("a state file has a folder")?;
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let first = self.restore(parameters, &mut adamw, watch)?;
+        let mut log = self.open_log(watch, first)?;
+        watch.bar.set_length(self.steps);
+        watch.bar.set_position(first);
+        let (mut sums, mut saved, started) = (Sums::default(), Instant::now(), Instant::now());
+        for step in first..self.steps {
+            let losses = loss(step, parameters)?;
+            let mut gradient = parameters.gradient(&losses.total)?;
+            let norm = gradient.norm().double_value(&[]);
+            if !norm.is_finite() {
+                bail!(
+                    "{}: step {}: the gradient is {norm}; {} is untouched",
+                    self.name,
+                    step + 1,
+                    watch.state.display()
+                );
+            }
+            if norm > CLIP {
+                let _ = gradient.g_mul_scalar_(CLIP / norm);
+            }
+            adamw.step(&mut parameters.flat, &gradient, learning_rate(&config, step, self.steps));
+            parameters.follow(self.average.min((1.0 + step as f64) / (10.0 + step as f64)));
+            sums.add(&losses);
+            watch.bar.inc(1);
+            let done = step + 1;
+            if done % LOG_EVERY == 0 || done == self.steps {
+                let line = sums.take(done, started.elapsed());
+                watch.bar.set_message(format!("loss {:.4}", line["loss"].as_f64().unwrap_or(f64::NAN)));
+                writeln!(log, "{line}").map_err(Error::io(&watch.log))?;
+            }
+            let stop = watch.interrupt.is_set();
+            if stop || done == self.steps || saved.elapsed() > SAVE_EVERY {
+                self.save(parameters, &adamw, done, watch)?;
+                saved = Instant::now();
+            }
+            watch.interrupt.check()?;
+        }
+        Ok(())
+    }
+
+    fn save(&self, parameters: &Parameters, adamw: &AdamW, step: u64, watch: &Watch) -> Result<()> {
+        let all = [
+            ("values", &parameters.flat),
+            ("average", &parameters.average),
+            ("mean", &adamw.mean),
+            ("square", &adamw.square),
+        ];
+        let all = all.map(|(name, t)| (name.to_owned(), t.shallow_clone())).into_iter().collect();
+        let about = HashMap::from([("step".into(), step.to_string()), ("course".into(), self.describe())]);
+        Ok(tensors::write(&watch.state, &all, about)?)
+    }
+
+    /// The step to begin with.
+    fn restore(&self, parameters: &mut Parameters, adamw: &mut AdamW, watch: &Watch) -> Result<u64> {
+        if !watch.state.exists() {
+            return Ok(0);
+        }
+        let (mut all, about) = tensors::read(&watch.state)?;
+        let state = watch.state.display();
+        if about.get("course").map(String::as_str) != Some(self.describe().as_str()) {
+            bail!("{state}: is of a course with other settings; give another --out, or remove it to begin anew");
+        }
+        let step = about.get("step").and_then(|s| s.parse().ok()).with_context(|| format!("{state}: has no step"))?;
+        let targets = [
+            ("values", &mut parameters.flat),
+            ("average", &mut parameters.average),
+            ("mean", &mut adamw.mean),
+            ("square", &mut adamw.square),
+        ];
+        for (name, target) in targets {
+            let saved: Tensor = all.remove(name).with_context(|| format!("{state}: there is no {name} in it"))?;
+            if saved.size() != target.size() {
+                bail!("{state}: {name} has {:?} values, expected {:?}", saved.size(), target.size());
+            }
+            tch::no_grad(|| target.copy_(&saved.to_device(Device::Cpu)));
+        }
+        adamw.updates = step;
+        Ok(step)
+    }
+
+    fn describe(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn open_log(&self, watch: &Watch, first: u64) -> Result<File> {
+        let mut options = OpenOptions::new();
+        options.create(true).write(true);
+        if first == 0 {
+            options.truncate(true)
+        } else {
+            options.append(true)
+        };
+        Ok(options.open(&watch.log).map_err(Error::io(&watch.log))?)
+    }
+}
+
+/// A loss with what it consists of.
+pub struct Losses {
+    pub total: Tensor,
+    pub parts: Vec<(&'static str, f64)>,
+}
+
+#[derive(Default)]
+struct Sums {
+    count: u64,
+    total: f64,
+    parts: Vec<(&'static str, f64)>,
+}
+
+impl Sums {
+    fn add(&mut self, losses: &Losses) {
+        self.count += 1;
+        self.total += losses.total.double_value(&[]);
+        for (i, (name, value)) in losses.parts.iter().enumerate() {
+            match self.parts.get_mut(i) {
+                Some(part) => part.1 += value,
+                None => self.parts.push((name, *value)),
+            }
+        }
+    }
+
+    fn take(&mut self, step: u64, elapsed: Duration) -> serde_json::Value {
+        let Self { count, total, parts } = std::mem::take(self);
+        let mean = |sum: f64| sum / count.max(1) as f64;
+        let mut line = json!({ "step": step, "loss": mean(total), "seconds": elapsed.as_secs() });
+        for (name, sum) in parts {
+            line[name] = json!(mean(sum));
+        }
+        line
+    }
+}
