@@ -62,7 +62,12 @@ fn pretrain(args: Pretrain, console: &Console) -> Result<()> {
                 println!("vae: a pixel of a new picture is off by {error:.4} on average (of 1)");
             }
             Part::Diffusion => diffusion::run(&stack, steps, args.seed, &watch)?,
-            Part::Captioner => {}
+            Part::Captioner => {
+                let (renders, redrawn) = captioner::run(&stack, steps, args.seed, &watch)?;
+                println!(
+                    "captioner: how often it prefers the true caption\n  renders  {renders:?}\n  redrawn  {redrawn:?}"
+                );
+            }
         }
         bar.finish_and_clear();
     }

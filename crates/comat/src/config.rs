@@ -70,6 +70,11 @@ pub struct Captioner {
 }
 
 impl Captioner {
+    /// The captioner of a folder, with everything else as it is by default.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, prefix: Self::default_prefix(), reduction: Reduction::default(), micro_batch: 0 }
+    }
+
     fn default_prefix() -> String {
         "a photography of ".into()
     }

@@ -6,6 +6,7 @@ pub mod course;
 pub mod data;
 pub mod diffusion;
 pub mod parameters;
+pub mod redraw;
 pub mod stack;
 pub mod vae;
 

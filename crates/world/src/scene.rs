@@ -196,6 +196,13 @@ impl Scene {
         }
     }
 
+    /// Another object in a free place, if one is soon found.
+    pub fn room_for(&self, kind: Kind, rng: &mut impl Rng) -> Option<Object> {
+        (0..40)
+            .map(|_| Object::anywhere(kind, 11.5, rng))
+            .find(|o| self.objects.iter().all(|other| other.is_clear_of(o)))
+    }
+
     /// One to three objects of any kind; in every fifth picture of several, two are alike.
     pub fn any(rng: &mut impl Rng) -> Self {
         let count = *[1, 2, 2, 2, 3, 3].choose(rng).expect("not empty");

@@ -26,7 +26,6 @@ pub struct Demand {
 
 /// Numbers above one that have a word.
 const NUMBERS: &[(usize, &str)] = &[(2, "two"), (3, "three")];
-const PREFIX: &str = "a picture of";
 
 impl Wanted {
     pub fn one(shape: Shape, color: Option<Color>, texture: Option<Texture>) -> Self {
@@ -86,7 +85,6 @@ impl Demand {
     /// Reads any of the wordings; `None` for a text that is not of this world.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim().trim_end_matches('.').to_lowercase();
-        let text = text.strip_prefix(PREFIX).unwrap_or(&text).trim();
         for direction in Direction::ALL {
             if let Some((a, b)) = text.split_once(&format!(" {} ", direction.words())) {
                 return Some(Self { wanted: vec![parse_phrase(a)?, parse_phrase(b)?], relation: Some(*direction) });
@@ -207,8 +205,7 @@ fn demand(kinds: &[Kind], detail: Detail, relation: Option<Direction>) -> Demand
 
 /// Every word that a caption can hold.
 pub fn vocabulary() -> Vec<&'static str> {
-    let mut words =
-        vec!["a", "and", "next", "to", "the", "of", "left", "right", "above", "below", "picture", "photography"];
+    let mut words = vec!["a", "and", "next", "to", "the", "of", "left", "right", "above", "below", "photography"];
     words.extend(NUMBERS.iter().map(|(_, word)| *word));
     words.extend(Color::ALL.iter().map(|c| c.word()));
     words.extend(Texture::ALL.iter().map(|t| t.word()));

@@ -39,8 +39,13 @@ impl CaptionLoss {
     pub fn open(config: &config::Captioner, kind: Kind, device: Device) -> Result<Self> {
         let path: &PathBuf = &config.path;
         let captioner = Captioner::open(path, kind, device).with_context(|| format!("captioner {}", path.display()))?;
-        let tokenizer = BertTokenizer::open(path)?;
-        let preprocess = Preprocess::open(path)?;
+        Self::new(captioner, config)
+    }
+
+    /// With a captioner that is in memory already; tokenizer and preprocessing are read from the configured folder.
+    pub fn new(captioner: Captioner, config: &config::Captioner) -> Result<Self> {
+        let tokenizer = BertTokenizer::open(&config.path)?;
+        let preprocess = Preprocess::open(&config.path)?;
         let max_length = captioner.config().text.max_position_embeddings as usize;
         let prefix_tokens = tokenizer.encode(config.prefix.trim_end(), max_length)?.ids.len() - 1; // without its end token
         Ok(Self { captioner, tokenizer, preprocess, config: config.clone(), prefix_tokens, max_length })

@@ -20,8 +20,8 @@ use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
 pub const STEPS: u64 = 4000;
-const BATCH: i64 = 64;
-/// Pictures that are encoded once and drawn from.
+const BATCH: u64 = 48;
+/// Pictures that are encoded once and drawn from, at most.
 const POOL: u64 = 32_000;
 const ENCODED_AT_A_TIME: u64 = 64;
 /// Timesteps with less noise than this ratio of signal to noise count less (Hang et al. 2023).
@@ -40,12 +40,13 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let unet = UNet::new(&unet_config, &parameters.training("unet")?)?;
     let encoder = TextEncoder::new(&text_config, &parameters.training("text_encoder")?)?;
     let mut tokens = Tokens { tokenizer: ClipTokenizer::open(&stack.sd("tokenizer"))?, known: HashMap::new() };
-    let pool = pool(stack, seed, watch)?;
+    let pictures = POOL.min(steps * BATCH);
+    let pool = pool(stack, pictures, seed, watch)?;
     let levels = Levels::of(&schedule);
     let course = Course { name: "diffusion", steps, learning_rate: 1e-3, seed, average: 0.998 };
     course.run(&mut parameters, watch, |step, _| {
         let mut rng = data::rng(seed, Stream::Step, step);
-        let numbers: Vec<i64> = (0..BATCH).map(|_| rng.random_range(0..POOL as i64)).collect();
+        let numbers: Vec<i64> = (0..BATCH).map(|_| rng.random_range(0..pictures as i64)).collect();
         let captions: Vec<String> = numbers
             .iter()
             .map(|&n| wording::web_caption(&data::scene(seed, n as u64), &mut rng).unwrap_or_default())
@@ -66,14 +67,15 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     parameters.write("text_encoder", &stack.sd("text_encoder/model.safetensors"))
 }
 
-/// Scaled latents of the first scenes `[POOL, 4, 16, 16]`.
-fn pool(stack: &Stack, seed: u64, watch: &Watch) -> Result<Tensor> {
+/// Scaled latents of the first scenes `[count, 4, 16, 16]`.
+fn pool(stack: &Stack, count: u64, seed: u64, watch: &Watch) -> Result<Tensor> {
     let vae = vae::open(stack)?;
-    watch.bar.set_length(POOL);
+    watch.bar.set_length(count);
     watch.bar.set_message("encoding pictures");
     let mut latents = vec![];
-    for first in (0..POOL).step_by(ENCODED_AT_A_TIME as usize) {
-        let scenes: Vec<Scene> = (first..first + ENCODED_AT_A_TIME).map(|n| data::scene(seed, n)).collect();
+    for first in (0..count).step_by(ENCODED_AT_A_TIME as usize) {
+        let scenes: Vec<Scene> =
+            (first..(first + ENCODED_AT_A_TIME).min(count)).map(|n| data::scene(seed, n)).collect();
         latents.push(vae::encode(&vae, &data::pictures(&scenes))?);
         watch.bar.inc(ENCODED_AT_A_TIME);
         watch.interrupt.check()?;

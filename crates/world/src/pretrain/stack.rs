@@ -107,9 +107,9 @@ fn clip_vocabulary() -> ClipVocabulary {
         while pieces.len() > 1 {
             let pair = (pieces[0].clone(), pieces[1].clone());
             let merged = format!("{}{}", pair.0, pair.1);
-            pieces.splice(0..2, [merged.clone()]);
             tokens.push(merged);
             merges.push(pair);
+            pieces = apply(&merges, word); // the new merge may have a second place in the word
         }
     }
     tokens.extend(["<|startoftext|>".into(), "<|endoftext|>".into()]);
