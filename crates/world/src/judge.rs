@@ -21,6 +21,9 @@ pub struct Look {
     pub found: Vec<Found>,
     /// Specks too small to be an object.
     pub specks: usize,
+    /// How far a pixel is, on average over the picture, from what the ground and the found objects explain: 0 for a
+    /// render, in units where white and black are 1 apart. Noise, smears and a tinted ground raise it.
+    pub unexplained: f32,
 }
 
 /// How a picture answers its prompt.

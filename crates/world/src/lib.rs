@@ -5,6 +5,7 @@
 //! networks.
 
 pub mod judge;
+pub mod judging;
 pub mod pretrain;
 pub mod prompts;
 pub mod render;

@@ -51,7 +51,7 @@ pub enum Split {
     HeldOut,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prompt {
     pub prompt: String,
     pub category: Category,
