@@ -1,0 +1,97 @@
+//! The training loop of the miniature stack.
+
+use comat::interrupt::Interrupt;
+use indicatif::ProgressBar;
+use models::weights::{Layout, Scope};
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+use world::pretrain::{
+    Course, Watch,
+    course::Losses,
+    data::{self, Stream},
+    parameters::{Init, Parameters},
+};
+
+const COURSE: Course = Course { name: "toy", steps: 30, learning_rate: 0.3, seed: 4, average: 0.9 };
+
+fn fresh() -> Parameters {
+    let layout = Layout::from([("slope.weight".to_owned(), vec![3, 2]), ("slope.bias".to_owned(), vec![3])]);
+    Parameters::fresh(&[("toy", layout, Init::Uniform)], 4).unwrap()
+}
+
+fn slope(parameters: &Parameters) -> anyhow::Result<(Tensor, Tensor)> {
+    let tensors = |scope: Scope| (scope.tensor("slope.weight", &[3, 2]), scope.tensor("slope.bias", &[3]));
+    Ok(parameters.training("toy")?.build(&[], tensors)?)
+}
+
+/// Fits a line to noisy points; stops when `stop` says so. The losses by step.
+fn fit(parameters: &mut Parameters, folder: &Path, stop: Option<u64>) -> anyhow::Result<Vec<f64>> {
+    let (weight, bias) = slope(parameters)?;
+    let (bar, interrupt) = (ProgressBar::hidden(), Interrupt::default());
+    let watch = Watch {
+        bar: &bar,
+        interrupt: &interrupt,
+        state: folder.join("state/toy.safetensors"),
+        log: folder.join("state/toy.jsonl"),
+    };
+    let mut losses = vec![];
+    COURSE.run(parameters, &watch, |step, _| {
+        let points = data::randn(&mut data::rng(4, Stream::Step, step), &[8, 2])?;
+        let target = Tensor::from_slice(&[1f32, -2.0, 0.5, 3.0, 0.0, 1.0]).view([2, 3]);
+        let error = points.matmul(&weight.tr()) + &bias - points.matmul(&target) - 1.0;
+        let total = error.square().mean(Kind::Float);
+        losses.push(total.double_value(&[]));
+        if stop == Some(step) {
+            interrupt.set();
+        }
+        Ok(Losses { total, parts: vec![] })
+    })?;
+    Ok(losses)
+}
+
+#[test]
+fn a_course_that_was_stopped_goes_on_exactly() {
+    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut straight = fresh();
+    let losses = fit(&mut straight, whole.path(), None).unwrap();
+    assert_eq!(losses.len(), 30);
+    assert!(losses[29] < 0.3 * losses[0], "{losses:?}");
+
+    let stopped = fit(&mut fresh(), parts.path(), Some(11)).unwrap_err();
+    assert!(stopped.is::<comat::interrupt::Interrupted>(), "{stopped:#}");
+    let mut resumed = fresh();
+    let rest = fit(&mut resumed, parts.path(), None).unwrap();
+    assert_eq!(rest, losses[12..]);
+    assert_eq!(resumed.flat, straight.flat);
+    assert_eq!(resumed.average, straight.average);
+    assert_ne!(resumed.average, resumed.flat);
+}
+
+#[test]
+fn a_state_of_another_course_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let _ = fit(&mut fresh(), folder.path(), Some(3)).unwrap_err();
+    let (bar, interrupt) = (ProgressBar::hidden(), Interrupt::default());
+    let state = folder.path().join("state/toy.safetensors");
+    let watch = Watch { bar: &bar, interrupt: &interrupt, state, log: folder.path().join("state/toy.jsonl") };
+    let longer = Course { steps: 40, ..COURSE };
+    let refused = longer.run(&mut fresh(), &watch, |_, _| unreachable!()).unwrap_err().to_string();
+    assert!(refused.contains("toy.safetensors") && refused.contains("other settings"), "{refused}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_leaves_the_state_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bar, interrupt) = (ProgressBar::hidden(), Interrupt::default());
+    let state = folder.path().join("state/toy.safetensors");
+    let watch = Watch { bar: &bar, interrupt: &interrupt, state: state.clone(), log: folder.path().join("log.jsonl") };
+    let mut parameters = fresh();
+    let (weight, _) = slope(&parameters).unwrap();
+    let failed = COURSE.run(&mut parameters, &watch, |_, _| {
+        Ok(Losses { total: weight.sum(Kind::Float) * f64::NAN, parts: vec![] })
+    });
+    assert!(failed.unwrap_err().to_string().contains("step 1: the gradient is NaN"));
+    assert!(!state.exists());
+    let before = fresh().flat.to_device(Device::Cpu);
+    assert_eq!(parameters.flat, before);
+}
