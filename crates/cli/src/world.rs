@@ -1,5 +1,7 @@
 //! `comat world …`: the built-in miniature world.
 
+mod report;
+
 use crate::console::Console;
 use anyhow::Result;
 use clap::{Args as Group, Subcommand, ValueEnum};
@@ -10,6 +12,7 @@ use world::pretrain::{Stack, Watch, captioner, diffusion, vae};
 #[derive(Subcommand)]
 pub enum World {
     Pretrain(Pretrain),
+    Report(report::Report),
 }
 
 /// Train the miniature stack from scratch: first vae, then diffusion, then captioner
@@ -40,6 +43,7 @@ pub enum Part {
 pub fn run(verb: World, console: &Console) -> Result<()> {
     match verb {
         World::Pretrain(args) => pretrain(args, console),
+        World::Report(args) => report::run(args),
     }
 }
 

@@ -65,7 +65,7 @@ impl Measure {
     }
 
     /// As a percentage; `Unexplained` in per cent of the way from black to white.
-    fn percent(self, value: f64) -> String {
+    pub fn percent(self, value: f64) -> String {
         let digits = if self == Self::Unexplained { 2 } else { 1 };
         format!("{:.digits$}", 100.0 * value)
     }

@@ -68,9 +68,17 @@ pub fn facts(facts: &[(&str, String)]) -> String {
     format!("<dl class=\"facts\">\n{facts}</dl>\n")
 }
 
-/// What was typed.
-pub fn commands(lines: &[String]) -> String {
+/// Commands, each given by its words, as a shell takes them.
+pub fn commands(commands: &[Vec<String>]) -> String {
+    let lines: Vec<String> =
+        commands.iter().map(|words| words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" ")).collect();
     format!("<pre><code>{}</code></pre>\n", Text(lines.join("\n")))
+}
+
+/// As a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=,:".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
@@ -80,10 +88,17 @@ mod tests {
     #[test]
     fn a_page_is_one_file_and_escapes_text() {
         let body = section("s", "a < b", &settings(&[("k<".into(), "v&".into())]))
-            + &folded("<i>", &commands(&["a > b".into()]));
+            + &folded("<i>", &commands(&[vec!["a".into(), "b > c".into()]]));
         let page = Page { title: "</title>", body, style: "" };
         let html = page.html();
-        for part in ["<title>&lt;/title&gt;</title>", "<h2>a &lt; b</h2>", "k&lt;", "v&amp;", "&lt;i&gt;", "a &gt; b"] {
+        for part in [
+            "<title>&lt;/title&gt;</title>",
+            "<h2>a &lt; b</h2>",
+            "k&lt;",
+            "v&amp;",
+            "&lt;i&gt;",
+            "a &#39;b &gt; c&#39;",
+        ] {
             assert!(html.contains(part), "{part}");
         }
         for outside in ["http", "url(", "@import", "src=", "<link"] {
