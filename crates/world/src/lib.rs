@@ -4,10 +4,12 @@
 //! [`prompts`] makes prompts by category. Only [`pretrain`] knows of
 //! networks.
 
+pub mod estimate;
 pub mod judge;
 pub mod judging;
 pub mod pretrain;
 pub mod prompts;
 pub mod render;
 pub mod scene;
+pub mod scores;
 pub mod wording;
