@@ -1,8 +1,8 @@
 //! The miniature world: pictures of one to three shapes, each with a colour and a texture, on a plain ground.
 //!
 //! [`scene`] says what is in a picture, [`render`] draws it, [`wording`] puts it into words (and words into demands),
-//! [`prompts`] makes prompts by category. Only [`pretrain`] knows of
-//! networks.
+//! [`prompts`] makes prompts by category, [`staging`] scenes that meet them. [`judge`] says what a picture shows and whether
+//! that is what was asked for, [`judging`] does so for folders. Only [`pretrain`] knows of networks.
 
 pub mod estimate;
 pub mod judge;
@@ -13,5 +13,6 @@ pub mod reasons;
 pub mod render;
 pub mod report;
 pub mod scene;
+pub mod staging;
 pub mod scores;
 pub mod wording;

@@ -27,6 +27,23 @@ pub enum Category {
 
 impl Category {
     pub const ALL: &[Self] = &[Self::Color, Self::Shape, Self::Texture, Self::Spatial, Self::Complex];
+
+    /// Where a demand belongs: by what it says of how objects lie, then of their textures, then of their colours.
+    pub fn of(demand: &Demand) -> Self {
+        let any = |test: fn(&Wanted) -> bool| demand.wanted.iter().any(test);
+        let colors: BTreeSet<Color> = demand.wanted.iter().filter_map(|w| w.color).collect();
+        if any(|w| w.color.is_some() && w.texture.is_some()) {
+            Self::Complex
+        } else if demand.relation.is_some() {
+            Self::Spatial
+        } else if any(|w| w.texture.is_some()) {
+            Self::Texture
+        } else if colors.len() > 1 {
+            Self::Color
+        } else {
+            Self::Shape
+        }
+    }
 }
 
 impl fmt::Display for Category {
@@ -57,17 +74,25 @@ pub struct Prompt {
     pub category: Category,
 }
 
-/// So many different prompts, the categories in turn. The same for the same seed.
+/// Draws in a row without a new prompt after which there are taken to be no more.
+const PATIENCE: usize = 20_000;
+
+/// So many different prompts, the categories in turn; fewer where there are no more. The same for the same seed.
 pub fn make(split: Split, count: usize, seed: u64) -> Vec<Prompt> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut seen = BTreeSet::new();
     let mut prompts = vec![];
-    while prompts.len() < count {
-        let category = Category::ALL[prompts.len() % Category::ALL.len()];
-        let demand = demand(category, &mut rng);
-        let prompt = demand.words(&mut rng);
-        if belongs(&demand, &prompt, split) && seen.insert(prompt.clone()) {
-            prompts.push(Prompt { prompt, category });
+    let mut categories = Category::ALL.to_vec();
+    while prompts.len() < count && !categories.is_empty() {
+        let category = categories[prompts.len() % categories.len()];
+        let new = (0..PATIENCE).find_map(|_| {
+            let demand = demand(category, &mut rng);
+            let prompt = demand.words(&mut rng);
+            (belongs(&demand, &prompt, split) && seen.insert(prompt.clone())).then_some(prompt)
+        });
+        match new {
+            Some(prompt) => prompts.push(Prompt { prompt, category }),
+            None => categories.retain(|c| *c != category),
         }
     }
     prompts
