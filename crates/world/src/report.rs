@@ -204,7 +204,8 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs) -> Result<Vec<Vec<Strin
     let word = |path: &Path| path.display().to_string();
     let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
     let Some(first) = pairs.all.first() else { return Ok(vec![]) };
-    let drawn = Picture::text(&base.join(&first.base.file), "parameters")?.unwrap_or_default();
+    let (_, texts) = Picture::open_with_texts(&base.join(&first.base.file))?;
+    let drawn = texts.get("parameters").map_or("", String::as_str);
     let seeds = pairs.all.iter().filter(|pair| pair.base.prompt == first.base.prompt).count();
 
     let mut train = words("comat train --config");
@@ -218,7 +219,7 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs) -> Result<Vec<Vec<Strin
         all.extend(["--prompts".into(), word(prompts)]);
         all.extend(["--count".into(), seeds.to_string(), "--seed".into(), first.base.seed.to_string()]);
         for (name, flag) in [("Steps", "--steps"), ("Sampler", "--sampler"), ("CFG scale", "--guidance-scale")] {
-            if let Some(value) = parameter(&drawn, name) {
+            if let Some(value) = parameter(drawn, name) {
                 all.extend([flag.into(), value.to_lowercase()]);
             }
         }
