@@ -92,9 +92,11 @@ pub fn look(picture: &Picture) -> Look {
     let mut found: Vec<Found> = things.iter().map(|thing| thing.found.clone()).collect();
     let mut specks = small.iter().filter(|piece| piece.area() >= NOTHING).count();
 
-    let taken = things.iter().map(|thing| &thing.mask).chain(&small).fold(None, |all: Option<Mask>, mask| {
-        Some(all.map_or(mask.clone(), |all| all.or(mask)))
-    });
+    let taken = things
+        .iter()
+        .map(|thing| &thing.mask)
+        .chain(&small)
+        .fold(None, |all: Option<Mask>, mask| Some(all.map_or(mask.clone(), |all| all.or(mask))));
     let faint = pixels.smoothed().apart_from(ground, FAINT);
     let faint = taken.map_or(faint.clone(), |taken| faint.without(&taken.grown(3)));
     for piece in faint.pieces() {

@@ -55,7 +55,11 @@ pub fn questions(path: &Path) -> Result<Vec<Question>> {
     let question = |(line, prompt): (usize, comat::prompts::Prompt)| {
         let place = || format!("{}:{line}", path.display());
         let Some(demand) = Demand::parse(&prompt.text) else {
-            bail!("{}: `{}` is not a prompt of the miniature world (`comat world prompts` makes some)", place(), prompt.text);
+            bail!(
+                "{}: `{}` is not a prompt of the miniature world (`comat world prompts` makes some)",
+                place(),
+                prompt.text
+            );
         };
         let category = match prompt.extra.get("category") {
             None => Category::of(&demand),
@@ -130,7 +134,8 @@ fn judge_file(questions: &BTreeMap<&str, &Question>, folder: &Path, file: &Path)
     let Some((prompt, seed)) = origin(&texts, file) else { return Ok(None) };
     let Some(question) = questions.get(prompt.trim()) else { return Ok(None) };
     if (picture.width, picture.height) != (SIDE, SIDE) {
-        let size = format!("is {}x{}; pictures of the miniature world are {SIDE}x{SIDE}", picture.width, picture.height);
+        let size =
+            format!("is {}x{}; pictures of the miniature world are {SIDE}x{SIDE}", picture.width, picture.height);
         return Err(Error::file(&path, size).into());
     }
     let look = judge::look(&picture);
@@ -157,9 +162,8 @@ pub fn write_lines(path: &Path, judged: &[Judged]) -> Result<()> {
 /// Reads what [`write_lines`] wrote.
 pub fn read_lines(path: &Path) -> Result<Vec<Judged>> {
     let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    let line = |(i, line)| {
-        serde_json::from_str(line).map_err(|e| Error::file(path, format!("line {}: {e}", i + 1)).into())
-    };
+    let line =
+        |(i, line)| serde_json::from_str(line).map_err(|e| Error::file(path, format!("line {}: {e}", i + 1)).into());
     text.lines().enumerate().map(line).collect()
 }
 

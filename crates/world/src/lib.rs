@@ -13,6 +13,6 @@ pub mod reasons;
 pub mod render;
 pub mod report;
 pub mod scene;
-pub mod staging;
 pub mod scores;
+pub mod staging;
 pub mod wording;

@@ -2,7 +2,12 @@
 
 mod sections;
 
-use crate::{judging::Judged, prompts::Category, reasons::reason, scores::Comparison, scores::compare};
+use crate::{
+    judging::{Judged, read_lines},
+    prompts::Category,
+    reasons::reason,
+    scores::{Comparison, compare},
+};
 use anyhow::{Context, Result, bail};
 use comat::{
     image::Picture,
@@ -16,7 +21,6 @@ use comat::{
 };
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -162,12 +166,7 @@ fn judged(folder: &Path) -> Result<Vec<Judged>> {
     if !path.exists() {
         bail!("{} does not exist; run `comat world judge` on {} first", path.display(), folder.display());
     }
-    let text = fs::read_to_string(&path).map_err(models::Error::io(&path))?;
-    let mut all = vec![];
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        all.push(serde_json::from_str(line).with_context(|| format!("{}:{}", path.display(), number + 1))?);
-    }
-    Ok(all)
+    read_lines(&path)
 }
 
 fn filters() -> Vec<Filter> {

@@ -53,9 +53,7 @@ pub fn color(pixels: &Pixels, inside: &Mask) -> Option<Color> {
     let mut ranked: Vec<(f32, Color)> = Color::ALL.iter().map(|color| (mean(*color), *color)).collect();
     ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
     let ((mean, color), (second, _)) = (ranked[0], ranked[1]);
-    let share = |test: &dyn Fn(Rgb) -> bool| {
-        inside.iter().filter(|p| test(**p)).count() as f32 / inside.len() as f32
-    };
+    let share = |test: &dyn Fn(Rgb) -> bool| inside.iter().filter(|p| test(**p)).count() as f32 / inside.len() as f32;
     let certain = mean <= MEAN
         && second - mean >= MARGIN
         && share(&|p| distance_from_line(color, p) < NEAR) >= SHARE
