@@ -143,7 +143,7 @@ fn what_is_missing_is_named() {
     assert!(!folder.exists("report.html"));
 }
 
-/// On a phone and on a desk, in a headless browser where there is one.
+/// On a phone and on a desk, in a headless browser where there is one. COMAT_KEEP_SCREENSHOTS=DIR keeps page and screenshots.
 #[test]
 fn the_page_fits_the_screen() {
     let Some(browser) = browser() else {
@@ -152,7 +152,11 @@ fn the_page_fits_the_screen() {
     };
     let folder = judged();
     folder.comat(REPORT).ok();
+    let keep = env::var_os("COMAT_KEEP_SCREENSHOTS").map(PathBuf::from);
     let page = folder.read("report.html");
+    if let Some(keep) = &keep {
+        fs::write(keep.join("report.html"), &page).unwrap();
+    }
     for (width, height) in [(390, 844), (1280, 900)] {
         // browsers refuse to make narrow windows, so the page stands in a frame of the width asked for
         let frame = format!(
@@ -168,9 +172,8 @@ fn the_page_fits_the_screen() {
         browse(&browser, &folder, &[&window, "--screenshot=shot.png", "frame.html"]);
         let shades = shades(&folder.path("shot.png"), width);
         assert!(shades > 20, "{shades} shades in the screenshot of {width}x{height}");
-        if let Some(keep) = env::var_os("COMAT_KEEP_SCREENSHOTS") {
-            fs::copy(folder.path("shot.png"), Path::new(&keep).join(format!("report-{width}.png"))).unwrap();
-            fs::copy(folder.path("report.html"), Path::new(&keep).join("report.html")).unwrap();
+        if let Some(keep) = &keep {
+            fs::copy(folder.path("shot.png"), keep.join(format!("report-{width}.png"))).unwrap();
         }
     }
 }

@@ -267,8 +267,10 @@ fn interval(e: &Estimate) -> String {
     between(format!("{:.1}", 100.0 * e.low), format!("{:.1}", 100.0 * e.high))
 }
 
+/// `12–34`, or `+12 to +34` where there are signs.
+
 fn between(low: String, high: String) -> String {
-    format!("{low} to {high}")
+    if low.starts_with(['+', '−']) { format!("{low} to {high}") } else { format!("{low}–{high}") }
 }
 
 fn time(seconds: f64) -> String {
