@@ -255,9 +255,10 @@ fn points(share: f64) -> String {
     sign(&format!("{:.1}", 100.0 * share))
 }
 
-/// With a sign in any case, and a proper minus.
+/// With a sign, and a proper minus; what is rounded to nothing has none.
 fn sign(number: &str) -> String {
     match number.strip_prefix('-') {
+        _ if !number.contains(|c: char| c.is_ascii_digit() && c != '0') => number.trim_start_matches('-').into(),
         Some(number) => format!("−{number}"),
         None => format!("+{number}"),
     }
@@ -267,10 +268,14 @@ fn interval(e: &Estimate) -> String {
     between(format!("{:.1}", 100.0 * e.low), format!("{:.1}", 100.0 * e.high))
 }
 
-/// `12–34`, or `+12 to +34` where there are signs.
+/// `12–34`, or `−12 to +34` where there are signs.
 
 fn between(low: String, high: String) -> String {
-    if low.starts_with(['+', '−']) { format!("{low} to {high}") } else { format!("{low}–{high}") }
+    if [&low, &high].iter().any(|end| end.starts_with(['+', '−'])) {
+        format!("{low} to {high}")
+    } else {
+        format!("{low}–{high}")
+    }
 }
 
 fn time(seconds: f64) -> String {
@@ -296,7 +301,8 @@ mod tests {
     fn numbers_in_words() {
         assert_eq!([thousands(7), thousands(1234), thousands(1_234_567)], ["7", "1,234", "1,234,567"]);
         assert_eq!([time(9.6), time(75.0), time(7300.0)], ["10 s", "1 min 15 s", "2 h 1 min"]);
-        assert_eq!([points(0.25), points(-0.031)], ["+25.0", "−3.1"]);
+        assert_eq!([points(0.25), points(-0.031), points(-0.0001)], ["+25.0", "−3.1", "0.0"]);
+        assert_eq!(between(points(-0.02), points(0.0)), "−2.0 to 0.0");
     }
 
     #[test]
