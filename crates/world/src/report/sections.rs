@@ -223,7 +223,11 @@ fn line(name: &str, note: Option<&str>, measure: Measure, change: &Change, total
         Text(name),
         cell("", base, &plain),
         cell("", tuned, &plain),
-        cell(verdict(measure, difference), difference, &signed),
+        cell(
+            if signed(difference.value).starts_with(['+', '−']) { verdict(measure, difference) } else { "" },
+            difference,
+            &signed
+        ),
     )
 }
 
