@@ -157,17 +157,18 @@ fn the_page_fits_the_screen() {
     if let Some(keep) = &keep {
         fs::write(keep.join("report.html"), &page).unwrap();
     }
+    let won = page.split("won <small>").nth(1).and_then(|rest| rest.split('<').next()).unwrap();
     for (width, height) in [(390, 844), (1280, 900)] {
         // browsers refuse to make narrow windows, so the page stands in a frame of the width asked for
         let frame = format!(
             "<!doctype html><body style=\"margin:0\"><iframe id=\"f\" style=\"border:0;width:{width}px;height:{height}px\" srcdoc=\"{}\"></iframe>\
-             <script>f.onload = () => {{ const root = f.contentDocument.documentElement; document.title = `${{root.scrollWidth}} of ${{root.clientWidth}}, ${{root.querySelectorAll('img').length}} pictures`; }}</script>",
+             <script>{LOOK}</script>",
             page.replace('&', "&amp;").replace('"', "&quot;")
         );
         folder.write("frame.html", frame);
         let dom = browse(&browser, &folder, &["--dump-dom", "--virtual-time-budget=2000", "frame.html"]);
         let title = dom.split("<title>").nth(1).and_then(|rest| rest.split("</title>").next()).unwrap_or(&dom);
-        assert_eq!(title, format!("{width} of {width}, 80 pictures"));
+        assert_eq!(title, format!("{width} of {width}, 80 pictures, {won} won, true"));
         let window = format!("--window-size={},{height}", width.max(500));
         browse(&browser, &folder, &[&window, "--screenshot=shot.png", "frame.html"]);
         let shades = shades(&folder.path("shot.png"), width);
@@ -177,6 +178,19 @@ fn the_page_fits_the_screen() {
         }
     }
 }
+
+/// Tells the width, the pictures, how many a button leaves, and whether a click on a picture enlarges it.
+const LOOK: &str = "f.onload = () => {
+  const root = f.contentDocument.documentElement;
+  const said = [`${root.scrollWidth} of ${root.clientWidth}`, `${root.querySelectorAll('img').length} pictures`];
+  root.querySelector('[data-tag=won]').click();
+  said.push(`${root.querySelectorAll('.card:not([hidden])').length} won`);
+  root.querySelector('.card:not([hidden]) .enlarge').click();
+  said.push(root.querySelector('dialog').open && root.querySelectorAll('dialog img').length === 2);
+  root.querySelector('dialog').close();
+  root.querySelector('[data-tag=\'\']').click();
+  document.title = said.join(', ');
+}";
 
 fn browser() -> Option<PathBuf> {
     let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];

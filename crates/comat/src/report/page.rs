@@ -70,9 +70,12 @@ pub fn facts(facts: &[(&str, String)]) -> String {
 
 /// Commands, each given by its words, as a shell takes them.
 pub fn commands(commands: &[Vec<String>]) -> String {
-    let lines: Vec<String> =
-        commands.iter().map(|words| words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" ")).collect();
-    format!("<pre><code>{}</code></pre>\n", Text(lines.join("\n")))
+    let lines: String = commands
+        .iter()
+        .map(|words| words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" "))
+        .map(|line| format!("<code>{}</code>\n", Text(line)))
+        .collect();
+    format!("<div class=\"commands\">\n{lines}</div>\n")
 }
 
 /// As a shell takes it for one word.

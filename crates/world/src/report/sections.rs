@@ -166,7 +166,7 @@ pub fn reading() -> String {
 /// Settings and commands.
 pub fn making(log: &Log, commands: &[Vec<String>]) -> String {
     let body = format!(
-        "<p>These commands make this page again.</p>\n{}<div class=\"folded\">\n{}</div>\n",
+        "<p>The commands behind this page; the configuration is the run’s own, as it was resolved.</p>\n{}<div class=\"folded\">\n{}</div>\n",
         page::commands(commands),
         page::folded("All settings of the run", &page::settings(&log.settings))
     );
