@@ -188,7 +188,7 @@ const LOOK: &str = "f.onload = () => {
   root.querySelector('.card:not([hidden]) .enlarge').click();
   said.push(root.querySelector('dialog').open && root.querySelectorAll('dialog img').length === 2);
   root.querySelector('dialog').close();
-  root.querySelector('[data-tag=\'\']').click();
+  root.querySelector('.filters button').click();
   document.title = said.join(', ');
 }";
 
