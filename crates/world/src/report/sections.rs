@@ -273,7 +273,6 @@ fn interval(e: &Estimate) -> String {
 }
 
 /// `12–34`, or `−12 to +34` where there are signs.
-
 fn between(low: String, high: String) -> String {
     if [&low, &high].iter().any(|end| end.starts_with(['+', '−'])) {
         format!("{low} to {high}")
