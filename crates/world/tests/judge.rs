@@ -376,6 +376,7 @@ fn renders_through_the_autoencoder_are_right() {
         for (i, case) in cases.iter().enumerate() {
             let (verdict, look) = verdict(&case.demand, &Picture::from_tensor(&images.get(i as i64)).unwrap());
             if !verdict.correct {
+                for f in look.found.iter().filter(|f| f.shape.is_none()) { judge::dbg(&Picture::from_tensor(&images.get(i as i64)).unwrap(), f.center); }
                 println!("{}\n  {verdict:?}\n  {look:?}\n  {:?}", case.prompt, case.scene.objects);
             }
             right.count(case.category, verdict.correct);
