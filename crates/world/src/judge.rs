@@ -86,18 +86,12 @@ pub fn look(picture: &Picture) -> Look {
         return Look { unexplained: 1.0, ..Look::default() };
     }
     let ground = pixels.ground();
-    let (things, small): (Vec<Mask>, Vec<Mask>) =
-        pixels.apart_from(ground, APART).pieces().into_iter().partition(|piece| piece.area() >= SPECK);
-    let things: Vec<Thing> = things.iter().map(|piece| Thing::new(&pixels, ground, piece)).collect();
+    let apart = pixels.apart_from(ground, APART);
+    let (large, small): (Vec<Mask>, Vec<Mask>) = apart.pieces().into_iter().partition(|piece| piece.area() >= SPECK);
+    let things: Vec<Thing> = large.iter().map(|piece| Thing::new(&pixels, ground, piece)).collect();
     let mut found: Vec<Found> = things.iter().map(|thing| thing.found.clone()).collect();
     let mut specks = small.iter().filter(|piece| piece.area() >= NOTHING).count();
-
-    let taken = things.iter().map(|thing| &thing.mask).chain(&small).fold(None, |all: Option<Mask>, mask| {
-        Some(all.map_or(mask.clone(), |all| all.or(mask)))
-    });
-    let faint = pixels.smoothed().apart_from(ground, FAINT);
-    let faint = taken.map_or(faint.clone(), |taken| faint.without(&taken.grown(3)));
-    for piece in faint.pieces() {
+    for piece in pixels.smoothed().apart_from(ground, FAINT).without(&apart.grown(3)).pieces() {
         match piece.area() {
             SPECK.. => found.push(Found::unknown(&piece)),
             NOTHING.. => specks += 1,
@@ -190,12 +184,4 @@ fn unexplained(pixels: &Pixels, ground: Rgb, things: &[Thing]) -> f32 {
         }
     }
     off.iter().sum::<f32>() / off.len() as f32 / 3f32.sqrt()
-}
-pub fn dbg(picture: &Picture, c: (f32, f32)) {
-    let pixels = Pixels::from(picture);
-    let g = pixels.ground();
-    for y in (c.1 as usize).saturating_sub(15)..(c.1 as usize + 15).min(64) {
-        let row: String = (((c.0 as usize).saturating_sub(15))..(c.0 as usize + 15).min(64)).map(|x| format!("{:>3.0}", distance(pixels.values[y * 64 + x], g) * 100.0)).collect();
-        println!("MAP {row}");
-    }
 }

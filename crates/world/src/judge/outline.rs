@@ -16,18 +16,20 @@ pub struct Fit {
 
 /// Less overlap than this is no shape of this world.
 const OVERLAP: f32 = 0.81;
-/// The best shape overlaps by so much more than the second best.
-const MARGIN: f32 = 0.06;
-/// Radii that a whole object can have, in pixels. Renders have 9 to 13.5; half a triangle is a triangle of half the size.
-const RADII: std::ops::RangeInclusive<f32> = 7.0..=17.0;
+/// The second best shape misses so many times as much as the best.
+const CLEARER: f32 = 1.4;
+/// Radii that a whole object can have, in pixels. Renders have 9 to 13.5; the upper half of a triangle is a triangle of at
+/// most 7.5.
+const RADII: std::ops::RangeInclusive<f32> = 7.6..=17.0;
 
 /// The shape that a thing has, if it has one without doubt.
 pub fn shape(mask: &Mask) -> Option<Fit> {
     let mut fits: Vec<Fit> = Shape::ALL.iter().map(|shape| fit(mask, *shape)).collect();
     fits.sort_by(|a, b| b.overlap.total_cmp(&a.overlap));
     let (best, second) = (fits[0], fits[1]);
-    if std::env::var_os("DBG").is_some() { eprintln!("DBG {:?} {:?}", best, second); }
-    let certain = best.overlap >= OVERLAP && best.overlap - second.overlap >= MARGIN && RADII.contains(&best.radius);
+    let certain = best.overlap >= OVERLAP
+        && 1.0 - second.overlap >= CLEARER * (1.0 - best.overlap)
+        && RADII.contains(&best.radius);
     certain.then_some(best)
 }
 

@@ -110,10 +110,6 @@ impl Mask {
         self.with(|i| self.on[i] && holds(i))
     }
 
-    pub fn or(&self, other: &Self) -> Self {
-        self.with(|i| self.on[i] || other.on[i])
-    }
-
     pub fn without(&self, other: &Self) -> Self {
         self.filter(|i| !other.on[i])
     }
