@@ -9,8 +9,7 @@ use crate::console::Console;
 use anyhow::Result;
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::{str::FromStr, time::Duration};
-use world::prompts::Category;
+use std::time::Duration;
 
 #[derive(Subcommand)]
 pub enum World {
@@ -22,7 +21,7 @@ pub enum World {
 
 pub fn run(verb: World, console: &Console) -> Result<()> {
     match verb {
-        World::Render(args) => render::run(&args, console),
+        World::Render(args) => render::run(args, console),
         World::Prompts(args) => prompts::run(&args),
         World::Judge(args) => judge::run(&args, console),
         World::Pretrain(args) => pretrain::run(args, console),
@@ -36,11 +35,6 @@ fn bar(console: &Console, name: &str, rest: &str) -> Result<ProgressBar> {
     bar.set_style(ProgressStyle::with_template(&template)?);
     bar.enable_steady_tick(Duration::from_millis(500));
     Ok(bar)
-}
-
-/// A category by its name.
-fn category(text: &str) -> Result<Category, String> {
-    Category::from_str(text)
 }
 
 fn counted(count: usize, noun: &str) -> String {
