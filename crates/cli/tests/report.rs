@@ -12,7 +12,6 @@ use std::{
     process::{Command, Stdio},
 };
 use world::{
-    judge, judging,
     prompts::{self, Split},
     render,
     scene::{Color, Kind, Shape},
@@ -41,8 +40,7 @@ fn judged() -> Folder {
 fn draw(folder: &Folder, side: &str, prompts: &[prompts::Prompt], chance: f64) {
     let mut rng = ChaCha8Rng::seed_from_u64(chance.to_bits());
     fs::create_dir(folder.path(side)).unwrap();
-    let mut judged = vec![];
-    for prompts::Prompt { prompt, category } in prompts {
+    for (number, prompts::Prompt { prompt, .. }) in prompts.iter().enumerate() {
         for seed in 0..2u64 {
             let demand = Demand::parse(prompt).unwrap();
             let mut scene = staging::scene_for(&demand, &mut rng).unwrap();
@@ -56,15 +54,12 @@ fn draw(folder: &Folder, side: &str, prompts: &[prompts::Prompt], chance: f64) {
                 scene.objects.extend(more);
             }
             let picture = render::picture(&scene);
-            let file = PathBuf::from(format!("{:05}.png", judged.len()));
             let settings = format!("{prompt}\nSteps: 10, Sampler: DDIM, CFG scale: 4, Seed: {seed}");
-            picture.save(&folder.path(side).join(&file), &[("parameters", &settings)]).unwrap();
-            let look = judge::look(&picture);
-            let verdict = judge::verdict(&demand, &look);
-            judged.push(judging::Judged { prompt: prompt.clone(), category: *category, seed, file, look, verdict });
+            let texts = [("prompt", prompt.as_str()), ("seed", &seed.to_string()), ("parameters", &settings)];
+            picture.save(&folder.path(side).join(format!("{:05}.png", 2 * number as u64 + seed)), &texts).unwrap();
         }
     }
-    judging::write_lines(&folder.path(side).join("scores.jsonl"), &judged).unwrap();
+    folder.comat(&["world", "judge", "--images", side, "--prompts", "prompts.jsonl"]).ok();
 }
 
 fn events() -> String {

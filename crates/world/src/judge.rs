@@ -15,7 +15,7 @@ use crate::scene::{Color, SIDE, Shape, Texture};
 use comat::image::Picture;
 use parts::{Mask, Pixels, Rgb, distance};
 use serde::{Deserialize, Serialize};
-use surface::distance_between;
+use surface::{Surface, distance_between};
 
 /// A connected thing in a picture. What cannot be told for certain is `None`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,20 +86,12 @@ pub fn look(picture: &Picture) -> Look {
         return Look { unexplained: 1.0, ..Look::default() };
     }
     let ground = pixels.ground();
-    let (things, small): (Vec<Mask>, Vec<Mask>) =
-        pixels.apart_from(ground, APART).pieces().into_iter().partition(|piece| piece.area() >= SPECK);
-    let things: Vec<Thing> = things.iter().map(|piece| Thing::new(&pixels, ground, piece)).collect();
+    let apart = pixels.apart_from(ground, APART);
+    let (large, small): (Vec<Mask>, Vec<Mask>) = apart.pieces().into_iter().partition(|piece| piece.area() >= SPECK);
+    let things: Vec<Thing> = large.iter().map(|piece| Thing::new(&pixels, ground, piece)).collect();
     let mut found: Vec<Found> = things.iter().map(|thing| thing.found.clone()).collect();
     let mut specks = small.iter().filter(|piece| piece.area() >= NOTHING).count();
-
-    let taken = things
-        .iter()
-        .map(|thing| &thing.mask)
-        .chain(&small)
-        .fold(None, |all: Option<Mask>, mask| Some(all.map_or(mask.clone(), |all| all.or(mask))));
-    let faint = pixels.smoothed().apart_from(ground, FAINT);
-    let faint = taken.map_or(faint.clone(), |taken| faint.without(&taken.grown(3)));
-    for piece in faint.pieces() {
+    for piece in pixels.smoothed().apart_from(ground, FAINT).without(&apart.grown(3)).pieces() {
         match piece.area() {
             SPECK.. => found.push(Found::unknown(&piece)),
             NOTHING.. => specks += 1,
@@ -131,17 +123,9 @@ impl Thing {
         let mask = piece.filled(GAP);
         let inside = mask.shrunk(1);
         let color = surface::color(pixels, &inside);
-        let mut texture = color.and_then(|color| surface::texture(pixels, &inside, color));
-        // Half-way between ground and thing is where the edge is. A lower limit would thicken a thing, the more the darker.
-        let mask = match (color, texture) {
-            (Some(color), Some(texture)) => {
-                let lightest = if texture == Texture::Solid { color.rgb() } else { color.tint() };
-                let level = (distance(lightest, ground) / 2.0).max(APART);
-                let sharper = pixels.apart_from(ground, level).and(&mask);
-                sharper.pieces().into_iter().next().map_or(mask, |largest| largest.filled(GAP))
-            }
-            _ => mask,
-        };
+        let surface = color.and_then(|color| Some((color, surface::surface(pixels, &inside, color)?)));
+        let mut texture = surface.map(|(_, surface)| surface.texture);
+        let mask = surface.map_or(mask.clone(), |(color, surface)| halfway(pixels, ground, &mask, color, surface));
         if let (Some(color), Some(Texture::Solid)) = (color, texture)
             && is_blurred(pixels, ground, color, &mask)
         {
@@ -152,6 +136,19 @@ impl Thing {
         let found = Found { shape: fit.map(|fit| fit.shape), color, texture, center, area: mask.area() };
         Self { mask, found }
     }
+}
+
+/// The part of a thing that is more thing than ground: a pixel at the edge is half-way between the ground and what the
+/// surface has there. One limit for all would thicken dark things and nibble at light stripes.
+fn halfway(pixels: &Pixels, ground: Rgb, mask: &Mask, color: Color, surface: Surface) -> Mask {
+    let (fill, tint) = (color.rgb(), color.tint());
+    let is_thing = |i: usize| {
+        let tinted = surface.tint(i % mask.width, i / mask.width);
+        let whole: Rgb = std::array::from_fn(|c| fill[c] + tinted * (tint[c] - fill[c]));
+        distance(pixels.values[i], ground) > (distance(whole, ground) / 2.0).max(APART)
+    };
+    let part = mask.filter(is_thing).pieces().into_iter().next();
+    part.map_or(mask.clone(), |largest| largest.filled(GAP))
 }
 
 /// The edge of a solid thing takes at most so many pixels from one side to the other. Sharp edges take 0.7, those blurred

@@ -6,8 +6,11 @@ use crate::{
     scene::SIDE,
     wording::Demand,
 };
-use anyhow::{Result, bail};
-use comat::image::{Picture, Texts};
+use anyhow::{Result, anyhow, bail};
+use comat::{
+    image::{Picture, Texts},
+    interrupt::Interrupt,
+};
 use indicatif::ProgressBar;
 use models::{Error, tensors::partial_name};
 use serde::{Deserialize, Serialize};
@@ -63,30 +66,28 @@ pub fn questions(path: &Path) -> Result<Vec<Question>> {
         };
         let category = match prompt.extra.get("category") {
             None => Category::of(&demand),
-            Some(given) => match Category::deserialize(given) {
-                Ok(category) => category,
-                Err(_) => bail!("{}: category is {given}, not one of {}", place(), categories()),
-            },
+            Some(given) => {
+                let name = given.as_str().map_or_else(|| given.to_string(), str::to_owned);
+                name.parse().map_err(|e| anyhow!("{}: category {e}", place()))?
+            }
         };
         Ok(Question { prompt: prompt.text, category, demand })
     };
     comat::prompts::read_numbered(path)?.into_iter().map(question).collect()
 }
 
-fn categories() -> String {
-    Category::ALL.iter().map(Category::to_string).collect::<Vec<_>>().join(", ")
-}
-
 /// Judges every PNG of a folder that is of one of the prompts. Prompt and seed are read from its text chunks, or from its
 /// name if that is `PROMPT_SEED.png`.
-pub fn judge(questions: &[Question], folder: &Path, bar: &ProgressBar) -> Result<Outcome> {
+pub fn judge(questions: &[Question], folder: &Path, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Outcome> {
     let files = pictures(folder)?;
     bar.set_length(files.len() as u64);
     let by_prompt: BTreeMap<&str, &Question> = questions.iter().map(|q| (q.prompt.trim(), q)).collect();
     let next = AtomicUsize::new(0);
     let work = || {
         let mut answers = vec![];
-        while let Some((i, file)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, files.get(i)?))) {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(file) = files.get(i).filter(|_| interrupt.check().is_ok()) else { break };
             answers.push((i, judge_file(&by_prompt, folder, file)));
             bar.inc(1);
         }
@@ -98,6 +99,7 @@ pub fn judge(questions: &[Question], folder: &Path, bar: &ProgressBar) -> Result
         answers.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         answers
     });
+    interrupt.check()?;
     answers.sort_by_key(|(i, _)| *i);
     let mut outcome = Outcome::default();
     for (i, answer) in answers {
@@ -205,7 +207,7 @@ mod tests {
         let error = |name, text| format!("{:#}", prompts(name, text).unwrap_err());
         assert!(error("a.txt", "a red circle\n\na red dog\n").contains("a.txt:3: `a red dog` is not a prompt"));
         let line = r#"{"prompt": "a star", "category": "colour"}"#;
-        assert!(error("a.jsonl", line).contains("a.jsonl:1: category is \"colour\", not one of color, shape"));
+        assert!(error("a.jsonl", line).contains("a.jsonl:1: category `colour` is not one of color, shape"));
     }
 
     #[test]
@@ -219,7 +221,7 @@ mod tests {
         star.save(&path("grid.png"), &[]).unwrap();
         let questions = prompts("a.txt", "a red star\na blue star\na heart\n").unwrap();
         let bar = ProgressBar::hidden();
-        let outcome = judge(&questions, folder.path(), &bar).unwrap();
+        let outcome = judge(&questions, folder.path(), &bar, &Interrupt::default()).unwrap();
         assert_eq!((outcome.missing, outcome.foreign), (vec!["a heart".to_owned()], vec!["something.png".into()]));
         let [right, wrong] = outcome.judged.as_slice() else { panic!("{:?}", outcome.judged) };
         assert_eq!((right.seed, right.verdict.correct), (7, true));
@@ -228,9 +230,14 @@ mod tests {
         assert_eq!(read_lines(&path("scores.jsonl")).unwrap(), outcome.judged);
 
         star.enlarge(2).save(&path("a heart_000000.png"), &[]).unwrap();
-        let error = judge(&questions, folder.path(), &bar).unwrap_err().to_string();
+        let error = judge(&questions, folder.path(), &bar, &Interrupt::default()).unwrap_err().to_string();
         assert!(error.contains("a heart_000000.png: is 128x128"), "{error}");
         let empty = tempfile::tempdir().unwrap();
-        assert!(judge(&questions, empty.path(), &bar).unwrap_err().to_string().contains("no PNG files"));
+        assert!(
+            judge(&questions, empty.path(), &bar, &Interrupt::default())
+                .unwrap_err()
+                .to_string()
+                .contains("no PNG files")
+        );
     }
 }

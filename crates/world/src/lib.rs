@@ -4,6 +4,7 @@
 //! [`prompts`] makes prompts by category, [`staging`] scenes that meet them. [`judge`] says what a picture shows and whether
 //! that is what was asked for, [`judging`] does so for folders. Only [`pretrain`] knows of networks.
 
+pub mod dataset;
 pub mod estimate;
 pub mod judge;
 pub mod judging;

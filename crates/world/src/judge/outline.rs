@@ -15,32 +15,22 @@ pub struct Fit {
 }
 
 /// Less overlap than this is no shape of this world.
-const OVERLAP: f32 = 0.86;
-/// The best shape overlaps by so much more than the second best.
-const MARGIN: f32 = 0.03;
-/// Radii that a whole object can have, in pixels. Renders have 9 to 13.5; half a triangle is a triangle of half the size.
-const RADII: std::ops::RangeInclusive<f32> = 7.0..=17.0;
+const OVERLAP: f32 = 0.81;
+/// The second best shape misses so many times as much as the best.
+const CLEARER: f32 = 1.4;
+/// Radii that a whole object can have, in pixels. Renders have 9 to 13.5; the upper half of a triangle is a triangle of at
+/// most 7.5.
+const RADII: std::ops::RangeInclusive<f32> = 7.6..=17.0;
 
 /// The shape that a thing has, if it has one without doubt.
 pub fn shape(mask: &Mask) -> Option<Fit> {
     let mut fits: Vec<Fit> = Shape::ALL.iter().map(|shape| fit(mask, *shape)).collect();
     fits.sort_by(|a, b| b.overlap.total_cmp(&a.overlap));
     let (best, second) = (fits[0], fits[1]);
-    let certain = best.overlap >= OVERLAP && best.overlap - second.overlap >= MARGIN && RADII.contains(&best.radius);
+    let certain = best.overlap >= OVERLAP
+        && 1.0 - second.overlap >= CLEARER * (1.0 - best.overlap)
+        && RADII.contains(&best.radius);
     certain.then_some(best)
-}
-
-impl Fit {
-    /// The pixels whose middle lies inside.
-    pub fn mask(&self, like: &Mask) -> Mask {
-        let silhouette = silhouette(self.shape);
-        let mut mask = Mask { width: like.width, height: like.height, on: vec![false; like.on.len()] };
-        for i in 0..mask.on.len() {
-            let (x, y) = mask.place(i);
-            mask.on[i] = silhouette.contains((x - self.center.0) / self.radius, (y - self.center.1) / self.radius);
-        }
-        mask
-    }
 }
 
 /// Begins where area and middle agree, then moves and scales by smaller and smaller steps.

@@ -105,16 +105,13 @@ impl Mask {
         Self { width: self.width, height: self.height, on: (0..self.on.len()).map(on).collect() }
     }
 
-    pub fn and(&self, other: &Self) -> Self {
-        self.with(|i| self.on[i] && other.on[i])
-    }
-
-    pub fn or(&self, other: &Self) -> Self {
-        self.with(|i| self.on[i] || other.on[i])
+    /// Those of its pixels for which something holds.
+    pub fn filter(&self, holds: impl Fn(usize) -> bool) -> Self {
+        self.with(|i| self.on[i] && holds(i))
     }
 
     pub fn without(&self, other: &Self) -> Self {
-        self.with(|i| self.on[i] && !other.on[i])
+        self.filter(|i| !other.on[i])
     }
 
     /// So many times with all the pixels that touch it.

@@ -70,25 +70,60 @@ const CLEARER: f32 = 0.1;
 /// and it swings by so much of the way from colour to tint.
 const SWING: std::ops::Range<f32> = 0.45..1.5;
 
+/// The texture of a thing, and where it has its tint.
+#[derive(Debug, Clone, Copy)]
+pub struct Surface {
+    pub texture: Texture,
+    pattern: &'static [f32],
+}
+
+impl Surface {
+    /// How much of a pixel is of the tint, 0 to 1, as far as the texture goes on evenly.
+    pub fn tint(&self, x: usize, y: usize) -> f32 {
+        bin(self.texture, x, y).map_or(0.0, |bin| self.pattern[bin])
+    }
+}
+
+/// Which value of a pattern is that of a pixel.
+fn bin(texture: Texture, x: usize, y: usize) -> Option<usize> {
+    match texture {
+        Texture::Solid => None,
+        Texture::Striped => Some(x + y),
+        Texture::Dotted => Some(y % TILE * TILE + x % TILE),
+    }
+}
+
 /// The texture of the pixels inside, if it is one without doubt.
-pub fn texture(pixels: &Pixels, inside: &Mask, color: Color) -> Option<Texture> {
+pub fn surface(pixels: &Pixels, inside: &Mask, color: Color) -> Option<Surface> {
     let values: Vec<(usize, f32)> =
         inside.pixels().map(|i| (i, along(color, pixels.values[i]).clamp(-0.3, 1.3))).collect();
     if values.len() < LEAST {
         return None;
     }
     if (values.iter().map(|(_, t)| t * t).sum::<f32>() / values.len() as f32).sqrt() < SOLID {
-        return Some(Texture::Solid);
+        return Some(Surface { texture: Texture::Solid, pattern: &[] });
     }
-    let place = |i: usize| (i % pixels.width, i / pixels.width);
-    let diagonals = Folded::new(&values, 2 * SIDE, |i| place(i).0 + place(i).1);
-    let cells = Folded::new(&values, TILE * TILE, |i| place(i).1 % TILE * TILE + place(i).0 % TILE);
     let patterns = patterns();
-    let (stripes, dots) = (diagonals.best(&patterns.stripes), cells.best(&patterns.dots));
-    let (texture, best, other) =
-        if stripes.0 > dots.0 { (Texture::Striped, stripes, dots) } else { (Texture::Dotted, dots, stripes) };
-    let certain = best.0 >= EXPLAINED && best.0 - other.0 >= CLEARER && SWING.contains(&best.1);
-    certain.then_some(texture)
+    let best = |texture, patterns: &'static [Vec<f32>]| {
+        let fit = Folded::new(&values, patterns[0].len(), |i| bin(texture, i % pixels.width, i / pixels.width));
+        (texture, fit.best(patterns))
+    };
+    let mut fits = [best(Texture::Striped, &patterns.stripes), best(Texture::Dotted, &patterns.dots)];
+    fits.sort_by(|a, b| b.1.explained.total_cmp(&a.1.explained));
+    let [(texture, best), (_, second)] = fits;
+    let certain =
+        best.explained >= EXPLAINED && best.explained - second.explained >= CLEARER && SWING.contains(&best.swing);
+    certain.then_some(Surface { texture, pattern: best.pattern })
+}
+
+/// How well a pattern explains a surface.
+#[derive(Debug, Clone, Copy)]
+struct Fit {
+    pattern: &'static [f32],
+    /// The share of the variance that a linear function of the pattern explains, ...
+    explained: f32,
+    /// ... and its slope.
+    swing: f32,
 }
 
 /// Positions on the way from colour to tint, those together that a pattern cannot tell apart: by their count and sum.
@@ -99,11 +134,12 @@ struct Folded {
 }
 
 impl Folded {
-    fn new(values: &[(usize, f32)], bins: usize, bin: impl Fn(usize) -> usize) -> Self {
+    fn new(values: &[(usize, f32)], bins: usize, bin: impl Fn(usize) -> Option<usize>) -> Self {
         let mut folded = vec![(0.0, 0.0); bins];
         for (i, value) in values {
-            let bin = &mut folded[bin(*i)];
-            *bin = (bin.0 + 1.0, bin.1 + value);
+            if let Some(bin) = bin(*i) {
+                folded[bin] = (folded[bin].0 + 1.0, folded[bin].1 + value);
+            }
         }
         let count = values.len() as f32;
         let mean = values.iter().map(|(_, t)| t).sum::<f32>() / count;
@@ -111,12 +147,13 @@ impl Folded {
         Self { bins: folded, count, variance }
     }
 
-    /// Of the pattern that explains most: the share of the variance that a linear function of it explains, and its slope.
-    fn best(&self, patterns: &[Vec<f32>]) -> (f32, f32) {
-        patterns.iter().map(|p| self.explained(p)).fold((0.0, 0.0), |best, new| if new.0 > best.0 { new } else { best })
+    fn best(&self, patterns: &'static [Vec<f32>]) -> Fit {
+        let nothing = Fit { pattern: &patterns[0], explained: 0.0, swing: 0.0 };
+        let better = |best: Fit, new: Fit| if new.explained > best.explained { new } else { best };
+        patterns.iter().map(|pattern| self.fit(pattern)).fold(nothing, better)
     }
 
-    fn explained(&self, pattern: &[f32]) -> (f32, f32) {
+    fn fit(&self, pattern: &'static [f32]) -> Fit {
         let [mut p, mut t, mut pp, mut pt] = [0.0f32; 4];
         for ((count, sum), here) in self.bins.iter().zip(pattern) {
             p += here * count;
@@ -127,16 +164,17 @@ impl Folded {
         let n = self.count;
         let (variance, covariance) = (pp / n - p * p / (n * n), pt / n - p * t / (n * n));
         if covariance <= 0.0 || variance <= 0.0 || self.variance <= 0.0 {
-            return (0.0, 0.0);
+            return Fit { pattern, explained: 0.0, swing: 0.0 };
         }
-        (covariance * covariance / (variance * self.variance), covariance / variance)
+        let explained = covariance * covariance / (variance * self.variance);
+        Fit { pattern, explained, swing: covariance / variance }
     }
 }
 
 /// Side of the square that repeats the dots, in pixels.
 const TILE: usize = PERIOD as usize;
 
-/// How much of a pixel is of the tint: of the pixels of each diagonal, and of those of a square; for textures that begin
+/// How much of a pixel is of the tint, for the pixels of each diagonal and for those of a square that repeats; for textures that begin
 /// at every half pixel.
 struct Patterns {
     stripes: Vec<Vec<f32>>,
