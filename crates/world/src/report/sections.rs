@@ -32,12 +32,12 @@ pub fn headline(pairs: &Pairs) -> String {
     format!(
         "<header>\n<p class=\"eyebrow\">CoMat on the miniature world</p>\n\
          <h1>Do the pictures show what the prompts say?</h1>\n\
-         <p class=\"lead\">CoMat tuned this text-to-image model with prompts alone: the model drew pictures, a frozen captioner \
-         told how likely each prompt is, given its picture, and the gradient of that trained a LoRA. \
-         On this page the same held-out prompts and seeds are drawn by the base model and by the tuned one, and a program \
-         judges every picture from its pixels.</p>\n</header>\n\
+         <p class=\"lead\">CoMat tuned a text-to-image model with prompts alone: a frozen captioner told how likely each \
+         prompt is, given the picture drawn for it, and the gradient of that trained a LoRA. \
+         Here the base model and the tuned one draw the same held-out prompts from the same seeds, and a program judges \
+         every picture from its pixels.</p>\n</header>\n\
          <div class=\"panel headline\">\n<p class=\"what\">Pictures in which everything is as asked, and nothing else is there</p>\n\
-         <div class=\"numbers\">\n{}{}<div class=\"number difference {}\"><span>difference</span><strong>{}</strong><small>{}</small></div>\n</div>\n\
+         <div class=\"numbers\">\n{}{}<div class=\"number difference {}\"><span>difference, points</span><strong>{}</strong><small>{}</small></div>\n</div>\n\
          <div class=\"outcomes\" role=\"img\" aria-label=\"What became of the pictures\">{outcomes}</div>\n<ul class=\"outcome-keys\">\n{keys}</ul>\n\
          <p class=\"soft\">{} pictures of {} held-out prompts on each side. Small figures are 95 % intervals.</p>\n</div>\n",
         number("base", "base", &change.base),
