@@ -11,20 +11,32 @@ use std::process::ExitCode;
 /// Where the demo writes, relative to the workspace.
 const FOLDER: &str = "runs/demo";
 
-/// What the demo does: a line to say, then the command line of `comat`.
+/// How held-out prompts are drawn, with and without the LoRA.
+const DRAW: &str = "generate --model weights/world/sd --prompts configs/world/held_out.jsonl --count 3 --steps 10 \
+                    --guidance-scale 4 --batch 16";
+
+/// What the demo does: a line to say, then the command line of `comat`, in which DRAW stands for [`DRAW`].
 const STEPS: &[(&str, &str)] = &[
-    ("a LoRA from 500 prompts on the miniature world", "train --config configs/world.toml --set output=runs/demo"),
+    ("a LoRA from prompts alone", "train --config configs/world.toml --set output=runs/demo"),
+    ("held-out prompts, drawn by the base model", "DRAW --out runs/demo/base"),
     (
-        "pictures of held-out prompts with it",
-        "generate --model weights/world/sd --lora runs/demo/adapter/pytorch_lora_weights.safetensors \
-         --prompts configs/world/held_out.txt --steps 10 --guidance-scale 4 --batch 16 --out runs/demo/images --grid",
+        "the same prompts and seeds with the LoRA",
+        "DRAW --lora runs/demo/adapter/pytorch_lora_weights.safetensors --out runs/demo/tuned",
+    ),
+    ("the base pictures, judged", "world judge --images runs/demo/base --prompts configs/world/held_out.jsonl"),
+    ("the tuned pictures, judged", "world judge --images runs/demo/tuned --prompts configs/world/held_out.jsonl"),
+    (
+        "the report",
+        "world report --run runs/demo --base runs/demo/base --tuned runs/demo/tuned \
+         --prompts configs/world/held_out.jsonl --out runs/demo/report.html",
     ),
 ];
 
 /// Where to look afterwards.
 const RESULTS: &[(&str, &str)] = &[
+    ("report.html", "for the browser: before and after, scores with intervals, curves of the run"),
     ("before-after.png", "sample prompts: the base model above, the tuned one below"),
-    ("images/grid.png", "held-out prompts, drawn with the LoRA"),
+    ("base/, tuned/", "held-out prompts without and with the LoRA, and scores.jsonl"),
     ("adapter/", "the LoRA, for diffusers and for ComfyUI or A1111"),
     ("events.jsonl", "loss, gradient norm, time and memory of every step"),
 ];
@@ -37,6 +49,7 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
         eprintln!("demo: the previous run lies in {} now", aside.display());
     }
     for (number, (what, args)) in STEPS.iter().enumerate() {
+        let args = args.replace("DRAW", DRAW);
         eprintln!("demo: {}/{} {what}: comat {args}", number + 1, STEPS.len());
         must(program(&comat).args(args.split_whitespace()).current_dir(workspace.root()))?;
     }

@@ -1,83 +1,45 @@
 //! `comat world …`: the built-in miniature world.
 
+mod judge;
+mod pretrain;
+mod prompts;
+mod render;
+mod report;
+
 use crate::console::Console;
 use anyhow::Result;
-use clap::{Args as Group, Subcommand, ValueEnum};
+use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::{path::PathBuf, time::Duration};
-use world::pretrain::{Stack, Watch, captioner, diffusion, vae};
+use std::time::Duration;
 
 #[derive(Subcommand)]
 pub enum World {
-    Pretrain(Pretrain),
-}
-
-/// Train the miniature stack from scratch: first vae, then diffusion, then captioner
-///
-/// Writes ordinary diffusers and transformers folders, DIR/sd and DIR/blip, in float16. Ctrl-C saves; the same command
-/// goes on from there.
-#[derive(Group)]
-pub struct Pretrain {
-    /// What to train; everything when absent
-    pub part: Option<Part>,
-    /// The stack's folder
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Optimiser steps, in place of the recipe's
-    #[arg(long, value_name = "N")]
-    pub steps: Option<u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum Part {
-    Vae,
-    Diffusion,
-    Captioner,
+    Render(render::Render),
+    Prompts(prompts::Prompts),
+    Judge(judge::Judge),
+    Report(report::Report),
+    Pretrain(pretrain::Pretrain),
 }
 
 pub fn run(verb: World, console: &Console) -> Result<()> {
     match verb {
-        World::Pretrain(args) => pretrain(args, console),
+        World::Render(args) => render::run(args, console),
+        World::Prompts(args) => prompts::run(&args),
+        World::Judge(args) => judge::run(&args, console),
+        World::Report(args) => report::run(args),
+        World::Pretrain(args) => pretrain::run(args, console),
     }
 }
 
-fn pretrain(args: Pretrain, console: &Console) -> Result<()> {
-    let stack = Stack::create(&args.out)?;
-    console.stop_on_ctrl_c("Stopping after this step; it is saved.");
-    let parts = args.part.map_or(vec![Part::Vae, Part::Diffusion, Part::Captioner], |part| vec![part]);
-    for part in parts {
-        let (name, recipe) = match part {
-            Part::Vae => ("vae", vae::STEPS),
-            Part::Diffusion => ("diffusion", diffusion::STEPS),
-            Part::Captioner => ("captioner", captioner::STEPS),
-        };
-        let bar = bar(console, name)?;
-        let watch = Watch { bar: &bar, interrupt: &console.interrupt, state: stack.state(name), log: stack.log(name) };
-        let steps = args.steps.unwrap_or(recipe);
-        match part {
-            Part::Vae => {
-                let error = vae::run(&stack, steps, args.seed, &watch)?;
-                println!("vae: a pixel of a new picture is off by {error:.4} on average (of 1)");
-            }
-            Part::Diffusion => diffusion::run(&stack, steps, args.seed, &watch)?,
-            Part::Captioner => {
-                let (renders, redrawn) = captioner::run(&stack, steps, args.seed, &watch)?;
-                println!(
-                    "captioner: how often it prefers the true caption\n  renders  {renders:?}\n  redrawn  {redrawn:?}"
-                );
-            }
-        }
-        bar.finish_and_clear();
-    }
-    Ok(())
-}
-
-fn bar(console: &Console, name: &str) -> Result<ProgressBar> {
+/// A progress bar whose end shows `rest`, a template.
+fn bar(console: &Console, name: &str, rest: &str) -> Result<ProgressBar> {
     let bar = console.bar();
-    let template = format!("{name} {{wide_bar}} {{pos}}/{{len}} · {{msg}} · {{per_sec}} · ETA {{eta_precise}}");
+    let template = format!("{name} {{wide_bar}} {{pos}}/{{len}} {rest} · {{per_sec}} · ETA {{eta_precise}}");
     bar.set_style(ProgressStyle::with_template(&template)?);
     bar.enable_steady_tick(Duration::from_millis(500));
     Ok(bar)
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

@@ -3,11 +3,15 @@
 use anyhow::{Result, bail};
 use models::{Error, tensors::partial_name};
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufReader, BufWriter},
     path::Path,
 };
 use tch::{Device, Kind, Tensor};
+
+/// The text chunks of a PNG file by their keywords.
+pub type Texts = BTreeMap<String, String>;
 
 /// An 8-bit RGB picture.
 #[derive(Clone, PartialEq, Debug)]
@@ -60,6 +64,11 @@ impl Picture {
 
     /// Reads a PNG that this program wrote.
     pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self::open_with_texts(path)?.0)
+    }
+
+    /// Reads an 8-bit RGB PNG and its text chunks, by keyword.
+    pub fn open_with_texts(path: &Path) -> Result<(Self, Texts)> {
         let file = fs::File::open(path).map_err(Error::io(path))?;
         let unreadable = |what: String| Error::file(path, what);
         let mut reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(|e| unreadable(e.to_string()))?;
@@ -69,7 +78,17 @@ impl Picture {
         if (frame.color_type, frame.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight) {
             return Err(unreadable("is not an 8-bit RGB picture".into()).into());
         }
-        Ok(Self { width: frame.width as usize, height: frame.height as usize, pixels })
+        reader.finish().map_err(|e| unreadable(e.to_string()))?; // text may follow the pixels
+        let info = reader.info();
+        let mut texts = Texts::new();
+        for chunk in &info.uncompressed_latin1_text {
+            texts.insert(chunk.keyword.clone(), chunk.text.clone());
+        }
+        for chunk in &info.utf8_text {
+            let text = chunk.get_text().map_err(|e| unreadable(format!("text `{}`: {e}", chunk.keyword)))?;
+            texts.insert(chunk.keyword.clone(), text);
+        }
+        Ok((Self { width: frame.width as usize, height: frame.height as usize, pixels }, texts))
     }
 
     /// Writes a PNG, whole or not at all.
@@ -136,15 +155,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("grid.png");
         grid.save(&path, &[("parameters", "a café ☕\nSteps: 3")]).unwrap();
-        let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(&path).unwrap()));
-        let mut reader = decoder.read_info().unwrap();
-        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-        reader.next_frame(&mut pixels).unwrap();
-        assert_eq!(pixels, grid.pixels);
-        let text = &reader.info().utf8_text[0];
-        assert_eq!((text.keyword.as_str(), text.get_text().unwrap().as_str()), ("parameters", "a café ☕\nSteps: 3"));
+        let (read, texts) = Picture::open_with_texts(&path).unwrap();
+        assert_eq!(read, grid);
+        assert_eq!(texts, Texts::from([("parameters".into(), "a café ☕\nSteps: 3".into())]));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(grid.save(&folder.path().join("no/such.png"), &[]).unwrap_err().to_string().contains("such.png"));
+    }
+
+    /// Other programs write plain text chunks, also behind the pixels.
+    #[test]
+    fn text_of_other_programs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("other.png");
+        let mut encoder = png::Encoder::new(fs::File::create(&path).unwrap(), 1, 1);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.add_text_chunk("prompt".into(), "a red star".into()).unwrap();
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_image_data(&[1, 2, 3]).unwrap();
+        let late = png::text_metadata::TEXtChunk::new("seed", "7");
+        writer.write_text_chunk(&late).unwrap();
+        writer.finish().unwrap();
+        let (picture, texts) = Picture::open_with_texts(&path).unwrap();
+        assert_eq!(picture.pixels, [1, 2, 3]);
+        assert_eq!(texts, Texts::from([("prompt".into(), "a red star".into()), ("seed".into(), "7".into())]));
+        fs::write(&path, &fs::read(&path).unwrap()[..40]).unwrap();
+        assert!(Picture::open_with_texts(&path).unwrap_err().to_string().contains("other.png"));
     }
 
     #[test]

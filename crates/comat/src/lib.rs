@@ -21,6 +21,7 @@ pub mod plan;
 pub mod prompts;
 pub mod random;
 pub mod replay;
+pub mod report;
 pub mod run;
 pub mod session;
 #[cfg(test)]

@@ -31,6 +31,11 @@ impl From<&str> for Prompt {
 
 /// Reads a prompt file. Empty lines are skipped; a malformed line is an error with its number.
 pub fn read(path: &Path) -> Result<Vec<Prompt>> {
+    Ok(read_numbered(path)?.into_iter().map(|(_, prompt)| prompt).collect())
+}
+
+/// As [`read`], each prompt with the number of its line, from 1.
+pub fn read_numbered(path: &Path) -> Result<Vec<(usize, Prompt)>> {
     let bytes = fs::read(path).map_err(models::Error::io(path))?;
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
@@ -53,7 +58,7 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>> {
         }
         let prompt =
             if json { parse(line).with_context(|| format!("{}:{}", path.display(), number + 1))? } else { line.into() };
-        prompts.push(prompt);
+        prompts.push((number + 1, prompt));
     }
     if prompts.is_empty() {
         bail!("{}: no prompts in it", path.display());

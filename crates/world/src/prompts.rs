@@ -7,7 +7,7 @@ use crate::{
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 /// The categories of T2I-CompBench that this world has something of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,18 +27,81 @@ pub enum Category {
 
 impl Category {
     pub const ALL: &[Self] = &[Self::Color, Self::Shape, Self::Texture, Self::Spatial, Self::Complex];
-}
 
-impl fmt::Display for Category {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let name = match self {
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Color => "color",
             Self::Shape => "shape",
             Self::Texture => "texture",
             Self::Spatial => "spatial",
             Self::Complex => "complex",
+        }
+    }
+
+    /// What a prompt of this category can ask for.
+    pub fn demand(self, rng: &mut impl Rng) -> Demand {
+        let several = if rng.random_bool(0.3) { 3 } else { 2 };
+        let shapes = different(Shape::ALL, rng);
+        let colors = different(Color::ALL, rng);
+        let textures = different(Texture::ALL, rng);
+        let wanted = |count, color: bool, texture: bool| -> Vec<Wanted> {
+            (0..count)
+                .map(|i| Wanted::one(shapes[i], color.then_some(colors[i]), texture.then_some(textures[i])))
+                .collect()
         };
-        f.pad(name)
+        let relation = Some(Direction::ALL[rng.random_range(0..Direction::ALL.len())]);
+        match self {
+            Category::Color => Demand { wanted: wanted(several, true, false), relation: None },
+            Category::Texture => Demand { wanted: wanted(several, false, true), relation: None },
+            Category::Shape => {
+                let colored = rng.random_bool(0.7); // there are only so many ways to name shapes alone
+                let mut wanted = wanted(rng.random_range(1..=several), colored, false);
+                let number = rng.random_range(1..=4 - wanted.len());
+                wanted[0].count = number;
+                if colored {
+                    let color = wanted[0].color;
+                    wanted.iter_mut().for_each(|w| w.color = color);
+                }
+                Demand { wanted, relation: None }
+            }
+            Category::Spatial => Demand { wanted: wanted(2, rng.random_bool(0.75), false), relation },
+            Category::Complex if several == 3 => Demand { wanted: wanted(3, true, true), relation: None },
+            Category::Complex => Demand { wanted: wanted(2, true, true), relation },
+        }
+    }
+
+    /// Where a demand belongs: by what it says of how objects lie, then of their textures, then of their colours.
+    pub fn of(demand: &Demand) -> Self {
+        let any = |test: fn(&Wanted) -> bool| demand.wanted.iter().any(test);
+        let colors: BTreeSet<Color> = demand.wanted.iter().filter_map(|w| w.color).collect();
+        if any(|w| w.color.is_some() && w.texture.is_some()) {
+            Self::Complex
+        } else if demand.relation.is_some() {
+            Self::Spatial
+        } else if any(|w| w.texture.is_some()) {
+            Self::Texture
+        } else if colors.len() > 1 {
+            Self::Color
+        } else {
+            Self::Shape
+        }
+    }
+}
+
+impl fmt::Display for Category {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Category {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.iter().copied().find(|c| c.name() == text).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|c| c.name()).collect();
+            format!("`{text}` is not one of {}", names.join(", "))
+        })
     }
 }
 
@@ -57,17 +120,25 @@ pub struct Prompt {
     pub category: Category,
 }
 
-/// So many different prompts, the categories in turn. The same for the same seed.
+/// Draws in a row without a new prompt after which there are taken to be no more.
+const PATIENCE: usize = 20_000;
+
+/// So many different prompts, the categories in turn; fewer where there are no more. The same for the same seed.
 pub fn make(split: Split, count: usize, seed: u64) -> Vec<Prompt> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut seen = BTreeSet::new();
     let mut prompts = vec![];
-    while prompts.len() < count {
-        let category = Category::ALL[prompts.len() % Category::ALL.len()];
-        let demand = demand(category, &mut rng);
-        let prompt = demand.words(&mut rng);
-        if belongs(&demand, &prompt, split) && seen.insert(prompt.clone()) {
-            prompts.push(Prompt { prompt, category });
+    let mut categories = Category::ALL.to_vec();
+    while prompts.len() < count && !categories.is_empty() {
+        let category = categories[prompts.len() % categories.len()];
+        let new = (0..PATIENCE).find_map(|_| {
+            let demand = category.demand(&mut rng);
+            let prompt = demand.words(&mut rng);
+            (belongs(&demand, &prompt, split) && seen.insert(prompt.clone())).then_some(prompt)
+        });
+        match new {
+            Some(prompt) => prompts.push(Prompt { prompt, category }),
+            None => categories.retain(|c| *c != category),
         }
     }
     prompts
@@ -86,36 +157,7 @@ fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-fn demand(category: Category, rng: &mut ChaCha8Rng) -> Demand {
-    let several = if rng.random_bool(0.3) { 3 } else { 2 };
-    let shapes = different(Shape::ALL, rng);
-    let colors = different(Color::ALL, rng);
-    let textures = different(Texture::ALL, rng);
-    let wanted = |count, color: bool, texture: bool| -> Vec<Wanted> {
-        (0..count).map(|i| Wanted::one(shapes[i], color.then_some(colors[i]), texture.then_some(textures[i]))).collect()
-    };
-    let relation = Some(Direction::ALL[rng.random_range(0..Direction::ALL.len())]);
-    match category {
-        Category::Color => Demand { wanted: wanted(several, true, false), relation: None },
-        Category::Texture => Demand { wanted: wanted(several, false, true), relation: None },
-        Category::Shape => {
-            let colored = rng.random_bool(0.7); // there are only so many ways to name shapes alone
-            let mut wanted = wanted(rng.random_range(1..=several), colored, false);
-            let number = rng.random_range(1..=4 - wanted.len());
-            wanted[0].count = number;
-            if colored {
-                let color = wanted[0].color;
-                wanted.iter_mut().for_each(|w| w.color = color);
-            }
-            Demand { wanted, relation: None }
-        }
-        Category::Spatial => Demand { wanted: wanted(2, rng.random_bool(0.75), false), relation },
-        Category::Complex if several == 3 => Demand { wanted: wanted(3, true, true), relation: None },
-        Category::Complex => Demand { wanted: wanted(2, true, true), relation },
-    }
-}
-
-fn different<T: Copy>(all: &[T], rng: &mut ChaCha8Rng) -> Vec<T> {
+fn different<T: Copy>(all: &[T], rng: &mut impl Rng) -> Vec<T> {
     let mut all = all.to_vec();
     all.shuffle(rng);
     all

@@ -6,7 +6,7 @@ use comat::image::Picture;
 /// Samples along each side of a pixel.
 const SAMPLES: usize = 4;
 /// Distance from one stripe, or row of dots, to the next, in pixels.
-const PERIOD: f32 = 6.0;
+pub const PERIOD: f32 = 6.0;
 const DOT_RADIUS: f32 = 1.75;
 
 /// Whether a point, relative to the centre and in units of the radius, is inside a shape. y points down.
@@ -41,15 +41,14 @@ fn in_star(x: f32, y: f32) -> bool {
     (nx - OUTER) * py - ny * (px - OUTER) >= 0.0
 }
 
-/// Whether a point of an object is of the lighter tint; in pixels.
-fn is_tinted(object: &Object, x: f32, y: f32) -> bool {
-    let (px, py) = (x + object.phase.0, y + object.phase.1);
-    match object.texture {
+/// Whether a point is of the lighter tint; in pixels from where the texture begins.
+pub fn is_tinted(texture: Texture, x: f32, y: f32) -> bool {
+    match texture {
         Texture::Solid => false,
-        Texture::Striped => ((px + py) * std::f32::consts::FRAC_1_SQRT_2).rem_euclid(PERIOD) < PERIOD / 2.0,
+        Texture::Striped => ((x + y) * std::f32::consts::FRAC_1_SQRT_2).rem_euclid(PERIOD) < PERIOD / 2.0,
         Texture::Dotted => {
             let from_middle = |v: f32| v.rem_euclid(PERIOD) - PERIOD / 2.0;
-            from_middle(px).hypot(from_middle(py)) <= DOT_RADIUS
+            from_middle(x).hypot(from_middle(y)) <= DOT_RADIUS
         }
     }
 }
@@ -100,7 +99,7 @@ fn visit(object: &Object, mut pixel: impl FnMut(usize, f32, f32)) {
                 let (x, y) = (at(column, sample % SAMPLES) - cx, at(row, sample / SAMPLES) - cy);
                 if contains(object.shape, x / radius, y / radius) {
                     inside += 1.0;
-                    tinted += f32::from(is_tinted(object, x, y));
+                    tinted += f32::from(is_tinted(object.texture, x + object.phase.0, y + object.phase.1));
                 }
             }
             if inside > 0.0 {

@@ -117,7 +117,7 @@ fn parse_phrase(text: &str) -> Option<Wanted> {
 }
 
 /// A relation is only told where one axis is this much longer than the other.
-const CLEAR: f32 = 1.3;
+pub const CLEAR: f32 = 1.3;
 
 /// What is told of a scene.
 #[derive(Debug, Clone, Copy)]

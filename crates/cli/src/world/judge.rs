@@ -1,0 +1,61 @@
+//! `comat world judge`: how pictures answer their prompts.
+
+use super::{bar, counted};
+use crate::console::Console;
+use anyhow::{Result, bail};
+use clap::Args as Group;
+use serde_json::json;
+use std::path::PathBuf;
+use world::{judging, scores};
+
+/// Judge pictures against their prompts, from the pixels alone
+///
+/// A picture's prompt and seed are read from its text chunks, as comat generate writes them, or from a file name like
+/// PROMPT_SEED.png. A picture is correct if it shows every object with its colour and texture, lying as asked, whole, and
+/// nothing else. Intervals are of 95 %, over prompts. Beside FILE.json, FILE.jsonl has a line for each picture.
+#[derive(Group)]
+pub struct Judge {
+    /// Prompt file: .jsonl (with categories) or .txt (the category is that of the words)
+    #[arg(long, value_name = "FILE")]
+    pub prompts: PathBuf,
+    /// Folder of 64x64 PNG files
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+    /// Where to write the scores (.json); DIR/scores.json when absent
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+pub fn run(args: &Judge, console: &Console) -> Result<()> {
+    let out = args.out.clone().unwrap_or_else(|| args.images.join("scores.json"));
+    if out.extension().is_none_or(|e| e != "json") {
+        bail!("{}: scores are written to a .json file", out.display());
+    }
+    let questions = judging::questions(&args.prompts)?;
+    console.stop_on_ctrl_c("Stopping; nothing is written.");
+    let bar = bar(console, "judge", "pictures")?;
+    let outcome = judging::judge(&questions, &args.images, &bar, &console.interrupt)?;
+    bar.finish_and_clear();
+    if outcome.judged.is_empty() {
+        bail!(
+            "{}: none of {} is of a prompt in {}; pictures carry their prompt in a text chunk `prompt`, or are named PROMPT_SEED.png",
+            args.images.display(),
+            counted(outcome.foreign.len(), "picture"),
+            args.prompts.display()
+        );
+    }
+    let scores = scores::scores(&outcome.judged);
+    println!("{scores}");
+    if let Some(first) = outcome.missing.first() {
+        println!("{} without a picture, the first: {first}", counted(outcome.missing.len(), "prompt"));
+    }
+    if let Some(first) = outcome.foreign.first() {
+        let count = counted(outcome.foreign.len(), "picture");
+        println!("{count} of none of the prompts, not judged, the first: {}", first.display());
+    }
+    let summary = json!({ "scores": scores, "missing": outcome.missing, "foreign": outcome.foreign });
+    judging::write_lines(&out.with_extension("jsonl"), &outcome.judged)?;
+    judging::write_whole(&out, &(serde_json::to_string_pretty(&summary)? + "\n"))?;
+    println!("written to {}", out.display());
+    Ok(())
+}

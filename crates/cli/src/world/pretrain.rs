@@ -1,0 +1,64 @@
+//! `comat world pretrain`: the networks of the miniature world.
+
+use super::bar;
+use crate::console::Console;
+use anyhow::Result;
+use clap::{Args as Group, ValueEnum};
+use std::path::PathBuf;
+use world::pretrain::{Stack, Watch, captioner, diffusion, vae};
+
+/// Train the miniature stack from scratch: first vae, then diffusion, then captioner
+///
+/// Writes ordinary diffusers and transformers folders, DIR/sd and DIR/blip, in float16. Ctrl-C saves; the same command
+/// goes on from there.
+#[derive(Group)]
+pub struct Pretrain {
+    /// What to train; everything when absent
+    pub part: Option<Part>,
+    /// The stack's folder
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Optimiser steps, in place of the recipe's
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Part {
+    Vae,
+    Diffusion,
+    Captioner,
+}
+
+pub fn run(args: Pretrain, console: &Console) -> Result<()> {
+    let stack = Stack::create(&args.out)?;
+    console.stop_on_ctrl_c("Stopping after this step; it is saved.");
+    let parts = args.part.map_or(vec![Part::Vae, Part::Diffusion, Part::Captioner], |part| vec![part]);
+    for part in parts {
+        let (name, recipe) = match part {
+            Part::Vae => ("vae", vae::STEPS),
+            Part::Diffusion => ("diffusion", diffusion::STEPS),
+            Part::Captioner => ("captioner", captioner::STEPS),
+        };
+        let bar = bar(console, name, "· {msg}")?;
+        let watch = Watch { bar: &bar, interrupt: &console.interrupt, state: stack.state(name), log: stack.log(name) };
+        let steps = args.steps.unwrap_or(recipe);
+        match part {
+            Part::Vae => {
+                let error = vae::run(&stack, steps, args.seed, &watch)?;
+                println!("vae: a pixel of a new picture is off by {error:.4} on average (of 1)");
+            }
+            Part::Diffusion => diffusion::run(&stack, steps, args.seed, &watch)?,
+            Part::Captioner => {
+                let (renders, redrawn) = captioner::run(&stack, steps, args.seed, &watch)?;
+                println!(
+                    "captioner: how often it prefers the true caption\n  renders  {renders:?}\n  redrawn  {redrawn:?}"
+                );
+            }
+        }
+        bar.finish_and_clear();
+    }
+    Ok(())
+}

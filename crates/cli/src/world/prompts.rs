@@ -1,0 +1,66 @@
+//! `comat world prompts`: prompts by category.
+
+use super::counted;
+use crate::args::at_least_one;
+use anyhow::{Result, bail};
+use clap::{Args as Group, ValueEnum};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+use world::{judging::write_whole, prompts};
+
+/// Make prompts to train on or to test on
+///
+/// The categories come in turn: color, shape, texture, spatial, complex. No prompt is in both splits, and of the held-out
+/// prompts that say everything of an object, each has a combination that no training prompt has.
+#[derive(Group)]
+pub struct Prompts {
+    /// To train on, or to test on
+    #[arg(long)]
+    pub split: Split,
+    /// How many
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub count: usize,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// .jsonl (with categories) or .txt (a prompt a line); to the terminal, as .jsonl, when absent
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Split {
+    Train,
+    HeldOut,
+}
+
+pub fn run(args: &Prompts) -> Result<()> {
+    let plain = match args.out.as_ref().map(|path| (path, path.extension().and_then(|e| e.to_str()))) {
+        Some((_, Some("txt"))) => true,
+        None | Some((_, Some("jsonl"))) => false,
+        Some((path, _)) => bail!("{}: a prompt file ends in .txt or .jsonl", path.display()),
+    };
+    let split = match args.split {
+        Split::Train => prompts::Split::Train,
+        Split::HeldOut => prompts::Split::HeldOut,
+    };
+    let prompts = prompts::make(split, args.count, args.seed);
+    let line = |p: &prompts::Prompt| Ok(if plain { p.prompt.clone() } else { serde_json::to_string(p)? } + "\n");
+    let text = prompts.iter().map(line).collect::<Result<String>>()?;
+    match &args.out {
+        Some(path) => {
+            write_whole(path, &text)?;
+            println!("{} in {}", counted(prompts.len(), "prompt"), path.display());
+        }
+        // a reader that has seen enough is no failure
+        None => match io::stdout().write_all(text.as_bytes()) {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e.into()),
+            _ => {}
+        },
+    }
+    if prompts.len() < args.count {
+        tracing::warn!("there are only {} different prompts, not {}", prompts.len(), args.count);
+    }
+    Ok(())
+}

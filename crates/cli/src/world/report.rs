@@ -1,0 +1,41 @@
+//! `comat world report`
+
+use anyhow::Result;
+use clap::Args as Group;
+use std::path::PathBuf;
+use world::{report, scores::Measure};
+
+/// Write a page on what a run changed: pictures before and after, scores with intervals, loss curves
+///
+/// One HTML file that needs no network. Draw the same prompts with the same seeds without and with the LoRA
+/// (comat generate), and judge both folders (comat world judge) first.
+#[derive(Group)]
+pub struct Report {
+    /// Folder of the training run
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// Judged pictures without the LoRA
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+    /// Judged pictures with the LoRA
+    #[arg(long, value_name = "DIR")]
+    tuned: PathBuf,
+    /// The prompt file that both were drawn from
+    #[arg(long, value_name = "FILE")]
+    prompts: PathBuf,
+    /// Where to write; a file that is there is replaced
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    out: PathBuf,
+}
+
+pub fn run(args: Report) -> Result<()> {
+    let Report { run, base, tuned, prompts, out } = args;
+    let comparison = report::write(&report::Request { run, base, tuned, prompts, out: out.clone() })?;
+    println!("{comparison}\n");
+    if let Some(change) = comparison.all.get(Measure::Correct) {
+        let [base, tuned] = [change.base, change.tuned].map(|e| Measure::Correct.percent(e.value));
+        println!("All correct: {base} % → {tuned} %");
+    }
+    println!("The report is {}", out.display());
+    Ok(())
+}

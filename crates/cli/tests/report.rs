@@ -1,0 +1,243 @@
+//! `comat world report` on judged pictures of known scenes.
+
+mod common;
+
+use common::Folder;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::{
+    env, fs,
+    io::BufReader,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+use world::{
+    prompts::{self, Split},
+    render,
+    scene::{Color, Kind, Shape},
+    staging,
+    wording::Demand,
+};
+
+const REPORT: &[&str] =
+    &["world", "report", "--run", "run", "--base", "base", "--tuned", "tuned", "--prompts", "prompts.jsonl"];
+
+/// A folder with prompts, a run of 60 steps, and judged pictures of two seeds, of which the tuned ones are more often right.
+fn judged() -> Folder {
+    let folder = Folder::new();
+    let prompts = prompts::make(Split::HeldOut, 45, 1);
+    let lines: String = prompts.iter().map(|p| serde_json::to_string(p).unwrap() + "\n").collect();
+    folder.write("prompts.jsonl", lines);
+    for (side, chance) in [("base", 0.35), ("tuned", 0.7)] {
+        draw(&folder, side, &prompts, chance);
+    }
+    fs::create_dir(folder.path("run")).unwrap();
+    folder.write("run/config.toml", "output = \"run\"\n[model]\npath = \"weights/world/sd\"\n[train]\nsteps = 60\n");
+    folder.write("run/events.jsonl", events());
+    folder
+}
+
+fn draw(folder: &Folder, side: &str, prompts: &[prompts::Prompt], chance: f64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(chance.to_bits());
+    fs::create_dir(folder.path(side)).unwrap();
+    for (number, prompts::Prompt { prompt, .. }) in prompts.iter().enumerate() {
+        for seed in 0..2u64 {
+            let demand = Demand::parse(prompt).unwrap();
+            let mut scene = staging::scene_for(&demand, &mut rng).unwrap();
+            if !rng.random_bool(chance) {
+                match rng.random_range(0..3) {
+                    0 => drop(scene.objects.pop()),
+                    1 => scene.objects[0].color = Color::any(&mut rng),
+                    _ => scene.objects[0].shape = Shape::any(&mut rng),
+                }
+                let more = scene.room_for(Kind::any(&mut rng), &mut rng).filter(|_| rng.random_bool(0.3));
+                scene.objects.extend(more);
+            }
+            let picture = render::picture(&scene);
+            let settings = format!("{prompt}\nSteps: 10, Sampler: DDIM, CFG scale: 4, Seed: {seed}");
+            let texts = [("prompt", prompt.as_str()), ("seed", &seed.to_string()), ("parameters", &settings)];
+            picture.save(&folder.path(side).join(format!("{:05}.png", 2 * number as u64 + seed)), &texts).unwrap();
+        }
+    }
+    folder.comat(&["world", "judge", "--images", side, "--prompts", "prompts.jsonl"]).ok();
+}
+
+fn events() -> String {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let mut text = String::from("{\"event\":\"start\",\"step\":0,\"trainable\":98304}\n");
+    for step in 0..=60 {
+        let loss = 1.2 + 1.5 * (-f64::from(step) / 25.0).exp();
+        if step == 0 || step == 60 {
+            text += &format!(
+                "{{\"event\":\"validation\",\"step\":{step},\"caption_loss\":{loss},\"standard_error\":0.08,\"prompts\":160}}\n"
+            );
+        }
+        if step > 0 {
+            let (loss, norm) = (loss + rng.random_range(-0.3..0.3), rng.random_range(0.4..1.6));
+            text += &format!(
+                "{{\"event\":\"step\",\"step\":{step},\"caption_loss\":{loss},\"grad_norm\":{norm},\"seconds\":4.2,\"peak_memory\":null}}\n"
+            );
+        }
+    }
+    text
+}
+
+#[test]
+fn the_report_is_one_file_that_needs_nothing_else() {
+    let folder = judged();
+    let done = folder.comat(REPORT).ok();
+    assert!(done.stdout.contains("All correct: ") && done.stdout.ends_with("The report is report.html\n"), "{done:?}");
+    let page = folder.read("report.html");
+    for outside in ["http", "href=", "url(", "@import", "<link", "<iframe"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    assert_eq!(page.matches("src=").count(), page.matches("src=\"data:image/png;base64,").count());
+    assert_eq!(page.matches("src=").count(), 2 * 5 * 8, "eight prompts of each category, on both sides");
+    for part in
+        ["--steps 10 --sampler ddim --guidance-scale 4", "--count 2 --seed 0", "98,304", "4 min 12 s", "45 held-out"]
+    {
+        assert!(page.contains(part), "{part}");
+    }
+    assert_balanced(&page);
+    folder.assert_no_leftovers();
+}
+
+#[test]
+fn prompts_cannot_break_the_page() {
+    let folder = judged();
+    let first = folder.read("prompts.jsonl").lines().next().unwrap().to_owned();
+    let prompt = serde_json::from_str::<serde_json::Value>(&first).unwrap()["prompt"].as_str().unwrap().to_owned();
+    let odd = "<b>bold</b> & \\\"quoted\\\" </script>";
+    for file in ["prompts.jsonl", "base/scores.jsonl", "tuned/scores.jsonl"] {
+        folder.edit_text(file, |text| text.replace(&format!("\"{prompt}\""), &format!("\"{odd}\"")));
+    }
+    folder.comat(REPORT).ok();
+    let page = folder.read("report.html");
+    assert!(page.contains("<h3>&lt;b&gt;bold&lt;/b&gt; &amp; &quot;quoted&quot; &lt;/script&gt;</h3>"));
+    assert!(!page.contains("<b>bold") && page.matches("</script>").count() == 1);
+    assert_balanced(&page);
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let folder = judged();
+    let scores = folder.read("tuned/scores.jsonl");
+    fs::remove_file(folder.path("tuned/scores.jsonl")).unwrap();
+    folder.comat(REPORT).error(&["tuned/scores.jsonl does not exist", "comat world judge"]);
+    folder.write("tuned/scores.jsonl", scores.lines().skip(1).collect::<Vec<_>>().join("\n"));
+    folder.comat(REPORT).error(&["base and tuned", "the tuned pictures have none"]);
+    folder.write("tuned/scores.jsonl", "{}\n");
+    folder.comat(REPORT).error(&["tuned/scores.jsonl", "line 1: missing field"]);
+    folder.write("tuned/scores.jsonl", &scores);
+    fs::remove_file(folder.path("tuned/00000.png")).unwrap();
+    folder.comat(REPORT).error(&["tuned/00000.png"]);
+    folder.edit_text("prompts.jsonl", |text| text.lines().skip(1).collect::<Vec<_>>().join("\n"));
+    folder.comat(REPORT).error(&["prompts.jsonl", "is not in it"]);
+    fs::remove_file(folder.path("run/events.jsonl")).unwrap();
+    folder.comat(REPORT).error(&["run is not the folder of a run", "events.jsonl"]);
+    assert!(!folder.exists("report.html"));
+}
+
+/// On a phone and on a desk, in a headless browser where there is one. COMAT_KEEP_SCREENSHOTS=DIR keeps page and screenshots.
+#[test]
+fn the_page_fits_the_screen() {
+    let Some(browser) = browser() else {
+        eprintln!("skipped: no chromium, google-chrome or chrome is installed");
+        return;
+    };
+    let folder = judged();
+    folder.comat(REPORT).ok();
+    let keep = env::var_os("COMAT_KEEP_SCREENSHOTS").map(PathBuf::from);
+    let page = folder.read("report.html");
+    if let Some(keep) = &keep {
+        fs::write(keep.join("report.html"), &page).unwrap();
+    }
+    let won = page.split("won <small>").nth(1).and_then(|rest| rest.split('<').next()).unwrap();
+    for (width, height) in [(390, 844), (1280, 900)] {
+        // browsers refuse to make narrow windows, so the page stands in a frame of the width asked for
+        let frame = format!(
+            "<!doctype html><body style=\"margin:0\"><iframe id=\"f\" style=\"border:0;width:{width}px;height:{height}px\" srcdoc=\"{}\"></iframe>\
+             <script>{LOOK}</script>",
+            page.replace('&', "&amp;").replace('"', "&quot;")
+        );
+        folder.write("frame.html", frame);
+        let dom = browse(&browser, &folder, &["--dump-dom", "--virtual-time-budget=2000", "frame.html"]);
+        let title = dom.split("<title>").nth(1).and_then(|rest| rest.split("</title>").next()).unwrap_or(&dom);
+        assert_eq!(title, format!("{width} of {width}, 80 pictures, {won} won, true"));
+        let window = format!("--window-size={},{height}", width.max(500));
+        browse(&browser, &folder, &[&window, "--screenshot=shot.png", "frame.html"]);
+        let shades = shades(&folder.path("shot.png"), width);
+        assert!(shades > 20, "{shades} shades in the screenshot of {width}x{height}");
+        if let Some(keep) = &keep {
+            fs::copy(folder.path("shot.png"), keep.join(format!("report-{width}.png"))).unwrap();
+        }
+    }
+}
+
+/// Tells the width, the pictures, how many a button leaves, and whether a click on a picture enlarges it.
+const LOOK: &str = "f.onload = () => {
+  const root = f.contentDocument.documentElement;
+  const said = [`${root.scrollWidth} of ${root.clientWidth}`, `${root.querySelectorAll('img').length} pictures`];
+  root.querySelector('[data-tag=won]').click();
+  said.push(`${root.querySelectorAll('.card:not([hidden])').length} won`);
+  root.querySelector('.card:not([hidden]) .enlarge').click();
+  said.push(root.querySelector('dialog').open && root.querySelectorAll('dialog img').length === 2);
+  root.querySelector('dialog').close();
+  root.querySelector('.filters button').click();
+  document.title = said.join(', ');
+}";
+
+fn browser() -> Option<PathBuf> {
+    let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
+    let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH")?).collect();
+    names.iter().flat_map(|name| folders.iter().map(move |f| f.join(name))).find(|path| path.is_file())
+}
+
+/// Runs the browser on files of the folder, with a profile of its own and without its own network traffic.
+fn browse(browser: &Path, folder: &Folder, words: &[&str]) -> String {
+    let (page, flags) = words.split_last().unwrap();
+    let done = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        .arg(format!("--user-data-dir={}", folder.path("browser").display()))
+        .args(flags)
+        .arg(format!("file://{}", folder.path(page).display()))
+        .current_dir(folder.path("."))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// How many different colours the left part of a picture has.
+fn shades(path: &Path, width: usize) -> usize {
+    let mut reader = png::Decoder::new(BufReader::new(fs::File::open(path).unwrap())).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let frame = reader.next_frame(&mut pixels).unwrap();
+    let bytes = frame.color_type.samples();
+    let row = frame.width as usize * bytes;
+    let left = pixels.chunks_exact(row).flat_map(|row| row[..width * bytes].chunks_exact(bytes));
+    left.collect::<std::collections::BTreeSet<_>>().len()
+}
+
+/// Every element that is opened is closed, in order.
+#[track_caller]
+fn assert_balanced(page: &str) {
+    const VOID: &[&str] = &["meta", "img", "br", "!doctype"];
+    let (head, rest) = page.split_once("<style>").unwrap();
+    let (body, script) = rest.split_once("</style>").unwrap().1.split_once("<script>").unwrap();
+    let after = script.split_once("</script>").unwrap().1;
+    let mut open: Vec<String> = vec![];
+    for tag in [head, body, after].iter().flat_map(|part| part.split('<').skip(1)) {
+        let (inside, _) = tag.split_once('>').unwrap_or_else(|| panic!("`<{tag}` does not end"));
+        let name: String =
+            inside.chars().take_while(|c| !c.is_whitespace() && (*c != '/' || inside.starts_with('/'))).collect();
+        match name.strip_prefix('/') {
+            Some(name) => assert_eq!(open.pop().as_deref(), Some(name)),
+            None if inside.ends_with('/') || VOID.contains(&name.as_str()) => {}
+            None => open.push(name),
+        }
+    }
+    assert!(open.is_empty(), "never closed: {open:?}");
+}

@@ -1,0 +1,98 @@
+//! Pictures in pairs, with buttons that choose among them.
+
+use super::html::Text;
+
+/// A picture and what is said of it.
+pub struct Shot {
+    /// The side that it stands for, such as `base`.
+    pub side: &'static str,
+    /// As [`super::html::picture`] makes it.
+    pub picture: String,
+    /// Right or wrong, where that was judged.
+    pub mark: Option<bool>,
+    pub note: String,
+}
+
+/// The pictures of one prompt.
+pub struct Card {
+    pub prompt: String,
+    pub note: String,
+    /// By which the buttons choose: [`Filter::tag`].
+    pub tags: Vec<String>,
+    pub shots: Vec<Shot>,
+}
+
+/// A button: shows the cards that have its tag; all of them when the tag is empty.
+pub struct Filter {
+    pub tag: String,
+    pub label: String,
+}
+
+pub fn html(filters: &[Filter], cards: &[Card]) -> String {
+    let buttons: String = filters
+        .iter()
+        .enumerate()
+        .map(|(i, Filter { tag, label })| {
+            let count = cards.iter().filter(|card| tag.is_empty() || card.tags.contains(tag)).count();
+            format!(
+                "<button type=\"button\" data-tag=\"{}\" aria-pressed=\"{}\">{} <small>{count}</small></button>\n",
+                Text(tag),
+                i == 0,
+                Text(label)
+            )
+        })
+        .collect();
+    let cards: String = cards.iter().map(card).collect();
+    format!(
+        "<div class=\"filters\" role=\"group\" aria-label=\"Which pictures\">\n{buttons}</div>\n<div class=\"cards\">\n{cards}</div>\n"
+    )
+}
+
+fn card(card: &Card) -> String {
+    let shots: String = card.shots.iter().map(|s| shot(s, &card.prompt)).collect();
+    format!(
+        "<article class=\"card\" data-tags=\"{}\">\n<h3>{}</h3>\n<p class=\"note\">{}</p>\n<div class=\"shots\">\n{shots}</div>\n</article>\n",
+        Text(card.tags.join(" ")),
+        Text(&card.prompt),
+        Text(&card.note),
+    )
+}
+
+fn shot(Shot { side, picture, mark, note }: &Shot, prompt: &str) -> String {
+    let mark = match mark {
+        Some(true) => "<b class=\"right\" role=\"img\" aria-label=\"right\">✓</b> ",
+        Some(false) => "<b class=\"wrong\" role=\"img\" aria-label=\"wrong\">✗</b> ",
+        None => "",
+    };
+    let (side, prompt) = (Text(side), Text(prompt));
+    format!(
+        "<figure>\n<button type=\"button\" class=\"enlarge\" aria-label=\"enlarge\"><img src=\"{picture}\" alt=\"{side}: {prompt}\"></button>\n\
+         <figcaption><span class=\"side {side}\">{side}</span> {mark}<span>{}</span></figcaption>\n</figure>\n",
+        Text(note)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_are_counted_and_escaped() {
+        let card = |tag: &str| Card {
+            prompt: "a <b> \"dog\"".into(),
+            note: "color & more".into(),
+            tags: vec![tag.into()],
+            shots: vec![Shot {
+                side: "base",
+                picture: "data:,".into(),
+                mark: Some(false),
+                note: "missing: <i>".into(),
+            }],
+        };
+        let filters = [("", "all"), ("won", "won")].map(|(tag, label)| Filter { tag: tag.into(), label: label.into() });
+        let html = html(&filters, &[card("won"), card("lost")]);
+        assert!(html.contains("all <small>2</small>") && html.contains("won <small>1</small>"), "{html}");
+        assert!(html.contains("alt=\"base: a &lt;b&gt; &quot;dog&quot;\""), "{html}");
+        assert!(html.contains("missing: &lt;i&gt;") && html.contains("color &amp; more") && !html.contains("<b> "));
+    }
+}

@@ -1,0 +1,135 @@
+//! What the folder of a run says of it.
+
+use anyhow::{Context, Result};
+use models::Error;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// One optimiser step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    pub step: u64,
+    pub caption_loss: f64,
+    pub grad_norm: f64,
+    pub seconds: f64,
+    /// Bytes, where the device tells.
+    pub peak_memory: Option<u64>,
+}
+
+/// The loss on held-out prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Validation {
+    pub step: u64,
+    pub caption_loss: f64,
+    pub standard_error: f64,
+    pub prompts: usize,
+}
+
+/// `events.jsonl` and `config.toml`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Log {
+    /// In order, each once.
+    pub steps: Vec<Step>,
+    pub validations: Vec<Validation>,
+    /// How many weights were trained.
+    pub trainable: Option<u64>,
+    /// Keys as `train.steps` and values, in the order of the file.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Log {
+    pub fn read(run: &Path) -> Result<Self> {
+        let text = |name: &str| {
+            let path = run.join(name);
+            let text = fs::read_to_string(&path).map_err(Error::io(&path));
+            text.with_context(|| format!("{} is not the folder of a run", run.display()))
+        };
+        let table: toml::Table =
+            text("config.toml")?.parse().with_context(|| run.join("config.toml").display().to_string())?;
+        let mut log = Self::parse(&text("events.jsonl")?);
+        flatten("", &table, &mut log.settings);
+        Ok(log)
+    }
+
+    /// A run that was resumed has some steps twice: the last one counts. A line that a killed run left unfinished is skipped.
+    fn parse(text: &str) -> Self {
+        let (mut steps, mut validations, mut trainable) = (BTreeMap::new(), BTreeMap::new(), None);
+        for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            match event["event"].as_str() {
+                Some("start") => trainable = event["trainable"].as_u64(),
+                Some("step") => {
+                    if let Ok(step) = serde_json::from_value::<Step>(event) {
+                        steps.insert(step.step, step);
+                    }
+                }
+                Some("validation") => {
+                    if let Ok(validation) = serde_json::from_value::<Validation>(event) {
+                        validations.insert(validation.step, validation);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let (steps, validations) = (steps.into_values().collect(), validations.into_values().collect());
+        Self { steps, validations, trainable, settings: vec![] }
+    }
+
+    /// The value of a setting such as `model.path`.
+    pub fn setting(&self, key: &str) -> Option<&str> {
+        self.settings.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    pub fn seconds(&self) -> f64 {
+        self.steps.iter().map(|s| s.seconds).sum()
+    }
+
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.steps.iter().filter_map(|s| s.peak_memory).max()
+    }
+}
+
+fn flatten(prefix: &str, table: &toml::Table, settings: &mut Vec<(String, String)>) {
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(table) => flatten(&format!("{prefix}{key}."), table, settings),
+            toml::Value::String(text) => settings.push((format!("{prefix}{key}"), text.clone())),
+            value => settings.push((format!("{prefix}{key}"), value.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let error = format!("{:#}", Log::read(folder.path()).unwrap_err());
+        assert!(error.contains("is not the folder of a run") && error.contains("config.toml"), "{error}");
+        write("config.toml", "output = \"runs/a\"\n[train]\nsteps = 3\n[samples]\nprompts = [\"a\"]\n");
+        write(
+            "events.jsonl",
+            r#"{"event":"start","step":0,"trainable":70}
+{"event":"validation","step":0,"caption_loss":2.5,"standard_error":0.1,"prompts":2,"losses":[2.0,3.0]}
+{"event":"step","step":1,"caption_loss":2.0,"grad_norm":0.5,"learning_rate":0.1,"seconds":1.5,"peak_memory":null}
+{"event":"step","step":2,"caption_loss":9.0,"grad_norm":0.5,"learning_rate":0.1,"seconds":1.5,"peak_memory":5}
+{"event":"step","step":2,"caption_loss":1.0,"grad_norm":0.4,"learning_rate":0.1,"seconds":1.0,"peak_memory":4}
+{"event":"step","st
+{"event":"something new"}
+"#,
+        );
+        let log = Log::read(folder.path()).unwrap();
+        let losses: Vec<(u64, f64)> = log.steps.iter().map(|s| (s.step, s.caption_loss)).collect();
+        assert_eq!(losses, [(1, 2.0), (2, 1.0)]);
+        assert_eq!(
+            (log.validations.len(), log.trainable, log.peak_memory(), log.seconds()),
+            (1, Some(70), Some(4), 2.5)
+        );
+        assert_eq!(log.setting("train.steps"), Some("3"));
+        assert_eq!(log.setting("output"), Some("runs/a"));
+        assert_eq!(log.setting("samples.prompts"), Some("[\"a\"]"));
+    }
+}

@@ -1,0 +1,207 @@
+//! Colour and texture of the inside of a thing.
+
+use super::parts::{Mask, Pixels, Rgb, distance, dot, minus};
+use crate::{
+    render::{PERIOD, is_tinted},
+    scene::{Color, SIDE, Texture},
+};
+use std::sync::OnceLock;
+
+/// Fewer pixels than this say nothing.
+const LEAST: usize = 20;
+/// A pixel within this distance of a colour's line, from the colour to its tint, is of that colour.
+const NEAR: f32 = 0.2;
+/// So many pixels of a thing are of its colour,
+const SHARE: f32 = 0.85;
+/// the mean distance of all from its line is at most this,
+const MEAN: f32 = 0.12;
+/// and that from the second best line is so much larger.
+const MARGIN: f32 = 0.05;
+/// So many pixels are of the colour itself; a faint thing has only tints.
+const FULL: f32 = 0.3;
+
+/// The way from a colour to its tint.
+fn line(color: Color) -> (Rgb, Rgb) {
+    (color.rgb(), minus(color.tint(), color.rgb()))
+}
+
+/// Where on the way from colour to tint a pixel is: 0 at the colour, 1 at the tint.
+fn along(color: Color, pixel: Rgb) -> f32 {
+    let (start, way) = line(color);
+    dot(minus(pixel, start), way) / dot(way, way)
+}
+
+/// How far a pixel is from anything between a colour and its tint.
+fn distance_from_line(color: Color, pixel: Rgb) -> f32 {
+    distance_between(pixel, color.rgb(), color.tint())
+}
+
+/// How far a pixel is from the way between two colours.
+pub fn distance_between(pixel: Rgb, from: Rgb, to: Rgb) -> f32 {
+    let way = minus(to, from);
+    let t = (dot(minus(pixel, from), way) / dot(way, way).max(1e-9)).clamp(0.0, 1.0);
+    distance(pixel, std::array::from_fn(|c| from[c] + t * way[c]))
+}
+
+/// The colour of the pixels inside, if all are of one.
+pub fn color(pixels: &Pixels, inside: &Mask) -> Option<Color> {
+    let inside: Vec<Rgb> = inside.pixels().map(|i| pixels.values[i]).collect();
+    if inside.len() < LEAST {
+        return None;
+    }
+    let mean = |color: Color| inside.iter().map(|p| distance_from_line(color, *p)).sum::<f32>() / inside.len() as f32;
+    let mut ranked: Vec<(f32, Color)> = Color::ALL.iter().map(|color| (mean(*color), *color)).collect();
+    ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let ((mean, color), (second, _)) = (ranked[0], ranked[1]);
+    let share = |test: &dyn Fn(Rgb) -> bool| inside.iter().filter(|p| test(**p)).count() as f32 / inside.len() as f32;
+    let certain = mean <= MEAN
+        && second - mean >= MARGIN
+        && share(&|p| distance_from_line(color, p) < NEAR) >= SHARE
+        && share(&|p| along(color, p) < 0.4) >= FULL;
+    certain.then_some(color)
+}
+
+/// Root mean square of a solid inside, on the way from colour to tint.
+const SOLID: f32 = 0.22;
+/// So much of the variance of a textured inside is the pattern's,
+const EXPLAINED: f32 = 0.5;
+/// so much more than the other pattern explains;
+const CLEARER: f32 = 0.1;
+/// and it swings by so much of the way from colour to tint.
+const SWING: std::ops::Range<f32> = 0.45..1.5;
+
+/// The texture of a thing, and where it has its tint.
+#[derive(Debug, Clone, Copy)]
+pub struct Surface {
+    pub texture: Texture,
+    pattern: &'static [f32],
+}
+
+impl Surface {
+    /// How much of a pixel is of the tint, 0 to 1, as far as the texture goes on evenly.
+    pub fn tint(&self, x: usize, y: usize) -> f32 {
+        bin(self.texture, x, y).map_or(0.0, |bin| self.pattern[bin])
+    }
+}
+
+/// Which value of a pattern is that of a pixel.
+fn bin(texture: Texture, x: usize, y: usize) -> Option<usize> {
+    match texture {
+        Texture::Solid => None,
+        Texture::Striped => Some(x + y),
+        Texture::Dotted => Some(y % TILE * TILE + x % TILE),
+    }
+}
+
+/// The texture of the pixels inside, if it is one without doubt.
+pub fn surface(pixels: &Pixels, inside: &Mask, color: Color) -> Option<Surface> {
+    let values: Vec<(usize, f32)> =
+        inside.pixels().map(|i| (i, along(color, pixels.values[i]).clamp(-0.3, 1.3))).collect();
+    if values.len() < LEAST {
+        return None;
+    }
+    if (values.iter().map(|(_, t)| t * t).sum::<f32>() / values.len() as f32).sqrt() < SOLID {
+        return Some(Surface { texture: Texture::Solid, pattern: &[] });
+    }
+    let patterns = patterns();
+    let best = |texture, patterns: &'static [Vec<f32>]| {
+        let fit = Folded::new(&values, patterns[0].len(), |i| bin(texture, i % pixels.width, i / pixels.width));
+        (texture, fit.best(patterns))
+    };
+    let mut fits = [best(Texture::Striped, &patterns.stripes), best(Texture::Dotted, &patterns.dots)];
+    fits.sort_by(|a, b| b.1.explained.total_cmp(&a.1.explained));
+    let [(texture, best), (_, second)] = fits;
+    let certain =
+        best.explained >= EXPLAINED && best.explained - second.explained >= CLEARER && SWING.contains(&best.swing);
+    certain.then_some(Surface { texture, pattern: best.pattern })
+}
+
+/// How well a pattern explains a surface.
+#[derive(Debug, Clone, Copy)]
+struct Fit {
+    pattern: &'static [f32],
+    /// The share of the variance that a linear function of the pattern explains, ...
+    explained: f32,
+    /// ... and its slope.
+    swing: f32,
+}
+
+/// Positions on the way from colour to tint, those together that a pattern cannot tell apart: by their count and sum.
+struct Folded {
+    bins: Vec<(f32, f32)>,
+    count: f32,
+    variance: f32,
+}
+
+impl Folded {
+    fn new(values: &[(usize, f32)], bins: usize, bin: impl Fn(usize) -> Option<usize>) -> Self {
+        let mut folded = vec![(0.0, 0.0); bins];
+        for (i, value) in values {
+            if let Some(bin) = bin(*i) {
+                folded[bin] = (folded[bin].0 + 1.0, folded[bin].1 + value);
+            }
+        }
+        let count = values.len() as f32;
+        let mean = values.iter().map(|(_, t)| t).sum::<f32>() / count;
+        let variance = values.iter().map(|(_, t)| (t - mean) * (t - mean)).sum::<f32>() / count;
+        Self { bins: folded, count, variance }
+    }
+
+    fn best(&self, patterns: &'static [Vec<f32>]) -> Fit {
+        let nothing = Fit { pattern: &patterns[0], explained: 0.0, swing: 0.0 };
+        let better = |best: Fit, new: Fit| if new.explained > best.explained { new } else { best };
+        patterns.iter().map(|pattern| self.fit(pattern)).fold(nothing, better)
+    }
+
+    fn fit(&self, pattern: &'static [f32]) -> Fit {
+        let [mut p, mut t, mut pp, mut pt] = [0.0f32; 4];
+        for ((count, sum), here) in self.bins.iter().zip(pattern) {
+            p += here * count;
+            t += sum;
+            pp += here * here * count;
+            pt += here * sum;
+        }
+        let n = self.count;
+        let (variance, covariance) = (pp / n - p * p / (n * n), pt / n - p * t / (n * n));
+        if covariance <= 0.0 || variance <= 0.0 || self.variance <= 0.0 {
+            return Fit { pattern, explained: 0.0, swing: 0.0 };
+        }
+        let explained = covariance * covariance / (variance * self.variance);
+        Fit { pattern, explained, swing: covariance / variance }
+    }
+}
+
+/// Side of the square that repeats the dots, in pixels.
+const TILE: usize = PERIOD as usize;
+
+/// How much of a pixel is of the tint, for the pixels of each diagonal and for those of a square that repeats; for textures that begin
+/// at every half pixel.
+struct Patterns {
+    stripes: Vec<Vec<f32>>,
+    dots: Vec<Vec<f32>>,
+}
+
+fn patterns() -> &'static Patterns {
+    static ALL: OnceLock<Patterns> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let starts = |count: usize| (0..count).map(|i| i as f32 / 2.0);
+        let along_diagonal = (PERIOD * std::f32::consts::SQRT_2 * 2.0).ceil() as usize;
+        let stripes = starts(along_diagonal).map(|start| {
+            (0..2 * SIDE).map(|d| cover(|x, y| is_tinted(Texture::Striped, x + d as f32 + start, y))).collect()
+        });
+        let dots = starts(2 * TILE).flat_map(|down| starts(2 * TILE).map(move |right| (right, down))).map(|start| {
+            let corner = |i: usize| ((i % TILE) as f32 + start.0, (i / TILE) as f32 + start.1);
+            let of_pixel = |(left, top)| cover(|x, y| is_tinted(Texture::Dotted, x + left, y + top));
+            (0..TILE * TILE).map(corner).map(of_pixel).collect()
+        });
+        Patterns { stripes: stripes.collect(), dots: dots.collect() }
+    })
+}
+
+/// The share of a pixel's area for which something holds.
+fn cover(holds: impl Fn(f32, f32) -> bool) -> f32 {
+    const SAMPLES: usize = 4;
+    let part = |s: usize| (s as f32 + 0.5) / SAMPLES as f32;
+    let count = (0..SAMPLES * SAMPLES).filter(|s| holds(part(s % SAMPLES), part(s / SAMPLES))).count();
+    count as f32 / (SAMPLES * SAMPLES) as f32
+}

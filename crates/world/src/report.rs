@@ -1,0 +1,258 @@
+//! The report of a run on the miniature world: held-out prompts drawn without and with the adapter, and judged.
+
+mod sections;
+
+use crate::{
+    judging::{Judged, read_lines},
+    prompts::Category,
+    reasons::reason,
+    scores::{Comparison, compare},
+};
+use anyhow::{Context, Result, bail};
+use comat::{
+    image::Picture,
+    prompts,
+    report::{
+        gallery::{Card, Filter, Shot},
+        html,
+        log::Log,
+        page::Page,
+    },
+};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// Prompts of each category whose pictures are shown.
+const SHOWN: usize = 8;
+
+/// What the report is about.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Folder of the training run.
+    pub run: PathBuf,
+    /// Judged pictures of the model as it was.
+    pub base: PathBuf,
+    /// Judged pictures of the same prompts and seeds with the adapter.
+    pub tuned: PathBuf,
+    /// The file with those prompts.
+    pub prompts: PathBuf,
+    pub out: PathBuf,
+}
+
+/// Writes the page, and returns what it says.
+pub fn write(request: &Request) -> Result<Comparison> {
+    let log = Log::read(&request.run)?;
+    let pairs = Pairs::read(request)?;
+    let body = [
+        sections::headline(&pairs),
+        sections::pictures(&filters(), &cards(&pairs, request)?),
+        sections::categories(&pairs.comparison),
+        sections::quality(&pairs.comparison),
+        sections::training(&log),
+        sections::reading(),
+        sections::making(&log, &commands(request, &log, &pairs)?),
+    ];
+    let page =
+        Page { title: "CoMat on the miniature world", body: body.concat(), style: include_str!("report/page.css") };
+    page.save(&request.out)?;
+    Ok(pairs.comparison)
+}
+
+/// A prompt and seed, drawn by both models.
+struct Pair {
+    base: Judged,
+    tuned: Judged,
+}
+
+impl Pair {
+    fn outcome(&self) -> Outcome {
+        match (self.base.verdict.correct, self.tuned.verdict.correct) {
+            (true, true) => Outcome::Right,
+            (false, true) => Outcome::Won,
+            (true, false) => Outcome::Lost,
+            (false, false) => Outcome::Wrong,
+        }
+    }
+}
+
+/// What became of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Right,
+    Won,
+    Lost,
+    Wrong,
+}
+
+impl Outcome {
+    const ALL: &[Self] = &[Self::Right, Self::Won, Self::Lost, Self::Wrong];
+
+    /// As tags and style rules name it.
+    fn tag(self) -> &'static str {
+        match self {
+            Self::Right => "right-both",
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::Wrong => "wrong-both",
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Right => "right in both",
+            Self::Won => "won: right only when tuned",
+            Self::Lost => "lost: right only before",
+            Self::Wrong => "wrong in both",
+        }
+    }
+}
+
+/// All pairs, in the order of the prompt file and of the seeds.
+struct Pairs {
+    all: Vec<Pair>,
+    comparison: Comparison,
+}
+
+impl Pairs {
+    fn read(request: &Request) -> Result<Self> {
+        let (base, tuned) = (judged(&request.base)?, judged(&request.tuned)?);
+        let context = || format!("{} and {}", request.base.display(), request.tuned.display());
+        let comparison = compare(&base, &tuned).with_context(context)?;
+        let mut places = BTreeMap::new();
+        for (place, prompt) in prompts::read(&request.prompts)?.into_iter().enumerate() {
+            places.entry(prompt.text).or_insert(place);
+        }
+        if let Some(stranger) = base.iter().find(|j| !places.contains_key(&j.prompt)) {
+            bail!(
+                "{}: `{}`, which {} shows, is not in it; give the file that the pictures were drawn from",
+                request.prompts.display(),
+                stranger.prompt,
+                request.base.display()
+            );
+        }
+        let mut others: BTreeMap<(String, u64), Judged> =
+            tuned.into_iter().map(|j| ((j.prompt.clone(), j.seed), j)).collect();
+        let mut all: Vec<Pair> = base
+            .into_iter()
+            .filter_map(|base| Some(Pair { tuned: others.remove(&(base.prompt.clone(), base.seed))?, base }))
+            .collect();
+        all.sort_by_key(|pair| (places[&pair.base.prompt], pair.base.seed));
+        Ok(Self { all, comparison })
+    }
+
+    fn count(&self, outcome: Outcome) -> usize {
+        self.all.iter().filter(|pair| pair.outcome() == outcome).count()
+    }
+
+    /// The first prompts of each category with their first seeds.
+    fn shown(&self) -> Vec<&Pair> {
+        let mut firsts: Vec<&Pair> = self.all.iter().collect();
+        firsts.dedup_by_key(|pair| &pair.base.prompt);
+        let mut room: BTreeMap<Category, usize> = BTreeMap::new();
+        firsts.retain(|pair| {
+            let taken = room.entry(pair.base.category).or_default();
+            *taken += 1;
+            *taken <= SHOWN
+        });
+        firsts
+    }
+}
+
+/// Reads a folder's `scores.jsonl`.
+fn judged(folder: &Path) -> Result<Vec<Judged>> {
+    let path = folder.join("scores.jsonl");
+    if !path.exists() {
+        bail!("{} does not exist; run `comat world judge` on {} first", path.display(), folder.display());
+    }
+    read_lines(&path)
+}
+
+fn filters() -> Vec<Filter> {
+    let filter = |tag: &str, label: &str| Filter { tag: tag.into(), label: label.into() };
+    let mut filters = vec![filter("", "all"), filter("won", "won"), filter("lost", "lost")];
+    filters.extend(Category::ALL.iter().map(|c| filter(&c.to_string(), &c.to_string())));
+    filters
+}
+
+fn cards(pairs: &Pairs, request: &Request) -> Result<Vec<Card>> {
+    let shot = |side, folder: &Path, judged: &Judged| -> Result<Shot> {
+        Ok(Shot {
+            side,
+            picture: html::picture(&folder.join(&judged.file))?,
+            mark: Some(judged.verdict.correct),
+            note: reason(&judged.prompt, &judged.look, &judged.verdict),
+        })
+    };
+    let card = |pair: &&Pair| {
+        let Judged { prompt, category, seed, .. } = &pair.base;
+        Ok(Card {
+            prompt: prompt.clone(),
+            note: format!("{category}, seed {seed}"),
+            tags: vec![category.to_string(), pair.outcome().tag().into()],
+            shots: vec![shot("base", &request.base, &pair.base)?, shot("tuned", &request.tuned, &pair.tuned)?],
+        })
+    };
+    pairs.shown().iter().map(card).collect()
+}
+
+/// The commands that lead to this report.
+fn commands(request: &Request, log: &Log, pairs: &Pairs) -> Result<Vec<Vec<String>>> {
+    let Request { run, base, tuned, prompts, out } = request;
+    let word = |path: &Path| path.display().to_string();
+    let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
+    let Some(first) = pairs.all.first() else { return Ok(vec![]) };
+    let (_, texts) = Picture::open_with_texts(&base.join(&first.base.file))?;
+    let drawn = texts.get("parameters").map_or("", String::as_str);
+    let seeds = pairs.all.iter().filter(|pair| pair.base.prompt == first.base.prompt).count();
+
+    let mut train = words("comat train --config");
+    train.extend([word(&run.join("config.toml")), "--set".into(), format!("output={}", word(run))]);
+    let generate = |out: &Path, lora: Option<PathBuf>| {
+        let mut all = words("comat generate --model");
+        all.push(log.setting("model.path").unwrap_or("MODEL").into());
+        if let Some(lora) = lora {
+            all.extend(["--lora".into(), word(&lora)]);
+        }
+        all.extend(["--prompts".into(), word(prompts)]);
+        all.extend(["--count".into(), seeds.to_string(), "--seed".into(), first.base.seed.to_string()]);
+        for (name, flag) in [("Steps", "--steps"), ("Sampler", "--sampler"), ("CFG scale", "--guidance-scale")] {
+            if let Some(value) = parameter(drawn, name) {
+                all.extend([flag.into(), value.to_lowercase()]);
+            }
+        }
+        all.extend(["--out".into(), word(out)]);
+        all
+    };
+    let judge = |folder: &Path| {
+        let mut all = words("comat world judge --images");
+        all.extend([word(folder), "--prompts".into(), word(prompts)]);
+        all
+    };
+    let mut report = words("comat world report --run");
+    report.extend([word(run), "--base".into(), word(base), "--tuned".into(), word(tuned)]);
+    report.extend(["--prompts".into(), word(prompts), "--out".into(), word(out)]);
+    let adapter = run.join("adapter/pytorch_lora_weights.safetensors");
+    Ok(vec![train, generate(base, None), generate(tuned, Some(adapter)), judge(base), judge(tuned), report])
+}
+
+/// The value of `NAME: VALUE,` in the last line of what a picture says of itself.
+fn parameter<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let line = text.lines().last()?;
+    line.split(", ").find_map(|part| part.strip_prefix(name)?.strip_prefix(": "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parameter;
+
+    #[test]
+    fn parameters_of_a_picture() {
+        let text = "a dog, Steps: 3\nSteps: 10, Sampler: DDIM, CFG scale: 4, Seed: 0";
+        assert_eq!(parameter(text, "Steps"), Some("10"));
+        assert_eq!(parameter(text, "CFG scale"), Some("4"));
+        assert_eq!(parameter(text, "Eta"), None);
+        assert_eq!(parameter("", "Steps"), None);
+    }
+}
