@@ -58,7 +58,11 @@ pub fn questions(path: &Path) -> Result<Vec<Question>> {
     let question = |(line, prompt): (usize, comat::prompts::Prompt)| {
         let place = || format!("{}:{line}", path.display());
         let Some(demand) = Demand::parse(&prompt.text) else {
-            bail!("{}: `{}` is not a prompt of the miniature world (`comat world prompts` makes some)", place(), prompt.text);
+            bail!(
+                "{}: `{}` is not a prompt of the miniature world (`comat world prompts` makes some)",
+                place(),
+                prompt.text
+            );
         };
         let category = match prompt.extra.get("category") {
             None => Category::of(&demand),
@@ -132,7 +136,8 @@ fn judge_file(questions: &BTreeMap<&str, &Question>, folder: &Path, file: &Path)
     let Some((prompt, seed)) = origin(&texts, file) else { return Ok(None) };
     let Some(question) = questions.get(prompt.trim()) else { return Ok(None) };
     if (picture.width, picture.height) != (SIDE, SIDE) {
-        let size = format!("is {}x{}; pictures of the miniature world are {SIDE}x{SIDE}", picture.width, picture.height);
+        let size =
+            format!("is {}x{}; pictures of the miniature world are {SIDE}x{SIDE}", picture.width, picture.height);
         return Err(Error::file(&path, size).into());
     }
     let look = judge::look(&picture);
@@ -159,9 +164,8 @@ pub fn write_lines(path: &Path, judged: &[Judged]) -> Result<()> {
 /// Reads what [`write_lines`] wrote.
 pub fn read_lines(path: &Path) -> Result<Vec<Judged>> {
     let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    let line = |(i, line)| {
-        serde_json::from_str(line).map_err(|e| Error::file(path, format!("line {}: {e}", i + 1)).into())
-    };
+    let line =
+        |(i, line)| serde_json::from_str(line).map_err(|e| Error::file(path, format!("line {}: {e}", i + 1)).into());
     text.lines().enumerate().map(line).collect()
 }
 
@@ -229,6 +233,11 @@ mod tests {
         let error = judge(&questions, folder.path(), &bar, &Interrupt::default()).unwrap_err().to_string();
         assert!(error.contains("a heart_000000.png: is 128x128"), "{error}");
         let empty = tempfile::tempdir().unwrap();
-        assert!(judge(&questions, empty.path(), &bar, &Interrupt::default()).unwrap_err().to_string().contains("no PNG files"));
+        assert!(
+            judge(&questions, empty.path(), &bar, &Interrupt::default())
+                .unwrap_err()
+                .to_string()
+                .contains("no PNG files")
+        );
     }
 }

@@ -12,6 +12,6 @@ pub mod pretrain;
 pub mod prompts;
 pub mod render;
 pub mod scene;
-pub mod staging;
 pub mod scores;
+pub mod staging;
 pub mod wording;

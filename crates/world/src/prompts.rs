@@ -45,7 +45,9 @@ impl Category {
         let colors = different(Color::ALL, rng);
         let textures = different(Texture::ALL, rng);
         let wanted = |count, color: bool, texture: bool| -> Vec<Wanted> {
-            (0..count).map(|i| Wanted::one(shapes[i], color.then_some(colors[i]), texture.then_some(textures[i]))).collect()
+            (0..count)
+                .map(|i| Wanted::one(shapes[i], color.then_some(colors[i]), texture.then_some(textures[i])))
+                .collect()
         };
         let relation = Some(Direction::ALL[rng.random_range(0..Direction::ALL.len())]);
         match self {

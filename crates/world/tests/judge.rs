@@ -58,8 +58,7 @@ impl<K: Ord + std::fmt::Display> Tally<K> {
 
     #[track_caller]
     fn at_least(self, share: f64) {
-        let lines: Vec<String> =
-            self.1.iter().map(|(key, (all, right))| format!("{key}: {right} of {all}")).collect();
+        let lines: Vec<String> = self.1.iter().map(|(key, (all, right))| format!("{key}: {right} of {all}")).collect();
         println!("{}: {}", self.0, lines.join(", "));
         for (key, (all, right)) in self.1 {
             assert!(right as f64 >= share * all as f64, "{}: {key}: {right} of {all}", self.0);
@@ -125,7 +124,8 @@ fn made_wrong(case: &Case, how: &str, rng: &mut ChaCha8Rng) -> Option<Scene> {
         }
         "wrong colour" => {
             let color = wanted[one].color?;
-            scene.objects[one].color = *Color::ALL.iter().cycle().skip(color as usize + rng.random_range(1..6)).next()?;
+            scene.objects[one].color =
+                *Color::ALL.iter().cycle().skip(color as usize + rng.random_range(1..6)).next()?;
         }
         "wrong texture" => {
             let texture = wanted[one].texture?;
@@ -298,7 +298,10 @@ fn what_is_no_scene_is_rejected() {
             bad.push((name, with_one_changed(&case.scene, one, |without, with| without + (with - without) * part)));
         }
         for (name, sigma) in [("blurred 2", 2.0), ("blurred 3", 3.0)] {
-            bad.push((name, with_one_changed(&case.scene, one, |without, with| without + wide_blur(&(with - without), sigma))));
+            bad.push((
+                name,
+                with_one_changed(&case.scene, one, |without, with| without + wide_blur(&(with - without), sigma)),
+            ));
         }
         let object = &case.scene.objects[one];
         let middle = (object.center.0.round() as i64, object.center.1.round() as i64);
@@ -310,11 +313,14 @@ fn what_is_no_scene_is_rejected() {
             ("lower half", 2, middle.1, rest - middle.1),
         ];
         for (name, axis, start, length) in halves {
-            bad.push((name, with_one_changed(&case.scene, one, |without, with| {
-                let picture = without.copy();
-                picture.narrow(axis, start, length).copy_(&with.narrow(axis, start, length));
-                picture
-            })));
+            bad.push((
+                name,
+                with_one_changed(&case.scene, one, |without, with| {
+                    let picture = without.copy();
+                    picture.narrow(axis, start, length).copy_(&with.narrow(axis, start, length));
+                    picture
+                }),
+            ));
         }
         let (a, b) = (tensor(&render::picture(&case.scene)), tensor(&render::picture(&other.scene)));
         bad.push(("two blended scenes", picture(&((&a + &b) / 2.0))));

@@ -14,10 +14,8 @@ const CLEAR: f32 = 1.0;
 pub fn verdict(demand: &Demand, look: &Look) -> Verdict {
     let wanted: Vec<&Wanted> = demand.wanted.iter().flat_map(|w| std::iter::repeat_n(w, w.count)).collect();
     let most = |answers: fn(&Wanted, &Found) -> bool| {
-        let candidates: Vec<Vec<usize>> = wanted
-            .iter()
-            .map(|w| (0..look.found.len()).filter(|i| answers(w, &look.found[*i])).collect())
-            .collect();
+        let candidates: Vec<Vec<usize>> =
+            wanted.iter().map(|w| (0..look.found.len()).filter(|i| answers(w, &look.found[*i])).collect()).collect();
         matching(&candidates, look.found.len())
     };
     let (present, bound) = (most(has_shape), most(fits));

@@ -77,8 +77,7 @@ impl Silhouette {
         let size = 2.0 * EXTENT / CELLS as f32;
         let place = |i: usize| (i as f32 + 0.5) * size - EXTENT;
         let places = |i: usize| (place(i % CELLS), place(i / CELLS));
-        let inside: Vec<bool> =
-            (0..CELLS * CELLS).map(places).map(|(x, y)| render::contains(shape, x, y)).collect();
+        let inside: Vec<bool> = (0..CELLS * CELLS).map(places).map(|(x, y)| render::contains(shape, x, y)).collect();
         let (mut count, mut sum) = (0.0, (0.0, 0.0));
         for i in (0..inside.len()).filter(|i| inside[*i]) {
             let (x, y) = places(i);

@@ -53,9 +53,7 @@ pub fn color(pixels: &Pixels, inside: &Mask) -> Option<Color> {
     let mut ranked: Vec<(f32, Color)> = Color::ALL.iter().map(|color| (mean(*color), *color)).collect();
     ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
     let ((mean, color), (second, _)) = (ranked[0], ranked[1]);
-    let share = |test: &dyn Fn(Rgb) -> bool| {
-        inside.iter().filter(|p| test(**p)).count() as f32 / inside.len() as f32
-    };
+    let share = |test: &dyn Fn(Rgb) -> bool| inside.iter().filter(|p| test(**p)).count() as f32 / inside.len() as f32;
     let certain = mean <= MEAN
         && second - mean >= MARGIN
         && share(&|p| distance_from_line(color, p) < NEAR) >= SHARE
@@ -113,9 +111,8 @@ pub fn surface(pixels: &Pixels, inside: &Mask, color: Color) -> Option<Surface> 
     let mut fits = [best(Texture::Striped, &patterns.stripes), best(Texture::Dotted, &patterns.dots)];
     fits.sort_by(|a, b| b.1.explained.total_cmp(&a.1.explained));
     let [(texture, best), (_, second)] = fits;
-    let certain = best.explained >= EXPLAINED
-        && best.explained - second.explained >= CLEARER
-        && SWING.contains(&best.swing);
+    let certain =
+        best.explained >= EXPLAINED && best.explained - second.explained >= CLEARER && SWING.contains(&best.swing);
     certain.then_some(Surface { texture, pattern: best.pattern })
 }
 
