@@ -67,8 +67,8 @@ const FAINT: f32 = 0.09;
 const SPECK: usize = 60;
 /// ... and fewer than this nothing at all.
 const NOTHING: usize = 5;
-/// Gaps in a texture have fewer pixels than this.
-const GAP: usize = 20;
+/// A whole thing has at most so many pixels inside through which the ground is seen.
+const GAPS: usize = 12;
 /// Grounds as light as those of scenes, and a little more.
 const LIGHT: std::ops::RangeInclusive<f32> = 0.84..=1.0;
 /// How far a channel of the ground may be from grey.
@@ -120,7 +120,8 @@ struct Thing {
 
 impl Thing {
     fn new(pixels: &Pixels, ground: Rgb, piece: &Mask) -> Self {
-        let mask = piece.filled(GAP);
+        let mask = piece.filled();
+        let gaps = mask.area() - piece.area();
         let inside = mask.shrunk(1);
         let color = surface::color(pixels, &inside);
         let surface = color.and_then(|color| Some((color, surface::surface(pixels, &inside, color)?)));
@@ -131,7 +132,7 @@ impl Thing {
         {
             texture = None;
         }
-        let fit = outline::shape(&mask);
+        let fit = outline::shape(&mask).filter(|_| gaps <= GAPS);
         let center = fit.map_or(mask.middle(), |fit| fit.center);
         let found = Found { shape: fit.map(|fit| fit.shape), color, texture, center, area: mask.area() };
         Self { mask, found }
@@ -148,7 +149,7 @@ fn halfway(pixels: &Pixels, ground: Rgb, mask: &Mask, color: Color, surface: Sur
         distance(pixels.values[i], ground) > (distance(whole, ground) / 2.0).max(APART)
     };
     let part = mask.filter(is_thing).pieces().into_iter().next();
-    part.map_or(mask.clone(), |largest| largest.filled(GAP))
+    part.map_or(mask.clone(), |largest| largest.filled())
 }
 
 /// The edge of a solid thing takes at most so many pixels from one side to the other. Sharp edges take 0.7, those blurred

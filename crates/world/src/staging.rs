@@ -69,6 +69,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut scene = |text| scene_for(&Demand::parse(text).unwrap(), &mut rng);
         assert!(scene("three red stars and three hearts").is_none());
-        assert!(scene("two circles above two squares").is_some_and(|s| s.objects.len() == 4));
+        assert!(scene("two circles above two squares").is_none(), "each above each, and clearly: there is no room");
+        assert!(scene("two circles and two squares").is_some_and(|s| s.objects.len() == 4));
     }
 }

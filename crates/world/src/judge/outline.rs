@@ -15,9 +15,9 @@ pub struct Fit {
 }
 
 /// Less overlap than this is no shape of this world.
-const OVERLAP: f32 = 0.81;
+const OVERLAP: f32 = 0.86;
 /// The second best shape misses so many times as much as the best.
-const CLEARER: f32 = 1.4;
+const CLEARER: f32 = 1.5;
 /// Radii that a whole object can have, in pixels. Renders have 9 to 13.5; the upper half of a triangle is a triangle of at
 /// most 7.5.
 const RADII: std::ops::RangeInclusive<f32> = 7.6..=17.0;

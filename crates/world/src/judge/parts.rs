@@ -163,15 +163,15 @@ impl Mask {
         pieces
     }
 
-    /// With its holes of at most so many pixels.
-    pub fn filled(&self, most: usize) -> Self {
+    /// With its holes.
+    pub fn filled(&self) -> Self {
         let mut filled = self.clone();
         let at_edge = |i: usize| {
             let (x, y) = (i % self.width, i / self.width);
             x == 0 || y == 0 || x + 1 == self.width || y + 1 == self.height
         };
         for gap in self.with(|i| !self.on[i]).pieces() {
-            if gap.area() <= most && !gap.pixels().any(at_edge) {
+            if !gap.pixels().any(at_edge) {
                 gap.pixels().for_each(|i| filled.on[i] = true);
             }
         }
