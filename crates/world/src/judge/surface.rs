@@ -68,7 +68,7 @@ const EXPLAINED: f32 = 0.6;
 /// ... so much more than the other pattern explains, ...
 const CLEARER: f32 = 0.3;
 /// ... and so much in each half by itself: a texture does not end in the middle.
-const EXPLAINED_OF_HALF: f32 = 0.35;
+const EXPLAINED_OF_HALF: f32 = 0.5;
 /// The pattern swings by so much of the way from colour to tint.
 const SWING: std::ops::Range<f32> = 0.45..1.5;
 
