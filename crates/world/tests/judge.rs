@@ -124,8 +124,7 @@ fn made_wrong(case: &Case, how: &str, rng: &mut ChaCha8Rng) -> Option<Scene> {
         }
         "wrong colour" => {
             let color = wanted[one].color?;
-            scene.objects[one].color =
-                *Color::ALL.iter().cycle().nth(color as usize + rng.random_range(1..6))?;
+            scene.objects[one].color = *Color::ALL.iter().cycle().nth(color as usize + rng.random_range(1..6))?;
         }
         "wrong texture" => {
             let texture = wanted[one].texture?;
@@ -321,26 +320,35 @@ fn what_is_no_scene_is_rejected() {
                 }),
             ));
         }
-        bad.push(("a quarter missing", with_one_changed(&case.scene, one, |without, with| {
-            let picture = with.copy();
-            let corner = |t: &Tensor| t.narrow(2, middle.1, rest - middle.1).narrow(3, middle.0, rest - middle.0);
-            corner(&picture).copy_(&corner(without));
-            picture
-        })));
-        bad.push(("a hole", with_one_changed(&case.scene, one, |without, with| {
-            let picture = with.copy();
-            let hole = |t: &Tensor| t.narrow(2, middle.1 - 3, 6).narrow(3, middle.0 - 3, 6);
-            hole(&picture).copy_(&hole(without));
-            picture
-        })));
+        bad.push((
+            "a quarter missing",
+            with_one_changed(&case.scene, one, |without, with| {
+                let picture = with.copy();
+                let corner = |t: &Tensor| t.narrow(2, middle.1, rest - middle.1).narrow(3, middle.0, rest - middle.0);
+                corner(&picture).copy_(&corner(without));
+                picture
+            }),
+        ));
+        bad.push((
+            "a hole",
+            with_one_changed(&case.scene, one, |without, with| {
+                let picture = with.copy();
+                let hole = |t: &Tensor| t.narrow(2, middle.1 - 3, 6).narrow(3, middle.0 - 3, 6);
+                hole(&picture).copy_(&hole(without));
+                picture
+            }),
+        ));
         let mut retextured = case.scene.clone();
         retextured.objects[one].texture = *Texture::ALL.iter().cycle().nth(object.texture as usize + 1).unwrap();
         let other_texture = tensor(&render::picture(&retextured));
-        bad.push(("two textures", with_one_changed(&case.scene, one, |_, with| {
-            let picture = with.copy();
-            picture.narrow(3, middle.0, rest - middle.0).copy_(&other_texture.narrow(3, middle.0, rest - middle.0));
-            picture
-        })));
+        bad.push((
+            "two textures",
+            with_one_changed(&case.scene, one, |_, with| {
+                let picture = with.copy();
+                picture.narrow(3, middle.0, rest - middle.0).copy_(&other_texture.narrow(3, middle.0, rest - middle.0));
+                picture
+            }),
+        ));
         let (a, b) = (tensor(&render::picture(&case.scene)), tensor(&render::picture(&other.scene)));
         bad.push(("two blended scenes", picture(&((&a + &b) / 2.0))));
         bad.push(("noise alone", picture(&(data::randn(&mut rng, &a.size()).unwrap() * 0.3 + 0.5))));

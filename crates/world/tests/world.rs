@@ -124,6 +124,22 @@ fn prompts_of_the_two_splits_have_nothing_in_common() {
     assert_eq!(prompts::make(Split::Train, 50, 1), train[..50]);
 }
 
+/// Some categories have less to say than others.
+#[test]
+fn prompts_end_where_there_are_no_more() {
+    let prompts = prompts::make(Split::HeldOut, 6000, 1);
+    let of = |category| prompts.iter().filter(|p| p.category == category).count();
+    assert_eq!(prompts.len(), 6000);
+    assert!(of(Category::Shape) < 1000 && of(Category::Complex) > 1200, "{} of shapes", of(Category::Shape));
+}
+
+#[test]
+fn categories_are_told_from_the_words() {
+    for prompt in prompts::make(Split::Train, 1000, 3) {
+        assert_eq!(Category::of(&Demand::parse(&prompt.prompt).unwrap()), prompt.category, "{}", prompt.prompt);
+    }
+}
+
 #[test]
 fn wordings() {
     let parse = |text: &str| Demand::parse(text);

@@ -63,11 +63,13 @@ pub fn color(pixels: &Pixels, inside: &Mask) -> Option<Color> {
 
 /// Root mean square of a solid inside, on the way from colour to tint.
 const SOLID: f32 = 0.22;
-/// So much of the variance of a textured inside is the pattern's,
-const EXPLAINED: f32 = 0.5;
-/// so much more than the other pattern explains;
-const CLEARER: f32 = 0.1;
-/// and it swings by so much of the way from colour to tint.
+/// So much of the variance of a textured inside is the pattern's, ...
+const EXPLAINED: f32 = 0.6;
+/// ... so much more than the other pattern explains, ...
+const CLEARER: f32 = 0.3;
+/// ... and so much in each half by itself: a texture does not end in the middle.
+const EXPLAINED_OF_HALF: f32 = 0.5;
+/// The pattern swings by so much of the way from colour to tint.
 const SWING: std::ops::Range<f32> = 0.45..1.5;
 
 /// The texture of a thing, and where it has its tint.
@@ -104,15 +106,26 @@ pub fn surface(pixels: &Pixels, inside: &Mask, color: Color) -> Option<Surface> 
         return Some(Surface { texture: Texture::Solid, pattern: &[] });
     }
     let patterns = patterns();
-    let best = |texture, patterns: &'static [Vec<f32>]| {
-        let fit = Folded::new(&values, patterns[0].len(), |i| bin(texture, i % pixels.width, i / pixels.width));
-        (texture, fit.best(patterns))
+    let folded = |texture, values: &[(usize, f32)]| {
+        let bins = if texture == Texture::Striped { 2 * SIDE } else { TILE * TILE };
+        Folded::new(values, bins, |i| bin(texture, i % pixels.width, i / pixels.width))
     };
+    let best = |texture, patterns: &'static [Vec<f32>]| (texture, folded(texture, &values).best(patterns));
     let mut fits = [best(Texture::Striped, &patterns.stripes), best(Texture::Dotted, &patterns.dots)];
     fits.sort_by(|a, b| b.1.explained.total_cmp(&a.1.explained));
     let [(texture, best), (_, second)] = fits;
-    let certain =
-        best.explained >= EXPLAINED && best.explained - second.explained >= CLEARER && SWING.contains(&best.swing);
+    let (x, y) = inside.middle();
+    let halves: [&dyn Fn((f32, f32)) -> bool; 4] = [&|p| p.0 < x, &|p| p.0 >= x, &|p| p.1 < y, &|p| p.1 >= y];
+    let in_each_half = || {
+        halves.iter().all(|half| {
+            let values: Vec<_> = values.iter().copied().filter(|(i, _)| half(inside.place(*i))).collect();
+            folded(texture, &values).fit(best.pattern).explained >= EXPLAINED_OF_HALF
+        })
+    };
+    let certain = best.explained >= EXPLAINED
+        && best.explained - second.explained >= CLEARER
+        && SWING.contains(&best.swing)
+        && in_each_half();
     certain.then_some(Surface { texture, pattern: best.pattern })
 }
 
@@ -141,7 +154,7 @@ impl Folded {
                 folded[bin] = (folded[bin].0 + 1.0, folded[bin].1 + value);
             }
         }
-        let count = values.len() as f32;
+        let count = values.len().max(1) as f32;
         let mean = values.iter().map(|(_, t)| t).sum::<f32>() / count;
         let variance = values.iter().map(|(_, t)| (t - mean) * (t - mean)).sum::<f32>() / count;
         Self { bins: folded, count, variance }
