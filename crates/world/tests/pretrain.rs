@@ -12,7 +12,9 @@ use world::pretrain::{
     parameters::{Init, Parameters},
 };
 
-const COURSE: Course = Course { name: "toy", steps: 30, learning_rate: 0.3, seed: 4, average: 0.9 };
+fn course() -> Course {
+    Course { name: "toy", cycles: vec![20, 10], learning_rate: 0.3, seed: 4, average: 0.9 }
+}
 
 fn fresh() -> Parameters {
     let layout = Layout::from([("slope.weight".to_owned(), vec![3, 2]), ("slope.bias".to_owned(), vec![3])]);
@@ -35,7 +37,7 @@ fn fit(parameters: &mut Parameters, folder: &Path, stop: Option<u64>) -> anyhow:
         log: folder.join("state/toy.jsonl"),
     };
     let mut losses = vec![];
-    COURSE.run(parameters, &watch, |step, _| {
+    course().run(parameters, &watch, |step, _| {
         let points = data::randn(&mut data::rng(4, Stream::Step, step), &[8, 2])?;
         let target = Tensor::from_slice(&[1f32, -2.0, 0.5, 3.0, 0.0, 1.0]).view([2, 3]);
         let error = points.matmul(&weight.tr()) + &bias - points.matmul(&target) - 1.0;
@@ -74,7 +76,7 @@ fn a_state_of_another_course_is_refused() {
     let (bar, interrupt) = (ProgressBar::hidden(), Interrupt::default());
     let state = folder.path().join("state/toy.safetensors");
     let watch = Watch { bar: &bar, interrupt: &interrupt, state, log: folder.path().join("state/toy.jsonl") };
-    let longer = Course { steps: 40, ..COURSE };
+    let longer = Course { cycles: vec![20, 20], ..course() };
     let refused = longer.run(&mut fresh(), &watch, |_, _| unreachable!()).unwrap_err().to_string();
     assert!(refused.contains("toy.safetensors") && refused.contains("other settings"), "{refused}");
 }
@@ -87,7 +89,7 @@ fn a_loss_that_is_no_number_leaves_the_state_alone() {
     let watch = Watch { bar: &bar, interrupt: &interrupt, state: state.clone(), log: folder.path().join("log.jsonl") };
     let mut parameters = fresh();
     let (weight, _) = slope(&parameters).unwrap();
-    let failed = COURSE.run(&mut parameters, &watch, |_, _| {
+    let failed = course().run(&mut parameters, &watch, |_, _| {
         Ok(Losses { total: weight.sum(Kind::Float) * f64::NAN, parts: vec![] })
     });
     assert!(failed.unwrap_err().to_string().contains("step 1: the gradient is NaN"));

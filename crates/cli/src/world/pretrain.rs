@@ -2,7 +2,7 @@
 
 use super::bar;
 use crate::console::Console;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum};
 use std::path::PathBuf;
 use world::pretrain::{Stack, Watch, captioner, diffusion, vae};
@@ -32,6 +32,17 @@ pub enum Part {
     Captioner,
 }
 
+impl Part {
+    /// What has to be trained before, and where its weights then are.
+    fn needs(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Vae => None,
+            Self::Diffusion => Some(("vae", "vae/diffusion_pytorch_model.safetensors")),
+            Self::Captioner => Some(("diffusion", "unet/diffusion_pytorch_model.safetensors")),
+        }
+    }
+}
+
 pub fn run(args: Pretrain, console: &Console) -> Result<()> {
     let stack = Stack::create(&args.out)?;
     console.stop_on_ctrl_c("Stopping after this step; it is saved.");
@@ -42,6 +53,12 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
             Part::Diffusion => ("diffusion", diffusion::STEPS),
             Part::Captioner => ("captioner", captioner::STEPS),
         };
+        if let Some((first, weights)) = part.needs()
+            && !stack.sd(weights).exists()
+        {
+            let folder = args.out.display();
+            bail!("{folder}: {name} needs the trained {first}; `comat world pretrain {first} --out {folder}` comes first");
+        }
         let bar = bar(console, name, "· {msg}")?;
         let watch = Watch { bar: &bar, interrupt: &console.interrupt, state: stack.state(name), log: stack.log(name) };
         let steps = args.steps.unwrap_or(recipe);
@@ -53,9 +70,8 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
             Part::Diffusion => diffusion::run(&stack, steps, args.seed, &watch)?,
             Part::Captioner => {
                 let (renders, redrawn) = captioner::run(&stack, steps, args.seed, &watch)?;
-                println!(
-                    "captioner: how often it prefers the true caption\n  renders  {renders:?}\n  redrawn  {redrawn:?}"
-                );
+                println!("captioner: how often it prefers the true caption to a wrong one");
+                println!("  of renders          {renders}\n  of redrawn pictures {redrawn}");
             }
         }
         bar.finish_and_clear();

@@ -18,6 +18,7 @@ use models::blip::{Captioner, Config};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use std::fmt;
 use tch::{Device, Kind, Tensor};
 
 pub const STEPS: u64 = 6000;
@@ -40,6 +41,20 @@ pub struct Sharpness {
     pub pictures: usize,
 }
 
+impl fmt::Display for Sharpness {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let rates = [
+            ("colours swapped", self.color_swap),
+            ("textures swapped", self.texture_swap),
+            ("shapes swapped", self.shape_swap),
+            ("opposite relation", self.opposite_relation),
+            ("an object missing", self.missing_object),
+        ];
+        let rates = rates.map(|(what, rate)| format!("{what} {:.1} %", 100.0 * rate));
+        write!(f, "{} ({} pictures)", rates.join(", "), self.pictures)
+    }
+}
+
 /// Trains, writes `blip`, and says how sharp it is on new renders and on new redrawn ones.
 pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<(Sharpness, Sharpness)> {
     let config = Config::read(&stack.blip().join("config.json"))?;
@@ -48,7 +63,7 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<(Sharp
     let pool = redraw::pool(stack, seed, Stream::Scene, pictures, watch)?;
     let settings = config::Captioner::at(stack.blip());
     let loss = CaptionLoss::new(Captioner::new(&config, &parameters.training("blip")?)?, &settings)?;
-    let course = Course { name: "captioner", steps, learning_rate: 1e-3, seed, average: 0.998 };
+    let course = Course { name: "captioner", cycles: vec![steps], learning_rate: 1e-3, seed, average: 0.998 };
     course.run(&mut parameters, watch, |step, _| {
         let mut rng = data::rng(seed, Stream::Step, step);
         let first = (1 << 32) + step * BATCH as u64; // scenes that no other course has seen

@@ -23,7 +23,8 @@ use tch::{Device, Tensor};
 #[derive(Debug, Clone)]
 pub struct Course {
     pub name: &'static str,
-    pub steps: u64,
+    /// Steps of each cycle; the learning rate begins anew with each (Loshchilov and Hutter 2017).
+    pub cycles: Vec<u64>,
     pub learning_rate: f64,
     pub seed: u64,
     /// Decay of the running average whose weights are kept in the end.
@@ -52,21 +53,17 @@ impl Course {
         watch: &Watch,
         mut loss: impl FnMut(u64, &Parameters) -> Result<Losses>,
     ) -> Result<()> {
-        let config = Optimizer {
-            learning_rate: self.learning_rate,
-            schedule: RateSchedule::Cosine,
-            warmup_steps: WARMUP.min(self.steps / 10),
-            ..Default::default()
-        };
-        let mut adamw = AdamW::new(config.clone(), &parameters.flat);
+        let config = Optimizer::default();
+        let steps = self.steps();
+        let mut adamw = AdamW::new(config, &parameters.flat);
         let folder = watch.state.parent().context("a state file has a folder")?;
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let first = self.restore(parameters, &mut adamw, watch)?;
         let mut log = self.open_log(watch, first)?;
-        watch.bar.set_length(self.steps);
+        watch.bar.set_length(steps);
         watch.bar.set_position(first);
         let (mut sums, mut saved, started) = (Sums::default(), Instant::now(), Instant::now());
-        for step in first..self.steps {
+        for step in first..steps {
             let losses = loss(step, parameters)?;
             let mut gradient = parameters.gradient(&losses.total)?;
             let norm = gradient.norm().double_value(&[]);
@@ -81,24 +78,46 @@ impl Course {
             if norm > CLIP {
                 let _ = gradient.g_mul_scalar_(CLIP / norm);
             }
-            adamw.step(&mut parameters.flat, &gradient, learning_rate(&config, step, self.steps));
+            adamw.step(&mut parameters.flat, &gradient, self.learning_rate_at(step));
             parameters.follow(self.average.min((1.0 + step as f64) / (10.0 + step as f64)));
             sums.add(&losses);
             watch.bar.inc(1);
             let done = step + 1;
-            if done % LOG_EVERY == 0 || done == self.steps {
+            if done % LOG_EVERY == 0 || done == steps {
                 let line = sums.take(done, started.elapsed());
                 watch.bar.set_message(format!("loss {:.4}", line["loss"].as_f64().unwrap_or(f64::NAN)));
                 writeln!(log, "{line}").map_err(Error::io(&watch.log))?;
             }
             let stop = watch.interrupt.is_set();
-            if stop || done == self.steps || saved.elapsed() > SAVE_EVERY {
+            if stop || done == steps || saved.elapsed() > SAVE_EVERY {
                 self.save(parameters, &adamw, done, watch)?;
                 saved = Instant::now();
             }
             watch.interrupt.check()?;
         }
         Ok(())
+    }
+
+    fn steps(&self) -> u64 {
+        self.cycles.iter().sum()
+    }
+
+    /// Up over the first steps of a cycle, then down along half a cosine.
+    fn learning_rate_at(&self, step: u64) -> f64 {
+        let (mut step, mut cycle) = (step, self.cycles.first().copied().unwrap_or(0));
+        for next in self.cycles.iter().skip(1) {
+            if step < cycle {
+                break;
+            }
+            (step, cycle) = (step - cycle, *next);
+        }
+        let config = Optimizer {
+            learning_rate: self.learning_rate,
+            schedule: RateSchedule::Cosine,
+            warmup_steps: WARMUP.min(cycle / 10),
+            ..Default::default()
+        };
+        learning_rate(&config, step, cycle)
     }
 
     fn save(&self, parameters: &Parameters, adamw: &AdamW, step: u64, watch: &Watch) -> Result<()> {

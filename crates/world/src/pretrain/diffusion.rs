@@ -19,7 +19,9 @@ use rand::Rng;
 use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
-pub const STEPS: u64 = 4000;
+pub const STEPS: u64 = 8000;
+/// The first cycle of the learning rate is so long, the second one takes the rest.
+const FIRST_CYCLE: u64 = 4000;
 const BATCH: u64 = 48;
 /// Pictures that are encoded once and drawn from, at most.
 const POOL: u64 = 32_000;
@@ -43,7 +45,7 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let pictures = POOL.min(steps * BATCH);
     let pool = pool(stack, pictures, seed, watch)?;
     let levels = Levels::of(&schedule);
-    let course = Course { name: "diffusion", steps, learning_rate: 1e-3, seed, average: 0.998 };
+    let course = Course { name: "diffusion", cycles: cycles(steps), learning_rate: 1e-3, seed, average: 0.998 };
     course.run(&mut parameters, watch, |step, _| {
         let mut rng = data::rng(seed, Stream::Step, step);
         let numbers: Vec<i64> = (0..BATCH).map(|_| rng.random_range(0..pictures as i64)).collect();
@@ -65,6 +67,10 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     })?;
     parameters.write("unet", &stack.sd("unet/diffusion_pytorch_model.safetensors"))?;
     parameters.write("text_encoder", &stack.sd("text_encoder/model.safetensors"))
+}
+
+fn cycles(steps: u64) -> Vec<u64> {
+    if steps > FIRST_CYCLE { vec![FIRST_CYCLE, steps - FIRST_CYCLE] } else { vec![steps] }
 }
 
 /// Scaled latents of the first scenes `[count, 4, 16, 16]`.

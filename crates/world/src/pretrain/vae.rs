@@ -26,7 +26,7 @@ const DIVERGENCE: f64 = 1e-3;
 pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<f64> {
     let config = Config::read(&stack.sd("vae/config.json"))?;
     let mut parameters = Parameters::fresh(&[("vae", AutoencoderKl::layout(&config), Init::Uniform)], seed)?;
-    let course = Course { name: "vae", steps, learning_rate: 2e-3, seed, average: 0.995 };
+    let course = Course { name: "vae", cycles: vec![steps], learning_rate: 2e-3, seed, average: 0.995 };
     let vae = AutoencoderKl::new(&unscaled(&config), &parameters.training("vae")?, Kind::Float)?;
     course.run(&mut parameters, watch, |step, _| {
         let pieces = (step as f64) < STEPS_ON_PIECES * steps as f64;

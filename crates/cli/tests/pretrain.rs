@@ -1,0 +1,37 @@
+//! The miniature stack, trained for a moment: what is written, and that every other verb opens it.
+
+mod common;
+
+use common::Folder;
+
+fn words(text: &str) -> Vec<&str> {
+    text.split_whitespace().collect()
+}
+
+#[test]
+fn a_stack_from_nothing() {
+    let folder = Folder::new();
+    folder.comat(&words("world pretrain captioner --out stack")).error(&["stack", "needs the trained diffusion"]);
+    folder.comat(&words("world pretrain diffusion --out stack")).error(&["world pretrain vae --out stack"]);
+
+    let done = folder.comat(&words("world pretrain --steps 2 --out stack")).ok();
+    for line in ["vae: a pixel of a new picture", "of renders", "of redrawn pictures"] {
+        assert!(done.stdout.contains(line), "{}", done.stdout);
+    }
+    let trained = folder.bytes("stack");
+    folder.comat(&words("world pretrain diffusion --steps 2 --out stack")).ok();
+    let again = folder.bytes("stack");
+    let weights = trained.keys().filter(|name| name.extension().is_some_and(|e| e == "safetensors"));
+    assert!(weights.map(|name| assert!(trained[name] == again[name], "{}", name.display())).count() >= 7);
+    folder.comat(&words("world pretrain diffusion --steps 3 --out stack")).error(&["diffusion.safetensors", "--out"]);
+
+    folder.comat(&words("generate --model stack/sd --prompt star --steps 2 --out images")).ok();
+    folder.write("prompts.txt", "a red circle\n");
+    folder.write(
+        "run.toml",
+        "output = 'run'\n[model]\npath = 'stack/sd'\n[captioner]\npath = 'stack/blip'\n[prompts]\ntrain = 'prompts.txt'\n\
+         [sampling]\nsteps = 2\n[replay]\ntracked = 1\n[train]\nsteps = 1\nbatch_size = 1\n",
+    );
+    folder.comat(&words("train --config run.toml")).ok();
+    folder.assert_no_leftovers();
+}
