@@ -12,8 +12,8 @@ use world::pretrain::{
     parameters::{Init, Parameters},
 };
 
-fn course() -> Course {
-    Course { name: "toy", cycles: vec![20, 10], learning_rate: 0.3, seed: 4, average: 0.9 }
+fn course(cycles: &[u64]) -> Course {
+    Course { name: "toy", cycles: cycles.to_vec(), learning_rate: 0.3, seed: 4, average: 0.9 }
 }
 
 fn fresh() -> Parameters {
@@ -27,7 +27,7 @@ fn slope(parameters: &Parameters) -> anyhow::Result<(Tensor, Tensor)> {
 }
 
 /// Fits a line to noisy points; stops when `stop` says so. The losses by step.
-fn fit(parameters: &mut Parameters, folder: &Path, stop: Option<u64>) -> anyhow::Result<Vec<f64>> {
+fn fit(cycles: &[u64], parameters: &mut Parameters, folder: &Path, stop: Option<u64>) -> anyhow::Result<Vec<f64>> {
     let (weight, bias) = slope(parameters)?;
     let (bar, interrupt) = (ProgressBar::hidden(), Interrupt::default());
     let watch = Watch {
@@ -37,7 +37,7 @@ fn fit(parameters: &mut Parameters, folder: &Path, stop: Option<u64>) -> anyhow:
         log: folder.join("state/toy.jsonl"),
     };
     let mut losses = vec![];
-    course().run(parameters, &watch, |step, _| {
+    course(cycles).run(parameters, &watch, |step, _| {
         let points = data::randn(&mut data::rng(4, Stream::Step, step), &[8, 2])?;
         let target = Tensor::from_slice(&[1f32, -2.0, 0.5, 3.0, 0.0, 1.0]).view([2, 3]);
         let error = points.matmul(&weight.tr()) + &bias - points.matmul(&target) - 1.0;
@@ -55,14 +55,14 @@ fn fit(parameters: &mut Parameters, folder: &Path, stop: Option<u64>) -> anyhow:
 fn a_course_that_was_stopped_goes_on_exactly() {
     let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut straight = fresh();
-    let losses = fit(&mut straight, whole.path(), None).unwrap();
+    let losses = fit(&[20, 10], &mut straight, whole.path(), None).unwrap();
     assert_eq!(losses.len(), 30);
     assert!(losses[29] < 0.3 * losses[0], "{losses:?}");
 
-    let stopped = fit(&mut fresh(), parts.path(), Some(11)).unwrap_err();
+    let stopped = fit(&[20, 10], &mut fresh(), parts.path(), Some(11)).unwrap_err();
     assert!(stopped.is::<comat::interrupt::Interrupted>(), "{stopped:#}");
     let mut resumed = fresh();
-    let rest = fit(&mut resumed, parts.path(), None).unwrap();
+    let rest = fit(&[20, 10], &mut resumed, parts.path(), None).unwrap();
     assert_eq!(rest, losses[12..]);
     assert_eq!(resumed.flat, straight.flat);
     assert_eq!(resumed.average, straight.average);
@@ -70,13 +70,24 @@ fn a_course_that_was_stopped_goes_on_exactly() {
 }
 
 #[test]
+fn a_finished_course_goes_on_with_another_cycle() {
+    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut straight, mut first, mut second) = (fresh(), fresh(), fresh());
+    fit(&[20, 10], &mut straight, whole.path(), None).unwrap();
+    assert_eq!(fit(&[20], &mut first, parts.path(), None).unwrap().len(), 20);
+    assert_eq!(fit(&[20, 10], &mut second, parts.path(), None).unwrap().len(), 10);
+    assert_eq!(second.flat, straight.flat);
+    assert_ne!(second.flat, first.flat);
+}
+
+#[test]
 fn a_state_of_another_course_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let _ = fit(&mut fresh(), folder.path(), Some(3)).unwrap_err();
+    let _ = fit(&[20, 10], &mut fresh(), folder.path(), Some(3)).unwrap_err();
     let (bar, interrupt) = (ProgressBar::hidden(), Interrupt::default());
     let state = folder.path().join("state/toy.safetensors");
     let watch = Watch { bar: &bar, interrupt: &interrupt, state, log: folder.path().join("state/toy.jsonl") };
-    let longer = Course { cycles: vec![20, 20], ..course() };
+    let longer = course(&[20, 20]);
     let refused = longer.run(&mut fresh(), &watch, |_, _| unreachable!()).unwrap_err().to_string();
     assert!(refused.contains("toy.safetensors") && refused.contains("other settings"), "{refused}");
 }
@@ -89,7 +100,7 @@ fn a_loss_that_is_no_number_leaves_the_state_alone() {
     let watch = Watch { bar: &bar, interrupt: &interrupt, state: state.clone(), log: folder.path().join("log.jsonl") };
     let mut parameters = fresh();
     let (weight, _) = slope(&parameters).unwrap();
-    let failed = course().run(&mut parameters, &watch, |_, _| {
+    let failed = course(&[20, 10]).run(&mut parameters, &watch, |_, _| {
         Ok(Losses { total: weight.sum(Kind::Float) * f64::NAN, parts: vec![] })
     });
     assert!(failed.unwrap_err().to_string().contains("step 1: the gradient is NaN"));

@@ -139,7 +139,9 @@ impl Course {
         }
         let (mut all, about) = tensors::read(&watch.state)?;
         let state = watch.state.display();
-        if about.get("course").map(String::as_str) != Some(self.describe().as_str()) {
+        // a course of fewer cycles that begins in the same way can be gone on from
+        let beginnings = (1..=self.cycles.len()).map(|n| Self { cycles: self.cycles[..n].to_vec(), ..self.clone() });
+        if !beginnings.into_iter().any(|course| about.get("course") == Some(&course.describe())) {
             bail!("{state}: is of a course with other settings; give another --out, or remove it to begin anew");
         }
         let step = about.get("step").and_then(|s| s.parse().ok()).with_context(|| format!("{state}: has no step"))?;
