@@ -27,7 +27,7 @@ const BENCHMARKS: &[(&str, Benchmark)] = &[("start", start), ("memory", memory),
 
 const MODEL: &str = "weights/world/sd";
 const CAPTIONER: &str = "weights/world/blip";
-const PROMPTS: &str = "configs/world/train.txt";
+const PROMPTS: &str = "configs/world/train.jsonl";
 
 /// Builds the release binary and runs the benchmarks named, or all.
 pub fn run(workspace: &Workspace, names: &[String], runs: u32) -> Result<ExitCode> {

@@ -19,7 +19,7 @@ use rand::Rng;
 use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
-pub const STEPS: u64 = 8000;
+pub const STEPS: u64 = 7000;
 /// The first cycle of the learning rate is so long, the second one takes the rest.
 const FIRST_CYCLE: u64 = 4000;
 const BATCH: u64 = 48;
