@@ -5,6 +5,7 @@ mod pretrain;
 mod prompts;
 mod render;
 mod report;
+mod sharpness;
 
 use crate::console::Console;
 use anyhow::Result;
@@ -19,6 +20,7 @@ pub enum World {
     Judge(judge::Judge),
     Report(report::Report),
     Pretrain(pretrain::Pretrain),
+    Sharpness(sharpness::Sharpness),
 }
 
 pub fn run(verb: World, console: &Console) -> Result<()> {
@@ -28,6 +30,7 @@ pub fn run(verb: World, console: &Console) -> Result<()> {
         World::Judge(args) => judge::run(&args, console),
         World::Report(args) => report::run(args),
         World::Pretrain(args) => pretrain::run(args, console),
+        World::Sharpness(args) => sharpness::run(&args, console),
     }
 }
 

@@ -5,10 +5,11 @@ pub mod captioner;
 pub mod course;
 pub mod data;
 pub mod diffusion;
+pub mod painter;
 pub mod parameters;
-pub mod redraw;
+pub mod sharpness;
 pub mod stack;
 pub mod vae;
 
-pub use course::{Course, Watch};
+pub use course::{Course, Files, Watch};
 pub use stack::Stack;

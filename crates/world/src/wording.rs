@@ -119,6 +119,9 @@ fn parse_phrase(text: &str) -> Option<Wanted> {
 /// A relation is only told where one axis is this much longer than the other.
 pub const CLEAR: f32 = 1.3;
 
+/// How often a caption tells it.
+const RELATIONS: f64 = 0.4;
+
 /// What is told of a scene.
 #[derive(Debug, Clone, Copy)]
 struct Detail {
@@ -128,23 +131,29 @@ struct Detail {
 }
 
 impl Detail {
-    fn any(rng: &mut impl Rng) -> Self {
+    /// `relations` is how often a relation is told where there is one.
+    fn any(relations: f64, rng: &mut impl Rng) -> Self {
         let (color, texture) = match rng.random_range(0..20) {
             0..3 => (false, false),
             3..9 => (true, false),
             9..13 => (false, true),
             _ => (true, true),
         };
-        Self { color, texture, relation: rng.random_bool(0.4) }
+        Self { color, texture, relation: rng.random_bool(relations) }
     }
 }
 
 /// A true caption of a scene: nothing missing, nothing wrong, in one of many wordings.
 pub fn caption(scene: &Scene, rng: &mut impl Rng) -> String {
+    caption_with(RELATIONS, scene, rng)
+}
+
+/// A true caption that tells a relation so often, where there is one.
+pub fn caption_with(relations: f64, scene: &Scene, rng: &mut impl Rng) -> String {
     let mut objects: Vec<&Object> = scene.objects.iter().collect();
     objects.shuffle(rng);
     let kinds: Vec<Kind> = objects.iter().map(|o| o.kind()).collect();
-    let detail = Detail::any(rng);
+    let detail = Detail::any(relations, rng);
     let relation = match objects[..] {
         [a, b] if detail.relation => Direction::between(a.center, b.center, CLEAR),
         _ => None,
@@ -160,7 +169,7 @@ pub fn web_caption(scene: &Scene, rng: &mut impl Rng) -> Option<String> {
     let mut objects: Vec<&Object> = scene.objects.iter().collect();
     objects.shuffle(rng);
     let mut kinds: Vec<Kind> = objects.iter().map(|o| o.kind()).collect();
-    let detail = Detail::any(rng);
+    let detail = Detail::any(RELATIONS, rng);
     let mut relation = match objects[..] {
         [a, b] if detail.relation => Direction::between(a.center, b.center, CLEAR),
         _ => None,

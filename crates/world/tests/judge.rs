@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use tch::{Device, Kind as Type, Tensor};
 use world::{
     judge::{self, Look, Verdict},
-    pretrain::{data, redraw, vae},
+    pretrain::{data, painter, vae},
     prompts::{self, Category, Split},
     render,
     scene::{Color, Kind, Object, SIDE, Scene, Shape, Texture},
@@ -217,11 +217,11 @@ fn mild_spoilings_are_forgiven() {
         let shift: Vec<f32> = (0..3).map(|_| rng.random_range(-0.02..0.02)).collect();
         let color = |v: &[f32]| Tensor::from_slice(v).view([1, 3, 1, 1]);
         let spoilt = [
-            ("blur 0.5", redraw::blur(&image, 0.5)),
+            ("blur 0.5", painter::blur(&image, 0.5)),
             ("noise 0.03", noise(&image, 0.03, &mut rng)),
             ("tints", &image * color(&gain) + color(&shift)),
             ("wobbly edges", wobbly(&clean, &mut rng)),
-            ("blur 0.4 and noise 0.02", noise(&redraw::blur(&image, 0.4), 0.02, &mut rng)),
+            ("blur 0.4 and noise 0.02", noise(&painter::blur(&image, 0.4), 0.02, &mut rng)),
         ];
         for (how, image) in spoilt {
             let (verdict, look) = verdict(&case.demand, &picture(&image));

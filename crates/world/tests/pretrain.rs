@@ -6,7 +6,7 @@ use models::weights::{Layout, Scope};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use world::pretrain::{
-    Course, Watch,
+    Course, Files, Watch,
     course::Losses,
     data::{self, Stream},
     parameters::{Init, Parameters},
@@ -21,6 +21,10 @@ fn fresh() -> Parameters {
     Parameters::fresh(&[("toy", layout, Init::Uniform)], 4).unwrap()
 }
 
+fn files(folder: &Path) -> Files {
+    Files { state: folder.join("state/toy.safetensors"), log: folder.join("state/toy.jsonl") }
+}
+
 fn slope(parameters: &Parameters) -> anyhow::Result<(Tensor, Tensor)> {
     let tensors = |scope: Scope| (scope.tensor("slope.weight", &[3, 2]), scope.tensor("slope.bias", &[3]));
     Ok(parameters.training("toy")?.build(&[], tensors)?)
@@ -30,14 +34,9 @@ fn slope(parameters: &Parameters) -> anyhow::Result<(Tensor, Tensor)> {
 fn fit(cycles: &[u64], parameters: &mut Parameters, folder: &Path, stop: Option<u64>) -> anyhow::Result<Vec<f64>> {
     let (weight, bias) = slope(parameters)?;
     let (bar, interrupt) = (ProgressBar::hidden(), Interrupt::default());
-    let watch = Watch {
-        bar: &bar,
-        interrupt: &interrupt,
-        state: folder.join("state/toy.safetensors"),
-        log: folder.join("state/toy.jsonl"),
-    };
+    let watch = Watch { bar: &bar, interrupt: &interrupt };
     let mut losses = vec![];
-    course(cycles).run(parameters, &watch, |step, _| {
+    course(cycles).run(parameters, &files(folder), &watch, |step, _| {
         let points = data::randn(&mut data::rng(4, Stream::Step, step), &[8, 2])?;
         let target = Tensor::from_slice(&[1f32, -2.0, 0.5, 3.0, 0.0, 1.0]).view([2, 3]);
         let error = points.matmul(&weight.tr()) + &bias - points.matmul(&target) - 1.0;
@@ -85,10 +84,10 @@ fn a_state_of_another_course_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let _ = fit(&[20, 10], &mut fresh(), folder.path(), Some(3)).unwrap_err();
     let (bar, interrupt) = (ProgressBar::hidden(), Interrupt::default());
-    let state = folder.path().join("state/toy.safetensors");
-    let watch = Watch { bar: &bar, interrupt: &interrupt, state, log: folder.path().join("state/toy.jsonl") };
+    let watch = Watch { bar: &bar, interrupt: &interrupt };
     let longer = course(&[20, 20]);
-    let refused = longer.run(&mut fresh(), &watch, |_, _| unreachable!()).unwrap_err().to_string();
+    let refused =
+        longer.run(&mut fresh(), &files(folder.path()), &watch, |_, _| unreachable!()).unwrap_err().to_string();
     assert!(refused.contains("toy.safetensors") && refused.contains("other settings"), "{refused}");
 }
 
@@ -96,15 +95,14 @@ fn a_state_of_another_course_is_refused() {
 fn a_loss_that_is_no_number_leaves_the_state_alone() {
     let folder = tempfile::tempdir().unwrap();
     let (bar, interrupt) = (ProgressBar::hidden(), Interrupt::default());
-    let state = folder.path().join("state/toy.safetensors");
-    let watch = Watch { bar: &bar, interrupt: &interrupt, state: state.clone(), log: folder.path().join("log.jsonl") };
+    let watch = Watch { bar: &bar, interrupt: &interrupt };
     let mut parameters = fresh();
     let (weight, _) = slope(&parameters).unwrap();
-    let failed = course(&[20, 10]).run(&mut parameters, &watch, |_, _| {
+    let failed = course(&[20, 10]).run(&mut parameters, &files(folder.path()), &watch, |_, _| {
         Ok(Losses { total: weight.sum(Kind::Float) * f64::NAN, parts: vec![] })
     });
     assert!(failed.unwrap_err().to_string().contains("step 1: the gradient is NaN"));
-    assert!(!state.exists());
+    assert!(!files(folder.path()).state.exists());
     let before = fresh().flat.to_device(Device::Cpu);
     assert_eq!(parameters.flat, before);
 }

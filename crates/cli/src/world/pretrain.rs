@@ -57,10 +57,12 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
             && !stack.sd(weights).exists()
         {
             let folder = args.out.display();
-            bail!("{folder}: {name} needs the trained {first}; `comat world pretrain {first} --out {folder}` comes first");
+            bail!(
+                "{folder}: {name} needs the trained {first}; `comat world pretrain {first} --out {folder}` comes first"
+            );
         }
         let bar = bar(console, name, "· {msg}")?;
-        let watch = Watch { bar: &bar, interrupt: &console.interrupt, state: stack.state(name), log: stack.log(name) };
+        let watch = Watch { bar: &bar, interrupt: &console.interrupt };
         let steps = args.steps.unwrap_or(recipe);
         match part {
             Part::Vae => {
@@ -68,11 +70,7 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
                 println!("vae: a pixel of a new picture is off by {error:.4} on average (of 1)");
             }
             Part::Diffusion => diffusion::run(&stack, steps, args.seed, &watch)?,
-            Part::Captioner => {
-                let (renders, redrawn) = captioner::run(&stack, steps, args.seed, &watch)?;
-                println!("captioner: how often it prefers the true caption to a wrong one");
-                println!("  of renders          {renders}\n  of redrawn pictures {redrawn}");
-            }
+            Part::Captioner => captioner::run(&stack, steps, args.seed, &watch)?,
         }
         bar.finish_and_clear();
     }

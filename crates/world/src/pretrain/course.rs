@@ -31,10 +31,20 @@ pub struct Course {
     pub average: f64,
 }
 
+/// A first cycle of that length, and a second one of what is left.
+pub fn cycles(steps: u64, first: u64) -> Vec<u64> {
+    if steps > first { vec![first, steps - first] } else { vec![steps] }
+}
+
 /// Who watches: the bar, and Ctrl-C.
+#[derive(Clone, Copy)]
 pub struct Watch<'a> {
     pub bar: &'a ProgressBar,
     pub interrupt: &'a Interrupt,
+}
+
+/// What a course leaves behind: a state to go on from, and losses, a line each.
+pub struct Files {
     pub state: PathBuf,
     pub log: PathBuf,
 }
@@ -50,16 +60,17 @@ impl Course {
     pub fn run(
         &self,
         parameters: &mut Parameters,
+        files: &Files,
         watch: &Watch,
         mut loss: impl FnMut(u64, &Parameters) -> Result<Losses>,
     ) -> Result<()> {
         let config = Optimizer::default();
         let steps = self.steps();
         let mut adamw = AdamW::new(config, &parameters.flat);
-        let folder = watch.state.parent().context("a state file has a folder")?;
+        let folder = files.state.parent().context("a state file has a folder")?;
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let first = self.restore(parameters, &mut adamw, watch)?;
-        let mut log = self.open_log(watch, first)?;
+        let first = self.restore(parameters, &mut adamw, files)?;
+        let mut log = files.open_log(first)?;
         watch.bar.set_length(steps);
         watch.bar.set_position(first);
         let (mut sums, mut saved, started) = (Sums::default(), Instant::now(), Instant::now());
@@ -72,7 +83,7 @@ impl Course {
                     "{}: step {}: the gradient is {norm}; {} is untouched",
                     self.name,
                     step + 1,
-                    watch.state.display()
+                    files.state.display()
                 );
             }
             if norm > CLIP {
@@ -86,11 +97,11 @@ impl Course {
             if done % LOG_EVERY == 0 || done == steps {
                 let line = sums.take(done, started.elapsed());
                 watch.bar.set_message(format!("loss {:.4}", line["loss"].as_f64().unwrap_or(f64::NAN)));
-                writeln!(log, "{line}").map_err(Error::io(&watch.log))?;
+                writeln!(log, "{line}").map_err(Error::io(&files.log))?;
             }
             let stop = watch.interrupt.is_set();
             if stop || done == steps || saved.elapsed() > SAVE_EVERY {
-                self.save(parameters, &adamw, done, watch)?;
+                self.save(parameters, &adamw, done, files)?;
                 saved = Instant::now();
             }
             watch.interrupt.check()?;
@@ -120,7 +131,7 @@ impl Course {
         learning_rate(&config, step, cycle)
     }
 
-    fn save(&self, parameters: &Parameters, adamw: &AdamW, step: u64, watch: &Watch) -> Result<()> {
+    fn save(&self, parameters: &Parameters, adamw: &AdamW, step: u64, files: &Files) -> Result<()> {
         let all = [
             ("values", &parameters.flat),
             ("average", &parameters.average),
@@ -129,16 +140,16 @@ impl Course {
         ];
         let all = all.map(|(name, t)| (name.to_owned(), t.shallow_clone())).into_iter().collect();
         let about = HashMap::from([("step".into(), step.to_string()), ("course".into(), self.describe())]);
-        Ok(tensors::write(&watch.state, &all, about)?)
+        Ok(tensors::write(&files.state, &all, about)?)
     }
 
     /// The step to begin with.
-    fn restore(&self, parameters: &mut Parameters, adamw: &mut AdamW, watch: &Watch) -> Result<u64> {
-        if !watch.state.exists() {
+    fn restore(&self, parameters: &mut Parameters, adamw: &mut AdamW, files: &Files) -> Result<u64> {
+        if !files.state.exists() {
             return Ok(0);
         }
-        let (mut all, about) = tensors::read(&watch.state)?;
-        let state = watch.state.display();
+        let (mut all, about) = tensors::read(&files.state)?;
+        let state = files.state.display();
         // a course of fewer cycles that begins in the same way can be gone on from
         let beginnings = (1..=self.cycles.len()).map(|n| Self { cycles: self.cycles[..n].to_vec(), ..self.clone() });
         if !beginnings.into_iter().any(|course| about.get("course") == Some(&course.describe())) {
@@ -165,8 +176,10 @@ impl Course {
     fn describe(&self) -> String {
         format!("{self:?}")
     }
+}
 
-    fn open_log(&self, watch: &Watch, first: u64) -> Result<File> {
+impl Files {
+    fn open_log(&self, first: u64) -> Result<File> {
         let mut options = OpenOptions::new();
         options.create(true).write(true);
         if first == 0 {
@@ -174,7 +187,7 @@ impl Course {
         } else {
             options.append(true)
         };
-        Ok(options.open(&watch.log).map_err(Error::io(&watch.log))?)
+        Ok(options.open(&self.log).map_err(Error::io(&self.log))?)
     }
 }
 

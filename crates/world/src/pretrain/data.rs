@@ -21,6 +21,8 @@ pub enum Stream {
     Spoil = 4,
     /// Scenes redrawn by the model, by number.
     Redraw = 5,
+    /// Noise that pictures are drawn from, by number.
+    Draw = 6,
 }
 
 pub fn rng(seed: u64, stream: Stream, number: u64) -> ChaCha8Rng {

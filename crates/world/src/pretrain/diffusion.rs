@@ -1,7 +1,7 @@
 //! Text encoder and UNet together, on latents of renders with web-like captions.
 
 use super::{
-    course::{Course, Losses, Watch},
+    course::{self, Course, Losses, Watch},
     data::{self, Stream},
     parameters::{Init, Parameters},
     stack::Stack,
@@ -45,8 +45,14 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let pictures = POOL.min(steps * BATCH);
     let pool = pool(stack, pictures, seed, watch)?;
     let levels = Levels::of(&schedule);
-    let course = Course { name: "diffusion", cycles: cycles(steps), learning_rate: 1e-3, seed, average: 0.998 };
-    course.run(&mut parameters, watch, |step, _| {
+    let course = Course {
+        name: "diffusion",
+        cycles: course::cycles(steps, FIRST_CYCLE),
+        learning_rate: 1e-3,
+        seed,
+        average: 0.998,
+    };
+    course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
         let mut rng = data::rng(seed, Stream::Step, step);
         let numbers: Vec<i64> = (0..BATCH).map(|_| rng.random_range(0..pictures as i64)).collect();
         let captions: Vec<String> = numbers
@@ -67,10 +73,6 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     })?;
     parameters.write("unet", &stack.sd("unet/diffusion_pytorch_model.safetensors"))?;
     parameters.write("text_encoder", &stack.sd("text_encoder/model.safetensors"))
-}
-
-fn cycles(steps: u64) -> Vec<u64> {
-    if steps > FIRST_CYCLE { vec![FIRST_CYCLE, steps - FIRST_CYCLE] } else { vec![steps] }
 }
 
 /// Scaled latents of the first scenes `[count, 4, 16, 16]`.

@@ -1,7 +1,8 @@
 //! The folder of the stack: `sd/` in diffusers layout, `blip/` in transformers layout, `state/` to go on from.
 
+use super::course::Files;
 use crate::wording;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use models::Error;
 use serde_json::{Map, Value, json};
 use std::{
@@ -56,6 +57,17 @@ impl Stack {
         Ok(this)
     }
 
+    /// A stack that is there.
+    pub fn open(root: &Path) -> Result<Self> {
+        let this = Self { root: root.to_owned() };
+        for part in [this.sd("model_index.json"), this.blip().join("config.json")] {
+            if !part.exists() {
+                bail!("{}: not there; a stack is a folder that `comat world pretrain` made", part.display());
+            }
+        }
+        Ok(this)
+    }
+
     pub fn sd(&self, part: &str) -> PathBuf {
         self.root.join("sd").join(part)
     }
@@ -64,14 +76,9 @@ impl Stack {
         self.root.join("blip")
     }
 
-    /// What a course goes on from.
-    pub fn state(&self, course: &str) -> PathBuf {
-        self.root.join("state").join(format!("{course}.safetensors"))
-    }
-
-    /// Losses of a course, a line each.
-    pub fn log(&self, course: &str) -> PathBuf {
-        self.root.join("state").join(format!("{course}.jsonl"))
+    pub fn files(&self, course: &str) -> Files {
+        let folder = self.root.join("state");
+        Files { state: folder.join(format!("{course}.safetensors")), log: folder.join(format!("{course}.jsonl")) }
     }
 
     /// Sets one value of the autoencoder's configuration.

@@ -28,7 +28,7 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<f64> {
     let mut parameters = Parameters::fresh(&[("vae", AutoencoderKl::layout(&config), Init::Uniform)], seed)?;
     let course = Course { name: "vae", cycles: vec![steps], learning_rate: 2e-3, seed, average: 0.995 };
     let vae = AutoencoderKl::new(&unscaled(&config), &parameters.training("vae")?, Kind::Float)?;
-    course.run(&mut parameters, watch, |step, _| {
+    course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
         let pieces = (step as f64) < STEPS_ON_PIECES * steps as f64;
         let batch = if pieces { 2 * BATCH } else { BATCH };
         let scenes: Vec<Scene> = (0..batch).map(|i| data::scene(seed, step * 2 * BATCH + i)).collect();

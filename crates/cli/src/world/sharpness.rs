@@ -1,0 +1,39 @@
+//! `comat world sharpness`: how far the captioner can be trusted.
+
+use super::bar;
+use crate::console::Console;
+use anyhow::Result;
+use clap::Args as Group;
+use std::path::PathBuf;
+use world::pretrain::{Stack, Watch, sharpness};
+
+/// Measure how often the captioner prefers a true caption to a wrong one
+///
+/// On new renders, on renders that the diffusion model has redrawn from up to half-way, and on pictures of held-out prompts,
+/// drawn from noise, as far as the judge has no doubt of what they show. Of these, those with two objects that differ in shape, colour
+/// and texture count.
+#[derive(Group)]
+pub struct Sharpness {
+    /// The stack's folder, with sd/ and blip/
+    #[arg(long, value_name = "DIR", default_value = "weights/world")]
+    pub stack: PathBuf,
+    /// Pictures of each sort
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub count: u64,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+pub fn run(args: &Sharpness, console: &Console) -> Result<()> {
+    let stack = Stack::open(&args.stack)?;
+    console.stop_on_ctrl_c("Stopping.");
+    let bar = bar(console, "sharpness", "· {msg}")?;
+    let watch = Watch { bar: &bar, interrupt: &console.interrupt };
+    let report = sharpness::measure(&stack, args.count, args.seed, &watch)?;
+    bar.finish_and_clear();
+    println!("The true caption is the likelier one, against one with");
+    for (what, rates) in [("renders", report.renders), ("redrawn", report.redrawn), ("drawn", report.drawn)] {
+        println!("  {what:8} {rates}");
+    }
+    Ok(())
+}
