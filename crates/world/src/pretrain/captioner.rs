@@ -12,18 +12,23 @@ use crate::{
     scene::{Kind as ObjectKind, Object, Scene},
     wording,
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use comat::{config, loss::caption::CaptionLoss};
 use models::blip::{Captioner, Config};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
-pub const STEPS: u64 = 7500;
-/// The first cycle of the learning rate is so long, the second one takes the rest ...
-const FIRST_CYCLE: u64 = 4500;
-/// ... and tells relations more often: they are what is learnt last.
+pub const STEPS: u64 = 8400;
+/// The learning rate begins anew after each.
+const CYCLES: [u64; 2] = [4500, 3000];
+/// How often a relation is told, before and after the first cycle: relations are what is learnt last.
 const RELATIONS: [f64; 2] = [0.4, 0.8];
+/// From here on each picture is changed against the captioner before it learns from it (Goodfellow et al. 2015, in the Euclidean norm).
+/// What a picture has to change to please a captioner so trained is what it shows, not noise (Tsipras et al. 2019).
+const ADVERSARIAL_FROM: u64 = CYCLES[0] + CYCLES[1];
+/// The most that a picture is changed: Euclidean norm over all values.
+const STRONGEST: f64 = 4.0;
 const BATCH: usize = 64;
 /// Of each batch, so many were redrawn.
 const REDRAWN: usize = 20;
@@ -37,13 +42,8 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let pool = Painter::open(stack)?.redraw(seed, Stream::Scene, pictures, watch)?;
     let settings = config::Captioner::at(stack.blip());
     let loss = CaptionLoss::new(Captioner::new(&config, &parameters.training("blip")?)?, &settings)?;
-    let course = Course {
-        name: "captioner",
-        cycles: course::cycles(steps, FIRST_CYCLE),
-        learning_rate: 1e-3,
-        seed,
-        average: 0.998,
-    };
+    let course =
+        Course { name: "captioner", cycles: course::cycles(steps, &CYCLES), learning_rate: 1e-3, seed, average: 0.998 };
     course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
         let mut rng = data::rng(seed, Stream::Step, step);
         let first = (1 << 32) + step * BATCH as u64; // scenes that no other course has seen
@@ -52,13 +52,28 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
         let redrawn: Vec<i64> = (0..REDRAWN).map(|_| rng.random_range(0..pictures as i64)).collect();
         scenes.extend(redrawn.iter().map(|&n| data::scene(seed, n as u64)));
         let redrawn = pool.index_select(0, &Tensor::from_slice(&redrawn)).to_kind(Kind::Float) / 255.0;
-        let relations = RELATIONS[usize::from(step >= FIRST_CYCLE)];
+        let relations = RELATIONS[usize::from(step >= CYCLES[0])];
         let captions: Vec<String> = scenes.iter().map(|s| wording::caption_with(relations, s, &mut rng)).collect();
-        let nll = loss.nll(&Tensor::cat(&[images, redrawn], 0), &refs(&captions), &vec![(0, 0); BATCH])?;
+        let mut images = Tensor::cat(&[images, redrawn], 0);
+        if step >= ADVERSARIAL_FROM {
+            images = worst(&loss, &images, &captions, &mut rng)?;
+        }
+        let nll = loss.nll(&images, &refs(&captions), &vec![(0, 0); BATCH])?;
         let total = nll.sum.sum(Kind::Float) / nll.tokens.sum(Kind::Float);
         Ok(Losses { total, parts: vec![] })
     })?;
     parameters.write("blip", &stack.blip().join("model.safetensors"))
+}
+
+/// The pictures `[B, 3, 64, 64]`, each moved some way to where its caption gets less likely the fastest.
+fn worst(loss: &CaptionLoss, images: &Tensor, captions: &[String], rng: &mut ChaCha8Rng) -> Result<Tensor> {
+    let images = images.detach().set_requires_grad(true);
+    let nll = loss.nll(&images, &refs(captions), &vec![(0, 0); captions.len()])?.sum;
+    let gradient = torch_ext::vjp(&[&nll], &[&images], &[&nll.ones_like()])?.remove(0).context("a gradient")?;
+    let norm = gradient.square().sum_dim_intlist([1, 2, 3].as_slice(), true, Kind::Float).sqrt();
+    let lengths: Vec<f32> = captions.iter().map(|_| rng.random_range(0.0..STRONGEST) as f32).collect();
+    let lengths = Tensor::from_slice(&lengths).view([-1, 1, 1, 1]);
+    Ok(images.detach() + gradient * lengths / norm.clamp_min(1e-12))
 }
 
 /// Pictures as a camera or a poor model would have them: some with the ghost of another object, blurred, noisy, off in

@@ -31,9 +31,18 @@ pub struct Course {
     pub average: f64,
 }
 
-/// A first cycle of that length, and a second one of what is left.
-pub fn cycles(steps: u64, first: u64) -> Vec<u64> {
-    if steps > first { vec![first, steps - first] } else { vec![steps] }
+/// Cycles of these lengths, as far as there are steps; the last one takes what is left.
+pub fn cycles(mut steps: u64, first: &[u64]) -> Vec<u64> {
+    let mut cycles = vec![];
+    for length in first {
+        if steps <= *length {
+            break;
+        }
+        cycles.push(*length);
+        steps -= length;
+    }
+    cycles.push(steps);
+    cycles
 }
 
 /// Who watches: the bar, and Ctrl-C.
@@ -224,5 +233,18 @@ impl Sums {
             line[name] = json!(mean(sum));
         }
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cycles;
+
+    #[test]
+    fn cycles_take_all_steps() {
+        assert_eq!(cycles(3, &[10, 5]), [3]);
+        assert_eq!(cycles(10, &[10, 5]), [10]);
+        assert_eq!(cycles(12, &[10, 5]), [10, 2]);
+        assert_eq!(cycles(20, &[10, 5]), [10, 5, 5]);
     }
 }

@@ -47,7 +47,7 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let levels = Levels::of(&schedule);
     let course = Course {
         name: "diffusion",
-        cycles: course::cycles(steps, FIRST_CYCLE),
+        cycles: course::cycles(steps, &[FIRST_CYCLE]),
         learning_rate: 1e-3,
         seed,
         average: 0.998,
