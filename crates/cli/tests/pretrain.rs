@@ -9,6 +9,13 @@ fn words(text: &str) -> Vec<&str> {
 }
 
 #[test]
+fn nothing_to_do_is_wrong_usage() {
+    let folder = Folder::new();
+    folder.comat(&words("world pretrain --steps 0 --out stack")).usage(&["--steps"]);
+    folder.comat(&words("world sharpness --count 0")).usage(&["--count"]);
+}
+
+#[test]
 fn a_stack_from_nothing() {
     let folder = Folder::new();
     folder.comat(&words("world pretrain captioner --out stack")).error(&["stack", "needs the trained diffusion"]);

@@ -93,10 +93,13 @@ pub fn judge(questions: &[Question], folder: &Path, bar: &ProgressBar, interrupt
         }
         answers
     };
+    let cores = thread::available_parallelism().map_or(1, |n| n.get());
     let mut answers = thread::scope(|scope| {
-        let other = scope.spawn(work);
+        let others: Vec<_> = (1..cores).map(|_| scope.spawn(work)).collect();
         let mut answers = work();
-        answers.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        for other in others {
+            answers.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
         answers
     });
     interrupt.check()?;

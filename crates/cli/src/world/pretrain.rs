@@ -3,7 +3,7 @@
 use super::bar;
 use crate::console::Console;
 use anyhow::{Result, bail};
-use clap::{Args as Group, ValueEnum};
+use clap::{Args as Group, ValueEnum, value_parser};
 use std::path::PathBuf;
 use world::pretrain::{Stack, Watch, captioner, diffusion, vae};
 
@@ -21,7 +21,7 @@ pub struct Pretrain {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Optimiser steps, in place of the recipe's
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
 }
 

@@ -3,7 +3,7 @@
 use super::bar;
 use crate::console::Console;
 use anyhow::Result;
-use clap::Args as Group;
+use clap::{Args as Group, value_parser};
 use std::path::PathBuf;
 use world::pretrain::{Stack, Watch, sharpness};
 
@@ -18,7 +18,7 @@ pub struct Sharpness {
     #[arg(long, value_name = "DIR", default_value = "weights/world")]
     pub stack: PathBuf,
     /// Pictures of each sort
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u64).range(1..))]
     pub count: u64,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

@@ -34,6 +34,7 @@ const BATCH: usize = 64;
 const REDRAWN: usize = 20;
 /// Redrawn pictures to draw from, at most.
 const POOL: u64 = 4096;
+
 /// Trains, and writes `blip`.
 pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let config = Config::read(&stack.blip().join("config.json"))?;
