@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod denoiser;
 pub mod events;
+pub mod files;
 pub mod generate;
 pub mod image;
 pub mod interrupt;

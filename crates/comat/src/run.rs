@@ -4,6 +4,7 @@ use crate::{
     batch, checkpoint,
     config::Config,
     events::Events,
+    files::write_whole,
     image::Picture,
     interrupt::Interrupt,
     prompts::{self, Prompt},
@@ -14,7 +15,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use models::{Error, lora, tensors::partial_name};
+use models::{Error, lora};
 use serde_json::json;
 use std::{
     fs,
@@ -87,7 +88,7 @@ impl Run {
             config.samples.prompts.clone()
         };
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        write_text(&folder.join("config.toml"), &toml::to_string(config)?)?;
+        write_whole(&folder.join("config.toml"), &toml::to_string(config)?).context("writing the run's folder")?;
         let style = ProgressStyle::with_template(
             "{prefix} {wide_bar} {pos}/{len} · {msg} · {elapsed_precise} · ETA {eta_precise}",
         )?;
@@ -293,15 +294,6 @@ impl Run {
         let factor = (256 / newest.first().map_or(256, |p| p.width.max(1))).max(1);
         Picture::grid(&pictures, newest.len()).enlarge(factor).save(&self.folder.join("before-after.png"), &[])
     }
-}
-
-fn write_text(path: &Path, text: &str) -> Result<()> {
-    let partial = partial_name(path);
-    let written = fs::write(&partial, text).and_then(|()| fs::rename(&partial, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&partial);
-    }
-    written.map_err(Error::io(path)).context("writing the run's folder")
 }
 
 /// Mean, and its standard error.

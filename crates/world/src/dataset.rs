@@ -1,14 +1,13 @@
 //! Scenes as files: pictures, masks of their objects, captions.
 
 use crate::{
-    judging::write_whole,
     prompts::Category,
     render,
     scene::{Object, SIDE, Scene},
     staging, wording,
 };
 use anyhow::{Result, bail};
-use comat::{image::Picture, interrupt::Interrupt};
+use comat::{files::write_whole, image::Picture, interrupt::Interrupt};
 use indicatif::ProgressBar;
 use models::Error;
 use rand::{Rng, SeedableRng};
@@ -55,7 +54,7 @@ pub fn write(request: &Request, bar: &ProgressBar, interrupt: &Interrupt) -> Res
         bar.inc(1);
         interrupt.check()?;
     }
-    write_whole(&list, &lines)
+    Ok(write_whole(&list, &lines)?)
 }
 
 /// A scene, and the prompt that it was drawn for.

@@ -8,11 +8,12 @@ use crate::{
 };
 use anyhow::{Result, anyhow, bail};
 use comat::{
+    files::write_whole,
     image::{Picture, Texts},
     interrupt::Interrupt,
 };
 use indicatif::ProgressBar;
-use models::{Error, tensors::partial_name};
+use models::Error;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -161,7 +162,7 @@ fn origin(texts: &Texts, file: &Path) -> Option<(String, u64)> {
 /// Writes a line for each picture, the whole file or nothing.
 pub fn write_lines(path: &Path, judged: &[Judged]) -> Result<()> {
     let lines = judged.iter().map(|j| Ok(serde_json::to_string(j)? + "\n")).collect::<Result<String>>()?;
-    write_whole(path, &lines)
+    Ok(write_whole(path, &lines)?)
 }
 
 /// Reads what [`write_lines`] wrote.
@@ -170,16 +171,6 @@ pub fn read_lines(path: &Path) -> Result<Vec<Judged>> {
     let line =
         |(i, line)| serde_json::from_str(line).map_err(|e| Error::file(path, format!("line {}: {e}", i + 1)).into());
     text.lines().enumerate().map(line).collect()
-}
-
-/// Writes a file, whole or not at all.
-pub fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let partial = partial_name(path);
-    let written = fs::write(&partial, text).and_then(|()| fs::rename(&partial, path)).map_err(Error::io(path));
-    if written.is_err() {
-        let _ = fs::remove_file(&partial);
-    }
-    Ok(written?)
 }
 
 #[cfg(test)]

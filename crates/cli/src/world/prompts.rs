@@ -4,11 +4,12 @@ use super::counted;
 use crate::args::at_least_one;
 use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum};
+use comat::files::write_whole;
 use std::{
     io::{self, Write},
     path::PathBuf,
 };
-use world::{judging::write_whole, prompts};
+use world::prompts;
 
 /// Make prompts to train on or to test on
 ///

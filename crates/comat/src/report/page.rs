@@ -1,9 +1,9 @@
 //! The frame of a report, and its simplest parts.
 
 use super::html::Text;
+use crate::files::write_whole;
 use anyhow::{Context, Result};
-use models::{Error, tensors::partial_name};
-use std::{fs, path::Path};
+use std::path::Path;
 
 /// A whole page. The body is HTML, whatever else is text.
 pub struct Page<'a> {
@@ -31,12 +31,7 @@ impl Page<'_> {
 
     /// Writes the file, whole or not at all.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let partial = partial_name(path);
-        let written = fs::write(&partial, self.html()).and_then(|()| fs::rename(&partial, path));
-        if written.is_err() {
-            let _ = fs::remove_file(&partial);
-        }
-        written.map_err(Error::io(path)).context("writing the report")
+        write_whole(path, &self.html()).context("writing the report")
     }
 }
 
@@ -110,7 +105,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.html");
         page.save(&path).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), html);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), html);
         assert!(format!("{:#}", page.save(&folder.path().join("no/report.html")).unwrap_err()).contains("report.html"));
     }
 }
