@@ -19,7 +19,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
-pub const STEPS: u64 = 8400;
+pub const STEPS: u64 = 11_500;
 /// The learning rate begins anew after each.
 const CYCLES: [u64; 2] = [4500, 3000];
 /// How often a relation is told, before and after the first cycle: relations are what is learnt last.
@@ -29,6 +29,8 @@ const RELATIONS: [f64; 2] = [0.4, 0.8];
 const ADVERSARIAL_FROM: u64 = CYCLES[0] + CYCLES[1];
 /// The most that a picture is changed: Euclidean norm over all values.
 const STRONGEST: f64 = 4.0;
+/// In so many strides, each along the gradient where the one before ended.
+const STRIDES: usize = 2;
 const BATCH: usize = 64;
 /// Of each batch, so many were redrawn.
 const REDRAWN: usize = 20;
@@ -49,14 +51,15 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
         let mut rng = data::rng(seed, Stream::Step, step);
         let first = (1 << 32) + step * BATCH as u64; // scenes that no other course has seen
         let mut scenes: Vec<Scene> = (0..(BATCH - REDRAWN) as u64).map(|i| data::scene(seed, first + i)).collect();
-        let images = spoil(&scenes, &mut data::rng(seed, Stream::Spoil, step))?;
+        let adversarial = step >= ADVERSARIAL_FROM;
+        let images = spoil(&scenes, !adversarial, &mut data::rng(seed, Stream::Spoil, step))?;
         let redrawn: Vec<i64> = (0..REDRAWN).map(|_| rng.random_range(0..pictures as i64)).collect();
         scenes.extend(redrawn.iter().map(|&n| data::scene(seed, n as u64)));
         let redrawn = pool.index_select(0, &Tensor::from_slice(&redrawn)).to_kind(Kind::Float) / 255.0;
         let relations = RELATIONS[usize::from(step >= CYCLES[0])];
         let captions: Vec<String> = scenes.iter().map(|s| wording::caption_with(relations, s, &mut rng)).collect();
         let mut images = Tensor::cat(&[images, redrawn], 0);
-        if step >= ADVERSARIAL_FROM {
+        if adversarial {
             images = worst(&loss, &images, &captions, &mut rng)?;
         }
         let nll = loss.nll(&images, &refs(&captions), &vec![(0, 0); BATCH])?;
@@ -66,24 +69,29 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     parameters.write("blip", &stack.blip().join("model.safetensors"))
 }
 
-/// The pictures `[B, 3, 64, 64]`, each moved some way to where its caption gets less likely the fastest.
+/// The pictures `[B, 3, 64, 64]`, each moved some way to where its caption is less likely.
 fn worst(loss: &CaptionLoss, images: &Tensor, captions: &[String], rng: &mut ChaCha8Rng) -> Result<Tensor> {
-    let images = images.detach().set_requires_grad(true);
-    let nll = loss.nll(&images, &refs(captions), &vec![(0, 0); captions.len()])?.sum;
-    let gradient = torch_ext::vjp(&[&nll], &[&images], &[&nll.ones_like()])?.remove(0).context("a gradient")?;
-    let norm = gradient.square().sum_dim_intlist([1, 2, 3].as_slice(), true, Kind::Float).sqrt();
     let lengths: Vec<f32> = captions.iter().map(|_| rng.random_range(0.0..STRONGEST) as f32).collect();
-    let lengths = Tensor::from_slice(&lengths).view([-1, 1, 1, 1]);
-    Ok(images.detach() + gradient * lengths / norm.clamp_min(1e-12))
+    let stride = Tensor::from_slice(&lengths).view([-1, 1, 1, 1]) / STRIDES as f64;
+    let mut images = images.shallow_clone();
+    for _ in 0..STRIDES {
+        let start = images.detach().set_requires_grad(true);
+        let nll = loss.nll(&start, &refs(captions), &vec![(0, 0); captions.len()])?.sum;
+        let gradient = torch_ext::vjp(&[&nll], &[&start], &[&nll.ones_like()])?.remove(0).context("a gradient")?;
+        let norm = gradient.square().sum_dim_intlist([1, 2, 3].as_slice(), true, Kind::Float).sqrt();
+        images = start.detach() + gradient * &stride / norm.clamp_min(1e-12);
+    }
+    Ok(images)
 }
 
-/// Pictures as a camera or a poor model would have them: some with the ghost of another object, blurred, noisy, off in
-/// colour. Captions stay those of the scene. `[B, 3, 64, 64]`
-fn spoil(scenes: &[Scene], rng: &mut ChaCha8Rng) -> Result<Tensor> {
+/// Pictures as a camera or a poor model would have them: some with the ghost of another object, if `ghosts`, blurred, noisy,
+/// off in colour. Captions stay those of the scene. `[B, 3, 64, 64]`
+fn spoil(scenes: &[Scene], ghosts: bool, rng: &mut ChaCha8Rng) -> Result<Tensor> {
     let mut images = vec![];
     for scene in scenes {
         let mut image = data::pictures(std::slice::from_ref(scene));
-        if rng.random_bool(0.3)
+        if ghosts
+            && rng.random_bool(0.3)
             && let Some(haunted) = haunted(scene, rng)
         {
             let strength = rng.random_range(0.05..0.35);
