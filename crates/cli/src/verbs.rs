@@ -5,22 +5,25 @@ use crate::{
     console::Console,
 };
 use anyhow::{Context, Result};
+use comat::segment::Segmenter;
 use comat::{
     config::{self, Sampling},
-    generate, plan, prompts, trace as tracing_of,
+    generate, plan, prompts,
+    trace as tracing_of,
     train::{Ended, Trainer},
 };
 use indicatif::ProgressStyle;
 use std::time::Duration;
+use tch::{Device, Kind};
 
 pub fn train(args: Train, console: &Console) -> Result<()> {
     let config = config::read(&args.config, &args.set)?;
     if args.dry_run {
-        println!("{}", plan::describe(config)?);
+        println!("{}", plan::describe(config, &segmenter)?);
         return Ok(());
     }
     let output = config.output.clone();
-    let (mut trainer, mut run) = Trainer::open(config, args.resume.as_deref(), console.bar())?;
+    let (mut trainer, mut run) = Trainer::open(config, &segmenter, args.resume.as_deref(), console.bar())?;
     for change in &trainer.changed {
         println!("Changed since the checkpoint: {change}");
     }
@@ -93,7 +96,7 @@ pub fn trace(args: Trace) -> Result<()> {
     let config = config::read(&args.config, &args.set)?;
     let Trace { noise, out, lora, tracked_start, repeat, .. } = args;
     let request = tracing_of::Request { noise, out, lora, tracked_start, repeat };
-    let mut summary = tracing_of::run(config, &request)?;
+    let mut summary = tracing_of::run(config, &segmenter, &request)?;
     println!("tracked steps {:?}, caption loss {:.8}", summary.tracked, summary.caption_loss);
     summary.seconds.sort_by(f64::total_cmp);
     println!("iteration {:.3} s (median of {repeat})", summary.seconds[summary.seconds.len() / 2]);
@@ -104,6 +107,13 @@ pub fn trace(args: Trace) -> Result<()> {
     }
     println!("written to {}", request.out.display());
     Ok(())
+}
+
+/// The segmenter that a configuration names.
+fn segmenter(which: &config::Segmenter, _kind: Kind, _device: Device) -> Result<Box<dyn Segmenter>> {
+    Ok(match which {
+        config::Segmenter::World => Box::new(world::segmenter::Judged),
+    })
 }
 
 /// As a shell takes it for one word.

@@ -60,10 +60,12 @@ impl Batch {
         let (start, noise) = noise(session, Purpose::Trajectory, step, &self.places)?;
         let crop =
             |place: &u64| CaptionLoss::draw_crop(config.seed, step, *place, session.size.height, session.size.width);
+        let tracked = tracked_steps(session, step)?;
         Ok(Draws {
             start,
             noise,
-            tracked: tracked_steps(session, step)?,
+            attention: attention_steps(session, step, &tracked)?,
+            tracked,
             crops: self.places.iter().map(crop).collect::<Result<_>>()?,
         })
     }
@@ -74,6 +76,13 @@ fn tracked_steps(session: &Session, step: u64) -> Result<BTreeSet<usize>> {
     let replay = &session.config.replay;
     let mut draws = stream(session.config.seed, Purpose::Tracked, step, 0)?;
     tracked::steps(replay.policy, session.sampler.len(), replay.tracked, |n| Ok(draws.below(0, n as i64)? as usize))
+}
+
+/// Those of the tracked steps that have attention losses.
+fn attention_steps(session: &Session, step: u64, tracked: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
+    let Some(attention) = &session.config.attention else { return Ok(BTreeSet::new()) };
+    let mut draws = stream(session.config.seed, Purpose::Attention, step, 0)?;
+    tracked::some_of(tracked, attention.steps, |n| Ok(draws.below(0, n as i64)? as usize))
 }
 
 /// Starting latents and step noise, every sample from its own stream.

@@ -27,6 +27,9 @@ pub struct Config {
     pub sampling: Sampling,
     #[serde(default)]
     pub replay: Replay,
+    /// Attribute Concentration; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<Attention>,
     #[serde(default)]
     pub lora: Lora,
     #[serde(default)]
@@ -162,6 +165,55 @@ impl Default for Replay {
     fn default() -> Self {
         Self { mode: replay::Mode::Detached, tracked: 5, policy: tracked::Policy::Grid, micro_batch: 0 }
     }
+}
+
+/// Attribute Concentration: a noun's attention on its object.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attention {
+    pub segmenter: Segmenter,
+    /// Of the tracked steps, so many are drawn, with replacement; their maps take part.
+    #[serde(default = "Attention::default_steps")]
+    pub steps: usize,
+    #[serde(default)]
+    pub form: Form,
+    #[serde(default = "Attention::default_token_weight")]
+    pub token_weight: f64,
+    #[serde(default = "Attention::default_pixel_weight")]
+    pub pixel_weight: f64,
+}
+
+impl Attention {
+    fn default_steps() -> usize {
+        2
+    }
+
+    fn default_token_weight() -> f64 {
+        1e-3
+    }
+
+    fn default_pixel_weight() -> f64 {
+        5e-5
+    }
+}
+
+/// Who says where in an image a noun is.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase", tag = "kind", deny_unknown_fields)]
+pub enum Segmenter {
+    /// The miniature world's own, without a network.
+    World,
+}
+
+/// Which of two spellings of the attention losses.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// As the authors' program has them.
+    #[default]
+    Reference,
+    /// As the paper prints them.
+    Paper,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -451,6 +503,13 @@ impl Config {
         ])?;
         if self.replay.tracked > self.sampling.steps {
             bail!("replay.tracked is {}, more than the {} sampling steps", self.replay.tracked, self.sampling.steps);
+        }
+        if let Some(attention) = &self.attention {
+            above_zero(&[("attention.steps", attention.steps as f64)])?;
+            in_range(&[
+                ("attention.token_weight", attention.token_weight, f64::MAX),
+                ("attention.pixel_weight", attention.pixel_weight, f64::MAX),
+            ])?;
         }
         if self.lora.targets.is_empty() {
             bail!("lora.targets is empty: nothing would be trained");

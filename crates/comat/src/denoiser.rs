@@ -1,7 +1,11 @@
 //! The UNet with guidance, as the function of latents and timestep that a sampler walks along.
 
 use crate::text::GuidedText;
-use models::{Result, guidance::Guidance, unet::UNet};
+use models::{
+    Result,
+    guidance::Guidance,
+    unet::{Layer, Recorder, UNet},
+};
 use tch::{Kind, Tensor};
 
 pub struct Denoiser<'a> {
@@ -14,16 +18,42 @@ pub struct Denoiser<'a> {
 impl Denoiser<'_> {
     /// Guided model output for latents `[B, C, h, w]`, in their precision. Both halves run as one batch.
     pub fn predict(&self, latents: &Tensor, timestep: i64, text: &GuidedText) -> Result<Tensor> {
+        self.run(latents, timestep, text, None)
+    }
+
+    /// As [`Denoiser::predict`], with the cross-attention maps of the conditional half, a row a sample.
+    pub fn predict_with_maps(
+        &self,
+        latents: &Tensor,
+        timestep: i64,
+        text: &GuidedText,
+    ) -> Result<(Tensor, Vec<Layer>)> {
+        let rows = latents.size()[0];
+        let recorder = Recorder::new(if text.both.is_some() { rows } else { 0 }, rows);
+        let predicted = self.run(latents, timestep, text, Some(&recorder))?;
+        Ok((predicted, recorder.into_layers()))
+    }
+
+    fn run(
+        &self,
+        latents: &Tensor,
+        timestep: i64,
+        text: &GuidedText,
+        recorder: Option<&Recorder>,
+    ) -> Result<Tensor> {
         let input = latents.to_kind(self.kind);
         let rows = latents.size()[0];
         let timesteps = |rows: i64| Tensor::full([rows], timestep, (Kind::Int64, latents.device()));
         match &text.both {
             Some(both) => {
-                let out = self.unet.forward(&Tensor::cat(&[&input, &input], 0), &timesteps(2 * rows), both)?;
+                let twice = Tensor::cat(&[&input, &input], 0);
+                let out = self.unet.watched(&twice, &timesteps(2 * rows), both, recorder)?;
                 let halves = out.to_kind(latents.kind()).chunk(2, 0);
                 Ok(self.guidance.combine(&halves[0], &halves[1]))
             }
-            None => Ok(self.unet.forward(&input, &timesteps(rows), &text.cond)?.to_kind(latents.kind())),
+            None => {
+                Ok(self.unet.watched(&input, &timesteps(rows), &text.cond, recorder)?.to_kind(latents.kind()))
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //! iteration of it, are in [`train`].
 
 pub mod adapter;
+pub mod attention;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod random;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod segment;
 pub mod session;
 #[cfg(test)]
 mod testing;

@@ -1,3 +1,4 @@
 //! What pulls the images towards their prompts. Every loss gives its value and its cotangent at what it looked at.
 
+pub mod attention;
 pub mod caption;

@@ -1,14 +1,14 @@
 //! `comat train --dry-run`: what a run would do, before it does it.
 
-use crate::{adapter, config::Config, prompts, session::Session, train};
+use crate::{adapter, config::Config, prompts, session::{SegmenterOf, Session}, train};
 use anyhow::Result;
 
 /// Opens everything that the run needs, and describes it. The text starts with the resolved configuration.
-pub fn describe(config: Config) -> Result<String> {
+pub fn describe(config: Config, segmenter: SegmenterOf) -> Result<String> {
     let prompts = prompts::read(&config.prompts.train)?;
     let held_out = config.prompts.validation.as_deref().map(prompts::read).transpose()?.map_or(0, |p| p.len());
     let resolved = toml::to_string(&config)?;
-    let session = Session::open(config)?;
+    let session = Session::open(config, segmenter)?;
     let lora = adapter::start(&session)?;
     let (config, pipeline) = (&session.config, &session.pipeline);
     let [channels, height, width] = session.latent_shape;

@@ -18,6 +18,8 @@ pub enum Purpose {
     Crop,
     /// Which denoising steps are tracked.
     Tracked,
+    /// Which of the tracked steps have attention losses.
+    Attention,
     /// The order of the prompts; step: the epoch.
     Order,
 }

@@ -4,10 +4,18 @@
 //! receives `a g'` along the direct path; in `chained` mode also what flows through the model's input. Nothing is
 //! approximated: the gradients are those of one graph over all steps (`tests/replay.rs`).
 
-use crate::{denoiser::Denoiser, optim::Gradients, text::GuidedText, trajectory::Trajectory};
+use crate::{
+    config,
+    denoiser::Denoiser,
+    loss::attention::{self, Target},
+    optim::Gradients,
+    text::GuidedText,
+    trajectory::Trajectory,
+};
 use anyhow::Result;
 use models::schedule::{Sampler, Step};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use tch::Tensor;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -29,20 +37,48 @@ pub struct Replay<'a> {
     pub micro_batch: usize,
     /// The matrices of the adapter, in the order of `Lora::parameters`.
     pub leaves: &'a [&'a Tensor],
+    pub attention: Option<Concentration<'a>>,
+}
+
+/// The attention losses: some of the tracked steps add them to what they pass back.
+pub struct Concentration<'a> {
+    pub config: &'a config::Attention,
+    /// Of the tracked steps, those that take part.
+    pub steps: BTreeSet<usize>,
+    /// What belongs where, for every sample.
+    pub targets: &'a [Vec<Target>],
+}
+
+/// Values of the attention losses, summed over their steps, not weighted.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct AttentionLosses {
+    pub token: f64,
+    pub pixel: f64,
 }
 
 impl Replay<'_> {
     /// Adds to `gradients` what the cotangent `dL/dx_0` gives for every leaf.
-    pub fn run(&self, trajectory: &Trajectory, cotangent: Tensor, gradients: &mut Gradients) -> Result<()> {
+    /// Attention losses join on the way. Returns their values.
+    pub fn run(
+        &self,
+        trajectory: &Trajectory,
+        cotangent: Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<AttentionLosses> {
         let mut g = cotangent;
+        let mut losses = AttentionLosses::default();
         let first = trajectory.before.keys().next().copied().unwrap_or(usize::MAX);
         for (i, step) in self.sampler.steps.iter().enumerate().rev().take_while(|(i, _)| *i >= first) {
             let next = &g * step.a;
             if let Some(x) = trajectory.before.get(&i) {
                 for (start, length) in chunks(x.size()[0], self.micro_batch) {
                     let cut = |t: &Tensor| t.narrow(0, start, length);
-                    let through_input =
-                        self.step(step, cut(x), &self.text.narrow(start, length), cut(&g), gradients)?;
+                    let text = self.text.narrow(start, length);
+                    let attention = self.attention.as_ref().filter(|a| a.steps.contains(&i));
+                    let attention = attention.map(|a| (a, &a.targets[start as usize..(start + length) as usize]));
+                    let (through_input, values) = self.step(step, cut(x), &text, cut(&g), attention, gradients)?;
+                    losses.token += values.token;
+                    losses.pixel += values.pixel;
                     if let Some(through_input) = through_input {
                         let _ = cut(&next).g_add_(&through_input);
                     }
@@ -50,26 +86,43 @@ impl Replay<'_> {
             }
             g = next;
         }
-        Ok(())
+        Ok(losses)
     }
 
-    /// One tracked step with gradient; returns what flows through the model's input.
+    /// One tracked step with gradient; returns what flows through the model's input, and the attention losses.
     fn step(
         &self,
         step: &Step,
         x: Tensor,
         text: &GuidedText,
         g: Tensor,
+        attention: Option<(&Concentration, &[Vec<Target>])>,
         gradients: &mut Gradients,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<(Option<Tensor>, AttentionLosses)> {
         let chained = self.mode == Mode::Chained;
         let x = x.detach().set_requires_grad(chained);
-        let e = self.denoiser.predict(&x, step.timestep, text)?;
+        let mut values = AttentionLosses::default();
+        let (mut outputs, mut cotangents) = (vec![], vec![g * step.b]);
+        match attention {
+            None => outputs.push(self.denoiser.predict(&x, step.timestep, text)?),
+            Some((attention, targets)) => {
+                let (e, maps) = self.denoiser.predict_with_maps(&x, step.timestep, text)?;
+                outputs.push(e);
+                let config = attention.config;
+                if let Some(parts) = attention::losses(config.form, &maps, targets, attention.targets.len()) {
+                    values = AttentionLosses { token: parts.token.double_value(&[]), pixel: parts.pixel.double_value(&[]) };
+                    let loss = parts.token * config.token_weight + parts.pixel * config.pixel_weight;
+                    cotangents.push(loss.ones_like());
+                    outputs.push(loss);
+                }
+            }
+        }
         let inputs: Vec<&Tensor> = self.leaves.iter().copied().chain(chained.then_some(&x)).collect();
-        let mut grads = torch_ext::vjp(&[&e], &inputs, &[&(g * step.b)])?;
+        let outputs: Vec<&Tensor> = outputs.iter().collect();
+        let mut grads = torch_ext::vjp(&outputs, &inputs, &cotangents.iter().collect::<Vec<_>>())?;
         let through_input = grads.drain(self.leaves.len()..).next().flatten();
         gradients.add(&grads);
-        Ok(through_input)
+        Ok((through_input, values))
     }
 }
 

@@ -1,6 +1,7 @@
 //! A run as its folder shows it: log, progress, samples, validation, adapter files.
 
 use crate::{
+    attention::Counts,
     batch, checkpoint,
     config::Config,
     events::Events,
@@ -9,7 +10,7 @@ use crate::{
     interrupt::Interrupt,
     prompts::{self, Prompt},
     random::Purpose,
-    replay::chunks,
+    replay::{AttentionLosses, chunks},
     session::Session,
     train::{Legs, Outcome, Trainer, due},
 };
@@ -29,6 +30,7 @@ pub struct StepReport {
     pub caption_loss: f64,
     pub grad_norm: f64,
     pub learning_rate: f64,
+    attention: Option<(AttentionLosses, Counts)>,
     legs: Legs,
     began: Instant,
 }
@@ -36,14 +38,20 @@ pub struct StepReport {
 impl StepReport {
     pub fn start(session: &Session, learning_rate: f64) -> Self {
         memory::reset_peak(session.pipeline.device);
-        Self { caption_loss: 0.0, grad_norm: 0.0, learning_rate, legs: Legs::default(), began: Instant::now() }
+        Self { caption_loss: 0.0, grad_norm: 0.0, learning_rate, attention: session.attention.as_ref().map(|_| Default::default()), legs: Legs::default(), began: Instant::now() }
     }
 
     /// Adds one of `parts` trajectories.
     pub fn add(&mut self, outcome: &Outcome, parts: usize) {
         self.caption_loss += outcome.caption_loss / parts as f64;
+        if let Some((losses, counts)) = &mut self.attention {
+            losses.token += outcome.attention_losses.token / parts as f64;
+            losses.pixel += outcome.attention_losses.pixel / parts as f64;
+            counts.add(outcome.counts);
+        }
         self.legs.trajectory += outcome.seconds.trajectory;
         self.legs.caption += outcome.seconds.caption;
+        self.legs.segment += outcome.seconds.segment;
         self.legs.replay += outcome.seconds.replay;
     }
 
@@ -140,7 +148,7 @@ impl Run {
 
     pub fn log(&mut self, trainer: &Trainer, report: &StepReport) -> Result<()> {
         let seconds = report.began.elapsed().as_secs_f64();
-        self.events.write(json!({
+        let mut line = json!({
             "event": "step",
             "step": trainer.step,
             "caption_loss": report.caption_loss,
@@ -151,7 +159,18 @@ impl Run {
             "seconds_caption": report.legs.caption,
             "seconds_replay": report.legs.replay,
             "peak_memory": memory::peak(trainer.session.pipeline.device),
-        }))?;
+        });
+        if let (Some((losses, counts)), Some(line)) = (report.attention, line.as_object_mut()) {
+            line.extend([
+                ("token_loss".into(), losses.token.into()),
+                ("pixel_loss".into(), losses.pixel.into()),
+                ("subjects".into(), counts.subjects.into()),
+                ("not_found".into(), counts.not_found.into()),
+                ("prompts_without_subjects".into(), counts.without.into()),
+                ("seconds_segment".into(), report.legs.segment.into()),
+            ]);
+        }
+        self.events.write(line)?;
         self.bar.set_message(format!("loss {:.3} · {:.2} it/s", report.caption_loss, 1.0 / seconds));
         self.bar.set_position(trainer.step);
         Ok(())

@@ -1,23 +1,30 @@
 //! A run's frozen parts, opened: the pipeline, the captioner, the sampler.
 
 use crate::{
-    config::{Config, Size},
+    attention::Attention,
+    config::{self, Config, Size},
     denoiser::Denoiser,
     loss::caption::CaptionLoss,
     pipeline::Pipeline,
     replay::chunks,
+    segment::Segmenter,
     text::GuidedText,
     trajectory,
 };
 use anyhow::{Context, Result, bail};
 use models::{lora::Lora, schedule::Sampler, unet::UNet};
 use std::collections::BTreeSet;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
+
+/// Opens a segmenter, in the precision and on the device of the run.
+pub type SegmenterOf<'a> = &'a dyn Fn(&config::Segmenter, Kind, Device) -> Result<Box<dyn Segmenter>>;
 
 pub struct Session {
     pub config: Config,
     pub pipeline: Pipeline,
     pub captioner: CaptionLoss,
+    /// `None` where the run has no attention losses.
+    pub attention: Option<Attention>,
     pub sampler: Sampler,
     pub size: Size,
     /// Channels, height and width of the latents.
@@ -25,10 +32,15 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn open(config: Config) -> Result<Self> {
+    /// `segmenter` opens the one that the configuration names; it is asked where the run has attention losses.
+    pub fn open(config: Config, segmenter: SegmenterOf) -> Result<Self> {
         let (kind, device) = (config.model.dtype.kind(), config.model.device.device()?);
         let pipeline = Pipeline::open(&config.model.path, kind, device)?;
         let captioner = CaptionLoss::open(&config.captioner, kind, device)?;
+        let attention = match &config.attention {
+            Some(attention) => Some(Attention::new(attention.clone(), segmenter(&attention.segmenter, kind, device)?)),
+            None => None,
+        };
         let size = config.sampling.size.unwrap_or(pipeline.native_size());
         let latent_shape = pipeline.latent_shape(size)?;
         let s = &config.sampling;
@@ -36,7 +48,7 @@ impl Session {
         if config.replay.tracked > sampler.len() {
             bail!("replay.tracked is {}, more than the {} steps of the sampler", config.replay.tracked, sampler.len());
         }
-        Ok(Self { config, pipeline, captioner, sampler, size, latent_shape })
+        Ok(Self { config, pipeline, captioner, attention, sampler, size, latent_shape })
     }
 
     /// Images from noise, with an adapter merged in or without one; `[B, 3, H, W]` in 0..1, not clamped.

@@ -45,6 +45,11 @@ impl TextEncoders {
         Ok(Self { parts, zeros_for_no_prompt, kind, device, cache: HashMap::new() })
     }
 
+    /// The tokenizer whose positions the context and its attention maps have.
+    pub fn tokenizer(&self) -> &ClipTokenizer {
+        &self.parts[0].0
+    }
+
     /// The width of the context, for comparison with the UNet's `cross_attention_dim`.
     pub fn width(&self) -> i64 {
         self.parts.iter().map(|(_, encoder)| encoder.config().hidden_size).sum()

@@ -6,7 +6,7 @@ use crate::{
     generate::Given,
     optim::Gradients,
     prompts,
-    session::Session,
+    session::{SegmenterOf, Session},
     tracked,
     train::{Draws, Legs, iterate},
 };
@@ -49,16 +49,19 @@ pub struct Summary {
     pub peak_memory: Option<u64>,
 }
 
-/// Writes `x_0`, `image`, `loss.caption`, `loss`, `tracked`, and `grad.KEY` for each matrix by its PEFT key. The prompts
+/// Attention losses, where the configuration has them, are on all the tracked steps. Writes `x_0`, `image`, `loss.caption`, `loss`, `tracked`, and `grad.KEY` for each matrix by its PEFT key. The prompts
 /// are the first B of the training file.
-pub fn run(config: Config, request: &Request) -> Result<Summary> {
-    let mut session = Session::open(config)?;
+pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<Summary> {
+    let mut session = Session::open(config, segmenter)?;
     let given = Given::read(&request.noise, &session.sampler)?;
     let rows = given.start.size()[0] as usize;
     given.check(rows, session.latent_shape)?;
     let prompts = prompts::read(&session.config.prompts.train)?;
     if prompts.len() < rows {
         bail!("{}: {} prompts, but x_T has {rows} rows", session.config.prompts.train.display(), prompts.len());
+    }
+    if let Some(attention) = &mut session.attention {
+        attention.take_explicit(&prompts[..rows]);
     }
     let prompts: Vec<&str> = prompts[..rows].iter().map(|p| p.text.as_str()).collect();
 
@@ -81,8 +84,8 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
     let (mut seconds, mut last) = (vec![], None);
     for _ in 0..request.repeat.max(1) {
         let began = Instant::now();
-        let (tracked, crops) = (tracked.clone(), extra.crops.clone());
-        let draws = Draws { start: on_device(&given.start), noise: Box::new(noise), tracked, crops };
+        let (tracked, attention, crops) = (tracked.clone(), tracked.clone(), extra.crops.clone());
+        let draws = Draws { start: on_device(&given.start), noise: Box::new(noise), tracked, attention, crops };
         let mut gradients = Gradients::zeros(&adapter);
         let outcome = iterate(&mut session, &adapter, &prompts, draws, &mut gradients, || Ok(()))?;
         last = Some((outcome, gradients));

@@ -37,6 +37,19 @@ pub fn steps<E>(
     })
 }
 
+/// So many of the given steps, with replacement: a step drawn twice counts once.
+pub fn some_of<E>(
+    steps: &BTreeSet<usize>,
+    count: usize,
+    mut below: impl FnMut(usize) -> Result<usize, E>,
+) -> Result<BTreeSet<usize>, E> {
+    let steps: Vec<usize> = steps.iter().copied().collect();
+    if steps.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    (0..count).map(|_| Ok(steps[below(steps.len())?])).collect()
+}
+
 /// `start, start + T/K, …`
 pub fn grid(total: usize, count: usize, start: usize) -> BTreeSet<usize> {
     (start..total).step_by((total / count).max(1)).take(count).collect()

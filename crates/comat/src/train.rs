@@ -5,13 +5,14 @@ mod clock;
 mod setup;
 
 use crate::{
+    attention::Counts,
     batch::{Batch, Order},
     config::Config,
     interrupt::Interrupt,
     loss::caption::{Caption, Crop},
     optim::{AdamW, Gradients, learning_rate},
     prompts::Prompt,
-    replay::Replay,
+    replay::{AttentionLosses, Concentration, Replay},
     run::{Run, StepReport},
     session::Session,
     trajectory,
@@ -104,7 +105,7 @@ pub fn iterate(
     gradients: &mut Gradients,
     each: impl FnMut() -> Result<()>,
 ) -> Result<Outcome> {
-    let Draws { start, noise, tracked, crops } = draws;
+    let Draws { start, noise, tracked, attention, crops } = draws;
     let mut clock = Clock::start();
     let text = session.text(prompts)?;
 
@@ -118,6 +119,12 @@ pub fn iterate(
     let cotangent = session.decode_cotangent(&walked.latents, &cotangent)?;
     let caption = clock.lap();
 
+    let (targets, counts) = match &mut session.attention {
+        Some(attention) => attention.targets(&images, prompts, session.pipeline.text.tokenizer())?,
+        None => Default::default(),
+    };
+    let segment = clock.lap();
+
     let branched = session.branched(&adapter.lora)?;
     let replay = Replay {
         denoiser: &session.denoiser(&branched),
@@ -126,10 +133,15 @@ pub fn iterate(
         mode: session.config.replay.mode,
         micro_batch: session.config.replay.micro_batch,
         leaves: &adapter.lora.matrices(),
+        attention: session.attention.as_ref().map(|a| Concentration {
+            config: &a.config,
+            steps: attention,
+            targets: &targets,
+        }),
     };
-    replay.run(&walked, cotangent, gradients)?;
-    let seconds = Legs { trajectory, caption, replay: clock.lap() };
-    Ok(Outcome { latents: walked.latents, images, caption_loss: loss, seconds })
+    let attention_losses = replay.run(&walked, cotangent, gradients)?;
+    let seconds = Legs { trajectory, caption, segment, replay: clock.lap() };
+    Ok(Outcome { latents: walked.latents, images, caption_loss: loss, attention_losses, counts, seconds })
 }
 
 /// The random part of an iteration.
@@ -139,6 +151,8 @@ pub struct Draws<'a> {
     /// Noise of a step `[B, C, h, w]`; asked for in order.
     pub noise: Box<dyn FnMut(usize) -> Result<Tensor> + 'a>,
     pub tracked: BTreeSet<usize>,
+    /// Those of the tracked steps that have attention losses.
+    pub attention: BTreeSet<usize>,
     pub crops: Vec<Crop>,
 }
 
@@ -149,5 +163,7 @@ pub struct Outcome {
     /// `[B, 3, H, W]` in 0..1, not clamped
     pub images: Tensor,
     pub caption_loss: f64,
+    pub attention_losses: AttentionLosses,
+    pub counts: Counts,
     pub seconds: Legs,
 }

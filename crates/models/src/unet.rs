@@ -5,6 +5,7 @@
 
 mod blocks;
 mod config;
+mod recorder;
 mod transformer;
 
 use crate::{
@@ -16,6 +17,7 @@ use blocks::{Conditions, DownBlock, MidBlock, TimeEmbedding, UpBlock};
 use tch::{Kind, Tensor};
 
 pub use config::{Config, Level, TextTime};
+pub use recorder::{Layer, Place, Recorder};
 
 impl Config {
     fn time_width(&self) -> i64 {
@@ -113,10 +115,21 @@ impl UNet {
     ///
     /// latents `[B, in_channels, h, w]`, timesteps `[B]` (in training steps, 0..1000) → `[B, out_channels, h, w]`
     pub fn forward(&self, latents: &Tensor, timesteps: &Tensor, text: &Text) -> Result<Tensor> {
+        self.watched(latents, timesteps, text, None)
+    }
+
+    /// As [`UNet::forward`]; the recorder gets the cross-attention maps of the middle and of the way up.
+    pub fn watched(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        text: &Text,
+        recorder: Option<&Recorder>,
+    ) -> Result<Tensor> {
         self.check(latents, timesteps, text)?;
         let kind = latents.kind();
         let time = self.embed(timesteps, text, kind)?.silu();
-        let given = Conditions { time: &time, context: &text.context.to_kind(kind) };
+        let given = Conditions { time: &time, context: &text.context.to_kind(kind), recorder };
         let mut x = self.conv_in.forward(latents);
         let mut skips = vec![x.shallow_clone()];
         for block in &self.down_blocks {

@@ -87,8 +87,7 @@ pub fn look(picture: &Picture) -> Look {
     }
     let ground = pixels.ground();
     let apart = pixels.apart_from(ground, APART);
-    let (large, small): (Vec<Mask>, Vec<Mask>) = apart.pieces().into_iter().partition(|piece| piece.area() >= SPECK);
-    let things: Vec<Thing> = large.iter().map(|piece| Thing::new(&pixels, ground, piece)).collect();
+    let (things, small) = things(&pixels, ground, &apart);
     let mut found: Vec<Found> = things.iter().map(|thing| thing.found.clone()).collect();
     let mut specks = small.iter().filter(|piece| piece.area() >= NOTHING).count();
     for piece in pixels.smoothed().apart_from(ground, FAINT).without(&apart.grown(3)).pieces() {
@@ -99,6 +98,20 @@ pub fn look(picture: &Picture) -> Look {
         }
     }
     Look { found, specks, unexplained: unexplained(&pixels, ground, &things) }
+}
+
+/// Things large enough to be objects, and the pieces that are not.
+fn things(pixels: &Pixels, ground: Rgb, apart: &Mask) -> (Vec<Thing>, Vec<Mask>) {
+    let (large, small): (Vec<Mask>, Vec<Mask>) = apart.pieces().into_iter().partition(|piece| piece.area() >= SPECK);
+    (large.iter().map(|piece| Thing::new(pixels, ground, piece)).collect(), small)
+}
+
+/// Shape of every thing in a picture of any size, where it has one, and the pixels that it covers, row by row.
+pub fn outlines(picture: &Picture) -> Vec<(Option<Shape>, Vec<bool>)> {
+    let pixels = Pixels::from(picture);
+    let ground = pixels.ground();
+    let (things, _) = things(&pixels, ground, &pixels.apart_from(ground, APART));
+    things.into_iter().map(|thing| (thing.found.shape, thing.mask.on)).collect()
 }
 
 impl Found {

@@ -16,5 +16,6 @@ pub mod render;
 pub mod report;
 pub mod scene;
 pub mod scores;
+pub mod segmenter;
 pub mod staging;
 pub mod wording;

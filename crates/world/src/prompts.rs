@@ -118,6 +118,24 @@ pub enum Split {
 pub struct Prompt {
     pub prompt: String,
     pub category: Category,
+    pub entities: Vec<Entity>,
+}
+
+/// Which words belong together: a noun, and its adjectives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entity {
+    pub noun: String,
+    pub attributes: Vec<String>,
+}
+
+impl From<&Wanted> for Entity {
+    fn from(wanted: &Wanted) -> Self {
+        let attributes = [wanted.color.map(Color::word), wanted.texture.map(Texture::word)];
+        Self {
+            noun: wanted.noun().to_owned(),
+            attributes: attributes.into_iter().flatten().map(str::to_owned).collect(),
+        }
+    }
 }
 
 /// Draws in a row without a new prompt after which there are taken to be no more.
@@ -134,10 +152,10 @@ pub fn make(split: Split, count: usize, seed: u64) -> Vec<Prompt> {
         let new = (0..PATIENCE).find_map(|_| {
             let demand = category.demand(&mut rng);
             let prompt = demand.words(&mut rng);
-            (belongs(&demand, &prompt, split) && seen.insert(prompt.clone())).then_some(prompt)
+            (belongs(&demand, &prompt, split) && seen.insert(prompt.clone())).then(|| Prompt { prompt, category, entities: demand.wanted.iter().map(Entity::from).collect() })
         });
         match new {
-            Some(prompt) => prompts.push(Prompt { prompt, category }),
+            Some(prompt) => prompts.push(prompt),
             None => categories.retain(|c| *c != category),
         }
     }

@@ -48,6 +48,11 @@ words!(
 );
 
 impl Shape {
+    /// The shape that a noun means, one or several of it.
+    pub fn of_noun(noun: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|s| noun == s.word() || noun == s.plural())
+    }
+
     pub fn plural(self) -> &'static str {
         match self {
             Self::Circle => "circles",

@@ -44,14 +44,17 @@ impl Wanted {
         Some(Kind { shape: self.shape, color: self.color?, texture: self.texture? })
     }
 
+    pub fn noun(&self) -> &'static str {
+        if self.count == 1 { self.shape.word() } else { self.shape.plural() }
+    }
+
     fn words(&self, texture_first: bool) -> String {
         let number = NUMBERS.iter().find(|(n, _)| *n == self.count).map_or("a", |(_, word)| word);
         let mut adjectives = [self.color.map(Color::word), self.texture.map(Texture::word)];
         if texture_first {
             adjectives.reverse();
         }
-        let noun = if self.count == 1 { self.shape.word() } else { self.shape.plural() };
-        let words: Vec<&str> = [number].into_iter().chain(adjectives.into_iter().flatten()).chain([noun]).collect();
+        let words: Vec<&str> = [number].into_iter().chain(adjectives.into_iter().flatten()).chain([self.noun()]).collect();
         words.join(" ")
     }
 }

@@ -8,17 +8,25 @@ use crate::{
     optim::AdamW,
     prompts::{self, Prompt},
     run::Run,
-    session::Session,
+    session::{SegmenterOf, Session},
 };
 use anyhow::Result;
 use indicatif::ProgressBar;
 
 impl Trainer {
     /// Opens everything a run needs: anew, or from a checkpoint (`latest`, or its folder).
-    pub fn open(config: Config, resume: Option<&str>, bar: ProgressBar) -> Result<(Self, Run)> {
+    pub fn open(
+        config: Config,
+        segmenter: SegmenterOf,
+        resume: Option<&str>,
+        bar: ProgressBar,
+    ) -> Result<(Self, Run)> {
         let prompts = prompts::read(&config.prompts.train)?;
         let found = resume.map(|which| checkpoint::find(&config.output.join("checkpoints"), which)).transpose()?;
-        let session = Session::open(config)?;
+        let mut session = Session::open(config, segmenter)?;
+        if let Some(attention) = &mut session.attention {
+            attention.take_explicit(&prompts);
+        }
         let (weights, kind, device) = (&session.pipeline.unet_weights, session.latent_kind(), session.pipeline.device);
         let mut changed = vec![];
         let (adapter, optimizer, step) = match &found {

@@ -1,4 +1,8 @@
-use super::{Config, transformer::SpatialTransformer};
+use super::{
+    Config,
+    recorder::{Place, Recorder, Tap},
+    transformer::SpatialTransformer,
+};
 use crate::{
     layers::{Conv2d, Linear},
     resnet::{ResnetBlock, upsample},
@@ -12,6 +16,14 @@ pub struct Conditions<'a> {
     pub time: &'a Tensor,
     /// Text `[B, L, D]`
     pub context: &'a Tensor,
+    /// Who wants to see the cross-attention maps.
+    pub recorder: Option<&'a Recorder>,
+}
+
+impl<'a> Conditions<'a> {
+    fn tap(&self, place: Place) -> Option<Tap<'a>> {
+        self.recorder.map(|recorder| recorder.tap(place))
+    }
 }
 
 /// A residual block and the attention that may follow it.
@@ -21,10 +33,10 @@ struct Layer {
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, given: &Conditions) -> Tensor {
+    fn forward(&self, x: &Tensor, given: &Conditions, tap: Option<Tap>) -> Tensor {
         let x = self.resnet.forward(x, Some(given.time));
         match &self.attention {
-            Some(attention) => attention.forward(&x, given.context),
+            Some(attention) => attention.forward(&x, given.context, tap),
             None => x,
         }
     }
@@ -58,7 +70,7 @@ impl DownBlock {
     /// Runs the block and keeps what the way up will need.
     pub fn forward(&self, mut x: Tensor, given: &Conditions, skips: &mut Vec<Tensor>) -> Tensor {
         for layer in &self.layers {
-            x = layer.forward(&x, given);
+            x = layer.forward(&x, given, None);
             skips.push(x.shallow_clone());
         }
         if let Some(downsampler) = &self.downsampler {
@@ -86,7 +98,7 @@ impl MidBlock {
     }
 
     pub fn forward(&self, x: &Tensor, given: &Conditions) -> Tensor {
-        self.second.forward(&self.first.forward(x, given), Some(given.time))
+        self.second.forward(&self.first.forward(x, given, given.tap(Place::Mid)), Some(given.time))
     }
 }
 
@@ -117,7 +129,7 @@ impl UpBlock {
     pub fn forward(&self, mut x: Tensor, given: &Conditions, skips: &mut Vec<Tensor>) -> Tensor {
         for layer in &self.layers {
             let skip = skips.pop().expect("a skip for every layer on the way up");
-            x = layer.forward(&Tensor::cat(&[x, skip], 1), given);
+            x = layer.forward(&Tensor::cat(&[x, skip], 1), given, given.tap(Place::Up));
         }
         match (&self.upsampler, skips.last()) {
             (Some(conv), Some(next)) => conv.forward(&upsample(&x, next.size()[2], next.size()[3])),

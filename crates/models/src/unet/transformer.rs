@@ -1,4 +1,4 @@
-use super::Config;
+use super::{Config, recorder::Tap};
 use crate::{
     layers::{Conv2d, GroupNorm, LayerNorm, Linear, attention},
     weights::Scope,
@@ -42,7 +42,7 @@ impl SpatialTransformer {
     }
 
     /// x `[B, C, h, w]`, context `[B, L, D]` → `[B, C, h, w]`
-    pub fn forward(&self, x: &Tensor, context: &Tensor) -> Tensor {
+    pub fn forward(&self, x: &Tensor, context: &Tensor, tap: Option<Tap>) -> Tensor {
         let (batch, channels, height, width) = x.size4().expect("latents are [B, C, h, w]");
         let to_sequence = |x: &Tensor| x.flatten(2, 3).transpose(1, 2);
         let to_image = |x: &Tensor| x.transpose(1, 2).reshape([batch, channels, height, width]);
@@ -52,7 +52,7 @@ impl SpatialTransformer {
             Projection::Linear(linear) => linear.forward(&to_sequence(&normed)),
         };
         for block in &self.blocks {
-            hidden = block.forward(&hidden, context);
+            hidden = block.forward(&hidden, context, tap.map(|tap| tap.sized(height, width)));
         }
         x + match &self.proj_out {
             Projection::Conv(conv) => conv.forward(&to_image(&hidden)),
@@ -82,10 +82,10 @@ impl Block {
         }
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Tensor {
+    fn forward(&self, x: &Tensor, context: &Tensor, tap: Option<Tap>) -> Tensor {
         let normed = self.norm1.forward(x);
-        let x = x + self.attn1.forward(&normed, &normed);
-        let x = &x + self.attn2.forward(&self.norm2.forward(&x), context);
+        let x = x + self.attn1.forward(&normed, &normed, None);
+        let x = &x + self.attn2.forward(&self.norm2.forward(&x), context, tap);
         &x + self.ff.forward(&self.norm3.forward(&x))
     }
 }
@@ -109,8 +109,11 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Tensor {
+    fn forward(&self, x: &Tensor, context: &Tensor, tap: Option<Tap>) -> Tensor {
         let (q, k, v) = (self.to_q.forward(x), self.to_k.forward(context), self.to_v.forward(context));
+        if let Some(tap) = tap {
+            tap.record(&q, &k, self.heads);
+        }
         self.to_out.forward(&attention(&q, &k, &v, self.heads, None, false))
     }
 }

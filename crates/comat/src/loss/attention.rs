@@ -1,0 +1,134 @@
+//! Attribute Concentration: the attention of a noun and its attributes belongs on the noun's object, and nowhere else
+//! (section 3 of the method).
+
+use crate::config::Form;
+use models::unet::Layer;
+use tch::{Kind, Tensor};
+
+/// A noun as the text encoder sees it, and where in the image it is.
+pub struct Target {
+    /// Positions in the padded sequence of tokens, of the noun and its attributes; at least one.
+    pub tokens: Vec<i64>,
+    /// `[H, W]`, bool; empty where the noun was not drawn
+    pub mask: Tensor,
+}
+
+/// Both losses of one denoising step: scalars with a graph to the attention maps, means over the samples.
+pub struct Parts {
+    pub token: Tensor,
+    pub pixel: Tensor,
+}
+
+/// The losses of some samples' maps, as parts of a batch of `batch` samples. `None` where no sample has a target.
+///
+/// Of each layer (a place and a resolution of the UNet), with the maps `A_k` of token k, and the mask M of an entity brought
+/// to the layer's resolution (a cell that the mask touches is in it):
+/// - token loss, `reference`: over its modules the sum of the mean over entities and tokens of
+///   `(1 - mean over heads of sum(A_k M) / sum(A_k))^2`; `paper`: `sum(A_k (1 - M)) / sum(A_k) - sum(A_k M) / sum(A_k)`,
+///   summed over the tokens, with the mean over heads and modules in place of the single maps;
+/// - pixel loss: the binary cross-entropy of M and the map of all the entity's tokens together, mean over heads and
+///   modules, then over cells and entities. Both forms have the same.
+///
+/// Summed over layers; a sample without targets counts as zero.
+pub fn losses(form: Form, layers: &[Layer], targets: &[Vec<Target>], batch: usize) -> Option<Parts> {
+    let index = Index::of(targets, layers.first()?.modules.first()?)?;
+    let mut token = vec![];
+    let mut pixel = vec![];
+    for layer in layers {
+        let masks = index.masks(layer.height, layer.width);
+        let picked: Vec<Tensor> = layer.modules.iter().map(|m| index.pick(m)).collect();
+        let over_heads: Vec<Tensor> = picked.iter().map(|m| m.mean_dim(1, false, None)).collect();
+        let mean = Tensor::stack(&over_heads, 0).mean_dim(0, false, None);
+        token.push(match form {
+            Form::Reference => {
+                let of_module = |maps: &Tensor| {
+                    let missed: Tensor = 1.0 - index.inside(maps, &masks).mean_dim(1, false, None);
+                    (missed.square() * &index.token_mean).sum(None)
+                };
+                Tensor::stack(&picked.iter().map(of_module).collect::<Vec<_>>(), 0).sum(None)
+            }
+            Form::Paper => {
+                let inside = index.inside(&mean.unsqueeze(1), &masks).squeeze_dim(1);
+                (inside * -2.0 + 1.0).multiply(&index.token_sum).sum(None)
+            }
+        });
+        pixel.push(index.cross_entropy(&mean, &masks));
+    }
+    let total = |parts: Vec<Tensor>| Tensor::stack(&parts, 0).sum(None) / batch as f64;
+    Some(Parts { token: total(token), pixel: total(pixel) })
+}
+
+/// All tokens of all entities of all samples, one after the other, so that a layer takes a few operations only.
+struct Index {
+    /// Sample, position in the text, and entity of every token `[N]`
+    sample: Tensor,
+    position: Tensor,
+    entity: Tensor,
+    /// For the mean over a sample's entities, of the mean over an entity's tokens `[N]`
+    token_mean: Tensor,
+    /// For the mean over a sample's entities, of the sum over an entity's tokens `[N]`
+    token_sum: Tensor,
+    /// For the mean over a sample's entities `[E]`
+    entity_mean: Tensor,
+    /// `[E, 1, H, W]`
+    masks: Tensor,
+}
+
+impl Index {
+    fn of(targets: &[Vec<Target>], like: &Tensor) -> Option<Self> {
+        let (kind, device) = (like.kind(), like.device());
+        let (mut sample, mut position, mut entity) = (vec![], vec![], vec![]);
+        let (mut token_mean, mut token_sum, mut entity_mean, mut masks) = (vec![], vec![], vec![], vec![]);
+        for (row, targets) in targets.iter().enumerate() {
+            let share = 1.0 / targets.len() as f64;
+            for target in targets {
+                for token in &target.tokens {
+                    sample.push(row as i64);
+                    position.push(*token);
+                    entity.push(masks.len() as i64);
+                    token_mean.push(share / target.tokens.len() as f64);
+                    token_sum.push(share);
+                }
+                entity_mean.push(share);
+                masks.push(target.mask.to_device(device).to_kind(Kind::Float));
+            }
+        }
+        let whole = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        let real = |values: &[f64]| Tensor::from_slice(values).to_kind(kind).to_device(device);
+        (!masks.is_empty()).then(|| Self {
+            sample: whole(&sample),
+            position: whole(&position),
+            entity: whole(&entity),
+            token_mean: real(&token_mean),
+            token_sum: real(&token_sum),
+            entity_mean: real(&entity_mean),
+            masks: Tensor::stack(&masks, 0).unsqueeze(1),
+        })
+    }
+
+    /// Masks at a layer's resolution `[E, h·w]`, 1 where the mask touches the cell.
+    fn masks(&self, height: i64, width: i64) -> Tensor {
+        let resized = self.masks.internal_upsample_bilinear2d_aa([height, width], false, None, None);
+        resized.flatten(1, 3).gt(0.0).to_kind(self.token_mean.kind())
+    }
+
+    /// The maps of the tokens, of a module `[B, heads, h·w, L]` → `[N, heads, h·w]`
+    fn pick(&self, map: &Tensor) -> Tensor {
+        map.permute([0, 3, 1, 2]).index(&[Some(&self.sample), Some(&self.position)])
+    }
+
+    /// How much of each token's attention `[N, heads, h·w]` lies in the mask of its entity, `[N, heads]`.
+    fn inside(&self, maps: &Tensor, masks: &Tensor) -> Tensor {
+        let masks = masks.index_select(0, &self.entity).unsqueeze(1);
+        let sum = |t: &Tensor| t.sum_dim_intlist([-1].as_slice(), false, None);
+        sum(&(maps * masks)) / sum(maps)
+    }
+
+    /// maps `[N, h·w]`, masks `[E, h·w]`
+    fn cross_entropy(&self, maps: &Tensor, masks: &Tensor) -> Tensor {
+        // rounding may take a sum of probabilities past 1
+        let together = masks.zeros_like().index_add(0, &self.entity, maps).clamp(0.0, 1.0);
+        let each = together.binary_cross_entropy::<Tensor>(masks, None, tch::Reduction::None);
+        (each.mean_dim(1, false, None) * &self.entity_mean).sum(None)
+    }
+}
