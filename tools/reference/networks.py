@@ -4,6 +4,7 @@ import json
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -120,9 +121,35 @@ def unet(name, text_len=7, pooled=None, **config):
         result, error = exact(net, inputs, unet_out)
         errors.append(error)
         tensors |= {f"{case}.{k}": v for k, v in (inputs | result).items()}
+        if case == "case1":
+            maps, error = exact(net, inputs, unet_maps)
+            errors.append(error)
+            tensors |= {f"{case}.{k}": v for k, v in maps.items()}
     save_io(path, tensors)
     clean(path)
     report(name, max(errors))
+
+
+class MapsKept(AttnProcessor):
+    """Forms the attention map, as diffusers does where it cannot fuse, and keeps it."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **rest):
+        query = attn.head_to_batch_dim(attn.to_q(hidden_states))
+        key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
+        self.map = attn.get_attention_scores(query, key).unflatten(0, (-1, attn.heads))
+        return super().__call__(attn, hidden_states, encoder_hidden_states, **rest)
+
+
+def unet_maps(net, inputs):
+    """Cross-attention maps of the middle and of the way up, `map.N` in the order in which they are formed."""
+    kept = {}
+    for name, module in net.named_modules():
+        if name.endswith("attn2") and not name.startswith("down"):
+            kept[name] = MapsKept()
+            module.set_processor(kept[name])
+    unet_out(net, inputs)
+    names = sorted(kept, key=lambda n: (not n.startswith("mid"), [int(p) for p in n.split(".") if p.isdigit()]))
+    return {f"map.{i}": kept[n].map for i, n in enumerate(names)}
 
 
 def unet_out(net, inputs):

@@ -67,6 +67,9 @@ pub struct Captioner {
     pub prefix: String,
     #[serde(default)]
     pub reduction: Reduction,
+    /// Of the caption loss, beside the other losses.
+    #[serde(default = "Captioner::default_weight")]
+    pub weight: f64,
     /// Samples decoded and captioned at a time; 0: the whole batch.
     #[serde(default)]
     pub micro_batch: usize,
@@ -75,7 +78,11 @@ pub struct Captioner {
 impl Captioner {
     /// The captioner of a folder, with everything else as it is by default.
     pub fn at(path: PathBuf) -> Self {
-        Self { path, prefix: Self::default_prefix(), reduction: Reduction::default(), micro_batch: 0 }
+        Self { path, prefix: Self::default_prefix(), reduction: Reduction::default(), weight: 1.0, micro_batch: 0 }
+    }
+
+    fn default_weight() -> f64 {
+        1.0
     }
 
     fn default_prefix() -> String {
@@ -157,13 +164,16 @@ pub struct Replay {
     /// Steps that receive gradients (K).
     pub tracked: usize,
     pub policy: tracked::Policy,
+    /// A sample's cotangent (of its own loss, at its latents) is scaled down to this norm before it enters a step, where it
+    /// exceeds it: a few samples would else drown the others. 0: it is left as it is.
+    pub max_cotangent: f64,
     /// Samples replayed at a time: less memory for smaller ones; 0: the whole batch.
     pub micro_batch: usize,
 }
 
 impl Default for Replay {
     fn default() -> Self {
-        Self { mode: replay::Mode::Detached, tracked: 5, policy: tracked::Policy::Grid, micro_batch: 0 }
+        Self { mode: replay::Mode::Detached, tracked: 5, policy: tracked::Policy::Grid, max_cotangent: 0.0, micro_batch: 0 }
     }
 }
 
@@ -495,6 +505,8 @@ impl Config {
             ("optimizer.max_grad_norm", self.optimizer.max_grad_norm),
         ])?;
         in_range(&[
+            ("replay.max_cotangent", self.replay.max_cotangent, f64::MAX),
+            ("captioner.weight", self.captioner.weight, f64::MAX),
             ("optimizer.betas[0]", self.optimizer.betas[0], 1.0 - 1e-12),
             ("optimizer.betas[1]", self.optimizer.betas[1], 1.0 - 1e-12),
             ("optimizer.weight_decay", self.optimizer.weight_decay, f64::MAX),

@@ -33,6 +33,8 @@ pub struct Replay<'a> {
     pub sampler: &'a Sampler,
     pub text: &'a GuidedText,
     pub mode: Mode,
+    /// The most that a sample's cotangent may be when it enters a step (0: no limit).
+    pub max_cotangent: f64,
     /// Samples replayed at a time (0: all): bounds memory and changes nothing else.
     pub micro_batch: usize,
     /// The matrices of the adapter, in the order of `Lora::parameters`.
@@ -69,6 +71,7 @@ impl Replay<'_> {
         let mut losses = AttentionLosses::default();
         let first = trajectory.before.keys().next().copied().unwrap_or(usize::MAX);
         for (i, step) in self.sampler.steps.iter().enumerate().rev().take_while(|(i, _)| *i >= first) {
+            g = limited(g, self.max_cotangent);
             let next = &g * step.a;
             if let Some(x) = trajectory.before.get(&i) {
                 for (start, length) in chunks(x.size()[0], self.micro_batch) {
@@ -124,6 +127,16 @@ impl Replay<'_> {
         gradients.add(&grads);
         Ok((through_input, values))
     }
+}
+
+/// Cotangents `[B, C, h, w]` of a mean over B samples, each sample's scaled down so that that of its own loss has at most
+/// this norm (0: any).
+fn limited(cotangents: Tensor, most: f64) -> Tensor {
+    if most == 0.0 {
+        return cotangents;
+    }
+    let norms = cotangents.square().sum_dim_intlist([1, 2, 3].as_slice(), true, None).sqrt() * cotangents.size()[0];
+    cotangents * (norms.clamp_min(1e-30).reciprocal() * most).clamp_max(1.0)
 }
 
 /// `(start, length)` of the pieces of `0..total`, each at most `size` long (0: one piece).

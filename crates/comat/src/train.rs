@@ -116,7 +116,7 @@ pub fn iterate(
 
     let images = session.decode(&walked.latents)?;
     let Caption { loss, cotangent } = session.captioner.with_cotangent(&images, prompts, &crops)?;
-    let cotangent = session.decode_cotangent(&walked.latents, &cotangent)?;
+    let cotangent = session.decode_cotangent(&walked.latents, &(cotangent * session.config.captioner.weight))?;
     let caption = clock.lap();
 
     let (targets, counts) = match &mut session.attention {
@@ -131,6 +131,7 @@ pub fn iterate(
         sampler: &session.sampler,
         text: &text,
         mode: session.config.replay.mode,
+        max_cotangent: session.config.replay.max_cotangent,
         micro_batch: session.config.replay.micro_batch,
         leaves: &adapter.lora.matrices(),
         attention: session.attention.as_ref().map(|a| Concentration {

@@ -6,7 +6,7 @@ use common::{assert_close, fixture, io};
 use models::{
     lora::{self, Base, Lora},
     tensors::Tensors,
-    unet::{Added, Config, Text, UNet},
+    unet::{Added, Config, Place, Recorder, Text, UNet},
     weights::Weights,
 };
 use std::{collections::BTreeSet, fs};
@@ -39,6 +39,31 @@ fn parity(name: &str) {
         let (sample, timesteps, text) = case(&io, case_name);
         let out = unet.forward(&sample, &timesteps, &text).unwrap();
         assert_close(&format!("{name} {case_name} {:?}", sample.size()), &out, &io[&format!("{case_name}.out")], 1e-5);
+    }
+    maps(name, &unet, &io);
+}
+
+/// Recorded cross-attention maps are those of diffusers' attention processor, of all rows and of some.
+fn maps(name: &str, unet: &UNet, io: &Tensors) {
+    let (sample, timesteps, text) = case(io, "case1");
+    for (first, rows) in [(0, 2), (1, 1)] {
+        let recorder = Recorder::new(first, rows);
+        let out = unet.watched(&sample, &timesteps, &text, Some(&recorder)).unwrap();
+        assert_eq!(out, unet.forward(&sample, &timesteps, &text).unwrap(), "watching changes nothing");
+        let layers = recorder.into_layers();
+        let count = io.keys().filter(|key| key.starts_with("case1.map.")).count();
+        assert!(count >= 4);
+        let recorded: Vec<&Tensor> = layers.iter().flat_map(|layer| &layer.modules).collect();
+        assert_eq!(recorded.len(), count);
+        for (i, map) in recorded.into_iter().enumerate() {
+            let expected = io[&format!("case1.map.{i}")].narrow(0, first, rows);
+            assert_close(&format!("{name} map {i} {:?}", map.size()), map, &expected, 1e-5);
+        }
+        for layer in &layers {
+            println!("{name}: {layer}, {} modules", layer.modules.len());
+            assert!(layer.modules.iter().all(|m| m.size()[2] == layer.height * layer.width));
+        }
+        assert_eq!(layers[0].place, Place::Mid);
     }
 }
 
