@@ -147,7 +147,19 @@ pub fn chunks(total: i64, size: usize) -> impl Iterator<Item = (i64, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::chunks;
+    use super::{chunks, limited};
+    use tch::{Device, Kind, Tensor};
+
+    #[test]
+    fn large_cotangents_are_scaled_down_small_ones_are_not() {
+        let given = Tensor::from_slice(&[3.0, 4.0, 0.3, 0.4]).view([2, 1, 1, 2]); // norms 5 and 0.5, of a mean over two
+        let ones = limited(given.shallow_clone(), 2.0) / &given;
+        let factors = Vec::<f64>::try_from(ones.flatten(0, -1)).unwrap();
+        assert!(factors.iter().zip([0.2, 0.2, 1.0, 1.0]).all(|(a, b)| (a - b).abs() < 1e-12), "{factors:?}");
+        assert_eq!(limited(given.shallow_clone(), 0.0), given);
+        let zero = Tensor::zeros([2, 1, 1, 2], (Kind::Double, Device::Cpu));
+        assert_eq!(limited(zero.shallow_clone(), 2.0), zero);
+    }
 
     #[test]
     fn chunks_cover_everything_once() {

@@ -2,8 +2,12 @@
 
 use comat::{
     adapter,
+    attention::Counts,
     config::{self, Config},
+    loss::attention::{self, Target},
     optim::Gradients,
+    prompts::{Entity, Prompt},
+    segment::Segmenter,
     session::Session,
     text::GuidedText,
     train::{Draws, iterate},
@@ -33,6 +37,7 @@ struct Given {
     x: Tensor,
     z: Tensor,
     tracked: BTreeSet<usize>,
+    attention: BTreeSet<usize>,
 }
 
 impl Given {
@@ -44,13 +49,15 @@ impl Given {
             x: Tensor::randn([rows, c, h, w], OPTIONS),
             z: Tensor::randn([session.sampler.len() as i64, rows, c, h, w], OPTIONS),
             tracked: BTreeSet::from([1, 3, 5]),
+            attention: BTreeSet::from([3, 5]),
         }
     }
 
     fn draws(&self) -> Draws<'_> {
         let noise = |step: usize| Ok(self.z.get(step as i64));
         let crops = vec![(0, 0); PROMPTS.len()];
-        Draws { start: self.x.copy(), noise: Box::new(noise), tracked: self.tracked.clone(), crops }
+        let (tracked, attention) = (self.tracked.clone(), self.attention.clone());
+        Draws { start: self.x.copy(), noise: Box::new(noise), tracked, attention, crops }
     }
 }
 
@@ -58,10 +65,19 @@ impl Given {
 fn one_graph(session: &Session, unet: &UNet, text: &GuidedText, given: &Given, chained: bool) -> Tensor {
     let denoiser = session.denoiser(unet);
     let mut x = given.x.copy();
+    let mut attention_losses = Tensor::from(0.0);
     for (i, step) in session.sampler.steps.iter().enumerate() {
         let e = if given.tracked.contains(&i) {
             let input = if chained { x.shallow_clone() } else { x.detach() };
-            denoiser.predict(&input, step.timestep, text).unwrap()
+            match &session.config.attention {
+                Some(config) if given.attention.contains(&i) => {
+                    let (e, maps) = denoiser.predict_with_maps(&input, step.timestep, text).unwrap();
+                    let parts = attention::losses(config.form, &maps, &targets(), 3).unwrap();
+                    attention_losses += parts.token * config.token_weight + parts.pixel * config.pixel_weight;
+                    e
+                }
+                _ => denoiser.predict(&input, step.timestep, text).unwrap(),
+            }
         } else {
             tch::no_grad(|| denoiser.predict(&x, step.timestep, text).unwrap())
         };
@@ -69,7 +85,59 @@ fn one_graph(session: &Session, unet: &UNet, text: &GuidedText, given: &Given, c
     }
     let images = session.pipeline.vae.decode(&x).unwrap() / 2.0 + 0.5;
     let nll = session.captioner.nll(&images, &PROMPTS, &[(0, 0); 3]).unwrap();
-    nll.sum.sum(Kind::Double) / nll.tokens.sum(Kind::Double)
+    nll.sum.sum(Kind::Double) / nll.tokens.sum(Kind::Double) * session.config.captioner.weight + attention_losses
+}
+
+const TOP: fn() -> Tensor = || mask(0, 10, 4, 20);
+const BOTTOM: fn() -> Tensor = || mask(20, 12, 0, 48);
+
+fn mask(top: i64, height: i64, left: i64, width: i64) -> Tensor {
+    let mask = Tensor::zeros([32, 48], (Kind::Bool, Device::Cpu));
+    let _ = mask.narrow(0, top, height).narrow(1, left, width.min(48 - left)).fill_(1.0);
+    mask
+}
+
+/// Every first noun of a prompt is above, the others are below.
+struct AboveAndBelow;
+
+impl Segmenter for AboveAndBelow {
+    fn segment(&self, images: &Tensor, nouns: &[Vec<String>]) -> anyhow::Result<Vec<Tensor>> {
+        assert_eq!(images.size(), [3, 3, 32, 48]);
+        assert_eq!(nouns, [vec!["dog", "cat"], vec!["cars"], vec![]]);
+        let masks = |nouns: &Vec<String>| {
+            let masks: Vec<Tensor> = (0..nouns.len()).map(|i| if i == 0 { TOP() } else { BOTTOM() }).collect();
+            if masks.is_empty() { Tensor::zeros([0, 32, 48], (Kind::Bool, Device::Cpu)) } else { Tensor::stack(&masks, 0) }
+        };
+        Ok(nouns.iter().map(masks).collect())
+    }
+}
+
+fn entities() -> Vec<Prompt> {
+    let entity = |noun: &str, attribute: &str| Entity { noun: noun.into(), attributes: vec![attribute.into()] };
+    let of = [vec![entity("dog", "red"), entity("cat", "blue")], vec![entity("cars", "green")], vec![]];
+    PROMPTS.into_iter().zip(of).map(|(text, e)| Prompt { entities: Some(e), ..text.into() }).collect()
+}
+
+/// The same, by their positions in the text: the tiny tokenizer makes several tokens of a word.
+fn targets() -> Vec<Vec<Target>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/pipeline_sd1/tokenizer");
+    let tokenizer = models::tokenizer::ClipTokenizer::open(&folder).unwrap();
+    let tokens = |prompt: &str, words: &[&str]| {
+        let spans = tokenizer.encode(prompt).unwrap().spans;
+        let is_of = |span: &std::ops::Range<usize>| words.contains(&word_at(prompt, span.start));
+        (0..spans.len() as i64).filter(|i| spans[*i as usize].as_ref().is_some_and(is_of)).collect::<Vec<_>>()
+    };
+    let target = |prompt: usize, words: &[&str], mask| Target { tokens: tokens(PROMPTS[prompt], words), mask };
+    vec![
+        vec![target(0, &["red", "dog"], TOP()), target(0, &["blue", "cat"], BOTTOM())],
+        vec![target(1, &["green", "cars"], TOP())],
+        vec![],
+    ]
+}
+
+fn word_at(text: &str, at: usize) -> &str {
+    let start = text[..at].rfind(' ').map_or(0, |i| i + 1);
+    text[start..].split(' ').next().unwrap()
 }
 
 fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
@@ -78,7 +146,10 @@ fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
 
 /// Gradients by both ways, as one vector each.
 fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
-    let mut session = Session::open(config(settings)).unwrap();
+    let mut session = Session::open(config(settings), &|_, _, _| Ok(Box::new(AboveAndBelow))).unwrap();
+    if let Some(attention) = &mut session.attention {
+        attention.take_explicit(&entities());
+    }
     let given = Given::new(&session);
     let mut adapter = adapter::start(&session).unwrap().trainable(Kind::Double, Device::Cpu);
     let noise = Tensor::randn(adapter.flat.size(), OPTIONS) * 0.1; // `up` starts at zero, which would hide `down`
@@ -92,7 +163,13 @@ fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
     let text = session.text(&PROMPTS).unwrap();
     let chained = settings.contains(&"replay.mode=chained");
     let loss = one_graph(&session, &unet, &text, &given, chained);
-    assert!((loss.double_value(&[]) - outcome.caption_loss).abs() < 1e-9);
+    let config = &session.config;
+    let total = outcome.caption_loss * config.captioner.weight
+        + config.attention.as_ref().map_or(0.0, |a| {
+            assert_eq!(outcome.counts, Counts { subjects: 3, not_found: 0, without: 1 });
+            a.token_weight * outcome.attention_losses.token + a.pixel_weight * outcome.attention_losses.pixel
+        });
+    assert!((loss.double_value(&[]) - total).abs() < 1e-9);
     let parameters = adapter.lora.parameters();
     let leaves: Vec<&Tensor> = parameters.iter().map(|(_, t)| *t).collect();
     let grads = torch_ext::vjp(&[&loss], &leaves, &[&loss.ones_like()]).unwrap();
@@ -134,6 +211,27 @@ fn without_guidance() {
 fn with_ddim() {
     exact(&["replay.mode=chained", "sampling.sampler=ddim"]);
     exact(&["replay.mode=detached", "sampling.sampler=ddim", "sampling.eta=0.5"]);
+}
+
+/// Attention losses join at some of the tracked steps; in `chained` mode they reach the earlier ones through the latents.
+#[test]
+fn with_attention_losses() {
+    let settings = |mode, form, extra| {
+        [mode, form, extra, "attention.token_weight=0.3", "attention.pixel_weight=0.2", "captioner.weight=0.5"]
+    };
+    for form in ["attention.form=reference", "attention.form=paper"] {
+        for mode in ["replay.mode=detached", "replay.mode=chained"] {
+            exact(&settings(mode, form, "attention.segmenter={kind=\"world\"}"));
+        }
+    }
+}
+
+#[test]
+fn with_attention_losses_in_micro_batches_and_without_guidance() {
+    let settings = ["replay.mode=chained", "attention.segmenter={kind=\"world\"}", "attention.token_weight=1"];
+    exact(&[&settings[..], &["replay.micro_batch=1"]].concat());
+    exact(&[&settings[..], &["replay.micro_batch=2"]].concat());
+    exact(&[&settings[..], &["sampling.guidance_scale=1"]].concat());
 }
 
 /// Cutting into micro-batches, even uneven ones, changes rounding only.
