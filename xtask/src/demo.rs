@@ -13,7 +13,7 @@ const FOLDER: &str = "runs/demo";
 
 /// How held-out prompts are drawn, with and without the LoRA.
 const DRAW: &str = "generate --model weights/world/sd --prompts configs/world/held_out.jsonl --count 3 --steps 10 \
-                    --guidance-scale 4 --batch 16";
+                    --guidance-scale 1 --batch 16";
 
 /// What the demo does: a line to say, then the command line of `comat`, in which DRAW stands for [`DRAW`].
 const STEPS: &[(&str, &str)] = &[

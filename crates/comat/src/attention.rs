@@ -4,13 +4,13 @@
 use crate::{
     config::{self, Form},
     loss::attention::Target,
-    prompts::{Entity, Prompt},
+    prompts::Prompt,
     segment::Segmenter,
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
+use entities::{Entity, Mode, Parser};
 use models::tokenizer::{ClipTokenizer, Encoding};
-use std::collections::HashMap;
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 use tch::Tensor;
 
 /// A noun with its attributes, as the text encoder sees them.
@@ -28,6 +28,7 @@ pub struct Attention {
     /// By the text of the prompt.
     subjects: HashMap<String, Vec<Subject>>,
     explicit: HashMap<String, Vec<Entity>>,
+    parser: Option<Parser>,
 }
 
 /// What the losses found to work on in a batch.
@@ -50,7 +51,7 @@ impl Counts {
 
 impl Attention {
     pub fn new(config: config::Attention, segmenter: Box<dyn Segmenter>) -> Self {
-        Self { config, segmenter, subjects: HashMap::new(), explicit: HashMap::new() }
+        Self { config, segmenter, subjects: HashMap::new(), explicit: HashMap::new(), parser: None }
     }
 
     pub fn form(&self) -> Form {
@@ -58,12 +59,13 @@ impl Attention {
     }
 
     /// Prompts whose file names their entities: those are taken, nothing is parsed.
-    pub fn take_explicit(&mut self, prompts: &[Prompt]) {
+    pub fn take_explicit(&mut self, prompts: &[Prompt]) -> Result<()> {
         for prompt in prompts {
-            if let Some(entities) = &prompt.entities {
-                self.explicit.insert(prompt.text.clone(), entities.clone());
+            if let Some(entities) = prompt.found()? {
+                self.explicit.insert(prompt.text.clone(), entities);
             }
         }
+        Ok(())
     }
 
     /// Segments the images `[B, 3, H, W]` (0..1, not clamped), each by the nouns of its prompt.
@@ -96,41 +98,96 @@ impl Attention {
         if let Some(known) = self.subjects.get(prompt) {
             return Ok(known.clone());
         }
-        let entities = self.explicit.get(prompt).cloned().unwrap_or_default();
-        let encoding = tokenizer.encode(prompt)?;
-        let found = subjects(prompt, &entities, &encoding);
+        let entities = match self.explicit.remove(prompt) {
+            Some(entities) => entities,
+            None => self.parser()?.entities(prompt, Mode::Repaired),
+        };
+        let found = subjects(prompt, &entities, &tokenizer.encode(prompt)?);
         self.subjects.insert(prompt.to_owned(), found.clone());
         Ok(found)
     }
+
+    /// Opened for the first prompt that names no entities.
+    fn parser(&mut self) -> Result<&Parser> {
+        if self.parser.is_none() {
+            self.parser = Some(Parser::shipped()?);
+        }
+        self.parser.as_ref().context("the parser was opened")
+    }
 }
 
-/// The entities that the losses can use: a noun that stands for two entities cannot tell them apart, so both are dropped;
-/// so is a noun that the text encoder does not see because the prompt is too long.
+/// The entities that the losses can use. A noun that stands for two entities cannot tell them apart, so both are dropped; a noun
+/// of the scene has no outline; of a prompt that is too long, what the text encoder does not see takes no part.
 fn subjects(prompt: &str, entities: &[Entity], encoding: &Encoding) -> Vec<Subject> {
-    let text = prompt.to_lowercase();
-    let find = |word: &str, from: usize| text[from..].find(word).map(|at| from + at..from + at + word.len());
-    let tokens = |range: Range<usize>| {
-        encoding.spans.iter().enumerate().filter_map(move |(i, span)| {
-            span.as_ref().filter(|s| s.start < range.end && s.end > range.start).map(|_| i as i64)
-        })
+    let tokens = |part: &Range<usize>| -> Vec<i64> {
+        let overlaps = |span: &Range<usize>| span.start < part.end && span.end > part.start;
+        let seen = encoding.spans.iter().enumerate();
+        seen.filter(|(_, span)| span.as_ref().is_some_and(overlaps)).map(|(i, _)| i as i64).collect()
     };
-    let mut found = vec![];
-    for entity in entities {
-        let Some(noun) = find(&entity.noun, 0) else { continue };
-        let mut positions: Vec<i64> = tokens(noun.clone()).collect();
-        if positions.is_empty() {
-            continue;
-        }
-        for attribute in &entity.attributes {
-            if let Some(at) = text[..noun.start].rfind(attribute.as_str()) {
-                positions.extend(tokens(at..at + attribute.len()));
-            }
-        }
+    let noun = |entity: &Entity| entity.noun(prompt);
+    let is_alone = |entity: &&Entity| entities.iter().filter(|e| noun(e) == noun(entity)).count() == 1;
+    let usable = entities.iter().filter(is_alone).filter(|e| {
+        let name = prompt.get(e.head.clone()).unwrap_or_default();
+        !entities::is_scenery(name) && !tokens(&e.head).is_empty()
+    });
+    let subject = |entity: &Entity| {
+        let mut positions: Vec<i64> = entity.parts().flat_map(tokens).collect();
         positions.sort_unstable();
         positions.dedup();
-        found.push(Subject { noun: entity.noun.clone(), tokens: positions });
+        Subject { noun: noun(entity), tokens: positions }
+    };
+    usable.map(subject).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A token a word, of which the text encoder sees so many.
+    fn words(prompt: &str, seen: usize) -> Encoding {
+        let mut spans = vec![None];
+        let mut at = 0;
+        for word in prompt.split(' ').take(seen) {
+            spans.push(Some(at..at + word.len()));
+            at += word.len() + 1;
+        }
+        spans.resize(20, None);
+        Encoding { ids: vec![0; 20], spans, cut: None }
     }
-    let once = |noun: &str| entities.iter().filter(|e| e.noun == noun).count() == 1;
-    found.retain(|s| once(&s.noun));
-    found
+
+    fn found(prompt: &str, seen: usize) -> Vec<(String, Vec<i64>)> {
+        let entities = Parser::shipped().unwrap().entities(prompt, Mode::Repaired);
+        subjects(prompt, &entities, &words(prompt, seen)).into_iter().map(|s| (s.noun, s.tokens)).collect()
+    }
+
+    fn expected(all: &[(&str, &[i64])]) -> Vec<(String, Vec<i64>)> {
+        all.iter().map(|(noun, tokens)| (noun.to_string(), tokens.to_vec())).collect()
+    }
+
+    #[test]
+    fn nouns_with_their_attributes() {
+        assert_eq!(found("a red dog and a blue cat", 99), expected(&[("dog", &[2, 3]), ("cat", &[6, 7])]));
+        assert_eq!(found("a large coffee table", 99), expected(&[("coffee table", &[2, 3, 4])]));
+    }
+
+    #[test]
+    fn two_of_a_name_are_both_dropped() {
+        assert_eq!(found("a red dog and a blue dog and a cat", 99), expected(&[("cat", &[10])]));
+    }
+
+    #[test]
+    fn the_scene_has_no_outline() {
+        assert_eq!(found("a red dog in a dark street", 99), expected(&[("dog", &[2, 3])]));
+    }
+
+    #[test]
+    fn what_the_text_encoder_does_not_see_takes_no_part() {
+        assert_eq!(found("a red dog and a blue cat", 6), expected(&[("dog", &[2, 3])]));
+    }
+
+    #[test]
+    fn a_prompt_without_nouns_has_no_subjects() {
+        assert_eq!(found("very slowly", 99), []);
+        assert_eq!(found("", 99), []);
+    }
 }

@@ -29,6 +29,19 @@ impl From<&str> for Prompt {
     }
 }
 
+impl Prompt {
+    /// The entities that the file names, found in the text; `None` where it names none.
+    ///
+    /// # Errors
+    /// A noun or an attribute that is not in the text.
+    pub fn found(&self) -> Result<Option<Vec<entities::Entity>>> {
+        let Some(named) = &self.entities else { return Ok(None) };
+        let named: Vec<(&str, Vec<&str>)> =
+            named.iter().map(|e| (e.noun.as_str(), e.attributes.iter().map(String::as_str).collect())).collect();
+        Ok(Some(entities::explicit(&self.text, &named)?))
+    }
+}
+
 /// Reads a prompt file. Empty lines are skipped; a malformed line is an error with its number.
 pub fn read(path: &Path) -> Result<Vec<Prompt>> {
     Ok(read_numbered(path)?.into_iter().map(|(_, prompt)| prompt).collect())
@@ -75,6 +88,7 @@ fn parse(line: &str) -> Result<Prompt> {
     if prompt.text.trim().is_empty() {
         bail!("the prompt is empty");
     }
+    prompt.found()?;
     Ok(prompt)
 }
 
@@ -107,6 +121,8 @@ mod tests {
         );
         assert!(error("a.jsonl", b"{\"promt\": \"x\"}").contains("a.jsonl:1: missing field `prompt`"));
         assert!(error("a.jsonl", b"{\"prompt\": \" \"}").contains("empty"));
+        let line = br#"{"prompt": "a dog", "entities": [{"noun": "cat"}]}"#;
+        assert!(error("a.jsonl", line).contains("a.jsonl:1: `cat` is not a word of the prompt `a dog`"));
         assert!(error("a.txt", b"fine\n\xff").contains("a.txt:2: not valid UTF-8"));
         assert!(error("a.txt", b"\n\n").contains("no prompts"));
         assert!(error("a.csv", b"x").contains(".txt or .jsonl"));

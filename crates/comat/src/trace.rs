@@ -61,7 +61,7 @@ pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<
         bail!("{}: {} prompts, but x_T has {rows} rows", session.config.prompts.train.display(), prompts.len());
     }
     if let Some(attention) = &mut session.attention {
-        attention.take_explicit(&prompts[..rows]);
+        attention.take_explicit(&prompts[..rows])?;
     }
     let prompts: Vec<&str> = prompts[..rows].iter().map(|p| p.text.as_str()).collect();
 

@@ -148,7 +148,7 @@ fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
 fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
     let mut session = Session::open(config(settings), &|_, _, _| Ok(Box::new(AboveAndBelow))).unwrap();
     if let Some(attention) = &mut session.attention {
-        attention.take_explicit(&entities());
+        attention.take_explicit(&entities()).unwrap();
     }
     let given = Given::new(&session);
     let mut adapter = adapter::start(&session).unwrap().trainable(Kind::Double, Device::Cpu);

@@ -55,9 +55,9 @@ fn any_text_is_parsed() {
         "🐎", "👩‍🚀", "中文", "ش", "½", "①", "\0", "\u{feff}", "\u{200b}", "http://", "@", "#", "%", "$", "US$", "o'clock", "J.", "xX",
     ];
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let long = "very ".repeat(2000) + "long";
-    let texts = (0..400).map(|_| (0..rng.random_range(0..12)).map(|_| *pieces.choose(&mut rng).unwrap()).collect());
-    for text in texts.chain([long, "x".repeat(5000), "(".repeat(500), String::new()]).collect::<Vec<String>>() {
+    let long = "very ".repeat(300) + "long";
+    let texts = (0..150).map(|_| (0..rng.random_range(0..12)).map(|_| *pieces.choose(&mut rng).unwrap()).collect());
+    for text in texts.chain([long, "x".repeat(2000), "(".repeat(500), String::new()]).collect::<Vec<String>>() {
         let tokens = parser.parse(&text);
         for token in &tokens {
             assert_eq!(text[token.span.clone()], token.text, "{text:?}");

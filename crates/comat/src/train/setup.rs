@@ -25,7 +25,7 @@ impl Trainer {
         let found = resume.map(|which| checkpoint::find(&config.output.join("checkpoints"), which)).transpose()?;
         let mut session = Session::open(config, segmenter)?;
         if let Some(attention) = &mut session.attention {
-            attention.take_explicit(&prompts);
+            attention.take_explicit(&prompts)?;
         }
         let (weights, kind, device) = (&session.pipeline.unet_weights, session.latent_kind(), session.pipeline.device);
         let mut changed = vec![];
