@@ -8,8 +8,7 @@ use anyhow::{Context, Result};
 use comat::segment::Segmenter;
 use comat::{
     config::{self, Sampling},
-    generate, plan, prompts,
-    trace as tracing_of,
+    generate, plan, prompts, trace as tracing_of,
     train::{Ended, Trainer},
 };
 use indicatif::ProgressStyle;

@@ -173,7 +173,13 @@ pub struct Replay {
 
 impl Default for Replay {
     fn default() -> Self {
-        Self { mode: replay::Mode::Detached, tracked: 5, policy: tracked::Policy::Grid, max_cotangent: 0.0, micro_batch: 0 }
+        Self {
+            mode: replay::Mode::Detached,
+            tracked: 5,
+            policy: tracked::Policy::Grid,
+            max_cotangent: 0.0,
+            micro_batch: 0,
+        }
     }
 }
 

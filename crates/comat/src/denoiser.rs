@@ -34,13 +34,7 @@ impl Denoiser<'_> {
         Ok((predicted, recorder.into_layers()))
     }
 
-    fn run(
-        &self,
-        latents: &Tensor,
-        timestep: i64,
-        text: &GuidedText,
-        recorder: Option<&Recorder>,
-    ) -> Result<Tensor> {
+    fn run(&self, latents: &Tensor, timestep: i64, text: &GuidedText, recorder: Option<&Recorder>) -> Result<Tensor> {
         let input = latents.to_kind(self.kind);
         let rows = latents.size()[0];
         let timesteps = |rows: i64| Tensor::full([rows], timestep, (Kind::Int64, latents.device()));
@@ -51,9 +45,7 @@ impl Denoiser<'_> {
                 let halves = out.to_kind(latents.kind()).chunk(2, 0);
                 Ok(self.guidance.combine(&halves[0], &halves[1]))
             }
-            None => {
-                Ok(self.unet.watched(&input, &timesteps(rows), &text.cond, recorder)?.to_kind(latents.kind()))
-            }
+            None => Ok(self.unet.watched(&input, &timesteps(rows), &text.cond, recorder)?.to_kind(latents.kind())),
         }
     }
 }

@@ -1,6 +1,12 @@
 //! `comat train --dry-run`: what a run would do, before it does it.
 
-use crate::{adapter, config::Config, prompts, session::{SegmenterOf, Session}, train};
+use crate::{
+    adapter,
+    config::Config,
+    prompts,
+    session::{SegmenterOf, Session},
+    train,
+};
 use anyhow::Result;
 
 /// Opens everything that the run needs, and describes it. The text starts with the resolved configuration.

@@ -113,7 +113,8 @@ impl Replay<'_> {
                 outputs.push(e);
                 let config = attention.config;
                 if let Some(parts) = attention::losses(config.form, &maps, targets, attention.targets.len()) {
-                    values = AttentionLosses { token: parts.token.double_value(&[]), pixel: parts.pixel.double_value(&[]) };
+                    values =
+                        AttentionLosses { token: parts.token.double_value(&[]), pixel: parts.pixel.double_value(&[]) };
                     let loss = parts.token * config.token_weight + parts.pixel * config.pixel_weight;
                     cotangents.push(loss.ones_like());
                     outputs.push(loss);

@@ -38,7 +38,14 @@ pub struct StepReport {
 impl StepReport {
     pub fn start(session: &Session, learning_rate: f64) -> Self {
         memory::reset_peak(session.pipeline.device);
-        Self { caption_loss: 0.0, grad_norm: 0.0, learning_rate, attention: session.attention.as_ref().map(|_| Default::default()), legs: Legs::default(), began: Instant::now() }
+        Self {
+            caption_loss: 0.0,
+            grad_norm: 0.0,
+            learning_rate,
+            attention: session.attention.as_ref().map(|_| Default::default()),
+            legs: Legs::default(),
+            began: Instant::now(),
+        }
     }
 
     /// Adds one of `parts` trajectories.

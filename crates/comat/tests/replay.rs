@@ -106,7 +106,11 @@ impl Segmenter for AboveAndBelow {
         assert_eq!(nouns, [vec!["dog", "cat"], vec!["cars"], vec![]]);
         let masks = |nouns: &Vec<String>| {
             let masks: Vec<Tensor> = (0..nouns.len()).map(|i| if i == 0 { TOP() } else { BOTTOM() }).collect();
-            if masks.is_empty() { Tensor::zeros([0, 32, 48], (Kind::Bool, Device::Cpu)) } else { Tensor::stack(&masks, 0) }
+            if masks.is_empty() {
+                Tensor::zeros([0, 32, 48], (Kind::Bool, Device::Cpu))
+            } else {
+                Tensor::stack(&masks, 0)
+            }
         };
         Ok(nouns.iter().map(masks).collect())
     }

@@ -4,8 +4,7 @@ use crate::token::Token;
 use std::ops::Range;
 
 /// Labels under which a noun stands for itself.
-const LABELS: [&str; 10] =
-    ["oprd", "nsubj", "dobj", "nsubjpass", "pcomp", "pobj", "dative", "appos", "attr", "ROOT"];
+const LABELS: [&str; 10] = ["oprd", "nsubj", "dobj", "nsubjpass", "pcomp", "pobj", "dative", "appos", "attr", "ROOT"];
 
 /// Ranges of tokens, from left to right, none within another.
 pub fn chunks(tokens: &[Token]) -> Vec<Range<usize>> {

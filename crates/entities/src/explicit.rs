@@ -16,8 +16,7 @@ pub fn explicit(text: &str, entities: &[(&str, Vec<&str>)]) -> Result<Vec<Entity
     for (noun, attributes) in entities {
         let places = places(text, noun);
         let is_taken = |place: &Range<usize>| found.iter().any(|e| e.whole() == *place);
-        let place =
-            places.iter().find(|p| !is_taken(p)).or(places.last()).cloned().ok_or_else(|| missing(noun))?;
+        let place = places.iter().find(|p| !is_taken(p)).or(places.last()).cloned().ok_or_else(|| missing(noun))?;
         let attribute = |word: &&str| {
             let places = self::places(text, word);
             let before = places.iter().rfind(|p| p.end <= place.start);
@@ -88,10 +87,10 @@ mod tests {
     #[test]
     fn each_noun_takes_the_attribute_before_it() {
         let text = "a red dog and a red cat, both Red";
-        assert_eq!(words_of(text, &[("dog", vec!["red"]), ("cat", vec!["red"])]), [
-            ("dog".into(), vec![2]),
-            ("cat".into(), vec![16])
-        ]);
+        assert_eq!(
+            words_of(text, &[("dog", vec!["red"]), ("cat", vec!["red"])]),
+            [("dog".into(), vec![2]), ("cat".into(), vec![16])]
+        );
         assert_eq!(words_of("a car that is RED", &[("Car", vec!["red"])]), [("car".into(), vec![14])]);
     }
 

@@ -66,9 +66,7 @@ impl Tensors {
         for (name, view) in file.tensors() {
             let columns = view.shape().last().copied().unwrap_or(1);
             let values = match view.dtype() {
-                Dtype::F16 => {
-                    view.data().as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect()
-                }
+                Dtype::F16 => view.data().as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
                 Dtype::F32 => view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
                 other => return Err(format!("{name} is {other:?}")),
             };
@@ -225,7 +223,9 @@ fn shape(text: &str) -> String {
 /// Digits as Python's `str.isdigit` has them: also raised, lowered and circled ones, but no fractions and no numerals.
 fn is_digit(c: char) -> bool {
     match c {
-        '0'..='9' | '²' | '³' | '¹' | '⁰' | '⁴'..='⁹' | '₀'..='₉' | '①'..='⑨' | '⑴'..='⑼' | '⒈'..='⒐' => true,
+        '0'..='9' | '²' | '³' | '¹' | '⁰' | '⁴'..='⁹' | '₀'..='₉' | '①'..='⑨' | '⑴'..='⑼' | '⒈'..='⒐' => {
+            true
+        }
         _ if c.is_ascii() || c.is_alphabetic() => false,
         '¼'..='¾' | '⅐'..='\u{218b}' | '⑩'..='⒛' | '〇' | '〡'..='〩' => false,
         _ => c.is_numeric(),

@@ -251,7 +251,11 @@ fn nearest(tokens: &[Token], i: usize, label: &str) -> Option<usize> {
         let mut below = vec![];
         for head in level {
             for (c, child) in tokens.iter().enumerate() {
-                if c == head || child.head != head || c == i || child.is_space() || std::mem::replace(&mut seen[c], true)
+                if c == head
+                    || child.head != head
+                    || c == i
+                    || child.is_space()
+                    || std::mem::replace(&mut seen[c], true)
                 {
                     continue;
                 }

@@ -48,7 +48,8 @@ fn is_really_a_verb(tokens: &[Token], lower: &[String], noun: usize) -> bool {
     let (token, word) = (&tokens[noun], lower[noun].as_str());
     let next = tokens.get(noun + 1).map_or("", |t| t.pos.as_str());
     let has_singular_article = (0..noun).any(|i| {
-        tokens[i].head == noun && matches!(lower[i].as_str(), "a" | "an" | "one" | "this" | "each" | "every" | "another")
+        tokens[i].head == noun
+            && matches!(lower[i].as_str(), "a" | "an" | "one" | "this" | "each" | "every" | "another")
     });
     let plural_after_one = matches!(token.tag.as_str(), "NNS" | "NNPS")
         && word.ends_with('s')

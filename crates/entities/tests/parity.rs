@@ -30,10 +30,8 @@ fn tokens_tags_heads_labels_and_chunks_are_those_of_spacy() {
     for expected in &parses {
         let parsed = parser.parse(&expected.prompt);
         tokens += parsed.len();
-        let all: Vec<_> = parsed
-            .into_iter()
-            .map(|t| (t.text, t.span.start, t.span.end, t.tag, t.pos, t.dep, t.head))
-            .collect();
+        let all: Vec<_> =
+            parsed.into_iter().map(|t| (t.text, t.span.start, t.span.end, t.tag, t.pos, t.dep, t.head)).collect();
         let chunks: Vec<_> = parser.noun_chunks(&expected.prompt).into_iter().map(|c| (c.start, c.end)).collect();
         if all != expected.tokens {
             let which = all.iter().zip(&expected.tokens).find(|(a, b)| a != b);
@@ -51,8 +49,46 @@ fn tokens_tags_heads_labels_and_chunks_are_those_of_spacy() {
 fn any_text_is_parsed() {
     let parser = Parser::shipped().unwrap();
     let pieces = [
-        "a", "red", "dog", " ", "  ", "\t", "\n", "'", "\"", "n't", ".", "...", ",", "(", ")", "-", "/", "§", "ß", "İ", "é", "e\u{301}",
-        "🐎", "👩‍🚀", "中文", "ش", "½", "①", "\0", "\u{feff}", "\u{200b}", "http://", "@", "#", "%", "$", "US$", "o'clock", "J.", "xX",
+        "a",
+        "red",
+        "dog",
+        " ",
+        "  ",
+        "\t",
+        "\n",
+        "'",
+        "\"",
+        "n't",
+        ".",
+        "...",
+        ",",
+        "(",
+        ")",
+        "-",
+        "/",
+        "§",
+        "ß",
+        "İ",
+        "é",
+        "e\u{301}",
+        "🐎",
+        "👩‍🚀",
+        "中文",
+        "ش",
+        "½",
+        "①",
+        "\0",
+        "\u{feff}",
+        "\u{200b}",
+        "http://",
+        "@",
+        "#",
+        "%",
+        "$",
+        "US$",
+        "o'clock",
+        "J.",
+        "xX",
     ];
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let long = "very ".repeat(300) + "long";

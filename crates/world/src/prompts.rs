@@ -152,7 +152,11 @@ pub fn make(split: Split, count: usize, seed: u64) -> Vec<Prompt> {
         let new = (0..PATIENCE).find_map(|_| {
             let demand = category.demand(&mut rng);
             let prompt = demand.words(&mut rng);
-            (belongs(&demand, &prompt, split) && seen.insert(prompt.clone())).then(|| Prompt { prompt, category, entities: demand.wanted.iter().map(Entity::from).collect() })
+            (belongs(&demand, &prompt, split) && seen.insert(prompt.clone())).then(|| Prompt {
+                prompt,
+                category,
+                entities: demand.wanted.iter().map(Entity::from).collect(),
+            })
         });
         match new {
             Some(prompt) => prompts.push(prompt),

@@ -54,7 +54,8 @@ impl Wanted {
         if texture_first {
             adjectives.reverse();
         }
-        let words: Vec<&str> = [number].into_iter().chain(adjectives.into_iter().flatten()).chain([self.noun()]).collect();
+        let words: Vec<&str> =
+            [number].into_iter().chain(adjectives.into_iter().flatten()).chain([self.noun()]).collect();
         words.join(" ")
     }
 }

@@ -15,12 +15,7 @@ use indicatif::ProgressBar;
 
 impl Trainer {
     /// Opens everything a run needs: anew, or from a checkpoint (`latest`, or its folder).
-    pub fn open(
-        config: Config,
-        segmenter: SegmenterOf,
-        resume: Option<&str>,
-        bar: ProgressBar,
-    ) -> Result<(Self, Run)> {
+    pub fn open(config: Config, segmenter: SegmenterOf, resume: Option<&str>, bar: ProgressBar) -> Result<(Self, Run)> {
         let prompts = prompts::read(&config.prompts.train)?;
         let found = resume.map(|which| checkpoint::find(&config.output.join("checkpoints"), which)).transpose()?;
         let mut session = Session::open(config, segmenter)?;
