@@ -19,7 +19,7 @@ fn is_in(list: &str, word: &str) -> bool {
     list.split_whitespace().any(|entry| entry == word)
 }
 
-pub fn repair(tokens: &[Token], groups: &mut Vec<Group>) {
+pub fn repair(tokens: &[Token], groups: &mut [Group]) {
     let lower: Vec<String> = tokens.iter().map(|t| t.text.to_lowercase()).collect();
     for group in groups.iter_mut() {
         if is_really_a_verb(tokens, &lower, group.noun) {
