@@ -108,7 +108,11 @@ fn prompts_cannot_break_the_page() {
     let first = folder.read("prompts.jsonl").lines().next().unwrap().to_owned();
     let prompt = serde_json::from_str::<serde_json::Value>(&first).unwrap()["prompt"].as_str().unwrap().to_owned();
     let odd = "<b>bold</b> & \\\"quoted\\\" </script>";
-    for file in ["prompts.jsonl", "base/scores.jsonl", "tuned/scores.jsonl"] {
+    folder.edit_text("prompts.jsonl", |text| {
+        let line = format!("{{\"prompt\": \"{odd}\", \"category\": \"color\"}}");
+        text.replace(&first, &line)
+    });
+    for file in ["base/scores.jsonl", "tuned/scores.jsonl"] {
         folder.edit_text(file, |text| text.replace(&format!("\"{prompt}\""), &format!("\"{odd}\"")));
     }
     folder.comat(REPORT).ok();
