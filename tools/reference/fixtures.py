@@ -12,6 +12,7 @@ import captioner
 import lora
 import networks
 import pipelines
+import sam
 import schedules
 import tokens
 
@@ -28,6 +29,7 @@ MAKERS = {
     "schedules": schedules.schedules,
     "blip": captioner.blip,
     "preprocess": captioner.preprocess,
+    "sam": sam.sam,
     "tokenizer_bert": tokens.tokenizer_bert,
     "pipeline_sd1": pipelines.pipeline_sd1,
     "pipeline_sdxl": pipelines.pipeline_sdxl,

@@ -10,6 +10,7 @@ pub mod layers;
 pub mod lora;
 pub mod preprocess;
 mod resnet;
+pub mod sam;
 pub mod schedule;
 pub mod tensors;
 pub mod tokenizer;

@@ -1,0 +1,159 @@
+//! The segmenter SAM: which pixels belong to the object in a box?
+//!
+//! Paper: Kirillov et al., "Segment Anything" (2023). Weights and names: transformers `SamModel`, for example
+//! `facebook/sam-vit-base`.
+
+mod config;
+mod decoder;
+mod frame;
+mod prompt;
+mod vision;
+
+use crate::{
+    error::{Error, Result},
+    weights::Weights,
+};
+use decoder::MaskDecoder;
+use frame::{Frame, precise};
+use prompt::PromptEncoder;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+use vision::VisionEncoder;
+
+pub use config::{Config, DecoderConfig, VisionConfig};
+pub use decoder::Decoded;
+
+pub struct Segmenter {
+    config: Config,
+    frame: Frame,
+    vision_encoder: VisionEncoder,
+    prompt_encoder: PromptEncoder,
+    mask_decoder: MaskDecoder,
+}
+
+/// Masks that are decoded at a time: at full size each takes some tens of megabytes on the way.
+const BOXES_AT_A_TIME: usize = 16;
+
+/// What encodes points and masks that are given as prompts.
+const UNUSED_WEIGHTS: &[&str] = &[
+    "prompt_encoder.mask_embed.conv1.weight",
+    "prompt_encoder.mask_embed.conv1.bias",
+    "prompt_encoder.mask_embed.conv2.weight",
+    "prompt_encoder.mask_embed.conv2.bias",
+    "prompt_encoder.mask_embed.conv3.weight",
+    "prompt_encoder.mask_embed.conv3.bias",
+    "prompt_encoder.mask_embed.layer_norm1.weight",
+    "prompt_encoder.mask_embed.layer_norm1.bias",
+    "prompt_encoder.mask_embed.layer_norm2.weight",
+    "prompt_encoder.mask_embed.layer_norm2.bias",
+    "prompt_encoder.not_a_point_embed.weight",
+    "prompt_encoder.point_embed.0.weight",
+    "prompt_encoder.point_embed.1.weight",
+];
+
+impl Segmenter {
+    /// Reads `config.json`, `model.safetensors` and, where there is one, `preprocessor_config.json` from the folder.
+    pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
+        let config = Config::read(&folder.join("config.json"))?;
+        let frame = Frame::open(folder, config.vision.image_size)?;
+        let weights = Weights::open(folder, "model", kind, device)?;
+        weights.build(UNUSED_WEIGHTS, |root| Self {
+            vision_encoder: VisionEncoder::new(&root / "vision_encoder", &config.vision),
+            prompt_encoder: PromptEncoder::new(&root, &config.vision),
+            mask_decoder: MaskDecoder::new(&root / "mask_decoder", &config.decoder),
+            frame,
+            config: config.clone(),
+        })
+    }
+
+    /// The mask of the object in every box: for each image `[boxes, H, W]` of booleans, on the segmenter's device.
+    ///
+    /// images `[B, 3, H, W]` in 0..1, in any precision and on any device; boxes in their pixels (x0, y0, x1, y1), a list for
+    /// each.
+    ///
+    /// Of the decoder's masks the single one is taken, not the best of the three: a box leaves no doubt which object is
+    /// meant, and for such a prompt the paper's authors trained and recommend it (`multimask_output=False`). An image is
+    /// encoded once for all its boxes, and not at all when it has none.
+    pub fn masks(&self, images: &Tensor, boxes: &[Vec<[f64; 4]>]) -> Result<Vec<Tensor>> {
+        let size = check(images, boxes)?;
+        let _guard = tch::no_grad_guard();
+        let busy: Vec<i64> = (0..).zip(boxes).filter(|(_, boxes)| !boxes.is_empty()).map(|(i, _)| i).collect();
+        let (_, device) = self.vision_encoder.options();
+        let none = || Tensor::zeros([0, size.0, size.1], (Kind::Bool, device));
+        if busy.is_empty() {
+            return Ok(boxes.iter().map(|_| none()).collect());
+        }
+        let busy = Tensor::from_slice(&busy).to_device(images.device());
+        let embeddings = self.embed(&self.pixels(&images.index_select(0, &busy))?)?;
+        let mut row = 0..;
+        let mut masks_of = |boxes: &Vec<[f64; 4]>| {
+            if boxes.is_empty() {
+                return Ok(none());
+            }
+            let embedding = embeddings.narrow(0, row.next().expect("a row for each image with boxes"), 1);
+            let mut masks = vec![];
+            for few in boxes.chunks(BOXES_AT_A_TIME) {
+                let single = self.decode(&embedding, &self.frame.boxes(few, size)?)?.masks.select(1, 0);
+                masks.push(self.frame.take(&single, size)?);
+            }
+            Ok(Tensor::cat(&masks, 0))
+        };
+        boxes.iter().map(&mut masks_of).collect()
+    }
+
+    /// images `[B, 3, H, W]` in 0..1 → what the network looks at `[B, 3, S, S]`
+    pub fn pixels(&self, images: &Tensor) -> Result<Tensor> {
+        let (kind, device) = self.vision_encoder.options();
+        self.frame.put(&images.to_device(device).to_kind(precise(kind)))
+    }
+
+    /// [`Self::pixels`] → `[B, D, s, s]`
+    pub fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (size, side) = (pixels.size(), self.config.vision.image_size);
+        if size.len() != 4 || size[0] < 1 || size[1..] != [3, side, side] {
+            return Err(Error::Input(format!("segmenter: image {size:?} is not [B, 3, {side}, {side}]")));
+        }
+        let (kind, device) = self.vision_encoder.options();
+        Ok(self.vision_encoder.forward(&pixels.to_device(device).to_kind(kind)))
+    }
+
+    /// embedding `[1, D, s, s]` of one image; boxes `[N, 4]` in pixels of what the network looks at
+    pub fn decode(&self, embedding: &Tensor, boxes: &Tensor) -> Result<Decoded> {
+        let (side, channels) = (self.config.vision.patches(), self.config.vision.output_channels);
+        if embedding.size() != [1, channels, side, side] {
+            let size = embedding.size();
+            return Err(Error::Input(format!("segmenter: embedding {size:?} is not [1, {channels}, {side}, {side}]")));
+        }
+        if !matches!(boxes.size()[..], [count, 4] if count > 0) {
+            return Err(Error::Input(format!("segmenter: boxes {:?} are not [N, 4]", boxes.size())));
+        }
+        let (kind, device) = self.vision_encoder.options();
+        let prompt = &self.prompt_encoder;
+        let image = embedding.to_device(device).to_kind(kind) + prompt.no_mask();
+        Ok(self.mask_decoder.forward(&image, &prompt.image_places(), &prompt.boxes(&boxes.to_device(device))))
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// Height and width of the images.
+fn check(images: &Tensor, boxes: &[Vec<[f64; 4]>]) -> Result<(i64, i64)> {
+    let fail = |what: String| Err(Error::Input(format!("segmenter: {what}")));
+    let size = images.size();
+    let (rows, height, width) = match size[..] {
+        [rows, 3, height, width] if height > 0 && width > 0 => (rows, height, width),
+        _ => return fail(format!("images {size:?} are not [B, 3, H, W]")),
+    };
+    if !images.is_floating_point() {
+        return fail(format!("images are {:?}, not numbers in 0..1", images.kind()));
+    }
+    if rows != boxes.len() as i64 {
+        return fail(format!("{rows} images, but lists of boxes for {}", boxes.len()));
+    }
+    if let Some(bad) = boxes.iter().flatten().find(|b| !b.iter().all(|x| x.is_finite())) {
+        return fail(format!("a box at {bad:?}"));
+    }
+    Ok((height, width))
+}
