@@ -101,7 +101,7 @@ fn boxes_do_not_know_of_each_other() {
     let image = io("sam")["wide.images"].narrow(0, 0, 1);
     let boxes: Vec<_> = (0..19).map(|i| [i as f64, 2.0, 20.0 + i as f64, 17.5]).collect();
     let segmenter = open(Kind::Double);
-    let all = segmenter.masks(&image, &[boxes.clone()]).unwrap().remove(0);
+    let all = segmenter.masks(&image, std::slice::from_ref(&boxes)).unwrap().remove(0);
     assert_eq!(all.size(), [19, 28, 44]);
     for (i, one) in boxes.into_iter().enumerate() {
         assert_eq!(segmenter.masks(&image, &[vec![one]]).unwrap()[0].get(0), all.get(i as i64));
@@ -253,4 +253,9 @@ fn other_preprocessing_is_refused() {
     refused("pad_size", json!({"height": 64, "width": 128}), &["128"]);
     refused("image_std", json!([0.5, 0.0, 0.5]), &["positive"]);
     refused("do_flip", json!(true), &["not known"]);
+    let newer = copy(&fixture("sam"))
+        .remove(file)
+        .write("processor_config.json", r#"{"image_processor": {"pad_size": 65}, "processor_class": "SamProcessor"}"#);
+    let words = ["processor_config.json", "image_processor.pad_size is 65"];
+    assert_error(Segmenter::open(newer.path(), Kind::Float, Device::Cpu), &words);
 }
