@@ -53,11 +53,11 @@ def tiny_config():
         d_model=32,
         num_queries=20,
         encoder_layers=2,
-        encoder_ffn_dim=16,
+        encoder_ffn_dim=12,
         encoder_attention_heads=4,
         encoder_n_points=2,
         decoder_layers=2,
-        decoder_ffn_dim=20,
+        decoder_ffn_dim=16,
         decoder_attention_heads=2,
         decoder_n_points=3,
         max_text_len=24,
@@ -146,11 +146,14 @@ def detections(processor, result, ids, images):
 
 
 def tells(found, result):
-    """Whether a fixture shows something: nouns and other phrases in every image and boxes below the threshold, and no
-    number so near a threshold that rounding could decide."""
+    """Whether a fixture shows something: nouns and other phrases in every image, boxes below the threshold, proposals
+    within the image, and no number so near a threshold that rounding could decide."""
     probabilities = result["logits"].sigmoid()
     scores = probabilities.amax(-1)
     if (scores - BOX_THRESHOLD).abs().min() < MARGIN or (probabilities - TEXT_THRESHOLD).abs().min() < MARGIN:
+        return False
+    # Proposals in the padding lie at infinity, all in one place.
+    if (result["proposals"][:, :, 0] < 0.999).sum(1).min() < 16:
         return False
     for row, nouns in zip(found, NOUNS):
         hits = sum(d["phrase"] in [n.lower() for n in nouns] for d in row)
