@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use crate::world::World;
+use crate::{segment::Segment, world::World};
 use clap::{Args as Group, Parser, Subcommand};
 use comat::config::{Dtype, SamplerKind, Size, Where};
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ pub enum Verb {
     Train(Train),
     Generate(Generate),
     Trace(Trace),
+    Segment(Segment),
     /// The built-in miniature world: 64x64 pictures of coloured, textured shapes
     #[command(subcommand)]
     World(World),

@@ -2,6 +2,7 @@
 
 mod args;
 mod console;
+mod segment;
 mod verbs;
 mod world;
 
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         Verb::Train(args) => verbs::train(args, &console),
         Verb::Generate(args) => verbs::generate(args, &console),
         Verb::Trace(args) => verbs::trace(args),
+        Verb::Segment(args) => segment::run(args),
         Verb::World(verb) => world::run(verb, &console),
     };
     console::exit_code(result)

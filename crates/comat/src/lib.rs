@@ -24,6 +24,7 @@ pub mod random;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod segment;
 pub mod session;
 #[cfg(test)]
 mod testing;
