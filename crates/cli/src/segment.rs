@@ -67,7 +67,7 @@ pub fn run(args: Segment) -> Result<()> {
     let mut grounded = Grounded::open(&args.detector, &args.segmenter, kind, device)?;
     grounded.detector.box_threshold = args.box_threshold;
     grounded.detector.text_threshold = args.text_threshold;
-    let found = grounded.find(&tensor_of(&picture), &[args.nouns.clone()])?.remove(0);
+    let found = grounded.find(&tensor_of(&picture), std::slice::from_ref(&args.nouns))?.remove(0);
     let masks = booleans(&found.masks)?;
     let mut painted = picture;
     for (i, (noun, mask)) in args.nouns.iter().zip(&masks).enumerate() {
