@@ -111,6 +111,11 @@ fn sizes() {
         ((333, 1000), (444, 1333)),
         ((100, 3000), (44, 1333)),
         ((1, 5000), (0, 1333)),
+        ((551, 2332), (315, 1333)),
+        ((1842, 1935), (800, 840)),
+        ((1555, 860), (1333, 737)),
+        ((1773, 2489), (800, 1123)),
+        ((2422, 419), (1333, 231)),
     ];
     for (size, expected) in cases {
         assert_eq!(resize.size(size), expected, "{size:?}");
@@ -378,11 +383,11 @@ fn wrong_inputs_are_errors() {
     refused(&|i| i.pixels = zeros(&[2, 1, 8, 8]), &["[2, 1, 8, 8]"]);
     refused(&|i| i.ids = &i.ids + 100, &["vocabulary"]);
     refused(&|i| i.ids = i.ids.narrow(0, 0, 1), &["1 captions for 2 images"]);
-    refused(&|i| i.tokens = i.tokens.narrow(1, 0, 2), &["tokens do not fit"]);
-    refused(&|i| i.phrases = i.phrases.narrow(1, 0, 2), &["phrases do not fit"]);
-    refused(&|i| i.positions = i.positions.narrow(1, 0, 2), &["positions do not fit"]);
+    refused(&|i| i.tokens = i.tokens.narrow(1, 0, 2), &["the shape of tokens"]);
+    refused(&|i| i.phrases = i.phrases.narrow(1, 0, 2), &["the shape of phrases"]);
+    refused(&|i| i.positions = i.positions.narrow(1, 0, 2), &["the shape of positions"]);
     refused(&|i| i.positions = &i.positions - 1, &["max_position_embeddings"]);
-    refused(&|i| i.pixel_mask = Some(zeros(&[2, 4, 4])), &["pixel_mask"]);
+    refused(&|i| i.pixel_mask = Some(zeros(&[2, 4, 4])), &["the shape of pixel_mask"]);
 }
 
 /// Fewer cells than there are queries.
@@ -449,7 +454,7 @@ fn configurations_that_mean_something_else_are_refused() {
     refused("backbone_config.num_heads", json!([2, 2]), &["3 stages"]);
     refused("backbone_config.depths", json!([]), &["every stage"]);
     refused("text_config.model_type", json!("roberta"), &["roberta"]);
-    refused("text_config.num_attention_heads", json!(7), &["7", "18"]);
+    refused("text_config.num_attention_heads", json!(7), &["7", "12"]);
     let preprocessor = |key: &str, value: serde_json::Value, words: &[&str]| {
         let folder = copy(&fixture(NAME)).set("preprocessor_config.json", key, value);
         let words = [&["preprocessor_config.json", key], words].concat();

@@ -206,7 +206,8 @@ fn out_indices(json: &Json, stages: usize) -> Result<Vec<usize>> {
     if let (Some(by_name), Some(indices)) = (&by_name, &indices)
         && by_name != indices
     {
-        return Err(json.error("out_indices", &format!("is {indices:?}, but out_features is {features:?}")));
+        return Err(json
+            .error("out_indices", &format!("is {indices:?}, but out_features is {:?}", features.unwrap_or_default())));
     }
     let indices = indices.or(by_name).unwrap_or_else(|| vec![stages]);
     let ascending = indices.windows(2).all(|pair| pair[0] < pair[1]);
