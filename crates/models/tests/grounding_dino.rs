@@ -6,7 +6,7 @@ mod edited;
 use common::{assert_close, fixture, io};
 use edited::{assert_error, copy};
 use models::{
-    grounding_dino::{Caption, Config, Detection, Detector, Found, Inputs, Network, Outputs},
+    grounding_dino::{Caption, Config, Detection, Detector, Found, Inputs, Network, Outputs, Resize},
     tensors::Tensors,
     weights::Weights,
 };
@@ -99,7 +99,7 @@ fn preprocessing() {
 /// Sizes that transformers' `get_size_with_aspect_ratio` gives with 800 and 1333.
 #[test]
 fn sizes() {
-    let resize = models::grounding_dino::Resize::default();
+    let resize = Resize::default();
     let cases = [
         ((512, 512), (800, 800)),
         ((768, 512), (1200, 800)),
@@ -120,6 +120,18 @@ fn sizes() {
     for (size, expected) in cases {
         assert_eq!(resize.size(size), expected, "{size:?}");
     }
+}
+
+/// Newer folders have the settings in `processor_config.json`; without any the published ones hold.
+#[test]
+fn settings_of_the_processor() {
+    let settings: serde_json::Value = read("preprocessor_config.json");
+    let folder = copy(&fixture(NAME)).remove("preprocessor_config.json");
+    assert_eq!(Resize::open(folder.path()).unwrap(), Resize::default());
+    let newer = json!({"image_processor": settings, "processor_class": "GroundingDinoProcessor"});
+    let folder = folder.write("processor_config.json", &newer.to_string());
+    assert_eq!(Resize::open(folder.path()).unwrap(), Resize::open(&fixture(NAME)).unwrap());
+    assert_ne!(Resize::open(folder.path()).unwrap(), Resize::default());
 }
 
 /// The processor's token ids, and the split that the network makes of them.
@@ -453,6 +465,7 @@ fn configurations_that_mean_something_else_are_refused() {
     refused("backbone_config.out_indices", json!([1, 2]), &["out_features"]);
     refused("backbone_config.num_heads", json!([2, 2]), &["3 stages"]);
     refused("backbone_config.depths", json!([]), &["every stage"]);
+    refused("backbone_config.window_size", json!(1000000), &["at most 32"]);
     refused("text_config.model_type", json!("roberta"), &["roberta"]);
     refused("text_config.num_attention_heads", json!(7), &["7", "12"]);
     let preprocessor = |key: &str, value: serde_json::Value, words: &[&str]| {
@@ -520,7 +533,7 @@ fn seconds_of_a_full_pass() {
     let tensors = Network::layout(&config).iter().map(|(key, size)| (key.clone(), tensor(size))).collect();
     let weights = Weights::new(tensors, "random".into(), Kind::Float, Device::Cpu).unwrap();
     detector.network = Network::new(&config, &weights).unwrap();
-    detector.resize = models::grounding_dino::Resize::default();
+    detector.resize = Resize::default();
     let image = Tensor::rand([1, 3, 512, 512], (Kind::Float, Device::Cpu));
     for _ in 0..3 {
         let start = std::time::Instant::now();
