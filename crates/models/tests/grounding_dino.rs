@@ -6,7 +6,7 @@ mod edited;
 use common::{assert_close, fixture, io};
 use edited::{assert_error, copy};
 use models::{
-    grounding_dino::{Caption, Config, Detection, Detector, Found, Inputs, Network, Outputs},
+    grounding_dino::{Caption, Config, Detection, Detector, Found, Inputs, Network, Outputs, Resize},
     tensors::Tensors,
     weights::Weights,
 };
@@ -99,7 +99,7 @@ fn preprocessing() {
 /// Sizes that transformers' `get_size_with_aspect_ratio` gives with 800 and 1333.
 #[test]
 fn sizes() {
-    let resize = models::grounding_dino::Resize::default();
+    let resize = Resize::default();
     let cases = [
         ((512, 512), (800, 800)),
         ((768, 512), (1200, 800)),
@@ -111,10 +111,27 @@ fn sizes() {
         ((333, 1000), (444, 1333)),
         ((100, 3000), (44, 1333)),
         ((1, 5000), (0, 1333)),
+        ((551, 2332), (315, 1333)),
+        ((1842, 1935), (800, 840)),
+        ((1555, 860), (1333, 737)),
+        ((1773, 2489), (800, 1123)),
+        ((2422, 419), (1333, 231)),
     ];
     for (size, expected) in cases {
         assert_eq!(resize.size(size), expected, "{size:?}");
     }
+}
+
+/// Newer folders have the settings in `processor_config.json`; without any the published ones hold.
+#[test]
+fn settings_of_the_processor() {
+    let settings: serde_json::Value = read("preprocessor_config.json");
+    let folder = copy(&fixture(NAME)).remove("preprocessor_config.json");
+    assert_eq!(Resize::open(folder.path()).unwrap(), Resize::default());
+    let newer = json!({"image_processor": settings, "processor_class": "GroundingDinoProcessor"});
+    let folder = folder.write("processor_config.json", &newer.to_string());
+    assert_eq!(Resize::open(folder.path()).unwrap(), Resize::open(&fixture(NAME)).unwrap());
+    assert_ne!(Resize::open(folder.path()).unwrap(), Resize::default());
 }
 
 /// The processor's token ids, and the split that the network makes of them.
@@ -378,11 +395,11 @@ fn wrong_inputs_are_errors() {
     refused(&|i| i.pixels = zeros(&[2, 1, 8, 8]), &["[2, 1, 8, 8]"]);
     refused(&|i| i.ids = &i.ids + 100, &["vocabulary"]);
     refused(&|i| i.ids = i.ids.narrow(0, 0, 1), &["1 captions for 2 images"]);
-    refused(&|i| i.tokens = i.tokens.narrow(1, 0, 2), &["tokens do not fit"]);
-    refused(&|i| i.phrases = i.phrases.narrow(1, 0, 2), &["phrases do not fit"]);
-    refused(&|i| i.positions = i.positions.narrow(1, 0, 2), &["positions do not fit"]);
+    refused(&|i| i.tokens = i.tokens.narrow(1, 0, 2), &["the shape of tokens"]);
+    refused(&|i| i.phrases = i.phrases.narrow(1, 0, 2), &["the shape of phrases"]);
+    refused(&|i| i.positions = i.positions.narrow(1, 0, 2), &["the shape of positions"]);
     refused(&|i| i.positions = &i.positions - 1, &["max_position_embeddings"]);
-    refused(&|i| i.pixel_mask = Some(zeros(&[2, 4, 4])), &["pixel_mask"]);
+    refused(&|i| i.pixel_mask = Some(zeros(&[2, 4, 4])), &["the shape of pixel_mask"]);
 }
 
 /// Fewer cells than there are queries.
@@ -448,8 +465,9 @@ fn configurations_that_mean_something_else_are_refused() {
     refused("backbone_config.out_indices", json!([1, 2]), &["out_features"]);
     refused("backbone_config.num_heads", json!([2, 2]), &["3 stages"]);
     refused("backbone_config.depths", json!([]), &["every stage"]);
+    refused("backbone_config.window_size", json!(1000000), &["at most 32"]);
     refused("text_config.model_type", json!("roberta"), &["roberta"]);
-    refused("text_config.num_attention_heads", json!(7), &["7", "18"]);
+    refused("text_config.num_attention_heads", json!(7), &["7", "12"]);
     let preprocessor = |key: &str, value: serde_json::Value, words: &[&str]| {
         let folder = copy(&fixture(NAME)).set("preprocessor_config.json", key, value);
         let words = [&["preprocessor_config.json", key], words].concat();
@@ -515,7 +533,7 @@ fn seconds_of_a_full_pass() {
     let tensors = Network::layout(&config).iter().map(|(key, size)| (key.clone(), tensor(size))).collect();
     let weights = Weights::new(tensors, "random".into(), Kind::Float, Device::Cpu).unwrap();
     detector.network = Network::new(&config, &weights).unwrap();
-    detector.resize = models::grounding_dino::Resize::default();
+    detector.resize = Resize::default();
     let image = Tensor::rand([1, 3, 512, 512], (Kind::Float, Device::Cpu));
     for _ in 0..3 {
         let start = std::time::Instant::now();

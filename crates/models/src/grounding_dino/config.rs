@@ -70,6 +70,9 @@ pub struct TextConfig {
 /// The groups of the norm behind each feature map; upstream has the number in its code.
 pub const NORM_GROUPS: i64 = 32;
 
+/// A window's attention has the square of its area in numbers; published networks have 7 and 12.
+const LARGEST_WINDOW: i64 = 32;
+
 impl Config {
     pub fn read(path: &Path) -> Result<Self> {
         let json = Json::read(path)?;
@@ -172,6 +175,10 @@ impl BackboneConfig {
         if config.mlp_width(embed_dim) < 1 {
             return Err(json.error("mlp_ratio", &format!("is {}, which leaves no width", config.mlp_ratio)));
         }
+        if config.window_size > LARGEST_WINDOW {
+            let message = format!("is {}; at most {LARGEST_WINDOW} is supported", config.window_size);
+            return Err(json.error("window_size", &message));
+        }
         json.only("model_type", "swin")?;
         json.only("num_channels", 3)?;
         json.only("pruned_heads", serde_json::json!({}))?;
@@ -206,7 +213,8 @@ fn out_indices(json: &Json, stages: usize) -> Result<Vec<usize>> {
     if let (Some(by_name), Some(indices)) = (&by_name, &indices)
         && by_name != indices
     {
-        return Err(json.error("out_indices", &format!("is {indices:?}, but out_features is {features:?}")));
+        return Err(json
+            .error("out_indices", &format!("is {indices:?}, but out_features is {:?}", features.unwrap_or_default())));
     }
     let indices = indices.or(by_name).unwrap_or_else(|| vec![stages]);
     let ascending = indices.windows(2).all(|pair| pair[0] < pair[1]);

@@ -217,7 +217,7 @@ impl Network {
             ("pixel_mask", inputs.pixel_mask.as_ref().is_none_or(|mask| mask.size() == [batch, height, width])),
         ];
         if let Some((name, _)) = shapes.iter().find(|(_, fits)| !fits) {
-            return fail(format!("{name} do not fit an image {size:?} with a caption of {length} tokens"));
+            return fail(format!("the shape of {name} does not fit images {size:?} with captions of {length} tokens"));
         }
         let (first, last) = (inputs.positions.min().int64_value(&[]), inputs.positions.max().int64_value(&[]));
         let places = self.config.text.max_position_embeddings;

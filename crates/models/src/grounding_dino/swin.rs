@@ -118,8 +118,10 @@ struct Block {
     query: Linear,
     key: Linear,
     value: Linear,
-    /// `[1, heads, n, n]` for the n positions of a window
-    position_bias: Tensor,
+    /// A bias for each offset between two positions of a window `[(2 window - 1)², heads]`
+    position_bias_table: Tensor,
+    /// Which of them it is for each pair of positions `[n n]`
+    offsets: Tensor,
     projection: Linear,
     heads: i64,
     window: i64,
@@ -136,12 +138,14 @@ impl Block {
         let inner = config.mlp_width(width);
         let attention = &at / "attention" / "self";
         let table = attention.tensor("relative_position_bias_table", &[(2 * window - 1).pow(2), heads]);
+        let offsets = offsets(window).to_device(table.device());
         Self {
             layernorm_before: LayerNorm::new(&at / "layernorm_before", width, config.norm_eps),
             query: Linear::new(&attention / "query", width, width),
             key: Linear::new(&attention / "key", width, width),
             value: Linear::new(&attention / "value", width, width),
-            position_bias: position_bias(&table, window),
+            position_bias_table: table,
+            offsets,
             projection: Linear::new(&at / "attention" / "output" / "dense", width, width),
             heads,
             window,
@@ -167,9 +171,12 @@ impl Block {
             padded = padded.roll([-self.shift; 2], [1, 2]);
         }
         let windows = windows_of(&padded, self.window);
+        let positions = self.window * self.window;
+        let bias = self.position_bias_table.index_select(0, &self.offsets).view([positions, positions, self.heads]);
+        let bias = bias.permute([2, 0, 1]).unsqueeze(0);
         let scores = match scores {
-            None => self.position_bias.shallow_clone(),
-            Some(scores) => (&self.position_bias + scores).repeat([batch, 1, 1, 1]),
+            None => bias.contiguous(),
+            Some(scores) => (bias + scores).repeat([batch, 1, 1, 1]),
         };
         let (q, k, v) = (self.query.forward(&windows), self.key.forward(&windows), self.value.forward(&windows));
         let out = self.projection.forward(&attention(&q, &k, &v, self.heads, Some(&scores), false));
@@ -183,13 +190,12 @@ impl Block {
     }
 }
 
-/// The bias of every pair of positions in a window, from that of every offset `[(2 window - 1)², heads]`.
-fn position_bias(table: &Tensor, window: i64) -> Tensor {
+/// For every pair of positions in a window the number of their offset, row after row.
+fn offsets(window: i64) -> Tensor {
     let (n, side) = (window * window, 2 * window - 1);
     let offset = |i: i64, j: i64| (i / window - j / window + window - 1) * side + i % window - j % window + window - 1;
     let offsets: Vec<i64> = (0..n).flat_map(|i| (0..n).map(move |j| offset(i, j))).collect();
-    let bias = table.index_select(0, &Tensor::from_slice(&offsets).to_device(table.device()));
-    bias.view([n, n, -1]).permute([2, 0, 1]).unsqueeze(0).contiguous()
+    Tensor::from_slice(&offsets)
 }
 
 /// `[B, h, w, C]` → `[B windows, window², C]`
