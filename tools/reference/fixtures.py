@@ -9,6 +9,7 @@ import sys
 import torch
 
 import captioner
+import grounding_dino
 import lora
 import networks
 import pipelines
@@ -29,6 +30,7 @@ MAKERS = {
     "schedules": schedules.schedules,
     "blip": captioner.blip,
     "preprocess": captioner.preprocess,
+    "grounding_dino": grounding_dino.grounding_dino,
     "sam": sam.sam,
     "tokenizer_bert": tokens.tokenizer_bert,
     "pipeline_sd1": pipelines.pipeline_sd1,

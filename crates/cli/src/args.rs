@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use crate::{entities::Entities, world::World};
+use crate::{entities::Entities, segment::Segment, world::World};
 use clap::{Args as Group, Parser, Subcommand};
 use comat::config::{Dtype, SamplerKind, Size, Where};
 use std::path::PathBuf;
@@ -23,6 +23,7 @@ pub enum Verb {
     Generate(Generate),
     Trace(Trace),
     Entities(Entities),
+    Segment(Segment),
     /// The built-in miniature world: 64x64 pictures of coloured, textured shapes
     #[command(subcommand)]
     World(World),

@@ -3,6 +3,7 @@
 mod args;
 mod console;
 mod entities;
+mod segment;
 mod verbs;
 mod world;
 
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         Verb::Generate(args) => verbs::generate(args, &console),
         Verb::Trace(args) => verbs::trace(args),
         Verb::Entities(args) => entities::run(args),
+        Verb::Segment(args) => segment::run(args),
         Verb::World(verb) => world::run(verb, &console),
     };
     console::exit_code(result)

@@ -5,7 +5,7 @@ use crate::{
     console::Console,
 };
 use anyhow::{Context, Result};
-use comat::segment::Segmenter;
+use comat::segment::{Grounded, Segmenter};
 use comat::{
     config::{self, Sampling},
     generate, plan, prompts, trace as tracing_of,
@@ -109,9 +109,12 @@ pub fn trace(args: Trace) -> Result<()> {
 }
 
 /// The segmenter that a configuration names.
-fn segmenter(which: &config::Segmenter, _kind: Kind, _device: Device) -> Result<Box<dyn Segmenter>> {
+fn segmenter(which: &config::Segmenter, kind: Kind, device: Device) -> Result<Box<dyn Segmenter>> {
     Ok(match which {
         config::Segmenter::World => Box::new(world::segmenter::Judged),
+        config::Segmenter::Grounded { detector, segmenter } => {
+            Box::new(Grounded::open(detector, segmenter, kind, device)?)
+        }
     })
 }
 

@@ -328,3 +328,27 @@ fn sdxl_in_other_sizes_and_precisions() {
         folder.train(&format!("{model} output={dtype} train.steps=1 model.dtype={dtype}")).ok();
     }
 }
+
+/// Attention losses with both networks of the segmenter, on tiny weights: counted in the log, and gone on with exactly.
+#[test]
+fn attention_losses_with_detector_and_segmenter() {
+    let folder = Folder::of_run();
+    let grounded = |detector: &str| {
+        format!(
+            "attention.segmenter.kind=grounded attention.segmenter.detector={} attention.segmenter.segmenter={} \
+             attention.token_weight=1 sampling.size=64 train.steps=2 checkpoints.every=1 checkpoints.keep=0",
+            common::fixture(detector).display(),
+            common::fixture("sam").display()
+        )
+    };
+    folder.train(&format!("output=whole {}", grounded("grounding_dino"))).ok();
+    for step in steps(&folder, "whole") {
+        let count = |key: &str| step[key].as_u64().unwrap_or_else(|| panic!("{key} in {step}"));
+        assert!(count("subjects") > 0 && count("not_found") <= count("subjects"));
+        assert!(step["token_loss"].as_f64().unwrap() > 0.0 && step["seconds_segment"].as_f64().unwrap() > 0.0);
+    }
+    folder.train(&format!("output=whole {} --resume step-1", grounded("grounding_dino"))).ok();
+    folder.train(&format!("output=without {} train.steps=2 sampling.size=64", "checkpoints.every=1")).ok();
+    assert!(steps(&folder, "without").iter().all(|step| step.get("subjects").is_none()));
+    folder.train(&format!("output=wrong {}", grounded("blip"))).error(&["detector", "blip"]);
+}

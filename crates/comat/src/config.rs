@@ -219,6 +219,8 @@ impl Attention {
 pub enum Segmenter {
     /// The miniature world's own, without a network.
     World,
+    /// Grounding DINO finds boxes, SAM what is in them; folders in transformers layout.
+    Grounded { detector: PathBuf, segmenter: PathBuf },
 }
 
 /// Which of two spellings of the attention losses.

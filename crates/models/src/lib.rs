@@ -1,10 +1,12 @@
 //! What the weight files of text-to-image models compute: networks in plain tensor operations, loaded from diffusers
 //! and transformers folders. Frozen; knows nothing of training.
 
+mod bert;
 pub mod blip;
 pub mod clip;
 pub mod config;
 pub mod error;
+pub mod grounding_dino;
 pub mod guidance;
 pub mod layers;
 pub mod lora;

@@ -52,7 +52,7 @@ const UNUSED_WEIGHTS: &[&str] = &[
 ];
 
 impl Segmenter {
-    /// Reads `config.json`, `model.safetensors` and, where there is one, `preprocessor_config.json` from the folder.
+    /// Reads `config.json`, `model.safetensors` and what the folder says of preprocessing.
     pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
         let config = Config::read(&folder.join("config.json"))?;
         let frame = Frame::open(folder, config.vision.image_size)?;

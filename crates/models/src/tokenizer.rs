@@ -17,6 +17,7 @@ use std::{
 use tch::Tensor;
 use tokenizers::{
     AddedToken, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer,
+    decoders::wordpiece::WordPiece,
     models::{
         bpe::{BPE, Merges, Vocab},
         wordpiece::WordPieceBuilder,
@@ -128,6 +129,9 @@ impl BertTokenizer {
                 lower_case.unwrap_or(true),
             )));
         }
+        if tokenizer.get_decoder().is_none() {
+            tokenizer.with_decoder(Some(WordPiece::default()));
+        }
         let max_length = settings.max_length()?;
         let mut inner = Inner::new(tokenizer, specials, &settings)?;
         let mask = settings.token("mask_token", "[MASK]")?;
@@ -156,6 +160,22 @@ impl BertTokenizer {
         }
         let size = [texts.len() as i64, longest as i64];
         Ok(Batch { ids: Tensor::from_slice(&ids).view(size), attention_mask: Tensor::from_slice(&mask).view(size) })
+    }
+
+    /// The text that tokens spell, with a space between words.
+    pub fn decode(&self, ids: &[i64]) -> Result<String> {
+        let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+        self.inner.tokenizer.decode(&ids, false).map_err(|e| Error::Input(format!("tokenizer: {e}")))
+    }
+
+    /// The id of a token as the vocabulary writes it.
+    pub fn id(&self, token: &str) -> Option<i64> {
+        self.inner.tokenizer.token_to_id(token).map(i64::from)
+    }
+
+    /// The ids of start, end and padding.
+    pub fn specials(&self) -> [i64; 3] {
+        [self.inner.start, self.inner.end, self.inner.pad]
     }
 
     /// The longest text that the model was trained with, where the files say.

@@ -253,4 +253,9 @@ fn other_preprocessing_is_refused() {
     refused("pad_size", json!({"height": 64, "width": 128}), &["128"]);
     refused("image_std", json!([0.5, 0.0, 0.5]), &["positive"]);
     refused("do_flip", json!(true), &["not known"]);
+    let newer = copy(&fixture("sam"))
+        .remove(file)
+        .write("processor_config.json", r#"{"image_processor": {"pad_size": 65}, "processor_class": "SamProcessor"}"#);
+    let words = ["processor_config.json", "image_processor.pad_size is 65"];
+    assert_error(Segmenter::open(newer.path(), Kind::Float, Device::Cpu), &words);
 }

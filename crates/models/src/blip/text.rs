@@ -1,6 +1,7 @@
 use super::config::TextConfig;
 use crate::{
-    layers::{Activation, LayerNorm, Linear, attention},
+    bert::{Attention, FeedForward},
+    layers::{Activation, LayerNorm, Linear},
     weights::Scope,
 };
 use tch::Tensor;
@@ -72,71 +73,21 @@ fn output_layer(head: &Scope, word_embeddings: &Tensor, config: &TextConfig) -> 
 struct Layer {
     attention: Attention,
     crossattention: Attention,
-    intermediate: Linear,
-    activation: Activation,
-    output: Output,
+    feed_forward: FeedForward,
 }
 
 impl Layer {
     fn new(at: Scope, config: &TextConfig) -> Self {
-        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let (width, heads, eps) = (config.hidden_size, config.heads, config.norm_eps);
         Self {
-            attention: Attention::new(&at / "attention", width, config),
-            crossattention: Attention::new(&at / "crossattention", config.image_width, config),
-            intermediate: Linear::new(&at / "intermediate" / "dense", width, inner),
-            activation: config.activation,
-            output: Output::new(&at / "output", inner, config),
+            attention: Attention::new(&at / "attention", width, width, heads, eps),
+            crossattention: Attention::new(&at / "crossattention", width, config.image_width, heads, eps),
+            feed_forward: FeedForward::new(&at, width, config.intermediate_size, config.activation, eps),
         }
     }
 
     fn forward(&self, x: &Tensor, scores: &Tensor, image: &Tensor) -> Tensor {
         let x = self.attention.forward(x, x, Some(scores));
-        let x = self.crossattention.forward(&x, image, None);
-        self.output.forward(&self.activation.forward(&self.intermediate.forward(&x)), &x)
-    }
-}
-
-struct Attention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Output,
-    heads: i64,
-}
-
-impl Attention {
-    fn new(at: Scope, context_width: i64, config: &TextConfig) -> Self {
-        let width = config.hidden_size;
-        Self {
-            query: Linear::new(&at / "self" / "query", width, width),
-            key: Linear::new(&at / "self" / "key", context_width, width),
-            value: Linear::new(&at / "self" / "value", context_width, width),
-            output: Output::new(&at / "output", width, config),
-            heads: config.heads,
-        }
-    }
-
-    fn forward(&self, x: &Tensor, context: &Tensor, scores: Option<&Tensor>) -> Tensor {
-        let (q, k, v) = (self.query.forward(x), self.key.forward(context), self.value.forward(context));
-        self.output.forward(&attention(&q, &k, &v, self.heads, scores, false), x)
-    }
-}
-
-/// The linear layer at the end of a branch, and the norm of its sum with the branch's input.
-struct Output {
-    dense: Linear,
-    norm: LayerNorm,
-}
-
-impl Output {
-    fn new(at: Scope, inputs: i64, config: &TextConfig) -> Self {
-        Self {
-            dense: Linear::new(&at / "dense", inputs, config.hidden_size),
-            norm: LayerNorm::new(&at / "LayerNorm", config.hidden_size, config.norm_eps),
-        }
-    }
-
-    fn forward(&self, x: &Tensor, input: &Tensor) -> Tensor {
-        self.norm.forward(&(self.dense.forward(x) + input))
+        self.feed_forward.forward(&self.crossattention.forward(&x, image, None))
     }
 }

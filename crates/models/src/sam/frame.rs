@@ -16,29 +16,34 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Reads `preprocessor_config.json`; without one, the values of ImageNet hold, as for every published SAM.
+    /// Reads `preprocessor_config.json`, or `processor_config.json` of newer folders; without either, the values of
+    /// ImageNet hold, as for every published SAM.
     pub fn open(folder: &Path, side: i64) -> Result<Self> {
         let mut norm = Preprocess { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], size: None };
-        let path = folder.join("preprocessor_config.json");
-        if path.exists() {
-            let json = Json::read(&path)?;
-            norm.mean = json.get_or("image_mean", norm.mean)?;
-            norm.std = json.get_or("image_std", norm.std)?;
-            if !norm.std.iter().all(|&s| s > 0.0) {
-                return Err(json.error("image_std", "must be positive"));
-            }
-            json.only("size", serde_json::json!({ "longest_edge": side }))?;
-            json.only("pad_size", serde_json::json!({ "height": side, "width": side }))?;
-            json.only("resample", 2)?; // PIL's bilinear
-            for key in ["do_resize", "do_normalize", "do_pad"] {
-                json.only(key, true)?;
-            }
-            // How bytes become 0..1, what masks for training look like, and who wrote the file.
-            json.ignore(&["do_convert_rgb", "do_rescale", "rescale_factor", "mask_size", "mask_pad_size"]);
-            json.ignore(&["feature_extractor_type", "image_processor_type", "processor_class"]);
-            json.ignore(&["data_format", "input_data_format", "return_tensors", "device", "disable_grouping"]);
-            json.finish()?;
+        let (path, newer) = (folder.join("preprocessor_config.json"), folder.join("processor_config.json"));
+        let json = if path.exists() {
+            Json::read(&path)?
+        } else if newer.exists() {
+            Json::read(&newer)?.section("image_processor")?
+        } else {
+            return Ok(Self { side, norm });
+        };
+        norm.mean = json.get_or("image_mean", norm.mean)?;
+        norm.std = json.get_or("image_std", norm.std)?;
+        if !norm.std.iter().all(|&s| s > 0.0) {
+            return Err(json.error("image_std", "must be positive"));
         }
+        json.only("size", serde_json::json!({ "longest_edge": side }))?;
+        json.only("pad_size", serde_json::json!({ "height": side, "width": side }))?;
+        json.only("resample", 2)?; // PIL's bilinear
+        for key in ["do_resize", "do_normalize", "do_pad"] {
+            json.only(key, true)?;
+        }
+        // How bytes become 0..1, what masks for training look like, and who wrote the file.
+        json.ignore(&["do_convert_rgb", "do_rescale", "rescale_factor", "mask_size", "mask_pad_size"]);
+        json.ignore(&["feature_extractor_type", "image_processor_type", "processor_class"]);
+        json.ignore(&["data_format", "input_data_format", "return_tensors", "device", "disable_grouping"]);
+        json.finish()?;
         Ok(Self { side, norm })
     }
 
