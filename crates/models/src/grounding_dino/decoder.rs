@@ -2,7 +2,7 @@ use super::{
     config::Config,
     deformable::{DeformableAttention, Maps},
     encoder::Text,
-    parts::{Attention, Mlp, sine, wide},
+    parts::{Attention, Mlp, rectify, sine, wide},
 };
 use crate::{
     layers::{LayerNorm, Linear},
@@ -133,6 +133,6 @@ impl Layer {
         let x = self.encoder_attn_text_norm.forward(&(x + read));
         let seen = self.encoder_attn.forward(&(&x + positions), maps, reference);
         let x = self.encoder_attn_norm.forward(&(x + seen));
-        self.final_norm.forward(&(&x + self.fc2.forward(&self.fc1.forward(&x).relu())))
+        self.final_norm.forward(&(&x + self.fc2.forward(&rectify(self.fc1.forward(&x)))))
     }
 }

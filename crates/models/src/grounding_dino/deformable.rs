@@ -83,13 +83,13 @@ impl DeformableAttention {
         for (level, &(height, columns)) in (0..).zip(&maps.sizes) {
             let map = value.narrow(3, from, height * columns).reshape([batch * heads, width / heads, height, columns]);
             from += height * columns;
-            let at_level = |x: &Tensor| x.select(3, level).transpose(1, 2);
-            let grid = at_level(&grid).reshape([batch * heads, count, points, 2]);
-            let weights = at_level(&weights).reshape([batch * heads, 1, count, points]);
+            // Queries innermost, for a sum over neighbours in memory is slow.
+            let weights = weights.select(3, level).permute([0, 2, 3, 1]).reshape([batch * heads, 1, points, count]);
+            let grid = grid.select(3, level).permute([0, 2, 3, 1, 4]).reshape([batch * heads, points, count, 2]);
             const BILINEAR: i64 = 0;
             const ZEROS: i64 = 0;
-            let samples = map.grid_sampler(&grid, BILINEAR, ZEROS, false); // [B heads, d, Q, points]
-            let part = (samples * weights).sum_dim_intlist(-1, false, kind);
+            let samples = map.grid_sampler(&grid, BILINEAR, ZEROS, false); // [B heads, d, points, Q]
+            let part = (samples * weights).sum_dim_intlist(2, false, kind);
             sum = Some(match sum {
                 None => part,
                 Some(sum) => sum + part,

@@ -1,7 +1,7 @@
 use super::{
     config::Config,
     deformable::{DeformableAttention, Maps},
-    parts::{Attention, scores, sine, wide},
+    parts::{Attention, rectify, scores, sine, wide},
 };
 use crate::{
     layers::{LayerNorm, Linear, attention},
@@ -145,7 +145,7 @@ impl TextEnhancer {
     fn forward(&self, x: &Tensor, phrases: &Tensor, positions: &Tensor) -> Tensor {
         let placed = x + positions;
         let x = self.norm_before.forward(&(x + self.attention.forward(&placed, &placed, x, Some(phrases))));
-        self.norm_after.forward(&(&x + self.fc2.forward(&self.fc1.forward(&x).relu())))
+        self.norm_after.forward(&(&x + self.fc2.forward(&rectify(self.fc1.forward(&x)))))
     }
 }
 
@@ -173,7 +173,7 @@ impl DeformableLayer {
     fn forward(&self, maps: &Maps, positions: &Tensor, reference: &Tensor) -> Tensor {
         let x = &maps.features;
         let x = self.attention_norm.forward(&(x + self.attention.forward(&(x + positions), maps, reference)));
-        self.final_norm.forward(&(&x + self.fc2.forward(&self.fc1.forward(&x).relu())))
+        self.final_norm.forward(&(&x + self.fc2.forward(&rectify(self.fc1.forward(&x)))))
     }
 }
 

@@ -43,6 +43,11 @@ impl Attention {
     }
 }
 
+/// The larger of x and 0, in place of x.
+pub fn rectify(mut x: Tensor) -> Tensor {
+    x.relu_()
+}
+
 /// Linear layers with a rectifier between them.
 pub struct Mlp(Vec<Linear>);
 
@@ -56,7 +61,7 @@ impl Mlp {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let mut x = x.shallow_clone();
         for (i, layer) in self.0.iter().enumerate() {
-            x = layer.forward(&if i == 0 { x } else { x.relu() });
+            x = layer.forward(&if i == 0 { x } else { rectify(x) });
         }
         x
     }
