@@ -46,6 +46,18 @@ impl Json {
         }
     }
 
+    /// How a folder's images are prepared: `preprocessor_config.json`, or its part of newer folders' `processor_config.json`.
+    pub fn of_image_processor(folder: &Path) -> Result<Option<Self>> {
+        let (own, shared) = (folder.join("preprocessor_config.json"), folder.join("processor_config.json"));
+        if own.exists() {
+            Self::read(&own).map(Some)
+        } else if shared.exists() {
+            Self::read(&shared)?.section("image_processor").map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
     /// A required value.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
         self.maybe(key)?.ok_or_else(|| self.error(key, "is missing"))

@@ -46,14 +46,7 @@ impl Resize {
     /// Reads `preprocessor_config.json`, or `processor_config.json` of newer folders; without either the published values
     /// hold.
     pub fn open(folder: &Path) -> Result<Self> {
-        let (path, newer) = (folder.join("preprocessor_config.json"), folder.join("processor_config.json"));
-        let json = if path.exists() {
-            Json::read(&path)?
-        } else if newer.exists() {
-            Json::read(&newer)?.section("image_processor")?
-        } else {
-            return Ok(Self::default());
-        };
+        let Some(json) = Json::of_image_processor(folder)? else { return Ok(Self::default()) };
         let default = Self::default();
         let size: Size =
             json.get_or("size", Size { shortest_edge: default.shortest, longest_edge: default.longest })?;

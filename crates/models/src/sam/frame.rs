@@ -20,14 +20,7 @@ impl Frame {
     /// ImageNet hold, as for every published SAM.
     pub fn open(folder: &Path, side: i64) -> Result<Self> {
         let mut norm = Preprocess { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], size: None };
-        let (path, newer) = (folder.join("preprocessor_config.json"), folder.join("processor_config.json"));
-        let json = if path.exists() {
-            Json::read(&path)?
-        } else if newer.exists() {
-            Json::read(&newer)?.section("image_processor")?
-        } else {
-            return Ok(Self { side, norm });
-        };
+        let Some(json) = Json::of_image_processor(folder)? else { return Ok(Self { side, norm }) };
         norm.mean = json.get_or("image_mean", norm.mean)?;
         norm.std = json.get_or("image_std", norm.std)?;
         if !norm.std.iter().all(|&s| s > 0.0) {
