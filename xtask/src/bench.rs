@@ -95,7 +95,6 @@ fn iteration(bench: &Bench) -> Result<()> {
             format!("replay.tracked={tracked}"),
             format!("replay.mode={mode}"),
             "lora.rank=16".to_owned(),
-            "sampling.guidance_scale=4.0".to_owned(),
         ];
         let mut theirs = program(&python);
         theirs.current_dir(bench.workspace.root()).arg("-B").arg(tools.join("iteration.py"));
@@ -157,6 +156,15 @@ impl Bench<'_> {
     fn trace(&self, noise: &Path, settings: &[String], repeat: usize) -> Result<Command> {
         let mut trace = self.comat(&["trace", "--config", "configs/world.toml", "--repeat", &repeat.to_string()]);
         trace.arg("--noise").arg(noise).arg("--out").arg(self.scratch("ours.safetensors")?);
+        // what is measured stays the same when the demo's settings change
+        trace.args([
+            "--set",
+            "sampling.guidance_scale=4.0",
+            "--set",
+            "replay.policy=grid",
+            "--set",
+            "replay.max_cotangent=0",
+        ]);
         settings.iter().for_each(|setting| _ = trace.args(["--set", setting]));
         Ok(trace)
     }
