@@ -1,9 +1,29 @@
 //! What the user sees: progress, warnings, the last line.
 
+use anyhow::{Context, Result};
 use comat::interrupt::{Interrupt, Interrupted};
 use indicatif::{MultiProgress, ProgressBar};
-use std::{io, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
 use tracing_subscriber::fmt::MakeWriter;
+
+/// Prints what a command answers. A reader that has seen enough (`comat … | head`) is no failure; a full disk is.
+pub fn print(text: fmt::Arguments) -> Result<()> {
+    match io::stdout().write_fmt(text) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output"),
+    }
+}
+
+/// A line to standard output, as `println!`, which would panic where [`print`] does not.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::console::print(format_args!("{}\n", format_args!($($text)*)))?
+    };
+}
 
 pub struct Console {
     bars: MultiProgress,

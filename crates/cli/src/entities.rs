@@ -1,14 +1,12 @@
 //! `comat entities`: which words of a prompt belong together.
 
+use crate::console::print;
 use anyhow::{Context, Result};
 use clap::{Args as Group, ValueEnum};
 use comat::prompts::{self, Prompt};
 use entities::{Entity, Mode, Parser};
 use serde_json::json;
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 /// Show which words of a prompt belong together
 ///
@@ -54,11 +52,7 @@ pub fn run(args: Entities) -> Result<()> {
         };
         text += &if args.json { line(&prompt.text, &found) } else { readable(&prompt.text, &found, all.len() > 1) };
     }
-    // a reader that has seen enough is no failure
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ => Ok(()),
-    }
+    print(format_args!("{text}"))
 }
 
 fn line(prompt: &str, found: &[Entity]) -> String {

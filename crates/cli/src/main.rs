@@ -1,7 +1,8 @@
 //! The binary `comat`: arguments in, one function per verb.
 
-mod args;
+#[macro_use]
 mod console;
+mod args;
 mod entities;
 mod segment;
 mod verbs;

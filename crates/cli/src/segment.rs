@@ -74,14 +74,14 @@ pub fn run(args: Segment) -> Result<()> {
         let (colour, name) = COLOURS[i % COLOURS.len()];
         paint(&mut painted, mask, colour);
         let boxes: Vec<&Detection> = found.detections.iter().filter(|d| d.noun == i).collect();
-        println!("{}", line(noun, name, mask, boxes.len()));
+        say!("{}", line(noun, name, mask, boxes.len()));
         for found in boxes {
             let [left, upper, right, lower] = found.box_;
-            println!("  {:.2}  {left:.1} {upper:.1} {right:.1} {lower:.1}", found.score);
+            say!("  {:.2}  {left:.1} {upper:.1} {right:.1} {lower:.1}", found.score);
         }
     }
     painted.save(&args.out, &[])?;
-    println!("written to {}", args.out.display());
+    say!("written to {}", args.out.display());
     Ok(())
 }
 

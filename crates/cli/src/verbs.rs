@@ -18,28 +18,28 @@ use tch::{Device, Kind};
 pub fn train(args: Train, console: &Console) -> Result<()> {
     let config = config::read(&args.config, &args.set)?;
     if args.dry_run {
-        println!("{}", plan::describe(config, &segmenter)?);
+        say!("{}", plan::describe(config, &segmenter)?);
         return Ok(());
     }
     let output = config.output.clone();
     let (mut trainer, mut run) = Trainer::open(config, &segmenter, args.resume.as_deref(), console.bar())?;
     for change in &trainer.changed {
-        println!("Changed since the checkpoint: {change}");
+        say!("Changed since the checkpoint: {change}");
     }
     console.stop_on_ctrl_c("Finishing this step, then saving. Ctrl-C once more stops at once, without saving.");
     match trainer.run(&mut run, &console.interrupt)? {
         Ended::Finished => {
-            println!("{} steps done. The LoRA is in {}", trainer.step, output.join("adapter").display());
+            say!("{} steps done. The LoRA is in {}", trainer.step, output.join("adapter").display());
             if let Some(verdict) = run.verdict() {
-                println!("{verdict}");
+                say!("{verdict}");
             }
             if output.join("before-after.png").exists() {
-                println!("Before and after: {}", output.join("before-after.png").display());
+                say!("Before and after: {}", output.join("before-after.png").display());
             }
         }
         Ended::Stopped(step) => {
             let settings: String = args.set.iter().map(|s| format!(" --set {}", quoted(s))).collect();
-            println!(
+            say!(
                 "Stopped after step {step}; it is saved. Go on with: comat train --config {}{settings} --resume",
                 quoted(&args.config.display().to_string())
             );
@@ -87,7 +87,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     bar.enable_steady_tick(Duration::from_millis(500));
     let files = generate::run(pipeline, &request, &bar, &console.interrupt)?;
     bar.finish_and_clear();
-    println!("{} in {}", count(files.len()), request.out.display());
+    say!("{} in {}", count(files.len()), request.out.display());
     Ok(())
 }
 
@@ -96,15 +96,15 @@ pub fn trace(args: Trace) -> Result<()> {
     let Trace { noise, out, lora, tracked_start, repeat, .. } = args;
     let request = tracing_of::Request { noise, out, lora, tracked_start, repeat };
     let mut summary = tracing_of::run(config, &segmenter, &request)?;
-    println!("tracked steps {:?}, caption loss {:.8}", summary.tracked, summary.caption_loss);
+    say!("tracked steps {:?}, caption loss {:.8}", summary.tracked, summary.caption_loss);
     summary.seconds.sort_by(f64::total_cmp);
-    println!("iteration {:.3} s (median of {repeat})", summary.seconds[summary.seconds.len() / 2]);
+    say!("iteration {:.3} s (median of {repeat})", summary.seconds[summary.seconds.len() / 2]);
     let legs = summary.legs;
-    println!("of it trajectory {:.3} s, caption {:.3} s, replay {:.3} s", legs.trajectory, legs.caption, legs.replay);
+    say!("of it trajectory {:.3} s, caption {:.3} s, replay {:.3} s", legs.trajectory, legs.caption, legs.replay);
     if let Some(bytes) = summary.peak_memory {
-        println!("peak memory {} MiB", bytes >> 20);
+        say!("peak memory {} MiB", bytes >> 20);
     }
-    println!("written to {}", request.out.display());
+    say!("written to {}", request.out.display());
     Ok(())
 }
 
@@ -112,8 +112,11 @@ pub fn trace(args: Trace) -> Result<()> {
 fn segmenter(which: &config::Segmenter, kind: Kind, device: Device) -> Result<Box<dyn Segmenter>> {
     Ok(match which {
         config::Segmenter::World => Box::new(world::segmenter::Judged),
-        config::Segmenter::Grounded { detector, segmenter } => {
-            Box::new(Grounded::open(detector, segmenter, kind, device)?)
+        config::Segmenter::Grounded { detector, segmenter, box_threshold, text_threshold } => {
+            let mut grounded = Grounded::open(detector, segmenter, kind, device)?;
+            grounded.detector.box_threshold = *box_threshold;
+            grounded.detector.text_threshold = *text_threshold;
+            Box::new(grounded)
         }
     })
 }

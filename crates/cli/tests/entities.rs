@@ -4,6 +4,7 @@ mod common;
 
 use common::Folder;
 use serde_json::Value;
+use std::process::Stdio;
 
 #[test]
 fn a_prompt_is_taken_apart() {
@@ -29,6 +30,21 @@ fn as_json_with_explicit_entities_winning() {
     assert_eq!(lines[1]["entities"][0]["head"]["start"], 6);
     let reference = folder.comat(&["entities", "the car is red", "--mode", "reference", "--json"]).ok().stdout;
     assert!(reference.contains("\"noun\":\"red\""), "the authors' quirk: {reference}");
+}
+
+/// `comat … | head -1`
+#[test]
+fn a_reader_may_go_away() {
+    let folder = Folder::new();
+    let many: String = (0..50).map(|i| format!("{i} red dogs and a blue cat\n")).collect();
+    folder.write("p.txt", many);
+    for words in [&["entities", "--prompts", "p.txt"][..], &["world", "prompts", "--split", "train", "--count", "200"]]
+    {
+        let mut child = folder.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let done = child.wait_with_output().unwrap();
+        assert!(done.status.success() && done.stderr.is_empty(), "{words:?}: {done:?}");
+    }
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct Attention {
     subjects: HashMap<String, Vec<Subject>>,
     explicit: HashMap<String, Vec<Entity>>,
     parser: Option<Parser>,
+    /// Whether it was said already that a prompt takes no part, and that a noun was not found.
+    told: Counts,
 }
 
 /// What the losses found to work on in a batch.
@@ -51,7 +53,14 @@ impl Counts {
 
 impl Attention {
     pub fn new(config: config::Attention, segmenter: Box<dyn Segmenter>) -> Self {
-        Self { config, segmenter, subjects: HashMap::new(), explicit: HashMap::new(), parser: None }
+        Self {
+            config,
+            segmenter,
+            subjects: HashMap::new(),
+            explicit: HashMap::new(),
+            parser: None,
+            told: Counts::default(),
+        }
     }
 
     pub fn form(&self) -> Form {
@@ -91,7 +100,28 @@ impl Attention {
             };
             subjects.into_iter().enumerate().map(target).collect()
         });
-        Ok((targets.collect(), counts))
+        let targets = targets.collect();
+        self.tell(prompts, &nouns, counts);
+        Ok((targets, counts))
+    }
+
+    /// Says once of each kind what the log then only counts.
+    fn tell(&mut self, prompts: &[&str], nouns: &[Vec<String>], counts: Counts) {
+        if counts.without > 0 && self.told.without == 0 {
+            let prompt = prompts.iter().zip(nouns).find(|(_, nouns)| nouns.is_empty()).map_or("", |(prompt, _)| prompt);
+            tracing::warn!(
+                "`{prompt}` has no noun that the attention losses can use; it only has the caption loss. \
+                 Further ones are counted in events.jsonl (prompts_without_subjects)"
+            );
+        }
+        if counts.not_found > 0 && self.told.not_found == 0 {
+            tracing::warn!(
+                "{} of {} nouns were not found in their images. Further ones are counted in events.jsonl (not_found)",
+                counts.not_found,
+                counts.subjects
+            );
+        }
+        self.told.add(counts);
     }
 
     fn subjects(&mut self, prompt: &str, tokenizer: &ClipTokenizer) -> Result<Vec<Subject>> {

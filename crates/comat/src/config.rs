@@ -220,7 +220,26 @@ pub enum Segmenter {
     /// The miniature world's own, without a network.
     World,
     /// Grounding DINO finds boxes, SAM what is in them; folders in transformers layout.
-    Grounded { detector: PathBuf, segmenter: PathBuf },
+    Grounded {
+        detector: PathBuf,
+        segmenter: PathBuf,
+        /// How well a box must fit its noun, 0 to 1.
+        #[serde(default = "Segmenter::default_box_threshold")]
+        box_threshold: f64,
+        /// How well a box must fit a word that counts for it, 0 to 1.
+        #[serde(default = "Segmenter::default_text_threshold")]
+        text_threshold: f64,
+    },
+}
+
+impl Segmenter {
+    fn default_box_threshold() -> f64 {
+        0.3
+    }
+
+    fn default_text_threshold() -> f64 {
+        0.25
+    }
 }
 
 /// Which of two spellings of the attention losses.
@@ -530,6 +549,12 @@ impl Config {
                 ("attention.token_weight", attention.token_weight, f64::MAX),
                 ("attention.pixel_weight", attention.pixel_weight, f64::MAX),
             ])?;
+            if let Segmenter::Grounded { box_threshold, text_threshold, .. } = attention.segmenter {
+                in_range(&[
+                    ("attention.segmenter.box_threshold", box_threshold, 1.0),
+                    ("attention.segmenter.text_threshold", text_threshold, 1.0),
+                ])?;
+            }
         }
         if self.lora.targets.is_empty() {
             bail!("lora.targets is empty: nothing would be trained");

@@ -52,6 +52,13 @@ pub fn describe(config: Config, segmenter: SegmenterOf) -> Result<String> {
             "a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({:?})",
             config.sampling.sampler, config.replay.mode
         ),
+        match &config.attention {
+            Some(a) => format!(
+                "attention    {:?} losses on up to {} of the {k} replayed steps, objects found by {:?}",
+                a.form, a.steps, a.segmenter
+            ),
+            None => "attention    no losses on it".into(),
+        },
         format!(
             "UNet passes  {} forward and {} forward+backward in a step",
             t * config.train.accumulation,

@@ -49,7 +49,7 @@ pub struct Summary {
     pub peak_memory: Option<u64>,
 }
 
-/// Attention losses, where the configuration has them, are on all the tracked steps. Writes `x_0`, `image`, `loss.caption`, `loss`, `tracked`, and `grad.KEY` for each matrix by its PEFT key. The prompts
+/// Attention losses, where the configuration has them, are on all the tracked steps. Writes `x_0`, `image`, `loss.caption`, with attention losses `loss.token` and `loss.pixel`, `loss` (all, weighted), `tracked`, and `grad.KEY` for each matrix by its PEFT key. The prompts
 /// are the first B of the training file.
 pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<Summary> {
     let mut session = Session::open(config, segmenter)?;
@@ -93,13 +93,18 @@ pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<
     }
     let (outcome, gradients) = last.context("an iteration was run")?;
 
+    let loss = outcome.loss(&session.config);
     let mut out = Tensors::from([
         ("x_0".to_owned(), outcome.latents),
         ("image".to_owned(), outcome.images),
         ("loss.caption".to_owned(), Tensor::from(outcome.caption_loss)),
-        ("loss".to_owned(), Tensor::from(outcome.caption_loss)),
+        ("loss".to_owned(), Tensor::from(loss)),
         ("tracked".to_owned(), Tensor::from_slice(&tracked.iter().map(|s| *s as i64).collect::<Vec<_>>())),
     ]);
+    if session.attention.is_some() {
+        out.insert("loss.token".to_owned(), Tensor::from(outcome.attention_losses.token));
+        out.insert("loss.pixel".to_owned(), Tensor::from(outcome.attention_losses.pixel));
+    }
     for ((key, _), gradient) in adapter.lora.parameters().iter().zip(gradients.views()) {
         out.insert(format!("grad.{key}"), gradient.shallow_clone());
     }

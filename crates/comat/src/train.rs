@@ -168,3 +168,12 @@ pub struct Outcome {
     pub counts: Counts,
     pub seconds: Legs,
 }
+
+impl Outcome {
+    /// What the gradients are of: all losses, weighted. (With a limit on cotangents they are not quite.)
+    pub fn loss(&self, config: &Config) -> f64 {
+        let AttentionLosses { token, pixel } = self.attention_losses;
+        let attention = config.attention.as_ref().map_or(0.0, |a| a.token_weight * token + a.pixel_weight * pixel);
+        config.captioner.weight * self.caption_loss + attention
+    }
+}

@@ -174,6 +174,7 @@ fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
             a.token_weight * outcome.attention_losses.token + a.pixel_weight * outcome.attention_losses.pixel
         });
     assert!((loss.double_value(&[]) - total).abs() < 1e-9);
+    assert!((outcome.loss(config) - total).abs() < 1e-12);
     let parameters = adapter.lora.parameters();
     let leaves: Vec<&Tensor> = parameters.iter().map(|(_, t)| *t).collect();
     let grads = torch_ext::vjp(&[&loss], &leaves, &[&loss.ones_like()]).unwrap();

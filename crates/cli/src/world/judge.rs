@@ -46,17 +46,17 @@ pub fn run(args: &Judge, console: &Console) -> Result<()> {
         );
     }
     let scores = scores::scores(&outcome.judged);
-    println!("{scores}");
+    say!("{scores}");
     if let Some(first) = outcome.missing.first() {
-        println!("{} without a picture, the first: {first}", counted(outcome.missing.len(), "prompt"));
+        say!("{} without a picture, the first: {first}", counted(outcome.missing.len(), "prompt"));
     }
     if let Some(first) = outcome.foreign.first() {
         let count = counted(outcome.foreign.len(), "picture");
-        println!("{count} of none of the prompts, not judged, the first: {}", first.display());
+        say!("{count} of none of the prompts, not judged, the first: {}", first.display());
     }
     let summary = json!({ "scores": scores, "missing": outcome.missing, "foreign": outcome.foreign });
     judging::write_lines(&out.with_extension("jsonl"), &outcome.judged)?;
     write_whole(&out, &(serde_json::to_string_pretty(&summary)? + "\n"))?;
-    println!("written to {}", out.display());
+    say!("written to {}", out.display());
     Ok(())
 }

@@ -1,14 +1,11 @@
 //! `comat world prompts`: prompts by category.
 
 use super::counted;
-use crate::args::at_least_one;
+use crate::{args::at_least_one, console::print};
 use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum};
 use comat::files::write_whole;
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 use world::prompts;
 
 /// Make prompts to train on or to test on
@@ -52,13 +49,9 @@ pub fn run(args: &Prompts) -> Result<()> {
     match &args.out {
         Some(path) => {
             write_whole(path, &text)?;
-            println!("{} in {}", counted(prompts.len(), "prompt"), path.display());
+            say!("{} in {}", counted(prompts.len(), "prompt"), path.display());
         }
-        // a reader that has seen enough is no failure
-        None => match io::stdout().write_all(text.as_bytes()) {
-            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e.into()),
-            _ => {}
-        },
+        None => print(format_args!("{text}"))?,
     }
     if prompts.len() < args.count {
         tracing::warn!("there are only {} different prompts, not {}", prompts.len(), args.count);

@@ -36,6 +36,6 @@ pub fn run(args: Render, console: &Console) -> Result<()> {
     let bar = bar(console, "render", "scenes")?;
     dataset::write(&request, &bar, &console.interrupt)?;
     bar.finish_and_clear();
-    println!("{} in {}", counted(count, "scene"), request.out.display());
+    say!("{} in {}", counted(count, "scene"), request.out.display());
     Ok(())
 }

@@ -31,11 +31,11 @@ pub struct Report {
 pub fn run(args: Report) -> Result<()> {
     let Report { run, base, tuned, prompts, out } = args;
     let comparison = report::write(&report::Request { run, base, tuned, prompts, out: out.clone() })?;
-    println!("{comparison}\n");
+    say!("{comparison}\n");
     if let Some(change) = comparison.all.get(Measure::Correct) {
         let [base, tuned] = [change.base, change.tuned].map(|e| Measure::Correct.percent(e.value));
-        println!("All correct: {base} % → {tuned} %");
+        say!("All correct: {base} % → {tuned} %");
     }
-    println!("The report is {}", out.display());
+    say!("The report is {}", out.display());
     Ok(())
 }

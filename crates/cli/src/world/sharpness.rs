@@ -31,9 +31,9 @@ pub fn run(args: &Sharpness, console: &Console) -> Result<()> {
     let watch = Watch { bar: &bar, interrupt: &console.interrupt };
     let report = sharpness::measure(&stack, args.count, args.seed, &watch)?;
     bar.finish_and_clear();
-    println!("The true caption is the likelier one, against one with");
+    say!("The true caption is the likelier one, against one with");
     for (what, rates) in [("renders", report.renders), ("redrawn", report.redrawn), ("drawn", report.drawn)] {
-        println!("  {what:8} {rates}");
+        say!("  {what:8} {rates}");
     }
     Ok(())
 }
