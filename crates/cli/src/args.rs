@@ -2,7 +2,7 @@
 
 use crate::{entities::Entities, segment::Segment, world::World};
 use clap::{Args as Group, Parser, Subcommand};
-use comat::config::{Dtype, SamplerKind, Size, Where};
+use comat::config::{Dtype, SamplerKind, Sampling, Size, Where};
 use std::path::PathBuf;
 
 /// Teaches text-to-image diffusion models to draw what the prompt says.
@@ -24,6 +24,7 @@ pub enum Verb {
     Trace(Trace),
     Entities(Entities),
     Segment(Segment),
+    Attention(Attention),
     /// The built-in miniature world: 64x64 pictures of coloured, textured shapes
     #[command(subcommand)]
     World(World),
@@ -56,15 +57,8 @@ pub struct Train {
 /// the same images. Every PNG carries its prompt, seed and settings in a text chunk.
 #[derive(Group)]
 pub struct Generate {
-    /// Model folder in diffusers layout
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// LoRA file: diffusers, PEFT or kohya spelling
-    #[arg(long, value_name = "FILE")]
-    pub lora: Option<PathBuf>,
-    /// How much of the LoRA to add
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, requires = "lora")]
-    pub lora_scale: f64,
+    #[command(flatten)]
+    pub source: Source,
     /// A prompt; can be given several times
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
     pub prompt: Vec<String>,
@@ -77,6 +71,47 @@ pub struct Generate {
     /// Seed of a prompt's first image
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Images drawn at a time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
+    pub batch: usize,
+    /// Folder for the images; made when it does not exist
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Also write grid.png with all images
+    #[arg(long)]
+    pub grid: bool,
+    /// Replace files that exist
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Start from given noise: x_T [B,C,h,w]; for a stochastic sampler also z [T,B,C,h,w] (safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub init_latents: Option<PathBuf>,
+    /// Write the final latents x_0 [B,C,h,w] (safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub save_latents: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: Engine,
+}
+
+/// A model, and a LoRA for it
+#[derive(Group)]
+pub struct Source {
+    /// Model folder in diffusers layout
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// LoRA file: diffusers, PEFT or kohya spelling
+    #[arg(long, value_name = "FILE")]
+    pub lora: Option<PathBuf>,
+    /// How much of the LoRA to add
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, requires = "lora")]
+    pub lora_scale: f64,
+}
+
+/// How images are drawn
+#[derive(Group)]
+pub struct SamplingArgs {
     /// Sampling steps
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one)]
     pub steps: usize,
@@ -98,24 +133,53 @@ pub struct Generate {
     /// WIDTHxHEIGHT in pixels, or one number for a square; the model's own size when absent
     #[arg(long)]
     pub size: Option<Size>,
-    /// Images drawn at a time
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
-    pub batch: usize,
-    /// Folder for the images; made when it does not exist
+}
+
+impl SamplingArgs {
+    pub fn checked(self) -> anyhow::Result<Sampling> {
+        let sampling = Sampling {
+            sampler: self.sampler,
+            steps: self.steps,
+            eta: self.eta,
+            guidance_scale: self.guidance_scale,
+            guidance_rescale: self.guidance_rescale,
+            negative_prompt: self.negative_prompt,
+            size: self.size,
+        };
+        sampling.check()?;
+        Ok(sampling)
+    }
+}
+
+/// Show where each word of a prompt looks, over the picture
+///
+/// For every prompt a PNG: the picture, then for each word the share of the cross-attention that it gets, from dark to
+/// bright: the mean over all heads, layers (middle and way up) and denoising steps. With --lora a second row shows the
+/// same seed with the LoRA, on the same scale.
+#[derive(Group)]
+pub struct Attention {
+    #[command(flatten)]
+    pub source: Source,
+    /// A prompt; can be given several times
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
+    pub prompt: Vec<String>,
+    /// Prompt file: .txt (a prompt a line) or .jsonl
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Only these words, for example red,dog
+    #[arg(long, value_name = "WORD,WORD,…", value_delimiter = ',')]
+    pub words: Vec<String>,
+    /// Seed of the picture, as of `comat generate`
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Folder for the panels; made when it does not exist
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Also write grid.png with all images
-    #[arg(long)]
-    pub grid: bool,
     /// Replace files that exist
     #[arg(long)]
     pub overwrite: bool,
-    /// Start from given noise: x_T [B,C,h,w]; for a stochastic sampler also z [T,B,C,h,w] (safetensors)
-    #[arg(long, value_name = "FILE")]
-    pub init_latents: Option<PathBuf>,
-    /// Write the final latents x_0 [B,C,h,w] (safetensors)
-    #[arg(long, value_name = "FILE")]
-    pub save_latents: Option<PathBuf>,
     #[command(flatten)]
     pub engine: Engine,
 }

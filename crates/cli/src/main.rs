@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Verb::Trace(args) => verbs::trace(args),
         Verb::Entities(args) => entities::run(args),
         Verb::Segment(args) => segment::run(args),
+        Verb::Attention(args) => verbs::attention(args, &console),
         Verb::World(verb) => world::run(verb, &console),
     };
     console::exit_code(result)

@@ -1,18 +1,20 @@
 //! One function per verb: from what was typed to a call of the library.
 
 use crate::{
-    args::{Generate, Trace, Train},
+    args::{Attention, Generate, Trace, Train},
     console::Console,
 };
 use anyhow::{Context, Result};
 use comat::segment::{Grounded, Segmenter};
 use comat::{
-    config::{self, Sampling},
-    generate, plan, prompts, trace as tracing_of,
+    config, generate,
+    pipeline::Pipeline,
+    plan, prompts, trace as tracing_of,
     train::{Ended, Trainer},
+    word_maps,
 };
-use indicatif::ProgressStyle;
-use std::time::Duration;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{path::Path, time::Duration};
 use tch::{Device, Kind};
 
 pub fn train(args: Train, console: &Console) -> Result<()> {
@@ -49,20 +51,8 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
 }
 
 pub fn generate(args: Generate, console: &Console) -> Result<()> {
-    let mut texts = args.prompt;
-    if let Some(path) = &args.prompts {
-        texts.extend(prompts::read(path)?.into_iter().map(|p| p.text));
-    }
-    let sampling = Sampling {
-        sampler: args.sampler,
-        steps: args.steps,
-        eta: args.eta,
-        guidance_scale: args.guidance_scale,
-        guidance_rescale: args.guidance_rescale,
-        negative_prompt: args.negative_prompt,
-        size: args.size,
-    };
-    sampling.check().context("generate")?;
+    let texts = texts(args.prompt, args.prompts.as_deref())?;
+    let sampling = args.sampling.checked().context("generate")?;
     let request = generate::Request {
         prompts: texts,
         count: args.count,
@@ -72,23 +62,57 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         out: args.out,
         grid: args.grid,
         overwrite: args.overwrite,
-        lora: args.lora,
-        lora_scale: args.lora_scale,
+        lora: args.source.lora,
+        lora_scale: args.source.lora_scale,
         init_latents: args.init_latents,
         save_latents: args.save_latents,
     };
-    let pipeline =
-        comat::pipeline::Pipeline::open(&args.model, args.engine.dtype.kind(), args.engine.device.device()?)?;
+    let pipeline = Pipeline::open(&args.source.model, args.engine.dtype.kind(), args.engine.device.device()?)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
-    let bar = console.bar();
-    bar.set_style(ProgressStyle::with_template(
-        "generate {wide_bar} {pos}/{len} denoising steps · {per_sec} · ETA {eta_precise}",
-    )?);
-    bar.enable_steady_tick(Duration::from_millis(500));
+    let bar = denoising_bar(console, "generate")?;
     let files = generate::run(pipeline, &request, &bar, &console.interrupt)?;
     bar.finish_and_clear();
     say!("{} in {}", count(files.len()), request.out.display());
     Ok(())
+}
+
+pub fn attention(args: Attention, console: &Console) -> Result<()> {
+    let request = word_maps::Request {
+        prompts: texts(args.prompt, args.prompts.as_deref())?,
+        only: args.words,
+        seed: args.seed,
+        sampling: args.sampling.checked().context("attention")?,
+        lora: args.source.lora,
+        lora_scale: args.source.lora_scale,
+        out: args.out,
+        overwrite: args.overwrite,
+    };
+    let pipeline = Pipeline::open(&args.source.model, args.engine.dtype.kind(), args.engine.device.device()?)?;
+    console.stop_on_ctrl_c("Stopping; panels that are done are whole.");
+    let bar = denoising_bar(console, "attention")?;
+    let files = word_maps::run(pipeline, &request, &bar, &console.interrupt)?;
+    bar.finish_and_clear();
+    for file in files {
+        say!("{}", file.display());
+    }
+    Ok(())
+}
+
+/// Prompts as they were typed, then those of a file.
+fn texts(mut typed: Vec<String>, file: Option<&Path>) -> Result<Vec<String>> {
+    if let Some(path) = file {
+        typed.extend(prompts::read(path)?.into_iter().map(|p| p.text));
+    }
+    Ok(typed)
+}
+
+fn denoising_bar(console: &Console, verb: &str) -> Result<ProgressBar> {
+    let bar = console.bar();
+    bar.set_style(ProgressStyle::with_template(&format!(
+        "{verb} {{wide_bar}} {{pos}}/{{len}} denoising steps · {{per_sec}} · ETA {{eta_precise}}"
+    ))?);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    Ok(bar)
 }
 
 pub fn trace(args: Trace) -> Result<()> {

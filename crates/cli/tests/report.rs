@@ -103,6 +103,36 @@ fn the_report_is_one_file_that_needs_nothing_else() {
 }
 
 #[test]
+fn attention_panels_of_the_newest_samples_are_shown() {
+    let folder = judged();
+    assert!(!folder.comat(REPORT).ok().stdout.is_empty() && !folder.read("report.html").contains("Where words look"));
+    for (step, panels) in [(0, 1), (50, 5), (9, 1)] {
+        let round = folder.path(&format!("run/samples/step-{step}/attention"));
+        fs::create_dir_all(&round).unwrap();
+        for i in 0..panels {
+            let texts = [("prompt", format!("<prompt {i} of step {step}>"))];
+            let texts: Vec<(&str, &str)> = texts.iter().map(|(k, v)| (*k, v.as_str())).collect();
+            comat::image::Picture::white(30, 10).save(&round.join(format!("{i:03}.png")), &texts).unwrap();
+        }
+    }
+    folder.comat(REPORT).ok();
+    let page = folder.read("report.html");
+    (0..3).for_each(|i| assert!(page.contains(&format!("<h3>&lt;prompt {i} of step 50&gt;</h3>"))));
+    assert!(!page.contains("prompt 3 of") && !page.contains("of step 9"));
+    assert_balanced(&page);
+}
+
+/// Pictures of one seed are laid out alike, so the seeds are shown in turn.
+#[test]
+fn seeds_take_turns() {
+    let folder = judged();
+    folder.comat(REPORT).ok();
+    let page = folder.read("report.html");
+    let count = |seed: u64| page.matches(&format!(", seed {seed}</p>")).count();
+    assert_eq!((count(0), count(1)), (20, 20));
+}
+
+#[test]
 fn prompts_cannot_break_the_page() {
     let folder = judged();
     let first = folder.read("prompts.jsonl").lines().next().unwrap().to_owned();

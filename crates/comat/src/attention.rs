@@ -149,11 +149,7 @@ impl Attention {
 /// The entities that the losses can use. A noun that stands for two entities cannot tell them apart, so both are dropped; a noun
 /// of the scene has no outline; of a prompt that is too long, what the text encoder does not see takes no part.
 fn subjects(prompt: &str, entities: &[Entity], encoding: &Encoding) -> Vec<Subject> {
-    let tokens = |part: &Range<usize>| -> Vec<i64> {
-        let overlaps = |span: &Range<usize>| span.start < part.end && span.end > part.start;
-        let seen = encoding.spans.iter().enumerate();
-        seen.filter(|(_, span)| span.as_ref().is_some_and(overlaps)).map(|(i, _)| i as i64).collect()
-    };
+    let tokens = |part: &Range<usize>| encoding.tokens_of(part);
     let noun = |entity: &Entity| entity.noun(prompt);
     let is_alone = |entity: &&Entity| entities.iter().filter(|e| noun(e) == noun(entity)).count() == 1;
     let usable = entities.iter().filter(is_alone).filter(|e| {

@@ -361,11 +361,13 @@ pub struct Samples {
     pub prompts: Vec<String>,
     pub count: usize,
     pub seed: u64,
+    /// Also show where each word of a prompt looks, beside where it looked before the training.
+    pub attention: bool,
 }
 
 impl Default for Samples {
     fn default() -> Self {
-        Self { every: 100, prompts: vec![], count: 4, seed: 0 }
+        Self { every: 100, prompts: vec![], count: 4, seed: 0, attention: false }
     }
 }
 

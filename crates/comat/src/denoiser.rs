@@ -21,6 +21,11 @@ impl Denoiser<'_> {
         self.run(latents, timestep, text, None)
     }
 
+    /// [`Denoiser::predict`] for these prompts, as a sampler takes it.
+    pub fn conditioned_on<'a>(&'a self, text: &'a GuidedText) -> impl Fn(&Tensor, i64) -> Result<Tensor> + 'a {
+        move |latents, timestep| self.predict(latents, timestep, text)
+    }
+
     /// As [`Denoiser::predict`], with the cross-attention maps of the conditional half, a row a sample.
     pub fn predict_with_maps(
         &self,

@@ -82,7 +82,7 @@ pub fn run(
             Ok(interrupt.check()?)
         };
         let draw = |step| Ok(to_device(noise.step(step)?));
-        let walked = trajectory::walk(&denoiser, &sampler, start, &text, &BTreeSet::new(), draw, each)?;
+        let walked = trajectory::walk(denoiser.conditioned_on(&text), &sampler, start, &BTreeSet::new(), draw, each)?;
         let images = tch::no_grad(|| pipeline.vae.decode(&walked.latents))? / 2.0 + 0.5;
         if images.isfinite().all().int64_value(&[]) == 0 {
             bail!("the images of `{}` are not finite numbers; try --dtype float32 or bfloat16", prompts.join("`, `"));

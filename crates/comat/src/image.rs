@@ -1,9 +1,18 @@
 //! Pictures: from tensors to PNG files with their story in the text chunks.
 
 use anyhow::{Result, bail};
+use embedded_graphics::{
+    Drawable,
+    draw_target::DrawTarget,
+    geometry::{OriginDimensions, Point, Size},
+    mono_font::{MonoTextStyle, iso_8859_1::FONT_8X13},
+    pixelcolor::{Rgb888, RgbColor},
+    text::{Baseline, Text},
+};
 use models::{Error, tensors::partial_name};
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     fs,
     io::{BufReader, BufWriter},
     path::Path,
@@ -33,23 +42,40 @@ impl Picture {
         Ok(Self { width: width as usize, height: height as usize, pixels: Vec::<u8>::try_from(bytes)? })
     }
 
-    /// Pictures of one size in rows of `columns`, a white line between them.
+    pub fn white(width: usize, height: usize) -> Self {
+        Self { width, height, pixels: vec![255; width * height * 3] }
+    }
+
+    /// Puts another picture into this one, in which it must fit.
+    pub fn paste(&mut self, left: usize, top: usize, picture: &Picture) {
+        for (y, row) in picture.pixels.chunks_exact(picture.width * 3).enumerate() {
+            let start = ((top + y) * self.width + left) * 3;
+            self.pixels[start..start + row.len()].copy_from_slice(row);
+        }
+    }
+
+    /// Writes a line of black text, 16 pixels high, cut off at a width. Letters beyond ISO 8859-1 become question marks.
+    pub fn label(&mut self, left: usize, top: usize, width: usize, text: &str) {
+        let font = &FONT_8X13;
+        let letters = width / font.character_size.width as usize;
+        let text: String = text.chars().take(letters).collect();
+        let style = MonoTextStyle::new(font, Rgb888::BLACK);
+        let place = Point::new(left as i32, top as i32 + 2);
+        let Ok(_) = Text::with_baseline(&text, place, style, Baseline::Top).draw(self);
+    }
+
+    /// Pictures in rows of `columns`, a white line between them.
     pub fn grid(pictures: &[Picture], columns: usize) -> Self {
         const GAP: usize = 4;
         let columns = columns.clamp(1, pictures.len().max(1));
         let rows = pictures.len().div_ceil(columns);
         let (w, h) = pictures.iter().fold((0, 0), |(w, h), p| (w.max(p.width), h.max(p.height)));
         let side = |cells: usize, size: usize| (cells * (size + GAP)).saturating_sub(GAP);
-        let (width, height) = (side(columns, w), side(rows, h));
-        let mut pixels = vec![255; width * height * 3];
+        let mut grid = Self::white(side(columns, w), side(rows, h));
         for (i, picture) in pictures.iter().enumerate() {
-            let (left, top) = ((i % columns) * (w + GAP), (i / columns) * (h + GAP));
-            for (y, row) in picture.pixels.chunks_exact(picture.width * 3).enumerate() {
-                let start = ((top + y) * width + left) * 3;
-                pixels[start..start + row.len()].copy_from_slice(row);
-            }
+            grid.paste((i % columns) * (w + GAP), (i / columns) * (h + GAP), picture);
         }
-        Self { width, height, pixels }
+        grid
     }
 
     /// Every pixel as a square of `factor` pixels: small pictures stay sharp when they are looked at.
@@ -120,6 +146,31 @@ impl Picture {
     }
 }
 
+impl OriginDimensions for Picture {
+    fn size(&self) -> Size {
+        Size::new(self.width as u32, self.height as u32)
+    }
+}
+
+impl DrawTarget for Picture {
+    type Color = Rgb888;
+    type Error = Infallible;
+
+    /// What lies outside is left out.
+    fn draw_iter<I: IntoIterator<Item = embedded_graphics::Pixel<Rgb888>>>(
+        &mut self,
+        pixels: I,
+    ) -> Result<(), Infallible> {
+        for embedded_graphics::Pixel(Point { x, y }, colour) in pixels {
+            let (Ok(x), Ok(y)) = (usize::try_from(x), usize::try_from(y)) else { continue };
+            if x < self.width && y < self.height {
+                self.pixels[(y * self.width + x) * 3..][..3].copy_from_slice(&[colour.r(), colour.g(), colour.b()]);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A prompt as a part of a file name.
 pub fn slug(prompt: &str) -> String {
     let words: Vec<String> =
@@ -180,6 +231,16 @@ mod tests {
         assert_eq!(texts, Texts::from([("prompt".into(), "a red star".into()), ("seed".into(), "7".into())]));
         fs::write(&path, &fs::read(&path).unwrap()[..40]).unwrap();
         assert!(Picture::open_with_texts(&path).unwrap_err().to_string().contains("other.png"));
+    }
+
+    #[test]
+    fn writing_stays_in_its_place() {
+        let mut picture = plain(40, 20, 255);
+        picture.label(8, 0, 16, "HÄ and what does not fit");
+        let black = |x: usize| (0..20).any(|y| picture.pixels[(y * 40 + x) * 3] == 0);
+        assert!((0..8).chain(24..40).all(|x| !black(x)));
+        assert!((8..16).any(black) && (16..24).any(black));
+        picture.label(30, 15, 99, "out of the picture");
     }
 
     #[test]

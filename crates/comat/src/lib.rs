@@ -34,3 +34,4 @@ pub mod trace;
 pub mod tracked;
 pub mod train;
 pub mod trajectory;
+pub mod word_maps;

@@ -1,12 +1,15 @@
 //! A run as its folder shows it: log, progress, samples, validation, adapter files.
 
+mod samples;
+
+pub use samples::last as last_samples;
+
 use crate::{
     attention::Counts,
     batch, checkpoint,
     config::Config,
     events::Events,
     files::write_whole,
-    image::Picture,
     interrupt::Interrupt,
     prompts::{self, Prompt},
     random::Purpose,
@@ -23,7 +26,7 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use torch_ext::{Generator, memory};
+use torch_ext::memory;
 
 /// What one step has to say for itself.
 pub struct StepReport {
@@ -142,7 +145,7 @@ impl Run {
         self.bar.enable_steady_tick(Duration::from_millis(500));
         if trainer.step == 0 {
             self.validate(trainer)?;
-            self.sample(trainer)?;
+            samples::draw(self, trainer)?;
         }
         Ok(())
     }
@@ -195,7 +198,7 @@ impl Run {
             self.validate(trainer)?;
         }
         if !interrupt.is_set() && (last || due(sample, step)) {
-            self.sample(trainer)?;
+            samples::draw(self, trainer)?;
         }
         Ok(())
     }
@@ -255,70 +258,6 @@ impl Run {
             mean(before).0,
             mean(after).0,
         ))
-    }
-
-    /// Images from fixed seeds into `samples/step-N`, a comparison with the first round beside them.
-    fn sample(&mut self, trainer: &mut Trainer) -> Result<()> {
-        if self.samples.is_empty() {
-            return Ok(());
-        }
-        let session = &mut trainer.session;
-        let folder = self.folder.join("samples").join(format!("step-{}", trainer.step));
-        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        let unet = session.merged(&trainer.adapter.lora)?;
-        let mut pictures = vec![];
-        for (start, length) in chunks(self.samples.len() as i64, session.config.train.batch_size) {
-            let prompts: Vec<&str> =
-                self.samples[start as usize..][..length as usize].iter().map(String::as_str).collect();
-            let seeds: Vec<u64> =
-                (0..length).map(|i| session.config.samples.seed.wrapping_add((start + i) as u64)).collect();
-            let streams = seeds.iter().map(|seed| Generator::seeded(*seed)).collect::<Result<Vec<_>, _>>()?;
-            let (x, noise) = batch::noise_from(session, streams)?;
-            self.bar.set_message(format!("samples {}/{}", start, self.samples.len()));
-            let images = session.draw(&unet, &prompts, x, noise, || self.tick())?;
-            for (i, (prompt, seed)) in prompts.iter().zip(seeds).enumerate() {
-                let picture = Picture::from_tensor(&images.get(i as i64))?;
-                let number = start as usize + i;
-                let path = folder.join(format!("{number:03}-{}.png", crate::image::slug(prompt)));
-                let settings = crate::generate::parameters(
-                    &session.config.sampling,
-                    prompt,
-                    seed,
-                    session.size,
-                    &session.config.model.path,
-                    None,
-                );
-                picture.save(&path, &[("parameters", &settings), ("step", &trainer.step.to_string())])?;
-                pictures.push(picture);
-            }
-        }
-        let columns = (pictures.len() as f64).sqrt().ceil() as usize;
-        Picture::grid(&pictures, columns).save(&folder.join("grid.png"), &[("step", &trainer.step.to_string())])?;
-        self.compare(&pictures)?;
-        self.events.write(json!({ "event": "samples", "step": trainer.step, "folder": folder }))
-    }
-
-    /// `before-after.png`: a column a prompt, the first round above and the newest below.
-    fn compare(&self, newest: &[Picture]) -> Result<()> {
-        let first = self.folder.join("samples/step-0");
-        if !first.exists() {
-            return Ok(()); // the run was started without samples
-        }
-        let mut names: Vec<PathBuf> = fs::read_dir(&first)
-            .map_err(Error::io(&first))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| {
-                path.extension().is_some_and(|e| e == "png") && path.file_name().is_some_and(|n| n != "grid.png")
-            })
-            .collect();
-        names.sort();
-        let mut pictures = names.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>>>()?;
-        if pictures.len() != newest.len() {
-            return Ok(()); // the sample prompts were changed on the way
-        }
-        pictures.extend(newest.iter().cloned());
-        let factor = (256 / newest.first().map_or(256, |p| p.width.max(1))).max(1);
-        Picture::grid(&pictures, newest.len()).enlarge(factor).save(&self.folder.join("before-after.png"), &[])
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     replay::chunks,
     segment::Segmenter,
     text::GuidedText,
-    trajectory,
+    trajectory, word_maps,
 };
 use anyhow::{Context, Result, bail};
 use models::{lora::Lora, schedule::Sampler, unet::UNet};
@@ -62,8 +62,23 @@ impl Session {
     ) -> Result<Tensor> {
         let text = self.text(prompts)?;
         let denoiser = self.denoiser(unet);
-        let walked = trajectory::walk(&denoiser, &self.sampler, start, &text, &BTreeSet::new(), noise, each)?;
+        let walked =
+            trajectory::walk(denoiser.conditioned_on(&text), &self.sampler, start, &BTreeSet::new(), noise, each)?;
         self.decode(&walked.latents)
+    }
+
+    /// As [`Session::draw`], with the attention of the whole way.
+    pub fn draw_watched(
+        &mut self,
+        unet: &UNet,
+        prompts: &[&str],
+        start: Tensor,
+        noise: impl FnMut(usize) -> Result<Tensor>,
+        each: impl FnMut() -> Result<()>,
+    ) -> Result<(Tensor, word_maps::Sum)> {
+        let text = self.text(prompts)?;
+        let (latents, sum) = word_maps::walk(&self.denoiser(unet), &self.sampler, &text, start, noise, each)?;
+        Ok((self.decode(&latents)?, sum))
     }
 
     /// The UNet as it samples: the adapter added to the weights.

@@ -110,7 +110,8 @@ pub fn iterate(
     let text = session.text(prompts)?;
 
     let merged = session.merged(&adapter.lora)?;
-    let walked = trajectory::walk(&session.denoiser(&merged), &session.sampler, start, &text, &tracked, noise, each)?;
+    let denoiser = session.denoiser(&merged);
+    let walked = trajectory::walk(denoiser.conditioned_on(&text), &session.sampler, start, &tracked, noise, each)?;
     drop(merged);
     let trajectory = clock.lap();
 

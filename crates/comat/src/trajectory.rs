@@ -1,7 +1,6 @@
 //! From noise to latents without a graph. Of the way there only the latents before the tracked steps are kept: the
 //! replay needs nothing else.
 
-use crate::{denoiser::Denoiser, text::GuidedText};
 use anyhow::Result;
 use models::schedule::Sampler;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,13 +13,12 @@ pub struct Trajectory {
     pub before: BTreeMap<usize, Tensor>,
 }
 
-/// Walks all steps. `noise(i)` gives the draw of step `i`, in the shape of the latents; it is asked for in order, and
+/// Walks all steps. `predict(x, t)` is the model's output for latents and timestep; `noise(i)` gives the draw of step `i`, in the shape of the latents; it is asked for in order, and
 /// only where the step is stochastic. `each` is called after every step.
 pub fn walk(
-    denoiser: &Denoiser,
+    mut predict: impl FnMut(&Tensor, i64) -> models::Result<Tensor>,
     sampler: &Sampler,
     start: Tensor,
-    text: &GuidedText,
     tracked: &BTreeSet<usize>,
     mut noise: impl FnMut(usize) -> Result<Tensor>,
     mut each: impl FnMut() -> Result<()>,
@@ -29,7 +27,7 @@ pub fn walk(
     let mut before = BTreeMap::new();
     let mut x = start;
     for (i, step) in sampler.steps.iter().enumerate() {
-        let e = denoiser.predict(&x, step.timestep, text)?;
+        let e = predict(&x, step.timestep)?;
         if tracked.contains(&i) {
             before.insert(i, x.shallow_clone());
         }

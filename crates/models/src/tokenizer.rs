@@ -46,6 +46,15 @@ pub struct Encoding {
     pub cut: Option<String>,
 }
 
+impl Encoding {
+    /// Positions of the tokens that stand for any of these bytes of the text.
+    pub fn tokens_of(&self, part: &Range<usize>) -> Vec<i64> {
+        let overlaps = |span: &Range<usize>| span.start < part.end && span.end > part.start;
+        let all = self.spans.iter().enumerate();
+        all.filter(|(_, span)| span.as_ref().is_some_and(overlaps)).map(|(i, _)| i as i64).collect()
+    }
+}
+
 /// The tokenizer of CLIP's text encoders.
 pub struct ClipTokenizer {
     inner: Inner,

@@ -19,13 +19,17 @@ use comat::{
         page::Page,
     },
 };
+use models::Error;
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
 };
 
 /// Prompts of each category whose pictures are shown.
 const SHOWN: usize = 8;
+/// Prompts whose attention is shown.
+const PANELS: usize = 3;
 
 /// What the report is about.
 #[derive(Debug, Clone)]
@@ -50,6 +54,7 @@ pub fn write(request: &Request) -> Result<Comparison> {
         sections::pictures(&filters(), &cards(&pairs, request)?),
         sections::categories(&pairs.comparison),
         sections::quality(&pairs.comparison),
+        sections::words(&panels(&request.run)?),
         sections::training(&log),
         sections::reading(),
         sections::making(&log, &commands(request, &log, &pairs)?),
@@ -146,17 +151,16 @@ impl Pairs {
         self.all.iter().filter(|pair| pair.outcome() == outcome).count()
     }
 
-    /// The first prompts of each category with their first seeds.
+    /// The first prompts of each category, with their seeds in turn: of one seed, all pictures are laid out alike.
     fn shown(&self) -> Vec<&Pair> {
-        let mut firsts: Vec<&Pair> = self.all.iter().collect();
-        firsts.dedup_by_key(|pair| &pair.base.prompt);
+        let by_prompt = self.all.chunk_by(|a, b| a.base.prompt == b.base.prompt);
         let mut room: BTreeMap<Category, usize> = BTreeMap::new();
-        firsts.retain(|pair| {
-            let taken = room.entry(pair.base.category).or_default();
+        let mut place = |pairs: &[Pair]| {
+            let taken = room.entry(pairs[0].base.category).or_default();
             *taken += 1;
-            *taken <= SHOWN
-        });
-        firsts
+            (*taken <= SHOWN).then(|| *taken - 1)
+        };
+        by_prompt.filter_map(|pairs| Some((pairs, place(pairs)?))).map(|(pairs, n)| &pairs[n % pairs.len()]).collect()
     }
 }
 
@@ -195,6 +199,23 @@ fn cards(pairs: &Pairs, request: &Request) -> Result<Vec<Card>> {
         })
     };
     pairs.shown().iter().map(card).collect()
+}
+
+/// Prompts and attention panels of the run's last samples, where it made any.
+fn panels(run: &Path) -> Result<Vec<(String, String)>> {
+    let Some(folder) = comat::run::last_samples(run)?.map(|round| round.join("attention")).filter(|f| f.exists())
+    else {
+        return Ok(vec![]);
+    };
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(&folder).map_err(Error::io(&folder))?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|file| file.extension().is_some_and(|e| e == "png"));
+    files.sort();
+    let panel = |file: &PathBuf| {
+        let (_, texts) = Picture::open_with_texts(file)?;
+        Ok((texts.get("prompt").cloned().unwrap_or_default(), html::picture(file)?))
+    };
+    files.iter().take(PANELS).map(panel).collect()
 }
 
 /// The commands that lead to this report.

@@ -48,6 +48,18 @@ pub fn html(filters: &[Filter], cards: &[Card]) -> String {
     )
 }
 
+/// Pictures that are wider than they are high, one below the other.
+pub fn panels(panels: &[(String, String)]) -> String {
+    let panel = |(prompt, picture): &(String, String)| {
+        let prompt = Text(prompt);
+        format!(
+            "<article class=\"card wide\">\n<h3>{prompt}</h3>\n<button type=\"button\" class=\"enlarge\" aria-label=\"enlarge\">\
+             <img src=\"{picture}\" alt=\"{prompt}\"></button>\n</article>\n"
+        )
+    };
+    panels.iter().map(panel).collect()
+}
+
 fn card(card: &Card) -> String {
     let shots: String = card.shots.iter().map(|s| shot(s, &card.prompt)).collect();
     format!(

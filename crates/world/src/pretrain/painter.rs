@@ -85,7 +85,8 @@ impl Painter {
         let rest = Sampler { steps: self.sampler.steps[STEPS - steps..].to_vec() };
         let no_noise = |_| Ok(start.zeros_like());
         let start = start.shallow_clone();
-        Ok(trajectory::walk(&denoiser, &rest, start, &text, &BTreeSet::new(), no_noise, || Ok(()))?.latents)
+        Ok(trajectory::walk(denoiser.conditioned_on(&text), &rest, start, &BTreeSet::new(), no_noise, || Ok(()))?
+            .latents)
     }
 
     fn batches(

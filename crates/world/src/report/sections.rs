@@ -58,7 +58,7 @@ fn outcome_bar(outcome: Outcome, count: usize) -> String {
 /// The same prompts and seeds, before and after.
 pub fn pictures(filters: &[Filter], cards: &[Card]) -> String {
     let body = format!(
-        "<p>The first {SHOWN} prompts of each category in the prompt file, each with its first seed: they are not chosen by how \
+        "<p>The first {SHOWN} prompts of each category in the prompt file, with their seeds in turn: they are not chosen by how \
          they came out. ✓ is a picture in which everything is as asked. A click enlarges.</p>\n{}",
         gallery::html(filters, cards)
     );
@@ -101,6 +101,20 @@ pub fn quality(comparison: &Comparison) -> String {
         measures(&comparison.all),
     );
     page::section("quality", "Objects, attributes and quality", &body)
+}
+
+/// Where the words of some sample prompts look; nothing where the run did not record it.
+pub fn words(panels: &[(String, String)]) -> String {
+    if panels.is_empty() {
+        return String::new();
+    }
+    let body = format!(
+        "<p>The first sample prompts of the run, above before the training and below after it, from one seed. Beside each picture, \
+         how much of the cross-attention of every place goes to a word, from dark to bright: the mean over all denoising steps, \
+         layers and heads. Above and below have one scale.</p>\n<div class=\"panels\">\n{}</div>\n",
+        gallery::panels(panels)
+    );
+    page::section("words", "Where words look", &body)
 }
 
 /// The curves of the run.

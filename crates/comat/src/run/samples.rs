@@ -1,0 +1,137 @@
+//! Images from fixed seeds on the way, each round beside the first.
+
+use super::Run;
+use crate::{
+    batch,
+    image::{Picture, slug},
+    replay::chunks,
+    train::Trainer,
+    word_maps::{self, Looks, Word},
+};
+use anyhow::Result;
+use models::Error;
+use serde_json::json;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use torch_ext::Generator;
+
+const GRID: &str = "grid.png";
+const MAPS: &str = "attention.safetensors";
+
+/// A round: the images into `samples/step-N`, all of them in `grid.png`; `before-after.png` in the run's folder; and, where the
+/// configuration asks for it, where the words of each prompt look.
+pub fn draw(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
+    if run.samples.is_empty() {
+        return Ok(());
+    }
+    let session = &mut trainer.session;
+    let config = session.config.clone();
+    let rounds = run.folder.join("samples");
+    let folder = rounds.join(format!("step-{}", trainer.step));
+    fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let unet = session.merged(&trainer.adapter.lora)?;
+    let mut pictures = vec![];
+    let mut maps = word_maps::Store::default();
+    for (start, length) in chunks(run.samples.len() as i64, config.train.batch_size) {
+        let first = start as usize;
+        let prompts: Vec<&str> = run.samples[first..][..length as usize].iter().map(String::as_str).collect();
+        let seeds: Vec<u64> = (0..length).map(|i| config.samples.seed.wrapping_add((start + i) as u64)).collect();
+        let streams = seeds.iter().map(|seed| Generator::seeded(*seed)).collect::<Result<Vec<_>, _>>()?;
+        let (x, noise) = batch::noise_from(session, streams)?;
+        run.bar.set_message(format!("samples {}/{}", start, run.samples.len()));
+        let (images, sum) = if config.samples.attention {
+            let (images, sum) = session.draw_watched(&unet, &prompts, x, noise, || run.tick())?;
+            (images, Some(sum))
+        } else {
+            (session.draw(&unet, &prompts, x, noise, || run.tick())?, None)
+        };
+        for (i, (prompt, seed)) in prompts.iter().zip(seeds).enumerate() {
+            let picture = Picture::from_tensor(&images.get(i as i64))?;
+            let path = folder.join(name(first + i, prompt));
+            let settings =
+                crate::generate::parameters(&config.sampling, prompt, seed, session.size, &config.model.path, None);
+            picture.save(&path, &[("parameters", &settings), ("step", &trainer.step.to_string())])?;
+            if let Some(sum) = &sum {
+                let words = word_maps::words(prompt, &session.pipeline.text.tokenizer().encode(prompt)?);
+                let looks = Looks { picture: picture.clone(), maps: sum.of(i as i64, &words)? };
+                maps.add(first + i, prompt, &looks);
+                let first_round = first_look(&rounds.join("step-0"), first + i, prompt)?;
+                panel(&folder.join("attention"), first + i, prompt, &words, trainer.step, first_round, &looks)?;
+            }
+            pictures.push(picture);
+        }
+    }
+    if config.samples.attention {
+        maps.write(&folder.join(MAPS))?;
+    }
+    let columns = (pictures.len() as f64).sqrt().ceil() as usize;
+    Picture::grid(&pictures, columns).save(&folder.join(GRID), &[("step", &trainer.step.to_string())])?;
+    compare(&run.folder, &pictures)?;
+    run.events.write(json!({ "event": "samples", "step": trainer.step, "folder": folder }))
+}
+
+/// The folder of a run's newest round.
+pub fn last(run: &Path) -> Result<Option<PathBuf>> {
+    let rounds = run.join("samples");
+    if !rounds.exists() {
+        return Ok(None);
+    }
+    let step = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
+    let folders = fs::read_dir(&rounds).map_err(Error::io(&rounds))?.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(folders.filter(|path| step(path).is_some()).max_by_key(step))
+}
+
+fn name(number: usize, prompt: &str) -> String {
+    format!("{number:03}-{}.png", slug(prompt))
+}
+
+/// A sample as it was in the first round, if its prompt was among the samples then.
+fn first_look(round: &Path, number: usize, prompt: &str) -> Result<Option<Looks>> {
+    let picture = round.join(name(number, prompt));
+    if !picture.exists() {
+        return Ok(None);
+    }
+    word_maps::read(&round.join(MAPS), number, prompt, Picture::open(&picture)?)
+}
+
+fn panel(
+    folder: &Path,
+    number: usize,
+    prompt: &str,
+    words: &[Word],
+    step: u64,
+    first: Option<Looks>,
+    now: &Looks,
+) -> Result<()> {
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let now_at = format!("step {step}");
+    let mut rows = vec![(now_at.as_str(), now)];
+    if let Some(first) = first.as_ref().filter(|first| step > 0 && first.maps.size() == now.maps.size()) {
+        rows.insert(0, ("step 0", first));
+    }
+    let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+    word_maps::panel(&texts, &rows).save(&folder.join(name(number, prompt)), &[("prompt", prompt)])
+}
+
+/// `before-after.png`: a column a prompt, the first round above and the newest below.
+fn compare(folder: &Path, newest: &[Picture]) -> Result<()> {
+    let first = folder.join("samples/step-0");
+    if !first.exists() {
+        return Ok(()); // the run was started without samples
+    }
+    let mut names: Vec<PathBuf> = fs::read_dir(&first)
+        .map_err(Error::io(&first))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "png") && path.file_name().is_some_and(|n| n != GRID))
+        .collect();
+    names.sort();
+    let mut pictures = names.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>>>()?;
+    if pictures.len() != newest.len() {
+        return Ok(()); // the sample prompts were changed on the way
+    }
+    pictures.extend(newest.iter().cloned());
+    let factor = (256 / newest.first().map_or(256, |p| p.width.max(1))).max(1);
+    Picture::grid(&pictures, newest.len()).enlarge(factor).save(&folder.join("before-after.png"), &[])
+}

@@ -1,0 +1,42 @@
+//! Maps on disk: the samples of a training run are shown beside those of its first round, also after it was resumed.
+
+use super::Looks;
+use crate::image::Picture;
+use anyhow::Result;
+use models::{Error, tensors};
+use std::{collections::HashMap, path::Path};
+use tch::{Device, Kind};
+
+/// Maps of some samples, each with its prompt, to be written into one file.
+#[derive(Default)]
+pub struct Store {
+    tensors: tensors::Tensors,
+    prompts: HashMap<String, String>,
+}
+
+impl Store {
+    pub fn add(&mut self, number: usize, prompt: &str, looks: &Looks) {
+        self.tensors.insert(format!("{number:03}"), looks.maps.to_device(Device::Cpu).to_kind(Kind::Float));
+        self.prompts.insert(format!("{number:03}"), prompt.into());
+    }
+
+    pub fn write(&self, path: &Path) -> Result<()> {
+        Ok(tensors::write(path, &self.tensors, self.prompts.clone())?)
+    }
+}
+
+/// The maps of the sample `number`, if the file has them for that prompt.
+pub fn read(path: &Path, number: usize, prompt: &str, picture: Picture) -> Result<Option<Looks>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let (mut tensors, prompts) = tensors::read(path)?;
+    let key = format!("{number:03}");
+    if prompts.get(&key).is_none_or(|known| known != prompt) {
+        return Ok(None);
+    }
+    match tensors.remove(&key) {
+        Some(maps) if maps.dim() == 3 => Ok(Some(Looks { picture, maps })),
+        _ => Err(Error::file(path, format!("the maps {key} are missing or no [words, h, w]")).into()),
+    }
+}
