@@ -54,7 +54,7 @@ def randomise(net, gen, gain=1.0, last=()):
             noise = torch.randn(p.shape, generator=gen)
             if name.endswith("bias"):
                 value = 0.2 * noise
-            elif p.ndim == 1:
+            elif p.ndim <= 1:
                 value = 1 + 0.2 * noise
             elif "embedding" in name and "patch" not in name and "linear" not in name and "proj" not in name:
                 value = noise

@@ -9,6 +9,7 @@ import sys
 import torch
 
 import captioner
+import clip_score
 import grounding_dino
 import lora
 import networks
@@ -21,6 +22,7 @@ MAKERS = {
     "clip_sd1": networks.clip_sd1,
     "clip_sd2": networks.clip_sd2,
     "clip_sdxl2": networks.clip_sdxl2,
+    "clip_score": clip_score.clip_score,
     "unet_sd1": networks.unet_sd1,
     "unet_sd2": networks.unet_sd2,
     "unet_sdxl": networks.unet_sdxl,

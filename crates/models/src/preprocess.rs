@@ -104,7 +104,7 @@ pub fn crop(images: &Tensor, offset: (i64, i64), size: (i64, i64)) -> Result<Ten
 }
 
 /// Height and width of a batch of colour images.
-fn check(images: &Tensor) -> Result<(i64, i64)> {
+pub(crate) fn check(images: &Tensor) -> Result<(i64, i64)> {
     match images.size()[..] {
         [rows, 3, height, width] if rows > 0 && height > 0 && width > 0 && images.is_floating_point() => {
             Ok((height, width))

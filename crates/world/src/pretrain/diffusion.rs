@@ -10,7 +10,7 @@ use super::{
 use crate::{scene::Scene, wording};
 use anyhow::Result;
 use models::{
-    clip::{self, TextEncoder},
+    clip::{TextConfig, TextEncoder},
     schedule::NoiseSchedule,
     tokenizer::ClipTokenizer,
     unet::{self, Text, UNet},
@@ -32,7 +32,7 @@ const MOST_SIGNAL: f64 = 5.0;
 /// Trains, and writes `sd/unet` and `sd/text_encoder`.
 pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let unet_config = unet::Config::read(&stack.sd("unet/config.json"))?;
-    let text_config = clip::Config::read(&stack.sd("text_encoder/config.json"))?;
+    let text_config = TextConfig::read(&stack.sd("text_encoder/config.json"))?;
     let schedule = NoiseSchedule::read(&stack.sd("scheduler/scheduler_config.json"))?;
     let parts = [
         ("unet", UNet::layout(&unet_config), Init::Uniform),

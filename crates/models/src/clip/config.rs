@@ -1,0 +1,161 @@
+use super::encoder::Shape;
+use crate::{
+    config::Json,
+    error::Result,
+    layers::Activation,
+    transformers::{UNUSED_KEYS, activation, heads, positive},
+};
+use serde_json::Value;
+use std::path::Path;
+
+/// What a transformers `CLIPConfig` says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub text: TextConfig,
+    pub vision: VisionConfig,
+    /// Width of the embeddings that images and texts share. (The towers' own `projection_dim` goes unread here, as
+    /// upstream.)
+    pub projection_dim: i64,
+}
+
+/// What a transformers `CLIPTextConfig` says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextConfig {
+    pub vocab_size: i64,
+    pub hidden_size: i64,
+    pub intermediate_size: i64,
+    /// Width of the projected embedding, where the checkpoint of an encoder alone has a projection.
+    pub projection_dim: i64,
+    pub layers: usize,
+    pub heads: i64,
+    pub max_position_embeddings: i64,
+    pub activation: Activation,
+    pub norm_eps: f64,
+    pub eos_token_id: i64,
+}
+
+/// What a transformers `CLIPVisionConfig` says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisionConfig {
+    /// Side of the (square) image in pixels.
+    pub image_size: i64,
+    pub patch_size: i64,
+    pub hidden_size: i64,
+    pub intermediate_size: i64,
+    pub layers: usize,
+    pub heads: i64,
+    pub activation: Activation,
+    pub norm_eps: f64,
+}
+
+impl Config {
+    pub fn read(path: &Path) -> Result<Self> {
+        let json = Json::read(path)?;
+        json.only("model_type", "clip")?;
+        let config = Self {
+            text: TextConfig::of(&tower(&json, "text_config")?)?,
+            vision: VisionConfig::of(&tower(&json, "vision_config")?)?,
+            projection_dim: positive(&json, "projection_dim", Some(512))?,
+        };
+        json.ignore(UNUSED_KEYS);
+        json.ignore(&["logit_scale_init_value", "tie_word_embeddings"]);
+        json.finish()?;
+        Ok(config)
+    }
+}
+
+/// Some published files describe a tower a second time, in `text_config_dict` and `vision_config_dict`. Where that is
+/// there, upstream takes it, with the defaults for what it leaves out, and not the first.
+fn tower(json: &Json, key: &str) -> Result<Json> {
+    let again = format!("{key}_dict");
+    json.ignore(&[key]);
+    let key = if json.maybe::<Value>(&again)?.is_some() { again } else { key.to_owned() };
+    json.section(&key)
+}
+
+impl TextConfig {
+    /// The `config.json` of an encoder alone.
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::of(&Json::read(path)?)
+    }
+
+    fn of(json: &Json) -> Result<Self> {
+        json.only("model_type", "clip_text_model")?;
+        let hidden_size = positive(json, "hidden_size", Some(512))?;
+        let config = Self {
+            vocab_size: positive(json, "vocab_size", Some(49408))?,
+            hidden_size,
+            intermediate_size: positive(json, "intermediate_size", Some(2048))?,
+            projection_dim: positive(json, "projection_dim", Some(512))?,
+            layers: positive(json, "num_hidden_layers", Some(12))? as usize,
+            heads: heads(json, hidden_size, 8)?,
+            max_position_embeddings: positive(json, "max_position_embeddings", Some(77))?,
+            activation: activation(json, "quick_gelu")?,
+            norm_eps: json.get_or("layer_norm_eps", 1e-5)?,
+            eos_token_id: json.get_or("eos_token_id", 49407)?,
+        };
+        finish(json)?;
+        Ok(config)
+    }
+
+    pub(super) fn encoder(&self) -> Shape {
+        Shape {
+            width: self.hidden_size,
+            inner: self.intermediate_size,
+            layers: self.layers,
+            heads: self.heads,
+            activation: self.activation,
+            norm_eps: self.norm_eps,
+            causal: true,
+        }
+    }
+}
+
+impl VisionConfig {
+    fn of(json: &Json) -> Result<Self> {
+        json.only("model_type", "clip_vision_model")?;
+        let hidden_size = positive(json, "hidden_size", Some(768))?;
+        let config = Self {
+            image_size: positive(json, "image_size", Some(224))?,
+            patch_size: positive(json, "patch_size", Some(32))?,
+            hidden_size,
+            intermediate_size: positive(json, "intermediate_size", Some(3072))?,
+            layers: positive(json, "num_hidden_layers", Some(12))? as usize,
+            heads: heads(json, hidden_size, 12)?,
+            activation: activation(json, "quick_gelu")?,
+            norm_eps: json.get_or("layer_norm_eps", 1e-5)?,
+        };
+        if config.patch_size > config.image_size {
+            return Err(json.error("patch_size", &format!("is larger than image_size {}", config.image_size)));
+        }
+        json.only("num_channels", 3)?;
+        json.ignore(&["projection_dim"]);
+        finish(json)?;
+        Ok(config)
+    }
+
+    /// Patches along one side.
+    pub fn patches(&self) -> i64 {
+        self.image_size / self.patch_size
+    }
+
+    pub(super) fn encoder(&self) -> Shape {
+        Shape {
+            width: self.hidden_size,
+            inner: self.intermediate_size,
+            layers: self.layers,
+            heads: self.heads,
+            activation: self.activation,
+            norm_eps: self.norm_eps,
+            causal: false,
+        }
+    }
+}
+
+/// What old files of both towers say besides.
+fn finish(json: &Json) -> Result<()> {
+    json.only("pruned_heads", serde_json::json!({}))?;
+    json.ignore(UNUSED_KEYS);
+    json.ignore(&["is_decoder", "tie_word_embeddings"]);
+    json.finish()
+}

@@ -1,0 +1,108 @@
+use super::{config::TextConfig, encoder::Encoder};
+use crate::{
+    error::{Error, Result},
+    layers::{LayerNorm, Linear},
+    transformers::check_ids,
+    weights::{Layout, Scope, Weights},
+};
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// What the encoder makes of a prompt. SD1 and SD2 take `last_hidden_state`, SDXL `penultimate` of both its encoders and
+/// `text_embeds` of the second.
+pub struct Encoded {
+    /// After the final norm `[B, L, D]`
+    pub last_hidden_state: Tensor,
+    /// Input of the last layer, without the final norm `[B, L, D]`
+    pub penultimate: Tensor,
+    /// `last_hidden_state` at the end token `[B, D]`
+    pub pooled: Tensor,
+    /// `pooled` through the projection `[B, P]`, where the checkpoint has one
+    pub text_embeds: Option<Tensor>,
+}
+
+pub struct TextEncoder {
+    config: TextConfig,
+    token_embedding: Tensor,
+    position_embedding: Tensor,
+    encoder: Encoder,
+    final_layer_norm: LayerNorm,
+    text_projection: Option<Linear>,
+}
+
+impl TextEncoder {
+    /// Reads `config.json` and `model.safetensors` from the folder.
+    pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
+        let config = TextConfig::read(&folder.join("config.json"))?;
+        Self::new(&config, &Weights::open(folder, "model", kind, device)?)
+    }
+
+    pub fn new(config: &TextConfig, weights: &Weights) -> Result<Self> {
+        weights.build(&["position_ids"], |root| Self::alone(root, config.clone()))
+    }
+
+    /// What an encoder of that configuration is made of; without a projection.
+    pub fn layout(config: &TextConfig) -> Layout {
+        let absent = |key: &str| key == "embeddings.token_embedding.weight" || key == "text_projection.weight";
+        Weights::layout(&absent, |root| Self::alone(root, config.clone()))
+    }
+
+    /// Published files have everything but the projection below `text_model`; transformers 5 leaves that prefix out
+    /// where there is no projection.
+    fn alone(root: Scope, config: TextConfig) -> Self {
+        let bare = root.has("embeddings.token_embedding.weight");
+        let model = if bare { root.clone() } else { &root / "text_model" };
+        let projection = root.has("text_projection.weight");
+        let projection =
+            projection.then(|| Linear::new(&root / "text_projection", config.hidden_size, config.projection_dim));
+        Self::at(model, config, projection)
+    }
+
+    pub(super) fn at(model: Scope, config: TextConfig, text_projection: Option<Linear>) -> Self {
+        let (width, embeddings) = (config.hidden_size, &model / "embeddings");
+        Self {
+            token_embedding: (&embeddings / "token_embedding").tensor("weight", &[config.vocab_size, width]),
+            position_embedding: (&embeddings / "position_embedding")
+                .tensor("weight", &[config.max_position_embeddings, width]),
+            encoder: Encoder::new(&model / "encoder", &config.encoder()),
+            final_layer_norm: LayerNorm::new(&model / "final_layer_norm", width, config.norm_eps),
+            text_projection,
+            config,
+        }
+    }
+
+    /// ids `[B, L]` int64, each row with its start and end token. A token sees those before it; padding is not masked.
+    pub fn forward(&self, ids: &Tensor) -> Result<Encoded> {
+        let c = &self.config;
+        let (rows, length) = check_ids("text encoder", ids, c.vocab_size, c.max_position_embeddings)?;
+        let ids = ids.to_device(self.token_embedding.device());
+        let ends = self.ends(&ids)?;
+        let tokens = Tensor::embedding(&self.token_embedding, &ids, -1, false, false);
+        let x = tokens + self.position_embedding.narrow(0, 0, length);
+        let (x, penultimate) = self.encoder.forward(x);
+        let last_hidden_state = self.final_layer_norm.forward(&x);
+        let ends = ends.view([rows, 1, 1]).expand([rows, 1, c.hidden_size], false);
+        let pooled = last_hidden_state.gather(1, &ends, false).squeeze_dim(1);
+        let text_embeds = self.text_projection.as_ref().map(|projection| projection.forward(&pooled));
+        Ok(Encoded { last_hidden_state, penultimate, pooled, text_embeds })
+    }
+
+    pub fn config(&self) -> &TextConfig {
+        &self.config
+    }
+
+    /// Position of each row's end token `[B]`.
+    ///
+    /// Older configurations say that its id is 2, which it never was; there it is the largest id of the row.
+    fn ends(&self, ids: &Tensor) -> Result<Tensor> {
+        let end = self.config.eos_token_id;
+        if end == 2 {
+            return Ok(ids.argmax(1, false));
+        }
+        let found = ids.eq(end).to_kind(Kind::Int);
+        if found.sum_dim_intlist(1, false, Kind::Int64).min().int64_value(&[]) == 0 {
+            return Err(Error::Input(format!("text encoder: a prompt has no end token (eos_token_id is {end})")));
+        }
+        Ok(found.argmax(1, false))
+    }
+}

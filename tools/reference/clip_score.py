@@ -1,0 +1,97 @@
+"""Fixture of the CLIP score: both towers, the image processor and the tokenizer before them, and the cosines."""
+
+import torch
+from transformers import CLIPConfig, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from captioner import MEAN, STD
+from common import clean, exact, folder, generator, randomise, report, save_io, write_json
+from tokens import clip_tokenizer
+
+SIDE, LENGTH = 16, 16
+
+# Height and width of the pictures of a batch, and a prompt for each of them, one of them too long. The shorter side becomes
+# SIDE; what is cut off the longer one is odd (wide, small), even (tall), nothing (whole).
+CASES = {
+    "wide": (20, 37, ["a photo of a red dog", "two black birds above the small house!!"]),
+    "tall": (44, 27, ["a blue cat"]),
+    "small": (9, 13, ["a woman holding a white umbrella in the street next to a big green tree and an orange car"]),
+    "whole": (16, 16, ["an orange car"]),
+}
+
+
+def some_pictures(gen, count, height, width):
+    """Bytes `[B, 3, H, W]`: coloured blocks with a little noise, edges and plain parts as pictures have."""
+    blocks = torch.randint(0, 256, (count, 3, (height + 6) // 7, (width + 6) // 7), generator=gen)
+    blocks = blocks.repeat_interleave(7, 2).repeat_interleave(7, 3)[..., :height, :width]
+    noise = torch.randint(-8, 9, (count, 3, height, width), generator=gen)
+    return (blocks + noise).clamp(0, 255).to(torch.uint8)
+
+
+def clip_score():
+    """CLIPModel with towers of different widths and activations, in the layout of the published files.
+
+    Facts, from the transformers source. The vision tower normalises its embeddings (`pre_layrnorm`, spelt so) before the
+    encoder, and behind it the class token alone. Both projections have no bias. Pooled is the text's end token, of the
+    largest id where eos_token_id is 2, as it is in the published files. The image processor resizes with PIL, columns
+    first, and rounds to bytes behind either direction.
+    """
+    name = "clip_score"
+    gen, path = generator(name), folder(name)
+    tokenizer = clip_tokenizer(path, LENGTH)
+    config = CLIPConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 16,
+            "intermediate_size": 40,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": LENGTH,
+            "hidden_act": "gelu",
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "pad_token_id": 1,
+        },
+        vision_config={
+            "hidden_size": 24,
+            "intermediate_size": 52,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "image_size": SIDE,
+            "patch_size": 4,
+            "hidden_act": "quick_gelu",
+        },
+        projection_dim=20,
+    )
+    net = randomise(CLIPModel(config), gen)
+    net.save_pretrained(path)
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_mean=MEAN, image_std=STD
+    )
+
+    prompts, tensors, inputs = {}, {}, {}
+    for case, (height, width, texts) in CASES.items():
+        pictures = some_pictures(gen, len(texts), height, width)
+        bytes_ = [picture.permute(1, 2, 0).numpy() for picture in pictures]
+        pixels = processor(bytes_, return_tensors="pt").pixel_values
+        padded = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
+        prompts[case] = texts
+        tensors[f"{case}.images"] = pictures.float() / 255
+        inputs[f"{case}.pixel_values"] = pixels
+        inputs[f"{case}.input_ids"] = tokenizer(texts, **padded).input_ids
+
+    def run(net, inputs):
+        result = {}
+        for case in CASES:
+            out = net(inputs[f"{case}.input_ids"], inputs[f"{case}.pixel_values"])
+            result[f"{case}.image_embeds"] = out.image_embeds
+            result[f"{case}.text_embeds"] = out.text_embeds
+            result[f"{case}.cosines"] = (out.logits_per_image / net.logit_scale.exp()).diagonal()
+        return result
+
+    result, error = exact(net, inputs, run)
+    save_io(path, tensors | inputs | result)
+    write_json(path / "prompts.json", prompts)
+    processor.save_pretrained(path)
+    clean(path)
+    report(name, error)
