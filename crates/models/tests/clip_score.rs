@@ -246,6 +246,7 @@ fn preprocessing_of_other_models_is_refused() {
     refused("resample", json!(2), &["only 3"]);
     refused("do_center_crop", json!(false), &["only true"]);
     refused("do_pad", json!(true), &["only false"]);
+    refused("default_to_square", json!(true), &["only false"]);
     refused("size", json!({"height": 16, "width": 16}), &["unsupported"]);
     refused("size", json!(15), &["15", "crop_size 16"]);
     refused("crop_size", json!({"height": 16, "width": 20}), &["16x20", "image_size", "16"]);

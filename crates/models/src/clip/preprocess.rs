@@ -69,9 +69,11 @@ impl CentreCrop {
         for key in ["do_resize", "do_center_crop", "do_normalize"] {
             json.only(key, true)?;
         }
-        json.only("do_pad", false)?;
+        for key in ["default_to_square", "do_pad", "use_square_size"] {
+            json.only(key, false)?;
+        }
         // How bytes become 0..1, and who wrote the file.
-        json.ignore(&["do_convert_rgb", "do_rescale", "rescale_factor", "default_to_square", "use_square_size"]);
+        json.ignore(&["do_convert_rgb", "do_rescale", "rescale_factor"]);
         json.ignore(&["feature_extractor_type", "image_processor_type", "processor_class", "pad_size"]);
         json.ignore(&["data_format", "input_data_format", "return_tensors", "device", "disable_grouping"]);
         json.finish()?;
