@@ -10,6 +10,7 @@ import torch
 
 import captioner
 import clip_score
+import discriminator
 import grounding_dino
 import lora
 import networks
@@ -37,6 +38,7 @@ MAKERS = {
     "tokenizer_bert": tokens.tokenizer_bert,
     "pipeline_sd1": pipelines.pipeline_sd1,
     "pipeline_sdxl": pipelines.pipeline_sdxl,
+    "discriminator": discriminator.discriminator,
 }
 
 

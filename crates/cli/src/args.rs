@@ -21,6 +21,7 @@ pub struct Args {
 pub enum Verb {
     Train(Train),
     Generate(Generate),
+    Latents(Latents),
     Trace(Trace),
     Entities(Entities),
     Segment(Segment),
@@ -182,6 +183,20 @@ pub struct Attention {
     pub overwrite: bool,
     #[command(flatten)]
     pub engine: Engine,
+}
+
+/// Sample the original model's latents of all training prompts, for runs with [fidelity]
+///
+/// They go into fidelity.latents, or into `latents` in the run's folder. `comat train` makes missing ones by itself; this
+/// makes them beforehand. Run it again to go on where it was stopped.
+#[derive(Group)]
+pub struct Latents {
+    /// The run's configuration (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Change a setting; can be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 /// Compute one training iteration on given noise and write everything it computes

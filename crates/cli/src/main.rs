@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     let result = match args.verb {
         Verb::Train(args) => verbs::train(args, &console),
         Verb::Generate(args) => verbs::generate(args, &console),
+        Verb::Latents(args) => verbs::latents(args, &console),
         Verb::Trace(args) => verbs::trace(args),
         Verb::Entities(args) => entities::run(args),
         Verb::Segment(args) => segment::run(args),

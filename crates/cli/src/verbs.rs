@@ -1,7 +1,7 @@
 //! One function per verb: from what was typed to a call of the library.
 
 use crate::{
-    args::{Attention, Generate, Trace, Train},
+    args::{Attention, Generate, Latents, Trace, Train},
     console::Console,
 };
 use anyhow::{Context, Result};
@@ -73,6 +73,22 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     let files = generate::run(pipeline, &request, &bar, &console.interrupt)?;
     bar.finish_and_clear();
     say!("{} in {}", count(files.len()), request.out.display());
+    Ok(())
+}
+
+pub fn latents(args: Latents, console: &Console) -> Result<()> {
+    let mut config = config::read(&args.config, &args.set)?;
+    config.fidelity.get_or_insert_default();
+    let prompts = prompts::read(&config.prompts.train)?;
+    let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
+    let mut pipeline = Pipeline::open(&config.model.path, config.model.dtype.kind(), config.model.device.device()?)?;
+    console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
+    let bar = console.bar();
+    bar.set_style(ProgressStyle::with_template("latents {wide_bar} {pos}/{len} · {per_sec} · ETA {eta_precise}")?);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    let store = comat::latents::complete(&config, &mut pipeline, &texts, &bar, &console.interrupt)?;
+    bar.finish_and_clear();
+    say!("{}", store.plan(store.len()));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Everything that is needed to go on exactly where a run stopped, in a folder that is whole or not there.
 
-use crate::{config::Config, optim::AdamW};
+use crate::{config::Config, discriminator::Discriminator, optim::AdamW};
 use anyhow::{Result, bail};
 use models::{
     Error,
@@ -19,6 +19,8 @@ use tch::{Device, Kind, Tensor};
 
 const ADAPTER: &str = "adapter.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const DISCRIMINATOR: &str = "discriminator.safetensors";
+const DISCRIMINATOR_OPTIMIZER: &str = "discriminator.optimizer.safetensors";
 const STATE: &str = "state.json";
 
 /// Besides tensors: random draws depend on seed and step alone, so these numbers are all of the random state too.
@@ -57,8 +59,8 @@ pub fn save(
     state: &State,
     adapter: &Trainable,
     optimizer: &AdamW,
+    discriminator: Option<&Discriminator>,
     config: &Config,
-    keep: usize,
 ) -> Result<PathBuf> {
     let name = format!("step-{}", state.step);
     let (partial, folder) = (root.join(format!(".{name}.partial")), root.join(&name));
@@ -69,13 +71,13 @@ pub fn save(
         }
         fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
         lora::write_peft(&adapter.lora, &partial.join(ADAPTER))?;
-        let mut moments = Tensors::new();
-        let names = adapter.lora.parameters();
-        for (prefix, flat) in [("mean", &optimizer.mean), ("square", &optimizer.square)] {
-            let views = adapter.views_of(flat);
-            moments.extend(names.iter().zip(views).map(|((key, _), view)| (format!("{prefix}.{key}"), view)));
+        tensors::write(&partial.join(OPTIMIZER), &moments(adapter, optimizer), HashMap::new())?;
+        if let Some(Discriminator { trained, optimizer, .. }) = discriminator {
+            let values = trained.parameters().into_iter().map(|(key, t)| (key, t.detach())).collect();
+            tensors::write(&partial.join(DISCRIMINATOR), &values, HashMap::new())?;
+            let updates = HashMap::from([("updates".into(), optimizer.updates.to_string())]);
+            tensors::write(&partial.join(DISCRIMINATOR_OPTIMIZER), &moments(trained, optimizer), updates)?;
         }
-        tensors::write(&partial.join(OPTIMIZER), &moments, HashMap::new())?;
         write_text(&partial.join("config.toml"), &toml::to_string(config)?)?;
         write_text(&partial.join(STATE), &serde_json::to_string_pretty(state)?)?;
         write_text(&latest, &name)?; // all that needs room on the disk is written now
@@ -92,6 +94,7 @@ pub fn save(
             error.context(format!("checkpoint {} was not written; earlier ones are untouched", folder.display()))
         );
     }
+    let keep = config.checkpoints.keep;
     if keep > 0 {
         let all = steps(root)?;
         for (_, old) in all.iter().rev().skip(keep).filter(|(_, path)| *path != folder) {
@@ -124,24 +127,59 @@ pub fn load(path: &Path, weights: &Weights, config: &Config, kind: Kind, device:
         bail!("{}: it adapts {} layers, lora.targets name {layers}", path.display(), lora.pairs().count());
     }
     let adapter = lora.trainable(kind, device);
-    let file = path.join(OPTIMIZER);
-    let (moments, _) = tensors::read(&file)?;
-    let read = |prefix: &str| -> Result<Tensor> {
-        let parts = adapter.lora.parameters().into_iter().map(|(key, matrix)| {
-            let key = format!("{prefix}.{key}");
-            match moments.get(&key) {
-                Some(t) if t.size() == matrix.size() => Ok(t.to_device(device).to_kind(kind).contiguous().view([-1])),
-                Some(t) => {
-                    Err(Error::file(&file, format!("{key} has shape {:?}, expected {:?}", t.size(), matrix.size())))
-                }
-                None => Err(Error::file(&file, format!("{key} is missing"))),
-            }
-        });
-        Ok(Tensor::cat(&parts.collect::<Result<Vec<_>, _>>()?, 0))
-    };
     let mut optimizer = AdamW::new(config.optimizer.clone(), &adapter.flat);
-    (optimizer.mean, optimizer.square, optimizer.updates) = (read("mean")?, read("square")?, state.step);
+    read_moments(&path.join(OPTIMIZER), &adapter, &mut optimizer)?;
+    optimizer.updates = state.step;
     Ok(Checkpoint { state, adapter, optimizer })
+}
+
+/// Puts a discriminator back to where it was.
+pub fn load_discriminator(path: &Path, discriminator: &mut Discriminator) -> Result<()> {
+    let file = path.join(DISCRIMINATOR);
+    if !file.exists() {
+        bail!("{}: the run was started without a discriminator; start another run for [fidelity]", path.display());
+    }
+    let (values, _) = tensors::read(&file)?;
+    let values = flat_of(&file, "", &values, &discriminator.trained)?;
+    tch::no_grad(|| discriminator.trained.flat.copy_(&values));
+    let file = path.join(DISCRIMINATOR_OPTIMIZER);
+    let metadata = read_moments(&file, &discriminator.trained, &mut discriminator.optimizer)?;
+    let updates = metadata.get("updates").and_then(|updates| updates.parse().ok());
+    discriminator.optimizer.updates =
+        updates.ok_or_else(|| Error::file(&file, "the number of updates is missing from its metadata"))?;
+    Ok(())
+}
+
+fn moments(trained: &Trainable, optimizer: &AdamW) -> Tensors {
+    let mut moments = Tensors::new();
+    for (prefix, flat) in [("mean", &optimizer.mean), ("square", &optimizer.square)] {
+        let views = trained.views_of(flat);
+        let keys = trained.parameters().into_iter().map(|(key, _)| format!("{prefix}.{key}"));
+        moments.extend(keys.zip(views));
+    }
+    moments
+}
+
+/// Returns the file's metadata.
+fn read_moments(file: &Path, trained: &Trainable, optimizer: &mut AdamW) -> Result<HashMap<String, String>> {
+    let (moments, metadata) = tensors::read(file)?;
+    optimizer.mean = flat_of(file, "mean.", &moments, trained)?;
+    optimizer.square = flat_of(file, "square.", &moments, trained)?;
+    Ok(metadata)
+}
+
+/// A flat buffer like that of the trained weights, from a tensor for each of them.
+fn flat_of(file: &Path, prefix: &str, tensors: &Tensors, trained: &Trainable) -> Result<Tensor> {
+    let (device, kind) = (trained.flat.device(), trained.flat.kind());
+    let parts = trained.parameters().into_iter().map(|(key, weight)| {
+        let key = format!("{prefix}{key}");
+        match tensors.get(&key) {
+            Some(t) if t.size() == weight.size() => Ok(t.to_device(device).to_kind(kind).contiguous().view([-1])),
+            Some(t) => Err(Error::file(file, format!("{key} has shape {:?}, expected {:?}", t.size(), weight.size()))),
+            None => Err(Error::file(file, format!("{key} is missing"))),
+        }
+    });
+    Ok(Tensor::cat(&parts.collect::<Result<Vec<_>, _>>()?, 0))
 }
 
 /// Settings that differ from those the checkpoint was made with, as `key: before → now`.

@@ -30,6 +30,9 @@ pub struct Config {
     /// Attribute Concentration; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<Attention>,
+    /// Fidelity Preservation; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fidelity: Option<Fidelity>,
     #[serde(default)]
     pub lora: Lora,
     #[serde(default)]
@@ -251,6 +254,60 @@ pub enum Form {
     Reference,
     /// As the paper prints them.
     Paper,
+}
+
+/// Fidelity Preservation: a discriminator that tells generated latents from those of the original model.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fidelity {
+    /// Of the adversarial loss, beside the other losses.
+    pub weight: f64,
+    /// Folder of the original model's latents; the missing ones are made. Absent: `latents` in the run's own folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latents: Option<PathBuf>,
+    /// The seed that they are sampled from: runs with other seeds can share them.
+    pub latents_seed: u64,
+    /// The model whose UNet the discriminator is made of; absent: the one that is tuned, whose weights are then shared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
+    /// Of the discriminator's own adapter.
+    pub rank: i64,
+    pub learning_rate: f64,
+    pub betas: [f64; 2],
+    pub weight_decay: f64,
+    pub max_grad_norm: f64,
+    /// Samples judged at a time; 0: the whole batch.
+    pub micro_batch: usize,
+}
+
+impl Default for Fidelity {
+    fn default() -> Self {
+        Self {
+            weight: 1.0,
+            latents: None,
+            latents_seed: 0,
+            model: None,
+            rank: 128,
+            learning_rate: 2e-5,
+            betas: [0.0, 0.999],
+            weight_decay: 1e-2,
+            max_grad_norm: 1.0,
+            micro_batch: 0,
+        }
+    }
+}
+
+impl Fidelity {
+    /// The discriminator's.
+    pub fn optimizer(&self) -> Optimizer {
+        Optimizer {
+            learning_rate: self.learning_rate,
+            betas: self.betas,
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+            ..Default::default()
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -557,6 +614,19 @@ impl Config {
                     ("attention.segmenter.text_threshold", text_threshold, 1.0),
                 ])?;
             }
+        }
+        if let Some(fidelity) = &self.fidelity {
+            above_zero(&[
+                ("fidelity.rank", fidelity.rank as f64),
+                ("fidelity.learning_rate", fidelity.learning_rate),
+                ("fidelity.max_grad_norm", fidelity.max_grad_norm),
+            ])?;
+            in_range(&[
+                ("fidelity.weight", fidelity.weight, f64::MAX),
+                ("fidelity.betas[0]", fidelity.betas[0], 1.0 - 1e-12),
+                ("fidelity.betas[1]", fidelity.betas[1], 1.0 - 1e-12),
+                ("fidelity.weight_decay", fidelity.weight_decay, f64::MAX),
+            ])?;
         }
         if self.lora.targets.is_empty() {
             bail!("lora.targets is empty: nothing would be trained");

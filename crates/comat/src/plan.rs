@@ -59,6 +59,15 @@ pub fn describe(config: Config, segmenter: SegmenterOf) -> Result<String> {
             ),
             None => "attention    no losses on it".into(),
         },
+        match &config.fidelity {
+            Some(f) => format!(
+                "fidelity     discriminator of rank {} on {}, its latents in {}",
+                f.rank,
+                f.model.as_ref().map_or("the model itself, weights shared".into(), |path| path.display().to_string()),
+                f.latents.clone().unwrap_or_else(|| config.output.join("latents")).display()
+            ),
+            None => "fidelity     no discriminator".into(),
+        },
         format!(
             "UNet passes  {} forward and {} forward+backward in a step",
             t * config.train.accumulation,

@@ -22,6 +22,8 @@ pub enum Purpose {
     Attention,
     /// The order of the prompts; step: the epoch.
     Order,
+    /// Down matrices of the discriminator's adapter, index: the layer; and its head.
+    Discriminator,
 }
 
 /// The stream of a purpose at a step, for a sample, layer or prompt.

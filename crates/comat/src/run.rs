@@ -34,6 +34,7 @@ pub struct StepReport {
     pub grad_norm: f64,
     pub learning_rate: f64,
     attention: Option<(AttentionLosses, Counts)>,
+    fidelity: Option<FidelityReport>,
     legs: Legs,
     began: Instant,
 }
@@ -46,6 +47,7 @@ impl StepReport {
             grad_norm: 0.0,
             learning_rate,
             attention: session.attention.as_ref().map(|_| Default::default()),
+            fidelity: session.config.fidelity.as_ref().map(|_| Default::default()),
             legs: Legs::default(),
             began: Instant::now(),
         }
@@ -59,6 +61,12 @@ impl StepReport {
             losses.pixel += outcome.attention_losses.pixel / parts as f64;
             counts.add(outcome.counts);
         }
+        if let (Some(report), Some(verdict)) = (&mut self.fidelity, &outcome.verdict) {
+            report.adversarial += verdict.adversarial / parts as f64;
+            report.discriminator += verdict.loss / parts as f64;
+            report.accuracy += verdict.accuracy / parts as f64;
+        }
+        self.legs.fidelity += outcome.seconds.fidelity;
         self.legs.trajectory += outcome.seconds.trajectory;
         self.legs.caption += outcome.seconds.caption;
         self.legs.segment += outcome.seconds.segment;
@@ -66,8 +74,17 @@ impl StepReport {
     }
 
     pub fn is_finite(&self) -> bool {
-        self.caption_loss.is_finite() && self.grad_norm.is_finite()
+        let fidelity = self.fidelity.unwrap_or_default();
+        [self.caption_loss, self.grad_norm, fidelity.adversarial, fidelity.discriminator].iter().all(|v| v.is_finite())
     }
+}
+
+/// Means over the step's trajectories.
+#[derive(Default, Clone, Copy)]
+struct FidelityReport {
+    adversarial: f64,
+    discriminator: f64,
+    accuracy: f64,
 }
 
 pub struct Run {
@@ -178,6 +195,14 @@ impl Run {
                 ("not_found".into(), counts.not_found.into()),
                 ("prompts_without_subjects".into(), counts.without.into()),
                 ("seconds_segment".into(), report.legs.segment.into()),
+            ]);
+        }
+        if let (Some(fidelity), Some(line)) = (report.fidelity, line.as_object_mut()) {
+            line.extend([
+                ("adversarial_loss".into(), fidelity.adversarial.into()),
+                ("discriminator_loss".into(), fidelity.discriminator.into()),
+                ("discriminator_accuracy".into(), fidelity.accuracy.into()),
+                ("seconds_fidelity".into(), report.legs.fidelity.into()),
             ]);
         }
         self.events.write(line)?;

@@ -87,7 +87,7 @@ pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<
         let (tracked, attention, crops) = (tracked.clone(), tracked.clone(), extra.crops.clone());
         let draws = Draws { start: on_device(&given.start), noise: Box::new(noise), tracked, attention, crops };
         let mut gradients = Gradients::zeros(&adapter);
-        let outcome = iterate(&mut session, &adapter, &prompts, draws, &mut gradients, || Ok(()))?;
+        let outcome = iterate(&mut session, &adapter, &prompts, draws, None, &mut gradients, || Ok(()))?;
         last = Some((outcome, gradients));
         seconds.push(began.elapsed().as_secs_f64());
     }

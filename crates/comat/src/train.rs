@@ -8,7 +8,9 @@ use crate::{
     attention::Counts,
     batch::{Batch, Order},
     config::Config,
+    discriminator::{Discriminator, Verdict},
     interrupt::Interrupt,
+    latents,
     loss::caption::{Caption, Crop},
     optim::{AdamW, Gradients, learning_rate},
     prompts::Prompt,
@@ -39,10 +41,18 @@ pub struct Trainer {
     pub prompts: Vec<Prompt>,
     pub adapter: Trainable,
     pub optimizer: AdamW,
+    pub fidelity: Option<Fidelity>,
     /// Steps done.
     pub step: u64,
     /// Settings that are not those of the checkpoint that this run goes on from.
     pub changed: Vec<String>,
+}
+
+/// What Fidelity Preservation needs.
+pub struct Fidelity {
+    pub discriminator: Discriminator,
+    /// Of the original model, for every prompt.
+    pub real: latents::Store,
 }
 
 impl Trainer {
@@ -77,7 +87,10 @@ impl Trainer {
             let batch = Batch::new(config, order, &self.prompts, self.step, part)?;
             let prompts: Vec<&str> = batch.prompts.iter().map(String::as_str).collect();
             let draws = batch.draws(&self.session)?;
-            let outcome = iterate(&mut self.session, &self.adapter, &prompts, draws, &mut gradients, || run.tick())?;
+            let real = self.fidelity.as_ref().map(|fidelity| fidelity.real.of(&prompts)).transpose()?;
+            let adversary = self.fidelity.as_mut().map(|fidelity| &mut fidelity.discriminator).zip(real);
+            let each = || run.tick();
+            let outcome = iterate(&mut self.session, &self.adapter, &prompts, draws, adversary, &mut gradients, each)?;
             report.add(&outcome, config.train.accumulation);
         }
         gradients.scale(1.0 / config.train.accumulation as f64);
@@ -92,16 +105,21 @@ impl Trainer {
             );
         }
         self.optimizer.step(&mut self.adapter.flat, &gradients.flat, report.learning_rate);
+        if let Some(fidelity) = &mut self.fidelity {
+            fidelity.discriminator.update(config.train.accumulation);
+        }
         Ok(report)
     }
 }
 
-/// One iteration, section 1 of the method: adds `dL/d adapter` to the gradients.
+/// One iteration, section 1 of the method: adds `dL/d adapter` to the gradients. `adversary`: the discriminator and the
+/// original model's latents of these prompts.
 pub fn iterate(
     session: &mut Session,
     adapter: &Trainable,
     prompts: &[&str],
     draws: Draws,
+    adversary: Option<(&mut Discriminator, Tensor)>,
     gradients: &mut Gradients,
     each: impl FnMut() -> Result<()>,
 ) -> Result<Outcome> {
@@ -117,8 +135,20 @@ pub fn iterate(
 
     let images = session.decode(&walked.latents)?;
     let Caption { loss, cotangent } = session.captioner.with_cotangent(&images, prompts, &crops)?;
-    let cotangent = session.decode_cotangent(&walked.latents, &(cotangent * session.config.captioner.weight))?;
+    let mut cotangent = session.decode_cotangent(&walked.latents, &(cotangent * session.config.captioner.weight))?;
     let caption = clock.lap();
+
+    let verdict = match adversary {
+        Some((discriminator, real)) => {
+            let real = real.to_device(cotangent.device()).to_kind(cotangent.kind());
+            Some(discriminator.judge(&walked.latents, &real)?)
+        }
+        None => None,
+    };
+    if let (Some(verdict), Some(config)) = (&verdict, &session.config.fidelity) {
+        cotangent += &verdict.cotangent * config.weight;
+    }
+    let fidelity = clock.lap();
 
     let (targets, counts) = match &mut session.attention {
         Some(attention) => attention.targets(&images, prompts, session.pipeline.text.tokenizer())?,
@@ -142,8 +172,8 @@ pub fn iterate(
         }),
     };
     let attention_losses = replay.run(&walked, cotangent, gradients)?;
-    let seconds = Legs { trajectory, caption, segment, replay: clock.lap() };
-    Ok(Outcome { latents: walked.latents, images, caption_loss: loss, attention_losses, counts, seconds })
+    let seconds = Legs { trajectory, caption, fidelity, segment, replay: clock.lap() };
+    Ok(Outcome { latents: walked.latents, images, caption_loss: loss, verdict, attention_losses, counts, seconds })
 }
 
 /// The random part of an iteration.
@@ -165,6 +195,7 @@ pub struct Outcome {
     /// `[B, 3, H, W]` in 0..1, not clamped
     pub images: Tensor,
     pub caption_loss: f64,
+    pub verdict: Option<Verdict>,
     pub attention_losses: AttentionLosses,
     pub counts: Counts,
     pub seconds: Legs,
@@ -175,6 +206,8 @@ impl Outcome {
     pub fn loss(&self, config: &Config) -> f64 {
         let AttentionLosses { token, pixel } = self.attention_losses;
         let attention = config.attention.as_ref().map_or(0.0, |a| a.token_weight * token + a.pixel_weight * pixel);
-        config.captioner.weight * self.caption_loss + attention
+        let weight = config.fidelity.as_ref().map_or(0.0, |fidelity| fidelity.weight);
+        let adversarial = self.verdict.as_ref().map_or(0.0, |verdict| weight * verdict.adversarial);
+        config.captioner.weight * self.caption_loss + attention + adversarial
     }
 }

@@ -160,7 +160,7 @@ fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
     let _ = adapter.flat.g_add_(&noise);
 
     let mut gradients = Gradients::zeros(&adapter);
-    let outcome = iterate(&mut session, &adapter, &PROMPTS, given.draws(), &mut gradients, || Ok(())).unwrap();
+    let outcome = iterate(&mut session, &adapter, &PROMPTS, given.draws(), None, &mut gradients, || Ok(())).unwrap();
 
     let weights = session.pipeline.unet_weights.with_adapter(&adapter.lora).unwrap();
     let unet = session.pipeline.unet(&weights).unwrap();

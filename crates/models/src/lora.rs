@@ -123,7 +123,13 @@ impl Lora {
 
     /// A copy of its own on a device, in a precision, ready to be trained.
     pub fn trainable(&self, kind: Kind, device: Device) -> Trainable {
-        let parameters = self.parameters();
+        self.trainable_with(vec![], kind, device)
+    }
+
+    /// As [`Lora::trainable`], with further weights, each with its key, that are trained together with the adapter.
+    pub fn trainable_with(&self, extra: Vec<(String, Tensor)>, kind: Kind, device: Device) -> Trainable {
+        let mut parameters = self.parameters();
+        parameters.extend(extra.iter().map(|(key, t)| (key.clone(), t)));
         let values: Vec<Tensor> = parameters
             .iter()
             .map(|(_, t)| t.detach().to_device(device).to_kind(kind).contiguous().view([-1]))
@@ -137,8 +143,9 @@ impl Lora {
                 pairs.insert(path.clone(), LowRank { down, up, alpha: pair.alpha });
             }
         }
-        drop(leaves);
-        Trainable { lora: Self { pairs, origin: self.origin.clone() }, flat, shapes }
+        let keys = extra.iter().map(|(key, _)| key.clone());
+        let extra = keys.zip(leaves).collect();
+        Trainable { lora: Self { pairs, origin: self.origin.clone() }, extra, flat, shapes }
     }
 
     /// The same adapter, added `factor` times.
@@ -169,12 +176,21 @@ impl Lora {
 /// reduction over processes handles one tensor.
 pub struct Trainable {
     pub lora: Lora,
+    /// Weights beside the adapter's, by key; leaves too, at the end of the buffer.
+    pub extra: Vec<(String, Tensor)>,
     pub flat: Tensor,
     shapes: Vec<Vec<i64>>,
 }
 
 impl Trainable {
-    /// Cuts another buffer of the same length as this adapter's, in the order of [`Lora::parameters`].
+    /// Every trained tensor with its key: those of [`Lora::parameters`], then the others.
+    pub fn parameters(&self) -> Vec<(String, &Tensor)> {
+        let mut all = self.lora.parameters();
+        all.extend(self.extra.iter().map(|(key, t)| (key.clone(), t)));
+        all
+    }
+
+    /// Cuts another buffer of the same length as this one's, in the order of [`Trainable::parameters`].
     pub fn views_of(&self, flat: &Tensor) -> Vec<Tensor> {
         views(flat, &self.shapes)
     }

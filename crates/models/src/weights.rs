@@ -9,10 +9,12 @@ use crate::{
     lora::{Lora, LowRank},
     tensors::{self, Tensors},
 };
+use sha2::{Digest, Sha256};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::{Read, Seek, SeekFrom},
     ops::Div,
     path::{Path, PathBuf},
 };
@@ -119,6 +121,17 @@ impl Weights {
 
     pub fn device(&self) -> Device {
         self.tensors.values().next().map_or(Device::Cpu, |t| t.device())
+    }
+
+    /// The same weights once more: tensors are shared, nothing is copied.
+    pub fn shallow_clone(&self) -> Self {
+        let adapter = self.adapter.iter().map(|(path, pair)| (path.clone(), pair.shallow_clone())).collect();
+        Self { tensors: self.share(), adapter, origin: self.origin.clone() }
+    }
+
+    /// The tensor of a key, as it lies in the file.
+    pub fn get(&self, key: &str) -> Option<&Tensor> {
+        self.tensors.get(key)
     }
 
     fn share(&self) -> Tensors {
@@ -239,6 +252,29 @@ fn enumerate(problems: &[String]) -> String {
         text += &format!("; and {} more", problems.len() - SHOWN);
     }
     text
+}
+
+/// Tells the weight files of a network apart without reading all of them: a digest of their sizes, their headers and of
+/// 256 pieces all over them. Training changes nearly every value, so it changes some of the pieces.
+pub fn fingerprint(folder: &Path, stem: &str) -> Result<String> {
+    const PIECES: u64 = 256;
+    const PIECE: u64 = 4096;
+    let mut hasher = Sha256::new();
+    for path in files_of(folder, stem)? {
+        let mut file = fs::File::open(&path).map_err(Error::io(&path))?;
+        let size = file.metadata().map_err(Error::io(&path))?.len();
+        hasher.update(size.to_le_bytes());
+        let mut piece = vec![];
+        for i in 0..PIECES {
+            let start = size.saturating_sub(PIECE) / (PIECES - 1) * i;
+            piece.clear();
+            file.seek(SeekFrom::Start(start))
+                .and_then(|_| (&mut file).take(PIECE).read_to_end(&mut piece))
+                .map_err(Error::io(&path))?;
+            hasher.update(&piece);
+        }
+    }
+    Ok(hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn files_of(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {

@@ -10,6 +10,7 @@ unsafe extern "C" {
         n_outputs: usize,
         inputs: *const *const C_tensor,
         n_inputs: usize,
+        retain: bool,
         out: *mut *mut C_tensor,
     ) -> *mut c_char;
 }
@@ -20,6 +21,15 @@ unsafe extern "C" {
 /// `None` means that no output depends on that input. Fails when a cotangent's shape is not its output's, or when
 /// no output carries a graph.
 pub fn vjp(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Result<Vec<Option<Tensor>>> {
+    run(outputs, inputs, cotangents, false)
+}
+
+/// As [`vjp`], but the graph stays: another product can be taken from it.
+pub fn vjp_and_keep(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Result<Vec<Option<Tensor>>> {
+    run(outputs, inputs, cotangents, true)
+}
+
+fn run(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor], retain: bool) -> Result<Vec<Option<Tensor>>> {
     if outputs.len() != cotangents.len() {
         return Err(TchError::Shape(format!("{} outputs but {} cotangents", outputs.len(), cotangents.len())));
     }
@@ -32,6 +42,7 @@ pub fn vjp(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> R
             outputs.len(),
             pointers(inputs).as_ptr(),
             inputs.len(),
+            retain,
             grads.as_mut_ptr(),
         )
     })?;

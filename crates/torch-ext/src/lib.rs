@@ -13,7 +13,7 @@ pub mod cuda;
 pub mod memory;
 mod random;
 
-pub use autograd::vjp;
+pub use autograd::{vjp, vjp_and_keep};
 pub use random::Generator;
 
 use std::ffi::{CStr, c_char, c_int, c_void};

@@ -9,6 +9,8 @@ pub struct Legs {
     pub trajectory: f64,
     /// Decoder and captioner, both ways
     pub caption: f64,
+    /// The discriminator, both ways
+    pub fidelity: f64,
     /// Finding the objects of the attention losses
     pub segment: f64,
     pub replay: f64,

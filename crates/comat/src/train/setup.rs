@@ -1,10 +1,13 @@
 //! Before the first step and after the last: opening a run anew or from a checkpoint, and saving it.
 
-use super::Trainer;
+use super::{Fidelity, Trainer};
 use crate::{
     adapter,
     checkpoint::{self, State},
     config::Config,
+    discriminator::Discriminator,
+    interrupt::Interrupt,
+    latents,
     optim::AdamW,
     prompts::{self, Prompt},
     run::Run,
@@ -12,6 +15,7 @@ use crate::{
 };
 use anyhow::Result;
 use indicatif::ProgressBar;
+use std::path::Path;
 
 impl Trainer {
     /// Opens everything a run needs: anew, or from a checkpoint (`latest`, or its folder).
@@ -37,8 +41,11 @@ impl Trainer {
                 (c.adapter, c.optimizer, c.state.step)
             }
         };
-        let run = Run::open(&session.config, &prompts, found.is_some(), bar)?;
-        Ok((Self { session, prompts, adapter, optimizer, step, changed }, run))
+        // the run's folder is claimed before anything is made in it
+        let run = Run::open(&session.config, &prompts, found.is_some(), bar.clone())?;
+        let fidelity = fidelity(&mut session, &prompts, found.as_deref(), &bar)?;
+        bar.set_length(session.config.train.steps);
+        Ok((Self { session, prompts, adapter, optimizer, fidelity, step, changed }, run))
     }
 
     pub(super) fn save(&self, run: &mut Run) -> Result<()> {
@@ -49,10 +56,31 @@ impl Trainer {
             prompts: digest(&self.prompts),
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        let keep = config.checkpoints.keep;
-        let path = checkpoint::save(&run.checkpoints(), &state, &self.adapter, &self.optimizer, config, keep)?;
+        let discriminator = self.fidelity.as_ref().map(|fidelity| &fidelity.discriminator);
+        let path = checkpoint::save(&run.checkpoints(), &state, &self.adapter, &self.optimizer, discriminator, config)?;
         run.saved(&path, self.step)
     }
+}
+
+/// The discriminator, new or as in the checkpoint, and the original model's latents, of which the missing ones are made.
+fn fidelity(
+    session: &mut Session,
+    prompts: &[Prompt],
+    checkpoint: Option<&Path>,
+    bar: &ProgressBar,
+) -> Result<Option<Fidelity>> {
+    let config = session.config.clone();
+    let Some(settings) = &config.fidelity else { return Ok(None) };
+    let timestep = session.sampler.steps.last().map_or(0, |step| step.timestep);
+    let size = (session.size.height, session.size.width);
+    let mut discriminator =
+        Discriminator::new(settings, &config.lora.targets, &mut session.pipeline, size, timestep, config.seed)?;
+    if let Some(path) = checkpoint {
+        checkpoint::load_discriminator(path, &mut discriminator)?;
+    }
+    let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
+    let real = latents::complete(&config, &mut session.pipeline, &texts, bar, &Interrupt::default())?;
+    Ok(Some(Fidelity { discriminator, real }))
 }
 
 /// Whether something that happens every so many steps (0: never) happens after this one.

@@ -1,0 +1,186 @@
+//! Fidelity Preservation (section 4 of the method): a discriminator tells the online model's latents from those of the original
+//! model, and the online model learns to be taken for the original.
+//!
+//! The discriminator is a pretrained UNet with an adapter of its own, and a linear layer from the channels of its output to
+//! one logit for each latent pixel. It sees clean latents at the sampler's last timestep, with the embedding of no prompt.
+
+use crate::{
+    config,
+    optim::{AdamW, Gradients},
+    pipeline::Pipeline,
+    random::{Purpose, stream},
+    replay::chunks,
+};
+use anyhow::{Context, Result, bail};
+use models::{
+    lora::{Lora, Trainable},
+    unet::{self, Text, UNet},
+    weights::Weights,
+};
+use std::fs;
+use tch::{Kind, Reduction, Tensor};
+
+pub const HEAD_WEIGHT: &str = "head.weight";
+pub const HEAD_BIAS: &str = "head.bias";
+
+pub struct Discriminator {
+    settings: config::Fidelity,
+    unet_config: unet::Config,
+    base: Weights,
+    /// Of no prompt, one row.
+    text: Text,
+    timestep: i64,
+    kind: Kind,
+    /// Adapter and head.
+    pub trained: Trainable,
+    pub optimizer: AdamW,
+    gradients: Gradients,
+}
+
+/// What the discriminator says of a batch, and how it wants the generated latents changed.
+pub struct Verdict {
+    /// How badly the generated latents pass for real ones: the mean over samples and pixels of BCE(D(x_0), 1).
+    pub adversarial: f64,
+    /// `d adversarial / d x_0` `[B, C, h, w]`
+    pub cotangent: Tensor,
+    /// The discriminator's own loss: half of BCE(D(x_0), 0) and of BCE(D(x_real), 1).
+    pub loss: f64,
+    /// Share of the pixels, of both kinds alike, that it takes for what they are.
+    pub accuracy: f64,
+}
+
+impl Discriminator {
+    /// A new one, for a model that is tuned. `size`: height and width in pixels; `timestep`: the sampler's last.
+    pub fn new(
+        settings: &config::Fidelity,
+        targets: &[String],
+        tuned: &mut Pipeline,
+        size: (i64, i64),
+        timestep: i64,
+        seed: u64,
+    ) -> Result<Self> {
+        let (kind, device) = (tuned.kind, tuned.device);
+        let channels = tuned.unet_config.out_channels;
+        let other = match &settings.model {
+            Some(path) if fs::canonicalize(path).ok() != fs::canonicalize(&tuned.path).ok() => {
+                Some(Pipeline::open(path, kind, device).context("fidelity.model")?)
+            }
+            _ => None,
+        };
+        let mut other = other;
+        let pipeline = other.as_mut().unwrap_or(tuned);
+        if pipeline.unet_config.in_channels != channels {
+            bail!(
+                "fidelity.model: {} takes latents of {} channels, those of the tuned model have {channels}",
+                pipeline.path.display(),
+                pipeline.unet_config.in_channels
+            );
+        }
+        let text = pipeline.text.guided(&[""], None, false, size)?.cond;
+        let base = pipeline.unet_weights.shallow_clone();
+        let draws = |index: usize| stream(seed, Purpose::Discriminator, 0, index as u64);
+        let draw = |layer: usize, shape: &[i64]| {
+            Ok(draws(layer).map_err(|e| models::Error::Input(e.to_string()))?.randn(shape)?)
+        };
+        let lora = Lora::fresh(&base, targets, settings.rank, settings.rank as f64, draw)?;
+        let trained_kind = if kind == Kind::Double { Kind::Double } else { Kind::Float };
+        let trained = lora.trainable_with(head(draws(usize::MAX)?, channels)?, trained_kind, device);
+        let optimizer = AdamW::new(settings.optimizer(), &trained.flat);
+        Ok(Self {
+            gradients: Gradients::zeros(&trained),
+            settings: settings.clone(),
+            unet_config: pipeline.unet_config.clone(),
+            base,
+            text,
+            timestep,
+            kind,
+            trained,
+            optimizer,
+        })
+    }
+
+    /// Judges generated latents against real ones `[B, C, h, w]`, and adds to its own gradients. The generated half runs
+    /// once: both losses are differentiated on one graph.
+    pub fn judge(&mut self, generated: &Tensor, real: &Tensor) -> Result<Verdict> {
+        let unet = UNet::new(&self.unet_config, &self.base.with_adapter(&self.trained.lora)?)?;
+        let leaves: Vec<&Tensor> = self.trained.parameters().into_iter().map(|(_, leaf)| leaf).collect();
+        let kind = self.trained.flat.kind();
+        let (given, generated, real) = (generated.kind(), generated.to_kind(kind), real.to_kind(kind));
+        let size = generated.size();
+        let pixels = (size[0] * size[2] * size[3]) as f64;
+        let (mut adversarial, mut loss, mut right) = (0.0, 0.0, 0.0);
+        let mut cotangents = vec![];
+        let mut grads = vec![];
+        for (start, length) in chunks(size[0], self.settings.micro_batch) {
+            let piece = generated.narrow(0, start, length).detach().set_requires_grad(true);
+            let logits = self.logits(&unet, &piece)?;
+            let (pass, told) = (surprise(&logits, true) / pixels, surprise(&logits, false) / (2.0 * pixels));
+            let back = torch_ext::vjp_and_keep(&[&pass], &[&piece], &[&pass.ones_like()])?;
+            cotangents
+                .push(back.into_iter().next().flatten().context("the discriminator's logits depend on its input")?);
+            grads.push(torch_ext::vjp(&[&told], &leaves, &[&told.ones_like()])?);
+            adversarial += pass.double_value(&[]);
+            loss += told.double_value(&[]);
+            right += logits.lt(0.0).sum(Kind::Double).double_value(&[]);
+
+            let logits = self.logits(&unet, &real.narrow(0, start, length).detach())?;
+            let told = surprise(&logits, true) / (2.0 * pixels);
+            grads.push(torch_ext::vjp(&[&told], &leaves, &[&told.ones_like()])?);
+            loss += told.double_value(&[]);
+            right += logits.gt(0.0).sum(Kind::Double).double_value(&[]);
+        }
+        grads.iter().for_each(|grads| self.gradients.add(grads));
+        let accuracy = right / (2.0 * pixels);
+        Ok(Verdict { adversarial, cotangent: Tensor::cat(&cotangents, 0).to_kind(given), loss, accuracy })
+    }
+
+    /// An optimiser step on the gradients of so many batches; returns their norm. Without finite gradients nothing changes.
+    pub fn update(&mut self, batches: usize) -> f64 {
+        self.gradients.scale(1.0 / batches as f64);
+        let norm = self.gradients.clip(self.settings.max_grad_norm);
+        if norm.is_finite() {
+            self.optimizer.step(&mut self.trained.flat, &self.gradients.flat, self.settings.learning_rate);
+        }
+        let _ = self.gradients.flat.zero_();
+        norm
+    }
+
+    /// What was added up since the last update, in the order of `Trainable::parameters`.
+    pub fn gradients(&self) -> &[Tensor] {
+        self.gradients.views()
+    }
+
+    /// The weights that its UNet is made of, without its adapter.
+    pub fn base(&self) -> &Weights {
+        &self.base
+    }
+
+    /// One logit for each latent pixel `[B, h, w, 1]`: above 0 for real.
+    fn logits(&self, unet: &UNet, latents: &Tensor) -> Result<Tensor> {
+        let rows = latents.size()[0];
+        let timesteps = Tensor::full([rows], self.timestep, (Kind::Int64, latents.device()));
+        let text = self.text.map(|t| t.repeat([&[rows], vec![1; t.dim() - 1].as_slice()].concat()));
+        let out = unet.forward(&latents.to_kind(self.kind), &timesteps, &text)?.to_kind(latents.kind());
+        let [(_, weight), (_, bias)] = self.trained.extra.as_slice() else { bail!("the discriminator has no head") };
+        Ok(out.permute([0, 2, 3, 1]).linear(weight, Some(bias)))
+    }
+}
+
+/// The sum over pixels of the binary cross-entropy with logits.
+fn surprise(logits: &Tensor, real: bool) -> Tensor {
+    let target = if real { logits.ones_like() } else { logits.zeros_like() };
+    logits.binary_cross_entropy_with_logits::<Tensor>(&target.detach(), None, None, Reduction::Sum)
+}
+
+/// A linear layer to one output, as PyTorch starts it: all values uniform within `1 / sqrt(inputs)`.
+fn head(mut draws: torch_ext::Generator, inputs: i64) -> Result<Vec<(String, Tensor)>> {
+    const CELLS: i64 = 1 << 24;
+    let bound = (inputs as f64).powf(-0.5);
+    let mut values = vec![];
+    for _ in 0..=inputs {
+        values.push(bound * (2.0 * draws.below(0, CELLS)? as f64 / CELLS as f64 - 1.0));
+    }
+    let all = Tensor::from_slice(&values);
+    let (weight, bias) = (all.narrow(0, 0, inputs).view([1, inputs]), all.narrow(0, inputs, 1));
+    Ok(vec![(HEAD_WEIGHT.into(), weight), (HEAD_BIAS.into(), bias)])
+}

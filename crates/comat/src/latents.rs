@@ -1,0 +1,319 @@
+//! The original model's latents, a sample of every prompt: what the discriminator takes for real. They are made once, and can be
+//! shared by runs.
+//!
+//! A folder holds `latents.json` and shards `NNNNN.safetensors` with a tensor `latents` `[n, C, h, w]` in float16. A shard is
+//! in the index when it is whole, so a sampling that was stopped goes on behind the last one.
+
+use crate::{
+    config::{Config, Sampling, Size},
+    denoiser::Denoiser,
+    files::write_whole,
+    interrupt::Interrupt,
+    pipeline::Pipeline,
+    trajectory,
+};
+use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
+use models::{Error, schedule::Sampler, tensors, weights};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
+use tch::{Kind, Tensor};
+use torch_ext::Generator;
+
+/// Latents in a shard.
+const SHARD: usize = 256;
+const INDEX: &str = "latents.json";
+
+/// What latents depend on, besides their prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Fingerprint of the model's weights.
+    pub model: String,
+    pub seed: u64,
+    pub sampling: Sampling,
+    pub size: Size,
+    /// Channels, height and width.
+    pub shape: [i64; 3],
+}
+
+impl Origin {
+    /// Of the latents that a run needs.
+    pub fn of(config: &Config, pipeline: &Pipeline) -> Result<Self> {
+        let size = config.sampling.size.unwrap_or(pipeline.native_size());
+        Ok(Self {
+            model: fingerprint(&pipeline.path)?,
+            seed: config.fidelity.as_ref().map_or(0, |fidelity| fidelity.latents_seed),
+            sampling: Sampling { size: None, ..config.sampling.clone() },
+            size,
+            shape: pipeline.latent_shape(size)?,
+        })
+    }
+
+    /// What is different in another, in words.
+    fn differences(&self, other: &Self) -> Vec<String> {
+        let mut all = vec![];
+        if self.model != other.model {
+            all.push(format!("of another model (fingerprint {}, not {})", self.model, other.model));
+        }
+        if self.seed != other.seed {
+            all.push(format!("from seed {}, not {}", self.seed, other.seed));
+        }
+        if (self.size, self.shape) != (other.size, other.shape) {
+            all.push(format!("of images of {}, not {}", self.size, other.size));
+        }
+        if self.sampling != other.sampling {
+            all.push(format!("sampled with {:?}, not {:?}", self.sampling, other.sampling));
+        }
+        all
+    }
+
+    /// Bytes of one latent.
+    fn bytes(&self) -> u64 {
+        2 * self.shape.iter().product::<i64>() as u64
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Index {
+    #[serde(flatten)]
+    origin: Origin,
+    shards: Vec<Shard>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Shard {
+    file: String,
+    sha256: String,
+    /// In the order of the rows.
+    prompts: Vec<String>,
+}
+
+/// A folder of latents.
+pub struct Store {
+    folder: PathBuf,
+    index: Index,
+    values: Vec<Tensor>,
+    /// Shard and row of a prompt.
+    rows: HashMap<String, (usize, i64)>,
+}
+
+impl Store {
+    /// Opens a folder, which need not exist yet. Every shard is held against its digest.
+    ///
+    /// # Errors
+    /// Latents of another model, or sampled in another way; a shard that is missing or damaged.
+    pub fn open(folder: &Path, origin: Origin) -> Result<Self> {
+        let path = folder.join(INDEX);
+        let mut store = Self {
+            folder: folder.to_owned(),
+            index: Index { origin, shards: vec![] },
+            values: vec![],
+            rows: HashMap::new(),
+        };
+        if !path.exists() {
+            return Ok(store);
+        }
+        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let index: Index = serde_json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
+        let differences = index.origin.differences(&store.index.origin);
+        if !differences.is_empty() {
+            bail!(
+                "{}: the latents in it are {}; choose another folder (fidelity.latents), or delete this one",
+                folder.display(),
+                differences.join("; ")
+            );
+        }
+        for shard in index.shards {
+            let file = folder.join(&shard.file);
+            let values = read(&file, &shard, store.index.origin.shape)
+                .context("latents can be made again: delete their folder, and run the same command")?;
+            store.add(shard, values);
+        }
+        Ok(store)
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    fn add(&mut self, shard: Shard, values: Tensor) {
+        for (row, prompt) in shard.prompts.iter().enumerate() {
+            self.rows.entry(prompt.clone()).or_insert((self.values.len(), row as i64));
+        }
+        self.index.shards.push(shard);
+        self.values.push(values);
+    }
+
+    /// Prompts that there are no latents of yet, each once.
+    pub fn missing<'a>(&self, prompts: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+        let mut seen = HashSet::new();
+        prompts.into_iter().filter(|prompt| !self.rows.contains_key(*prompt) && seen.insert(*prompt)).collect()
+    }
+
+    /// A row a prompt, `[B, C, h, w]` in float32.
+    pub fn of(&self, prompts: &[&str]) -> Result<Tensor> {
+        let row = |prompt: &&str| match self.rows.get(*prompt) {
+            Some((shard, row)) => Ok(self.values[*shard].get(*row).to_kind(Kind::Float)),
+            None => bail!("{}: there are no latents of `{prompt}`; run `comat latents` again", self.folder.display()),
+        };
+        Ok(Tensor::stack(&prompts.iter().map(row).collect::<Result<Vec<_>>>()?, 0))
+    }
+
+    /// How large the latents of so many prompts are, and what the disk has left, in words.
+    pub fn plan(&self, prompts: usize) -> String {
+        let size = self.index.origin.bytes() * prompts as u64;
+        format!("{prompts} latents of {:?} for {}, {}", self.index.origin.shape, self.folder.display(), megabytes(size))
+    }
+
+    /// Samples the missing ones, `batch` at a time.
+    pub fn make(
+        &mut self,
+        pipeline: &mut Pipeline,
+        sampler: &Sampler,
+        prompts: &[&str],
+        batch: usize,
+        bar: &ProgressBar,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        let prompts = self.missing(prompts.iter().copied());
+        fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+        let needed = self.index.origin.bytes() * prompts.len() as u64;
+        let free = fs4::available_space(&self.folder).map_err(Error::io(&self.folder))?;
+        if needed > free {
+            bail!("{}: {} are needed, {} are free", self.folder.display(), megabytes(needed), megabytes(free));
+        }
+        bar.set_length(prompts.len() as u64);
+        let unet = pipeline.unet(&pipeline.unet_weights)?;
+        for prompts in prompts.chunks(SHARD) {
+            let mut rows = vec![];
+            for prompts in prompts.chunks(batch.max(1)) {
+                rows.push(self.sample(pipeline, &unet, sampler, prompts, interrupt)?);
+                bar.inc(prompts.len() as u64);
+            }
+            self.write(Tensor::cat(&rows, 0), prompts)?;
+        }
+        Ok(())
+    }
+
+    /// Each prompt from a stream of its own, so that its latents do not depend on the others.
+    fn sample(
+        &self,
+        pipeline: &mut Pipeline,
+        unet: &models::unet::UNet,
+        sampler: &Sampler,
+        prompts: &[&str],
+        interrupt: &Interrupt,
+    ) -> Result<Tensor> {
+        let Origin { sampling, size, shape, seed, .. } = &self.index.origin;
+        let stream = |prompt: &&str| {
+            let digest = Sha256::digest(format!("{seed} latents {prompt}"));
+            Generator::seeded(digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte)))
+        };
+        let mut streams = prompts.iter().map(stream).collect::<Result<Vec<_>, _>>()?;
+        let device = pipeline.device;
+        let mut noise = || {
+            let rows = streams.iter_mut().map(|s| s.randn(shape)).collect::<Result<Vec<_>, _>>()?;
+            Ok::<_, anyhow::Error>(Tensor::stack(&rows, 0).to_device(device))
+        };
+        let guidance = sampling.guidance();
+        let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
+        let text = pipeline.text.guided(prompts, negative, guidance.is_on(), (size.height, size.width))?;
+        let denoiser = Denoiser { unet, guidance, kind: pipeline.kind };
+        let start = noise()?;
+        let predict = denoiser.conditioned_on(&text);
+        let none = BTreeSet::new();
+        let walked = trajectory::walk(predict, sampler, start, &none, |_| noise(), || Ok(interrupt.check()?))?;
+        let latents = walked.latents.to_device(tch::Device::Cpu).to_kind(Kind::Half);
+        if latents.isfinite().all().int64_value(&[]) == 0 {
+            bail!("the latents of `{}` are not finite numbers; try another model.dtype", prompts.join("`, `"));
+        }
+        Ok(latents)
+    }
+
+    fn write(&mut self, values: Tensor, prompts: &[&str]) -> Result<()> {
+        let file = format!("{:05}.safetensors", self.index.shards.len());
+        let path = self.folder.join(&file);
+        let values = values.contiguous();
+        let all = tensors::Tensors::from([("latents".to_owned(), values.shallow_clone())]);
+        tensors::write(&path, &all, HashMap::new())?;
+        let prompts = prompts.iter().map(|p| (*p).to_owned()).collect();
+        self.add(Shard { file, sha256: digest(&path)?, prompts }, values);
+        Ok(write_whole(&self.folder.join(INDEX), &serde_json::to_string_pretty(&self.index)?)?)
+    }
+}
+
+/// Opens the latents that a run needs, and makes those that are missing.
+pub fn complete(
+    config: &Config,
+    pipeline: &mut Pipeline,
+    prompts: &[&str],
+    bar: &ProgressBar,
+    interrupt: &Interrupt,
+) -> Result<Store> {
+    let folder = config.fidelity.as_ref().and_then(|fidelity| fidelity.latents.clone());
+    let folder = folder.unwrap_or_else(|| config.output.join("latents"));
+    let mut store = Store::open(&folder, Origin::of(config, pipeline)?)?;
+    let missing = store.missing(prompts.iter().copied()).len();
+    if missing > 0 {
+        tracing::info!("the original model samples {}", store.plan(missing));
+        let sampling = &config.sampling;
+        let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
+        store.make(pipeline, &sampler, prompts, config.train.batch_size, bar, interrupt)?;
+    }
+    Ok(store)
+}
+
+/// Of everything that a model's latents depend on.
+fn fingerprint(model: &Path) -> Result<String> {
+    let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model")?];
+    for encoder in ["text_encoder", "text_encoder_2"].map(|name| model.join(name)).iter().filter(|f| f.exists()) {
+        parts.push(weights::fingerprint(encoder, "model")?);
+    }
+    let scheduler = model.join("scheduler/scheduler_config.json");
+    parts.push(fs::read_to_string(&scheduler).map_err(Error::io(&scheduler))?);
+    Ok(short(&Sha256::digest(parts.join("\n"))))
+}
+
+fn read(path: &Path, shard: &Shard, shape: [i64; 3]) -> Result<Tensor> {
+    let (mut tensors, _) = tensors::read(path)?;
+    let expected = [&[shard.prompts.len() as i64], shape.as_slice()].concat();
+    let values = match tensors.remove("latents") {
+        Some(values) if values.size() == expected => values,
+        _ => return Err(Error::file(path, format!("there is no tensor latents {expected:?} in it")).into()),
+    };
+    if digest(path)? != shard.sha256 {
+        return Err(Error::file(path, "is not what was written; it was changed or damaged").into());
+    }
+    Ok(values)
+}
+
+fn digest(path: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    let mut file = fs::File::open(path).map_err(Error::io(path))?;
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece).map_err(Error::io(path))? {
+            0 => break,
+            read => hasher.update(&piece[..read]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn short(digest: &[u8]) -> String {
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
