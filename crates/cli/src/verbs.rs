@@ -5,13 +5,16 @@ use crate::{
     console::Console,
 };
 use anyhow::{Context, Result};
-use comat::segment::{Grounded, Segmenter};
 use comat::{
     config, generate,
     pipeline::Pipeline,
     plan, prompts, trace as tracing_of,
     train::{Ended, Trainer},
     word_maps,
+};
+use comat::{
+    judge::Judge,
+    segment::{Grounded, Segmenter},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{path::Path, time::Duration};
@@ -24,7 +27,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
         return Ok(());
     }
     let output = config.output.clone();
-    let (mut trainer, mut run) = Trainer::open(config, &segmenter, args.resume.as_deref(), console.bar())?;
+    let (mut trainer, mut run) = Trainer::open(config, &segmenter, &judge, args.resume.as_deref(), console.bar())?;
     for change in &trainer.changed {
         say!("Changed since the checkpoint: {change}");
     }
@@ -158,6 +161,14 @@ fn segmenter(which: &config::Segmenter, kind: Kind, device: Device) -> Result<Bo
             grounded.detector.text_threshold = *text_threshold;
             Box::new(grounded)
         }
+    })
+}
+
+/// The judge that a configuration names.
+fn judge(which: &config::Judge, kind: Kind, device: Device) -> Result<Box<dyn Judge>> {
+    Ok(match which {
+        config::Judge::World => Box::new(world::judging::Watch),
+        config::Judge::Clip { model } => Box::new(comat::judge::Clip::open(model, kind, device)?),
     })
 }
 

@@ -436,12 +436,29 @@ pub struct Validation {
     pub every: u64,
     /// How many of the prompts to use; 0: all.
     pub count: usize,
+    /// Looks at the images, too, and has no part in the losses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<Judge>,
+    /// Keep the adapter of the best round, by the judge's first figure, in `best/`.
+    pub keep_best: bool,
+    /// Stop after so many rounds that were no better than the best; 0: never.
+    pub early_stop: u64,
 }
 
 impl Default for Validation {
     fn default() -> Self {
-        Self { every: 100, count: 32 }
+        Self { every: 100, count: 32, judge: None, keep_best: false, early_stop: 0 }
     }
+}
+
+/// Who watches a run.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase", tag = "kind", deny_unknown_fields)]
+pub enum Judge {
+    /// The miniature world's own.
+    World,
+    /// The cosine between picture and prompt; a CLIP folder in transformers layout.
+    Clip { model: PathBuf },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
@@ -614,6 +631,13 @@ impl Config {
                     ("attention.segmenter.text_threshold", text_threshold, 1.0),
                 ])?;
             }
+        }
+        let watch = &self.validation;
+        if watch.judge.is_none() && (watch.keep_best || watch.early_stop > 0) {
+            bail!("validation.keep_best and validation.early_stop go by a judge; name one in validation.judge");
+        }
+        if watch.judge.is_some() && self.prompts.validation.is_none() {
+            bail!("validation.judge looks at pictures of held-out prompts; name their file in prompts.validation");
         }
         if let Some(fidelity) = &self.fidelity {
             above_zero(&[

@@ -17,6 +17,7 @@ pub mod files;
 pub mod generate;
 pub mod image;
 pub mod interrupt;
+pub mod judge;
 pub mod latents;
 pub mod loss;
 pub mod optim;

@@ -1,19 +1,20 @@
 //! A run as its folder shows it: log, progress, samples, validation, adapter files.
 
 mod samples;
+mod validation;
 
 pub use samples::last as last_samples;
 
 use crate::{
     attention::Counts,
-    batch, checkpoint,
+    checkpoint,
     config::Config,
     events::Events,
     files::write_whole,
     interrupt::Interrupt,
+    judge::Judge,
     prompts::{self, Prompt},
-    random::Purpose,
-    replay::{AttentionLosses, chunks},
+    replay::AttentionLosses,
     session::Session,
     train::{Legs, Outcome, Trainer, due},
 };
@@ -27,6 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 use torch_ext::memory;
+use validation::{Validation, mean};
 
 /// What one step has to say for itself.
 pub struct StepReport {
@@ -91,7 +93,7 @@ pub struct Run {
     folder: PathBuf,
     events: Events,
     bar: ProgressBar,
-    validation: Vec<Prompt>,
+    validation: Validation,
     samples: Vec<String>,
     /// Step and caption loss of every held-out prompt, as measured in this sitting.
     pub measured: Vec<(u64, Vec<f64>)>,
@@ -99,7 +101,13 @@ pub struct Run {
 
 impl Run {
     /// Makes the run's folder ready. A folder that already holds a run is only taken up again, never overwritten.
-    pub fn open(config: &Config, training: &[Prompt], resumes: bool, bar: ProgressBar) -> Result<Self> {
+    pub fn open(
+        config: &Config,
+        training: &[Prompt],
+        judge: Option<Box<dyn Judge>>,
+        resumes: bool,
+        bar: ProgressBar,
+    ) -> Result<Self> {
         let folder = config.output.clone();
         if !resumes && folder.join("events.jsonl").exists() {
             let way_out = match checkpoint::steps(&folder.join("checkpoints"))?.last() {
@@ -132,9 +140,9 @@ impl Run {
         bar.set_length(config.train.steps);
         Ok(Self {
             events: Events::open(&folder.join("events.jsonl"))?,
+            validation: Validation::open(&folder, validation, judge)?,
             folder,
             bar,
-            validation,
             samples,
             measured: vec![],
         })
@@ -161,7 +169,7 @@ impl Run {
         self.bar.reset_eta();
         self.bar.enable_steady_tick(Duration::from_millis(500));
         if trainer.step == 0 {
-            self.validate(trainer)?;
+            validation::measure(self, trainer)?;
             samples::draw(self, trainer)?;
         }
         Ok(())
@@ -215,17 +223,22 @@ impl Run {
         self.events.write(json!({ "event": "checkpoint", "step": step, "path": path }))
     }
 
-    /// Samples and validation, where they are due.
-    pub fn watch(&mut self, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<()> {
+    /// Samples and validation, where they are due. Returns whether the run had better end here.
+    pub fn watch(&mut self, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<bool> {
         let (step, config) = (trainer.step, &trainer.session.config);
         let (last, validate, sample) = (step == config.train.steps, config.validation.every, config.samples.every);
         if !interrupt.is_set() && (last || due(validate, step)) {
-            self.validate(trainer)?;
+            validation::measure(self, trainer)?;
         }
         if !interrupt.is_set() && (last || due(sample, step)) {
             samples::draw(self, trainer)?;
         }
-        Ok(())
+        let patience = trainer.session.config.validation.early_stop;
+        let stop = patience > 0 && !last && self.validation.since_best() >= patience;
+        if stop {
+            tracing::warn!("step {step}: the judge's figure was not better for {patience} rounds; the run ends here");
+        }
+        Ok(stop)
     }
 
     /// Writes the adapter in both spellings, and the comparison of before and after.
@@ -242,36 +255,6 @@ impl Run {
         Ok(())
     }
 
-    /// The caption loss on held-out prompts, from the same noise every time.
-    fn validate(&mut self, trainer: &mut Trainer) -> Result<()> {
-        if self.validation.is_empty() {
-            return Ok(());
-        }
-        let session = &mut trainer.session;
-        let unet = session.merged(&trainer.adapter.lora)?;
-        let mut losses = vec![];
-        let size = session.config.train.batch_size;
-        for (start, length) in chunks(self.validation.len() as i64, size) {
-            let prompts: Vec<&str> =
-                self.validation[start as usize..][..length as usize].iter().map(|p| p.text.as_str()).collect();
-            let places: Vec<u64> = (start as u64..(start + length) as u64).collect();
-            let (x, noise) = batch::noise(session, Purpose::Validation, 0, &places)?;
-            self.bar.set_message(format!("validation {}/{}", start, self.validation.len()));
-            let images = session.draw(&unet, &prompts, x, noise, || self.tick())?;
-            // sample by sample, so that the mean does not depend on how the prompts are cut into batches
-            for (i, prompt) in prompts.iter().enumerate() {
-                losses.push(session.captioner.value(&images.narrow(0, i as i64, 1), &[prompt], &[(0, 0)])?);
-            }
-        }
-        let (loss, error) = mean(&losses);
-        self.events.write(json!({
-            "event": "validation", "step": trainer.step, "caption_loss": loss, "standard_error": error, "prompts": losses.len(), "losses": losses,
-        }))?;
-        tracing::info!("step {}: caption loss on {} held-out prompts {loss:.4}", trainer.step, losses.len());
-        self.measured.push((trainer.step, losses));
-        Ok(())
-    }
-
     /// What this sitting has changed on the held-out prompts, in a line.
     pub fn verdict(&self) -> Option<String> {
         let [(first, before), .., (last, after)] = &self.measured[..] else { return None };
@@ -283,24 +266,5 @@ impl Run {
             mean(before).0,
             mean(after).0,
         ))
-    }
-}
-
-/// Mean, and its standard error.
-fn mean(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-    (mean, (variance / n).sqrt())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::mean;
-
-    #[test]
-    fn means_and_their_errors() {
-        assert_eq!(mean(&[1.0, 2.0, 3.0, 4.0]), (2.5, (5.0f64 / 3.0 / 4.0).sqrt()));
-        assert_eq!(mean(&[2.0]), (2.0, 0.0));
     }
 }

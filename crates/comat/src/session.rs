@@ -4,6 +4,7 @@ use crate::{
     attention::Attention,
     config::{self, Config, Size},
     denoiser::Denoiser,
+    judge::Judge,
     loss::caption::CaptionLoss,
     pipeline::Pipeline,
     replay::chunks,
@@ -18,6 +19,9 @@ use tch::{Device, Kind, Tensor};
 
 /// Opens a segmenter, in the precision and on the device of the run.
 pub type SegmenterOf<'a> = &'a dyn Fn(&config::Segmenter, Kind, Device) -> Result<Box<dyn Segmenter>>;
+
+/// Opens a judge in the same way.
+pub type JudgeOf<'a> = &'a dyn Fn(&config::Judge, Kind, Device) -> Result<Box<dyn Judge>>;
 
 pub struct Session {
     pub config: Config,

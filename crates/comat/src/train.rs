@@ -72,7 +72,10 @@ impl Trainer {
             if stop && self.step < config.train.steps {
                 return Ok(Ended::Stopped(self.step));
             }
-            run.watch(self, interrupt)?;
+            if run.watch(self, interrupt)? {
+                self.save(run)?;
+                break;
+            }
         }
         run.finish(self)?;
         Ok(Ended::Finished)

@@ -22,6 +22,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
+use tch::Tensor;
 
 /// One picture and what the judge says of it: a line of `scores.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,33 @@ pub struct Judged {
     pub file: PathBuf,
     pub look: Look,
     pub verdict: Verdict,
+}
+
+/// The judge as it watches a training run.
+pub struct Watch;
+
+impl comat::judge::Judge for Watch {
+    fn figures(&self) -> &'static [&'static str] {
+        &["attributes_bound", "all_correct", "objects_present", "clean", "nothing_extra"]
+    }
+
+    fn judge(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<Vec<f64>>> {
+        let of_picture = |(i, prompt): (usize, &&str)| {
+            let Some(demand) = Demand::parse(prompt) else {
+                bail!("`{prompt}` is not a prompt of the miniature world");
+            };
+            let verdict = judge::verdict(&demand, &judge::look(&Picture::from_tensor(&images.get(i as i64))?));
+            let share = |objects: usize| objects as f64 / verdict.wanted.max(1) as f64;
+            Ok(vec![
+                share(verdict.bound),
+                f64::from(verdict.correct),
+                share(verdict.present),
+                f64::from(verdict.clean),
+                f64::from(verdict.extra == 0),
+            ])
+        };
+        prompts.iter().enumerate().map(of_picture).collect()
+    }
 }
 
 /// A prompt and what it asks for.

@@ -11,7 +11,7 @@ use crate::{
     optim::AdamW,
     prompts::{self, Prompt},
     run::Run,
-    session::{SegmenterOf, Session},
+    session::{JudgeOf, SegmenterOf, Session},
 };
 use anyhow::Result;
 use indicatif::ProgressBar;
@@ -19,7 +19,13 @@ use std::path::Path;
 
 impl Trainer {
     /// Opens everything a run needs: anew, or from a checkpoint (`latest`, or its folder).
-    pub fn open(config: Config, segmenter: SegmenterOf, resume: Option<&str>, bar: ProgressBar) -> Result<(Self, Run)> {
+    pub fn open(
+        config: Config,
+        segmenter: SegmenterOf,
+        judge: JudgeOf,
+        resume: Option<&str>,
+        bar: ProgressBar,
+    ) -> Result<(Self, Run)> {
         let prompts = prompts::read(&config.prompts.train)?;
         let found = resume.map(|which| checkpoint::find(&config.output.join("checkpoints"), which)).transpose()?;
         let mut session = Session::open(config, segmenter)?;
@@ -41,8 +47,12 @@ impl Trainer {
                 (c.adapter, c.optimizer, c.state.step)
             }
         };
+        let judge = match &session.config.validation.judge {
+            Some(which) => Some(judge(which, session.pipeline.kind, session.pipeline.device)?),
+            None => None,
+        };
         // the run's folder is claimed before anything is made in it
-        let run = Run::open(&session.config, &prompts, found.is_some(), bar.clone())?;
+        let run = Run::open(&session.config, &prompts, judge, found.is_some(), bar.clone())?;
         let fidelity = fidelity(&mut session, &prompts, found.as_deref(), &bar)?;
         bar.set_length(session.config.train.steps);
         Ok((Self { session, prompts, adapter, optimizer, fidelity, step, changed }, run))

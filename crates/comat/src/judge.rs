@@ -1,0 +1,34 @@
+//! Judges of pictures that no loss sees: what a run is watched by.
+
+use anyhow::{Context, Result};
+use models::clip::ClipScore;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// Gives each picture some figures; more is better.
+pub trait Judge {
+    /// What the figures are called. The first is the one that a run is steered by.
+    fn figures(&self) -> &'static [&'static str];
+
+    /// images `[B, 3, H, W]` in 0..1 and their prompts → a value for each figure, of each image
+    fn judge(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<Vec<f64>>>;
+}
+
+/// The cosine between picture and prompt in CLIP's space.
+pub struct Clip(ClipScore);
+
+impl Clip {
+    pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
+        Ok(Self(ClipScore::open(folder, kind, device).context("validation.judge")?))
+    }
+}
+
+impl Judge for Clip {
+    fn figures(&self) -> &'static [&'static str] {
+        &["clip_cosine"]
+    }
+
+    fn judge(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<Vec<f64>>> {
+        Ok(self.0.cosines(images, prompts)?.into_iter().map(|cosine| vec![cosine]).collect())
+    }
+}

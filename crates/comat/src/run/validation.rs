@@ -1,0 +1,278 @@
+//! The caption loss on held-out prompts, from the same noise every time; beside it figures that the loss does not see, so
+//! that one notices when the captioner is pleased and nobody else.
+
+use super::Run;
+use crate::{batch, judge::Judge, prompts::Prompt, random::Purpose, replay::chunks, train::Trainer};
+use anyhow::{Context, Result};
+use models::{Error, lora, tensors};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+use tch::{Device, Kind, Tensor};
+
+/// What the held-out prompts are measured with.
+pub struct Validation {
+    folder: PathBuf,
+    pub prompts: Vec<Prompt>,
+    judge: Option<Box<dyn Judge>>,
+    first: Option<Round>,
+    best: Option<Best>,
+}
+
+/// One measurement, a value a prompt.
+pub struct Round {
+    pub losses: Vec<f64>,
+    /// `[prompts, figures]`
+    judged: Vec<Vec<f64>>,
+    /// `[prompts, 3, H, W]`, bytes
+    images: Tensor,
+}
+
+/// The best round so far by the judge's first figure.
+#[derive(Clone, Serialize, Deserialize)]
+struct Best {
+    step: u64,
+    figure: String,
+    value: f64,
+    /// Rounds since then that were not better.
+    since: u64,
+}
+
+impl Validation {
+    /// In a run's folder, which holds the first round and the best one if it was made before.
+    pub fn open(folder: &Path, prompts: Vec<Prompt>, judge: Option<Box<dyn Judge>>) -> Result<Self> {
+        let mut this = Self { folder: folder.to_owned(), prompts, judge, first: None, best: None };
+        if this.judge.is_none() {
+            return Ok(this);
+        }
+        let (first, best) = (this.first_path(), this.best_path());
+        if first.exists() {
+            this.first = this.read_first(&first)?;
+        }
+        if best.exists() {
+            let text = fs::read_to_string(&best).map_err(Error::io(&best))?;
+            this.best = Some(serde_json::from_str(&text).map_err(|e| Error::file(&best, e.to_string()))?);
+        }
+        Ok(this)
+    }
+
+    fn first_path(&self) -> PathBuf {
+        self.folder.join("validation.safetensors")
+    }
+
+    fn best_path(&self) -> PathBuf {
+        self.folder.join("best/best.json")
+    }
+
+    /// `None` where the file is of other prompts.
+    fn read_first(&self, path: &Path) -> Result<Option<Round>> {
+        let (mut tensors, metadata) = tensors::read(path)?;
+        if metadata.get("prompts").map(String::as_str) != Some(&self.key()?) {
+            return Ok(None);
+        }
+        let mut take = |name: &str| tensors.remove(name).ok_or_else(|| Error::file(path, format!("{name} is missing")));
+        let (losses, judged, images) = (take("losses")?, take("judged")?, take("images")?);
+        let judged = judged.unbind(0).into_iter().map(Vec::<f64>::try_from).collect::<Result<_, _>>()?;
+        Ok(Some(Round { losses: Vec::<f64>::try_from(losses)?, judged, images }))
+    }
+
+    fn write_first(&self, round: &Round) -> Result<()> {
+        let judged: Vec<Tensor> = round.judged.iter().map(|figures| Tensor::from_slice(figures)).collect();
+        let all = tensors::Tensors::from([
+            ("losses".into(), Tensor::from_slice(&round.losses)),
+            ("judged".into(), Tensor::stack(&judged, 0)),
+            ("images".into(), round.images.shallow_clone()),
+        ]);
+        Ok(tensors::write(&self.first_path(), &all, HashMap::from([("prompts".into(), self.key()?)]))?)
+    }
+
+    fn key(&self) -> Result<String> {
+        Ok(serde_json::to_string(&self.prompts.iter().map(|p| &p.text).collect::<Vec<_>>())?)
+    }
+
+    /// Rounds since the best one.
+    pub fn since_best(&self) -> u64 {
+        self.best.as_ref().map_or(0, |best| best.since)
+    }
+
+    /// Whether this round is the best so far.
+    fn is_best(&mut self, step: u64, figure: &str, value: f64) -> bool {
+        match &mut self.best {
+            Some(best) if best.step >= step && best.figure == figure => false, // measured before, in an earlier sitting
+            Some(best) if best.figure == figure && value <= best.value => {
+                best.since += 1;
+                false
+            }
+            best => {
+                *best = Some(Best { step, figure: figure.into(), value, since: 0 });
+                true
+            }
+        }
+    }
+}
+
+/// Measures, logs, and warns when the loss gets better and the judge's figure worse than they were at first.
+pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
+    if run.validation.prompts.is_empty() {
+        return Ok(());
+    }
+    let round = draw(run, trainer)?;
+    let step = trainer.step;
+    let (loss, error) = mean(&round.losses);
+    let mut line = json!({
+        "event": "validation", "step": step, "caption_loss": loss, "standard_error": error,
+        "prompts": round.losses.len(), "losses": round.losses,
+    });
+    if let (Some(judge), Some(line)) = (&run.validation.judge, line.as_object_mut()) {
+        let figures = judge.figures();
+        let values: Vec<f64> = (0..figures.len()).map(|f| mean(&column(&round.judged, f)).0).collect();
+        let named = figures.iter().zip(&values).map(|(name, value)| ((*name).to_owned(), json!(value)));
+        line.insert("judge".into(), serde_json::Value::Object(named.collect()));
+        if run.validation.first.is_none() && step == 0 {
+            run.validation.write_first(&round)?;
+            run.validation.first = Some(Round { images: round.images.shallow_clone(), ..clone(&round) });
+        }
+        if let Some(first) = &run.validation.first {
+            line.insert("distance".into(), distance(&first.images, &round.images).into());
+            if let Some(warning) = hacked(figures[0], first, &round) {
+                tracing::warn!("step {step}: {warning}");
+            }
+        }
+        if run.validation.is_best(step, figures[0], values[0]) && trainer.session.config.validation.keep_best {
+            keep(run, trainer)?;
+        } else if run.validation.best_path().exists() {
+            write_best(&run.validation)?;
+        }
+    }
+    run.events.write(line)?;
+    tracing::info!("step {step}: caption loss on {} held-out prompts {loss:.4}", round.losses.len());
+    run.measured.push((step, round.losses));
+    Ok(())
+}
+
+fn clone(round: &Round) -> Round {
+    Round { losses: round.losses.clone(), judged: round.judged.clone(), images: round.images.shallow_clone() }
+}
+
+fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
+    let session = &mut trainer.session;
+    let unet = session.merged(&trainer.adapter.lora)?;
+    let (mut losses, mut judged, mut bytes) = (vec![], vec![], vec![]);
+    let all = &run.validation.prompts;
+    for (start, length) in chunks(all.len() as i64, session.config.train.batch_size) {
+        let prompts: Vec<&str> = all[start as usize..][..length as usize].iter().map(|p| p.text.as_str()).collect();
+        let places: Vec<u64> = (start as u64..(start + length) as u64).collect();
+        let (x, noise) = batch::noise(session, Purpose::Validation, 0, &places)?;
+        run.bar.set_message(format!("validation {start}/{}", all.len()));
+        let images = session.draw(&unet, &prompts, x, noise, || run.tick())?;
+        // sample by sample, so that the mean does not depend on how the prompts are cut into batches
+        for (i, prompt) in prompts.iter().enumerate() {
+            losses.push(session.captioner.value(&images.narrow(0, i as i64, 1), &[prompt], &[(0, 0)])?);
+        }
+        if let Some(judge) = &run.validation.judge {
+            let images = images.clamp(0.0, 1.0);
+            judged.extend(judge.judge(&images, &prompts).context("validation.judge")?);
+            bytes.push((images.to_kind(Kind::Float) * 255.0).round().to_kind(Kind::Uint8).to_device(Device::Cpu));
+        }
+    }
+    let images = if bytes.is_empty() { Tensor::new() } else { Tensor::cat(&bytes, 0) };
+    Ok(Round { losses, judged, images })
+}
+
+/// The adapter of the best round, into `best/`.
+fn keep(run: &Run, trainer: &Trainer) -> Result<()> {
+    let folder = run.folder.join("best");
+    fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    lora::write_diffusers(&trainer.adapter.lora, &folder.join("pytorch_lora_weights.safetensors"))?;
+    write_best(&run.validation)
+}
+
+fn write_best(validation: &Validation) -> Result<()> {
+    let text = serde_json::to_string_pretty(&validation.best)?;
+    Ok(crate::files::write_whole(&validation.best_path(), &text)?)
+}
+
+/// What to say when the captioner is pleased and the judge is not: both changes beyond twice their standard error.
+fn hacked(figure: &str, first: &Round, now: &Round) -> Option<String> {
+    let change =
+        |before: &[f64], after: &[f64]| mean(&before.iter().zip(after).map(|(b, a)| a - b).collect::<Vec<_>>());
+    let (loss, loss_error) = change(&first.losses, &now.losses);
+    let (value, value_error) = change(&column(&first.judged, 0), &column(&now.judged, 0));
+    (loss < -2.0 * loss_error && value < -2.0 * value_error).then(|| {
+        format!(
+            "the caption loss fell by {:.4} ± {loss_error:.4}, but so did {figure}, by {:.4} ± {value_error:.4}: the captioner is \
+             being fooled. Less of optimizer.learning_rate or lora.rank, or [fidelity], may help",
+            -loss, -value
+        )
+    })
+}
+
+/// The root mean square over all pixels of what has changed, in 0..1.
+fn distance(before: &Tensor, after: &Tensor) -> f64 {
+    if before.size() != after.size() {
+        return 0.0;
+    }
+    let difference = (before.to_kind(Kind::Float) - after.to_kind(Kind::Float)) / 255.0;
+    difference.square().mean(Kind::Double).sqrt().double_value(&[])
+}
+
+fn column(rows: &[Vec<f64>], figure: usize) -> Vec<f64> {
+    rows.iter().map(|row| row[figure]).collect()
+}
+
+/// Mean, and its standard error.
+pub(super) fn mean(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    (mean, (variance / n).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_and_their_errors() {
+        assert_eq!(mean(&[1.0, 2.0, 3.0, 4.0]), (2.5, (5.0f64 / 3.0 / 4.0).sqrt()));
+        assert_eq!(mean(&[2.0]), (2.0, 0.0));
+    }
+
+    fn round(losses: &[f64], judged: &[f64]) -> Round {
+        Round { losses: losses.to_vec(), judged: judged.iter().map(|v| vec![*v]).collect(), images: Tensor::new() }
+    }
+
+    #[test]
+    fn a_fooled_captioner_is_noticed() {
+        let first = round(&[2.0, 2.1, 1.9, 2.0], &[0.5, 0.6, 0.5, 0.4]);
+        let better = round(&[1.0, 1.2, 0.9, 1.1], &[0.6, 0.7, 0.5, 0.5]);
+        let worse = round(&[1.0, 1.2, 0.9, 1.1], &[0.2, 0.4, 0.3, 0.1]);
+        assert_eq!(hacked("bound", &first, &better), None);
+        assert_eq!(hacked("bound", &first, &first), None);
+        assert!(
+            hacked("bound", &first, &worse).unwrap().contains("fell by 0.9500 ± 0.0289, but so did bound, by 0.2500")
+        );
+        let noisy = round(&[1.0, 1.2, 0.9, 1.1], &[0.9, 0.1, 0.7, 0.0]);
+        assert_eq!(hacked("bound", &first, &noisy), None, "what may be chance is not said");
+    }
+
+    #[test]
+    fn the_best_round_is_kept_in_mind() {
+        let mut watch = Validation { folder: "x".into(), prompts: vec![], judge: None, first: None, best: None };
+        let better: Vec<bool> =
+            [0.1, 0.3, 0.3, 0.2].iter().enumerate().map(|(i, v)| watch.is_best(i as u64, "f", *v)).collect();
+        assert_eq!((better, watch.since_best()), (vec![true, true, false, false], 2));
+        assert!(watch.is_best(9, "f", 0.4) && watch.since_best() == 0);
+    }
+
+    #[test]
+    fn distances() {
+        let bytes = |value: i64| Tensor::full([2, 3, 4, 4], value, (Kind::Uint8, Device::Cpu));
+        assert_eq!(distance(&bytes(7), &bytes(7)), 0.0);
+        assert!((distance(&bytes(0), &bytes(51)) - 0.2).abs() < 1e-6);
+    }
+}
