@@ -48,6 +48,27 @@ fn resuming_is_exact() {
     }
 }
 
+/// The running average is resumed as exactly, and is an adapter of its own with samples of its own.
+#[test]
+fn a_running_average() {
+    let folder = Folder::of_run();
+    let settings = "train.ema=0.5 samples.count=1 checkpoints.every=2 optimizer.learning_rate=0.1 train.steps=";
+    folder.train(&format!("output=straight {settings}4")).ok();
+    folder.train(&format!("output=stopped {settings}2")).ok();
+    folder.train(&format!("output=stopped {settings}4 --resume")).ok();
+    let ema = |run: &str| folder.tensors(&format!("{run}/checkpoints/step-4/ema.safetensors"));
+    assert!(ema("straight") == ema("stopped"));
+    assert!(ema("straight") != folder.tensors("straight/checkpoints/step-4/adapter.safetensors"));
+    assert_eq!(folder.names("straight/adapter/ema"), ["pytorch_lora_weights.safetensors", "straight.safetensors"]);
+    assert_eq!(folder.names("straight/samples/step-4/ema"), ["000-a-red-dog.png", "grid.png"]);
+    let drawn = |path: &str| Picture::open(&folder.path(&format!("straight/samples/step-4/{path}000-a-red-dog.png")));
+    assert!(drawn("").difference(&drawn("ema/")) > 0);
+    let plain = settings.replace("train.ema=0.5", "");
+    folder.train(&format!("output=plain {plain}2")).ok();
+    folder.train(&format!("output=plain {settings}4 --resume")).ok(); // from here on
+    assert!(folder.exists("plain/checkpoints/step-4/ema.safetensors"));
+}
+
 /// The same settings are the same run, and each of these makes another one.
 #[test]
 fn what_a_run_depends_on() {

@@ -1,6 +1,6 @@
 //! Everything that is needed to go on exactly where a run stopped, in a folder that is whole or not there.
 
-use crate::{config::Config, discriminator::Discriminator, optim::AdamW};
+use crate::{config::Config, discriminator::Discriminator, ema::Ema, optim::AdamW};
 use anyhow::{Result, bail};
 use models::{
     Error,
@@ -21,6 +21,7 @@ const ADAPTER: &str = "adapter.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const DISCRIMINATOR: &str = "discriminator.safetensors";
 const DISCRIMINATOR_OPTIMIZER: &str = "discriminator.optimizer.safetensors";
+const EMA: &str = "ema.safetensors";
 const STATE: &str = "state.json";
 
 /// Besides tensors: random draws depend on seed and step alone, so these numbers are all of the random state too.
@@ -53,15 +54,17 @@ pub struct Checkpoint {
     pub optimizer: AdamW,
 }
 
+/// What a run has learned so far.
+pub struct Parts<'a> {
+    pub adapter: &'a Trainable,
+    pub optimizer: &'a AdamW,
+    pub discriminator: Option<&'a Discriminator>,
+    pub ema: Option<&'a Ema>,
+}
+
 /// Writes `ROOT/step-N` and points `ROOT/latest` to it, then removes all but the newest `keep` (0: none is removed).
-pub fn save(
-    root: &Path,
-    state: &State,
-    adapter: &Trainable,
-    optimizer: &AdamW,
-    discriminator: Option<&Discriminator>,
-    config: &Config,
-) -> Result<PathBuf> {
+pub fn save(root: &Path, state: &State, parts: &Parts, config: &Config) -> Result<PathBuf> {
+    let Parts { adapter, optimizer, discriminator, ema } = *parts;
     let name = format!("step-{}", state.step);
     let (partial, folder) = (root.join(format!(".{name}.partial")), root.join(&name));
     let latest = root.join("latest.partial");
@@ -77,6 +80,9 @@ pub fn save(
             tensors::write(&partial.join(DISCRIMINATOR), &values, HashMap::new())?;
             let updates = HashMap::from([("updates".into(), optimizer.updates.to_string())]);
             tensors::write(&partial.join(DISCRIMINATOR_OPTIMIZER), &moments(trained, optimizer), updates)?;
+        }
+        if let Some(ema) = ema {
+            lora::write_peft(&ema.lora(adapter), &partial.join(EMA))?;
         }
         write_text(&partial.join("config.toml"), &toml::to_string(config)?)?;
         write_text(&partial.join(STATE), &serde_json::to_string_pretty(state)?)?;
@@ -147,6 +153,19 @@ pub fn load_discriminator(path: &Path, discriminator: &mut Discriminator) -> Res
     let updates = metadata.get("updates").and_then(|updates| updates.parse().ok());
     discriminator.optimizer.updates =
         updates.ok_or_else(|| Error::file(&file, "the number of updates is missing from its metadata"))?;
+    Ok(())
+}
+
+/// Puts a running average back to where it was. A run that had none until now starts it from the adapter.
+pub fn load_ema(path: &Path, weights: &Weights, adapter: &Trainable, ema: &mut Ema) -> Result<()> {
+    let file = path.join(EMA);
+    if file.exists() {
+        let lora = Lora::read(&file, weights)?;
+        ema.flat = lora.trainable(adapter.flat.kind(), adapter.flat.device()).flat;
+        if ema.flat.size() != adapter.flat.size() {
+            return Err(Error::file(&file, "is not of the adapter beside it").into());
+        }
+    }
     Ok(())
 }
 

@@ -385,11 +385,13 @@ pub struct Train {
     pub batch_size: usize,
     /// Trajectories whose gradients are averaged for one optimiser step.
     pub accumulation: usize,
+    /// Decay of the adapter's running average, for example 0.99; 0: none is kept.
+    pub ema: f64,
 }
 
 impl Default for Train {
     fn default() -> Self {
-        Self { steps: 2000, batch_size: 4, accumulation: 1 }
+        Self { steps: 2000, batch_size: 4, accumulation: 1, ema: 0.0 }
     }
 }
 
@@ -615,6 +617,7 @@ impl Config {
             ("optimizer.weight_decay", self.optimizer.weight_decay, f64::MAX),
             ("train.batch_size", self.train.batch_size as f64, 1e6),
             ("train.accumulation", self.train.accumulation as f64, 1e6),
+            ("train.ema", self.train.ema, 1.0 - 1e-12),
         ])?;
         if self.replay.tracked > self.sampling.steps {
             bail!("replay.tracked is {}, more than the {} sampling steps", self.replay.tracked, self.sampling.steps);

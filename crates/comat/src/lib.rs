@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod denoiser;
 pub mod discriminator;
+pub mod ema;
 pub mod events;
 pub mod files;
 pub mod generate;

@@ -20,7 +20,10 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use models::{Error, lora};
+use models::{
+    Error,
+    lora::{self, Lora},
+};
 use serde_json::json;
 use std::{
     fs,
@@ -244,12 +247,18 @@ impl Run {
     /// Writes the adapter in both spellings, and the comparison of before and after.
     pub fn finish(&mut self, trainer: &mut Trainer) -> Result<()> {
         let folder = self.folder.join("adapter");
-        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let name = self.folder.file_name().and_then(|n| n.to_str()).unwrap_or("comat").to_owned();
-        let (lora, size) = (&trainer.adapter.lora, trainer.session.size);
-        lora::write_diffusers(lora, &folder.join("pytorch_lora_weights.safetensors"))?;
-        let kohya = folder.join(format!("{name}.safetensors"));
-        lora::write_kohya(lora, &kohya, trainer.session.pipeline.base, &name, (size.width, size.height))?;
+        let (size, base) = (trainer.session.size, trainer.session.pipeline.base);
+        let write = |lora: &Lora, folder: &Path| -> Result<()> {
+            fs::create_dir_all(folder).map_err(Error::io(folder))?;
+            lora::write_diffusers(lora, &folder.join("pytorch_lora_weights.safetensors"))?;
+            let kohya = folder.join(format!("{name}.safetensors"));
+            Ok(lora::write_kohya(lora, &kohya, base, &name, (size.width, size.height))?)
+        };
+        write(&trainer.adapter.lora, &folder)?;
+        if let Some(ema) = &trainer.ema {
+            write(&ema.lora(&trainer.adapter), &folder.join("ema"))?;
+        }
         self.events.write(json!({ "event": "finished", "step": trainer.step, "adapter": folder }))?;
         self.bar.finish();
         Ok(())

@@ -9,6 +9,7 @@ use crate::{
     batch::{Batch, Order},
     config::Config,
     discriminator::{Discriminator, Verdict},
+    ema::Ema,
     interrupt::Interrupt,
     latents,
     loss::caption::{Caption, Crop},
@@ -42,6 +43,7 @@ pub struct Trainer {
     pub adapter: Trainable,
     pub optimizer: AdamW,
     pub fidelity: Option<Fidelity>,
+    pub ema: Option<Ema>,
     /// Steps done.
     pub step: u64,
     /// Settings that are not those of the checkpoint that this run goes on from.
@@ -108,6 +110,9 @@ impl Trainer {
             );
         }
         self.optimizer.step(&mut self.adapter.flat, &gradients.flat, report.learning_rate);
+        if let Some(ema) = &mut self.ema {
+            ema.update(&self.adapter.flat, self.step + 1);
+        }
         if let Some(fidelity) = &mut self.fidelity {
             fidelity.discriminator.update(config.train.accumulation);
         }

@@ -190,6 +190,18 @@ impl Trainable {
         all
     }
 
+    /// The adapter with its values from another buffer of the same length.
+    pub fn lora_of(&self, flat: &Tensor) -> Lora {
+        let mut matrices = self.views_of(flat).into_iter();
+        let mut pairs = BTreeMap::new();
+        for (path, pair) in &self.lora.pairs {
+            if let (Some(down), Some(up)) = (matrices.next(), matrices.next()) {
+                pairs.insert(path.clone(), LowRank { down, up, alpha: pair.alpha });
+            }
+        }
+        Lora { pairs, origin: self.lora.origin.clone() }
+    }
+
     /// Cuts another buffer of the same length as this one's, in the order of [`Trainable::parameters`].
     pub fn views_of(&self, flat: &Tensor) -> Vec<Tensor> {
         views(flat, &self.shapes)

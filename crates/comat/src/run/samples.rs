@@ -5,11 +5,12 @@ use crate::{
     batch,
     image::{Picture, slug},
     replay::chunks,
+    session::Session,
     train::Trainer,
     word_maps::{self, Looks, Word},
 };
 use anyhow::Result;
-use models::Error;
+use models::{Error, lora::Lora};
 use serde_json::json;
 use std::{
     fs,
@@ -20,18 +21,34 @@ use torch_ext::Generator;
 const GRID: &str = "grid.png";
 const MAPS: &str = "attention.safetensors";
 
-/// A round: the images into `samples/step-N`, all of them in `grid.png`; `before-after.png` in the run's folder; and, where the
-/// configuration asks for it, where the words of each prompt look.
+/// A round: the images into `samples/step-N`, all of them in `grid.png`, those of the adapter's running average into `ema/` in
+/// it; `before-after.png` in the run's folder; and, where the configuration asks for it, where the words of each prompt look.
 pub fn draw(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     if run.samples.is_empty() {
         return Ok(());
     }
-    let session = &mut trainer.session;
+    let folder = run.folder.join("samples").join(format!("step-{}", trainer.step));
+    let (step, session) = (trainer.step, &mut trainer.session);
+    let watched = session.config.samples.attention;
+    let pictures = round(run, session, &trainer.adapter.lora, step, &folder, watched)?;
+    if let Some(ema) = &trainer.ema {
+        round(run, session, &ema.lora(&trainer.adapter), step, &folder.join("ema"), false)?;
+    }
+    compare(&run.folder, &pictures)?;
+    run.events.write(json!({ "event": "samples", "step": step, "folder": folder }))
+}
+
+fn round(
+    run: &Run,
+    session: &mut Session,
+    lora: &Lora,
+    step: u64,
+    folder: &Path,
+    watched: bool,
+) -> Result<Vec<Picture>> {
     let config = session.config.clone();
-    let rounds = run.folder.join("samples");
-    let folder = rounds.join(format!("step-{}", trainer.step));
-    fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let unet = session.merged(&trainer.adapter.lora)?;
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let unet = session.merged(lora)?;
     let mut pictures = vec![];
     let mut maps = word_maps::Store::default();
     for (start, length) in chunks(run.samples.len() as i64, config.train.batch_size) {
@@ -41,7 +58,7 @@ pub fn draw(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
         let streams = seeds.iter().map(|seed| Generator::seeded(*seed)).collect::<Result<Vec<_>, _>>()?;
         let (x, noise) = batch::noise_from(session, streams)?;
         run.bar.set_message(format!("samples {}/{}", start, run.samples.len()));
-        let (images, sum) = if config.samples.attention {
+        let (images, sum) = if watched {
             let (images, sum) = session.draw_watched(&unet, &prompts, x, noise, || run.tick())?;
             (images, Some(sum))
         } else {
@@ -52,24 +69,23 @@ pub fn draw(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
             let path = folder.join(name(first + i, prompt));
             let settings =
                 crate::generate::parameters(&config.sampling, prompt, seed, session.size, &config.model.path, None);
-            picture.save(&path, &[("parameters", &settings), ("step", &trainer.step.to_string())])?;
+            picture.save(&path, &[("parameters", &settings), ("step", &step.to_string())])?;
             if let Some(sum) = &sum {
                 let words = word_maps::words(prompt, &session.pipeline.text.tokenizer().encode(prompt)?);
                 let looks = Looks { picture: picture.clone(), maps: sum.of(i as i64, &words)? };
                 maps.add(first + i, prompt, &looks);
-                let first_round = first_look(&rounds.join("step-0"), first + i, prompt)?;
-                panel(&folder.join("attention"), first + i, prompt, &words, trainer.step, first_round, &looks)?;
+                let before = first_look(&run.folder.join("samples/step-0"), first + i, prompt)?;
+                panel(&folder.join("attention"), first + i, prompt, &words, step, before, &looks)?;
             }
             pictures.push(picture);
         }
     }
-    if config.samples.attention {
+    if watched {
         maps.write(&folder.join(MAPS))?;
     }
     let columns = (pictures.len() as f64).sqrt().ceil() as usize;
-    Picture::grid(&pictures, columns).save(&folder.join(GRID), &[("step", &trainer.step.to_string())])?;
-    compare(&run.folder, &pictures)?;
-    run.events.write(json!({ "event": "samples", "step": trainer.step, "folder": folder }))
+    Picture::grid(&pictures, columns).save(&folder.join(GRID), &[("step", &step.to_string())])?;
+    Ok(pictures)
 }
 
 /// The folder of a run's newest round.

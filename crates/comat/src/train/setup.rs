@@ -3,9 +3,10 @@
 use super::{Fidelity, Trainer};
 use crate::{
     adapter,
-    checkpoint::{self, State},
+    checkpoint::{self, Parts, State},
     config::Config,
     discriminator::Discriminator,
+    ema::Ema,
     interrupt::Interrupt,
     latents,
     optim::AdamW,
@@ -54,8 +55,12 @@ impl Trainer {
         // the run's folder is claimed before anything is made in it
         let run = Run::open(&session.config, &prompts, judge, found.is_some(), bar.clone())?;
         let fidelity = fidelity(&mut session, &prompts, found.as_deref(), &bar)?;
+        let mut ema = (session.config.train.ema > 0.0).then(|| Ema::new(session.config.train.ema, &adapter));
+        if let (Some(ema), Some(path)) = (&mut ema, &found) {
+            checkpoint::load_ema(path, &session.pipeline.unet_weights, &adapter, ema)?;
+        }
         bar.set_length(session.config.train.steps);
-        Ok((Self { session, prompts, adapter, optimizer, fidelity, step, changed }, run))
+        Ok((Self { session, prompts, adapter, optimizer, fidelity, ema, step, changed }, run))
     }
 
     pub(super) fn save(&self, run: &mut Run) -> Result<()> {
@@ -67,7 +72,8 @@ impl Trainer {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let discriminator = self.fidelity.as_ref().map(|fidelity| &fidelity.discriminator);
-        let path = checkpoint::save(&run.checkpoints(), &state, &self.adapter, &self.optimizer, discriminator, config)?;
+        let parts = Parts { adapter: &self.adapter, optimizer: &self.optimizer, discriminator, ema: self.ema.as_ref() };
+        let path = checkpoint::save(&run.checkpoints(), &state, &parts, config)?;
         run.saved(&path, self.step)
     }
 }
