@@ -52,6 +52,9 @@ pub struct Summary {
 /// Attention losses, where the configuration has them, are on all the tracked steps. Writes `x_0`, `image`, `loss.caption`, with attention losses `loss.token` and `loss.pixel`, `loss` (all, weighted), `tracked`, and `grad.KEY` for each matrix by its PEFT key. The prompts
 /// are the first B of the training file.
 pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<Summary> {
+    if config.fidelity.is_some() {
+        tracing::warn!("a trace is made without the discriminator: [fidelity] takes no part in it");
+    }
     let mut session = Session::open(config, segmenter)?;
     let given = Given::read(&request.noise, &session.sampler)?;
     let rows = given.start.size()[0] as usize;
