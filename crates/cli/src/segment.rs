@@ -8,7 +8,7 @@ use comat::{
     segment::{Detection, Grounded},
 };
 use std::path::PathBuf;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// Find nouns in a picture and paint them over it
 ///
@@ -67,7 +67,7 @@ pub fn run(args: Segment) -> Result<()> {
     let mut grounded = Grounded::open(&args.detector, &args.segmenter, kind, device)?;
     grounded.detector.box_threshold = args.box_threshold;
     grounded.detector.text_threshold = args.text_threshold;
-    let found = grounded.find(&tensor_of(&picture), std::slice::from_ref(&args.nouns))?.remove(0);
+    let found = grounded.find(&picture.tensor()?.unsqueeze(0), std::slice::from_ref(&args.nouns))?.remove(0);
     let masks = booleans(&found.masks)?;
     let mut painted = picture;
     for (i, (noun, mask)) in args.nouns.iter().zip(&masks).enumerate() {
@@ -92,12 +92,6 @@ fn line(noun: &str, colour: &str, mask: &[bool], boxes: usize) -> String {
         1 => format!("{noun} ({colour}): 1 box, {share:.1}% of the picture"),
         _ => format!("{noun} ({colour}): {boxes} boxes, {share:.1}% of the picture"),
     }
-}
-
-/// `[1, 3, H, W]` in 0..1
-fn tensor_of(picture: &Picture) -> Tensor {
-    let size = [1, picture.height as i64, picture.width as i64, 3];
-    Tensor::from_slice(&picture.pixels).view(size).permute([0, 3, 1, 2]).to_kind(Kind::Float) / 255.0
 }
 
 /// `[nouns, H, W]` → the pixels of each, row by row

@@ -64,6 +64,8 @@ impl Batch {
         Ok(Draws {
             start,
             noise,
+            first: 0,
+            weight: 1.0,
             attention: attention_steps(session, step, &tracked)?,
             tracked,
             crops: self.places.iter().map(crop).collect::<Result<_>>()?,

@@ -33,6 +33,9 @@ pub struct Config {
     /// Fidelity Preservation; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
+    /// Mixed latents; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixed: Option<Mixed>,
     #[serde(default)]
     pub lora: Lora,
     #[serde(default)]
@@ -307,6 +310,34 @@ impl Fidelity {
             max_grad_norm: self.max_grad_norm,
             ..Default::default()
         }
+    }
+}
+
+/// Mixed latents: pictures with captions, noised and denoised, for the caption loss.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mixed {
+    /// A folder of pictures with captions, a `.jsonl` of them, or WebDataset shards.
+    pub pairs: PathBuf,
+    /// Of their caption loss, beside that of the prompts.
+    #[serde(default = "Mixed::default_weight")]
+    pub weight: f64,
+    /// Pictures in a step's trajectory; 0: as many as prompts.
+    #[serde(default)]
+    pub batch_size: usize,
+    /// T1 and T2: a picture enters at one of the sampler's timesteps from the one to the other (of 1000), all alike likely.
+    #[serde(default = "Mixed::default_timesteps")]
+    pub timesteps: [i64; 2],
+}
+
+impl Mixed {
+    fn default_weight() -> f64 {
+        1.0
+    }
+
+    /// The paper does not say; these are ours.
+    fn default_timesteps() -> [i64; 2] {
+        [400, 800]
     }
 }
 
@@ -641,6 +672,9 @@ impl Config {
         }
         if watch.judge.is_some() && self.prompts.validation.is_none() {
             bail!("validation.judge looks at pictures of held-out prompts; name their file in prompts.validation");
+        }
+        if let Some(mixed) = &self.mixed {
+            in_range(&[("mixed.weight", mixed.weight, f64::MAX), ("mixed.batch_size", mixed.batch_size as f64, 1e6)])?;
         }
         if let Some(fidelity) = &self.fidelity {
             above_zero(&[

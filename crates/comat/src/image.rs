@@ -42,6 +42,12 @@ impl Picture {
         Ok(Self { width: width as usize, height: height as usize, pixels: Vec::<u8>::try_from(bytes)? })
     }
 
+    /// `[3, H, W]`, single precision, 0..1.
+    pub fn tensor(&self) -> Result<Tensor> {
+        let bytes = Tensor::f_from_slice(&self.pixels)?.f_view([self.height as i64, self.width as i64, 3])?;
+        Ok((bytes.permute([2, 0, 1]).contiguous().to_kind(Kind::Float)) / 255.0)
+    }
+
     pub fn white(width: usize, height: usize) -> Self {
         Self { width, height, pixels: vec![255; width * height * 3] }
     }
@@ -195,6 +201,7 @@ mod tests {
         let image = Tensor::from_slice(&[0f32, 0.5, 1.0, 2.0, -1.0, 1.0]).view([3, 1, 2]);
         let picture = Picture::from_tensor(&image).unwrap();
         assert_eq!(picture.pixels, [0, 255, 0, 128, 255, 255]);
+        assert_eq!(Picture::from_tensor(&picture.tensor().unwrap()).unwrap(), picture);
         assert!(Picture::from_tensor(&Tensor::zeros([1, 2, 2], (Kind::Float, Device::Cpu))).is_err());
     }
 

@@ -68,6 +68,16 @@ pub fn describe(config: Config, segmenter: SegmenterOf) -> Result<String> {
             ),
             None => "fidelity     no discriminator".into(),
         },
+        match &config.mixed {
+            Some(m) => format!(
+                "mixed        {} pictures of {} in a step, entering at timesteps {} to {}",
+                config.train.accumulation * if m.batch_size == 0 { batch } else { m.batch_size },
+                m.pairs.display(),
+                m.timesteps[0],
+                m.timesteps[1]
+            ),
+            None => "mixed        no pictures".into(),
+        },
         format!(
             "UNet passes  {} forward and {} forward+backward in a step",
             t * config.train.accumulation,

@@ -22,6 +22,8 @@ pub enum Purpose {
     Attention,
     /// The order of the prompts; step: the epoch.
     Order,
+    /// Where pictures enter, and their noise; index: the sample's place in the step.
+    Mixed,
     /// Down matrices of the discriminator's adapter, index: the layer; and its head.
     Discriminator,
 }

@@ -40,6 +40,7 @@ pub struct StepReport {
     pub learning_rate: f64,
     attention: Option<(AttentionLosses, Counts)>,
     fidelity: Option<FidelityReport>,
+    mixed_loss: Option<f64>,
     legs: Legs,
     began: Instant,
 }
@@ -53,6 +54,7 @@ impl StepReport {
             learning_rate,
             attention: session.attention.as_ref().map(|_| Default::default()),
             fidelity: session.config.fidelity.as_ref().map(|_| Default::default()),
+            mixed_loss: session.config.mixed.as_ref().map(|_| 0.0),
             legs: Legs::default(),
             began: Instant::now(),
         }
@@ -78,9 +80,25 @@ impl StepReport {
         self.legs.replay += outcome.seconds.replay;
     }
 
+    /// Adds one of `parts` trajectories of pictures. Their time counts with that of the prompts.
+    pub fn add_mixed(&mut self, outcome: &Outcome, parts: usize) {
+        self.mixed_loss = Some(self.mixed_loss.unwrap_or(0.0) + outcome.caption_loss / parts as f64);
+        self.legs.trajectory += outcome.seconds.trajectory;
+        self.legs.caption += outcome.seconds.caption;
+        self.legs.replay += outcome.seconds.replay;
+    }
+
     pub fn is_finite(&self) -> bool {
         let fidelity = self.fidelity.unwrap_or_default();
-        [self.caption_loss, self.grad_norm, fidelity.adversarial, fidelity.discriminator].iter().all(|v| v.is_finite())
+        [
+            self.caption_loss,
+            self.mixed_loss.unwrap_or(0.0),
+            self.grad_norm,
+            fidelity.adversarial,
+            fidelity.discriminator,
+        ]
+        .iter()
+        .all(|v| v.is_finite())
     }
 }
 
@@ -207,6 +225,9 @@ impl Run {
                 ("prompts_without_subjects".into(), counts.without.into()),
                 ("seconds_segment".into(), report.legs.segment.into()),
             ]);
+        }
+        if let (Some(loss), Some(line)) = (report.mixed_loss, line.as_object_mut()) {
+            line.insert("mixed_loss".into(), loss.into());
         }
         if let (Some(fidelity), Some(line)) = (report.fidelity, line.as_object_mut()) {
             line.extend([

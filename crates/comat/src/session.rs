@@ -120,6 +120,14 @@ impl Session {
         Ok(Tensor::cat(&pieces, 0))
     }
 
+    /// The scaled latents of images `[B, 3, H, W]` in 0..1: the mean of what the encoder gives.
+    pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        let images = images.to_device(self.pipeline.device).to_kind(self.latent_kind());
+        let (mean, _) = self.pipeline.vae.encode(&(images * 2.0 - 1.0))?;
+        Ok(mean * self.pipeline.vae.config().scaling_factor)
+    }
+
     /// From `dL/d images` to `dL/d latents`: decodes again, with a graph, a few samples at a time.
     pub fn decode_cotangent(&self, latents: &Tensor, cotangent: &Tensor) -> Result<Tensor> {
         let mut pieces = vec![];

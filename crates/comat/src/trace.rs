@@ -52,8 +52,10 @@ pub struct Summary {
 /// Attention losses, where the configuration has them, are on all the tracked steps. Writes `x_0`, `image`, `loss.caption`, with attention losses `loss.token` and `loss.pixel`, `loss` (all, weighted), `tracked`, and `grad.KEY` for each matrix by its PEFT key. The prompts
 /// are the first B of the training file.
 pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<Summary> {
-    if config.fidelity.is_some() {
-        tracing::warn!("a trace is made without the discriminator: [fidelity] takes no part in it");
+    for (section, there) in [("fidelity", config.fidelity.is_some()), ("mixed", config.mixed.is_some())] {
+        if there {
+            tracing::warn!("[{section}] takes no part in a trace");
+        }
     }
     let mut session = Session::open(config, segmenter)?;
     let given = Given::read(&request.noise, &session.sampler)?;
@@ -88,7 +90,15 @@ pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<
     for _ in 0..request.repeat.max(1) {
         let began = Instant::now();
         let (tracked, attention, crops) = (tracked.clone(), tracked.clone(), extra.crops.clone());
-        let draws = Draws { start: on_device(&given.start), noise: Box::new(noise), tracked, attention, crops };
+        let draws = Draws {
+            start: on_device(&given.start),
+            noise: Box::new(noise),
+            first: 0,
+            weight: 1.0,
+            tracked,
+            attention,
+            crops,
+        };
         let mut gradients = Gradients::zeros(&adapter);
         let outcome = iterate(&mut session, &adapter, &prompts, draws, None, &mut gradients, || Ok(()))?;
         last = Some((outcome, gradients));

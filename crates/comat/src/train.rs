@@ -13,6 +13,7 @@ use crate::{
     interrupt::Interrupt,
     latents,
     loss::caption::{Caption, Crop},
+    mixed::Mixed,
     optim::{AdamW, Gradients, learning_rate},
     prompts::Prompt,
     replay::{AttentionLosses, Concentration, Replay},
@@ -43,6 +44,7 @@ pub struct Trainer {
     pub adapter: Trainable,
     pub optimizer: AdamW,
     pub fidelity: Option<Fidelity>,
+    pub mixed: Option<Mixed>,
     pub ema: Option<Ema>,
     /// Steps done.
     pub step: u64,
@@ -98,6 +100,15 @@ impl Trainer {
             let outcome = iterate(&mut self.session, &self.adapter, &prompts, draws, adversary, &mut gradients, each)?;
             report.add(&outcome, config.train.accumulation);
         }
+        if let Some(mixed) = &mut self.mixed {
+            for part in 0..config.train.accumulation {
+                let (captions, draws) = mixed.draws(&self.session, config, self.step, part)?;
+                let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
+                let each = || run.tick();
+                let outcome = iterate(&mut self.session, &self.adapter, &captions, draws, None, &mut gradients, each)?;
+                report.add_mixed(&outcome, config.train.accumulation);
+            }
+        }
         gradients.scale(1.0 / config.train.accumulation as f64);
         report.grad_norm = gradients.clip(config.optimizer.max_grad_norm);
         if !report.is_finite() {
@@ -131,19 +142,21 @@ pub fn iterate(
     gradients: &mut Gradients,
     each: impl FnMut() -> Result<()>,
 ) -> Result<Outcome> {
-    let Draws { start, noise, tracked, attention, crops } = draws;
+    let Draws { start, first, weight, noise, tracked, attention, crops } = draws;
+    let sampler = session.sampler.from(first);
     let mut clock = Clock::start();
     let text = session.text(prompts)?;
 
     let merged = session.merged(&adapter.lora)?;
     let denoiser = session.denoiser(&merged);
-    let walked = trajectory::walk(denoiser.conditioned_on(&text), &session.sampler, start, &tracked, noise, each)?;
+    let walked = trajectory::walk(denoiser.conditioned_on(&text), &sampler, start, &tracked, noise, each)?;
     drop(merged);
     let trajectory = clock.lap();
 
     let images = session.decode(&walked.latents)?;
     let Caption { loss, cotangent } = session.captioner.with_cotangent(&images, prompts, &crops)?;
-    let mut cotangent = session.decode_cotangent(&walked.latents, &(cotangent * session.config.captioner.weight))?;
+    let mut cotangent =
+        session.decode_cotangent(&walked.latents, &(cotangent * session.config.captioner.weight * weight))?;
     let caption = clock.lap();
 
     let verdict = match adversary {
@@ -159,15 +172,15 @@ pub fn iterate(
     let fidelity = clock.lap();
 
     let (targets, counts) = match &mut session.attention {
-        Some(attention) => attention.targets(&images, prompts, session.pipeline.text.tokenizer())?,
-        None => Default::default(),
+        Some(losses) if !attention.is_empty() => losses.targets(&images, prompts, session.pipeline.text.tokenizer())?,
+        _ => Default::default(),
     };
     let segment = clock.lap();
 
     let branched = session.branched(&adapter.lora)?;
     let replay = Replay {
         denoiser: &session.denoiser(&branched),
-        sampler: &session.sampler,
+        sampler: &sampler,
         text: &text,
         mode: session.config.replay.mode,
         max_cotangent: session.config.replay.max_cotangent,
@@ -186,8 +199,12 @@ pub fn iterate(
 
 /// The random part of an iteration.
 pub struct Draws<'a> {
-    /// x_T `[B, C, h, w]`
+    /// x_T `[B, C, h, w]`, or x_t before the step `first`
     pub start: Tensor,
+    /// The sampler's step to begin with; steps are counted from it.
+    pub first: usize,
+    /// Of the caption loss.
+    pub weight: f64,
     /// Noise of a step `[B, C, h, w]`; asked for in order.
     pub noise: Box<dyn FnMut(usize) -> Result<Tensor> + 'a>,
     pub tracked: BTreeSet<usize>,

@@ -57,7 +57,7 @@ impl Given {
         let noise = |step: usize| Ok(self.z.get(step as i64));
         let crops = vec![(0, 0); PROMPTS.len()];
         let (tracked, attention) = (self.tracked.clone(), self.attention.clone());
-        Draws { start: self.x.copy(), noise: Box::new(noise), tracked, attention, crops }
+        Draws { start: self.x.copy(), noise: Box::new(noise), first: 0, weight: 1.0, tracked, attention, crops }
     }
 }
 

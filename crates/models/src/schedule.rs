@@ -254,6 +254,11 @@ impl Sampler {
         self.steps.len()
     }
 
+    /// From a step on.
+    pub fn from(&self, first: usize) -> Self {
+        Self { steps: self.steps.iter().skip(first).copied().collect() }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }

@@ -9,6 +9,7 @@ use crate::{
     ema::Ema,
     interrupt::Interrupt,
     latents,
+    mixed::Mixed,
     optim::AdamW,
     prompts::{self, Prompt},
     run::Run,
@@ -52,6 +53,7 @@ impl Trainer {
             Some(which) => Some(judge(which, session.pipeline.kind, session.pipeline.device)?),
             None => None,
         };
+        let mixed = Mixed::open(&session)?;
         // the run's folder is claimed before anything is made in it
         let run = Run::open(&session.config, &prompts, judge, found.is_some(), bar.clone())?;
         let fidelity = fidelity(&mut session, &prompts, found.as_deref(), &bar)?;
@@ -60,7 +62,7 @@ impl Trainer {
             checkpoint::load_ema(path, &session.pipeline.unet_weights, &adapter, ema)?;
         }
         bar.set_length(session.config.train.steps);
-        Ok((Self { session, prompts, adapter, optimizer, fidelity, ema, step, changed }, run))
+        Ok((Self { session, prompts, adapter, optimizer, fidelity, mixed, ema, step, changed }, run))
     }
 
     pub(super) fn save(&self, run: &mut Run) -> Result<()> {

@@ -1,0 +1,57 @@
+//! Runs with pictures beside the prompts.
+
+mod common;
+
+use comat::image::Picture;
+use common::Folder;
+
+fn with_pictures() -> Folder {
+    let folder = Folder::of_run();
+    std::fs::create_dir(folder.path("pictures")).unwrap();
+    for (i, caption) in ["a red dog", "two green cars", "a white tree"].iter().enumerate() {
+        let pixels = (0..40 * 36 * 3).map(|n| ((n * (7 + i)) % 251) as u8).collect();
+        let picture = Picture { width: 40, height: 36, pixels };
+        picture.save(&folder.path(&format!("pictures/{i}.png")), &[]).unwrap();
+        folder.write(&format!("pictures/{i}.txt"), caption);
+    }
+    folder
+}
+
+#[test]
+fn pictures_take_part_and_are_resumed_exactly() {
+    let folder = with_pictures();
+    let mixed = "mixed.pairs=pictures mixed.timesteps=[1,999]";
+    let adapter = |output: &str, settings: &str| {
+        folder.train(&format!("output={output} checkpoints.every=1 {settings}")).ok();
+        folder.tensors(&format!("{output}/checkpoints/step-3/adapter.safetensors"))
+    };
+    let straight = adapter("straight", &format!("train.steps=3 {mixed}"));
+    folder.train(&format!("output=stopped train.steps=1 {mixed}")).ok();
+    assert!(straight == adapter("stopped", &format!("train.steps=3 {mixed} --resume")));
+    for step in folder.events("straight").iter().filter(|e| e["event"] == "step") {
+        assert!(step["mixed_loss"].as_f64().is_some_and(|loss| loss > 0.0), "{step}");
+    }
+
+    let without = adapter("without", "train.steps=3");
+    assert!(without == adapter("zero", &format!("train.steps=3 {mixed} mixed.weight=0")));
+    assert!(without != straight);
+    assert!(straight != adapter("one", &format!("train.steps=3 {mixed} mixed.batch_size=1")));
+    let shown = folder.train(&format!("{mixed} --dry-run")).ok().stdout;
+    assert!(shown.contains("pictures of pictures in a step, entering at timesteps 1 to 999"), "{shown}");
+}
+
+#[test]
+fn what_cannot_be_mixed_in() {
+    let folder = with_pictures();
+    folder.train("mixed.pairs=pictures mixed.timesteps=[5,6]").error(&[
+        "mixed.timesteps",
+        "no step from 5 to 6",
+        "751",
+    ]);
+    folder.train("mixed.pairs=no/such").error(&["no/such"]);
+    folder.train("mixed.pairs=pictures mixed.weight=-1").error(&["mixed.weight is -1"]);
+    folder.write("pictures/0.png", "no picture");
+    folder.write("pictures/1.png", "no picture");
+    folder.write("pictures/2.png", "no picture");
+    folder.train("output=broken mixed.pairs=pictures mixed.timesteps=[1,999]").error(&["pictures/", ".png"]);
+}

@@ -1,0 +1,322 @@
+//! Every layout that can be opened, and what is said where one cannot.
+
+use super::*;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A folder for one test.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// A picture of one colour, grey of that value, in the format of its name.
+    fn picture(&self, name: &str, value: u8) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        plain(value).save(&path).unwrap();
+        path
+    }
+
+    fn shard(&self, name: &str, members: &[(&str, &[u8])]) -> PathBuf {
+        self.write(name, tar(members))
+    }
+}
+
+fn plain(value: u8) -> ::image::RgbImage {
+    ::image::RgbImage::from_pixel(8, 4, [value; 3].into())
+}
+
+fn png(value: u8) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(vec![]);
+    plain(value).write_to(&mut bytes, ::image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(vec![]);
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, *bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// Caption and grey value of every pair.
+fn all(pairs: &Pairs) -> Vec<(&str, u8)> {
+    (0..pairs.len()).map(|i| (pairs.caption(i), pairs.image(i).unwrap().pixels[0])).collect()
+}
+
+fn error(path: &Path) -> String {
+    format!("{:#}", Pairs::open(path).unwrap_err())
+}
+
+#[test]
+fn pictures_beside_texts() {
+    let folder = Folder::new();
+    for (name, value) in [("b.png", 20), ("a/z.PNG", 10), ("c.webp", 30), ("d.1.png", 40), ("d.2.png", 50)] {
+        folder.picture(name, value);
+    }
+    folder.write("b.txt", "\u{feff}a red dog\r\n\r\n  two cats  ");
+    folder.write("a/z.txt", "deep");
+    folder.write("c.TXT", "a café");
+    folder.write("d.1.txt", "dots");
+    folder.write("d.2.txt", "more dots\n");
+    folder.write(".hidden.png", "");
+    folder.write("notes.md", "");
+    let found = find(folder.0.path()).unwrap();
+    assert!(!found.alone());
+    let pairs = Pairs::open(folder.0.path()).unwrap();
+    let expected = [("deep", 10), ("a red dog", 20), ("two cats", 20), ("a café", 30), ("dots", 40), ("more dots", 50)];
+    assert_eq!(all(&pairs), expected);
+    assert_eq!((pairs.len(), pairs.is_empty(), pairs.pairs()[1].caption.as_str()), (6, false, "a red dog"));
+    // JPEG is not exact
+    folder.picture("j.jpg", 90);
+    folder.picture("k.JPEG", 90);
+    folder.write("j.txt", "j");
+    folder.write("k.txt", "k");
+    let pairs = Pairs::open(folder.0.path()).unwrap();
+    assert!((6..8).all(|i| pairs.image(i).unwrap().pixels[0].abs_diff(90) < 3));
+}
+
+/// A link that leads back to its folder is not followed for ever.
+#[test]
+#[cfg(unix)]
+fn links() {
+    let folder = Folder::new();
+    folder.picture("a/a.png", 1);
+    folder.write("a/a.txt", "a");
+    std::os::unix::fs::symlink(folder.0.path(), folder.path("a/back")).unwrap();
+    std::os::unix::fs::symlink(folder.path("nowhere"), folder.path("dead")).unwrap();
+    assert_eq!(all(&Pairs::open(folder.0.path()).unwrap()), [("a", 1)]);
+}
+
+#[test]
+fn lists() {
+    let folder = Folder::new();
+    folder.picture("pictures/a.png", 1);
+    let b = folder.picture("b.png", 2);
+    let lines = format!(
+        "\u{feff}{}\n\n{}\n{}\r\n",
+        r#"{"image": "pictures/a.png", "caption": "a", "width": 8, "text": {"ignored": true}}"#,
+        r#"{"file_name": "b.png", "image": null, "text": ["one", " ", "two"]}"#,
+        serde_json::json!({ "image": b, "caption": "by its whole path" }),
+    );
+    let list = folder.write("list.jsonl", &lines);
+    let expected = [("a", 1), ("one", 2), ("two", 2), ("by its whole path", 2)];
+    assert_eq!(all(&Pairs::open(&list).unwrap()), expected);
+    // Hugging Face's name for it: the folder will do
+    folder.write("metadata.jsonl", &lines);
+    folder.write("pictures/a.txt", "not asked");
+    assert_eq!(all(&Pairs::open(folder.0.path()).unwrap()), expected);
+}
+
+#[test]
+fn miniature_world() {
+    let folder = Folder::new();
+    folder.picture("000000.png", 7);
+    folder.picture("000000.mask-0.png", 8);
+    let line =
+        r#"{"file": "000000.png", "scene": {}, "captions": ["a red dog", "a dog"], "masks": ["000000.mask-0.png"]}"#;
+    let list = folder.write("scenes.jsonl", line);
+    for path in [folder.0.path(), &list] {
+        assert_eq!(all(&Pairs::open(path).unwrap()), [("a red dog", 7), ("a dog", 7)]);
+    }
+}
+
+#[test]
+fn shards() {
+    let folder = Folder::new();
+    let long = format!("{}/long.png", "directory/".repeat(20)); // does not fit into a plain header
+    let first = folder.shard(
+        "data/0.tar",
+        &[
+            ("./b.txt", b"b\nB"),
+            ("./b.png", &png(2)),
+            ("./b.json", b"not looked at"),
+            ("./b.seg.png", b"another thing"),
+            ("./a.json", br#"{"caption": "a", "similarity": 0.3}"#),
+            ("./a.png", &png(1)),
+            ("./._a.png", b"hidden"),
+            ("./a.cls", b"3"),
+        ],
+    );
+    assert_eq!(all(&Pairs::open(&first).unwrap()), [("a", 1), ("b", 2), ("B", 2)]);
+    let text = long.replace("png", "txt");
+    folder.shard(
+        "data/1.tar",
+        &[("a.PNG", &png(3)), ("a.json", br#"{"text": ["c", "d"]}"#), (&long, &png(4)), (&text, b"e")],
+    );
+    let pairs = Pairs::open(&folder.path("data")).unwrap();
+    assert_eq!(all(&pairs), [("a", 1), ("b", 2), ("B", 2), ("c", 3), ("d", 3), ("e", 4)]);
+}
+
+/// The same bytes, packed or not; nor does the format of the archive matter.
+#[test]
+fn shards_hold_what_folders_hold() {
+    let folder = Folder::new();
+    let noise = ::image::RgbImage::from_fn(31, 17, |x, y| [(x * 8) as u8, (y * 15) as u8, (x * y) as u8].into());
+    let mut builder = tar::Builder::new(vec![]);
+    for name in ["a.jpg", "b.png", "c.webp"] {
+        noise.save(folder.path(name)).unwrap();
+        let text = folder.write(&format!("{name}.txt"), name);
+        let text = (text, format!("{}.txt", &name[..1]));
+        fs::rename(&text.0, folder.path(&text.1)).unwrap();
+        builder.append_path_with_name(folder.path(name), name).unwrap();
+        builder.append_path_with_name(folder.path(&text.1), &text.1).unwrap();
+    }
+    let elsewhere = Folder::new();
+    let shard = elsewhere.write("x.tar", builder.into_inner().unwrap());
+    let (loose, packed) = (Pairs::open(folder.0.path()).unwrap(), Pairs::open(&shard).unwrap());
+    assert_eq!((loose.len(), packed.len()), (3, 3));
+    let size = "16x24".parse().unwrap();
+    for i in 0..3 {
+        assert_eq!(loose.caption(i), packed.caption(i));
+        assert_eq!(loose.image(i).unwrap(), packed.image(i).unwrap());
+        assert_eq!(loose.tensor(i, size).unwrap(), packed.tensor(i, size).unwrap());
+    }
+    assert_eq!(loose.image(1).unwrap().pixels, noise.into_raw());
+}
+
+#[test]
+fn what_has_no_partner_is_counted() {
+    let folder = Folder::new();
+    for name in ["a.png", "b.png", "c.png"] {
+        folder.picture(name, 1);
+    }
+    folder.write("a.txt", "a");
+    folder.write("b.txt", "\n \n");
+    folder.write("d.txt", b"\xff");
+    folder.shard(
+        "x.tar",
+        &[("e.png", &png(2)), ("e.json", b"{}"), ("f.txt", b"f"), ("g.json", b"broken"), ("h.png", b"")],
+    );
+    let found = find(folder.0.path()).unwrap();
+    let tally = |count, name: &str| Tally { count, first: folder.path(name).display().to_string() };
+    assert_eq!(found.pictures_alone, tally(4, "b.png"));
+    assert_eq!(found.captions_alone, tally(3, "d.txt"));
+    assert_eq!(all(&Pairs::open(folder.0.path()).unwrap()), [("a", 1)]);
+
+    let list =
+        "{\"image\": \"a.png\"}\n{\"image\": \"b.png\", \"caption\": []}\n{\"image\": \"z.png\", \"caption\": \"z\"}";
+    let list = folder.write("list.jsonl", list);
+    let found = find(&list).unwrap().to_string();
+    let [a, z] = ["a.png", "z.png"].map(|name| folder.path(name).display().to_string());
+    assert_eq!(
+        found,
+        format!(
+            "pictures without a caption: 2, the first is {a}; captions without a picture: 1, the first is for {z}, which is not there"
+        )
+    );
+    let error = error(&list);
+    assert!(
+        error.contains("list.jsonl: no picture with a caption in it (pictures without a caption: 2, the first"),
+        "{error}"
+    );
+}
+
+#[test]
+fn errors_name_the_place() {
+    let folder = Folder::new();
+    assert!(error(&folder.path("nowhere")).contains("nowhere: no such file or folder"));
+    assert!(error(folder.0.path()).contains("no picture with a caption in it; the caption of a.png belongs in a.txt"));
+    assert!(error(&folder.write("a.csv", "")).contains("a.csv: pairs are a folder, a .jsonl list or a .tar shard"));
+    let line = |line: &[u8]| error(&folder.write("a.jsonl", [b"\n", line].concat()));
+    assert!(line(b"{\"image\": }").contains("a.jsonl:2: expected value, column 11"));
+    assert!(line(b"[]").contains("a.jsonl:2: "));
+    assert!(line(b"\"\xff\"").contains("a.jsonl:2: not valid UTF-8"));
+    assert!(line(br#"{"caption": "a"}"#).contains("a.jsonl:2: no picture; its name belongs in `image`"));
+    assert!(line(br#"{"file": 3}"#).contains("a.jsonl:2: `file` must be the name of a picture"));
+    assert!(line(br#"{"image": "a", "text": ["a", 1]}"#).contains("a.jsonl:2: `text` must be a string, or a list of"));
+
+    let text = Folder::new();
+    text.picture("a.png", 1);
+    text.write("a.txt", b"\xff");
+    assert!(error(text.0.path()).contains("a.txt: not valid UTF-8"));
+
+    let shard = |members: &[(&str, &[u8])]| error(&folder.shard("s.tar", members));
+    assert!(shard(&[("a.png", b""), ("a.json", b"{\"caption\": 3}")]).contains("s.tar: a.json: `caption` must be"));
+    assert!(shard(&[("a.png", b""), ("a.json", b"{")]).contains("s.tar: a.json: "));
+    assert!(shard(&[("a.png", b""), ("a.txt", b"\xff")]).contains("s.tar: a.txt: not valid UTF-8"));
+    assert!(shard(&[]).contains("s.tar: no picture"));
+    assert!(error(&folder.write("s.tar", [7; 1024])).contains("s.tar: not a whole tar file"));
+    let whole = tar(&[("a.txt", b"a"), ("a.png", &png(1))]);
+    assert!(error(&folder.write("s.tar", &whole[..512 * 3 + 20])).contains("s.tar: cut off within a.png"));
+    assert!(error(&folder.write("s.tar", &whole[..512 * 2 + 20])).contains("s.tar: not a whole tar file"));
+}
+
+#[test]
+fn broken_pictures_are_named() {
+    let folder = Folder::new();
+    let jpeg = fs::read(folder.picture("whole.jpg", 9)).unwrap();
+    let cut = |bytes: &[u8]| bytes[..bytes.len() / 2].to_owned();
+    folder.write("a.png", cut(&png(1)));
+    folder.write("b.jpg", cut(&jpeg));
+    folder.write("c.png", b"");
+    folder.write("d.png", b"GIF89a");
+    folder.shard("x.tar", &[("e.png", &cut(&png(1))), ("e.txt", b"e"), ("f.png", &png(2)), ("f.txt", b"f")]);
+    for name in ["a", "b", "c", "d"] {
+        folder.write(&format!("{name}.txt"), name);
+    }
+    let pairs = Pairs::open(folder.0.path()).unwrap();
+    let error = |i: usize| pairs.image(i).unwrap_err().to_string();
+    for (i, name) in ["a.png: ", "b.jpg: ", "c.png: ", "d.png: ", "x.tar: e.png: "].iter().enumerate() {
+        assert!(error(i).contains(&format!("{name}broken picture")), "{}", error(i));
+    }
+    assert!(pairs.image(5).is_ok());
+    // what changes after opening
+    fs::remove_file(folder.path("a.png")).unwrap();
+    assert!(error(0).contains("a.png: no such file or folder"));
+    folder.write("x.tar", b"short");
+    assert!(error(5).contains("x.tar: f.png is cut off; has the shard changed?"));
+}
+
+/// Whatever the format; a JPEG is the one whose decoder would fill the rest with grey.
+#[test]
+fn pictures_that_are_cut_off() {
+    let folder = Folder::new();
+    let noise = ::image::RgbImage::from_fn(200, 100, |x, y| [(x * y % 251) as u8, (x * 31 % 256) as u8, 0].into());
+    for name in ["a.jpg", "b.png", "c.webp"] {
+        noise.save(folder.path(name)).unwrap();
+        folder.write(&name.replace(&name[1..], ".txt"), name);
+    }
+    let pairs = Pairs::open(folder.0.path()).unwrap();
+    for i in 0..3 {
+        let name = pairs.caption(i);
+        assert!(pairs.image(i).is_ok());
+        let bytes = fs::read(folder.path(name)).unwrap();
+        for part in [bytes.len() / 2, bytes.len() * 9 / 10] {
+            folder.write(name, &bytes[..part]);
+            let error = pairs.image(i).map(|p| p.pixels.len()).unwrap_err().to_string();
+            assert!(error.contains(&format!("{name}: broken picture")), "{error}");
+        }
+        folder.write(name, [&bytes, b"something behind it".as_slice()].concat());
+        assert!(pairs.image(i).is_ok(), "{name}");
+    }
+    // but for the last marker, with a thumbnail before the scan that has one
+    let mut jpeg = vec![];
+    let mut encoder = ::image::codecs::jpeg::JpegEncoder::new(&mut jpeg);
+    ::image::ImageEncoder::set_exif_metadata(&mut encoder, b"\xff\xd8\xff\xd9".to_vec()).unwrap();
+    encoder.encode_image(&noise).unwrap();
+    folder.write("a.jpg", &jpeg);
+    assert!(pairs.image(0).is_ok());
+    folder.write("a.jpg", &jpeg[..jpeg.len() - 2]);
+    assert!(pairs.image(0).unwrap_err().to_string().contains("a.jpg: broken picture: the JPEG is cut off"));
+}
