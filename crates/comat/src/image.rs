@@ -5,7 +5,7 @@ use embedded_graphics::{
     Drawable,
     draw_target::DrawTarget,
     geometry::{OriginDimensions, Point, Size},
-    mono_font::{MonoTextStyle, iso_8859_1::FONT_8X13},
+    mono_font::{MonoTextStyle, iso_8859_1::FONT_9X18_BOLD},
     pixelcolor::{Rgb888, RgbColor},
     text::{Baseline, Text},
 };
@@ -60,13 +60,13 @@ impl Picture {
         }
     }
 
-    /// Writes a line of black text, 16 pixels high, cut off at a width. Letters beyond ISO 8859-1 become question marks.
+    /// Writes a line of black text, 18 pixels high, cut off at a width. Letters beyond ISO 8859-1 become question marks.
     pub fn label(&mut self, left: usize, top: usize, width: usize, text: &str) {
-        let font = &FONT_8X13;
+        let font = &FONT_9X18_BOLD;
         let letters = width / font.character_size.width as usize;
         let text: String = text.chars().take(letters).collect();
         let style = MonoTextStyle::new(font, Rgb888::BLACK);
-        let place = Point::new(left as i32, top as i32 + 2);
+        let place = Point::new(left as i32, top as i32);
         let Ok(_) = Text::with_baseline(&text, place, style, Baseline::Top).draw(self);
     }
 
@@ -243,10 +243,10 @@ mod tests {
     #[test]
     fn writing_stays_in_its_place() {
         let mut picture = plain(40, 20, 255);
-        picture.label(8, 0, 16, "HÄ and what does not fit");
+        picture.label(8, 0, 18, "HÄ and what does not fit");
         let black = |x: usize| (0..20).any(|y| picture.pixels[(y * 40 + x) * 3] == 0);
-        assert!((0..8).chain(24..40).all(|x| !black(x)));
-        assert!((8..16).any(black) && (16..24).any(black));
+        assert!((0..8).chain(26..40).all(|x| !black(x)));
+        assert!((8..17).any(black) && (17..26).any(black));
         picture.label(30, 15, 99, "out of the picture");
     }
 

@@ -10,7 +10,7 @@ const CELL: usize = 192;
 const LINE: usize = 20;
 const GAP: usize = 6;
 /// Cells side by side, the picture among them; more words go on below.
-const COLUMNS: usize = 9;
+const COLUMNS: usize = 7;
 
 /// One picture for all: a row for each side, first what was drawn, then where each word looked. Of a word, all rows have the same
 /// scale: from the least that it gets anywhere (dark) to the most (bright).
@@ -106,7 +106,7 @@ mod tests {
     fn many_words_go_on_below_and_none_are_no_error() {
         let many = looks(&[0.5; 40]);
         let words = ["x"; 20];
-        assert_eq!(panel(&words, &[("base", &many)]).height, 3 * (LINE + 96 + GAP) + GAP);
+        assert_eq!(panel(&words, &[("base", &many)]).height, 4 * (LINE + 96 + GAP) + GAP);
         assert_eq!(panel(&[], &[("base", &many)]).height, LINE + 96 + 2 * GAP);
     }
 
