@@ -32,6 +32,12 @@ pub struct Round {
     images: Tensor,
 }
 
+impl Round {
+    fn shallow_clone(&self) -> Self {
+        Self { losses: self.losses.clone(), judged: self.judged.clone(), images: self.images.shallow_clone() }
+    }
+}
+
 /// The best round so far by the judge's first figure.
 #[derive(Clone, Serialize, Deserialize)]
 struct Best {
@@ -134,7 +140,7 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
         line.insert("judge".into(), serde_json::Value::Object(named.collect()));
         if run.validation.first.is_none() && step == 0 {
             run.validation.write_first(&round)?;
-            run.validation.first = Some(Round { images: round.images.shallow_clone(), ..clone(&round) });
+            run.validation.first = Some(round.shallow_clone());
         }
         if let Some(first) = &run.validation.first {
             line.insert("distance".into(), distance(&first.images, &round.images).into());
@@ -152,10 +158,6 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     tracing::info!("step {step}: caption loss on {} held-out prompts {loss:.4}", round.losses.len());
     run.measured.push((step, round.losses));
     Ok(())
-}
-
-fn clone(round: &Round) -> Round {
-    Round { losses: round.losses.clone(), judged: round.judged.clone(), images: round.images.shallow_clone() }
 }
 
 fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
