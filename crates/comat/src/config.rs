@@ -271,6 +271,10 @@ pub struct Fidelity {
     pub latents: Option<PathBuf>,
     /// The seed that they are sampled from: runs with other seeds can share them.
     pub latents_seed: u64,
+    /// Guidance scale that they are sampled with; absent: that of `sampling`. A run that trains without guidance can so be held
+    /// to the pictures that the original model draws with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_scale: Option<f64>,
     /// The model whose UNet the discriminator is made of; absent: the one that is tuned, whose weights are then shared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
@@ -290,6 +294,7 @@ impl Default for Fidelity {
             weight: 1.0,
             latents: None,
             latents_seed: 0,
+            guidance_scale: None,
             model: None,
             rank: 128,
             learning_rate: 2e-5,
@@ -553,6 +558,7 @@ impl Config {
             ])?;
             in_range(&[
                 ("fidelity.weight", fidelity.weight, f64::MAX),
+                ("fidelity.guidance_scale", fidelity.guidance_scale.unwrap_or(0.0), f64::MAX),
                 ("fidelity.betas[0]", fidelity.betas[0], 1.0 - 1e-12),
                 ("fidelity.betas[1]", fidelity.betas[1], 1.0 - 1e-12),
                 ("fidelity.weight_decay", fidelity.weight_decay, f64::MAX),

@@ -46,10 +46,12 @@ impl Origin {
     /// Of the latents that a run needs.
     pub fn of(config: &Config, pipeline: &Pipeline) -> Result<Self> {
         let size = config.sampling.size.unwrap_or(pipeline.native_size());
+        let fidelity = config.fidelity.clone().unwrap_or_default();
+        let guidance_scale = fidelity.guidance_scale.unwrap_or(config.sampling.guidance_scale);
         Ok(Self {
             model: fingerprint(&pipeline.path)?,
-            seed: config.fidelity.as_ref().map_or(0, |fidelity| fidelity.latents_seed),
-            sampling: Sampling { size: None, ..config.sampling.clone() },
+            seed: fidelity.latents_seed,
+            sampling: Sampling { size: None, guidance_scale, ..config.sampling.clone() },
             size,
             shape: pipeline.latent_shape(size)?,
         })

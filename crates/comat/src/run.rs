@@ -16,7 +16,7 @@ use crate::{
     prompts::{self, Prompt},
     replay::AttentionLosses,
     session::Session,
-    train::{Legs, Outcome, Trainer, due},
+    train::{Legs, Outcome, Pulls, Trainer, due},
 };
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -40,6 +40,7 @@ pub struct StepReport {
     pub learning_rate: f64,
     attention: Option<(AttentionLosses, Counts)>,
     fidelity: Option<FidelityReport>,
+    pulls: Pulls,
     mixed_loss: Option<f64>,
     legs: Legs,
     began: Instant,
@@ -54,6 +55,7 @@ impl StepReport {
             learning_rate,
             attention: session.attention.as_ref().map(|_| Default::default()),
             fidelity: session.config.fidelity.as_ref().map(|_| Default::default()),
+            pulls: Pulls::default(),
             mixed_loss: session.config.mixed.as_ref().map(|_| 0.0),
             legs: Legs::default(),
             began: Instant::now(),
@@ -72,6 +74,10 @@ impl StepReport {
             report.adversarial += verdict.adversarial / parts as f64;
             report.discriminator += verdict.loss / parts as f64;
             report.accuracy += verdict.accuracy / parts as f64;
+        }
+        self.pulls.caption += outcome.pulls.caption / parts as f64;
+        if let Some(pull) = outcome.pulls.adversarial {
+            self.pulls.adversarial = Some(self.pulls.adversarial.unwrap_or(0.0) + pull / parts as f64);
         }
         self.legs.fidelity += outcome.seconds.fidelity;
         self.legs.trajectory += outcome.seconds.trajectory;
@@ -214,6 +220,7 @@ impl Run {
             "seconds_trajectory": report.legs.trajectory,
             "seconds_caption": report.legs.caption,
             "seconds_replay": report.legs.replay,
+            "caption_cotangent": report.pulls.caption,
             "peak_memory": memory::peak(trainer.session.pipeline.device),
         });
         if let (Some((losses, counts)), Some(line)) = (report.attention, line.as_object_mut()) {
@@ -234,6 +241,7 @@ impl Run {
                 ("adversarial_loss".into(), fidelity.adversarial.into()),
                 ("discriminator_loss".into(), fidelity.discriminator.into()),
                 ("discriminator_accuracy".into(), fidelity.accuracy.into()),
+                ("adversarial_cotangent".into(), report.pulls.adversarial.into()),
                 ("seconds_fidelity".into(), report.legs.fidelity.into()),
             ]);
         }

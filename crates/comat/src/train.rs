@@ -25,7 +25,7 @@ use anyhow::{Result, bail};
 use clock::Clock;
 use models::lora::Trainable;
 use std::collections::BTreeSet;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 pub use clock::Legs;
 pub use setup::{digest, due};
@@ -166,8 +166,11 @@ pub fn iterate(
         }
         None => None,
     };
+    let mut pulls = Pulls { caption: mean_norm(&cotangent), adversarial: None };
     if let (Some(verdict), Some(config)) = (&verdict, &session.config.fidelity) {
-        cotangent += &verdict.cotangent * config.weight;
+        let adversarial = &verdict.cotangent * config.weight;
+        pulls.adversarial = Some(mean_norm(&adversarial));
+        cotangent += adversarial;
     }
     let fidelity = clock.lap();
 
@@ -194,7 +197,12 @@ pub fn iterate(
     };
     let attention_losses = replay.run(&walked, cotangent, gradients)?;
     let seconds = Legs { trajectory, caption, fidelity, segment, replay: clock.lap() };
-    Ok(Outcome { latents: walked.latents, images, caption_loss: loss, verdict, attention_losses, counts, seconds })
+    Ok(Outcome { latents: walked.latents, images, caption_loss: loss, verdict, pulls, attention_losses, counts, seconds })
+}
+
+/// The norm of a sample's cotangent, in the mean.
+fn mean_norm(cotangent: &Tensor) -> f64 {
+    cotangent.flatten(1, -1).norm_scalaropt_dim(2.0, [1], false).mean(Kind::Double).double_value(&[])
 }
 
 /// The random part of an iteration.
@@ -213,6 +221,13 @@ pub struct Draws<'a> {
     pub crops: Vec<Crop>,
 }
 
+/// How strongly each loss, weighted, pulls at x_0: the norm of a sample's cotangent there, in the mean.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Pulls {
+    pub caption: f64,
+    pub adversarial: Option<f64>,
+}
+
 /// What an iteration leaves besides gradients.
 pub struct Outcome {
     /// x_0 `[B, C, h, w]`
@@ -221,6 +236,7 @@ pub struct Outcome {
     pub images: Tensor,
     pub caption_loss: f64,
     pub verdict: Option<Verdict>,
+    pub pulls: Pulls,
     pub attention_losses: AttentionLosses,
     pub counts: Counts,
     pub seconds: Legs,
