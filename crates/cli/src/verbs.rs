@@ -152,7 +152,7 @@ pub fn trace(args: Trace) -> Result<()> {
 }
 
 /// The segmenter that a configuration names.
-fn segmenter(which: &config::Segmenter, kind: Kind, device: Device) -> Result<Box<dyn Segmenter>> {
+pub fn segmenter(which: &config::Segmenter, kind: Kind, device: Device) -> Result<Box<dyn Segmenter>> {
     Ok(match which {
         config::Segmenter::World => Box::new(world::segmenter::Judged),
         config::Segmenter::Grounded { detector, segmenter, box_threshold, text_threshold } => {
@@ -165,7 +165,7 @@ fn segmenter(which: &config::Segmenter, kind: Kind, device: Device) -> Result<Bo
 }
 
 /// The judge that a configuration names.
-fn judge(which: &config::Judge, kind: Kind, device: Device) -> Result<Box<dyn Judge>> {
+pub fn judge(which: &config::Judge, kind: Kind, device: Device) -> Result<Box<dyn Judge>> {
     Ok(match which {
         config::Judge::World => Box::new(world::judging::Watch),
         config::Judge::Clip { model } => Box::new(comat::judge::Clip::open(model, kind, device)?),

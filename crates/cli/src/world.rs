@@ -1,5 +1,6 @@
 //! `comat world …`: the built-in miniature world.
 
+mod ablate;
 mod judge;
 mod pretrain;
 mod prompts;
@@ -21,6 +22,7 @@ pub enum World {
     Report(report::Report),
     Pretrain(pretrain::Pretrain),
     Sharpness(sharpness::Sharpness),
+    Ablate(ablate::Ablate),
 }
 
 pub fn run(verb: World, console: &Console) -> Result<()> {
@@ -31,6 +33,7 @@ pub fn run(verb: World, console: &Console) -> Result<()> {
         World::Report(args) => report::run(args),
         World::Pretrain(args) => pretrain::run(args, console),
         World::Sharpness(args) => sharpness::run(&args, console),
+        World::Ablate(args) => ablate::run(args, console),
     }
 }
 

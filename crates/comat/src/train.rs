@@ -197,7 +197,16 @@ pub fn iterate(
     };
     let attention_losses = replay.run(&walked, cotangent, gradients)?;
     let seconds = Legs { trajectory, caption, fidelity, segment, replay: clock.lap() };
-    Ok(Outcome { latents: walked.latents, images, caption_loss: loss, verdict, pulls, attention_losses, counts, seconds })
+    Ok(Outcome {
+        latents: walked.latents,
+        images,
+        caption_loss: loss,
+        verdict,
+        pulls,
+        attention_losses,
+        counts,
+        seconds,
+    })
 }
 
 /// The norm of a sample's cotangent, in the mean.

@@ -35,6 +35,49 @@ pub fn difference(base: &[Vec<f64>], tuned: &[Vec<f64>]) -> Estimate {
     })
 }
 
+/// The mean over several trainings of the same kind, each given as for [`mean`], of the same prompts in the same order. Wider
+/// than the interval of one training: it holds what another choice of prompts changes (the bootstrap), and what another
+/// training changes (Student's t over the trainings), as independent errors.
+pub fn mean_of_trainings(trainings: &[Vec<Vec<f64>>]) -> Estimate {
+    let totals: Vec<Vec<(f64, f64)>> = trainings.iter().map(|training| totals(training)).collect();
+    over_trainings(&totals, |training, drawn| ratio(drawn.iter().map(|&i| training[i])))
+}
+
+/// How much higher the mean of `tuned` is, training by training; see [`mean_of_trainings`].
+pub fn difference_of_trainings(base: &[Vec<Vec<f64>>], tuned: &[Vec<Vec<f64>>]) -> Estimate {
+    let pair = |(base, tuned): (&Vec<Vec<f64>>, &Vec<Vec<f64>>)| -> Vec<_> {
+        totals(base).into_iter().zip(totals(tuned)).collect()
+    };
+    let pairs: Vec<Vec<((f64, f64), (f64, f64))>> = base.iter().zip(tuned).map(pair).collect();
+    over_trainings(&pairs, |training, drawn| {
+        ratio(drawn.iter().map(|&i| training[i].1)) - ratio(drawn.iter().map(|&i| training[i].0))
+    })
+}
+
+fn over_trainings<T>(trainings: &[Vec<T>], statistic: impl Fn(&[T], &[usize]) -> f64) -> Estimate {
+    let prompts = trainings.iter().map(Vec::len).min().unwrap_or(0);
+    let count = trainings.len() as f64;
+    let of_all = |drawn: &mut dyn Iterator<Item = usize>| {
+        let drawn: Vec<usize> = drawn.collect();
+        trainings.iter().map(|t| statistic(t, &drawn)).sum::<f64>() / count
+    };
+    let Estimate { value, low, high } = bootstrap(prompts, of_all);
+    let all: Vec<usize> = (0..prompts).collect();
+    let squares: f64 = trainings.iter().map(|t| (statistic(t, &all) - value).powi(2)).sum();
+    let of_training = match trainings.len() {
+        0 | 1 => 0.0,
+        n => students_t(n - 1) * (squares / (count - 1.0) / count).sqrt(),
+    };
+    Estimate { value, low: value - (value - low).hypot(of_training), high: value + (high - value).hypot(of_training) }
+}
+
+/// The 97.5 % quantile of Student's t with so many degrees of freedom.
+fn students_t(freedom: usize) -> f64 {
+    const TABLE: [f64; 10] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228];
+    // behind the table within 0.2 %
+    TABLE.get(freedom.max(1) - 1).copied().unwrap_or(1.96 + 2.5 / (freedom as f64 - 1.0))
+}
+
 /// Sum and number of each prompt's pictures.
 fn totals(by_prompt: &[Vec<f64>]) -> Vec<(f64, f64)> {
     by_prompt.iter().map(|values| (values.iter().sum(), values.len() as f64)).collect()
@@ -110,6 +153,48 @@ mod tests {
         for estimate in [mean(&[]), mean(&[vec![]]), difference(&[], &[])] {
             assert!(estimate.value.is_nan() && estimate.low.is_nan() && estimate.high.is_nan());
         }
+    }
+
+    #[test]
+    fn the_interval_over_trainings_covers_the_mean_of_all_trainings() {
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let prompts: Vec<f64> = (0..60).map(|_| rng.random_range(0.4..0.6)).collect();
+        let mut one_training = 0;
+        let covered = (0..200)
+            .filter(|_| {
+                let trainings: Vec<Vec<Vec<f64>>> = (0..3)
+                    .map(|_| {
+                        let shift: f64 = (0..6).map(|_| rng.random_range(-0.06..0.06)).sum(); // nearly normal
+                        prompts
+                            .iter()
+                            .map(|p| (0..3).map(|_| f64::from(rng.random_bool(p + shift))).collect())
+                            .collect()
+                    })
+                    .collect();
+                let truth = prompts.iter().sum::<f64>() / 60.0;
+                let covers = |e: Estimate| (e.low..=e.high).contains(&truth);
+                one_training += usize::from(covers(mean(&trainings[0])));
+                covers(mean_of_trainings(&trainings))
+            })
+            .count();
+        assert!((183..=199).contains(&covered), "{covered} of 200");
+        assert!(
+            one_training < 150,
+            "the interval of one training does not hold what trainings differ by: {one_training}"
+        );
+    }
+
+    #[test]
+    fn trainings_are_compared_one_by_one() {
+        let training = |shift: f64| -> Vec<Vec<f64>> { (0..40).map(|i| vec![f64::from(i % 4) + shift]).collect() };
+        let (base, tuned) = ([training(0.0), training(5.0)], [training(0.5), training(5.7)]);
+        let difference = difference_of_trainings(&base, &tuned);
+        assert!((difference.value - 0.6).abs() < 1e-12, "{difference:?}");
+        let half_width = 12.706 * 0.1; // t times the standard error of 0.5 and 0.7
+        assert!((difference.high - 0.6 - half_width).abs() < 1e-9, "{difference:?}");
+        assert_eq!(mean_of_trainings(&base[..1]), mean(&base[0]));
+        assert!(mean_of_trainings(&[]).value.is_nan());
+        assert!((students_t(20) - 2.086).abs() < 0.01 && (students_t(60) - 2.000).abs() < 0.01);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! [`scene`] says what is in a picture, [`render`] draws it, [`wording`] puts it into words (and words into demands),
 //! [`prompts`] makes prompts by category, [`staging`] scenes that meet them. [`judge`] says what a picture shows and whether
 //! that is what was asked for, [`judging`] does so for folders, [`scores`] adds up, [`report`] makes a page of it. Only [`pretrain`]
-//! knows of networks.
+//! knows of networks. [`ablation`] trains on it with parts of the method left out.
 
+pub mod ablation;
 pub mod dataset;
 pub mod estimate;
 pub mod judge;

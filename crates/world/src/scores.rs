@@ -180,7 +180,7 @@ fn by_prompt<'a>(pictures: impl Iterator<Item = &'a Judged>) -> BTreeMap<&'a str
 }
 
 /// A measure of the pictures of each prompt, in the order of the prompts; `None` where it applies to none.
-fn values<'a>(measure: Measure, pictures: impl Iterator<Item = &'a Judged>) -> Option<Vec<Vec<f64>>> {
+pub(crate) fn values<'a>(measure: Measure, pictures: impl Iterator<Item = &'a Judged>) -> Option<Vec<Vec<f64>>> {
     let values: Vec<Vec<f64>> =
         by_prompt(pictures).values().map(|pictures| pictures.iter().filter_map(|j| measure.of(j)).collect()).collect();
     values.iter().any(|v: &Vec<f64>| !v.is_empty()).then_some(values)

@@ -1,0 +1,110 @@
+//! Which variants are trained, and how they are looked at.
+
+use anyhow::{Context, Result, bail};
+use models::Error;
+use serde::Deserialize;
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// `ablation.toml`. In settings, `{out}` stands for the ablation's folder.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The configuration that all variants begin with.
+    pub config: PathBuf,
+    /// A training of every variant for each.
+    pub seeds: Vec<u64>,
+    /// Prompts that are drawn and judged.
+    pub prompts: PathBuf,
+    /// Pictures of each prompt, from seeds 0, 1, …
+    pub count: usize,
+    /// Renders with captions to be made in `{out}/pairs`.
+    #[serde(default)]
+    pub pairs: usize,
+    /// Of all variants, `key=value` as for `comat train --set`.
+    #[serde(default)]
+    pub settings: Vec<String>,
+    /// The first is what the others are compared with.
+    #[serde(rename = "variant")]
+    pub variants: Vec<Variant>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    pub name: String,
+    #[serde(default)]
+    pub settings: Vec<String>,
+}
+
+impl Plan {
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::io(path))?;
+        let plan: Self = toml::from_str(&text).map_err(|e| {
+            let line = e.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            anyhow::anyhow!("{}:{line}: {}", path.display(), e.message().replace("missing field", "missing key"))
+        })?;
+        plan.check().with_context(|| path.display().to_string())?;
+        Ok(plan)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.seeds.is_empty() || self.variants.is_empty() || self.count == 0 {
+            bail!("an ablation needs a seed, a variant and a picture of each prompt at least");
+        }
+        let seeds: BTreeSet<u64> = self.seeds.iter().copied().collect();
+        let folders: BTreeSet<String> = self.variants.iter().map(Variant::folder).collect();
+        if seeds.len() < self.seeds.len() || folders.len() < self.variants.len() {
+            bail!("a seed or the name of a variant is there twice");
+        }
+        match self.variants.iter().find(|v| v.folder().is_empty()) {
+            Some(variant) => bail!("`{}`: the name of a variant needs a letter or a digit", variant.name),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Variant {
+    /// Its name as the name of a folder: letters and digits, with single dashes between.
+    pub fn folder(&self) -> String {
+        let words: Vec<String> =
+            self.name.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase).collect();
+        words.join("-")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Plan> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plan.toml");
+        fs::write(&path, text).unwrap();
+        Plan::read(&path)
+    }
+
+    const HEAD: &str = "config = 'a.toml'\nprompts = 'p.jsonl'\ncount = 2\nseeds = [1, 2]\n";
+
+    #[test]
+    fn a_plan_is_read() {
+        let plan =
+            read(&format!("{HEAD}[[variant]]\nname = 'caption'\n[[variant]]\nname = '+ Fidelity (0.1)'\n")).unwrap();
+        let folders: Vec<String> = plan.variants.iter().map(Variant::folder).collect();
+        assert_eq!((folders, plan.pairs), (vec!["caption".to_owned(), "fidelity-0-1".to_owned()], 0));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_their_place() {
+        let error = |text: &str| format!("{:#}", read(text).unwrap_err());
+        let variant = "[[variant]]\nname = 'a'\n";
+        assert!(error(&format!("{HEAD}{variant}set = []\n")).contains("plan.toml:7: unknown field `set`"));
+        assert!(error(HEAD).contains("missing key `variant`"));
+        assert!(error(&format!("{HEAD}{variant}{variant}")).contains("is there twice"));
+        assert!(error(&format!("{HEAD}[[variant]]\nname = '+'\n")).contains("needs a letter or a digit"));
+        assert!(error(&format!("{}{variant}", HEAD.replace("[1, 2]", "[]"))).contains("needs a seed"));
+    }
+}
