@@ -27,11 +27,12 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
         return Ok(());
     }
     let output = config.output.clone();
-    let (mut trainer, mut run) = Trainer::open(config, &segmenter, &judge, args.resume.as_deref(), console.bar())?;
+    console.stop_on_ctrl_c("Finishing this step, then saving. Ctrl-C once more stops at once, without saving.");
+    let resume = args.resume.as_deref();
+    let (mut trainer, mut run) = Trainer::open(config, &segmenter, &judge, resume, console.bar(), &console.interrupt)?;
     for change in &trainer.changed {
         say!("Changed since the checkpoint: {change}");
     }
-    console.stop_on_ctrl_c("Finishing this step, then saving. Ctrl-C once more stops at once, without saving.");
     match trainer.run(&mut run, &console.interrupt)? {
         Ended::Finished => {
             say!("{} steps done. The LoRA is in {}", trainer.step, output.join("adapter").display());

@@ -83,6 +83,7 @@ fn latents_are_made_once_and_are_those_of_the_original_model() {
 
     for (change, said) in [
         ("sampling.steps=3", "sampled with"),
+        ("fidelity.guidance_scale=3", "sampled with"),
         ("fidelity.latents_seed=5", "from seed 0, not 5"),
         ("sampling.size=48x32", "of images of 32x32, not 48x32"),
     ] {
@@ -100,6 +101,24 @@ fn latents_are_made_once_and_are_those_of_the_original_model() {
     latents("fidelity.latents=real").error(&["00000.safetensors"]);
     folder.write("real/latents.json", &index[..index.len() / 2]);
     latents("fidelity.latents=real").error(&["latents.json"]);
+}
+
+/// Ctrl-C before the first step: what is made is kept, and the run can be started again.
+#[test]
+fn a_run_that_is_stopped_while_it_makes_latents() {
+    let folder = Folder::of_run();
+    let prompts: String = (0..600).map(|i| format!("a red dog and {i} birds\n")).collect();
+    folder.write("prompts.txt", prompts);
+    let words = format!("{FIDELITY} train.steps=1 train.batch_size=32 replay.tracked=1 sampling.steps=2");
+    let mut run = folder.start(&common::train_words(&words));
+    run.until("the first shard", || folder.exists("out/latents/latents.json"));
+    run.signal("INT");
+    let stopped = run.wait();
+    assert_eq!(stopped.code, Some(130), "{stopped:?}");
+    let first = folder.bytes("out/latents/00000.safetensors");
+    fine(folder.train(&words));
+    assert!(folder.bytes("out/latents/00000.safetensors") == first);
+    assert_eq!(folder.names("out/latents").len(), 4);
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn clip_watches_and_the_best_adapter_is_kept() {
     assert_eq!(seen[0]["distance"], 0.0);
     assert!(seen[1..].iter().all(|round| round["distance"].as_f64().unwrap() > 0.0));
 
+    assert!(folder.exists("out/best/out.safetensors"), "the other spelling");
     // The best of all rounds is the one that is kept, with the adapter that it was measured with.
     let best: Value = serde_json::from_str(&folder.read("out/best/best.json")).unwrap();
     let expected = seen.iter().fold(&seen[0], |best, round| if figure(round) > figure(best) { round } else { best });
@@ -67,6 +68,10 @@ fn a_run_that_gets_no_better_is_stopped() {
     assert!(done.stderr.contains("step 2: the judge's figure was not better for 2 rounds"), "{}", done.stderr);
     assert!(done.stdout.contains("2 steps done. The LoRA is in out/adapter"), "{}", done.stdout);
     assert_eq!(folder.read("out/checkpoints/latest"), "step-2");
+    // A run that is taken up again has not forgotten how long it has been waiting.
+    let again = folder.train(&format!("{} --resume", words.replace("train.steps=3", "")));
+    assert!(again.stderr.contains("step 3: the judge's figure was not better for 2 rounds"), "{}", again.stderr);
+    assert!(!folder.exists("out/best/pytorch_lora_weights.safetensors"), "nobody asked for it");
     let judged = &rounds(&folder, "out")[1]["judge"];
     for name in ["attributes_bound", "all_correct", "objects_present", "clean", "nothing_extra"] {
         assert!(judged[name].is_f64(), "{name} in {judged}");

@@ -136,7 +136,9 @@ impl Run {
         bar: ProgressBar,
     ) -> Result<Self> {
         let folder = config.output.clone();
-        if !resumes && folder.join("events.jsonl").exists() {
+        // an empty log is that of a run which was stopped before its first step
+        let begun = fs::metadata(folder.join("events.jsonl")).is_ok_and(|log| log.len() > 0);
+        if !resumes && begun {
             let way_out = match checkpoint::steps(&folder.join("checkpoints"))?.last() {
                 Some(_) => "go on with it by --resume",
                 None => "it has no checkpoint to go on from: delete it",
@@ -275,22 +277,25 @@ impl Run {
 
     /// Writes the adapter in both spellings, and the comparison of before and after.
     pub fn finish(&mut self, trainer: &mut Trainer) -> Result<()> {
-        let folder = self.folder.join("adapter");
-        let name = self.folder.file_name().and_then(|n| n.to_str()).unwrap_or("comat").to_owned();
-        let (size, base) = (trainer.session.size, trainer.session.pipeline.base);
-        let write = |lora: &Lora, folder: &Path| -> Result<()> {
-            fs::create_dir_all(folder).map_err(Error::io(folder))?;
-            lora::write_diffusers(lora, &folder.join("pytorch_lora_weights.safetensors"))?;
-            let kohya = folder.join(format!("{name}.safetensors"));
-            Ok(lora::write_kohya(lora, &kohya, base, &name, (size.width, size.height))?)
-        };
-        write(&trainer.adapter.lora, &folder)?;
+        let folder = self.write_adapter(trainer, &trainer.adapter.lora, "adapter")?;
         if let Some(ema) = &trainer.ema {
-            write(&ema.lora(&trainer.adapter), &folder.join("ema"))?;
+            self.write_adapter(trainer, &ema.lora(&trainer.adapter), "adapter/ema")?;
         }
         self.events.write(json!({ "event": "finished", "step": trainer.step, "adapter": folder }))?;
         self.bar.finish();
         Ok(())
+    }
+
+    /// A LoRA in both spellings, into a folder of the run.
+    fn write_adapter(&self, trainer: &Trainer, lora: &Lora, folder: &str) -> Result<PathBuf> {
+        let folder = self.folder.join(folder);
+        let name = self.folder.file_name().and_then(|n| n.to_str()).unwrap_or("comat");
+        let (size, base) = (trainer.session.size, trainer.session.pipeline.base);
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        lora::write_diffusers(lora, &folder.join("pytorch_lora_weights.safetensors"))?;
+        let kohya = folder.join(format!("{name}.safetensors"));
+        lora::write_kohya(lora, &kohya, base, name, (size.width, size.height))?;
+        Ok(folder)
     }
 
     /// What this sitting has changed on the held-out prompts, in a line.

@@ -134,7 +134,8 @@ impl Ablation<'_> {
         }
         let bar = (self.bar)("train")?;
         let resume = saved.then_some("latest");
-        let (mut trainer, mut run) = Trainer::open(config.clone(), self.segmenter, self.judge, resume, bar.clone())?;
+        let (mut trainer, mut run) =
+            Trainer::open(config.clone(), self.segmenter, self.judge, resume, bar.clone(), self.interrupt)?;
         let ended = trainer.run(&mut run, self.interrupt)?;
         bar.finish_and_clear();
         if let Ended::Stopped(_) = ended { Err(Interrupted.into()) } else { Ok(()) }

@@ -15,6 +15,16 @@ pub struct Step {
     pub seconds: f64,
     /// Bytes, where the device tells.
     pub peak_memory: Option<u64>,
+    /// Everything else in the line, such as the values of other losses.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, Value>,
+}
+
+impl Step {
+    /// A figure that not every run has.
+    pub fn other(&self, key: &str) -> Option<f64> {
+        self.others.get(key).and_then(Value::as_f64)
+    }
 }
 
 /// The loss on held-out prompts.
@@ -24,6 +34,9 @@ pub struct Validation {
     pub caption_loss: f64,
     pub standard_error: f64,
     pub prompts: usize,
+    /// Mean figures of the judge, if there was one.
+    #[serde(default)]
+    pub judge: BTreeMap<String, f64>,
 }
 
 /// `events.jsonl` and `config.toml`.
@@ -113,10 +126,10 @@ mod tests {
         write(
             "events.jsonl",
             r#"{"event":"start","step":0,"trainable":70}
-{"event":"validation","step":0,"caption_loss":2.5,"standard_error":0.1,"prompts":2,"losses":[2.0,3.0]}
+{"event":"validation","step":0,"caption_loss":2.5,"standard_error":0.1,"prompts":2,"losses":[2.0,3.0],"judge":{"clean":0.5}}
 {"event":"step","step":1,"caption_loss":2.0,"grad_norm":0.5,"learning_rate":0.1,"seconds":1.5,"peak_memory":null}
 {"event":"step","step":2,"caption_loss":9.0,"grad_norm":0.5,"learning_rate":0.1,"seconds":1.5,"peak_memory":5}
-{"event":"step","step":2,"caption_loss":1.0,"grad_norm":0.4,"learning_rate":0.1,"seconds":1.0,"peak_memory":4}
+{"event":"step","step":2,"caption_loss":1.0,"grad_norm":0.4,"learning_rate":0.1,"seconds":1.0,"peak_memory":4,"token_loss":3.5}
 {"event":"step","st
 {"event":"something new"}
 "#,
@@ -128,6 +141,8 @@ mod tests {
             (log.validations.len(), log.trainable, log.peak_memory(), log.seconds()),
             (1, Some(70), Some(4), 2.5)
         );
+        assert_eq!((log.steps[1].other("token_loss"), log.steps[0].other("token_loss")), (Some(3.5), None));
+        assert_eq!(log.validations[0].judge["clean"], 0.5);
         assert_eq!(log.setting("train.steps"), Some("3"));
         assert_eq!(log.setting("output"), Some("runs/a"));
         assert_eq!(log.setting("samples.prompts"), Some("[\"a\"]"));

@@ -4,7 +4,7 @@
 use super::Run;
 use crate::{batch, judge::Judge, prompts::Prompt, random::Purpose, replay::chunks, train::Trainer};
 use anyhow::{Context, Result};
-use models::{Error, lora, tensors};
+use models::{Error, tensors};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
@@ -148,10 +148,13 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
                 tracing::warn!("step {step}: {warning}");
             }
         }
-        if run.validation.is_best(step, figures[0], values[0]) && trainer.session.config.validation.keep_best {
-            keep(run, trainer)?;
-        } else if run.validation.best_path().exists() {
-            write_best(&run.validation)?;
+        let config = &trainer.session.config.validation;
+        let best = run.validation.is_best(step, figures[0], values[0]);
+        if config.keep_best || config.early_stop > 0 {
+            if best && config.keep_best {
+                run.write_adapter(trainer, &trainer.adapter.lora, "best")?;
+            }
+            write_best(&run.validation)?; // a resumed run goes on counting
         }
     }
     run.events.write(line)?;
@@ -185,15 +188,9 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
     Ok(Round { losses, judged, images })
 }
 
-/// The adapter of the best round, into `best/`.
-fn keep(run: &Run, trainer: &Trainer) -> Result<()> {
-    let folder = run.folder.join("best");
-    fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    lora::write_diffusers(&trainer.adapter.lora, &folder.join("pytorch_lora_weights.safetensors"))?;
-    write_best(&run.validation)
-}
-
 fn write_best(validation: &Validation) -> Result<()> {
+    let folder = validation.folder.join("best");
+    fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
     let text = serde_json::to_string_pretty(&validation.best)?;
     Ok(crate::files::write_whole(&validation.best_path(), &text)?)
 }

@@ -27,6 +27,7 @@ impl Trainer {
         judge: JudgeOf,
         resume: Option<&str>,
         bar: ProgressBar,
+        interrupt: &Interrupt,
     ) -> Result<(Self, Run)> {
         let prompts = prompts::read(&config.prompts.train)?;
         let found = resume.map(|which| checkpoint::find(&config.output.join("checkpoints"), which)).transpose()?;
@@ -56,7 +57,7 @@ impl Trainer {
         let mixed = Mixed::open(&session)?;
         // the run's folder is claimed before anything is made in it
         let run = Run::open(&session.config, &prompts, judge, found.is_some(), bar.clone())?;
-        let fidelity = fidelity(&mut session, &prompts, found.as_deref(), &bar)?;
+        let fidelity = fidelity(&mut session, &prompts, found.as_deref(), &bar, interrupt)?;
         let mut ema = (session.config.train.ema > 0.0).then(|| Ema::new(session.config.train.ema, &adapter));
         if let (Some(ema), Some(path)) = (&mut ema, &found) {
             checkpoint::load_ema(path, &session.pipeline.unet_weights, &adapter, ema)?;
@@ -86,6 +87,7 @@ fn fidelity(
     prompts: &[Prompt],
     checkpoint: Option<&Path>,
     bar: &ProgressBar,
+    interrupt: &Interrupt,
 ) -> Result<Option<Fidelity>> {
     let config = session.config.clone();
     let Some(settings) = &config.fidelity else { return Ok(None) };
@@ -97,7 +99,7 @@ fn fidelity(
         checkpoint::load_discriminator(path, &mut discriminator)?;
     }
     let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
-    let real = latents::complete(&config, &mut session.pipeline, &texts, bar, &Interrupt::default())?;
+    let real = latents::complete(&config, &mut session.pipeline, &texts, bar, interrupt)?;
     Ok(Some(Fidelity { discriminator, real }))
 }
 

@@ -12,6 +12,7 @@ use comat::report::{
     log::Log,
     page,
 };
+use std::collections::BTreeSet;
 
 /// What was done, and what came of it.
 pub fn headline(pairs: &Pairs) -> String {
@@ -117,6 +118,15 @@ pub fn words(panels: &[(String, String)]) -> String {
     page::section("words", "Where words look", &body)
 }
 
+/// Figures of a step that only some runs have.
+const OTHERS: &[(&str, &str)] = &[
+    ("mixed_loss", "Caption loss of mixed latents"),
+    ("token_loss", "Attention: token loss"),
+    ("pixel_loss", "Attention: pixel loss"),
+    ("adversarial_loss", "Adversarial loss"),
+    ("discriminator_accuracy", "How often the discriminator is right"),
+];
+
 /// The curves of the run.
 pub fn training(log: &Log) -> String {
     let points = |of: fn(&comat::report::log::Step) -> f64| -> Vec<(f64, f64)> {
@@ -150,15 +160,36 @@ pub fn training(log: &Log) -> String {
     facts.extend(
         log.peak_memory().map(|bytes| ("peak memory", format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)))),
     );
+    let panel = |heading: &str, legend: &str, chart: &str| {
+        format!("<div class=\"panel\">\n<h3>{heading}</h3>\n{legend}{chart}</div>\n")
+    };
+    let steps = chart::legend(&loss_keys[..2]);
+    let mut panels = panel(
+        "Caption loss",
+        &chart::legend(&loss_keys),
+        &curves("Caption loss over training steps", points(|s| s.caption_loss), &marks),
+    );
+    panels +=
+        &panel("Gradient norm", &steps, &curves("Gradient norm over training steps", points(|s| s.grad_norm), &[]));
+    for (key, heading) in OTHERS {
+        let points: Vec<(f64, f64)> = log.steps.iter().filter_map(|s| Some((s.step as f64, s.other(key)?))).collect();
+        if !points.is_empty() {
+            panels += &panel(heading, &steps, &curves(&format!("{heading} over training steps"), points, &[]));
+        }
+    }
+    if log.validations.len() > 1 {
+        for figure in log.validations.iter().flat_map(|v| v.judge.keys()).collect::<BTreeSet<_>>() {
+            let points = log.validations.iter().filter_map(|v| Some((v.step as f64, *v.judge.get(figure)?))).collect();
+            let heading = format!("The judge: {}", figure.replace('_', " "));
+            let chart = chart::curves(&heading, &[Curve { class: "tuned", points }], &[]);
+            panels += &panel(&heading, &chart::legend(&[("line", "held-out prompts")]), &chart);
+        }
+    }
     let body = format!(
-        "{}<div class=\"columns\">\n<div class=\"panel\">\n<h3>Caption loss</h3>\n{}{}</div>\n<div class=\"panel\">\n<h3>Gradient norm</h3>\n{}{}</div>\n</div>\n\
+        "{}<div class=\"columns\">\n{panels}</div>\n\
          <p class=\"soft\">The caption loss is the captioner’s mean negative log-likelihood of a prompt’s tokens, given the \
          picture: lower means that the picture says more of the prompt. Every step has other prompts.</p>\n",
         page::facts(&facts),
-        chart::legend(&loss_keys),
-        curves("Caption loss over training steps", points(|s| s.caption_loss), &marks),
-        chart::legend(&loss_keys[..2]),
-        curves("Gradient norm over training steps", points(|s| s.grad_norm), &[]),
     );
     page::section("training", "The training run", &body)
 }
