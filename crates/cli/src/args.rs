@@ -3,7 +3,8 @@
 use crate::{entities::Entities, segment::Segment, world::World};
 use clap::{Args as Group, Parser, Subcommand};
 use comat::config::{Dtype, SamplerKind, Sampling, Size, Where};
-use std::path::PathBuf;
+use comat::pipeline::{Pipeline, Precision};
+use std::path::{Path, PathBuf};
 
 /// Teaches text-to-image diffusion models to draw what the prompt says.
 ///
@@ -237,6 +238,16 @@ pub struct Engine {
     /// float32, float16, bfloat16 or float64
     #[arg(long, default_value = "float32")]
     pub dtype: Dtype,
+    /// Of the autoencoder; as --dtype when absent, or float32 where it is known to overflow in float16
+    #[arg(long, value_name = "DTYPE")]
+    pub vae_dtype: Option<Dtype>,
+}
+
+impl Engine {
+    pub fn open(&self, model: &Path) -> anyhow::Result<Pipeline> {
+        let precision = Precision { networks: self.dtype.kind(), vae: self.vae_dtype.map(Dtype::kind) };
+        Pipeline::open(model, precision, self.device.device()?)
+    }
 }
 
 pub fn at_least_one(text: &str) -> Result<usize, String> {

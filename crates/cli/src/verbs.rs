@@ -71,7 +71,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         init_latents: args.init_latents,
         save_latents: args.save_latents,
     };
-    let pipeline = Pipeline::open(&args.source.model, args.engine.dtype.kind(), args.engine.device.device()?)?;
+    let pipeline = args.engine.open(&args.source.model)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
     let bar = denoising_bar(console, "generate")?;
     let files = generate::run(pipeline, &request, &bar, &console.interrupt)?;
@@ -85,7 +85,7 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
     config.fidelity.get_or_insert_default();
     let prompts = prompts::read(&config.prompts.train)?;
     let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
-    let mut pipeline = Pipeline::open(&config.model.path, config.model.dtype.kind(), config.model.device.device()?)?;
+    let mut pipeline = Pipeline::open(&config.model.path, config.model.precision(), config.model.device.device()?)?;
     console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
     let bar = console.bar();
     bar.set_style(ProgressStyle::with_template("latents {wide_bar} {pos}/{len} · {per_sec} · ETA {eta_precise}")?);
@@ -107,7 +107,7 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
         out: args.out,
         overwrite: args.overwrite,
     };
-    let pipeline = Pipeline::open(&args.source.model, args.engine.dtype.kind(), args.engine.device.device()?)?;
+    let pipeline = args.engine.open(&args.source.model)?;
     console.stop_on_ctrl_c("Stopping; panels that are done are whole.");
     let bar = denoising_bar(console, "attention")?;
     let files = word_maps::run(pipeline, &request, &bar, &console.interrupt)?;

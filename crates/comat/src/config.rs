@@ -3,7 +3,7 @@
 mod parse;
 mod values;
 
-use crate::{replay, tracked};
+use crate::{pipeline::Precision, replay, tracked};
 use anyhow::{Result, bail};
 use models::guidance::Guidance;
 use serde::{Deserialize, Serialize};
@@ -57,10 +57,23 @@ pub struct Config {
 pub struct Model {
     /// A folder in diffusers layout.
     pub path: PathBuf,
+    /// Of the frozen networks. The adapter, the latents and the losses are in float32.
     #[serde(default)]
     pub dtype: Dtype,
+    /// Of the autoencoder. Absent: `dtype`, or float32 where its configuration says that it overflows in float16 (SDXL's own).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae_dtype: Option<Dtype>,
+    /// Whether float32 products on a GPU may round their factors to 10 bits (TF32): faster, and as good as float16.
+    #[serde(default)]
+    pub tf32: bool,
     #[serde(default)]
     pub device: Where,
+}
+
+impl Model {
+    pub fn precision(&self) -> Precision {
+        Precision { networks: self.dtype.kind(), vae: self.vae_dtype.map(Dtype::kind) }
+    }
 }
 
 /// The frozen network that judges whether the image says what the prompt says.

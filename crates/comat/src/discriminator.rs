@@ -8,6 +8,7 @@ use crate::{
     config,
     optim::{AdamW, Gradients},
     pipeline::Pipeline,
+    precision,
     random::{Purpose, stream},
     replay::chunks,
 };
@@ -115,17 +116,17 @@ impl Discriminator {
             let piece = generated.narrow(0, start, length).detach().set_requires_grad(true);
             let logits = self.logits(&unet, &piece)?;
             let (pass, told) = (surprise(&logits, true) / pixels, surprise(&logits, false) / (2.0 * pixels));
-            let back = torch_ext::vjp_and_keep(&[&pass], &[&piece], &[&pass.ones_like()])?;
+            let back = precision::vjp_and_keep(self.kind, &[&pass], &[&piece], &[&pass.ones_like()])?;
             cotangents
                 .push(back.into_iter().next().flatten().context("the discriminator's logits depend on its input")?);
-            grads.push(torch_ext::vjp(&[&told], &leaves, &[&told.ones_like()])?);
+            grads.push(precision::vjp(self.kind, &[&told], &leaves, &[&told.ones_like()])?);
             adversarial += pass.double_value(&[]);
             loss += told.double_value(&[]);
             right += logits.lt(0.0).sum(Kind::Double).double_value(&[]);
 
             let logits = self.logits(&unet, &real.narrow(0, start, length).detach())?;
             let told = surprise(&logits, true) / (2.0 * pixels);
-            grads.push(torch_ext::vjp(&[&told], &leaves, &[&told.ones_like()])?);
+            grads.push(precision::vjp(self.kind, &[&told], &leaves, &[&told.ones_like()])?);
             loss += told.double_value(&[]);
             right += logits.gt(0.0).sum(Kind::Double).double_value(&[]);
         }

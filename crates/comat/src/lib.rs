@@ -26,6 +26,7 @@ pub mod optim;
 pub mod pairs;
 pub mod pipeline;
 pub mod plan;
+pub mod precision;
 pub mod prompts;
 pub mod random;
 pub mod replay;

@@ -26,8 +26,23 @@ pub struct Pipeline {
     pub schedule: NoiseSchedule,
 }
 
+/// What the networks compute in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Precision {
+    pub networks: Kind,
+    /// Absent: as the networks, or float32 for an autoencoder that is known to overflow in float16.
+    pub vae: Option<Kind>,
+}
+
+impl From<Kind> for Precision {
+    fn from(networks: Kind) -> Self {
+        Self { networks, vae: None }
+    }
+}
+
 impl Pipeline {
-    pub fn open(path: &Path, kind: Kind, device: Device) -> Result<Self> {
+    pub fn open(path: &Path, precision: impl Into<Precision>, device: Device) -> Result<Self> {
+        let Precision { networks: kind, vae: vae_kind } = precision.into();
         let index = path.join("model_index.json");
         if !index.exists() {
             return Err(not_a_model_folder(path));
@@ -59,7 +74,10 @@ impl Pipeline {
                 text.width()
             );
         }
-        let vae = AutoencoderKl::open(&path.join("vae"), kind, device)?;
+        let vae = match vae_kind {
+            None => AutoencoderKl::open(&path.join("vae"), kind, device)?,
+            Some(kind) => AutoencoderKl::open_in(&path.join("vae"), kind, device)?,
+        };
         if (unet_config.in_channels, unet_config.out_channels)
             != (vae.config().latent_channels, vae.config().latent_channels)
         {

@@ -9,6 +9,7 @@ use crate::{
     denoiser::Denoiser,
     loss::attention::{self, Target},
     optim::Gradients,
+    precision,
     text::GuidedText,
     trajectory::Trajectory,
 };
@@ -123,7 +124,7 @@ impl Replay<'_> {
         }
         let inputs: Vec<&Tensor> = self.leaves.iter().copied().chain(chained.then_some(&x)).collect();
         let outputs: Vec<&Tensor> = outputs.iter().collect();
-        let mut grads = torch_ext::vjp(&outputs, &inputs, &cotangents.iter().collect::<Vec<_>>())?;
+        let mut grads = precision::vjp(self.denoiser.kind, &outputs, &inputs, &cotangents.iter().collect::<Vec<_>>())?;
         let through_input = grads.drain(self.leaves.len()..).next().flatten();
         gradients.add(&grads);
         Ok((through_input, values))

@@ -7,6 +7,7 @@ use crate::{
     judge::Judge,
     loss::caption::CaptionLoss,
     pipeline::Pipeline,
+    precision,
     replay::chunks,
     segment::Segmenter,
     text::GuidedText,
@@ -39,7 +40,10 @@ impl Session {
     /// `segmenter` opens the one that the configuration names; it is asked where the run has attention losses.
     pub fn open(config: Config, segmenter: SegmenterOf) -> Result<Self> {
         let (kind, device) = (config.model.dtype.kind(), config.model.device.device()?);
-        let pipeline = Pipeline::open(&config.model.path, kind, device)?;
+        if device.is_cuda() {
+            torch_ext::cuda::allow_tf32(config.model.tf32)?;
+        }
+        let pipeline = Pipeline::open(&config.model.path, config.model.precision(), device)?;
         let captioner = CaptionLoss::open(&config.captioner, kind, device)?;
         let attention = match &config.attention {
             Some(attention) => Some(Attention::new(attention.clone(), segmenter(&attention.segmenter, kind, device)?)),
@@ -134,7 +138,12 @@ impl Session {
         for (start, length) in chunks(latents.size()[0], self.config.captioner.micro_batch) {
             let latents = latents.narrow(0, start, length).detach().set_requires_grad(true);
             let images = self.decode_piece(&latents)?;
-            let grads = torch_ext::vjp(&[&images], &[&latents], &[&cotangent.narrow(0, start, length)])?;
+            let grads = precision::vjp(
+                self.pipeline.vae.kind(),
+                &[&images],
+                &[&latents],
+                &[&cotangent.narrow(0, start, length)],
+            )?;
             pieces.push(
                 grads.into_iter().next().flatten().context("the decoder's image does not depend on its latents")?,
             );

@@ -68,6 +68,11 @@ impl Captioner {
         (self.config.vision.image_size, self.config.vision.image_size)
     }
 
+    /// The precision it computes in.
+    pub fn kind(&self) -> Kind {
+        self.vision_model.options().0
+    }
+
     /// pixels `[B, 3, H, W]`, normalised, in any precision → `[B, N, D]`
     pub fn embed_image(&self, pixels: &Tensor) -> Result<Tensor> {
         let (size, (height, width)) = (pixels.size(), self.image_size());

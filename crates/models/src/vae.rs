@@ -92,8 +92,19 @@ impl AutoencoderKl {
     pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
         let config = Config::read(&folder.join("config.json"))?;
         let kind = if config.force_upcast && kind == Kind::Half { Kind::Float } else { kind };
+        Self::open_in(folder, kind, device)
+    }
+
+    /// As [`AutoencoderKl::open`], in this very precision.
+    pub fn open_in(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
+        let config = Config::read(&folder.join("config.json"))?;
         let weights = Weights::open(folder, "diffusion_pytorch_model", kind, device)?;
         Self::new(&config, &weights, kind)
+    }
+
+    /// The precision it computes in.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub fn new(config: &Config, weights: &Weights, kind: Kind) -> Result<Self> {

@@ -172,7 +172,7 @@ impl Ablation<'_> {
             init_latents: None,
             save_latents: None,
         };
-        let pipeline = Pipeline::open(&config.model.path, config.model.dtype.kind(), config.model.device.device()?)?;
+        let pipeline = Pipeline::open(&config.model.path, config.model.precision(), config.model.device.device()?)?;
         let bar = (self.bar)("draw")?;
         generate::run(pipeline, &request, &bar, self.interrupt)?;
         bar.finish_and_clear();

@@ -2,6 +2,7 @@
 
 use crate::{
     config::{self, Reduction},
+    precision,
     random::{Purpose, stream},
     replay::chunks,
 };
@@ -96,8 +97,10 @@ impl CaptionLoss {
             let images = images.narrow(0, start, length).detach().set_requires_grad(gradient);
             let nll = self.nll(&images, &prompts[range.clone()], &crops[range])?;
             let total = nll.sum.sum(nll.sum.kind());
-            let cotangent =
-                if gradient { torch_ext::vjp(&[&total], &[&images], &[&total.ones_like()])?.remove(0) } else { None };
+            let cotangent = match gradient {
+                true => precision::vjp(self.captioner.kind(), &[&total], &[&images], &[&total.ones_like()])?.remove(0),
+                false => None,
+            };
             parts.push(Part {
                 nll: total.double_value(&[]),
                 tokens: nll.tokens.sum(Kind::Int64).int64_value(&[]),

@@ -1,0 +1,124 @@
+//! Gradients through networks that compute in float16.
+//!
+//! float16 has 5 bits of exponent: what is below 6e-8 is zero, what is above 65504 is infinite, and the gradients of a loss that
+//! is a mean over many pixels lie near the lower end. A vector-Jacobian product is linear in its cotangents, so they can be
+//! made as large as they should be on the way in, and the result as small again in float32 on the way out (loss scaling,
+//! Micikevicius et al. 2018). Every product here has a scale of its own, chosen from its cotangents, so there is no scale
+//! to be found over many steps, and no step is thrown away.
+
+use anyhow::{Result, bail};
+use tch::{Kind, Tensor};
+
+/// What the largest cotangent is scaled to.
+const LARGEST: f64 = 1.0;
+/// A scalar loss has the cotangent 1, but is a mean over many values.
+const OF_LOSS: f64 = 4096.0;
+/// By what the scale is lowered when something was infinite, and how often.
+const STEP: f64 = 64.0;
+const TRIES: usize = 5;
+
+/// As [`torch_ext::vjp`], for outputs computed by networks in `kind`. Inputs that need no scaling keep their kind, which must
+/// be wider than float16 to hold small gradients.
+///
+/// # Errors
+/// float16 cannot hold the gradients at any scale.
+pub fn vjp(kind: Kind, outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Result<Vec<Option<Tensor>>> {
+    match kind {
+        Kind::Half => scaled(outputs, inputs, cotangents),
+        _ => Ok(torch_ext::vjp(outputs, inputs, cotangents)?),
+    }
+}
+
+/// As [`vjp`], but the graph stays.
+pub fn vjp_and_keep(
+    kind: Kind,
+    outputs: &[&Tensor],
+    inputs: &[&Tensor],
+    cotangents: &[&Tensor],
+) -> Result<Vec<Option<Tensor>>> {
+    match kind {
+        Kind::Half => scaled(outputs, inputs, cotangents),
+        _ => Ok(torch_ext::vjp_and_keep(outputs, inputs, cotangents)?),
+    }
+}
+
+fn scaled(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Result<Vec<Option<Tensor>>> {
+    let mut scale = scale(cotangents);
+    for _ in 0..TRIES {
+        let larger: Vec<Tensor> = cotangents.iter().map(|c| *c * scale).collect();
+        // the graph is kept for another try; it is freed with its outputs
+        let grads = torch_ext::vjp_and_keep(outputs, inputs, &larger.iter().collect::<Vec<_>>())?;
+        if grads.iter().flatten().all(|g| g.isfinite().all().int64_value(&[]) != 0) {
+            return Ok(grads.into_iter().map(|g| g.map(|g| g / scale)).collect());
+        }
+        scale /= STEP;
+    }
+    bail!(
+        "float16 cannot hold the gradients, however they are scaled; try model.dtype = \"bfloat16\" or \"float32\", or \
+         model.vae_dtype = \"float32\""
+    )
+}
+
+/// A power of two, so that nothing is rounded.
+fn scale(cotangents: &[&Tensor]) -> f64 {
+    let largest = |c: &&Tensor| {
+        let largest = c.abs().max().double_value(&[]);
+        if c.numel() == 1 { largest / OF_LOSS } else { largest }
+    };
+    let largest = cotangents.iter().filter(|c| c.numel() > 0).map(largest).fold(0.0, f64::max);
+    if largest > 0.0 && largest.is_finite() { (LARGEST / largest).log2().floor().exp2() } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    /// `x` through a float16 product, as through a layer of a network.
+    fn layer(x: &Tensor, weight: &Tensor) -> Tensor {
+        x.to_kind(Kind::Half).matmul(&weight.to_kind(Kind::Half)).to_kind(Kind::Float)
+    }
+
+    fn gradients(cotangent: f64, weight: f64) -> [f64; 3] {
+        let x = Tensor::full([4, 4], 0.5, (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let weight = Tensor::full([4, 4], weight, (Kind::Float, Device::Cpu));
+        let out = layer(&x, &weight);
+        let g = out.full_like(cotangent);
+        let plain = torch_ext::vjp_and_keep(&[&out], &[&x], &[&g]).unwrap().remove(0).unwrap();
+        let scaled = vjp(Kind::Half, &[&out], &[&x], &[&g]).unwrap().remove(0).unwrap();
+        let exact = x.matmul(&weight);
+        let exact = torch_ext::vjp(&[&exact], &[&x], &[&g]).unwrap().remove(0).unwrap();
+        [plain, scaled, exact].map(|g| g.double_value(&[0, 0]))
+    }
+
+    #[test]
+    fn small_gradients_survive() {
+        let [plain, scaled, exact] = gradients(1e-9, 0.25);
+        assert_eq!(plain, 0.0);
+        assert!((scaled / exact - 1.0).abs() < 1e-3, "{scaled} {exact}");
+    }
+
+    #[test]
+    fn a_scale_that_is_too_large_is_lowered() {
+        let [plain, scaled, exact] = gradients(1e3, 30_000.0);
+        assert!(plain.is_infinite());
+        assert!((scaled / exact - 1.0).abs() < 1e-3, "{scaled} {exact}");
+    }
+
+    #[test]
+    fn what_no_scale_can_hold_is_an_error() {
+        let x = Tensor::full([2, 2], 1.0, (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let out = layer(&x, &Tensor::full([2, 2], f64::INFINITY, (Kind::Float, Device::Cpu)));
+        let error = vjp(Kind::Half, &[&out], &[&x], &[&out.ones_like()]).unwrap_err().to_string();
+        assert!(error.contains("model.dtype = \"bfloat16\""), "{error}");
+    }
+
+    #[test]
+    fn scales_are_powers_of_two() {
+        let t = |v: f64| Tensor::from_slice(&[v, -v / 3.0]);
+        assert_eq!(scale(&[&t(0.3e-5)]), 2f64.powi(18));
+        assert_eq!(scale(&[&t(1e4)]), 2f64.powi(-14));
+        assert_eq!(scale(&[&t(0.0)]), 1.0);
+        assert_eq!(scale(&[&Tensor::from(1.0)]), 4096.0);
+    }
+}
