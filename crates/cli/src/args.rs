@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use crate::{entities::Entities, segment::Segment, world::World};
+use crate::{doctor::Doctor, entities::Entities, segment::Segment, world::World};
 use clap::{Args as Group, Parser, Subcommand};
 use comat::config::{Dtype, SamplerKind, Sampling, Size, Where};
 use comat::pipeline::{Pipeline, Precision};
@@ -27,6 +27,7 @@ pub enum Verb {
     Entities(Entities),
     Segment(Segment),
     Attention(Attention),
+    Doctor(Doctor),
     /// The built-in miniature world: 64x64 pictures of coloured, textured shapes
     #[command(subcommand)]
     World(World),

@@ -3,6 +3,7 @@
 #[macro_use]
 mod console;
 mod args;
+mod doctor;
 mod entities;
 mod segment;
 mod verbs;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Verb::Entities(args) => entities::run(args),
         Verb::Segment(args) => segment::run(args),
         Verb::Attention(args) => verbs::attention(args, &console),
+        Verb::Doctor(args) => doctor::run(args),
         Verb::World(verb) => world::run(verb, &console),
     };
     console::exit_code(result)

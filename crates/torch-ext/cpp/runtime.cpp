@@ -1,9 +1,16 @@
 #include "ext.h"
 #include <ATen/Context.h>
+#include <ATen/Version.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <torch/version.h>
+#include <cstring>
 
 extern "C" {
+
+// Both are the caller's to free.
+char* ext_torch_version() { return strdup(TORCH_VERSION); }
+char* ext_cpu_capability() { return strdup(at::get_cpu_capability().c_str()); }
 
 char* ext_allow_tf32(bool allow) {
   return guarded([&] {

@@ -12,6 +12,7 @@ mod autograd;
 pub mod cuda;
 pub mod memory;
 mod random;
+pub mod version;
 
 pub use autograd::{vjp, vjp_and_keep};
 pub use random::Generator;
@@ -27,13 +28,19 @@ fn check(message: *mut c_char) -> Result<()> {
     if message.is_null() {
         return Ok(());
     }
-    // SAFETY: the shim returns null or a NUL-terminated text from strdup, which is ours to free.
-    let text = unsafe {
-        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
-        free(message.cast());
-        text
-    };
-    Err(TchError::Torch(text))
+    // SAFETY: the shim returns null or a text for us to free.
+    Err(TchError::Torch(unsafe { owned(message) }))
+}
+
+/// # Safety
+/// A NUL-terminated text from strdup that nobody else frees.
+unsafe fn owned(text: *mut c_char) -> String {
+    // SAFETY: as above.
+    unsafe {
+        let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+        free(text.cast());
+        copy
+    }
 }
 
 unsafe extern "C" {

@@ -48,8 +48,8 @@ pub fn difference_of_trainings(base: &[Vec<Vec<f64>>], tuned: &[Vec<Vec<f64>>]) 
     let pair = |(base, tuned): (&Vec<Vec<f64>>, &Vec<Vec<f64>>)| -> Vec<_> {
         totals(base).into_iter().zip(totals(tuned)).collect()
     };
-    let pairs: Vec<Vec<((f64, f64), (f64, f64))>> = base.iter().zip(tuned).map(pair).collect();
-    over_trainings(&pairs, |training, drawn| {
+    let pairs: Vec<Vec<_>> = base.iter().zip(tuned).map(pair).collect();
+    over_trainings(&pairs, |training: &[((f64, f64), (f64, f64))], drawn| {
         ratio(drawn.iter().map(|&i| training[i].1)) - ratio(drawn.iter().map(|&i| training[i].0))
     })
 }

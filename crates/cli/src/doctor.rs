@@ -1,0 +1,158 @@
+//! `comat doctor`: what the program finds on this machine, and what to do about what it does not find.
+
+use anyhow::Result;
+use clap::Args as Group;
+use std::{env, fs, path::PathBuf, process::Command, thread};
+
+/// Say what this machine has for comat, and what it lacks
+///
+/// libtorch, processor and memory, GPUs and their driver, disk. Nothing is changed and nothing is downloaded.
+#[derive(Group)]
+pub struct Doctor {}
+
+/// A line of the answer, and what to do where something is amiss.
+#[derive(Debug, PartialEq)]
+struct Finding {
+    about: &'static str,
+    found: String,
+    advice: Option<String>,
+}
+
+impl Finding {
+    fn new(about: &'static str, found: impl Into<String>) -> Self {
+        Self { about, found: found.into(), advice: None }
+    }
+
+    fn advice(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+}
+
+pub fn run(Doctor {}: Doctor) -> Result<()> {
+    say!("comat {}", env!("CARGO_PKG_VERSION"));
+    for Finding { about, found, advice } in findings() {
+        say!("{about:<10} {found}");
+        if let Some(advice) = advice {
+            say!("{:<10} → {advice}", "");
+        }
+    }
+    Ok(())
+}
+
+fn findings() -> Vec<Finding> {
+    let mut all = vec![Finding::new(
+        "libtorch",
+        format!("{}, computing with {}", torch_ext::version::torch(), torch_ext::version::cpu_capability()),
+    )];
+    all.push(processor());
+    let loaded = torch_ext::cuda::load().map_err(|e| e.to_string());
+    let seen = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
+    all.extend(gpus(seen, loaded.err().as_deref(), nvidia_smi().as_deref()));
+    all.push(disk());
+    all
+}
+
+fn processor() -> Finding {
+    let cores = thread::available_parallelism().map_or(1, |n| n.get());
+    let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| memory(&text));
+    let memory = memory.map_or("memory unknown".into(), |[total, free]| {
+        format!("{:.1} GiB memory, {:.1} GiB of it free", total, free)
+    });
+    let threads = tch::get_num_threads();
+    let finding = Finding::new("processor", format!("{cores} cores, {threads} threads used, {memory}"));
+    match threads < cores as i32 && env::var_os("OMP_NUM_THREADS").is_some() {
+        true => finding.advice("OMP_NUM_THREADS is set; without it all cores are used"),
+        false => finding,
+    }
+}
+
+/// GiB in all and free, of /proc/meminfo.
+fn memory(meminfo: &str) -> Option<[f64; 2]> {
+    let kib = |key: &str| -> Option<f64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().strip_suffix(" kB")?.trim().parse().ok()
+    };
+    Some([kib("MemTotal:")?, kib("MemAvailable:")?].map(|kib| kib / f64::from(1 << 20)))
+}
+
+/// What the driver says of its GPUs, a line for each.
+fn nvidia_smi() -> Option<String> {
+    let fields = "--query-gpu=index,name,memory.total,memory.free,driver_version,compute_cap";
+    let output = Command::new("nvidia-smi").args([fields, "--format=csv,noheader"]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// `seen`: GPUs that libtorch can use; `missing`: why its CUDA half could not be opened; `driver`: what nvidia-smi says.
+fn gpus(seen: usize, missing: Option<&str>, driver: Option<&str>) -> Vec<Finding> {
+    let there = driver.filter(|text| !text.is_empty());
+    let list = |text: &str| text.lines().map(|line| Finding::new("GPU", line.trim().to_owned())).collect::<Vec<_>>();
+    match (seen, missing, there) {
+        (1.., _, Some(text)) => list(text),
+        (1.., _, None) => vec![Finding::new("GPU", format!("{seen}, as libtorch says; nvidia-smi says nothing"))],
+        (0, Some(_), Some(text)) => {
+            let mut all = list(text);
+            all.push(Finding::new("CUDA", "libtorch has no CUDA half, so the GPU is not used").advice(
+                "cargo xtask setup --cuda (3.8 GB), or LIBTORCH_CUDA=…/libtorch_cuda.so of such an installation",
+            ));
+            all
+        }
+        (0, None, Some(text)) => {
+            let mut all = list(text);
+            all.push(Finding::new("CUDA", "libtorch's CUDA half is there, but it cannot use the GPU").advice(
+                "most likely the driver is too old for it: update the NVIDIA driver; CUDA_VISIBLE_DEVICES may also hide the GPU",
+            ));
+            all
+        }
+        (0, None, None) => vec![
+            Finding::new("GPU", "none: libtorch's CUDA half is there, but no NVIDIA driver answers")
+                .advice("install the NVIDIA driver (in a container: start it with access to the GPU)"),
+        ],
+        (0, Some(_), None) => vec![Finding::new("GPU", "none, and libtorch is the one for the CPU")],
+    }
+}
+
+fn disk() -> Finding {
+    let here = env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+    match fs4::available_space(&here) {
+        Ok(bytes) => {
+            let free = bytes as f64 / f64::from(1 << 30);
+            let finding = Finding::new("disk", format!("{free:.1} GiB free in {}", here.display()));
+            match free < 10.0 {
+                true => finding.advice("SDXL in float16 alone takes 7 GB; a run's checkpoints some hundred MB each"),
+                false => finding,
+            }
+        }
+        Err(error) => Finding::new("disk", format!("{}: {error}", here.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read() {
+        let text = "MemTotal:       25165824 kB\nMemFree:  1 kB\nMemAvailable:   12582912 kB\n";
+        assert_eq!(memory(text), Some([24.0, 12.0]));
+        assert_eq!(memory("MemTotal: x kB"), None);
+    }
+
+    const CARD: &str = "0, NVIDIA H100 80GB HBM3, 81559 MiB, 81000 MiB, 550.54.15, 9.0";
+
+    fn advice(seen: usize, missing: Option<&str>, driver: Option<&str>) -> String {
+        let all = gpus(seen, missing, driver);
+        assert!(all.iter().all(|f| !f.found.is_empty()));
+        all.into_iter().filter_map(|f| f.advice).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn every_state_of_cuda_has_its_advice() {
+        assert_eq!(advice(1, None, Some(CARD)), "");
+        assert_eq!(advice(0, Some("no such file"), None), "");
+        assert!(advice(0, Some("no such file"), Some(CARD)).contains("setup --cuda"));
+        assert!(advice(0, None, Some(CARD)).contains("driver is too old"));
+        assert!(advice(0, None, None).contains("install the NVIDIA driver"));
+        assert_eq!(gpus(2, None, Some(&format!("{CARD}\n{CARD}"))).len(), 2);
+    }
+}
