@@ -114,14 +114,14 @@ fn iteration(bench: &Bench) -> Result<()> {
         theirs.args(["--guidance-scale", "4.0", "--mode", mode, "--dtype", "float32", "--repeat", &REPEAT.to_string()]);
         theirs.arg("--noise").arg(&noise).arg("--out").arg(bench.scratch("theirs.safetensors")?);
         let mut ours = bench.trace(&noise, &settings, REPEAT)?;
-        let (mut seconds, mut mib, mut legs) = ([vec![], vec![]], [vec![], vec![]], [vec![], vec![], vec![]]);
+        let (mut seconds, mut mib, mut legs) = ([vec![], vec![]], [vec![], vec![]], [vec![], vec![], vec![], vec![]]);
         for _ in 0..bench.runs {
             for (side, command, memory) in [(0, &mut ours, "peak memory"), (1, &mut theirs, "peak resident set")] {
                 let text = output(command)?;
                 seconds[side].push(number_after(&text, "iteration")?);
                 mib[side].push(number_after(&text, memory)?);
                 if side == 0 {
-                    for (leg, word) in legs.iter_mut().zip(["of it trajectory", "caption", "replay"]) {
+                    for (leg, word) in legs.iter_mut().zip(["of it trajectory", "decode", "caption", "replay"]) {
                         leg.push(number_after(&text, word)?);
                     }
                 }
@@ -136,8 +136,8 @@ fn iteration(bench: &Bench) -> Result<()> {
         println!("    comat    {ours:7.3} s  {our_mib:6.0} MiB");
         println!("    PyTorch  {theirs:7.3} s  {their_mib:6.0} MiB");
         println!(
-            "    of ours  trajectory {:.3} s, decoder and captioner {:.3} s, replay {:.3} s",
-            legs[0], legs[1], legs[2]
+            "    of ours  trajectory {:.3} s, decoder {:.3} s, captioner {:.3} s, replay {:.3} s",
+            legs[0], legs[1], legs[2], legs[3]
         );
         println!("    ratio    {ratio:7.3} (median of {} pairs, each the median of {REPEAT} iterations)", bench.runs);
     }

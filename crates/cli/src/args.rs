@@ -3,7 +3,10 @@
 use crate::{doctor::Doctor, entities::Entities, segment::Segment, world::World};
 use clap::{Args as Group, Parser, Subcommand};
 use comat::config::{Dtype, SamplerKind, Sampling, Size, Where};
-use comat::pipeline::{Pipeline, Precision};
+use comat::{
+    pipeline::{Pipeline, Precision},
+    plan::memory,
+};
 use std::path::{Path, PathBuf};
 
 /// Teaches text-to-image diffusion models to draw what the prompt says.
@@ -21,6 +24,7 @@ pub struct Args {
 #[derive(Subcommand)]
 pub enum Verb {
     Train(Train),
+    Plan(Plan),
     Generate(Generate),
     Latents(Latents),
     Trace(Trace),
@@ -52,6 +56,24 @@ pub struct Train {
     /// Print the resolved configuration, parameter counts and the plan, and stop
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Say what a run would do, and how much memory it needs
+///
+/// Prints the resolved configuration and the plan. Then runs three small iterations with the run's own networks on its own
+/// device, extends what they needed to the configured size and batch, leg by leg, and proposes micro-batches for --memory.
+/// Nothing is written.
+#[derive(Group)]
+pub struct Plan {
+    /// The run's configuration (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Change a setting, as for comat train; can be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// What there is, as 24GB; propose micro-batches that fit into it
+    #[arg(long, value_name = "AMOUNT", value_parser = memory::parse)]
+    pub memory: Option<f64>,
 }
 
 /// Draw images

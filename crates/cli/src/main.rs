@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     let console = console::Console::new();
     let result = match args.verb {
         Verb::Train(args) => verbs::train(args, &console),
+        Verb::Plan(args) => verbs::plan(args),
         Verb::Generate(args) => verbs::generate(args, &console),
         Verb::Latents(args) => verbs::latents(args, &console),
         Verb::Trace(args) => verbs::trace(args),

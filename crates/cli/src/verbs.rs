@@ -1,15 +1,15 @@
 //! One function per verb: from what was typed to a call of the library.
 
 use crate::{
-    args::{Attention, Generate, Latents, Trace, Train},
+    args::{Attention, Generate, Latents, Plan, Trace, Train},
     console::Console,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use comat::{
     config, generate,
     pipeline::Pipeline,
     plan, prompts, trace as tracing_of,
-    train::{Ended, Trainer},
+    train::{Ended, Leg, Trainer},
     word_maps,
 };
 use comat::{
@@ -50,6 +50,30 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
                 quoted(&args.config.display().to_string())
             );
         }
+    }
+    Ok(())
+}
+
+pub fn plan(args: Plan) -> Result<()> {
+    let config = config::read(&args.config, &args.set)?;
+    say!("{}", plan::describe(config.clone(), &segmenter)?);
+    let forecast = plan::memory::forecast(&config, &segmenter)?;
+    say!("{forecast}");
+    let Some((leg, most)) = forecast.most() else { return Ok(()) };
+    let gigabytes = plan::memory::gigabytes;
+    say!("  the most is {} in {leg}", gigabytes(most));
+    let Some(memory) = args.memory else { return Ok(()) };
+    match forecast.fitting(memory) {
+        Ok(settings) if settings.is_empty() => say!("{} is enough", gigabytes(memory)),
+        Ok(settings) => {
+            let words: Vec<String> = settings.iter().map(|setting| format!("--set {setting}")).collect();
+            say!("{} is enough with {}", gigabytes(memory), words.join(" "));
+        }
+        Err(legs) => bail!(
+            "{} is too little even for one sample at a time in {}; try model.dtype = \"bfloat16\" or a smaller sampling.size",
+            gigabytes(memory),
+            legs.join(", ")
+        ),
     }
     Ok(())
 }
@@ -144,7 +168,12 @@ pub fn trace(args: Trace) -> Result<()> {
     summary.seconds.sort_by(f64::total_cmp);
     say!("iteration {:.3} s (median of {repeat})", summary.seconds[summary.seconds.len() / 2]);
     let legs = summary.legs;
-    say!("of it trajectory {:.3} s, caption {:.3} s, replay {:.3} s", legs.trajectory, legs.caption, legs.replay);
+    let of_it =
+        [("trajectory", legs.trajectory), ("decode", legs.decode), ("caption", legs.caption), ("replay", legs.replay)];
+    let seconds = of_it.map(|(name, leg)| format!("{name} {:.3} s", leg.seconds));
+    say!("of it {}", seconds.join(", "));
+    let peak = |(name, leg): (&str, Leg)| leg.peak.map(|bytes| format!("{name} {} MiB", bytes >> 20));
+    say!("memory at most: {}", of_it.into_iter().filter_map(peak).collect::<Vec<_>>().join(", "));
     if let Some(bytes) = summary.peak_memory {
         say!("peak memory {} MiB", bytes >> 20);
     }

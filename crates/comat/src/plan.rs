@@ -1,4 +1,6 @@
-//! `comat train --dry-run`: what a run would do, before it does it.
+//! `comat plan` and `comat train --dry-run`: what a run would do, before it does it.
+
+pub mod memory;
 
 use crate::{
     adapter,

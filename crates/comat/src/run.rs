@@ -48,7 +48,6 @@ pub struct StepReport {
 
 impl StepReport {
     pub fn start(session: &Session, learning_rate: f64) -> Self {
-        memory::reset_peak(session.pipeline.device);
         Self {
             caption_loss: 0.0,
             grad_norm: 0.0,
@@ -79,19 +78,13 @@ impl StepReport {
         if let Some(pull) = outcome.pulls.adversarial {
             self.pulls.adversarial = Some(self.pulls.adversarial.unwrap_or(0.0) + pull / parts as f64);
         }
-        self.legs.fidelity += outcome.seconds.fidelity;
-        self.legs.trajectory += outcome.seconds.trajectory;
-        self.legs.caption += outcome.seconds.caption;
-        self.legs.segment += outcome.seconds.segment;
-        self.legs.replay += outcome.seconds.replay;
+        self.legs += outcome.legs;
     }
 
     /// Adds one of `parts` trajectories of pictures. Their time counts with that of the prompts.
     pub fn add_mixed(&mut self, outcome: &Outcome, parts: usize) {
         self.mixed_loss = Some(self.mixed_loss.unwrap_or(0.0) + outcome.caption_loss / parts as f64);
-        self.legs.trajectory += outcome.seconds.trajectory;
-        self.legs.caption += outcome.seconds.caption;
-        self.legs.replay += outcome.seconds.replay;
+        self.legs += outcome.legs;
     }
 
     pub fn is_finite(&self) -> bool {
@@ -219,12 +212,20 @@ impl Run {
             "grad_norm": report.grad_norm,
             "learning_rate": report.learning_rate,
             "seconds": seconds,
-            "seconds_trajectory": report.legs.trajectory,
-            "seconds_caption": report.legs.caption,
-            "seconds_replay": report.legs.replay,
             "caption_cotangent": report.pulls.caption,
-            "peak_memory": memory::peak(trainer.session.pipeline.device),
+            "peak_memory": report.legs.peak().max(memory::peak(trainer.session.pipeline.device)),
         });
+        for (name, leg) in report.legs.named() {
+            let there = match name {
+                "fidelity" => report.fidelity.is_some(),
+                "segment" => report.attention.is_some(),
+                _ => true,
+            };
+            if let (true, Some(line)) = (there, line.as_object_mut()) {
+                line.insert(format!("seconds_{name}"), leg.seconds.into());
+                line.insert(format!("peak_{name}"), leg.peak.into());
+            }
+        }
         if let (Some((losses, counts)), Some(line)) = (report.attention, line.as_object_mut()) {
             line.extend([
                 ("token_loss".into(), losses.token.into()),
@@ -232,7 +233,6 @@ impl Run {
                 ("subjects".into(), counts.subjects.into()),
                 ("not_found".into(), counts.not_found.into()),
                 ("prompts_without_subjects".into(), counts.without.into()),
-                ("seconds_segment".into(), report.legs.segment.into()),
             ]);
         }
         if let (Some(loss), Some(line)) = (report.mixed_loss, line.as_object_mut()) {
@@ -244,7 +244,6 @@ impl Run {
                 ("discriminator_loss".into(), fidelity.discriminator.into()),
                 ("discriminator_accuracy".into(), fidelity.accuracy.into()),
                 ("adversarial_cotangent".into(), report.pulls.adversarial.into()),
-                ("seconds_fidelity".into(), report.legs.fidelity.into()),
             ]);
         }
         self.events.write(line)?;

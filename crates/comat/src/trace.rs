@@ -126,8 +126,8 @@ pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<
         caption_loss: outcome.caption_loss,
         tracked,
         seconds,
-        legs: outcome.seconds,
-        peak_memory: memory::peak(device),
+        legs: outcome.legs,
+        peak_memory: outcome.legs.peak().max(memory::peak(device)),
     })
 }
 

@@ -27,7 +27,7 @@ use models::lora::Trainable;
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 
-pub use clock::Legs;
+pub use clock::{Leg, Legs};
 pub use setup::{digest, due};
 
 /// How a run ended.
@@ -144,7 +144,7 @@ pub fn iterate(
 ) -> Result<Outcome> {
     let Draws { start, first, weight, noise, tracked, attention, crops } = draws;
     let sampler = session.sampler.from(first);
-    let mut clock = Clock::start();
+    let mut clock = Clock::start(session.pipeline.device);
     let text = session.text(prompts)?;
 
     let merged = session.merged(&adapter.lora)?;
@@ -154,10 +154,12 @@ pub fn iterate(
     let trajectory = clock.lap();
 
     let images = session.decode(&walked.latents)?;
+    let mut decode = clock.lap();
     let Caption { loss, cotangent } = session.captioner.with_cotangent(&images, prompts, &crops)?;
+    let caption = clock.lap();
     let mut cotangent =
         session.decode_cotangent(&walked.latents, &(cotangent * session.config.captioner.weight * weight))?;
-    let caption = clock.lap();
+    decode += clock.lap();
 
     let verdict = match adversary {
         Some((discriminator, real)) => {
@@ -196,17 +198,8 @@ pub fn iterate(
         }),
     };
     let attention_losses = replay.run(&walked, cotangent, gradients)?;
-    let seconds = Legs { trajectory, caption, fidelity, segment, replay: clock.lap() };
-    Ok(Outcome {
-        latents: walked.latents,
-        images,
-        caption_loss: loss,
-        verdict,
-        pulls,
-        attention_losses,
-        counts,
-        seconds,
-    })
+    let legs = Legs { trajectory, decode, caption, fidelity, segment, replay: clock.lap() };
+    Ok(Outcome { latents: walked.latents, images, caption_loss: loss, verdict, pulls, attention_losses, counts, legs })
 }
 
 /// The norm of a sample's cotangent, in the mean.
@@ -248,7 +241,7 @@ pub struct Outcome {
     pub pulls: Pulls,
     pub attention_losses: AttentionLosses,
     pub counts: Counts,
-    pub seconds: Legs,
+    pub legs: Legs,
 }
 
 impl Outcome {

@@ -1,31 +1,109 @@
-//! Where an iteration's time goes.
+//! Where an iteration's time and memory go.
 
-use std::time::Instant;
+use std::{mem, ops::AddAssign, time::Instant};
+use tch::Device;
+use torch_ext::memory;
 
-/// Seconds that the parts of an iteration took. (A GPU works on while the clock is read, so there a part may be counted
-/// to the next one.)
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Legs {
-    pub trajectory: f64,
-    /// Decoder and captioner, both ways
-    pub caption: f64,
-    /// The discriminator, both ways
-    pub fidelity: f64,
-    /// Finding the objects of the attention losses
-    pub segment: f64,
-    pub replay: f64,
+/// A part of an iteration. (A GPU works on while the clock is read, so there some time may be counted to the next part.)
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Leg {
+    pub seconds: f64,
+    /// The most memory in use at once, in bytes; `None` where the device does not tell.
+    pub peak: Option<u64>,
 }
 
-pub struct Clock(Instant);
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Legs {
+    pub trajectory: Leg,
+    /// From latents to images, both ways
+    pub decode: Leg,
+    /// The captioner, both ways
+    pub caption: Leg,
+    /// The discriminator, both ways
+    pub fidelity: Leg,
+    /// Finding the objects of the attention losses
+    pub segment: Leg,
+    pub replay: Leg,
+}
 
-impl Clock {
-    pub fn start() -> Self {
-        Self(Instant::now())
+impl Legs {
+    pub fn named(&self) -> [(&'static str, Leg); 6] {
+        let Self { trajectory, decode, caption, fidelity, segment, replay } = *self;
+        [
+            ("trajectory", trajectory),
+            ("decode", decode),
+            ("caption", caption),
+            ("fidelity", fidelity),
+            ("segment", segment),
+            ("replay", replay),
+        ]
     }
 
-    /// Seconds since the last time.
-    pub fn lap(&mut self) -> f64 {
-        let before = std::mem::replace(&mut self.0, Instant::now());
-        (self.0 - before).as_secs_f64()
+    /// Of all parts.
+    pub fn peak(&self) -> Option<u64> {
+        self.named().iter().filter_map(|(_, leg)| leg.peak).max()
+    }
+}
+
+impl AddAssign for Leg {
+    fn add_assign(&mut self, other: Self) {
+        self.seconds += other.seconds;
+        self.peak = self.peak.max(other.peak);
+    }
+}
+
+impl AddAssign for Legs {
+    fn add_assign(&mut self, other: Self) {
+        self.trajectory += other.trajectory;
+        self.decode += other.decode;
+        self.caption += other.caption;
+        self.fidelity += other.fidelity;
+        self.segment += other.segment;
+        self.replay += other.replay;
+    }
+}
+
+pub struct Clock {
+    since: Instant,
+    device: Device,
+}
+
+impl Clock {
+    pub fn start(device: Device) -> Self {
+        memory::reset_peak(device);
+        Self { since: Instant::now(), device }
+    }
+
+    /// What there was since the last time.
+    pub fn lap(&mut self) -> Leg {
+        let peak = memory::peak(self.device);
+        memory::reset_peak(self.device);
+        let before = mem::replace(&mut self.since, Instant::now());
+        Leg { seconds: (self.since - before).as_secs_f64(), peak }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_adds_up_and_memory_does_not() {
+        let leg = |seconds, peak| Leg { seconds, peak };
+        let mut legs = Legs { replay: leg(1.0, Some(5)), ..Legs::default() };
+        legs += Legs { replay: leg(2.0, Some(3)), caption: leg(1.0, None), ..Legs::default() };
+        assert_eq!((legs.replay, legs.caption, legs.peak()), (leg(3.0, Some(5)), leg(1.0, None), Some(5)));
+    }
+
+    #[test]
+    fn a_leg_knows_what_it_held() {
+        let mut clock = Clock::start(Device::Cpu);
+        let before = clock.lap().peak;
+        let held = tch::Tensor::ones([32 << 20], (tch::Kind::Float, Device::Cpu));
+        let during = clock.lap().peak;
+        drop(held);
+        if let (Some(before), Some(during)) = (before, during) {
+            assert!(during >= before + (100 << 20), "{before} {during}");
+        }
     }
 }
