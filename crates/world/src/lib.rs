@@ -6,7 +6,6 @@
 //! knows of networks.
 
 pub mod dataset;
-pub mod estimate;
 pub mod judge;
 pub mod judging;
 pub mod pretrain;
