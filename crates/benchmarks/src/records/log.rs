@@ -1,6 +1,6 @@
 //! The file of lines. It only grows, a picture at a time, so a scoring that is stopped loses no finished picture.
 
-use super::{Key, Line, Picture};
+use super::{Key, Line, Picture, Subject};
 use crate::files::{self, io_error};
 use anyhow::{Result, bail};
 use std::{
@@ -53,9 +53,9 @@ pub fn read(path: &Path) -> Result<Pictures> {
         if open.len() < open[0].parts && open.last().is_some_and(|line| line.part + 1 < line.parts) {
             continue;
         }
-        let picture = Picture::new(std::mem::take(&mut open)).map_err(|e| files::at(path, number, e))?;
+        let picture = Picture::from_lines(std::mem::take(&mut open)).map_err(|e| files::at(path, number, e))?;
         if !seen.insert(picture.key()) {
-            let Line { metric, index, prompt, .. } = picture.first();
+            let (metric, Subject { index, prompt, .. }) = (picture.metric(), picture.subject());
             bail!(files::at(path, number, format!("{metric}, picture {index} of `{prompt}`: it is there twice")));
         }
         read.pictures.push(picture);
@@ -97,7 +97,7 @@ impl Log {
     /// # Errors
     /// A picture that is there already; a file that cannot be written to.
     pub fn add(&mut self, picture: &Picture) -> Result<()> {
-        let Line { metric, index, prompt, .. } = picture.first();
+        let (metric, Subject { index, prompt, .. }) = (picture.metric(), picture.subject());
         if self.has(&picture.key()) {
             bail!("{}: {metric}, picture {index} of `{prompt}`: it is scored already", self.path.display());
         }
@@ -150,6 +150,28 @@ mod tests {
             drop(log);
             assert_eq!(fs::read(&path).unwrap(), whole, "{cut}");
         }
+    }
+
+    #[test]
+    fn numbers_come_back_to_the_last_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scores.jsonl");
+        // a congruential generator's fractions: the digits of a float in all their length
+        let step = |x: &u64| Some(x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+        let numbers: Vec<f64> =
+            std::iter::successors(Some(1), step).take(1000).map(|x| x as f64 / u64::MAX as f64).collect();
+        let written = picture(Metric::Questions, "coco", "dog", 0, &numbers);
+        Log::open(&path).unwrap().0.add(&written).unwrap();
+        assert_eq!(read(&path).unwrap().pictures, [written]);
+    }
+
+    #[test]
+    fn a_line_is_one_flat_object() {
+        let line = serde_json::to_string(&pictures()[1].lines()[1]).unwrap();
+        assert_eq!(
+            line,
+            r#"{"benchmark":"t2i-compbench","category":"color","prompt_id":"dög","prompt":"a dög","index":1,"seed":43,"file":"dög_000001.png","metric":"blip-vqa","part":1,"parts":2,"score":0.25}"#
+        );
     }
 
     #[test]

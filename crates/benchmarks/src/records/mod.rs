@@ -81,11 +81,23 @@ impl fmt::Display for Metric {
     }
 }
 
-/// A line: one question about one picture, or the picture as a whole where nothing is asked.
+/// A line: one question about one picture, or the picture as a whole where nothing is asked. In the file all of it is one flat object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    pub benchmark: Benchmark,
+    #[serde(flatten)]
+    pub subject: Subject,
     pub metric: Metric,
+    /// Which of the picture's lines of this metric, from 0, and of how many: a picture that was not finished is known by it.
+    pub part: usize,
+    pub parts: usize,
+    #[serde(flatten)]
+    pub answer: Answer,
+}
+
+/// The picture that is scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Subject {
+    pub benchmark: Benchmark,
     /// As the benchmark names it: `color`, `counting`, `coco`.
     pub category: String,
     /// What a complex prompt of T2I-CompBench has beside attributes.
@@ -100,9 +112,11 @@ pub struct Line {
     pub seed: Option<u64>,
     /// Relative to the folder that was scored.
     pub file: String,
-    /// Which of the picture's lines of this metric, from 0, and of how many: a picture that was not finished is known by it.
-    pub part: usize,
-    pub parts: usize,
+}
+
+/// What was asked and answered.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Answer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<String>,
     /// `object` or `color` (TIFA), `attribute` (DSG)
@@ -118,4 +132,12 @@ pub struct Line {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw: Option<f64>,
     pub score: f64,
+}
+
+impl Subject {
+    /// What tells this picture, scored by a metric, from all others.
+    pub fn key(&self, metric: Metric) -> Key {
+        let Self { benchmark, category, prompt_id, index, .. } = self.clone();
+        Key { benchmark, metric, category, prompt_id, index }
+    }
 }

@@ -1,6 +1,6 @@
 //! The lines of one picture.
 
-use super::{Benchmark, Line, Metric};
+use super::{Answer, Benchmark, Line, Metric, Subject};
 use crate::t2i_compbench::blip_vqa;
 use anyhow::{Result, bail};
 
@@ -18,40 +18,32 @@ pub struct Key {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Picture(Vec<Line>);
 
-impl Line {
-    pub fn key(&self) -> Key {
-        Key {
-            benchmark: self.benchmark,
-            metric: self.metric,
-            category: self.category.clone(),
-            prompt_id: self.prompt_id.clone(),
-            index: self.index,
-        }
-    }
-
-    fn is_of(&self, other: &Self) -> bool {
-        (self.benchmark, self.metric, self.index) == (other.benchmark, other.metric, other.index)
-            && self.category == other.category
-            && self.prompt_id == other.prompt_id
-    }
-}
-
 impl Picture {
+    /// Of what was asked about a picture and answered; where nothing was asked, one answer with the score.
+    ///
     /// # Errors
-    /// No lines, or lines of several pictures; parts that are missing, twice, or out of order; a score that is not a number.
-    pub fn new(lines: Vec<Line>) -> Result<Self> {
+    /// No answers; a number that is none.
+    pub fn new(subject: &Subject, metric: Metric, answers: Vec<Answer>) -> Result<Self> {
+        let parts = answers.len();
+        let line = |(part, answer)| Line { subject: subject.clone(), metric, part, parts, answer };
+        Self::from_lines(answers.into_iter().enumerate().map(line).collect())
+    }
+
+    /// # Errors
+    /// No lines, or lines of several pictures; parts that are missing, twice, or out of order; a number that is none.
+    pub fn from_lines(lines: Vec<Line>) -> Result<Self> {
         let Some(first) = lines.first() else { bail!("a picture without lines") };
         for (i, line) in lines.iter().enumerate() {
-            let name = || format!("{}, picture {} of `{}`", line.metric, line.index, line.prompt);
-            if !line.is_of(first) {
+            let Line { subject: Subject { index, prompt, .. }, metric, part, parts, answer } = line;
+            let name = || format!("{metric}, picture {index} of `{prompt}`");
+            if (metric, &line.subject) != (&first.metric, &first.subject) {
                 bail!("{}: it stands among lines of another picture", name());
             }
-            if line.part != i || line.parts != lines.len() {
-                let (part, parts) = (line.part, line.parts);
+            if *part != i || *parts != lines.len() {
                 bail!("{}: part {part} of {parts} is where part {i} of {} belongs", name(), lines.len());
             }
-            if !line.score.is_finite() {
-                bail!("{}: the score is not a number", name());
+            if ![Some(answer.score), answer.raw, answer.probability].iter().flatten().all(|v| v.is_finite()) {
+                bail!("{}: a score or a probability is not a number", name());
             }
         }
         Ok(Self(lines))
@@ -61,18 +53,22 @@ impl Picture {
         &self.0
     }
 
-    pub fn first(&self) -> &Line {
-        &self.0[0]
+    pub fn subject(&self) -> &Subject {
+        &self.0[0].subject
+    }
+
+    pub fn metric(&self) -> Metric {
+        self.0[0].metric
     }
 
     pub fn key(&self) -> Key {
-        self.first().key()
+        self.subject().key(self.metric())
     }
 
     /// By the rule of its metric.
     pub fn score(&self) -> f64 {
-        let scores: Vec<f64> = self.0.iter().map(|line| line.score).collect();
-        match self.first().metric {
+        let scores: Vec<f64> = self.0.iter().map(|line| line.answer.score).collect();
+        match self.metric() {
             Metric::BlipVqa => blip_vqa::score(&scores),
             _ => scores.iter().sum::<f64>() / scores.len() as f64,
         }
@@ -90,9 +86,8 @@ pub(crate) mod tests {
             Metric::Correct => Benchmark::Geneval,
             _ => Benchmark::T2iCompbench,
         };
-        let line = |(part, score): (usize, &f64)| Line {
+        let subject = Subject {
             benchmark,
-            metric,
             category: category.into(),
             kind: None,
             prompt_id: prompt.into(),
@@ -100,16 +95,9 @@ pub(crate) mod tests {
             index,
             seed: Some(42 + index),
             file: format!("{prompt}_{index:06}.png"),
-            part,
-            parts: scores.len(),
-            question: None,
-            question_type: None,
-            answer: None,
-            probability: None,
-            raw: None,
-            score: *score,
         };
-        Picture::new(scores.iter().enumerate().map(line).collect()).unwrap()
+        let answer = |score: &f64| Answer { score: *score, ..Answer::default() };
+        Picture::new(&subject, metric, scores.iter().map(answer).collect()).unwrap()
     }
 
     #[test]
@@ -122,16 +110,16 @@ pub(crate) mod tests {
     #[test]
     fn lines_that_make_no_picture() {
         let lines = || picture(Metric::BlipVqa, "color", "dog", 0, &[0.5, 0.5]).lines().to_vec();
-        let error = |lines: Vec<Line>| Picture::new(lines).unwrap_err().to_string();
+        let error = |lines: Vec<Line>| Picture::from_lines(lines).unwrap_err().to_string();
         assert!(error(vec![]).contains("without lines"));
         assert!(
             error(lines()[..1].to_vec()).contains("blip-vqa, picture 0 of `a dog`: part 0 of 2 is where part 0 of 1")
         );
         let mut other = lines();
-        other[1].index = 1;
+        other[1].subject.index = 1;
         assert!(error(other).contains("lines of another picture"));
         let mut none = lines();
-        none[0].score = f64::NAN;
+        none[0].answer.probability = Some(f64::NAN);
         assert!(error(none).contains("not a number"));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::ALL;
 use crate::{
-    records::{Benchmark, Metric, Picture},
+    records::{Benchmark, Line, Metric, Picture},
     t2i_compbench::three_in_one::Kind,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,25 +28,27 @@ impl Scores {
     pub fn new(pictures: &[Picture]) -> Self {
         let mut scores = Self::default();
         for picture in pictures {
-            let line = picture.first();
+            let subject = picture.subject();
             let key = |metric| Key {
-                benchmark: line.benchmark,
-                category: line.category.clone(),
+                benchmark: subject.benchmark,
+                category: subject.category.clone(),
                 metric,
                 question_type: None,
             };
-            scores.row(key(line.metric)).add(picture, picture.score());
-            for line in picture.lines() {
-                if let Some(question_type) = &line.question_type {
-                    let of_type =
-                        Key { question_type: Some(question_type.clone()), category: ALL.into(), ..key(line.metric) };
-                    scores.row(of_type).add(picture, line.raw.unwrap_or(line.score));
+            scores.row(key(picture.metric())).add(picture, picture.score());
+            for Line { answer, .. } in picture.lines() {
+                if let Some(question_type) = &answer.question_type {
+                    let of_type = Key {
+                        question_type: Some(question_type.clone()),
+                        category: ALL.into(),
+                        ..key(picture.metric())
+                    };
+                    scores.row(of_type).add(picture, answer.raw.unwrap_or(answer.score));
                 }
             }
         }
         for (picture, score) in three_in_one(pictures) {
-            let line = picture.first();
-            let (benchmark, category) = (line.benchmark, line.category.clone());
+            let (benchmark, category) = (picture.subject().benchmark, picture.subject().category.clone());
             let key = Key { benchmark, category, metric: Metric::ThreeInOne, question_type: None };
             scores.row(key).add(picture, score);
         }
@@ -71,10 +73,10 @@ impl Scores {
 fn three_in_one(pictures: &[Picture]) -> Vec<(&Picture, f64)> {
     let mut complex: BTreeMap<_, BTreeMap<Metric, &Picture>> = BTreeMap::new();
     for picture in pictures {
-        let line = picture.first();
-        if let Some(kind) = line.kind {
-            let image = (line.category.as_str(), line.prompt_id.as_str(), line.index, kind);
-            complex.entry(image).or_default().insert(line.metric, picture);
+        let subject = picture.subject();
+        if let Some(kind) = subject.kind {
+            let image = (subject.category.as_str(), subject.prompt_id.as_str(), subject.index, kind);
+            complex.entry(image).or_default().insert(picture.metric(), picture);
         }
     }
     complex.into_iter().filter_map(|((.., kind), metrics)| complex_score(kind, &metrics)).collect()
@@ -95,9 +97,9 @@ fn complex_score<'a>(kind: Kind, metrics: &BTreeMap<Metric, &'a Picture>) -> Opt
 
 impl Values {
     fn add(&mut self, picture: &Picture, value: f64) {
-        let line = picture.first();
-        let prompt = self.0.entry((line.category.clone(), line.prompt_id.clone())).or_default();
-        prompt.entry(line.index).or_default().push(value);
+        let subject = picture.subject();
+        let prompt = self.0.entry((subject.category.clone(), subject.prompt_id.clone())).or_default();
+        prompt.entry(subject.index).or_default().push(value);
     }
 
     pub fn prompts(&self) -> usize {

@@ -114,7 +114,7 @@ mod tests {
     fn with(picture: &Picture, change: impl Fn(&mut Line)) -> Picture {
         let mut lines = picture.lines().to_vec();
         lines.iter_mut().for_each(change);
-        Picture::new(lines).unwrap()
+        Picture::from_lines(lines).unwrap()
     }
 
     fn find<'a>(table: &'a Table, category: &str, metric: Metric) -> &'a Row {
@@ -165,7 +165,7 @@ mod tests {
             let metrics = [Metric::BlipVqa, Metric::Spatial, Metric::Clip];
             let lines = metrics.into_iter().zip(scores);
             let pictures = lines.filter_map(|(m, score)| Some(picture(m, "complex", prompt, 0, &[score?])));
-            pictures.map(|p| with(&p, |line| line.kind = Some(kind))).collect()
+            pictures.map(|p| with(&p, |line| line.subject.kind = Some(kind))).collect()
         };
         let mut pictures = of("dog", Kind::Spatial, [Some(0.5), Some(1.0), Some(0.3)]); // 0.75
         pictures.extend(of("cat", Kind::Action, [Some(0.5), None, Some(0.3)])); // 0.4: spatial does not count
@@ -185,7 +185,7 @@ mod tests {
         };
         let pictures =
             [of("counting", "0", &[1.0]), of("colors", "1", &[1.0, 0.0]), of("colors", "2", &[0.0, 0.0])].concat();
-        let base: Vec<Picture> = pictures.iter().map(|p| with(p, |line| line.score = 0.0)).collect();
+        let base: Vec<Picture> = pictures.iter().map(|p| with(p, |line| line.answer.score = 0.0)).collect();
         let table = Table::new(&pictures, Some(&base));
         let row = find(&table, ALL, Metric::Correct);
         assert_eq!((row.mean.value, row.prompts, row.images), (0.625, 3, 5)); // (1 + 0.25) / 2
@@ -201,7 +201,7 @@ mod tests {
             [("coco", "coco_1", [1.0, 1.0, 0.0]), ("drawbench", "drawbench_2", [1.0, 0.0, 0.0])]
                 .map(|(source, id, scores)| {
                     let picture = picture(Metric::Questions, source, id, 0, &scores);
-                    with(&picture, |line| line.question_type = Some(types[line.part].into()))
+                    with(&picture, |line| line.answer.question_type = Some(types[line.part].into()))
                 })
                 .to_vec();
         let table = Table::new(&pictures, None);
@@ -209,7 +209,7 @@ mod tests {
         let of = |name: &str| table.rows.iter().find(|r| r.question_type.as_deref() == Some(name)).unwrap();
         assert_eq!((of("object").mean.value, of("color").mean.value, of("object").images), (0.75, 0.0, 2));
         // an answer's own score, where there is one
-        let raw: Vec<Picture> = pictures.iter().map(|p| with(p, |line| line.raw = Some(1.0))).collect();
+        let raw: Vec<Picture> = pictures.iter().map(|p| with(p, |line| line.answer.raw = Some(1.0))).collect();
         assert_eq!(Table::new(&raw, None).rows.iter().find(|r| r.question_type.is_some()).unwrap().mean.value, 1.0);
     }
 }
