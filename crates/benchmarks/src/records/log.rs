@@ -10,6 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Of every line.
+const BEGINNING: &[u8] = br#"{"benchmark":"#;
+
 /// A file of lines that more are written to.
 pub struct Log {
     path: PathBuf,
@@ -44,6 +47,10 @@ pub fn read(path: &Path) -> Result<Pictures> {
         let (number, is_last) = (i + 1, i + 1 == lines.len());
         place += bytes.len();
         if is_last && !bytes.ends_with(b"\n") {
+            // what is no beginning of a line of ours is not ours to cut off
+            if !bytes.iter().zip(BEGINNING).all(|(a, b)| a == b) {
+                return Err(files::at(path, number, "not a line of scores"));
+            }
             read.warning =
                 Some(files::at(path, number, "the line is cut off; its picture will be scored again").to_string());
             return Ok(read);
@@ -188,6 +195,9 @@ mod tests {
             read(&path).unwrap_err().to_string()
         };
         let l = |i: usize| lines[i].as_str();
+        assert!(error(&["my notes"]).contains("scores.jsonl:1: not a line of scores"));
+        assert!(Log::open(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "my notes");
         assert!(error(&[l(0), "{\n", l(1)]).contains("scores.jsonl:2: EOF"));
         assert!(
             error(&[l(0), l(1), l(2), l(3), l(0), l(1)])
