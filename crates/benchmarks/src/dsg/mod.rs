@@ -51,9 +51,37 @@ impl Item {
     }
 }
 
+impl Question {
+    /// What it asks about, as DSG's authors report it: `entity`, `attribute`, `relation` or `global`; else the category of the file.
+    pub fn question_type(&self) -> &str {
+        let types = [
+            ("entity", "entity"),
+            ("attribute", "attribute"),
+            ("other", "attribute"),
+            ("relation", "relation"),
+            ("action", "relation"),
+            ("global", "global"),
+        ];
+        types.iter().find(|(part, _)| self.tuple.contains(part)).map_or(&self.category, |(_, name)| name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn types_of_questions() {
+        let of = |tuple: &str| {
+            let (text, category) = (String::new(), "mine".to_owned());
+            Question { number: 1, text, parents: vec![], category, tuple: tuple.into() }.question_type().to_owned()
+        };
+        assert_eq!(of("entity - whole (dog)"), "entity");
+        assert_eq!(of("other - count (dogs, ==4)"), "attribute");
+        assert_eq!(of("action - (dog, runs)"), "relation");
+        assert_eq!(of("global - style (oil)"), "global");
+        assert_eq!(of(""), "mine");
+    }
 
     #[test]
     fn groups_of_prompts() {

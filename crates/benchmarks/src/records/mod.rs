@@ -1,5 +1,6 @@
 //! `scores.jsonl`: what was asked about each picture, what was answered, and what that is worth, a line each.
 
+mod answers;
 mod log;
 pub(crate) mod picture;
 

@@ -58,8 +58,10 @@ impl DepthMap {
 
     /// The mean within a box, whose edges are cut to whole pixels; `None` where no pixel is in it.
     pub fn mean(&self, bounds: &BoundingBox, axes: Axes) -> Option<f64> {
-        let pixels =
-            |from: f64, to: f64, size: usize| (from.max(0.0) as usize).min(size)..(to.max(0.0) as usize).min(size);
+        let pixels = |from: f64, to: f64, size: usize| {
+            let from = (from.max(0.0) as usize).min(size);
+            from..(to.max(0.0) as usize).clamp(from, size)
+        };
         let (across, down) = ((bounds.left, bounds.right), (bounds.top, bounds.bottom));
         let (across, down) = if axes == Axes::Straight { (across, down) } else { (down, across) };
         let columns = pixels(across.0, across.1, self.width);
@@ -135,6 +137,7 @@ mod tests {
         assert_eq!(mean(0.0, 3.0, 1.0, 5.0, Axes::Transposed), Some(0.5)); // columns 3 and 4 of row 0
         assert_eq!(mean(4.0, 0.0, 8.0, 4.0, Axes::Transposed), None); // rows that are not there
         assert_eq!(mean(2.0, 2.0, 2.5, 2.5, Axes::Straight), None);
+        assert_eq!(mean(3.0, 0.0, 1.0, 4.0, Axes::Straight), None); // edges the wrong way round
         assert_eq!(mean(f64::NAN, 0.0, f64::INFINITY, 4.0, Axes::Straight), Some(0.5));
         assert_eq!(DepthMap::new(2, &[3.0, 3.0]).unwrap().values, [0.0, 0.0]);
         assert!(DepthMap::new(3, &[1.0, 2.0]).unwrap_err().to_string().contains("2 values"));

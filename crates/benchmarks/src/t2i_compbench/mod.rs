@@ -103,6 +103,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nothing_that_is_typed_makes_it_fail() {
+        let parser = entities::Parser::shipped().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new_objects.txt");
+        std::fs::write(&path, "dog - dogs\n - \n").unwrap();
+        let counted = numeracy::Nouns::read(&path).unwrap();
+        for prompt in [
+            "",
+            " ",
+            "?",
+            "a",
+            "two",
+            "on the",
+            "near near near",
+            "🐕 next to 🐈",
+            "zwei Hunde\u{301} \u{200b}",
+            "\n\ta  dog\n",
+        ] {
+            blip_vqa::questions(&parser, prompt);
+            blip_vqa::prepare(prompt);
+            clip::text_without_adjectives(&parser, prompt);
+            let objects = [nouns::simple(&parser, prompt), nouns::complex(&parser, prompt)];
+            for objects in &objects {
+                let score = spatial::score(objects.as_ref(), spatial::Locality::of(prompt), &[], 150.0);
+                assert_eq!(score, 0.0, "{prompt}");
+            }
+            assert_eq!(numeracy::score(&counted.wanted(&parser, prompt), &[]), 0.0, "{prompt}");
+        }
+    }
+
+    #[test]
     fn names() {
         for category in Category::ALL {
             assert_eq!(category.name().parse::<Category>().unwrap(), category);
