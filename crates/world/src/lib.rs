@@ -7,7 +7,6 @@
 
 pub mod ablation;
 pub mod dataset;
-pub mod estimate;
 pub mod judge;
 pub mod judging;
 pub mod pretrain;

@@ -1,11 +1,8 @@
 //! What judged pictures add up to, by category.
 
-use crate::{
-    estimate::{self, Estimate},
-    judging::Judged,
-    prompts::Category,
-};
+use crate::{judging::Judged, prompts::Category};
 use anyhow::{Result, bail};
+use benchmarks::statistics::{self, Estimate};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
@@ -129,7 +126,7 @@ impl<T> Row<T> {
 pub fn scores(pictures: &[Judged]) -> Scores {
     Table::new(pictures, |category| {
         let within = || pictures.iter().filter(move |j| category.is_none_or(|c| c == j.category));
-        Row::new(within(), |measure| values(measure, within()).map(|values| estimate::mean(&values)))
+        Row::new(within(), |measure| values(measure, within()).map(|values| statistics::mean(&values)))
     })
 }
 
@@ -153,8 +150,8 @@ pub fn compare(base: &[Judged], tuned: &[Judged]) -> Result<Comparison> {
         Row::new(keys().map(|key| base[key]), |measure| {
             let before = values(measure, keys().map(|key| base[key]))?;
             let after = values(measure, keys().map(|key| tuned[key]))?;
-            let difference = estimate::difference(&before, &after);
-            Some(Change { base: estimate::mean(&before), tuned: estimate::mean(&after), difference })
+            let difference = statistics::difference(&before, &after);
+            Some(Change { base: statistics::mean(&before), tuned: statistics::mean(&after), difference })
         })
     }))
 }

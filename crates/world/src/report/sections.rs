@@ -1,10 +1,8 @@
 //! The sections of the page, from top to bottom.
 
 use super::{Outcome, Pairs, SHOWN};
-use crate::{
-    estimate::Estimate,
-    scores::{Change, Comparison, Measure, Row},
-};
+use crate::scores::{Change, Comparison, Measure, Row};
+use benchmarks::statistics::Estimate;
 use comat::report::{
     chart::{self, Bar, Curve, Group, Mark},
     gallery::{self, Card, Filter},

@@ -22,17 +22,42 @@ pub struct Estimate {
 /// The mean over all pictures, given those of each prompt. Of no pictures at all, not a number.
 pub fn mean(by_prompt: &[Vec<f64>]) -> Estimate {
     let totals = totals(by_prompt);
-    bootstrap(totals.len(), |drawn| ratio(drawn.map(|i| totals[i])))
+    bootstrap(totals.len(), |drawn| of(&totals, drawn))
 }
 
 /// How much higher the mean of `tuned` is than that of `base`; both hold the same prompts in the same order.
 pub fn difference(base: &[Vec<f64>], tuned: &[Vec<f64>]) -> Estimate {
     let (base, tuned) = (totals(base), totals(tuned));
-    bootstrap(base.len().min(tuned.len()), |drawn| {
-        let drawn: Vec<usize> = drawn.collect();
-        let of = |totals: &[(f64, f64)]| ratio(drawn.iter().map(|&i| totals[i]));
-        of(&tuned) - of(&base)
+    bootstrap(base.len().min(tuned.len()), |drawn| of(&tuned, drawn) - of(&base, drawn))
+}
+
+/// The mean of the means of some groups of prompts, as GenEval averages over tasks, each group counting the same. Prompts are drawn
+/// again within their group.
+pub fn mean_of_groups(groups: &[Vec<Vec<f64>>]) -> Estimate {
+    let totals: Vec<Vec<(f64, f64)>> = groups.iter().map(|group| totals(group)).collect();
+    bootstrap_groups(&sizes(groups), |drawn| average(drawn.iter().zip(&totals).map(|(drawn, group)| of(group, drawn))))
+}
+
+/// How much higher that is of `tuned` than of `base`; both hold the same groups of the same prompts in the same order.
+pub fn difference_of_groups(base: &[Vec<Vec<f64>>], tuned: &[Vec<Vec<f64>>]) -> Estimate {
+    let pairs: Vec<_> = base.iter().zip(tuned).map(|(base, tuned)| (totals(base), totals(tuned))).collect();
+    let sizes: Vec<usize> = pairs.iter().map(|(base, tuned)| base.len().min(tuned.len())).collect();
+    bootstrap_groups(&sizes, |drawn| {
+        average(drawn.iter().zip(&pairs).map(|(drawn, (base, tuned))| of(tuned, drawn) - of(base, drawn)))
     })
+}
+
+fn sizes(groups: &[Vec<Vec<f64>>]) -> Vec<usize> {
+    groups.iter().map(Vec::len).collect()
+}
+
+/// The mean of the prompts that were drawn.
+fn of(totals: &[(f64, f64)], drawn: &[usize]) -> f64 {
+    ratio(drawn.iter().map(|&i| totals[i]))
+}
+
+fn average(values: impl Iterator<Item = f64>) -> f64 {
+    ratio(values.map(|value| (value, 1.0)))
 }
 
 /// The mean over several trainings of the same kind, each given as for [`mean`], of the same prompts in the same order. Wider
@@ -40,7 +65,7 @@ pub fn difference(base: &[Vec<f64>], tuned: &[Vec<f64>]) -> Estimate {
 /// training changes (Student's t over the trainings), as independent errors.
 pub fn mean_of_trainings(trainings: &[Vec<Vec<f64>>]) -> Estimate {
     let totals: Vec<Vec<(f64, f64)>> = trainings.iter().map(|training| totals(training)).collect();
-    over_trainings(&totals, |training, drawn| ratio(drawn.iter().map(|&i| training[i])))
+    over_trainings(&totals, of)
 }
 
 /// How much higher the mean of `tuned` is, training by training; see [`mean_of_trainings`].
@@ -57,10 +82,7 @@ pub fn difference_of_trainings(base: &[Vec<Vec<f64>>], tuned: &[Vec<Vec<f64>>]) 
 fn over_trainings<T>(trainings: &[Vec<T>], statistic: impl Fn(&[T], &[usize]) -> f64) -> Estimate {
     let prompts = trainings.iter().map(Vec::len).min().unwrap_or(0);
     let count = trainings.len() as f64;
-    let of_all = |drawn: &mut dyn Iterator<Item = usize>| {
-        let drawn: Vec<usize> = drawn.collect();
-        trainings.iter().map(|t| statistic(t, &drawn)).sum::<f64>() / count
-    };
+    let of_all = |drawn: &[usize]| trainings.iter().map(|t| statistic(t, drawn)).sum::<f64>() / count;
     let Estimate { value, low, high } = bootstrap(prompts, of_all);
     let all: Vec<usize> = (0..prompts).collect();
     let squares: f64 = trainings.iter().map(|t| (statistic(t, &all) - value).powi(2)).sum();
@@ -88,11 +110,17 @@ fn ratio(totals: impl Iterator<Item = (f64, f64)>) -> f64 {
     sum / number
 }
 
-fn bootstrap(prompts: usize, statistic: impl Fn(&mut dyn Iterator<Item = usize>) -> f64) -> Estimate {
-    let value = statistic(&mut (0..prompts));
+fn bootstrap(prompts: usize, statistic: impl Fn(&[usize]) -> f64) -> Estimate {
+    bootstrap_groups(&[prompts], |drawn| statistic(&drawn[0]))
+}
+
+/// `statistic` is given, for each group, which of its prompts were drawn.
+fn bootstrap_groups(sizes: &[usize], statistic: impl Fn(&[Vec<usize>]) -> f64) -> Estimate {
+    let value = statistic(&sizes.iter().map(|size| (0..*size).collect()).collect::<Vec<_>>());
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let mut draw = |size: &usize| (0..*size).map(|_| rng.random_range(0..*size)).collect();
     let mut resampled: Vec<f64> = (0..RESAMPLES)
-        .map(|_| statistic(&mut (0..prompts).map(|_| rng.random_range(0..prompts))))
+        .map(|_| statistic(&sizes.iter().map(&mut draw).collect::<Vec<_>>()))
         .filter(|v| !v.is_nan()) // only prompts without pictures were drawn
         .collect();
     resampled.sort_by(f64::total_cmp);
@@ -153,6 +181,20 @@ mod tests {
         for estimate in [mean(&[]), mean(&[vec![]]), difference(&[], &[])] {
             assert!(estimate.value.is_nan() && estimate.low.is_nan() && estimate.high.is_nan());
         }
+    }
+
+    #[test]
+    fn groups_count_the_same_whatever_their_size() {
+        let small = vec![vec![1.0, 1.0]];
+        let large = vec![vec![0.0], vec![0.5, 0.5], vec![0.25, 0.25]]; // mean (0 + 1 + 0.5) / 5 = 0.3
+        let estimate = mean_of_groups(&[small.clone(), large.clone()]);
+        assert!((estimate.value - 0.65).abs() < 1e-12);
+        // the small group has only itself to draw: its half of the mean is certain
+        assert!(estimate.low >= 0.5 && estimate.high <= 0.75 && estimate.low < estimate.high, "{estimate:?}");
+        let half = vec![vec![0.5, 0.5]];
+        let difference = difference_of_groups(&[half, large.clone()], &[small, large]);
+        assert_eq!(difference, Estimate { value: 0.25, low: 0.25, high: 0.25 });
+        assert!(mean_of_groups(&[]).value.is_nan());
     }
 
     #[test]

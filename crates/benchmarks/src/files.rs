@@ -1,0 +1,82 @@
+//! Text files, with errors that say where.
+
+use anyhow::{Result, anyhow, bail};
+use serde::de::DeserializeOwned;
+use std::{
+    fmt::Display,
+    fs,
+    io::{self, ErrorKind},
+    path::Path,
+};
+
+/// A whole file as UTF-8, without a byte order mark.
+pub fn read(path: &Path) -> Result<String> {
+    let mut bytes = fs::read(path).map_err(io_error(path))?;
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        bytes.drain(..3);
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        at(path, line, "not valid UTF-8")
+    })
+}
+
+/// Values of a `.jsonl` file with their line numbers, from 1, or of any other name, the elements of one JSON array.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
+    let text = read(path)?;
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl")) {
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        return lines.map(|(i, line)| Ok((i + 1, parse(path, i + 1, line)?))).collect();
+    }
+    let values: Vec<serde_json::Value> = serde_json::from_str(&text).map_err(|e| at(path, e.line(), e))?;
+    let value = |(i, value)| {
+        Ok((i + 1, serde_json::from_value(value).map_err(|e| anyhow!("{}: entry {}: {e}", path.display(), i + 1))?))
+    };
+    values.into_iter().enumerate().map(value).collect()
+}
+
+/// A line of JSON.
+pub fn parse<T: DeserializeOwned>(path: &Path, line: usize, text: &str) -> Result<T> {
+    // the line is the file's, not the parser's
+    serde_json::from_str(text).map_err(|e| at(path, line, e.to_string().replace(" at line 1 column", ", column")))
+}
+
+pub fn at(path: &Path, line: usize, message: impl Display) -> anyhow::Error {
+    anyhow!("{}:{line}: {message}", path.display())
+}
+
+pub fn not_empty<T>(path: &Path, values: Vec<T>, what: &str) -> Result<Vec<T>> {
+    if values.is_empty() {
+        bail!("{}: there are no {what} in it", path.display());
+    }
+    Ok(values)
+}
+
+pub fn io_error(path: &Path) -> impl FnOnce(io::Error) -> anyhow::Error {
+    move |error| match error.kind() {
+        ErrorKind::NotFound => anyhow!("{}: no such file or folder", path.display()),
+        _ => anyhow!("{}: {error}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_where() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            read_json::<u8>(&path).unwrap_err().to_string()
+        };
+        assert!(error("a.jsonl", b"1\n\nx").contains("a.jsonl:3: expected value, column 1"));
+        assert!(error("a.json", b"[1,\n2").contains("a.json:2: EOF"));
+        assert!(error("a.json", b"[1, 300]").contains("a.json: entry 2: invalid value"));
+        assert!(error("a.json", b"1\n\xff").contains("a.json:2: not valid UTF-8"));
+        assert!(read(&folder.path().join("none")).unwrap_err().to_string().contains("no such file"));
+        fs::write(folder.path().join("b.jsonl"), "\u{feff}1\n\n2\n").unwrap();
+        assert_eq!(read_json::<u8>(&folder.path().join("b.jsonl")).unwrap(), [(1, 1), (3, 2)]);
+    }
+}

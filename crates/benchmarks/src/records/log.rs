@@ -1,0 +1,216 @@
+//! The file of lines. It only grows, a picture at a time, so a scoring that is stopped loses no finished picture.
+
+use super::{Key, Line, Picture, Subject};
+use crate::files::{self, io_error};
+use anyhow::{Result, bail};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+/// Of every line.
+const BEGINNING: &[u8] = br#"{"benchmark":"#;
+
+/// A file of lines that more are written to.
+pub struct Log {
+    path: PathBuf,
+    file: File,
+    done: BTreeSet<Key>,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pictures {
+    /// In the order of the file.
+    pub pictures: Vec<Picture>,
+    /// Why the end of the file does not count, if so: the scoring was stopped while it wrote.
+    pub warning: Option<String>,
+    /// How many bytes of the file do.
+    whole: usize,
+}
+
+/// Reads the finished pictures of a file. A last picture that is cut off is dropped, with a warning.
+///
+/// # Errors
+/// A file that cannot be read; a line of another form before the last; a picture that is there twice, or not finished, other than the
+/// last.
+pub fn read(path: &Path) -> Result<Pictures> {
+    // by bytes: a cut may go through a letter
+    let bytes = fs::read(path).map_err(io_error(path))?;
+    let lines: Vec<&[u8]> = bytes.split_inclusive(|b| *b == b'\n').collect();
+    let mut read = Pictures { pictures: vec![], warning: None, whole: 0 };
+    let (mut open, mut seen) = (Vec::<Line>::new(), BTreeSet::new());
+    let mut place = 0;
+    for (i, bytes) in lines.iter().enumerate() {
+        let (number, is_last) = (i + 1, i + 1 == lines.len());
+        place += bytes.len();
+        if is_last && !bytes.ends_with(b"\n") {
+            // what is no beginning of a line of ours is not ours to cut off
+            if !bytes.iter().zip(BEGINNING).all(|(a, b)| a == b) {
+                return Err(files::at(path, number, "not a line of scores"));
+            }
+            read.warning =
+                Some(files::at(path, number, "the line is cut off; its picture will be scored again").to_string());
+            return Ok(read);
+        }
+        let Ok(text) = std::str::from_utf8(bytes) else { return Err(files::at(path, number, "not valid UTF-8")) };
+        open.push(files::parse(path, number, text.trim_end())?);
+        if open.len() < open[0].parts && open.last().is_some_and(|line| line.part + 1 < line.parts) {
+            continue;
+        }
+        let picture = Picture::from_lines(std::mem::take(&mut open)).map_err(|e| files::at(path, number, e))?;
+        if !seen.insert(picture.key()) {
+            let (metric, Subject { index, prompt, .. }) = (picture.metric(), picture.subject());
+            bail!(files::at(path, number, format!("{metric}, picture {index} of `{prompt}`: it is there twice")));
+        }
+        read.pictures.push(picture);
+        read.whole = place;
+    }
+    if let Some(line) = open.last() {
+        let message = format!("the last picture has {} of {} lines; it will be scored again", open.len(), line.parts);
+        read.warning = Some(files::at(path, lines.len(), message).to_string());
+    }
+    Ok(read)
+}
+
+impl Log {
+    /// Opens a file, or makes one, and says what it holds already. A last picture that is cut off is removed.
+    ///
+    /// # Errors
+    /// Those of [`read`]; a file that another process is writing to.
+    pub fn open(path: &Path) -> Result<(Self, Pictures)> {
+        let file = OpenOptions::new().append(true).create(true).open(path).map_err(io_error(path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!("{}: another scoring is writing to it", path.display()),
+            // file systems without locks
+            Err(TryLockError::Error(_)) => {}
+        }
+        let read = read(path)?;
+        file.set_len(read.whole as u64).map_err(io_error(path))?;
+        let done = read.pictures.iter().map(Picture::key).collect();
+        Ok((Self { path: path.to_owned(), file, done }, read))
+    }
+
+    /// Whether this picture is scored already.
+    pub fn has(&self, key: &Key) -> bool {
+        self.done.contains(key)
+    }
+
+    /// Adds a picture, all its lines at once.
+    ///
+    /// # Errors
+    /// A picture that is there already; a file that cannot be written to.
+    pub fn add(&mut self, picture: &Picture) -> Result<()> {
+        let (metric, Subject { index, prompt, .. }) = (picture.metric(), picture.subject());
+        if self.has(&picture.key()) {
+            bail!("{}: {metric}, picture {index} of `{prompt}`: it is scored already", self.path.display());
+        }
+        let mut text = String::new();
+        for line in picture.lines() {
+            text += &serde_json::to_string(line)?;
+            text.push('\n');
+        }
+        self.file.write_all(text.as_bytes()).map_err(io_error(&self.path))?;
+        self.done.insert(picture.key());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::{Metric, picture::tests::picture};
+
+    fn pictures() -> Vec<Picture> {
+        (0..3).map(|index| picture(Metric::BlipVqa, "color", "dög", index, &[0.5, 0.25])).collect()
+    }
+
+    #[test]
+    fn a_scoring_goes_on_from_wherever_it_was_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scores.jsonl");
+        let (mut log, before) = Log::open(&path).unwrap();
+        assert!(before.pictures.is_empty() && before.warning.is_none());
+        for picture in pictures() {
+            assert!(!log.has(&picture.key()));
+            log.add(&picture).unwrap();
+        }
+        assert!(
+            log.add(&pictures()[0]).unwrap_err().to_string().contains("picture 0 of `a dög`: it is scored already")
+        );
+        assert!(Log::open(&path).err().unwrap().to_string().contains("another scoring"));
+        drop(log);
+        let whole = fs::read(&path).unwrap();
+        assert_eq!(read(&path).unwrap(), Pictures { pictures: pictures(), warning: None, whole: whole.len() });
+
+        for cut in 0..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let (mut log, before) = Log::open(&path).unwrap();
+            assert_eq!(before.warning.is_some(), before.whole != cut, "{cut}");
+            assert_eq!(before.pictures, pictures()[..before.pictures.len()]);
+            for picture in pictures().iter().filter(|p| !before.pictures.contains(p)) {
+                log.add(picture).unwrap();
+            }
+            drop(log);
+            assert_eq!(fs::read(&path).unwrap(), whole, "{cut}");
+        }
+    }
+
+    #[test]
+    fn numbers_come_back_to_the_last_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scores.jsonl");
+        // a congruential generator's fractions: the digits of a float in all their length
+        let step = |x: &u64| Some(x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+        let numbers: Vec<f64> =
+            std::iter::successors(Some(1), step).take(1000).map(|x| x as f64 / u64::MAX as f64).collect();
+        let written = picture(Metric::Questions, "coco", "dog", 0, &numbers);
+        Log::open(&path).unwrap().0.add(&written).unwrap();
+        assert_eq!(read(&path).unwrap().pictures, [written]);
+    }
+
+    #[test]
+    fn a_line_is_one_flat_object() {
+        let line = serde_json::to_string(&pictures()[1].lines()[1]).unwrap();
+        assert_eq!(
+            line,
+            r#"{"benchmark":"t2i-compbench","category":"color","prompt_id":"dög","prompt":"a dög","index":1,"seed":43,"file":"dög_000001.png","metric":"blip-vqa","part":1,"parts":2,"score":0.25}"#
+        );
+    }
+
+    #[test]
+    fn damage_elsewhere_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scores.jsonl");
+        let lines: Vec<String> = pictures()
+            .iter()
+            .flat_map(|p| p.lines().to_vec())
+            .map(|l| serde_json::to_string(&l).unwrap() + "\n")
+            .collect();
+        let error = |lines: &[&str]| {
+            fs::write(&path, lines.concat()).unwrap();
+            read(&path).unwrap_err().to_string()
+        };
+        let l = |i: usize| lines[i].as_str();
+        assert!(error(&["my notes"]).contains("scores.jsonl:1: not a line of scores"));
+        assert!(Log::open(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "my notes");
+        assert!(error(&[l(0), "{\n", l(1)]).contains("scores.jsonl:2: EOF"));
+        assert!(
+            error(&[l(0), l(1), l(2), l(3), l(0), l(1)])
+                .contains("scores.jsonl:6: blip-vqa, picture 0 of `a dög`: it is there twice")
+        );
+        assert!(error(&[l(0), l(2), l(3)]).contains("scores.jsonl:2: blip-vqa, picture 1 of `a dög`: it stands among"));
+        assert!(error(&[l(1), l(2)]).contains("scores.jsonl:1: blip-vqa"));
+        fs::write(&path, [lines[0].as_bytes(), b"\xff\n"].concat()).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("scores.jsonl:2: not valid UTF-8"));
+        fs::write(&path, lines[..3].concat()).unwrap();
+        let cut = read(&path).unwrap();
+        assert!(cut.warning.unwrap().contains("scores.jsonl:3: the last picture has 1 of 2 lines"));
+        assert_eq!(cut.pictures.len(), 1);
+        assert!(read(&folder.path().join("none")).unwrap_err().to_string().contains("no such file"));
+    }
+}

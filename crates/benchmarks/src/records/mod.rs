@@ -1,0 +1,144 @@
+//! `scores.jsonl`: what was asked about each picture, what was answered, and what that is worth, a line each.
+
+mod answers;
+mod log;
+pub(crate) mod picture;
+
+pub use log::{Log, Pictures, read};
+pub use picture::{Key, Picture};
+
+use crate::t2i_compbench::three_in_one::Kind;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Benchmark {
+    #[serde(rename = "t2i-compbench")]
+    T2iCompbench,
+    Tifa,
+    Dsg,
+    Dpg,
+    Geneval,
+}
+
+/// How a picture's score comes about, as a number from 0 to 1 (CLIP's cosine from −1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// The product of its questions.
+    BlipVqa,
+    #[serde(rename = "2d-spatial")]
+    Spatial,
+    #[serde(rename = "3d-spatial")]
+    Spatial3d,
+    Numeracy,
+    Clip,
+    /// Not of lines: made of three others for complex prompts.
+    #[serde(rename = "3-in-1")]
+    ThreeInOne,
+    /// The mean of its questions: TIFA, DSG, DPG.
+    Questions,
+    /// Right or not: GenEval.
+    Correct,
+}
+
+impl Benchmark {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::T2iCompbench => "t2i-compbench",
+            Self::Tifa => "tifa",
+            Self::Dsg => "dsg",
+            Self::Dpg => "dpg",
+            Self::Geneval => "geneval",
+        }
+    }
+}
+
+impl Metric {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BlipVqa => "blip-vqa",
+            Self::Spatial => "2d-spatial",
+            Self::Spatial3d => "3d-spatial",
+            Self::Numeracy => "numeracy",
+            Self::Clip => "clip",
+            Self::ThreeInOne => "3-in-1",
+            Self::Questions => "questions",
+            Self::Correct => "correct",
+        }
+    }
+}
+
+impl fmt::Display for Benchmark {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A line: one question about one picture, or the picture as a whole where nothing is asked. In the file all of it is one flat object.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    #[serde(flatten)]
+    pub subject: Subject,
+    pub metric: Metric,
+    /// Which of the picture's lines of this metric, from 0, and of how many: a picture that was not finished is known by it.
+    pub part: usize,
+    pub parts: usize,
+    #[serde(flatten)]
+    pub answer: Answer,
+}
+
+/// The picture that is scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Subject {
+    pub benchmark: Benchmark,
+    /// As the benchmark names it: `color`, `counting`, `coco`.
+    pub category: String,
+    /// What a complex prompt of T2I-CompBench has beside attributes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// Of the benchmark, or the prompt's number in its file.
+    pub prompt_id: String,
+    pub prompt: String,
+    /// Which of the prompt's pictures.
+    pub index: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Relative to the folder that was scored.
+    pub file: String,
+}
+
+/// What was asked and answered.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Answer {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
+    /// `object` or `color` (TIFA), `attribute` (DSG)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question_type: Option<String>,
+    /// What was answered, or what was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// Of the answer "yes", before rounding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<f64>,
+    /// The answer's own score, where `score` depends on other answers too (DSG, DPG).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<f64>,
+    pub score: f64,
+}
+
+impl Subject {
+    /// What tells this picture, scored by a metric, from all others.
+    pub fn key(&self, metric: Metric) -> Key {
+        let Self { benchmark, category, prompt_id, index, .. } = self.clone();
+        Key { benchmark, metric, category, prompt_id, index }
+    }
+}

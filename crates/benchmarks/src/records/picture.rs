@@ -1,0 +1,125 @@
+//! The lines of one picture.
+
+use super::{Answer, Benchmark, Line, Metric, Subject};
+use crate::t2i_compbench::blip_vqa;
+use anyhow::{Result, bail};
+
+/// What tells a scored picture from all others.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    pub benchmark: Benchmark,
+    pub metric: Metric,
+    pub category: String,
+    pub prompt_id: String,
+    pub index: u64,
+}
+
+/// A picture with all its lines of one metric.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Picture(Vec<Line>);
+
+impl Picture {
+    /// Of what was asked about a picture and answered; where nothing was asked, one answer with the score.
+    ///
+    /// # Errors
+    /// No answers; a number that is none.
+    pub fn new(subject: &Subject, metric: Metric, answers: Vec<Answer>) -> Result<Self> {
+        let parts = answers.len();
+        let line = |(part, answer)| Line { subject: subject.clone(), metric, part, parts, answer };
+        Self::from_lines(answers.into_iter().enumerate().map(line).collect())
+    }
+
+    /// # Errors
+    /// No lines, or lines of several pictures; parts that are missing, twice, or out of order; a number that is none.
+    pub fn from_lines(lines: Vec<Line>) -> Result<Self> {
+        let Some(first) = lines.first() else { bail!("a picture without lines") };
+        for (i, line) in lines.iter().enumerate() {
+            let Line { subject: Subject { index, prompt, .. }, metric, part, parts, answer } = line;
+            let name = || format!("{metric}, picture {index} of `{prompt}`");
+            if (metric, &line.subject) != (&first.metric, &first.subject) {
+                bail!("{}: it stands among lines of another picture", name());
+            }
+            if *part != i || *parts != lines.len() {
+                bail!("{}: part {part} of {parts} is where part {i} of {} belongs", name(), lines.len());
+            }
+            if ![Some(answer.score), answer.raw, answer.probability].iter().flatten().all(|v| v.is_finite()) {
+                bail!("{}: a score or a probability is not a number", name());
+            }
+        }
+        Ok(Self(lines))
+    }
+
+    pub fn lines(&self) -> &[Line] {
+        &self.0
+    }
+
+    pub fn subject(&self) -> &Subject {
+        &self.0[0].subject
+    }
+
+    pub fn metric(&self) -> Metric {
+        self.0[0].metric
+    }
+
+    pub fn key(&self) -> Key {
+        self.subject().key(self.metric())
+    }
+
+    /// By the rule of its metric.
+    pub fn score(&self) -> f64 {
+        let scores: Vec<f64> = self.0.iter().map(|line| line.answer.score).collect();
+        match self.metric() {
+            Metric::BlipVqa => blip_vqa::score(&scores),
+            _ => scores.iter().sum::<f64>() / scores.len() as f64,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A picture with these lines.
+    pub(crate) fn picture(metric: Metric, category: &str, prompt: &str, index: u64, scores: &[f64]) -> Picture {
+        let benchmark = match metric {
+            Metric::Questions => Benchmark::Tifa,
+            Metric::Correct => Benchmark::Geneval,
+            _ => Benchmark::T2iCompbench,
+        };
+        let subject = Subject {
+            benchmark,
+            category: category.into(),
+            kind: None,
+            prompt_id: prompt.into(),
+            prompt: format!("a {prompt}"),
+            index,
+            seed: Some(42 + index),
+            file: format!("{prompt}_{index:06}.png"),
+        };
+        let answer = |score: &f64| Answer { score: *score, ..Answer::default() };
+        Picture::new(&subject, metric, scores.iter().map(answer).collect()).unwrap()
+    }
+
+    #[test]
+    fn the_score_of_a_picture() {
+        assert_eq!(picture(Metric::BlipVqa, "color", "dog", 0, &[0.6667, 0.6667]).score(), 0.4445);
+        assert_eq!(picture(Metric::Questions, "coco", "dog", 0, &[1.0, 0.0, 0.0, 1.0]).score(), 0.5);
+        assert_eq!(picture(Metric::Clip, "non_spatial", "dog", 0, &[-0.1]).score(), -0.1);
+    }
+
+    #[test]
+    fn lines_that_make_no_picture() {
+        let lines = || picture(Metric::BlipVqa, "color", "dog", 0, &[0.5, 0.5]).lines().to_vec();
+        let error = |lines: Vec<Line>| Picture::from_lines(lines).unwrap_err().to_string();
+        assert!(error(vec![]).contains("without lines"));
+        assert!(
+            error(lines()[..1].to_vec()).contains("blip-vqa, picture 0 of `a dog`: part 0 of 2 is where part 0 of 1")
+        );
+        let mut other = lines();
+        other[1].subject.index = 1;
+        assert!(error(other).contains("lines of another picture"));
+        let mut none = lines();
+        none[0].answer.probability = Some(f64::NAN);
+        assert!(error(none).contains("not a number"));
+    }
+}

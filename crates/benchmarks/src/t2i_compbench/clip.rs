@@ -1,0 +1,23 @@
+//! What CLIP ViT-B/32 is asked about actions (T2I-CompBench, CLIPScore_eval/CLIP_similarity.py).
+//!
+//! The score is the plain cosine of picture and text, neither scaled nor cut at 0. In `non_spatial` the text is the whole prompt.
+
+use entities::Parser;
+
+/// The text of a prompt of `complex`: without its adjectives, a space between all of its words and marks.
+pub fn text_without_adjectives(parser: &Parser, prompt: &str) -> String {
+    let kept = parser.parse(prompt).into_iter().filter(|token| token.pos != "ADJ").map(|token| token.text);
+    kept.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adjectives_go() {
+        let parser = Parser::shipped().unwrap();
+        let text = text_without_adjectives(&parser, "The fluffy cat was lying on the soft cushion.");
+        assert_eq!(text, "The cat was lying on the cushion .");
+    }
+}

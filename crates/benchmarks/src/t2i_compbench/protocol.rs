@@ -1,0 +1,87 @@
+//! Prompts, seeds and file names (T2I-CompBench, GORS_finetune/inference_eval.py).
+
+use crate::files;
+use anyhow::{Result, bail};
+use std::path::Path;
+
+pub const IMAGES_PER_PROMPT: u64 = 10;
+/// The published pictures are drawn by DDIM in this many steps.
+pub const STEPS: usize = 30;
+const FIRST_SEED: u64 = 42;
+
+/// The prompts of a file, in order: what stands before a tab. Empty lines are skipped.
+///
+/// # Errors
+/// A file that cannot be read, or without prompts.
+pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
+    let text = files::read(path)?;
+    let prompts = text.lines().map(|line| line.split('\t').next().unwrap_or(line));
+    files::not_empty(path, prompts.filter(|p| !p.trim().is_empty()).map(str::to_owned).collect(), "prompts")
+}
+
+/// The seed of a prompt's `image`-th picture, from 0: 42, 43, … for every prompt alike.
+pub fn seed(image: u64) -> u64 {
+    FIRST_SEED.wrapping_add(image)
+}
+
+/// The number of a picture among all of a category: those of a prompt follow each other.
+pub fn index(prompt: u64, image: u64) -> u64 {
+    prompt.saturating_mul(IMAGES_PER_PROMPT).saturating_add(image)
+}
+
+/// `a red book_000012.png`
+///
+/// # Errors
+/// A prompt that cannot be read back from the name, or that is too long for one.
+pub fn file_name(prompt: &str, index: u64) -> Result<String> {
+    if let Some(mark) = prompt.chars().find(|c| matches!(c, '_' | '/' | '\0')) {
+        bail!("`{prompt}` cannot be in the name of a file of T2I-CompBench: there is a {mark:?} in it");
+    }
+    let name = format!("{prompt}_{index:06}.png");
+    if name.len() > 255 {
+        bail!("`{prompt}` is too long for the name of a file ({} bytes of at most 255)", name.len());
+    }
+    Ok(name)
+}
+
+/// Prompt and index of a file name: what stands before the first `_`, and the number behind the last. `None` for other names.
+pub fn parse_file_name(name: &str) -> Option<(String, u64)> {
+    let (prompt, _) = name.split_once('_')?;
+    let (_, rest) = name.rsplit_once('_')?;
+    let (number, _) = rest.split_once('.')?;
+    Some((prompt.to_owned(), number.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files() {
+        assert_eq!(file_name("a red dog.", 12).unwrap(), "a red dog._000012.png");
+        assert_eq!(parse_file_name("a red dog._000012.png"), Some(("a red dog.".into(), 12)));
+        assert_eq!(parse_file_name("a_b_1234567.png"), Some(("a".into(), 1_234_567))); // the original cuts at the first
+        for other in ["grid.png", "a dog_1", "a dog_x.png", "_"] {
+            assert_eq!(parse_file_name(other), None, "{other}");
+        }
+        assert!(file_name("a_dog", 0).unwrap_err().to_string().contains("'_'"));
+        assert!(file_name("a/b", 0).is_err());
+        assert!(file_name(&"x".repeat(245), 0).unwrap_err().to_string().contains("256 bytes"));
+    }
+
+    #[test]
+    fn seeds_and_indices() {
+        assert_eq!((seed(0), seed(9)), (42, 51));
+        assert_eq!((index(0, 3), index(2, 0), index(299, 9)), (3, 20, 2999));
+    }
+
+    #[test]
+    fn prompts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("color_val.txt");
+        std::fs::write(&path, "a red dog\tcolor\r\n\na cat").unwrap();
+        assert_eq!(read_prompts(&path).unwrap(), ["a red dog", "a cat"]);
+        std::fs::write(&path, "\n\t\n").unwrap();
+        assert!(read_prompts(&path).unwrap_err().to_string().contains("no prompts"));
+    }
+}

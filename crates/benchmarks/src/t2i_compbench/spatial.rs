@@ -1,0 +1,174 @@
+//! Left, right, above, below and beside, from boxes (T2I-CompBench, UniDet_eval/2D_spatial_eval.py).
+
+use super::surest;
+use crate::boxes::{BoundingBox, Detection};
+
+/// Boxes may overlap this much before they count as one on the other.
+const IOU: f64 = 0.1;
+/// Pixels of the detector's frame that are still near.
+const NEAR: f64 = 150.0;
+/// The detector's frame: shorter side, and longest.
+const FRAME: (f64, f64) = (479.0, 480.0);
+/// Scores below are nothing.
+const CUT: f64 = 0.5;
+
+/// What is said of two things, the first of these that the prompt contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locality {
+    OnSideOf,
+    NextTo,
+    Near,
+    Left,
+    Right,
+    Bottom,
+    Top,
+    /// "on top of", which the original reads but has no rule for: the position is never right.
+    OnTopOf,
+}
+
+impl Locality {
+    const WORDS: [(&str, Self); 8] = [
+        ("on side of", Self::OnSideOf),
+        ("next to", Self::NextTo),
+        ("near", Self::Near),
+        ("on the left of", Self::Left),
+        ("on the right of", Self::Right),
+        ("on the bottom of", Self::Bottom),
+        ("on the top of", Self::Top),
+        ("on top of", Self::OnTopOf),
+    ];
+
+    pub fn of(prompt: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(words, _)| prompt.contains(words)).map(|(_, locality)| *locality)
+    }
+}
+
+/// How far apart, in pixels of a picture, two things still are near each other. The original resizes pictures to 479 pixels and uses
+/// 150 of those; boxes in the picture's own pixels need as much more as the picture is larger.
+pub fn near(width: f64, height: f64) -> f64 {
+    let (short, long) = (width.min(height), width.max(height));
+    NEAR / (FRAME.0 / short).min(FRAME.1 / long)
+}
+
+/// Whether the first box lies as said of the second, 0 to 1. `near` in pixels of the boxes.
+pub fn position(locality: Locality, first: &BoundingBox, second: &BoundingBox, near: f64) -> f64 {
+    let ((x1, y1), (x2, y2)) = (first.centre(), second.centre());
+    let (dx, dy) = (x2 - x1, y2 - y1);
+    let (across, down) = (dx.abs(), dy.abs());
+    let lies = match locality {
+        Locality::OnSideOf | Locality::NextTo | Locality::Near => {
+            return if across < near || down < near { 1.0 } else { near / across.max(down) };
+        }
+        Locality::Left => dx > 0.0 && across > down,
+        Locality::Right => dx < 0.0 && across > down,
+        Locality::Top => dy > 0.0 && down > across,
+        Locality::Bottom => dy < 0.0 && down > across,
+        Locality::OnTopOf => false,
+    };
+    let iou = first.iou(second);
+    match lies {
+        false => 0.0,
+        true if iou < IOU => 1.0,
+        true => IOU / iou,
+    }
+}
+
+/// The score of a picture, 0 to 1. `objects` are the two names (`nouns`), `near` is in pixels of the boxes. A quarter for how sure the
+/// detector is of each object, half for their position; less than a half in all is nothing, so that objects without the
+/// position, or the position of doubtful objects, do not count.
+pub fn score(objects: Option<&[String; 2]>, locality: Option<Locality>, detections: &[Detection], near: f64) -> f64 {
+    let Some([first, second]) = objects else { return 0.0 };
+    let [first, second] = [first, second].map(|name| surest(detections, |label| label == name));
+    let sure: f64 = [first, second].into_iter().flatten().map(|d| 0.25 * d.score).sum();
+    let position = match (first, second, locality) {
+        (Some(first), Some(second), Some(locality)) => position(locality, &first.bounds, &second.bounds, near),
+        _ => 0.0,
+    };
+    let score = sure + position / 2.0;
+    if score < CUT { 0.0 } else { score }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn square(x: f64, y: f64) -> BoundingBox {
+        BoundingBox::new(x, y, x + 100.0, y + 100.0)
+    }
+
+    fn found(label: &str, score: f64, x: f64, y: f64) -> Detection {
+        Detection { label: label.into(), score, bounds: square(x, y) }
+    }
+
+    #[test]
+    fn the_first_words_that_the_prompt_contains() {
+        assert_eq!(Locality::of("a bird on side of an airplane"), Some(Locality::OnSideOf));
+        assert_eq!(Locality::of("a cat on the top of a sofa"), Some(Locality::Top));
+        assert_eq!(Locality::of("The mug is on top of the tray."), Some(Locality::OnTopOf));
+        assert_eq!(Locality::of("a cat on the left of a sofa near a dog"), Some(Locality::Near)); // the list's order
+        assert_eq!(Locality::of("a cat on a sofa"), None);
+    }
+
+    #[test]
+    fn near_grows_with_the_picture() {
+        assert_eq!(near(479.0, 479.0), 150.0);
+        assert_eq!(near(958.0, 958.0), 300.0);
+        assert_eq!(near(960.0, 480.0), 300.0); // the longer side decides: 480 / 960
+        assert!((near(512.0, 512.0) / 512.0 - 150.0 / 479.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn beside() {
+        for locality in [Locality::OnSideOf, Locality::NextTo, Locality::Near] {
+            let of = |x, y| position(locality, &square(0.0, 0.0), &square(x, y), 150.0);
+            assert_eq!(of(149.0, 300.0), 1.0); // near in one direction is enough
+            assert_eq!(of(-300.0, 149.0), 1.0);
+            assert_eq!(of(150.0, 150.0), 1.0); // 150 / 150
+            assert_eq!(of(300.0, -200.0), 0.5); // 150 / 300
+        }
+    }
+
+    #[test]
+    fn left_right_top_bottom() {
+        let of = |locality, x, y| position(locality, &square(0.0, 0.0), &square(x, y), 150.0);
+        let all = [Locality::Left, Locality::Right, Locality::Top, Locality::Bottom];
+        // where the second box lies as seen from the first
+        for (x, y, right) in [(200.0, 0.0, 0), (-200.0, 50.0, 1), (0.0, 200.0, 2), (-50.0, -200.0, 3)] {
+            for (i, locality) in all.into_iter().enumerate() {
+                assert_eq!(of(locality, x, y), f64::from(i == right), "{locality:?} {x} {y}");
+            }
+        }
+        // on the diagonal, neither
+        assert!(all.into_iter().all(|locality| of(locality, 200.0, 200.0) == 0.0));
+        assert_eq!(of(Locality::OnTopOf, 0.0, 200.0), 0.0);
+    }
+
+    #[test]
+    fn boxes_that_overlap_count_less() {
+        let of = |x| position(Locality::Left, &square(0.0, 0.0), &square(x, 0.0), 150.0);
+        assert!((of(50.0) - 0.3).abs() < 1e-12); // IoU 50 / 150 = 1/3; 0.1 / (1/3)
+        assert!((of(80.0) - 0.9).abs() < 1e-12); // 20 / 180 = 1/9; 0.1 * 9
+        assert_eq!(of(82.0), 1.0); // 18 / 182 < 0.1
+    }
+
+    #[test]
+    fn half_for_the_objects_and_half_for_the_position() {
+        let names = ["dog".to_owned(), "cat".to_owned()];
+        let of = |detections: &[Detection]| score(Some(&names), Some(Locality::Left), detections, 150.0);
+        let (dog, cat) = (found("dog", 0.8, 0.0, 0.0), found("cat", 0.6, 200.0, 0.0));
+        assert!((of(&[dog.clone(), cat.clone()]) - 0.85).abs() < 1e-12); // 0.2 + 0.15 + 0.5
+        // there, but lying wrongly: 0.35 is below the cut
+        assert_eq!(of(&[dog.clone(), found("cat", 0.6, -200.0, 0.0)]), 0.0);
+        assert_eq!(of(&[found("dog", 1.0, 0.0, 0.0), found("cat", 1.0, -200.0, 0.0)]), 0.5); // exactly at it
+        assert_eq!(of(std::slice::from_ref(&dog)), 0.0);
+        assert_eq!(of(&[]), 0.0);
+        // the surest of a name counts, in whatever order; labels must be equal; 0.5 and less is not there
+        let better = found("dog", 0.9, 300.0, 0.0);
+        assert_eq!(of(&[dog.clone(), cat.clone(), better]), 0.0);
+        assert_eq!(of(&[dog.clone(), found("wild cat", 0.9, 200.0, 0.0)]), 0.0);
+        assert_eq!(of(&[dog.clone(), found("cat", 0.5, 200.0, 0.0)]), 0.0);
+        // without names or words there is nothing to find
+        assert_eq!(score(None, Some(Locality::Left), &[dog.clone(), cat.clone()], 150.0), 0.0);
+        assert_eq!(score(Some(&names), None, &[dog, cat], 150.0), 0.0);
+    }
+}

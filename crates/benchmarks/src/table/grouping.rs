@@ -1,0 +1,139 @@
+//! Which pictures are of which row.
+
+use super::ALL;
+use crate::{
+    records::{Benchmark, Line, Metric, Picture},
+    t2i_compbench::three_in_one::Kind,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    pub benchmark: Benchmark,
+    pub category: String,
+    pub metric: Metric,
+    pub question_type: Option<String>,
+}
+
+/// Numbers of each picture: one, or in a row of questions one for each. By category, prompt and index.
+#[derive(Debug, Clone, Default)]
+pub struct Values(BTreeMap<(String, String), BTreeMap<u64, Vec<f64>>>);
+
+#[derive(Debug, Default)]
+pub struct Scores {
+    pub rows: BTreeMap<Key, Values>,
+}
+
+impl Scores {
+    pub fn new(pictures: &[Picture]) -> Self {
+        let mut scores = Self::default();
+        for picture in pictures {
+            let subject = picture.subject();
+            let key = |metric| Key {
+                benchmark: subject.benchmark,
+                category: subject.category.clone(),
+                metric,
+                question_type: None,
+            };
+            scores.row(key(picture.metric())).add(picture, picture.score());
+            for Line { answer, .. } in picture.lines() {
+                if let Some(question_type) = &answer.question_type {
+                    let of_type = Key {
+                        question_type: Some(question_type.clone()),
+                        category: ALL.into(),
+                        ..key(picture.metric())
+                    };
+                    scores.row(of_type).add(picture, answer.raw.unwrap_or(answer.score));
+                }
+            }
+        }
+        for (picture, score) in three_in_one(pictures) {
+            let (benchmark, category) = (picture.subject().benchmark, picture.subject().category.clone());
+            let key = Key { benchmark, category, metric: Metric::ThreeInOne, question_type: None };
+            scores.row(key).add(picture, score);
+        }
+        scores
+    }
+
+    fn row(&mut self, key: Key) -> &mut Values {
+        self.rows.entry(key).or_default()
+    }
+
+    /// All categories of a benchmark.
+    pub fn all(&self, benchmark: Benchmark) -> Option<(Key, Values)> {
+        let mut rows = self.rows.iter().filter(|(key, _)| key.benchmark == benchmark && key.question_type.is_none());
+        let (key, first) = rows.next()?;
+        let mut all = first.clone();
+        rows.for_each(|(_, values)| all.0.extend(values.0.clone()));
+        Some((Key { category: ALL.into(), ..key.clone() }, all))
+    }
+}
+
+/// Complex pictures that have all the scores that count, each with the first of its records.
+fn three_in_one(pictures: &[Picture]) -> Vec<(&Picture, f64)> {
+    let mut complex: BTreeMap<_, BTreeMap<Metric, &Picture>> = BTreeMap::new();
+    for picture in pictures {
+        let subject = picture.subject();
+        if let Some(kind) = subject.kind {
+            let image = (subject.category.as_str(), subject.prompt_id.as_str(), subject.index, kind);
+            complex.entry(image).or_default().insert(picture.metric(), picture);
+        }
+    }
+    complex.into_iter().filter_map(|((.., kind), metrics)| complex_score(kind, &metrics)).collect()
+}
+
+/// `None` where a metric that counts is missing.
+fn complex_score<'a>(kind: Kind, metrics: &BTreeMap<Metric, &'a Picture>) -> Option<(&'a Picture, f64)> {
+    let of = |metric, counts| match metrics.get(&metric) {
+        Some(picture) => Some(picture.score()),
+        None if counts => None,
+        None => Some(0.0),
+    };
+    let spatial = of(Metric::Spatial, kind != Kind::Action)?;
+    let clip = of(Metric::Clip, kind != Kind::Spatial)?;
+    let attributes = *metrics.get(&Metric::BlipVqa)?;
+    Some((attributes, kind.score(attributes.score(), spatial, clip)))
+}
+
+impl Values {
+    fn add(&mut self, picture: &Picture, value: f64) {
+        let subject = picture.subject();
+        let prompt = self.0.entry((subject.category.clone(), subject.prompt_id.clone())).or_default();
+        prompt.entry(subject.index).or_default().push(value);
+    }
+
+    pub fn prompts(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn images(&self) -> usize {
+        self.0.values().map(BTreeMap::len).sum()
+    }
+
+    pub fn by_prompt(&self) -> Vec<Vec<f64>> {
+        self.0.values().map(|images| images.values().flatten().copied().collect()).collect()
+    }
+
+    /// Prompts of each category.
+    pub fn groups(&self) -> Vec<Vec<Vec<f64>>> {
+        let mut groups: BTreeMap<&str, Vec<Vec<f64>>> = BTreeMap::new();
+        for ((category, _), values) in self.0.keys().zip(self.by_prompt()) {
+            groups.entry(category).or_default().push(values);
+        }
+        groups.into_values().collect()
+    }
+
+    /// Only the pictures that another has too.
+    pub fn also_in(&self, other: &Self) -> Self {
+        let mut both = Self::default();
+        for (prompt, images) in &self.0 {
+            let there: BTreeSet<u64> = other.0.get(prompt).into_iter().flat_map(BTreeMap::keys).copied().collect();
+            let images: BTreeMap<_, _> =
+                images.iter().filter(|(index, _)| there.contains(index)).map(|(i, v)| (*i, v.clone())).collect();
+            if !images.is_empty() {
+                both.0.insert(prompt.clone(), images);
+            }
+        }
+        both
+    }
+}

@@ -1,0 +1,215 @@
+//! What scored pictures add up to: a row for each category, beside those of a base model where there is one.
+
+mod grouping;
+mod show;
+
+use crate::{
+    geneval,
+    records::{Benchmark, Metric, Picture},
+    statistics::{self, Estimate},
+    t2i_compbench::Category,
+};
+use grouping::{Scores, Values};
+use serde::{Deserialize, Serialize};
+
+/// A row: some pictures and their mean, with its 95 % interval over prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub benchmark: Benchmark,
+    /// Of the benchmark; `all` for its score over all categories.
+    pub category: String,
+    pub metric: Metric,
+    /// In a row of questions of one type, that type: the mean is then over questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question_type: Option<String>,
+    pub prompts: usize,
+    pub images: usize,
+    pub mean: Estimate,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<Against>,
+}
+
+/// The same pictures, prompt for prompt and index for index, of the base model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Against {
+    /// Pictures that both have; the others do not count here.
+    pub images: usize,
+    pub base: Estimate,
+    /// How much higher the mean is than the base's, with a paired interval.
+    pub difference: Estimate,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    pub rows: Vec<Row>,
+}
+
+/// The category of a benchmark's overall score.
+pub const ALL: &str = "all";
+
+impl Table {
+    /// Adds up the pictures, and holds them against those of a base model. Means are over pictures. The three metrics of complex
+    /// prompts become one for pictures that have those which count. `all` is the mean over pictures for TIFA, DSG and DPG, over
+    /// tasks for GenEval; T2I-CompBench has none.
+    pub fn new(pictures: &[Picture], base: Option<&[Picture]>) -> Self {
+        let (tuned, base) = (Scores::new(pictures), base.map(Scores::new));
+        let mut rows = vec![];
+        for (key, values) in &tuned.rows {
+            let against = base.as_ref().map(|base| base.rows.get(key).cloned().unwrap_or_default());
+            rows.push(row(key, values, against.as_ref(), false));
+        }
+        for benchmark in [Benchmark::Tifa, Benchmark::Dsg, Benchmark::Dpg, Benchmark::Geneval] {
+            let Some((key, values)) = tuned.all(benchmark) else { continue };
+            let against = base.as_ref().map(|base| base.all(benchmark).map(|(_, values)| values).unwrap_or_default());
+            rows.push(row(&key, &values, against.as_ref(), benchmark == Benchmark::Geneval));
+        }
+        rows.sort_by_cached_key(|row| {
+            (row.benchmark, row.question_type.is_some(), rank(&row.category), row.category.clone(), row.metric)
+        });
+        Self { rows }
+    }
+}
+
+/// Where a category stands among those of its benchmark; the overall score last.
+fn rank(category: &str) -> usize {
+    let known = Category::ALL.iter().map(|c| c.name()).chain(geneval::TASKS);
+    let last = known.clone().count();
+    if category == ALL { last + 1 } else { known.clone().position(|name| name == category).unwrap_or(last) }
+}
+
+fn row(key: &grouping::Key, values: &Values, base: Option<&Values>, by_group: bool) -> Row {
+    let mean = |values: &Values| {
+        if by_group { statistics::mean_of_groups(&values.groups()) } else { statistics::mean(&values.by_prompt()) }
+    };
+    let against = base.map(|base| (base.also_in(values), values.also_in(base))).filter(|(_, both)| both.images() > 0);
+    let against = against.map(|(base, tuned)| Against {
+        images: tuned.images(),
+        difference: if by_group {
+            statistics::difference_of_groups(&base.groups(), &tuned.groups())
+        } else {
+            statistics::difference(&base.by_prompt(), &tuned.by_prompt())
+        },
+        base: mean(&base),
+    });
+    Row {
+        benchmark: key.benchmark,
+        category: key.category.clone(),
+        metric: key.metric,
+        question_type: key.question_type.clone(),
+        prompts: values.prompts(),
+        images: values.images(),
+        mean: mean(values),
+        against,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        records::{Line, picture::tests::picture},
+        t2i_compbench::three_in_one::Kind,
+    };
+
+    fn with(picture: &Picture, change: impl Fn(&mut Line)) -> Picture {
+        let mut lines = picture.lines().to_vec();
+        lines.iter_mut().for_each(change);
+        Picture::from_lines(lines).unwrap()
+    }
+
+    fn find<'a>(table: &'a Table, category: &str, metric: Metric) -> &'a Row {
+        table.rows.iter().find(|r| r.category == category && r.metric == metric && r.question_type.is_none()).unwrap()
+    }
+
+    #[test]
+    fn categories_are_means_over_pictures() {
+        let pictures = [
+            picture(Metric::BlipVqa, "color", "dog", 0, &[1.0]),
+            picture(Metric::BlipVqa, "color", "cat", 0, &[0.5, 0.5]),
+            picture(Metric::BlipVqa, "color", "cat", 1, &[0.25]),
+            picture(Metric::Numeracy, "numeracy", "dog", 0, &[0.75]),
+        ];
+        let table = Table::new(&pictures, None);
+        let row = find(&table, "color", Metric::BlipVqa);
+        assert_eq!((row.mean.value, row.prompts, row.images, &row.against), (0.5, 2, 3, &None));
+        assert_eq!(table.rows.len(), 2); // no overall score
+        let json = serde_json::to_string(&table).unwrap();
+        assert_eq!(serde_json::from_str::<Table>(&json).unwrap(), table);
+    }
+
+    #[test]
+    fn differences_are_of_pictures_that_both_have() {
+        let of = |add: f64, indices: &[u64]| -> Vec<Picture> {
+            let one = |(prompt, value): (&str, f64)| {
+                let one = |index: &u64| picture(Metric::Clip, "non_spatial", prompt, *index, &[value + add]);
+                indices.iter().map(one).collect::<Vec<_>>()
+            };
+            [("dog", 0.2), ("cat", 0.3), ("cow", 0.7)].map(one).concat()
+        };
+        let (base, tuned) = (of(0.0, &[0, 1]), of(0.1, &[1, 2, 3]));
+        let table = Table::new(&tuned, Some(&base));
+        let row = find(&table, "non_spatial", Metric::Clip);
+        let against = row.against.as_ref().unwrap();
+        assert_eq!((row.images, against.images), (9, 3));
+        assert!((row.mean.value - 0.5).abs() < 1e-12 && (against.base.value - 0.4).abs() < 1e-12);
+        // every prompt gained the same: there is no doubt about the difference, for all that prompts differ
+        let Estimate { value, low, high } = against.difference;
+        assert!([value, low, high].iter().all(|v| (v - 0.1).abs() < 1e-12) && row.mean.high - row.mean.low > 0.2);
+        let none = Table::new(&tuned, Some(&of(0.0, &[7])));
+        assert_eq!(find(&none, "non_spatial", Metric::Clip).against, None);
+    }
+
+    #[test]
+    fn complex_prompts_have_one_score_of_three() {
+        let of = |prompt: &str, kind: Kind, scores: [Option<f64>; 3]| -> Vec<Picture> {
+            let metrics = [Metric::BlipVqa, Metric::Spatial, Metric::Clip];
+            let lines = metrics.into_iter().zip(scores);
+            let pictures = lines.filter_map(|(m, score)| Some(picture(m, "complex", prompt, 0, &[score?])));
+            pictures.map(|p| with(&p, |line| line.subject.kind = Some(kind))).collect()
+        };
+        let mut pictures = of("dog", Kind::Spatial, [Some(0.5), Some(1.0), Some(0.3)]); // 0.75
+        pictures.extend(of("cat", Kind::Action, [Some(0.5), None, Some(0.3)])); // 0.4: spatial does not count
+        pictures.extend(of("cow", Kind::SpatialAction, [Some(0.5), None, Some(0.3)])); // spatial is missing
+        let table = Table::new(&pictures, None);
+        let row = find(&table, "complex", Metric::ThreeInOne);
+        assert_eq!((row.images, row.prompts), (2, 2));
+        assert!((row.mean.value - 0.575).abs() < 1e-12);
+        assert_eq!(find(&table, "complex", Metric::BlipVqa).images, 3);
+    }
+
+    #[test]
+    fn geneval_is_the_mean_of_its_tasks() {
+        let of = |task: &str, prompt: &str, scores: &[f64]| -> Vec<Picture> {
+            let one = |(i, score): (usize, &f64)| picture(Metric::Correct, task, prompt, i as u64, &[*score]);
+            scores.iter().enumerate().map(one).collect()
+        };
+        let pictures =
+            [of("counting", "0", &[1.0]), of("colors", "1", &[1.0, 0.0]), of("colors", "2", &[0.0, 0.0])].concat();
+        let base: Vec<Picture> = pictures.iter().map(|p| with(p, |line| line.answer.score = 0.0)).collect();
+        let table = Table::new(&pictures, Some(&base));
+        let row = find(&table, ALL, Metric::Correct);
+        assert_eq!((row.mean.value, row.prompts, row.images), (0.625, 3, 5)); // (1 + 0.25) / 2
+        assert_eq!(row.against.as_ref().unwrap().difference.value, 0.625);
+        let order: Vec<&str> = table.rows.iter().map(|r| r.category.as_str()).collect();
+        assert_eq!(order, ["counting", "colors", "all"]);
+    }
+
+    #[test]
+    fn questions_by_type() {
+        let types = ["object", "object", "color"];
+        let pictures: Vec<Picture> =
+            [("coco", "coco_1", [1.0, 1.0, 0.0]), ("drawbench", "drawbench_2", [1.0, 0.0, 0.0])]
+                .map(|(source, id, scores)| {
+                    let picture = picture(Metric::Questions, source, id, 0, &scores);
+                    with(&picture, |line| line.answer.question_type = Some(types[line.part].into()))
+                })
+                .to_vec();
+        let table = Table::new(&pictures, None);
+        assert_eq!(find(&table, ALL, Metric::Questions).mean.value, 0.5);
+        let of = |name: &str| table.rows.iter().find(|r| r.question_type.as_deref() == Some(name)).unwrap();
+        assert_eq!((of("object").mean.value, of("color").mean.value, of("object").images), (0.75, 0.0, 2));
+        // an answer's own score, where there is one
+        let raw: Vec<Picture> = pictures.iter().map(|p| with(p, |line| line.answer.raw = Some(1.0))).collect();
+        assert_eq!(Table::new(&raw, None).rows.iter().find(|r| r.question_type.is_some()).unwrap().mean.value, 1.0);
+    }
+}
