@@ -67,26 +67,19 @@ pub fn run(
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
     bar.set_length((jobs.len() * sampler.len()) as u64);
 
-    let denoiser = Denoiser { unet: &unet, guidance: sampling.guidance(), kind: pipeline.kind };
-    let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
     let (mut latents, mut pictures) = (vec![], vec![]);
     for (number, batch) in jobs.chunks(request.batch.max(1)).enumerate() {
         let first = (number * request.batch.max(1)) as i64;
         let prompts: Vec<&str> = batch.iter().map(|job| job.prompt).collect();
-        let text = pipeline.text.guided(&prompts, negative, denoiser.guidance.is_on(), (size.height, size.width))?;
-        let mut noise = Noise::new(given.as_ref(), first, batch, shape)?;
-        let to_device = |t: Tensor| t.to_device(pipeline.device).to_kind(latent_kind(pipeline.kind));
-        let start = to_device(noise.start()?);
+        let noise = match &given {
+            Some(given) => Noise::Given { given, first, rows: batch.len() as i64 },
+            None => Noise::seeded(batch.iter().map(|job| job.seed), shape)?,
+        };
         let each = || {
             bar.inc(batch.len() as u64);
             Ok(interrupt.check()?)
         };
-        let draw = |step| Ok(to_device(noise.step(step)?));
-        let walked = trajectory::walk(denoiser.conditioned_on(&text), &sampler, start, &BTreeSet::new(), draw, each)?;
-        let images = tch::no_grad(|| pipeline.vae.decode(&walked.latents))? / 2.0 + 0.5;
-        if images.isfinite().all().int64_value(&[]) == 0 {
-            bail!("the images of `{}` are not finite numbers; try --dtype float32 or bfloat16", prompts.join("`, `"));
-        }
+        let (drawn, images) = draw_batch(&mut pipeline, &unet, sampling, &sampler, size, &prompts, noise, each)?;
         for (i, job) in batch.iter().enumerate() {
             let picture = Picture::from_tensor(&images.get(i as i64))?;
             let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
@@ -97,7 +90,7 @@ pub fn run(
             )?;
             pictures.push(picture);
         }
-        latents.push(walked.latents);
+        latents.push(drawn);
     }
     let mut files: Vec<PathBuf> = jobs.into_iter().map(|job| job.path).collect();
     if request.grid {
@@ -110,6 +103,47 @@ pub fn run(
         tensors::write(path, &tensors::Tensors::from([("x_0".into(), Tensor::cat(&latents, 0))]), HashMap::new())?;
     }
     Ok(files)
+}
+
+/// An image `[3, H, W]` (0..1, not clamped) of each prompt and seed, as [`run`] draws it.
+pub fn draw(
+    pipeline: &mut Pipeline,
+    unet: &UNet,
+    sampling: &Sampling,
+    jobs: &[(&str, u64)],
+    each: impl FnMut() -> Result<()>,
+) -> Result<Tensor> {
+    let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
+    let size = sampling.size.unwrap_or(pipeline.native_size());
+    let prompts: Vec<&str> = jobs.iter().map(|(prompt, _)| *prompt).collect();
+    let noise = Noise::seeded(jobs.iter().map(|(_, seed)| *seed), pipeline.latent_shape(size)?)?;
+    Ok(draw_batch(pipeline, unet, sampling, &sampler, size, &prompts, noise, each)?.1)
+}
+
+/// Latents `[B, C, h, w]` and images `[B, 3, H, W]`.
+#[allow(clippy::too_many_arguments)]
+fn draw_batch(
+    pipeline: &mut Pipeline,
+    unet: &UNet,
+    sampling: &Sampling,
+    sampler: &Sampler,
+    size: Size,
+    prompts: &[&str],
+    mut noise: Noise,
+    each: impl FnMut() -> Result<()>,
+) -> Result<(Tensor, Tensor)> {
+    let denoiser = Denoiser { unet, guidance: sampling.guidance(), kind: pipeline.kind };
+    let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
+    let text = pipeline.text.guided(prompts, negative, denoiser.guidance.is_on(), (size.height, size.width))?;
+    let to_device = |t: Tensor| t.to_device(pipeline.device).to_kind(latent_kind(pipeline.kind));
+    let start = to_device(noise.start()?);
+    let draw = |step| Ok(to_device(noise.step(step)?));
+    let walked = trajectory::walk(denoiser.conditioned_on(&text), sampler, start, &BTreeSet::new(), draw, each)?;
+    let images = tch::no_grad(|| pipeline.vae.decode(&walked.latents))? / 2.0 + 0.5;
+    if images.isfinite().all().int64_value(&[]) == 0 {
+        bail!("the images of `{}` are not finite numbers; try --dtype float32 or bfloat16", prompts.join("`, `"));
+    }
+    Ok((walked.latents, images))
 }
 
 /// All settings of an image, in the form that image viewers and web interfaces for Stable Diffusion read.
@@ -232,15 +266,9 @@ enum Noise<'a> {
     Seeded { streams: Vec<Generator>, shape: [i64; 3] },
 }
 
-impl<'a> Noise<'a> {
-    fn new(given: Option<&'a Given>, first: i64, batch: &[Job], shape: [i64; 3]) -> Result<Self> {
-        Ok(match given {
-            Some(given) => Self::Given { given, first, rows: batch.len() as i64 },
-            None => {
-                let streams = batch.iter().map(|job| Generator::seeded(job.seed)).collect::<Result<_, _>>()?;
-                Self::Seeded { streams, shape }
-            }
-        })
+impl Noise<'_> {
+    fn seeded(seeds: impl Iterator<Item = u64>, shape: [i64; 3]) -> Result<Self> {
+        Ok(Self::Seeded { streams: seeds.map(Generator::seeded).collect::<Result<_, _>>()?, shape })
     }
 
     fn start(&mut self) -> Result<Tensor> {

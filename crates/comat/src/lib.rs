@@ -27,6 +27,7 @@ pub mod pairs;
 pub mod pipeline;
 pub mod plan;
 pub mod precision;
+pub mod prepare;
 pub mod prompts;
 pub mod random;
 pub mod replay;
