@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use crate::{entities::Entities, segment::Segment, world::World};
+use crate::{entities::Entities, lora::Lora, segment::Segment, world::World};
 use clap::{Args as Group, Parser, Subcommand};
 use comat::config::{Dtype, SamplerKind, Sampling, Size, Where};
 use std::path::PathBuf;
@@ -26,6 +26,9 @@ pub enum Verb {
     Entities(Entities),
     Segment(Segment),
     Attention(Attention),
+    /// LoRA files, for and from other programs: look into them, convert them, merge them into a model
+    #[command(subcommand)]
+    Lora(Lora),
     /// The built-in miniature world: 64x64 pictures of coloured, textured shapes
     #[command(subcommand)]
     World(World),

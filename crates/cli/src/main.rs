@@ -4,6 +4,7 @@
 mod console;
 mod args;
 mod entities;
+mod lora;
 mod segment;
 mod verbs;
 mod world;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Verb::Entities(args) => entities::run(args),
         Verb::Segment(args) => segment::run(args),
         Verb::Attention(args) => verbs::attention(args, &console),
+        Verb::Lora(verb) => lora::run(verb, &console),
         Verb::World(verb) => world::run(verb, &console),
     };
     console::exit_code(result)
