@@ -61,6 +61,7 @@ pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
 
     let mut plan = Plan::default();
     plan.folder(model, Path::new(""), 0)?;
+    plan.left_out.retain(|file| !sources.contains(&model.join(file)) && !is_index(file));
     let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     check_place(model, parent)?;
@@ -145,9 +146,13 @@ fn is_hidden(name: &OsStr) -> bool {
 fn holds_the_original(path: &Path) -> bool {
     const WEIGHTS: [&str; 8] = ["safetensors", "bin", "ckpt", "pt", "pth", "msgpack", "onnx", "gguf"];
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    let is_index = path.to_string_lossy().contains(".index.") && extension == "json";
     let place = path.parent().unwrap_or(Path::new(""));
-    (place == Path::new("") || place == Path::new("unet")) && (WEIGHTS.contains(&extension) || is_index)
+    (place == Path::new("") || place == Path::new("unet")) && (WEIGHTS.contains(&extension) || is_index(path))
+}
+
+fn is_index(path: &Path) -> bool {
+    let name = path.to_string_lossy();
+    name.contains(".index.") && name.ends_with(".json")
 }
 
 fn check_place(model: &Path, parent: &Path) -> Result<()> {
