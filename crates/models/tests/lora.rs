@@ -12,8 +12,9 @@ use models::{
     tensors::{self, Tensors},
 };
 use std::{collections::HashMap, fs, path::Path};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
 const PLAIN: Options = Options { kind: None, factor: 1.0, unet_only: false };
 
 /// Layers of attention, from the papers' and model cards' description of the networks: level, attentions in it, depth.
@@ -51,17 +52,14 @@ fn sdxl() -> Vec<String> {
 fn layers_of_the_published_networks() {
     for (base, mut expected, count) in [(Base::Sd1, sd1(), 128), (Base::Sd2, sd1(), 128), (Base::Sdxl, sdxl(), 560)] {
         let layers = base.unet_layers();
-        let mut attention: Vec<String> = layers
-            .keys()
-            .filter(|l| l.contains(".attn") && !l.contains("norm"))
-            .cloned()
-            .collect();
+        let mut attention: Vec<String> =
+            layers.keys().filter(|l| l.contains(".attn") && !l.contains("norm")).cloned().collect();
         expected.sort();
         attention.sort();
         assert_eq!(attention, expected, "{base}");
         assert_eq!(expected.len(), count, "{base}");
         for (layer, shape) in &layers {
-            let all = [("lora_down.weight", Tensor::zeros([1, 1], common::FLOAT))];
+            let all = [("lora_down.weight", Tensor::zeros([1, 1], FLOAT))];
             let key = |end: &str| format!("lora_unet_{}.{end}", layer.replace('.', "_"));
             let tensors: Tensors = all.into_iter().map(|(end, t)| (key(end), t)).collect();
             let file = AdapterFile::parse(tensors, HashMap::new(), Path::new("x"), 2).unwrap();
@@ -76,18 +74,29 @@ fn layers_of_the_published_networks() {
 /// Every LDM name of SDXL's attention is another layer, and all of them are covered.
 #[test]
 fn ldm_names_cover_the_network() {
-    let blocks = [("input_blocks", &[(4, 2), (5, 2), (7, 10), (8, 10)][..]), ("middle_block", &[(1, 10)][..]), (
-        "output_blocks",
-        &[(0, 10), (1, 10), (2, 10), (3, 2), (4, 2), (5, 2)][..],
-    )];
+    let blocks = [
+        ("input_blocks", &[(4, 2), (5, 2), (7, 10), (8, 10)][..]),
+        ("middle_block", &[(1, 10)][..]),
+        ("output_blocks", &[(0, 10), (1, 10), (2, 10), (3, 2), (4, 2), (5, 2)][..]),
+    ];
     let mut tensors = Tensors::new();
     for (blocks, numbers) in blocks {
         for &(number, depth) in numbers {
             let place = if blocks == "middle_block" { format!("{number}") } else { format!("{number}_1") };
             for layer in 0..depth {
-                for projection in ["attn1_to_q", "attn1_to_k", "attn1_to_v", "attn1_to_out_0", "attn2_to_q", "attn2_to_k", "attn2_to_v", "attn2_to_out_0"] {
-                    let key = format!("lora_unet_{blocks}_{place}_transformer_blocks_{layer}_{projection}.lora_down.weight");
-                    tensors.insert(key, Tensor::zeros([1, 1], common::FLOAT));
+                for projection in [
+                    "attn1_to_q",
+                    "attn1_to_k",
+                    "attn1_to_v",
+                    "attn1_to_out_0",
+                    "attn2_to_q",
+                    "attn2_to_k",
+                    "attn2_to_v",
+                    "attn2_to_out_0",
+                ] {
+                    let key =
+                        format!("lora_unet_{blocks}_{place}_transformer_blocks_{layer}_{projection}.lora_down.weight");
+                    tensors.insert(key, Tensor::zeros([1, 1], FLOAT));
                 }
             }
         }
@@ -107,7 +116,8 @@ fn kohya() -> Tensors {
         ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k", 768, 1280),
         ("lora_te_text_model_encoder_layers_0_self_attn_q_proj", 768, 768),
     ] {
-        let values = |rows: i64, columns: i64| (Tensor::arange(rows * columns, common::FLOAT) * 0.37).sin().view([rows, columns]);
+        let values =
+            |rows: i64, columns: i64| (Tensor::arange(rows * columns, FLOAT) * 0.37).sin().view([rows, columns]);
         all.insert(format!("{name}.lora_down.weight"), values(3, inputs));
         all.insert(format!("{name}.lora_up.weight"), values(outputs, 3) * 0.1);
         all.insert(format!("{name}.alpha"), Tensor::from(5f32));
@@ -202,7 +212,7 @@ fn problems_by_name() {
     const Q: &str = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q";
     const K: &str = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k";
     let set = |all: &mut Tensors, key: &str, t: Tensor| drop(all.insert(key.into(), t));
-    let zeros = |shape: [i64; 2]| Tensor::zeros(shape, common::FLOAT);
+    let zeros = |shape: [i64; 2]| Tensor::zeros(shape, FLOAT);
 
     let clean = found(&|_| {});
     assert!(clean.iter().all(|p| !p.is_error()), "{clean:#?}");
@@ -218,8 +228,16 @@ fn problems_by_name() {
     });
     has(&rank, false, "different ranks: 2, 3");
     has(&rank, false, "alpha / rank is not the same everywhere");
-    has(&found(&|all| set(all, &format!("{Q}.alpha"), Tensor::from(0f32))), false, "alpha is 0: the layer does nothing");
-    has(&found(&|all| set(all, &format!("{Q}.lora_up.weight"), zeros([640, 3]) + 1.0)), true, "do not fit the layer's weight [320, 320]");
+    has(
+        &found(&|all| set(all, &format!("{Q}.alpha"), Tensor::from(0f32))),
+        false,
+        "alpha is 0: the layer does nothing",
+    );
+    has(
+        &found(&|all| set(all, &format!("{Q}.lora_up.weight"), zeros([640, 3]) + 1.0)),
+        true,
+        "do not fit the layer's weight [320, 320]",
+    );
     let unknown = Q.replace("down_blocks_0", "down_blocks_7");
     let moved = |all: &mut Tensors| {
         for end in ["lora_down.weight", "lora_up.weight", "alpha"] {
@@ -230,7 +248,11 @@ fn problems_by_name() {
     has(&found(&moved), true, "down_blocks.7.attentions.0.transformer_blocks.0.attn1.to_q is no layer of the model");
     has(&found(&|all| set(all, &format!("{K}.dora_scale"), zeros([1, 1]))), true, "belongs to a DoRA");
     let other = found(&|all| set(all, &format!("{K}.lora_down.weight"), zeros([3, 2048])));
-    has(&other, false, "the metadata say that it is for Stable Diffusion 1.x, its shapes that it is for Stable Diffusion XL");
+    has(
+        &other,
+        false,
+        "the metadata say that it is for Stable Diffusion 1.x, its shapes that it is for Stable Diffusion XL",
+    );
 
     let file = write(&path, &kohya());
     let sdxl = Base::Sdxl.unet_layers();
@@ -257,7 +279,7 @@ fn alpha_from_the_configuration_beside() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("adapter_model.safetensors");
     let key = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
-    let tensor = |shape: [i64; 2]| Tensor::ones(shape, common::FLOAT);
+    let tensor = |shape: [i64; 2]| Tensor::ones(shape, FLOAT);
     let all = [("lora_A", tensor([4, 8])), ("lora_B", tensor([8, 4]))];
     let all: Tensors = all.into_iter().map(|(end, t)| (format!("{key}.{end}.weight"), t)).collect();
     tensors::write(&path, &all, HashMap::new()).unwrap();
