@@ -75,6 +75,23 @@ fn converted_and_merged_it_draws_the_same() {
     folder.assert_no_leftovers();
 }
 
+/// Other files that hold the original's weights would be taken for the merged ones.
+#[test]
+fn files_with_the_original_weights_are_left_out() {
+    let folder = folder();
+    folder.copy(&world(), "model");
+    for name in ["model/whole.ckpt", "model/unet/diffusion_pytorch_model.bin", "model/.hidden", "model/card.md"] {
+        folder.write(name, "x");
+    }
+    let done = folder.comat(&["lora", "merge", "--model", "model", "--lora", OURS, "--out", "merged"]).ok();
+    let mut lines: Vec<&str> = done.stdout.lines().collect();
+    assert_eq!(lines.pop(), Some("written to merged"));
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].ends_with("unet/diffusion_pytorch_model.bin") && lines[1].ends_with("whole.ckpt"), "{lines:?}");
+    assert!(folder.exists("merged/card.md") && !folder.exists("merged/.hidden"));
+    assert_eq!(folder.names("merged/unet"), ["config.json", "diffusion_pytorch_model.safetensors"]);
+}
+
 /// With one layer per block, as the world has: LDM counts its blocks accordingly.
 #[test]
 fn ldm_block_names_are_read() {
@@ -142,13 +159,15 @@ fn what_is_refused() {
     assert!(!folder.exists("m"));
     fs::create_dir(folder.path("there")).unwrap();
     comat(&format!("lora merge --model {world} --lora {OURS} --out there")).error(&["there: exists already"]);
-    folder.copy(SD1, "model");
-    comat("lora merge --model model --lora x --out model/new").error(&["x: no such file"]);
+    folder.copy(&world, "model"); // an absolute path replaces the fixtures' folder
+    comat(&format!("lora merge --model model --lora {OURS} --out model/new")).error(&["in the model's own folder"]);
+    assert!(!folder.exists("model/new"));
 
     comat(&format!("lora convert {OURS} --to kohya --out {OURS}")).error(&["exists already", "--overwrite"]);
     comat(&format!("lora convert {OURS} --to kohya --out there")).error(&["is a folder"]);
     comat(&format!("lora convert {OURS} --to a1111 --out x")).usage(&["a1111"]);
-    folder.write("short.safetensors", &fs::read(folder.path(OURS)).unwrap()[..5000]);
+    let bytes = fs::read(folder.path(OURS)).unwrap();
+    folder.write("short.safetensors", &bytes[..bytes.len() - 100]);
     for verb in ["info", "check"] {
         comat(&format!("lora {verb} short.safetensors")).error(&["short.safetensors", "the file is truncated"]);
     }
@@ -166,7 +185,7 @@ fn what_is_refused() {
     let words = format!("generate --model {world} --prompt x --out g --lora {OURS}");
     comat(&words).error(&["text_encoder.text_model", "only UNet adapters are supported", "--unet-only"]);
     comat(&format!("lora convert {OURS} --to kohya --out unet.safetensors --unet-only")).ok();
-    draw(&folder, &world, "--lora unet.safetensors", "g");
+    let _ = draw(&folder, &world, "--lora unet.safetensors", "g");
     folder.assert_no_leftovers();
 }
 
