@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use crate::{doctor::Doctor, entities::Entities, segment::Segment, world::World};
+use crate::{doctor::Doctor, entities::Entities, lora::Lora, prepare::Prepare, segment::Segment, world::World};
 use clap::{Args as Group, Parser, Subcommand};
 use comat::config::{Dtype, SamplerKind, Sampling, Size, Where};
 use comat::{
@@ -25,6 +25,7 @@ pub struct Args {
 pub enum Verb {
     Train(Train),
     Plan(Plan),
+    Prepare(Prepare),
     Generate(Generate),
     Latents(Latents),
     Trace(Trace),
@@ -32,6 +33,9 @@ pub enum Verb {
     Segment(Segment),
     Attention(Attention),
     Doctor(Doctor),
+    /// LoRA files, for and from other programs: look into them, convert them, merge them into a model
+    #[command(subcommand)]
+    Lora(Lora),
     /// The built-in miniature world: 64x64 pictures of coloured, textured shapes
     #[command(subcommand)]
     World(World),

@@ -5,6 +5,8 @@ mod console;
 mod args;
 mod doctor;
 mod entities;
+mod lora;
+mod prepare;
 mod segment;
 mod verbs;
 mod world;
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
     let result = match args.verb {
         Verb::Train(args) => verbs::train(args, &console),
         Verb::Plan(args) => verbs::plan(args),
+        Verb::Prepare(args) => prepare::run(args, &console),
         Verb::Generate(args) => verbs::generate(args, &console),
         Verb::Latents(args) => verbs::latents(args, &console),
         Verb::Trace(args) => verbs::trace(args),
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
         Verb::Segment(args) => segment::run(args),
         Verb::Attention(args) => verbs::attention(args, &console),
         Verb::Doctor(args) => doctor::run(args),
+        Verb::Lora(verb) => lora::run(verb, &console),
         Verb::World(verb) => world::run(verb, &console),
     };
     console::exit_code(result)

@@ -107,9 +107,12 @@ pub fn run(args: Prepare, console: &Console) -> Result<()> {
         prepared.after
     );
     drop(pipeline);
-    let merging =
-        merge::Request { model: args.model, loras: vec![(prepared.lora, 1.0)], out: args.out, kind: None };
+    let merging = merge::Request { model: args.model, loras: vec![(prepared.lora, 1.0)], out: args.out, kind: None };
     merge::run(&merging, &console.interrupt)?;
-    say!("the prepared model is {}; train with model.path = that folder, sampling.size = \"{}\"", merging.out.display(), request.size);
+    say!(
+        "the prepared model is {}; train with model.path = that folder, sampling.size = \"{}\"",
+        merging.out.display(),
+        request.size
+    );
     Ok(())
 }

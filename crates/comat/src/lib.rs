@@ -21,6 +21,7 @@ pub mod interrupt;
 pub mod judge;
 pub mod latents;
 pub mod loss;
+pub mod merge;
 pub mod mixed;
 pub mod optim;
 pub mod pairs;

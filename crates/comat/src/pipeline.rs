@@ -43,21 +43,7 @@ impl From<Kind> for Precision {
 impl Pipeline {
     pub fn open(path: &Path, precision: impl Into<Precision>, device: Device) -> Result<Self> {
         let Precision { networks: kind, vae: vae_kind } = precision.into();
-        let index = path.join("model_index.json");
-        if !index.exists() {
-            return Err(not_a_model_folder(path));
-        }
-        let index = Json::read(&index)?;
-        let class: String = index.get("_class_name")?;
-        let xl = match class.as_str() {
-            "StableDiffusionPipeline" => false,
-            "StableDiffusionXLPipeline" => true,
-            _ => {
-                return Err(index
-                    .error("_class_name", &format!("is {class}; only Stable Diffusion 1.x, 2.x and XL are supported"))
-                    .into());
-            }
-        };
+        let (xl, index) = class(path)?;
         let zeros: bool = xl && index.get_or("force_zeros_for_empty_prompt", true)?;
         let folders: &[_] = if xl {
             &[("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")]
@@ -129,6 +115,23 @@ impl Pipeline {
             bail!("size {size}: width and height must be multiples of {cell}, and at least {least}, for this model");
         }
         Ok([self.vae.config().latent_channels, size.height / cell, size.width / cell])
+    }
+}
+
+/// Whether the folder is a Stable Diffusion XL, or 1.x or 2.x; and its `model_index.json`.
+pub fn class(path: &Path) -> Result<(bool, Json)> {
+    let index = path.join("model_index.json");
+    if !index.exists() {
+        return Err(not_a_model_folder(path));
+    }
+    let index = Json::read(&index)?;
+    let class: String = index.get("_class_name")?;
+    match class.as_str() {
+        "StableDiffusionPipeline" => Ok((false, index)),
+        "StableDiffusionXLPipeline" => Ok((true, index)),
+        _ => Err(index
+            .error("_class_name", &format!("is {class}; only Stable Diffusion 1.x, 2.x and XL are supported"))
+            .into()),
     }
 }
 

@@ -1,6 +1,14 @@
 //! Low-rank adapters (LoRA, Hu et al. 2021): `W x + scale · up (down x)`, and the files they travel in.
 
-mod files;
+mod base;
+pub mod check;
+pub mod convert;
+mod file;
+pub mod info;
+mod ldm;
+mod names;
+mod peft;
+mod write;
 
 use crate::{
     error::{Error, Result},
@@ -12,7 +20,10 @@ use std::{
 };
 use tch::{Device, Kind, Tensor};
 
-pub use files::{Base, write_diffusers, write_kohya, write_peft};
+pub use base::Base;
+pub use file::{AdapterFile, Entry};
+pub use names::{Name, Network, Part, Spelling};
+pub use write::{write_diffusers, write_kohya, write_peft};
 
 /// One adapted layer: down `[r, in]`, up `[out, r]`; for a convolution `[r, in, k, k]` and `[out, r, 1, 1]`.
 pub struct LowRank {
@@ -47,6 +58,26 @@ impl LowRank {
     pub fn fits(&self, weight: &[i64]) -> bool {
         let (down, up) = (self.down.size(), self.up.size());
         down[1..] == weight[1..] && up[0] == weight[0] && up[1] == down[0] && up[2..].iter().all(|&n| n == 1)
+    }
+
+    /// `up` with the scale in it, in its own precision.
+    fn folded_up(&self) -> Tensor {
+        if self.scale() == 1.0 {
+            return self.up.shallow_clone();
+        }
+        let wide = if self.up.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        (self.up.to_kind(wide) * self.scale()).to_kind(self.up.kind())
+    }
+
+    /// Why the two matrices, or they and a layer, do not go together, in words.
+    fn mismatch(&self) -> String {
+        format!("down {:?} and up {:?} have different ranks", self.down.size(), self.up.size())
+    }
+
+    /// Values only, apart from any graph.
+    fn detached(&self, kind: Option<Kind>) -> Self {
+        let of = |t: &Tensor| kind.map_or(t.detach().shallow_clone(), |kind| t.detach().to_kind(kind));
+        Self { down: of(&self.down), up: of(&self.up), alpha: self.alpha }
     }
 
     pub fn shallow_clone(&self) -> Self {
@@ -87,9 +118,12 @@ impl Lora {
         }
     }
 
-    /// Reads any of the spellings in use: diffusers, PEFT, the older attention processors, kohya.
+    /// Reads any of the spellings in use: diffusers, PEFT, the older attention processors, kohya with either block names.
+    ///
+    /// # Errors
+    /// A file that is not understood, has adapters of text encoders, or was made for another base model.
     pub fn read(path: &Path, weights: &Weights) -> Result<Self> {
-        Ok(Self { pairs: files::read(path, weights)?, origin: path.to_owned() })
+        Self::of_file(&AdapterFile::read_for(path, layers_per_block(weights))?, weights)
     }
 
     /// As [`Lora::read`], from tensors in memory; `origin` is the file to name in errors.
@@ -99,11 +133,51 @@ impl Lora {
         origin: &Path,
         weights: &Weights,
     ) -> Result<Self> {
-        Ok(Self { pairs: files::parse(tensors, metadata, origin, weights)?, origin: origin.to_owned() })
+        let file = AdapterFile::parse(tensors, metadata.clone(), origin, layers_per_block(weights))?;
+        Self::of_file(&file, weights)
+    }
+
+    fn of_file(file: &AdapterFile, weights: &Weights) -> Result<Self> {
+        let fail = |message: String| Err(Error::file(&file.path, message));
+        let all = file.pairs()?;
+        if let Some(name) = all.keys().find(|name| name.network != Network::UNet) {
+            return fail(format!(
+                "{} is an adapter of the text encoder; only UNet adapters are supported (`comat lora convert --unet-only` \
+                 leaves the others out)",
+                name.dotted()
+            ));
+        }
+        let shape = |layer: &str| Some(weights.get(&format!("{layer}.weight"))?.size());
+        let model = weights.all_layers().find_map(|l| base::text_width(Network::UNet, l, &shape(l)?));
+        if let (Some(theirs), Some(ours)) = (file.text_width(), model)
+            && theirs != ours
+        {
+            return fail(format!(
+                "it adapts a UNet for text of width {}, this model's is for {}; was the LoRA made for another base model?",
+                base::describe_width(theirs),
+                base::describe_width(ours)
+            ));
+        }
+        if let Some(name) = all.keys().find(|name| shape(&name.layer).is_none()) {
+            return fail(format!(
+                "{} belongs to no layer of this UNet; was the LoRA made for another base model?",
+                name.dotted()
+            ));
+        }
+        let ready = |t: &Tensor| t.to_device(weights.device()).to_kind(Kind::Float);
+        let pairs = all.into_iter().map(|(name, pair)| {
+            (name.layer, LowRank { down: ready(&pair.down), up: ready(&pair.up), alpha: pair.alpha })
+        });
+        Ok(Self { pairs: pairs.collect(), origin: file.path.clone() })
     }
 
     pub fn pairs(&self) -> impl Iterator<Item = (&String, &LowRank)> {
         self.pairs.iter()
+    }
+
+    /// The pair of a layer, by its path.
+    pub fn get(&self, layer: &str) -> Option<&LowRank> {
+        self.pairs.get(layer)
     }
 
     /// Every matrix with its PEFT key: `unet.LAYER.lora_A.weight` (down), `unet.LAYER.lora_B.weight` (up).
@@ -206,6 +280,11 @@ impl Trainable {
     pub fn views_of(&self, flat: &Tensor) -> Vec<Tensor> {
         views(flat, &self.shapes)
     }
+}
+
+/// Of a UNet: pairs of residual block and attention in a level, on the way down.
+fn layers_per_block(weights: &Weights) -> usize {
+    (0..).take_while(|i| weights.get(&format!("down_blocks.0.resnets.{i}.conv1.weight")).is_some()).count()
 }
 
 fn views(flat: &Tensor, shapes: &[Vec<i64>]) -> Vec<Tensor> {

@@ -277,7 +277,18 @@ pub fn fingerprint(folder: &Path, stem: &str) -> Result<String> {
     Ok(hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn files_of(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
+/// The layers of a network, each with the shape of its weight, without reading the values.
+pub fn layer_shapes(folder: &Path, stem: &str) -> Result<Layout> {
+    let mut all = Layout::new();
+    for file in files_of(folder, stem)? {
+        let tensors = tensors::read(&file)?.0.into_iter();
+        all.extend(tensors.filter_map(|(key, t)| Some((key.strip_suffix(".weight")?.to_owned(), t.size()))));
+    }
+    Ok(all)
+}
+
+/// The weight files of a network that [`Weights::open`] reads.
+pub fn files_of(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
     for variant in ["", ".fp16"] {
         let whole = folder.join(format!("{stem}{variant}.safetensors"));
         if whole.exists() {

@@ -1,0 +1,27 @@
+//! `comat lora …`: adapter files for and from other programs.
+
+mod check;
+mod convert;
+mod info;
+mod merge;
+
+use crate::console::Console;
+use anyhow::Result;
+use clap::Subcommand;
+
+#[derive(Subcommand)]
+pub enum Lora {
+    Info(info::Info),
+    Convert(convert::Convert),
+    Merge(merge::Merge),
+    Check(check::Check),
+}
+
+pub fn run(verb: Lora, console: &Console) -> Result<()> {
+    match verb {
+        Lora::Info(args) => info::run(&args),
+        Lora::Convert(args) => convert::run(&args),
+        Lora::Merge(args) => merge::run(args, console),
+        Lora::Check(args) => check::run(&args),
+    }
+}

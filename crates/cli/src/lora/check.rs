@@ -1,0 +1,48 @@
+//! `comat lora check`: what is wrong with a file.
+
+use anyhow::{Result, bail};
+use clap::Args as Group;
+use models::{
+    lora::{AdapterFile, check},
+    weights::layer_shapes,
+};
+use std::path::PathBuf;
+
+/// Look for everything that is wrong with a LoRA file
+///
+/// A line for each problem. Fails if one of them is an error; warnings alone are no failure.
+#[derive(Group)]
+pub struct Check {
+    /// LoRA file: diffusers, PEFT or kohya spelling
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Model folder that its layers must fit; the published model of its kind when absent
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+}
+
+pub fn run(args: &Check) -> Result<()> {
+    let file = AdapterFile::read(&args.file)?;
+    let model = match &args.model {
+        Some(folder) => {
+            comat::pipeline::class(folder)?;
+            Some(layer_shapes(&folder.join("unet"), "diffusion_pytorch_model")?)
+        }
+        None => None,
+    };
+    let problems = check::check(&file, model.as_ref())?;
+    for problem in &problems {
+        say!("{problem}");
+    }
+    let errors = problems.iter().filter(|problem| problem.is_error()).count();
+    let warnings = counted(problems.len() - errors, "warning");
+    if errors > 0 {
+        bail!("{}: {}, {warnings}", args.file.display(), counted(errors, "error"));
+    }
+    say!("{}: no errors, {warnings}", args.file.display());
+    Ok(())
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}

@@ -1,0 +1,68 @@
+//! `comat lora convert`: one spelling to another.
+
+use anyhow::{Result, bail};
+use clap::{Args as Group, ValueEnum};
+use comat::config::Dtype;
+use models::lora::{
+    AdapterFile,
+    convert::{self, Options, Target},
+};
+use std::path::PathBuf;
+
+/// Write a LoRA in another spelling
+///
+/// Metadata stay. Matrices are copied bit for bit, unless --dtype or --scale ask for others; diffusers' spelling has no
+/// alpha, so alpha / rank goes into the up matrices there.
+#[derive(Group)]
+pub struct Convert {
+    /// LoRA file: diffusers, PEFT or kohya spelling
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// diffusers; peft; or kohya, which ComfyUI, A1111, SD.Next and InvokeAI read
+    #[arg(long, value_enum, value_name = "SPELLING")]
+    pub to: Spelling,
+    /// Where to write (safetensors)
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// float32, float16, bfloat16 or float64; that of the file when absent
+    #[arg(long)]
+    pub dtype: Option<Dtype>,
+    /// How much of the LoRA the new file adds, for ever
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub scale: f64,
+    /// Leave out the adapters of text encoders
+    #[arg(long)]
+    pub unet_only: bool,
+    /// Replace a file that exists
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Spelling {
+    Diffusers,
+    Peft,
+    Kohya,
+}
+
+pub fn run(args: &Convert) -> Result<()> {
+    if !args.scale.is_finite() {
+        bail!("--scale is {}, it must be a number", args.scale);
+    }
+    if args.out.is_dir() {
+        bail!("--out {} is a folder; name a file in it", args.out.display());
+    }
+    if args.out.exists() && !args.overwrite {
+        bail!("{} exists already; choose another --out, or pass --overwrite", args.out.display());
+    }
+    let file = AdapterFile::read(&args.file)?;
+    let target = match args.to {
+        Spelling::Diffusers => Target::Diffusers,
+        Spelling::Peft => Target::Peft,
+        Spelling::Kohya => Target::Kohya,
+    };
+    let options = Options { kind: args.dtype.map(Dtype::kind), factor: args.scale, unet_only: args.unet_only };
+    convert::convert(&file, target, options, &args.out)?;
+    say!("written to {}", args.out.display());
+    Ok(())
+}

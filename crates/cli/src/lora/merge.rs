@@ -1,0 +1,51 @@
+//! `comat lora merge`: a model with LoRAs in it.
+
+use crate::console::Console;
+use anyhow::Result;
+use clap::Args as Group;
+use comat::{config::Dtype, merge};
+use std::path::{Path, PathBuf};
+
+/// Write a model folder with LoRAs added to its UNet
+///
+/// Everything but the UNet's weights is copied as it is. The new folder draws what the model draws with the LoRAs; in half
+/// precision the sums are rounded, which --dtype float32 avoids.
+#[derive(Group)]
+pub struct Merge {
+    /// Model folder in diffusers layout
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// LoRA file, and how much of it to add (1 when absent); can be given several times
+    #[arg(long, value_name = "FILE[:SCALE]", required = true, value_parser = scaled)]
+    pub lora: Vec<(PathBuf, f64)>,
+    /// The new model folder
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Precision of the UNet's weights: float32, float16, bfloat16 or float64; that of the model when absent
+    #[arg(long)]
+    pub dtype: Option<Dtype>,
+}
+
+pub fn run(args: Merge, console: &Console) -> Result<()> {
+    let request =
+        merge::Request { model: args.model, loras: args.lora, out: args.out, kind: args.dtype.map(Dtype::kind) };
+    console.stop_on_ctrl_c("Stopping; nothing is left behind.");
+    let merged = merge::run(&request, &console.interrupt)?;
+    for file in merged.left_out {
+        say!("left out, as it holds the model without the LoRA: {}", file.display());
+    }
+    say!("written to {}", request.out.display());
+    Ok(())
+}
+
+/// A path may have a colon in it: what follows the last one is a scale if it is a number, and no file has the whole name.
+fn scaled(text: &str) -> Result<(PathBuf, f64), String> {
+    if Path::new(text).exists() {
+        return Ok((text.into(), 1.0));
+    }
+    match text.rsplit_once(':').map(|(path, scale)| (path, scale.parse::<f64>())) {
+        Some((path, Ok(scale))) if scale.is_finite() => Ok((path.into(), scale)),
+        Some((_, Ok(_))) => Err("the scale must be a finite number".into()),
+        _ => Ok((text.into(), 1.0)),
+    }
+}

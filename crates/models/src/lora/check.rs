@@ -1,0 +1,214 @@
+//! What is wrong with an adapter file, by name.
+
+use super::{AdapterFile, Base, LowRank, Name, Network, Spelling, base::describe_width, info, write::HASH};
+use crate::{error::Result, weights::Layout};
+use std::{collections::BTreeSet, fmt};
+use tch::Tensor;
+
+#[derive(Debug, PartialEq)]
+pub enum Problem {
+    /// It cannot be used, or does not do what it was made for.
+    Error(String),
+    /// It can be used, but this is seldom meant.
+    Warning(String),
+}
+
+impl Problem {
+    pub fn is_error(&self) -> bool {
+        matches!(self, Self::Error(_))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Error(text) => write!(f, "error: {text}"),
+            Self::Warning(text) => write!(f, "warning: {text}"),
+        }
+    }
+}
+
+/// Looks at everything. `model` is the UNet's layers, each with the shape of its weight; without it they are those of the
+/// published model that the file's shapes point to, if any.
+pub fn check(file: &AdapterFile, model: Option<&Layout>) -> Result<Vec<Problem>> {
+    let mut all = Problems(vec![]);
+    all.each(&file.foreign, |(key, why)| format!("{key} {why}"));
+    values(file, &mut all);
+    ranks_and_alphas(file, &mut all);
+    let published = file.base().map(Base::unet_layers);
+    if let Some(layers) = model.or(published.as_ref()) {
+        shapes(file, layers, &mut all);
+    }
+    metadata(file, &mut all)?;
+    Ok(all.0)
+}
+
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// More of one sort are only counted.
+    const SHOWN: usize = 5;
+
+    fn error(&mut self, text: impl Into<String>) {
+        self.0.push(Problem::Error(text.into()));
+    }
+
+    fn warn(&mut self, text: impl Into<String>) {
+        self.0.push(Problem::Warning(text.into()));
+    }
+
+    fn each<T>(&mut self, of_a_sort: &[T], text: impl Fn(&T) -> String) {
+        of_a_sort.iter().take(Self::SHOWN).for_each(|one| self.error(text(one)));
+        if of_a_sort.len() > Self::SHOWN {
+            self.error(format!("… and {} more like the last", of_a_sort.len() - Self::SHOWN));
+        }
+    }
+}
+
+/// Missing halves, values that are no numbers, matrices that do nothing.
+fn values(file: &AdapterFile, all: &mut Problems) {
+    let (mut halves, mut broken, mut zero) = (vec![], vec![], vec![]);
+    for (name, entry) in &file.entries {
+        match (&entry.down, &entry.up) {
+            (Some(down), Some(up)) if down.dim() < 2 || up.dim() < 2 => {
+                halves.push((name, "has a down or up that is no matrix"));
+            }
+            (Some(_), Some(up)) if is_zero(up) => zero.push(name.dotted()),
+            (Some(_), Some(_)) => {}
+            (None, Some(_)) => halves.push((name, "lacks its down matrix")),
+            (Some(_), None) => halves.push((name, "lacks its up matrix")),
+            (None, None) => halves.push((name, "has an alpha but no matrices")),
+        }
+        for (what, tensor) in [("down", &entry.down), ("up", &entry.up)] {
+            let count = tensor.as_ref().map_or(0, |t| t.isfinite().logical_not().count_nonzero(None).int64_value(&[]));
+            if count > 0 {
+                broken.push((name, what, count));
+            }
+        }
+    }
+    all.each(&halves, |(name, what)| format!("{} {what}", name.dotted()));
+    all.each(&broken, |(name, what, count)| format!("{}: {count} values of {what} are NaN or infinite", name.dotted()));
+    if !zero.is_empty() && zero.len() == file.entries.len() {
+        all.warn("all up matrices are zero: it was not trained, and changes nothing");
+    } else if !zero.is_empty() {
+        let rest =
+            if zero.len() > 1 { format!(" and those of {} more layers are", zero.len() - 1) } else { " is".into() };
+        all.warn(format!("the up matrix of {}{rest} zero: not trained", zero[0]));
+    }
+}
+
+fn is_zero(tensor: &Tensor) -> bool {
+    tensor.count_nonzero(None).int64_value(&[]) == 0
+}
+
+fn ranks_and_alphas(file: &AdapterFile, all: &mut Problems) {
+    let (mut mismatched, mut ranks, mut scales) = (vec![], BTreeSet::new(), vec![]);
+    for (name, entry) in &file.entries {
+        let (Some(rank), Some(alpha)) = (entry.rank(), file.alpha(name)) else { continue };
+        if let Some(pair) = pair(file, name)
+            && (rank == 0 || pair.up.size()[1] != rank)
+        {
+            mismatched.push((name, pair.mismatch()));
+        }
+        ranks.insert(rank);
+        scales.push((name, alpha, alpha / rank.max(1) as f64));
+    }
+    all.each(&mismatched, |(name, why)| format!("{}: {why}", name.dotted()));
+    if ranks.len() > 1 {
+        let ranks: Vec<String> = ranks.iter().map(i64::to_string).collect();
+        all.warn(format!("its layers have different ranks: {}", ranks.join(", ")));
+    }
+    let odd: Vec<_> = scales.iter().filter(|(_, alpha, _)| !alpha.is_finite()).collect();
+    all.each(&odd, |(name, alpha, _)| format!("{}: alpha is {alpha}", name.dotted()));
+    for (what, is_odd) in [
+        ("the layer does nothing", (|scale| scale == 0.0) as fn(f64) -> bool),
+        ("the layer is subtracted", |scale| scale < 0.0 && scale.is_finite()),
+        ("more than 16 times the rank", |scale| scale > 16.0 && scale.is_finite()),
+    ] {
+        let odd: Vec<_> = scales.iter().filter(|(_, _, scale)| is_odd(*scale)).collect();
+        if let Some((name, alpha, _)) = odd.first() {
+            let more = if odd.len() > 1 { format!("; so in {} more layers", odd.len() - 1) } else { String::new() };
+            all.warn(format!("{}: alpha is {alpha}: {what}{more}", name.dotted()));
+        }
+    }
+    if let Some(&(first, alpha, scale)) = scales.first()
+        && let Some((other, other_alpha, _)) = scales.iter().find(|(_, _, s)| (s / scale - 1.0).abs() > 1e-6)
+    {
+        let (first, other) = (first.dotted(), other.dotted());
+        all.warn(format!("alpha / rank is not the same everywhere: {first} has alpha {alpha}, {other} {other_alpha}"));
+    }
+}
+
+fn pair(file: &AdapterFile, name: &Name) -> Option<LowRank> {
+    let entry = file.entries.get(name)?;
+    let (down, up) = (entry.down.as_ref()?, entry.up.as_ref()?);
+    let are_matrices = down.dim() >= 2 && up.dim() >= 2;
+    are_matrices.then(|| LowRank { down: down.shallow_clone(), up: up.shallow_clone(), alpha: 1.0 })
+}
+
+/// Against the layers of a UNet.
+fn shapes(file: &AdapterFile, layers: &Layout, all: &mut Problems) {
+    let model = layers.iter().find_map(|(layer, shape)| super::base::text_width(Network::UNet, layer, shape));
+    if let (Some(theirs), Some(ours)) = (file.text_width(), model)
+        && theirs != ours
+    {
+        all.error(format!(
+            "it adapts a UNet for text of width {}, the model's is for {}",
+            describe_width(theirs),
+            describe_width(ours)
+        ));
+        return; // no need to hear it of every layer
+    }
+    let (mut unknown, mut unfit) = (vec![], vec![]);
+    for name in file.entries.keys().filter(|name| name.network == Network::UNet) {
+        match (layers.get(&name.layer), pair(file, name)) {
+            (None, _) => unknown.push(name),
+            (Some(weight), Some(pair)) if !pair.fits(weight) && pair.up.size()[1] == pair.rank() => {
+                unfit.push((name, pair.down.size(), pair.up.size(), weight));
+            }
+            _ => {}
+        }
+    }
+    all.each(&unknown, |name| format!("{} is no layer of the model", name.dotted()));
+    all.each(&unfit, |(name, down, up, weight)| {
+        format!("{}: down {down:?} and up {up:?} do not fit the layer's weight {weight:?}", name.dotted())
+    });
+}
+
+/// What other programs look for.
+fn metadata(file: &AdapterFile, all: &mut Problems) -> Result<()> {
+    if let (Some(said), Some(shown)) = (Base::of_metadata(&file.metadata), file.base())
+        && said != shown
+    {
+        all.warn(format!("the metadata say that it is for {said}, its shapes that it is for {shown}"));
+    }
+    if file.spellings.len() > 1 {
+        let spellings: Vec<String> = file.spellings.iter().map(Spelling::to_string).collect();
+        all.warn(format!("its keys are in several spellings ({}); some programs read only one", spellings.join("; ")));
+    }
+    if let Some(network) = file.networks().into_iter().find(|network| *network != Network::UNet) {
+        all.warn(format!("it adapts {network} too, which comat does not use: `comat generate` refuses it"));
+    }
+    if let Some(hash) = file.metadata.get(HASH) {
+        let (_, tensors) = info::digests(&file.path)?;
+        if !hash.trim_start_matches("0x").eq_ignore_ascii_case(&tensors) {
+            all.error(format!("{HASH} in its metadata is {hash}, but its tensors have {tensors}: changed or damaged"));
+        }
+    }
+    if file.spellings.contains(&Spelling::Kohya) || file.spellings.contains(&Spelling::KohyaLdm) {
+        let wanted = ["ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", HASH];
+        let lacking: Vec<&str> = wanted.into_iter().filter(|key| !file.metadata.contains_key(*key)).collect();
+        if !lacking.is_empty() {
+            let text = lacking.join(", ");
+            all.warn(format!("metadata that ComfyUI and A1111 show or sort by are not in it: {text}"));
+        }
+        let dim = file.metadata.get("ss_network_dim").and_then(|dim| dim.parse::<i64>().ok());
+        let greatest = file.entries.values().filter_map(super::Entry::rank).max();
+        if let (Some(dim), Some(rank)) = (dim, greatest)
+            && dim != rank
+        {
+            all.warn(format!("ss_network_dim in its metadata is {dim}, but its rank is {rank}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Adapters as files: diffusers', PEFT's and kohya's spelling.
+
+use super::{Base, Lora, LowRank, Name, Network, peft};
+use crate::{
+    error::Result,
+    tensors::{self, Tensors},
+};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+use tch::{Kind, Tensor};
+
+/// Adapted layers by name.
+pub type Pairs = BTreeMap<Name, LowRank>;
+
+/// `unet.LAYER.lora.down.weight` and `.up.weight`, with alpha / rank folded into `up`, as the spelling carries none.
+pub fn write_diffusers(lora: &Lora, path: &Path) -> Result<()> {
+    tensors::write(path, &diffusers(&of(lora, Some(Kind::Float))), HashMap::from([("format".into(), "pt".into())]))
+}
+
+/// `lora_unet_LAYER_WITH_UNDERSCORES.lora_down.weight`, `.lora_up.weight` and `.alpha`, with the metadata that the
+/// readers of this spelling look for. `size`: width and height of the images it was trained on.
+pub fn write_kohya(lora: &Lora, path: &Path, base: Base, title: &str, size: (i64, i64)) -> Result<()> {
+    let pairs = of(lora, Some(Kind::Float));
+    let out = kohya(&pairs, base == Base::Sdxl);
+    let mut metadata = kohya_metadata(&pairs, Some(base), title, &out);
+    metadata.insert("modelspec.resolution".into(), format!("{}x{}", size.0, size.1));
+    tensors::write(path, &out, metadata)
+}
+
+/// PEFT's spelling with alpha in the metadata: exact, so it is what checkpoints hold.
+pub fn write_peft(lora: &Lora, path: &Path) -> Result<()> {
+    let pairs = of(lora, None);
+    let metadata = HashMap::from([(peft::METADATA.into(), peft::metadata(&pairs, None))]);
+    tensors::write(path, &peft(&pairs), metadata)
+}
+
+fn of(lora: &Lora, kind: Option<Kind>) -> Pairs {
+    let named = |(layer, pair): (&String, &LowRank)| (Name::unet(layer), pair.detached(kind));
+    lora.pairs().map(named).collect()
+}
+
+/// Text encoders have an ending of their own.
+pub fn diffusers(pairs: &Pairs) -> Tensors {
+    let mut out = Tensors::new();
+    for (name, pair) in pairs {
+        let ending = if name.network == Network::UNet { "lora" } else { "lora_linear_layer" };
+        out.insert(format!("{}.{ending}.down.weight", name.dotted()), pair.down.shallow_clone());
+        out.insert(format!("{}.{ending}.up.weight", name.dotted()), pair.folded_up());
+    }
+    out
+}
+
+/// Alpha goes into the metadata: [`peft::metadata`].
+pub fn peft(pairs: &Pairs) -> Tensors {
+    let mut out = Tensors::new();
+    for (name, pair) in pairs {
+        out.insert(format!("{}.lora_A.weight", name.dotted()), pair.down.shallow_clone());
+        out.insert(format!("{}.lora_B.weight", name.dotted()), pair.up.shallow_clone());
+    }
+    out
+}
+
+/// Blocks have diffusers' names for SDXL too: the readers of this spelling know both. `two_encoders`: [`Name::kohya`].
+pub fn kohya(pairs: &Pairs, two_encoders: bool) -> Tensors {
+    let mut out = Tensors::new();
+    for (name, pair) in pairs {
+        let name = name.kohya(two_encoders);
+        out.insert(format!("{name}.lora_down.weight"), pair.down.shallow_clone());
+        out.insert(format!("{name}.lora_up.weight"), pair.up.shallow_clone());
+        out.insert(format!("{name}.alpha"), Tensor::from(pair.alpha as f32));
+    }
+    out
+}
+
+/// What the readers of kohya's spelling look for; `out` are the tensors of the file.
+pub fn kohya_metadata(pairs: &Pairs, base: Option<Base>, title: &str, out: &Tensors) -> HashMap<String, String> {
+    let mut metadata = HashMap::from(
+        [
+            ("ss_network_module", "networks.lora".into()),
+            ("ss_network_dim", one_of(pairs.values().map(|p| p.rank().to_string()))),
+            ("ss_network_alpha", one_of(pairs.values().map(|p| p.alpha.to_string()))),
+            ("ss_network_args", "{}".into()),
+            ("modelspec.sai_model_spec", "1.0.1".into()),
+            ("modelspec.implementation", "diffusers".into()),
+            ("modelspec.title", title.into()),
+            (HASH, hash(out)),
+        ]
+        .map(|(key, value): (&str, String)| (key.to_owned(), value)),
+    );
+    if let Some(base) = base {
+        metadata.insert("ss_v2".into(), if base == Base::Sd2 { "True" } else { "False" }.into());
+        metadata.insert("ss_base_model_version".into(), base.version().into());
+        metadata.insert("modelspec.architecture".into(), base.architecture().into());
+    }
+    metadata
+}
+
+/// The value that all have, or kohya's word for several.
+fn one_of(mut values: impl Iterator<Item = String>) -> String {
+    let first = values.next().unwrap_or_default();
+    if values.all(|value| value == first) { first } else { "Dynamic".into() }
+}
+
+/// sha256 of everything behind a file's header, under the name that kohya gives it.
+pub const HASH: &str = "sshs_model_hash";
+
+/// Of a file that is yet to be written. Values lie there widest type first, then by name.
+pub fn hash(tensors: &Tensors) -> String {
+    let mut hasher = Sha256::new();
+    let mut values: Vec<&Tensor> = tensors.values().collect();
+    values.sort_by_key(|t| std::cmp::Reverse(t.kind().elt_size_in_bytes())); // stable: names stay in order
+    for t in values {
+        let flat = t.contiguous().view([-1]).view_dtype(Kind::Uint8);
+        hasher.update(Vec::<u8>::try_from(flat).unwrap_or_default());
+    }
+    hex(&hasher.finalize())
+}
+
+pub fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
