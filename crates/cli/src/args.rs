@@ -2,7 +2,7 @@
 
 use crate::{entities::Entities, segment::Segment, world::World};
 use clap::{Args as Group, Parser, Subcommand};
-use comat::config::{Dtype, SamplerKind, Sampling, Size, Where};
+use comat::config::{Dtype, Location, SamplerKind, Sampling, Size, Where};
 use std::path::PathBuf;
 
 /// Teaches text-to-image diffusion models to draw what the prompt says.
@@ -99,9 +99,12 @@ pub struct Generate {
 /// A model, and a LoRA for it
 #[derive(Group)]
 pub struct Source {
-    /// Model folder in diffusers layout
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    /// Model folder in diffusers layout, or an id of the hub: OWNER/NAME, OWNER/NAME@REVISION
+    #[arg(long, value_name = "DIR|ID")]
+    pub model: Location,
+    /// Weights of a variant, such as fp16, where there are such
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
     /// LoRA file: diffusers, PEFT or kohya spelling
     #[arg(long, value_name = "FILE")]
     pub lora: Option<PathBuf>,

@@ -4,6 +4,7 @@
 mod console;
 mod args;
 mod entities;
+mod fetch;
 mod segment;
 mod verbs;
 mod world;
@@ -21,9 +22,9 @@ fn main() -> ExitCode {
         Verb::Train(args) => verbs::train(args, &console),
         Verb::Generate(args) => verbs::generate(args, &console),
         Verb::Latents(args) => verbs::latents(args, &console),
-        Verb::Trace(args) => verbs::trace(args),
+        Verb::Trace(args) => verbs::trace(args, &console),
         Verb::Entities(args) => entities::run(args),
-        Verb::Segment(args) => segment::run(args),
+        Verb::Segment(args) => segment::run(args, &console),
         Verb::Attention(args) => verbs::attention(args, &console),
         Verb::World(verb) => world::run(verb, &console),
     };

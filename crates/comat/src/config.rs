@@ -1,14 +1,17 @@
 //! `run.toml`: everything that a run depends on.
 
+mod location;
 mod parse;
 mod values;
 
 use crate::{replay, tracked};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use hub::{Hub, Layout, Progress};
 use models::guidance::Guidance;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+pub use location::Location;
 pub use models::schedule::SamplerKind;
 pub use parse::read;
 pub use values::{Dtype, Size, Where};
@@ -55,8 +58,11 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// A folder in diffusers layout.
-    pub path: PathBuf,
+    /// A folder in diffusers layout, or the id of one on the hub: `OWNER/NAME`, `OWNER/NAME@REVISION`.
+    pub path: Location,
+    /// Weights of this variant, where there are such: `fp16` are `NAME.fp16.safetensors`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
     #[serde(default)]
     pub dtype: Dtype,
     #[serde(default)]
@@ -67,8 +73,8 @@ pub struct Model {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Captioner {
-    /// A BLIP folder in transformers layout.
-    pub path: PathBuf,
+    /// A BLIP folder in transformers layout, or an id of the hub.
+    pub path: Location,
     /// Text before the prompt; not part of the loss.
     #[serde(default = "Captioner::default_prefix")]
     pub prefix: String,
@@ -85,7 +91,13 @@ pub struct Captioner {
 impl Captioner {
     /// The captioner of a folder, with everything else as it is by default.
     pub fn at(path: PathBuf) -> Self {
-        Self { path, prefix: Self::default_prefix(), reduction: Reduction::default(), weight: 1.0, micro_batch: 0 }
+        Self {
+            path: path.into(),
+            prefix: Self::default_prefix(),
+            reduction: Reduction::default(),
+            weight: 1.0,
+            micro_batch: 0,
+        }
     }
 
     fn default_weight() -> f64 {
@@ -226,10 +238,10 @@ impl Attention {
 pub enum Segmenter {
     /// The miniature world's own, without a network.
     World,
-    /// Grounding DINO finds boxes, SAM what is in them; folders in transformers layout.
+    /// Grounding DINO finds boxes, SAM what is in them; folders in transformers layout, or ids of the hub.
     Grounded {
-        detector: PathBuf,
-        segmenter: PathBuf,
+        detector: Location,
+        segmenter: Location,
         /// How well a box must fit its noun, 0 to 1.
         #[serde(default = "Segmenter::default_box_threshold")]
         box_threshold: f64,
@@ -273,7 +285,7 @@ pub struct Fidelity {
     pub latents_seed: u64,
     /// The model whose UNet the discriminator is made of; absent: the one that is tuned, whose weights are then shared.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<PathBuf>,
+    pub model: Option<Location>,
     /// Of the discriminator's own adapter.
     pub rank: i64,
     pub learning_rate: f64,
@@ -491,11 +503,31 @@ impl Default for Validation {
 pub enum Judge {
     /// The miniature world's own.
     World,
-    /// The cosine between picture and prompt; a CLIP folder in transformers layout.
-    Clip { model: PathBuf },
+    /// The cosine between picture and prompt; a CLIP folder in transformers layout, or an id of the hub.
+    Clip { model: Location },
 }
 
 impl Config {
+    /// Fetches all models that are named by an id. Everything that opens one comes after this.
+    pub fn fetch(&mut self, hub: &Hub, progress: &dyn Progress) -> Result<()> {
+        let (network, reader) = (Layout::Network { tokenizer: false }, Layout::Network { tokenizer: true });
+        let variant = self.model.variant.as_deref();
+        self.model.path.fetch(Layout::Diffusion, variant, hub, progress).context("model.path")?;
+        self.captioner.path.fetch(reader, None, hub, progress).context("captioner.path")?;
+        if let Some(Attention { segmenter: Segmenter::Grounded { detector, segmenter, .. }, .. }) = &mut self.attention
+        {
+            detector.fetch(reader, None, hub, progress).context("attention.segmenter.detector")?;
+            segmenter.fetch(network, None, hub, progress).context("attention.segmenter.segmenter")?;
+        }
+        if let Some(model) = self.fidelity.as_mut().and_then(|fidelity| fidelity.model.as_mut()) {
+            model.fetch(Layout::Diffusion, None, hub, progress).context("fidelity.model")?;
+        }
+        if let Some(Judge::Clip { model }) = &mut self.validation.judge {
+            model.fetch(reader, None, hub, progress).context("validation.judge.model")?;
+        }
+        Ok(())
+    }
+
     /// Refuses values that no run can have.
     pub fn check(&self) -> Result<()> {
         self.sampling.check()?;

@@ -47,7 +47,7 @@ impl Origin {
     pub fn of(config: &Config, pipeline: &Pipeline) -> Result<Self> {
         let size = config.sampling.size.unwrap_or(pipeline.native_size());
         Ok(Self {
-            model: fingerprint(&pipeline.path)?,
+            model: fingerprint(pipeline)?,
             seed: config.fidelity.as_ref().map_or(0, |fidelity| fidelity.latents_seed),
             sampling: Sampling { size: None, ..config.sampling.clone() },
             size,
@@ -274,10 +274,11 @@ pub fn complete(
 }
 
 /// Of everything that a model's latents depend on.
-fn fingerprint(model: &Path) -> Result<String> {
-    let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model")?];
+fn fingerprint(pipeline: &Pipeline) -> Result<String> {
+    let (model, variant) = (&pipeline.path, pipeline.variant.as_deref());
+    let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model", variant)?];
     for encoder in ["text_encoder", "text_encoder_2"].map(|name| model.join(name)).iter().filter(|f| f.exists()) {
-        parts.push(weights::fingerprint(encoder, "model")?);
+        parts.push(weights::fingerprint(encoder, "model", variant)?);
     }
     let scheduler = model.join("scheduler/scheduler_config.json");
     parts.push(fs::read_to_string(&scheduler).map_err(Error::io(&scheduler))?);

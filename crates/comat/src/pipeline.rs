@@ -1,6 +1,9 @@
 //! A model folder in diffusers layout, opened: everything that generating and training have in common.
 
-use crate::{config::Size, text::TextEncoders};
+use crate::{
+    config::{Location, Size},
+    text::TextEncoders,
+};
 use anyhow::{Context, Result, bail};
 use models::{
     Error,
@@ -9,13 +12,16 @@ use models::{
     schedule::NoiseSchedule,
     unet::{self, UNet},
     vae::AutoencoderKl,
-    weights::Weights,
+    weights::{self, Weights},
 };
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
 pub struct Pipeline {
     pub path: PathBuf,
+    /// What the model is called: its path, or its id on the hub.
+    pub name: PathBuf,
+    pub variant: Option<String>,
     pub base: Base,
     pub kind: Kind,
     pub device: Device,
@@ -28,11 +34,23 @@ pub struct Pipeline {
 
 impl Pipeline {
     pub fn open(path: &Path, kind: Kind, device: Device) -> Result<Self> {
+        Self::open_variant(path, None, kind, device)
+    }
+
+    /// A model as it is named by a configuration or on the command line.
+    pub fn open_at(location: &Location, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
+        Ok(Self { name: location.typed().to_owned(), ..Self::open_variant(location, variant, kind, device)? })
+    }
+
+    fn open_variant(path: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let index = path.join("model_index.json");
         if !index.exists() {
             return Err(not_a_model_folder(path));
         }
         let index = Json::read(&index)?;
+        if let Some(variant) = variant {
+            check_variant(path, variant)?;
+        }
         let class: String = index.get("_class_name")?;
         let xl = match class.as_str() {
             "StableDiffusionPipeline" => false,
@@ -50,7 +68,7 @@ impl Pipeline {
             &[("tokenizer", "text_encoder")]
         };
         let unet_config = unet::Config::read(&path.join("unet/config.json"))?;
-        let text = TextEncoders::open(path, folders, zeros, kind, device)?;
+        let text = TextEncoders::open(path, folders, zeros, variant, kind, device)?;
         if text.width() != unet_config.cross_attention_dim {
             bail!(
                 "{}: unet/config.json: cross_attention_dim is {}, but the text encoder gives {}; do UNet and encoder belong together?",
@@ -59,7 +77,7 @@ impl Pipeline {
                 text.width()
             );
         }
-        let vae = AutoencoderKl::open(&path.join("vae"), kind, device)?;
+        let vae = AutoencoderKl::open_variant(&path.join("vae"), variant, kind, device)?;
         if (unet_config.in_channels, unet_config.out_channels)
             != (vae.config().latent_channels, vae.config().latent_channels)
         {
@@ -76,9 +94,11 @@ impl Pipeline {
             (false, 1024) => Base::Sd2,
             (false, _) => Base::Sd1,
         };
-        let unet_weights = Weights::open(&path.join("unet"), "diffusion_pytorch_model", kind, device)?;
+        let unet_weights = Weights::open_variant(&path.join("unet"), "diffusion_pytorch_model", variant, kind, device)?;
         let this = Self {
             path: path.to_owned(),
+            name: path.to_owned(),
+            variant: variant.map(str::to_owned),
             base,
             kind,
             device,
@@ -112,6 +132,18 @@ impl Pipeline {
         }
         Ok([self.vae.config().latent_channels, size.height / cell, size.width / cell])
     }
+}
+
+/// A part may lack a variant, but all of them only do when it is misspelt.
+fn check_variant(path: &Path, variant: &str) -> Result<()> {
+    let parts = [("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")];
+    if !parts.iter().any(|(part, stem)| weights::has_variant(&path.join(part), stem, variant)) {
+        bail!(
+            "{}: no part has weights of variant {variant}, as diffusion_pytorch_model.{variant}.safetensors in unet/",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 /// Says what else the path may be, since that is what people try.

@@ -25,12 +25,15 @@ impl TextEncoders {
         model: &Path,
         folders: &[(&str, &str)],
         zeros_for_no_prompt: bool,
+        variant: Option<&str>,
         kind: Kind,
         device: Device,
     ) -> Result<Self> {
         let open = |(tokenizer, encoder): &(&str, &str)| {
-            let (tokenizer, encoder) =
-                (ClipTokenizer::open(&model.join(tokenizer))?, TextEncoder::open(&model.join(encoder), kind, device)?);
+            let (tokenizer, encoder) = (
+                ClipTokenizer::open(&model.join(tokenizer))?,
+                TextEncoder::open_variant(&model.join(encoder), variant, kind, device)?,
+            );
             if tokenizer.vocab_size() > encoder.config().vocab_size {
                 bail!(
                     "{}: the tokenizer knows {} tokens, the encoder beside it {}; do they belong together?",

@@ -90,9 +90,14 @@ impl AutoencoderKl {
     /// Reads `config.json` and `diffusion_pytorch_model.safetensors` of a folder. A network that overflows in float16
     /// is loaded in float32.
     pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
+        Self::open_variant(folder, None, kind, device)
+    }
+
+    /// As [`AutoencoderKl::open`], but the weights of that variant come first where there are any.
+    pub fn open_variant(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let config = Config::read(&folder.join("config.json"))?;
         let kind = if config.force_upcast && kind == Kind::Half { Kind::Float } else { kind };
-        let weights = Weights::open(folder, "diffusion_pytorch_model", kind, device)?;
+        let weights = Weights::open_variant(folder, "diffusion_pytorch_model", variant, kind, device)?;
         Self::new(&config, &weights, kind)
     }
 

@@ -30,7 +30,12 @@ pub struct Weights {
 impl Weights {
     /// Reads `STEM.safetensors`, its `.fp16.` variant, or the parts that `STEM.safetensors.index.json` names.
     pub fn open(folder: &Path, stem: &str, kind: Kind, device: Device) -> Result<Self> {
-        let files = files_of(folder, stem)?;
+        Self::open_variant(folder, stem, None, kind, device)
+    }
+
+    /// As [`Weights::open`], but `STEM.VARIANT.safetensors` comes first where there is one.
+    pub fn open_variant(folder: &Path, stem: &str, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
+        let files = files_of(folder, stem, variant)?;
         let mut all = Tensors::new();
         for file in &files {
             all.append(&mut tensors::read(file)?.0);
@@ -256,11 +261,11 @@ fn enumerate(problems: &[String]) -> String {
 
 /// Tells the weight files of a network apart without reading all of them: a digest of their sizes, their headers and of
 /// 256 pieces all over them. Training changes nearly every value, so it changes some of the pieces.
-pub fn fingerprint(folder: &Path, stem: &str) -> Result<String> {
+pub fn fingerprint(folder: &Path, stem: &str, variant: Option<&str>) -> Result<String> {
     const PIECES: u64 = 256;
     const PIECE: u64 = 4096;
     let mut hasher = Sha256::new();
-    for path in files_of(folder, stem)? {
+    for path in files_of(folder, stem, variant)? {
         let mut file = fs::File::open(&path).map_err(Error::io(&path))?;
         let size = file.metadata().map_err(Error::io(&path))?.len();
         hasher.update(size.to_le_bytes());
@@ -277,8 +282,19 @@ pub fn fingerprint(folder: &Path, stem: &str) -> Result<String> {
     Ok(hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn files_of(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
-    for variant in ["", ".fp16"] {
+/// Whether a folder has weights of that variant.
+pub fn has_variant(folder: &Path, stem: &str, variant: &str) -> bool {
+    let names = [
+        format!("{stem}.{variant}.safetensors"),
+        format!("{stem}.{variant}.safetensors.index.json"),
+        format!("{stem}.safetensors.index.{variant}.json"),
+    ];
+    names.iter().any(|name| folder.join(name).exists())
+}
+
+fn files_of(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<PathBuf>> {
+    let first = variant.map(|variant| format!(".{variant}")); // where a part has none, its plain weights are as good
+    for variant in first.as_deref().into_iter().chain(["", ".fp16"]) {
         let whole = folder.join(format!("{stem}{variant}.safetensors"));
         if whole.exists() {
             return Ok(vec![whole]);
