@@ -99,12 +99,15 @@ pub struct Generate {
 /// A model, and a LoRA for it
 #[derive(Group)]
 pub struct Source {
-    /// Model folder in diffusers layout, or an id of the hub: OWNER/NAME, OWNER/NAME@REVISION
+    /// Model folder in diffusers layout, one .safetensors file, or an id of the hub: OWNER/NAME, OWNER/NAME@REVISION
     #[arg(long, value_name = "DIR|ID")]
     pub model: Location,
     /// Weights of a variant, such as fp16, where there are such
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
+    /// For a model in a single file: folder with CLIP's tokenizer, or an id [default: openai/clip-vit-large-patch14]
+    #[arg(long, value_name = "DIR|ID")]
+    pub tokenizer: Option<Location>,
     /// LoRA file: diffusers, PEFT or kohya spelling
     #[arg(long, value_name = "FILE")]
     pub lora: Option<PathBuf>,

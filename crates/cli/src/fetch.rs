@@ -2,7 +2,7 @@
 
 use crate::console::Console;
 use anyhow::{Context, Result};
-use comat::config::{Config, Location};
+use comat::config::{self, Config, Location};
 use hub::{Hub, Layout, Progress, Settings};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -22,6 +22,18 @@ pub fn option(
 ) -> Result<()> {
     let (hub, bar) = open(console)?;
     location.fetch(layout, variant, &hub, &bar).context(option)
+}
+
+/// The model of `--model`, and a tokenizer where it is in a single file.
+pub fn model(
+    location: &mut Location,
+    variant: Option<&str>,
+    tokenizer: &mut Option<Location>,
+    console: &Console,
+) -> Result<()> {
+    let (hub, bar) = open(console)?;
+    location.fetch(Layout::Diffusion, variant, &hub, &bar).context("--model")?;
+    config::fetch_tokenizer(location, tokenizer, &hub, &bar)
 }
 
 fn open(console: &Console) -> Result<(Hub, Bar)> {

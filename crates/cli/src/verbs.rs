@@ -18,7 +18,6 @@ use comat::{
     judge::Judge,
     segment::{Grounded, Segmenter},
 };
-use hub::Layout;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{path::Path, time::Duration};
 use tch::{Device, Kind};
@@ -58,7 +57,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
 }
 
 pub fn generate(args: Generate, console: &Console) -> Result<()> {
-    let Source { model, variant, lora, lora_scale } = args.source;
+    let Source { model, variant, tokenizer, lora, lora_scale } = args.source;
     let texts = texts(args.prompt, args.prompts.as_deref())?;
     let sampling = args.sampling.checked().context("generate")?;
     let request = generate::Request {
@@ -75,7 +74,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         init_latents: args.init_latents,
         save_latents: args.save_latents,
     };
-    let pipeline = open(model, variant.as_deref(), &args.engine, console)?;
+    let pipeline = open(model, variant.as_deref(), tokenizer, &args.engine, console)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
     let bar = denoising_bar(console, "generate")?;
     let files = generate::run(pipeline, &request, &bar, &console.interrupt)?;
@@ -87,12 +86,19 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
 pub fn latents(args: Latents, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
     config.fidelity.get_or_insert_default();
-    fetch::option("model.path", &mut config.model.path, Layout::Diffusion, config.model.variant.as_deref(), console)?;
+    let model = &mut config.model;
+    fetch::model(&mut model.path, model.variant.as_deref(), &mut model.tokenizer, console)?;
     let prompts = prompts::read(&config.prompts.train)?;
     let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
     let mut pipeline = {
         let model = &config.model;
-        Pipeline::open_at(&model.path, model.variant.as_deref(), model.dtype.kind(), model.device.device()?)?
+        Pipeline::open_at(
+            &model.path,
+            model.variant.as_deref(),
+            model.tokenizer.as_deref(),
+            model.dtype.kind(),
+            model.device.device()?,
+        )?
     };
     console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
     let bar = console.bar();
@@ -105,7 +111,7 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
 }
 
 pub fn attention(args: Attention, console: &Console) -> Result<()> {
-    let Source { model, variant, lora, lora_scale } = args.source;
+    let Source { model, variant, tokenizer, lora, lora_scale } = args.source;
     let request = word_maps::Request {
         prompts: texts(args.prompt, args.prompts.as_deref())?,
         only: args.words,
@@ -116,7 +122,7 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
         out: args.out,
         overwrite: args.overwrite,
     };
-    let pipeline = open(model, variant.as_deref(), &args.engine, console)?;
+    let pipeline = open(model, variant.as_deref(), tokenizer, &args.engine, console)?;
     console.stop_on_ctrl_c("Stopping; panels that are done are whole.");
     let bar = denoising_bar(console, "attention")?;
     let files = word_maps::run(pipeline, &request, &bar, &console.interrupt)?;
@@ -127,9 +133,15 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
     Ok(())
 }
 
-fn open(mut model: Location, variant: Option<&str>, engine: &Engine, console: &Console) -> Result<Pipeline> {
-    fetch::option("--model", &mut model, Layout::Diffusion, variant, console)?;
-    Pipeline::open_at(&model, variant, engine.dtype.kind(), engine.device.device()?)
+fn open(
+    mut model: Location,
+    variant: Option<&str>,
+    mut tokenizer: Option<Location>,
+    engine: &Engine,
+    console: &Console,
+) -> Result<Pipeline> {
+    fetch::model(&mut model, variant, &mut tokenizer, console)?;
+    Pipeline::open_at(&model, variant, tokenizer.as_deref(), engine.dtype.kind(), engine.device.device()?)
 }
 
 /// Prompts as they were typed, then those of a file.

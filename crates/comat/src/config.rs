@@ -4,12 +4,12 @@ mod location;
 mod parse;
 mod values;
 
-use crate::{replay, tracked};
+use crate::{pipeline::is_single_file, replay, tracked};
 use anyhow::{Context, Result, bail};
 use hub::{Hub, Layout, Progress};
 use models::guidance::Guidance;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use location::Location;
 pub use models::schedule::SamplerKind;
@@ -54,6 +54,9 @@ pub struct Config {
     pub validation: Validation,
 }
 
+/// Where a model in a single file has its tokenizer from, unless another one is named.
+const TOKENIZER: &str = "openai/clip-vit-large-patch14";
+
 /// The diffusion model to tune.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -63,6 +66,9 @@ pub struct Model {
     /// Weights of this variant, where there are such: `fp16` are `NAME.fp16.safetensors`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
+    /// For a model in a single file: a folder with CLIP's tokenizer, or an id of the hub; absent: [`TOKENIZER`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Location>,
     #[serde(default)]
     pub dtype: Dtype,
     #[serde(default)]
@@ -513,6 +519,7 @@ impl Config {
         let (network, reader) = (Layout::Network { tokenizer: false }, Layout::Network { tokenizer: true });
         let variant = self.model.variant.as_deref();
         self.model.path.fetch(Layout::Diffusion, variant, hub, progress).context("model.path")?;
+        fetch_tokenizer(&self.model.path, &mut self.model.tokenizer, hub, progress)?;
         self.captioner.path.fetch(reader, None, hub, progress).context("captioner.path")?;
         if let Some(Attention { segmenter: Segmenter::Grounded { detector, segmenter, .. }, .. }) = &mut self.attention
         {
@@ -595,6 +602,27 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Fetches the tokenizer that a model in a single file needs.
+pub fn fetch_tokenizer(
+    model: &Path,
+    tokenizer: &mut Option<Location>,
+    hub: &Hub,
+    progress: &dyn Progress,
+) -> Result<()> {
+    if !is_single_file(model) {
+        return Ok(());
+    }
+    tokenizer
+        .get_or_insert_with(|| PathBuf::from(TOKENIZER).into())
+        .fetch(Layout::Tokenizer, None, hub, progress)
+        .with_context(|| {
+            format!(
+                "{} is a single file, which has no tokenizer (model.tokenizer and --tokenizer name a folder with one)",
+                model.display()
+            )
+        })
 }
 
 fn above_zero(values: &[(&str, f64)]) -> Result<()> {

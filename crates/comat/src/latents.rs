@@ -276,6 +276,10 @@ pub fn complete(
 /// Of everything that a model's latents depend on.
 fn fingerprint(pipeline: &Pipeline) -> Result<String> {
     let (model, variant) = (&pipeline.path, pipeline.variant.as_deref());
+    if model.is_file() {
+        let parts = [weights::fingerprint_of(std::slice::from_ref(model))?];
+        return Ok(short(&Sha256::digest(parts.join("\n"))));
+    }
     let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model", variant)?];
     for encoder in ["text_encoder", "text_encoder_2"].map(|name| model.join(name)).iter().filter(|f| f.exists()) {
         parts.push(weights::fingerprint(encoder, "model", variant)?);

@@ -1,4 +1,7 @@
-//! A model folder in diffusers layout, opened: everything that generating and training have in common.
+//! A model, opened: everything that generating and training have in common.
+
+mod folder;
+mod single;
 
 use crate::{
     config::{Location, Size},
@@ -6,13 +9,11 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use models::{
-    Error,
-    config::Json,
     lora::Base,
     schedule::NoiseSchedule,
     unet::{self, UNet},
     vae::AutoencoderKl,
-    weights::{self, Weights},
+    weights::Weights,
 };
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
@@ -37,38 +38,30 @@ impl Pipeline {
         Self::open_variant(path, None, kind, device)
     }
 
-    /// A model as it is named by a configuration or on the command line.
-    pub fn open_at(location: &Location, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
-        Ok(Self { name: location.typed().to_owned(), ..Self::open_variant(location, variant, kind, device)? })
+    /// A model as it is named by a configuration or on the command line. `tokenizer`: the folder of one, for a model in
+    /// a single file.
+    pub fn open_at(
+        location: &Location,
+        variant: Option<&str>,
+        tokenizer: Option<&Path>,
+        kind: Kind,
+        device: Device,
+    ) -> Result<Self> {
+        let this = match tokenizer {
+            Some(tokenizer) if is_single_file(location) => {
+                Self::assemble(location, None, single::open(location, tokenizer, kind, device)?, kind, device)?
+            }
+            _ => Self::open_variant(location, variant, kind, device)?,
+        };
+        Ok(Self { name: location.typed().to_owned(), ..this })
     }
 
     fn open_variant(path: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
-        let index = path.join("model_index.json");
-        if !index.exists() {
-            return Err(not_a_model_folder(path));
-        }
-        let index = Json::read(&index)?;
-        if let Some(variant) = variant {
-            check_variant(path, variant)?;
-        }
-        let class: String = index.get("_class_name")?;
-        let xl = match class.as_str() {
-            "StableDiffusionPipeline" => false,
-            "StableDiffusionXLPipeline" => true,
-            _ => {
-                return Err(index
-                    .error("_class_name", &format!("is {class}; only Stable Diffusion 1.x, 2.x and XL are supported"))
-                    .into());
-            }
-        };
-        let zeros: bool = xl && index.get_or("force_zeros_for_empty_prompt", true)?;
-        let folders: &[_] = if xl {
-            &[("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")]
-        } else {
-            &[("tokenizer", "text_encoder")]
-        };
-        let unet_config = unet::Config::read(&path.join("unet/config.json"))?;
-        let text = TextEncoders::open(path, folders, zeros, variant, kind, device)?;
+        Self::assemble(path, variant, folder::open(path, variant, kind, device)?, kind, device)
+    }
+
+    fn assemble(path: &Path, variant: Option<&str>, parts: Parts, kind: Kind, device: Device) -> Result<Self> {
+        let Parts { xl, unet_config, unet_weights, vae, text, schedule } = parts;
         if text.width() != unet_config.cross_attention_dim {
             bail!(
                 "{}: unet/config.json: cross_attention_dim is {}, but the text encoder gives {}; do UNet and encoder belong together?",
@@ -77,7 +70,6 @@ impl Pipeline {
                 text.width()
             );
         }
-        let vae = AutoencoderKl::open_variant(&path.join("vae"), variant, kind, device)?;
         if (unet_config.in_channels, unet_config.out_channels)
             != (vae.config().latent_channels, vae.config().latent_channels)
         {
@@ -94,7 +86,6 @@ impl Pipeline {
             (false, 1024) => Base::Sd2,
             (false, _) => Base::Sd1,
         };
-        let unet_weights = Weights::open_variant(&path.join("unet"), "diffusion_pytorch_model", variant, kind, device)?;
         let this = Self {
             path: path.to_owned(),
             name: path.to_owned(),
@@ -106,7 +97,7 @@ impl Pipeline {
             unet_weights,
             vae,
             text,
-            schedule: NoiseSchedule::read(&path.join("scheduler/scheduler_config.json"))?,
+            schedule,
         };
         this.unet(&this.unet_weights).context("the UNet's weights do not fit its config.json")?;
         Ok(this)
@@ -134,28 +125,17 @@ impl Pipeline {
     }
 }
 
-/// A part may lack a variant, but all of them only do when it is misspelt.
-fn check_variant(path: &Path, variant: &str) -> Result<()> {
-    let parts = [("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")];
-    if !parts.iter().any(|(part, stem)| weights::has_variant(&path.join(part), stem, variant)) {
-        bail!(
-            "{}: no part has weights of variant {variant}, as diffusion_pytorch_model.{variant}.safetensors in unet/",
-            path.display()
-        );
-    }
-    Ok(())
+/// What a model is put together from.
+struct Parts {
+    xl: bool,
+    unet_config: unet::Config,
+    unet_weights: Weights,
+    vae: AutoencoderKl,
+    text: TextEncoders,
+    schedule: NoiseSchedule,
 }
 
-/// Says what else the path may be, since that is what people try.
-fn not_a_model_folder(path: &Path) -> anyhow::Error {
-    let message = if !path.exists() {
-        "no such file or folder"
-    } else if path.is_file() {
-        "is a file; a model is a folder in diffusers layout (single-file checkpoints are not supported yet)"
-    } else if path.join("config.json").exists() {
-        "holds a single network; a model is the folder above, with model_index.json, unet/, vae/, text_encoder/ and tokenizer/"
-    } else {
-        "has no model_index.json; a model is a folder in diffusers layout"
-    };
-    Error::file(path, message).into()
+/// Whether a model is one file rather than a folder.
+pub fn is_single_file(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|end| end == "safetensors")
 }

@@ -39,7 +39,13 @@ impl Session {
     /// `segmenter` opens the one that the configuration names; it is asked where the run has attention losses.
     pub fn open(config: Config, segmenter: SegmenterOf) -> Result<Self> {
         let (kind, device) = (config.model.dtype.kind(), config.model.device.device()?);
-        let pipeline = Pipeline::open_at(&config.model.path, config.model.variant.as_deref(), kind, device)?;
+        let pipeline = Pipeline::open_at(
+            &config.model.path,
+            config.model.variant.as_deref(),
+            config.model.tokenizer.as_deref(),
+            kind,
+            device,
+        )?;
         let captioner = CaptionLoss::open(&config.captioner, kind, device)?;
         let attention = match &config.attention {
             Some(attention) => Some(Attention::new(attention.clone(), segmenter(&attention.segmenter, kind, device)?)),

@@ -146,7 +146,7 @@ impl Client {
 
     pub fn unreachable(&self, id: &Id, error: &ureq::Error) -> Error {
         let message = format!(
-            "{} cannot be reached ({}); look at the network and at HF_ENDPOINT, or name a folder",
+            "is no folder here, and {} cannot be reached ({}); look at the network and at HF_ENDPOINT",
             self.endpoint,
             reason(error)
         );

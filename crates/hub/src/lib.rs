@@ -105,7 +105,13 @@ impl Hub {
             Some(commit) => commit.to_owned(),
             None => repository.recall(id.revision()).ok_or_else(|| {
                 let place = self.settings.cache.display();
-                Error::hub(id, format!("revision {} is not in the cache {place}, and {OFFLINE}", id.revision()))
+                Error::hub(
+                    id,
+                    format!(
+                        "is no folder here, its revision {} is not in the cache {place}, and {OFFLINE}",
+                        id.revision()
+                    ),
+                )
             })?,
         };
         repository.whole(&commit, layout, false).map_err(|lack| {

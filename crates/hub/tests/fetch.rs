@@ -96,7 +96,10 @@ fn a_commit_that_is_whole_needs_no_network() {
 #[test]
 fn offline_takes_the_cache_alone() {
     let mut here = Here::new();
-    here.offline(true).refused("owner/name", &["owner/name: revision main is not in the cache", "HF_HUB_OFFLINE"]);
+    here.offline(true).refused(
+        "owner/name",
+        &["owner/name: is no folder here, its revision main is not in the cache", "HF_HUB_OFFLINE"],
+    );
     let fetched = here.offline(false).fetch("owner/name").unwrap();
     here.server.asked();
     assert_eq!(here.offline(true).fetch("owner/name").unwrap(), fetched);
@@ -117,7 +120,10 @@ fn without_a_network_the_last_known_commit_is_used() {
     let mut gone = here;
     gone.settings.endpoint = "http://127.0.0.1:9".into(); // where nobody listens
     assert_eq!(gone.fetch("owner/name").unwrap(), fetched);
-    gone.refused("owner/other", &["owner/other: http://127.0.0.1:9 cannot be reached", "HF_ENDPOINT"]);
+    gone.refused(
+        "owner/other",
+        &["owner/other: is no folder here, and http://127.0.0.1:9 cannot be reached", "HF_ENDPOINT"],
+    );
 }
 
 #[test]

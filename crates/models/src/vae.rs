@@ -72,6 +72,11 @@ impl Config {
         1 << (self.channels.len() - 1)
     }
 
+    /// The precision that the network runs in: one that overflows in float16 runs in float32.
+    pub fn kind(&self, kind: Kind) -> Kind {
+        if self.force_upcast && kind == Kind::Half { Kind::Float } else { kind }
+    }
+
     fn norm(&self) -> (i64, f64) {
         (self.norm_groups, 1e-6)
     }
@@ -96,7 +101,7 @@ impl AutoencoderKl {
     /// As [`AutoencoderKl::open`], but the weights of that variant come first where there are any.
     pub fn open_variant(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let config = Config::read(&folder.join("config.json"))?;
-        let kind = if config.force_upcast && kind == Kind::Half { Kind::Float } else { kind };
+        let kind = config.kind(kind);
         let weights = Weights::open_variant(folder, "diffusion_pytorch_model", variant, kind, device)?;
         Self::new(&config, &weights, kind)
     }

@@ -262,12 +262,17 @@ fn enumerate(problems: &[String]) -> String {
 /// Tells the weight files of a network apart without reading all of them: a digest of their sizes, their headers and of
 /// 256 pieces all over them. Training changes nearly every value, so it changes some of the pieces.
 pub fn fingerprint(folder: &Path, stem: &str, variant: Option<&str>) -> Result<String> {
+    fingerprint_of(&files_of(folder, stem, variant)?)
+}
+
+/// As [`fingerprint`], of these files.
+pub fn fingerprint_of(paths: &[PathBuf]) -> Result<String> {
     const PIECES: u64 = 256;
     const PIECE: u64 = 4096;
     let mut hasher = Sha256::new();
-    for path in files_of(folder, stem, variant)? {
-        let mut file = fs::File::open(&path).map_err(Error::io(&path))?;
-        let size = file.metadata().map_err(Error::io(&path))?.len();
+    for path in paths {
+        let mut file = fs::File::open(path).map_err(Error::io(path))?;
+        let size = file.metadata().map_err(Error::io(path))?.len();
         hasher.update(size.to_le_bytes());
         let mut piece = vec![];
         for i in 0..PIECES {
@@ -275,7 +280,7 @@ pub fn fingerprint(folder: &Path, stem: &str, variant: Option<&str>) -> Result<S
             piece.clear();
             file.seek(SeekFrom::Start(start))
                 .and_then(|_| (&mut file).take(PIECE).read_to_end(&mut piece))
-                .map_err(Error::io(&path))?;
+                .map_err(Error::io(path))?;
             hasher.update(&piece);
         }
     }

@@ -11,7 +11,7 @@ use models::{
     preprocess::Preprocess,
     tokenizer::BertTokenizer,
 };
-use std::path::PathBuf;
+use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 pub struct CaptionLoss {
