@@ -41,17 +41,17 @@ fn a_model_by_its_id_draws_what_the_folder_draws() {
     let done = online(&folder, &server, &format!("{DRAW} --model owner/tiny"));
     assert!(done.stderr.contains(&format!("owner/tiny: commit {COMMIT}")), "{done:?}");
     let picture = folder.names("out").into_iter().find(|name| name.ends_with(".png")).unwrap();
-    let drawn = common_picture(&folder, &format!("out/{picture}"));
+    let drawn = pixels(&folder, &format!("out/{picture}"));
     let local = format!("generate --prompt dog --steps 2 --out local --model {}", fixture(SD1).display());
     online(&folder, &server, &local);
-    assert!(drawn == common_picture(&folder, &format!("local/{picture}")), "other pixels");
+    assert!(drawn == pixels(&folder, &format!("local/{picture}")), "other pixels");
     // and again, without the network
     let offline = "generate --prompt dog --steps 2 --out again --model owner/tiny".split(' ').collect::<Vec<_>>();
     folder.comat(&offline);
     assert!(folder.exists(&format!("again/{picture}")));
 }
 
-fn common_picture(folder: &Folder, name: &str) -> Vec<u8> {
+fn pixels(folder: &Folder, name: &str) -> Vec<u8> {
     let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(folder.path(name)).unwrap()));
     let mut reader = decoder.read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
@@ -87,4 +87,28 @@ fn refusals_are_one_line() {
     folder.comat(&words).error(&["is not in the cache", "HF_HUB_OFFLINE"]);
     let bad = folder.command(&words).env("HF_ENDPOINT", "mirror").output().unwrap();
     Done::from(bad).error(&["HF_ENDPOINT is mirror"]);
+}
+
+/// A single file has no tokenizer; that comes from the hub, or from a folder.
+#[test]
+fn single_files() {
+    let (folder, sd1) = (Folder::new(), fixture(SD1));
+    let server = Server::start("openai/clip-vit-large-patch14", &[]);
+    let draw = format!("{DRAW} --model {}", fixture("ldm_sd1").join("model.safetensors").display());
+    let done = online(&folder, &server, &draw);
+    done.error(&[
+        "model.safetensors is a single file",
+        "--tokenizer",
+        "openai/clip-vit-large-patch14",
+        "no tokenizer.json",
+    ]);
+    let mut files = vec![];
+    list(&sd1.join("tokenizer"), "", &mut files);
+    server.now().files = files.into_iter().collect();
+    online(&folder, &server, &draw)
+        .error(&["model.safetensors: the UNet has other sizes than those of SD1.x and SDXL"]);
+    let local = format!("{draw} --tokenizer {}", sd1.join("tokenizer").display());
+    online(&folder, &server, &local).error(&["the UNet has other sizes"]);
+    let other = format!("{DRAW} --model {}", sd1.join("unet/diffusion_pytorch_model.safetensors").display());
+    online(&folder, &server, &other).error(&["has no model.diffusion_model (the UNet)"]);
 }
