@@ -111,8 +111,10 @@ fn single_files() {
         done.stderr.contains("the UNet has other sizes than those of SD1.x") && done.stderr.ends_with(end),
         "{done:?}"
     );
-    let local = format!("{draw} --tokenizer {}", sd1.join("tokenizer").display());
+    let tokenizer = format!("--tokenizer {}", sd1.join("tokenizer").display());
+    let local = format!("{draw} {tokenizer}");
     online(&folder, &server, &local).error(&["the UNet has other sizes"]);
-    let other = format!("{DRAW} --model {}", sd1.join("unet/diffusion_pytorch_model.safetensors").display());
+    let other =
+        format!("{DRAW} {tokenizer} --model {}", sd1.join("unet/diffusion_pytorch_model.safetensors").display());
     online(&folder, &server, &other).error(&["has no model.diffusion_model (the UNet)"]);
 }
