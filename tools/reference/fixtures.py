@@ -12,6 +12,7 @@ import captioner
 import clip_score
 import discriminator
 import grounding_dino
+import ldm
 import lora
 import networks
 import pipelines
@@ -39,6 +40,8 @@ MAKERS = {
     "pipeline_sd1": pipelines.pipeline_sd1,
     "pipeline_sdxl": pipelines.pipeline_sdxl,
     "discriminator": discriminator.discriminator,
+    "ldm_sd1": ldm.ldm_sd1,  # these two rewrite the pipelines above
+    "ldm_sdxl": ldm.ldm_sdxl,
 }
 
 

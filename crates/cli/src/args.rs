@@ -2,12 +2,12 @@
 
 use crate::{doctor::Doctor, entities::Entities, lora::Lora, prepare::Prepare, segment::Segment, world::World};
 use clap::{Args as Group, Parser, Subcommand};
-use comat::config::{Dtype, SamplerKind, Sampling, Size, Where};
 use comat::{
-    pipeline::{Pipeline, Precision},
+    config::{Dtype, Location, SamplerKind, Sampling, Size, Where},
+    pipeline::Precision,
     plan::memory,
 };
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Teaches text-to-image diffusion models to draw what the prompt says.
 ///
@@ -127,9 +127,15 @@ pub struct Generate {
 /// A model, and a LoRA for it
 #[derive(Group)]
 pub struct Source {
-    /// Model folder in diffusers layout
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    /// Model folder in diffusers layout, one .safetensors file, or an id of the hub: OWNER/NAME, OWNER/NAME@REVISION
+    #[arg(long, value_name = "DIR|ID")]
+    pub model: Location,
+    /// Weights of a variant, such as fp16, where there are such
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
+    /// For a model in a single file: folder with CLIP's tokenizer, or an id [default: openai/clip-vit-large-patch14]
+    #[arg(long, value_name = "DIR|ID")]
+    pub tokenizer: Option<Location>,
     /// LoRA file: diffusers, PEFT or kohya spelling
     #[arg(long, value_name = "FILE")]
     pub lora: Option<PathBuf>,
@@ -271,9 +277,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn open(&self, model: &Path) -> anyhow::Result<Pipeline> {
-        let precision = Precision { networks: self.dtype.kind(), vae: self.vae_dtype.map(Dtype::kind) };
-        Pipeline::open(model, precision, self.device.device()?)
+    pub fn precision(&self) -> Precision {
+        Precision { networks: self.dtype.kind(), vae: self.vae_dtype.map(Dtype::kind) }
     }
 }
 

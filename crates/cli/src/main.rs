@@ -5,6 +5,7 @@ mod console;
 mod args;
 mod doctor;
 mod entities;
+mod fetch;
 mod lora;
 mod prepare;
 mod segment;
@@ -22,13 +23,13 @@ fn main() -> ExitCode {
     let console = console::Console::new();
     let result = match args.verb {
         Verb::Train(args) => verbs::train(args, &console),
-        Verb::Plan(args) => verbs::plan(args),
+        Verb::Plan(args) => verbs::plan(args, &console),
         Verb::Prepare(args) => prepare::run(args, &console),
         Verb::Generate(args) => verbs::generate(args, &console),
         Verb::Latents(args) => verbs::latents(args, &console),
-        Verb::Trace(args) => verbs::trace(args),
+        Verb::Trace(args) => verbs::trace(args, &console),
         Verb::Entities(args) => entities::run(args),
-        Verb::Segment(args) => segment::run(args),
+        Verb::Segment(args) => segment::run(args, &console),
         Verb::Attention(args) => verbs::attention(args, &console),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Lora(verb) => lora::run(verb, &console),

@@ -3,13 +3,17 @@
 use crate::{
     args::{Engine, at_least_one},
     console::Console,
+    fetch,
 };
 use anyhow::{Context, Result, bail};
 use clap::Args as Group;
 use comat::{
-    config::{Lora, SamplerKind, Sampling, Size},
-    merge, prepare, prompts,
+    config::{Location, Lora, SamplerKind, Sampling, Size},
+    merge,
+    pipeline::Pipeline,
+    prepare, prompts,
 };
+use hub::Layout;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{path::PathBuf, time::Duration};
 
@@ -20,9 +24,9 @@ use std::{path::PathBuf, time::Duration};
 /// smaller `sampling.size`. Pictures that are drawn already are not drawn again.
 #[derive(Group)]
 pub struct Prepare {
-    /// Model folder in diffusers layout
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    /// Model folder in diffusers layout, or an id of the hub
+    #[arg(long, value_name = "DIR|ID")]
+    model: Location,
     /// Prompt file; a picture is drawn of each of the first --images prompts
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
@@ -89,7 +93,9 @@ pub fn run(args: Prepare, console: &Console) -> Result<()> {
         targets: Lora::default().targets,
         work,
     };
-    let mut pipeline = args.engine.open(&args.model)?;
+    let mut model = args.model;
+    fetch::option("--model", &mut model, Layout::Diffusion, None, console)?;
+    let mut pipeline = Pipeline::open_at(&model, None, None, args.engine.precision(), args.engine.device.device()?)?;
     console.stop_on_ctrl_c("Stopping; pictures that are done are not drawn again.");
     let bars = |name: &str| -> Result<ProgressBar> {
         let bar = console.bar();
@@ -107,7 +113,8 @@ pub fn run(args: Prepare, console: &Console) -> Result<()> {
         prepared.after
     );
     drop(pipeline);
-    let merging = merge::Request { model: args.model, loras: vec![(prepared.lora, 1.0)], out: args.out, kind: None };
+    let merging =
+        merge::Request { model: model.to_path_buf(), loras: vec![(prepared.lora, 1.0)], out: args.out, kind: None };
     merge::run(&merging, &console.interrupt)?;
     say!(
         "the prepared model is {}; train with model.path = that folder, sampling.size = \"{}\"",

@@ -1,12 +1,14 @@
 //! `comat segment`: looks for nouns in a picture and paints what was found over it.
 
-use crate::args::Engine;
+use crate::{args::Engine, console::Console, fetch};
 use anyhow::{Result, bail};
 use clap::Args as Group;
 use comat::{
+    config::Location,
     image::Picture,
     segment::{Detection, Grounded},
 };
+use hub::Layout;
 use std::path::PathBuf;
 use tch::{Device, Tensor};
 
@@ -22,12 +24,12 @@ pub struct Segment {
     /// What to look for, for example "dog,cat"
     #[arg(long, value_name = "NOUN,NOUN,…", required = true, value_delimiter = ',', value_parser = noun)]
     pub nouns: Vec<String>,
-    /// Grounding DINO in transformers layout
-    #[arg(long, value_name = "DIR")]
-    pub detector: PathBuf,
-    /// SAM in transformers layout
-    #[arg(long, value_name = "DIR")]
-    pub segmenter: PathBuf,
+    /// Grounding DINO in transformers layout, or an id of the hub
+    #[arg(long, value_name = "DIR|ID")]
+    pub detector: Location,
+    /// SAM in transformers layout, or an id of the hub
+    #[arg(long, value_name = "DIR|ID")]
+    pub segmenter: Location,
     /// Where to write the painted picture (PNG)
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
@@ -58,12 +60,14 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-pub fn run(args: Segment) -> Result<()> {
+pub fn run(mut args: Segment, console: &Console) -> Result<()> {
     if args.out.exists() && !args.overwrite {
         bail!("{} exists already; choose another --out, or pass --overwrite", args.out.display());
     }
     let picture = Picture::open(&args.image)?;
     let (kind, device) = (args.engine.dtype.kind(), args.engine.device.device()?);
+    fetch::option("--detector", &mut args.detector, Layout::Network { tokenizer: true }, None, console)?;
+    fetch::option("--segmenter", &mut args.segmenter, Layout::Network { tokenizer: false }, None, console)?;
     let mut grounded = Grounded::open(&args.detector, &args.segmenter, kind, device)?;
     grounded.detector.box_threshold = args.box_threshold;
     grounded.detector.text_threshold = args.text_threshold;

@@ -1,12 +1,14 @@
 //! One function per verb: from what was typed to a call of the library.
 
 use crate::{
-    args::{Attention, Generate, Latents, Plan, Trace, Train},
+    args::{Attention, Engine, Generate, Latents, Plan, Source, Trace, Train},
     console::Console,
+    fetch,
 };
 use anyhow::{Context, Result, bail};
 use comat::{
-    config, generate,
+    config::{self, Location},
+    generate,
     pipeline::Pipeline,
     plan, prompts, trace as tracing_of,
     train::{Ended, Leg, Trainer},
@@ -21,7 +23,8 @@ use std::{path::Path, time::Duration};
 use tch::{Device, Kind};
 
 pub fn train(args: Train, console: &Console) -> Result<()> {
-    let config = config::read(&args.config, &args.set)?;
+    let mut config = config::read(&args.config, &args.set)?;
+    fetch::config(&mut config, console)?;
     if args.dry_run {
         say!("{}", plan::describe(config, &segmenter)?);
         return Ok(());
@@ -54,8 +57,9 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     Ok(())
 }
 
-pub fn plan(args: Plan) -> Result<()> {
-    let config = config::read(&args.config, &args.set)?;
+pub fn plan(args: Plan, console: &Console) -> Result<()> {
+    let mut config = config::read(&args.config, &args.set)?;
+    fetch::config(&mut config, console)?;
     say!("{}", plan::describe(config.clone(), &segmenter)?);
     let forecast = plan::memory::forecast(&config, &segmenter)?;
     say!("{forecast}");
@@ -79,6 +83,7 @@ pub fn plan(args: Plan) -> Result<()> {
 }
 
 pub fn generate(args: Generate, console: &Console) -> Result<()> {
+    let Source { model, variant, tokenizer, lora, lora_scale } = args.source;
     let texts = texts(args.prompt, args.prompts.as_deref())?;
     let sampling = args.sampling.checked().context("generate")?;
     let request = generate::Request {
@@ -90,12 +95,12 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         out: args.out,
         grid: args.grid,
         overwrite: args.overwrite,
-        lora: args.source.lora,
-        lora_scale: args.source.lora_scale,
+        lora,
+        lora_scale,
         init_latents: args.init_latents,
         save_latents: args.save_latents,
     };
-    let pipeline = args.engine.open(&args.source.model)?;
+    let pipeline = open(model, variant.as_deref(), tokenizer, &args.engine, console)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
     let bar = denoising_bar(console, "generate")?;
     let files = generate::run(pipeline, &request, &bar, &console.interrupt)?;
@@ -107,9 +112,11 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
 pub fn latents(args: Latents, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
     config.fidelity.get_or_insert_default();
+    let model = &mut config.model;
+    fetch::model(&mut model.path, model.variant.as_deref(), &mut model.tokenizer, console)?;
     let prompts = prompts::read(&config.prompts.train)?;
     let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
-    let mut pipeline = Pipeline::open(&config.model.path, config.model.precision(), config.model.device.device()?)?;
+    let mut pipeline = config.model.open()?;
     console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
     let bar = console.bar();
     bar.set_style(ProgressStyle::with_template("latents {wide_bar} {pos}/{len} · {per_sec} · ETA {eta_precise}")?);
@@ -121,17 +128,18 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
 }
 
 pub fn attention(args: Attention, console: &Console) -> Result<()> {
+    let Source { model, variant, tokenizer, lora, lora_scale } = args.source;
     let request = word_maps::Request {
         prompts: texts(args.prompt, args.prompts.as_deref())?,
         only: args.words,
         seed: args.seed,
         sampling: args.sampling.checked().context("attention")?,
-        lora: args.source.lora,
-        lora_scale: args.source.lora_scale,
+        lora,
+        lora_scale,
         out: args.out,
         overwrite: args.overwrite,
     };
-    let pipeline = args.engine.open(&args.source.model)?;
+    let pipeline = open(model, variant.as_deref(), tokenizer, &args.engine, console)?;
     console.stop_on_ctrl_c("Stopping; panels that are done are whole.");
     let bar = denoising_bar(console, "attention")?;
     let files = word_maps::run(pipeline, &request, &bar, &console.interrupt)?;
@@ -140,6 +148,17 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
         say!("{}", file.display());
     }
     Ok(())
+}
+
+fn open(
+    mut model: Location,
+    variant: Option<&str>,
+    mut tokenizer: Option<Location>,
+    engine: &Engine,
+    console: &Console,
+) -> Result<Pipeline> {
+    fetch::model(&mut model, variant, &mut tokenizer, console)?;
+    Pipeline::open_at(&model, variant, tokenizer.as_deref(), engine.precision(), engine.device.device()?)
 }
 
 /// Prompts as they were typed, then those of a file.
@@ -159,8 +178,9 @@ fn denoising_bar(console: &Console, verb: &str) -> Result<ProgressBar> {
     Ok(bar)
 }
 
-pub fn trace(args: Trace) -> Result<()> {
-    let config = config::read(&args.config, &args.set)?;
+pub fn trace(args: Trace, console: &Console) -> Result<()> {
+    let mut config = config::read(&args.config, &args.set)?;
+    fetch::config(&mut config, console)?;
     let Trace { noise, out, lora, tracked_start, repeat, .. } = args;
     let request = tracing_of::Request { noise, out, lora, tracked_start, repeat };
     let mut summary = tracing_of::run(config, &segmenter, &request)?;

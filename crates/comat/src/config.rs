@@ -1,14 +1,20 @@
 //! `run.toml`: everything that a run depends on.
 
+mod location;
 mod parse;
 mod values;
 
-use crate::{pipeline::Precision, replay, tracked};
-use anyhow::{Result, bail};
+use crate::{
+    pipeline::{Pipeline, Precision, is_single_file},
+    replay, tracked,
+};
+use anyhow::{Context, Result, bail};
+use hub::{Hub, Layout, Progress};
 use models::guidance::Guidance;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+pub use location::Location;
 pub use models::schedule::SamplerKind;
 pub use parse::read;
 pub use values::{Dtype, Size, Where};
@@ -51,12 +57,21 @@ pub struct Config {
     pub validation: Validation,
 }
 
+/// Where a model in a single file has its tokenizer from, unless another one is named.
+const TOKENIZER: &str = "openai/clip-vit-large-patch14";
+
 /// The diffusion model to tune.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// A folder in diffusers layout.
-    pub path: PathBuf,
+    /// A folder in diffusers layout, or the id of one on the hub: `OWNER/NAME`, `OWNER/NAME@REVISION`.
+    pub path: Location,
+    /// Weights of this variant, where there are such: `fp16` are `NAME.fp16.safetensors`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// For a model in a single file: a folder with CLIP's tokenizer, or an id of the hub; absent: [`TOKENIZER`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Location>,
     /// Of the frozen networks. The adapter, the latents and the losses are in float32.
     #[serde(default)]
     pub dtype: Dtype,
@@ -74,14 +89,20 @@ impl Model {
     pub fn precision(&self) -> Precision {
         Precision { networks: self.dtype.kind(), vae: self.vae_dtype.map(Dtype::kind) }
     }
+
+    /// After [`Config::fetch`], if it is named by an id.
+    pub fn open(&self) -> Result<Pipeline> {
+        let (variant, tokenizer) = (self.variant.as_deref(), self.tokenizer.as_deref());
+        Pipeline::open_at(&self.path, variant, tokenizer, self.precision(), self.device.device()?)
+    }
 }
 
 /// The frozen network that judges whether the image says what the prompt says.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Captioner {
-    /// A BLIP folder in transformers layout.
-    pub path: PathBuf,
+    /// A BLIP folder in transformers layout, or an id of the hub.
+    pub path: Location,
     /// Text before the prompt; not part of the loss.
     #[serde(default = "Captioner::default_prefix")]
     pub prefix: String,
@@ -98,7 +119,13 @@ pub struct Captioner {
 impl Captioner {
     /// The captioner of a folder, with everything else as it is by default.
     pub fn at(path: PathBuf) -> Self {
-        Self { path, prefix: Self::default_prefix(), reduction: Reduction::default(), weight: 1.0, micro_batch: 0 }
+        Self {
+            path: path.into(),
+            prefix: Self::default_prefix(),
+            reduction: Reduction::default(),
+            weight: 1.0,
+            micro_batch: 0,
+        }
     }
 
     fn default_weight() -> f64 {
@@ -239,10 +266,10 @@ impl Attention {
 pub enum Segmenter {
     /// The miniature world's own, without a network.
     World,
-    /// Grounding DINO finds boxes, SAM what is in them; folders in transformers layout.
+    /// Grounding DINO finds boxes, SAM what is in them; folders in transformers layout, or ids of the hub.
     Grounded {
-        detector: PathBuf,
-        segmenter: PathBuf,
+        detector: Location,
+        segmenter: Location,
         /// How well a box must fit its noun, 0 to 1.
         #[serde(default = "Segmenter::default_box_threshold")]
         box_threshold: f64,
@@ -290,7 +317,7 @@ pub struct Fidelity {
     pub guidance_scale: Option<f64>,
     /// The model whose UNet the discriminator is made of; absent: the one that is tuned, whose weights are then shared.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<PathBuf>,
+    pub model: Option<Location>,
     /// Of the discriminator's own adapter.
     pub rank: i64,
     pub learning_rate: f64,
@@ -509,11 +536,32 @@ impl Default for Validation {
 pub enum Judge {
     /// The miniature world's own.
     World,
-    /// The cosine between picture and prompt; a CLIP folder in transformers layout.
-    Clip { model: PathBuf },
+    /// The cosine between picture and prompt; a CLIP folder in transformers layout, or an id of the hub.
+    Clip { model: Location },
 }
 
 impl Config {
+    /// Fetches all models that are named by an id. Everything that opens one comes after this.
+    pub fn fetch(&mut self, hub: &Hub, progress: &dyn Progress) -> Result<()> {
+        let (network, reader) = (Layout::Network { tokenizer: false }, Layout::Network { tokenizer: true });
+        let variant = self.model.variant.as_deref();
+        self.model.path.fetch(Layout::Diffusion, variant, hub, progress).context("model.path")?;
+        fetch_tokenizer(&self.model.path, &mut self.model.tokenizer, hub, progress)?;
+        self.captioner.path.fetch(reader, None, hub, progress).context("captioner.path")?;
+        if let Some(Attention { segmenter: Segmenter::Grounded { detector, segmenter, .. }, .. }) = &mut self.attention
+        {
+            detector.fetch(reader, None, hub, progress).context("attention.segmenter.detector")?;
+            segmenter.fetch(network, None, hub, progress).context("attention.segmenter.segmenter")?;
+        }
+        if let Some(model) = self.fidelity.as_mut().and_then(|fidelity| fidelity.model.as_mut()) {
+            model.fetch(Layout::Diffusion, None, hub, progress).context("fidelity.model")?;
+        }
+        if let Some(Judge::Clip { model }) = &mut self.validation.judge {
+            model.fetch(reader, None, hub, progress).context("validation.judge.model")?;
+        }
+        Ok(())
+    }
+
     /// Refuses values that no run can have.
     pub fn check(&self) -> Result<()> {
         self.sampling.check()?;
@@ -582,6 +630,27 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Fetches the tokenizer that a model in a single file needs.
+pub fn fetch_tokenizer(
+    model: &Path,
+    tokenizer: &mut Option<Location>,
+    hub: &Hub,
+    progress: &dyn Progress,
+) -> Result<()> {
+    if !is_single_file(model) {
+        return Ok(());
+    }
+    tokenizer
+        .get_or_insert_with(|| PathBuf::from(TOKENIZER).into())
+        .fetch(Layout::Tokenizer, None, hub, progress)
+        .with_context(|| {
+            format!(
+                "{} is a single file, which has no tokenizer (model.tokenizer and --tokenizer name a folder with one)",
+                model.display()
+            )
+        })
 }
 
 fn above_zero(values: &[(&str, f64)]) -> Result<()> {

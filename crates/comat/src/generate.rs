@@ -83,7 +83,7 @@ pub fn run(
         for (i, job) in batch.iter().enumerate() {
             let picture = Picture::from_tensor(&images.get(i as i64))?;
             let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
-            let settings = parameters(sampling, job.prompt, job.seed, size, &pipeline.path, adapter);
+            let settings = parameters(sampling, job.prompt, job.seed, size, &pipeline.name, adapter);
             picture.save(
                 &job.path,
                 &[("parameters", &settings), ("prompt", job.prompt), ("seed", &job.seed.to_string())],

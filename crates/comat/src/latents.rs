@@ -49,7 +49,7 @@ impl Origin {
         let fidelity = config.fidelity.clone().unwrap_or_default();
         let guidance_scale = fidelity.guidance_scale.unwrap_or(config.sampling.guidance_scale);
         Ok(Self {
-            model: fingerprint(&pipeline.path)?,
+            model: fingerprint(pipeline)?,
             seed: fidelity.latents_seed,
             sampling: Sampling { size: None, guidance_scale, ..config.sampling.clone() },
             size,
@@ -276,10 +276,15 @@ pub fn complete(
 }
 
 /// Of everything that a model's latents depend on.
-fn fingerprint(model: &Path) -> Result<String> {
-    let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model")?];
+fn fingerprint(pipeline: &Pipeline) -> Result<String> {
+    let (model, variant) = (&pipeline.path, pipeline.variant.as_deref());
+    if model.is_file() {
+        let parts = [weights::fingerprint_of(std::slice::from_ref(model))?];
+        return Ok(short(&Sha256::digest(parts.join("\n"))));
+    }
+    let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model", variant)?];
     for encoder in ["text_encoder", "text_encoder_2"].map(|name| model.join(name)).iter().filter(|f| f.exists()) {
-        parts.push(weights::fingerprint(encoder, "model")?);
+        parts.push(weights::fingerprint(encoder, "model", variant)?);
     }
     let scheduler = model.join("scheduler/scheduler_config.json");
     parts.push(fs::read_to_string(&scheduler).map_err(Error::io(&scheduler))?);

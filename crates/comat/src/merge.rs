@@ -47,7 +47,7 @@ pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
     }
     pipeline::class(model)?;
     let unet = model.join("unet");
-    let sources = files_of(&unet, STEM)?;
+    let sources = files_of(&unet, STEM, None)?;
     let config = unet::Config::read(&unet.join("config.json"))?;
     let kind = kind_of(&sources)?;
     let weights = Weights::open(&unet, STEM, kind, Device::Cpu)?; // in the file's own precision nothing is copied

@@ -1,21 +1,30 @@
-//! A model folder in diffusers layout, opened: everything that generating and training have in common.
+//! A model, opened: everything that generating and training have in common.
 
-use crate::{config::Size, text::TextEncoders};
+mod folder;
+mod single;
+
+use crate::{
+    config::{Location, Size},
+    text::TextEncoders,
+};
 use anyhow::{Context, Result, bail};
 use models::{
-    Error,
-    config::Json,
     lora::Base,
     schedule::NoiseSchedule,
     unet::{self, UNet},
-    vae::AutoencoderKl,
+    vae::{self, AutoencoderKl},
     weights::Weights,
 };
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
+pub use folder::class;
+
 pub struct Pipeline {
     pub path: PathBuf,
+    /// What the model is called: its path, or its id on the hub.
+    pub name: PathBuf,
+    pub variant: Option<String>,
     pub base: Base,
     pub kind: Kind,
     pub device: Device,
@@ -34,6 +43,13 @@ pub struct Precision {
     pub vae: Option<Kind>,
 }
 
+impl Precision {
+    /// Of an autoencoder of that configuration.
+    fn of_vae(self, config: &vae::Config) -> Kind {
+        self.vae.unwrap_or(config.kind(self.networks))
+    }
+}
+
 impl From<Kind> for Precision {
     fn from(networks: Kind) -> Self {
         Self { networks, vae: None }
@@ -42,16 +58,35 @@ impl From<Kind> for Precision {
 
 impl Pipeline {
     pub fn open(path: &Path, precision: impl Into<Precision>, device: Device) -> Result<Self> {
-        let Precision { networks: kind, vae: vae_kind } = precision.into();
-        let (xl, index) = class(path)?;
-        let zeros: bool = xl && index.get_or("force_zeros_for_empty_prompt", true)?;
-        let folders: &[_] = if xl {
-            &[("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")]
-        } else {
-            &[("tokenizer", "text_encoder")]
+        Self::open_variant(path, None, precision.into(), device)
+    }
+
+    /// A model as it is named by a configuration or on the command line. `tokenizer`: the folder of one, for a model in
+    /// a single file.
+    pub fn open_at(
+        location: &Location,
+        variant: Option<&str>,
+        tokenizer: Option<&Path>,
+        precision: Precision,
+        device: Device,
+    ) -> Result<Self> {
+        let this = match tokenizer {
+            Some(tokenizer) if is_single_file(location) => {
+                let parts = single::open(location, tokenizer, precision, device)?;
+                Self::assemble(location, None, parts, precision.networks, device)?
+            }
+            _ => Self::open_variant(location, variant, precision, device)?,
         };
-        let unet_config = unet::Config::read(&path.join("unet/config.json"))?;
-        let text = TextEncoders::open(path, folders, zeros, kind, device)?;
+        Ok(Self { name: location.typed().to_owned(), ..this })
+    }
+
+    fn open_variant(path: &Path, variant: Option<&str>, precision: Precision, device: Device) -> Result<Self> {
+        let parts = folder::open(path, variant, precision, device)?;
+        Self::assemble(path, variant, parts, precision.networks, device)
+    }
+
+    fn assemble(path: &Path, variant: Option<&str>, parts: Parts, kind: Kind, device: Device) -> Result<Self> {
+        let Parts { xl, unet_config, unet_weights, vae, text, schedule } = parts;
         if text.width() != unet_config.cross_attention_dim {
             bail!(
                 "{}: unet/config.json: cross_attention_dim is {}, but the text encoder gives {}; do UNet and encoder belong together?",
@@ -60,10 +95,6 @@ impl Pipeline {
                 text.width()
             );
         }
-        let vae = match vae_kind {
-            None => AutoencoderKl::open(&path.join("vae"), kind, device)?,
-            Some(kind) => AutoencoderKl::open_in(&path.join("vae"), kind, device)?,
-        };
         if (unet_config.in_channels, unet_config.out_channels)
             != (vae.config().latent_channels, vae.config().latent_channels)
         {
@@ -80,9 +111,10 @@ impl Pipeline {
             (false, 1024) => Base::Sd2,
             (false, _) => Base::Sd1,
         };
-        let unet_weights = Weights::open(&path.join("unet"), "diffusion_pytorch_model", kind, device)?;
         let this = Self {
             path: path.to_owned(),
+            name: path.to_owned(),
+            variant: variant.map(str::to_owned),
             base,
             kind,
             device,
@@ -90,7 +122,7 @@ impl Pipeline {
             unet_weights,
             vae,
             text,
-            schedule: NoiseSchedule::read(&path.join("scheduler/scheduler_config.json"))?,
+            schedule,
         };
         this.unet(&this.unet_weights).context("the UNet's weights do not fit its config.json")?;
         Ok(this)
@@ -118,33 +150,17 @@ impl Pipeline {
     }
 }
 
-/// Whether the folder is a Stable Diffusion XL, or 1.x or 2.x; and its `model_index.json`.
-pub fn class(path: &Path) -> Result<(bool, Json)> {
-    let index = path.join("model_index.json");
-    if !index.exists() {
-        return Err(not_a_model_folder(path));
-    }
-    let index = Json::read(&index)?;
-    let class: String = index.get("_class_name")?;
-    match class.as_str() {
-        "StableDiffusionPipeline" => Ok((false, index)),
-        "StableDiffusionXLPipeline" => Ok((true, index)),
-        _ => Err(index
-            .error("_class_name", &format!("is {class}; only Stable Diffusion 1.x, 2.x and XL are supported"))
-            .into()),
-    }
+/// What a model is put together from.
+struct Parts {
+    xl: bool,
+    unet_config: unet::Config,
+    unet_weights: Weights,
+    vae: AutoencoderKl,
+    text: TextEncoders,
+    schedule: NoiseSchedule,
 }
 
-/// Says what else the path may be, since that is what people try.
-fn not_a_model_folder(path: &Path) -> anyhow::Error {
-    let message = if !path.exists() {
-        "no such file or folder"
-    } else if path.is_file() {
-        "is a file; a model is a folder in diffusers layout (single-file checkpoints are not supported yet)"
-    } else if path.join("config.json").exists() {
-        "holds a single network; a model is the folder above, with model_index.json, unet/, vae/, text_encoder/ and tokenizer/"
-    } else {
-        "has no model_index.json; a model is a folder in diffusers layout"
-    };
-    Error::file(path, message).into()
+/// Whether a model is one file rather than a folder.
+pub fn is_single_file(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|end| end == "safetensors")
 }

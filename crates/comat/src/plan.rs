@@ -35,7 +35,7 @@ pub fn describe(config: Config, segmenter: SegmenterOf) -> Result<String> {
         "# The plan".into(),
         format!(
             "model        {}: {:?}, UNet {} parameters, {:?} on {:?}",
-            pipeline.path.display(),
+            pipeline.name.display(),
             pipeline.base,
             thousands(pipeline.unet_weights.parameter_count()),
             pipeline.kind,

@@ -43,7 +43,7 @@ impl Session {
         if device.is_cuda() {
             torch_ext::cuda::allow_tf32(config.model.tf32)?;
         }
-        let pipeline = Pipeline::open(&config.model.path, config.model.precision(), device)?;
+        let pipeline = config.model.open()?;
         let captioner = CaptionLoss::open(&config.captioner, kind, device)?;
         let attention = match &config.attention {
             Some(attention) => Some(Attention::new(attention.clone(), segmenter(&attention.segmenter, kind, device)?)),

@@ -25,12 +25,30 @@ impl TextEncoders {
         model: &Path,
         folders: &[(&str, &str)],
         zeros_for_no_prompt: bool,
+        variant: Option<&str>,
         kind: Kind,
         device: Device,
     ) -> Result<Self> {
         let open = |(tokenizer, encoder): &(&str, &str)| {
-            let (tokenizer, encoder) =
-                (ClipTokenizer::open(&model.join(tokenizer))?, TextEncoder::open(&model.join(encoder), kind, device)?);
+            let (tokenizer, encoder) = (
+                ClipTokenizer::open(&model.join(tokenizer))?,
+                TextEncoder::open_variant(&model.join(encoder), variant, kind, device)?,
+            );
+            Ok((tokenizer, encoder))
+        };
+        let parts = folders.iter().map(open).collect::<Result<_>>()?;
+        Self::new(model, parts, zeros_for_no_prompt, kind, device)
+    }
+
+    /// Of encoders that are open, each with its tokenizer. `model` is what to name in errors.
+    pub fn new(
+        model: &Path,
+        parts: Vec<(ClipTokenizer, TextEncoder)>,
+        zeros_for_no_prompt: bool,
+        kind: Kind,
+        device: Device,
+    ) -> Result<Self> {
+        for (tokenizer, encoder) in &parts {
             if tokenizer.vocab_size() > encoder.config().vocab_size {
                 bail!(
                     "{}: the tokenizer knows {} tokens, the encoder beside it {}; do they belong together?",
@@ -39,9 +57,7 @@ impl TextEncoders {
                     encoder.config().vocab_size
                 );
             }
-            Ok((tokenizer, encoder))
-        };
-        let parts = folders.iter().map(open).collect::<Result<_>>()?;
+        }
         Ok(Self { parts, zeros_for_no_prompt, kind, device, cache: HashMap::new() })
     }
 

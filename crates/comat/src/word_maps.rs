@@ -187,7 +187,7 @@ pub fn run(
         let rows: Vec<(&str, &Looks)> = rows.iter().map(|(side, looks)| (*side, looks)).collect();
         let texts: Vec<&str> = words.iter().map(|w| w.text.as_str()).collect();
         let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
-        let settings = crate::generate::parameters(sampling, prompt, request.seed, size, &pipeline.path, adapter);
+        let settings = crate::generate::parameters(sampling, prompt, request.seed, size, &pipeline.name, adapter);
         panel(&texts, &rows).save(file, &[("parameters", &settings), ("prompt", prompt)])?;
     }
     Ok(files)

@@ -110,7 +110,7 @@ fn weights_are_shared_with_the_tuned_model() {
     let mut tuned = pipeline(Kind::Float);
     let key = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight";
     let place = |weights: &models::weights::Weights| weights.get(key).unwrap().data_ptr();
-    let by = |model: Option<PathBuf>| Fidelity { rank: 2, model, ..Default::default() };
+    let by = |model: Option<PathBuf>| Fidelity { rank: 2, model: model.map(Into::into), ..Default::default() };
     let same = discriminator(&by(None), &mut tuned);
     assert_eq!(place(same.base()), place(&tuned.unet_weights));
     let named = discriminator(&by(Some(fixture("../fixtures/pipeline_sd1"))), &mut tuned);

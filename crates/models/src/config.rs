@@ -22,8 +22,12 @@ pub struct Json {
 
 impl Json {
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::io(path))?;
-        let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))?;
+        Self::of(&fs::read_to_string(path).map_err(Error::io(path))?, path)
+    }
+
+    /// A configuration that is part of the program; `path` is the file to name in errors.
+    pub fn of(text: &str, path: &Path) -> Result<Self> {
+        let value: Value = serde_json::from_str(text).map_err(|e| Error::file(path, e.to_string()))?;
         match value {
             Value::Object(values) => {
                 Ok(Self { path: path.to_owned(), section: String::new(), values, seen: RefCell::default() })

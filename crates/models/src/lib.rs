@@ -9,6 +9,7 @@ pub mod error;
 pub mod grounding_dino;
 pub mod guidance;
 pub mod layers;
+pub mod ldm;
 pub mod lora;
 pub mod preprocess;
 mod resnet;

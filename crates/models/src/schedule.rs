@@ -83,7 +83,11 @@ impl NoiseSchedule {
 
     /// Reads a diffusers `scheduler_config.json` of any class: all of them describe the same noise.
     pub fn read(path: &Path) -> Result<Self> {
-        let json = Json::read(path)?;
+        Self::of(&Json::read(path)?)
+    }
+
+    /// As [`NoiseSchedule::read`], from what lies in memory.
+    pub fn of(json: &Json) -> Result<Self> {
         let class: String = json.get_or("_class_name", "DDPMScheduler".into())?;
         let saved_with = match class.as_str() {
             "DDPMScheduler" => Some(SamplerKind::Ddpm),

@@ -80,6 +80,14 @@ impl ClipTokenizer {
         Ok(Self { inner: Inner::new(tokenizer, specials, &settings)?, max_length })
     }
 
+    /// With another token for padding: SDXL's second encoder was trained with `!`.
+    pub fn padded_with(mut self, token: &str) -> Result<Self> {
+        let id = self.inner.tokenizer.token_to_id(token);
+        let id = id.ok_or_else(|| Error::Input(format!("the tokenizer has no token `{token}` to pad with")))?;
+        self.inner.pad = id.into();
+        Ok(self)
+    }
+
     /// Exactly `max_length` ids: a long text is cut, a short one padded.
     pub fn encode(&self, text: &str) -> Result<Encoding> {
         let mut encoding = self.inner.encode(text, self.max_length)?;

@@ -72,6 +72,11 @@ impl Config {
         1 << (self.channels.len() - 1)
     }
 
+    /// The precision that the network runs in: one that overflows in float16 runs in float32.
+    pub fn kind(&self, kind: Kind) -> Kind {
+        if self.force_upcast && kind == Kind::Half { Kind::Float } else { kind }
+    }
+
     fn norm(&self) -> (i64, f64) {
         (self.norm_groups, 1e-6)
     }
@@ -90,15 +95,19 @@ impl AutoencoderKl {
     /// Reads `config.json` and `diffusion_pytorch_model.safetensors` of a folder. A network that overflows in float16
     /// is loaded in float32.
     pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
-        let config = Config::read(&folder.join("config.json"))?;
-        let kind = if config.force_upcast && kind == Kind::Half { Kind::Float } else { kind };
-        Self::open_in(folder, kind, device)
+        Self::open_variant(folder, None, kind, device)
     }
 
-    /// As [`AutoencoderKl::open`], in this very precision.
-    pub fn open_in(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
+    /// As [`AutoencoderKl::open`], but the weights of that variant come first where there are any.
+    pub fn open_variant(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let config = Config::read(&folder.join("config.json"))?;
-        let weights = Weights::open(folder, "diffusion_pytorch_model", kind, device)?;
+        Self::open_in(folder, variant, config.kind(kind), device)
+    }
+
+    /// As [`AutoencoderKl::open_variant`], in this very precision.
+    pub fn open_in(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
+        let config = Config::read(&folder.join("config.json"))?;
+        let weights = Weights::open_variant(folder, "diffusion_pytorch_model", variant, kind, device)?;
         Self::new(&config, &weights, kind)
     }
 

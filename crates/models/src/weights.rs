@@ -30,7 +30,12 @@ pub struct Weights {
 impl Weights {
     /// Reads `STEM.safetensors`, its `.fp16.` variant, or the parts that `STEM.safetensors.index.json` names.
     pub fn open(folder: &Path, stem: &str, kind: Kind, device: Device) -> Result<Self> {
-        let files = files_of(folder, stem)?;
+        Self::open_variant(folder, stem, None, kind, device)
+    }
+
+    /// As [`Weights::open`], but `STEM.VARIANT.safetensors` comes first where there is one.
+    pub fn open_variant(folder: &Path, stem: &str, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
+        let files = files_of(folder, stem, variant)?;
         let mut all = Tensors::new();
         for file in &files {
             all.append(&mut tensors::read(file)?.0);
@@ -256,13 +261,18 @@ fn enumerate(problems: &[String]) -> String {
 
 /// Tells the weight files of a network apart without reading all of them: a digest of their sizes, their headers and of
 /// 256 pieces all over them. Training changes nearly every value, so it changes some of the pieces.
-pub fn fingerprint(folder: &Path, stem: &str) -> Result<String> {
+pub fn fingerprint(folder: &Path, stem: &str, variant: Option<&str>) -> Result<String> {
+    fingerprint_of(&files_of(folder, stem, variant)?)
+}
+
+/// As [`fingerprint`], of these files.
+pub fn fingerprint_of(paths: &[PathBuf]) -> Result<String> {
     const PIECES: u64 = 256;
     const PIECE: u64 = 4096;
     let mut hasher = Sha256::new();
-    for path in files_of(folder, stem)? {
-        let mut file = fs::File::open(&path).map_err(Error::io(&path))?;
-        let size = file.metadata().map_err(Error::io(&path))?.len();
+    for path in paths {
+        let mut file = fs::File::open(path).map_err(Error::io(path))?;
+        let size = file.metadata().map_err(Error::io(path))?.len();
         hasher.update(size.to_le_bytes());
         let mut piece = vec![];
         for i in 0..PIECES {
@@ -270,7 +280,7 @@ pub fn fingerprint(folder: &Path, stem: &str) -> Result<String> {
             piece.clear();
             file.seek(SeekFrom::Start(start))
                 .and_then(|_| (&mut file).take(PIECE).read_to_end(&mut piece))
-                .map_err(Error::io(&path))?;
+                .map_err(Error::io(path))?;
             hasher.update(&piece);
         }
     }
@@ -280,16 +290,27 @@ pub fn fingerprint(folder: &Path, stem: &str) -> Result<String> {
 /// The layers of a network, each with the shape of its weight, without reading the values.
 pub fn layer_shapes(folder: &Path, stem: &str) -> Result<Layout> {
     let mut all = Layout::new();
-    for file in files_of(folder, stem)? {
+    for file in files_of(folder, stem, None)? {
         let tensors = tensors::read(&file)?.0.into_iter();
         all.extend(tensors.filter_map(|(key, t)| Some((key.strip_suffix(".weight")?.to_owned(), t.size()))));
     }
     Ok(all)
 }
 
+/// Whether a folder has weights of that variant.
+pub fn has_variant(folder: &Path, stem: &str, variant: &str) -> bool {
+    let names = [
+        format!("{stem}.{variant}.safetensors"),
+        format!("{stem}.{variant}.safetensors.index.json"),
+        format!("{stem}.safetensors.index.{variant}.json"),
+    ];
+    names.iter().any(|name| folder.join(name).exists())
+}
+
 /// The weight files of a network that [`Weights::open`] reads.
-pub fn files_of(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
-    for variant in ["", ".fp16"] {
+pub fn files_of(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<PathBuf>> {
+    let first = variant.map(|variant| format!(".{variant}")); // where a part has none, its plain weights are as good
+    for variant in first.as_deref().into_iter().chain(["", ".fp16"]) {
         let whole = folder.join(format!("{stem}{variant}.safetensors"));
         if whole.exists() {
             return Ok(vec![whole]);

@@ -23,7 +23,6 @@ use comat::{
     files::write_whole,
     generate,
     interrupt::{Interrupt, Interrupted},
-    pipeline::Pipeline,
     session::{JudgeOf, SegmenterOf},
     train::{Ended, Trainer},
 };
@@ -172,7 +171,7 @@ impl Ablation<'_> {
             init_latents: None,
             save_latents: None,
         };
-        let pipeline = Pipeline::open(&config.model.path, config.model.precision(), config.model.device.device()?)?;
+        let pipeline = config.model.open()?;
         let bar = (self.bar)("draw")?;
         generate::run(pipeline, &request, &bar, self.interrupt)?;
         bar.finish_and_clear();

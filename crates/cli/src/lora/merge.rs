@@ -1,9 +1,13 @@
 //! `comat lora merge`: a model with LoRAs in it.
 
-use crate::console::Console;
+use crate::{console::Console, fetch};
 use anyhow::Result;
 use clap::Args as Group;
-use comat::{config::Dtype, merge};
+use comat::{
+    config::{Dtype, Location},
+    merge,
+};
+use hub::Layout;
 use std::path::{Path, PathBuf};
 
 /// Write a model folder with LoRAs added to its UNet
@@ -12,9 +16,9 @@ use std::path::{Path, PathBuf};
 /// precision the sums are rounded, which --dtype float32 avoids.
 #[derive(Group)]
 pub struct Merge {
-    /// Model folder in diffusers layout
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    /// Model folder in diffusers layout, or an id of the hub
+    #[arg(long, value_name = "DIR|ID")]
+    pub model: Location,
     /// LoRA file, and how much of it to add (1 when absent); can be given several times
     #[arg(long, value_name = "FILE[:SCALE]", required = true, value_parser = scaled)]
     pub lora: Vec<(PathBuf, f64)>,
@@ -26,9 +30,14 @@ pub struct Merge {
     pub dtype: Option<Dtype>,
 }
 
-pub fn run(args: Merge, console: &Console) -> Result<()> {
-    let request =
-        merge::Request { model: args.model, loras: args.lora, out: args.out, kind: args.dtype.map(Dtype::kind) };
+pub fn run(mut args: Merge, console: &Console) -> Result<()> {
+    fetch::option("--model", &mut args.model, Layout::Diffusion, None, console)?;
+    let request = merge::Request {
+        model: args.model.to_path_buf(),
+        loras: args.lora,
+        out: args.out,
+        kind: args.dtype.map(Dtype::kind),
+    };
     console.stop_on_ctrl_c("Stopping; nothing is left behind.");
     let merged = merge::run(&request, &console.interrupt)?;
     for file in merged.left_out {

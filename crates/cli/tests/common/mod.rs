@@ -157,6 +157,7 @@ impl Folder {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_comat"));
         command.args(words).current_dir(self.0.path()).env("OMP_NUM_THREADS", "1").env("RUST_BACKTRACE", "0");
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", self.path("hub")); // no test needs the network
         command
     }
 

@@ -12,7 +12,7 @@ use models::{
     preprocess::Preprocess,
     tokenizer::BertTokenizer,
 };
-use std::path::PathBuf;
+use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 pub struct CaptionLoss {
@@ -38,7 +38,7 @@ pub type Crop = (i64, i64);
 
 impl CaptionLoss {
     pub fn open(config: &config::Captioner, kind: Kind, device: Device) -> Result<Self> {
-        let path: &PathBuf = &config.path;
+        let path: &Path = &config.path;
         let captioner = Captioner::open(path, kind, device).with_context(|| format!("captioner {}", path.display()))?;
         Self::new(captioner, config)
     }

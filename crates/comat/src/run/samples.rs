@@ -67,8 +67,14 @@ fn round(
         for (i, (prompt, seed)) in prompts.iter().zip(seeds).enumerate() {
             let picture = Picture::from_tensor(&images.get(i as i64))?;
             let path = folder.join(name(first + i, prompt));
-            let settings =
-                crate::generate::parameters(&config.sampling, prompt, seed, session.size, &config.model.path, None);
+            let settings = crate::generate::parameters(
+                &config.sampling,
+                prompt,
+                seed,
+                session.size,
+                config.model.path.typed(),
+                None,
+            );
             picture.save(&path, &[("parameters", &settings), ("step", &step.to_string())])?;
             if let Some(sum) = &sum {
                 let words = word_maps::words(prompt, &session.pipeline.text.tokenizer().encode(prompt)?);

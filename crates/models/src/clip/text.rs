@@ -33,8 +33,13 @@ pub struct TextEncoder {
 impl TextEncoder {
     /// Reads `config.json` and `model.safetensors` from the folder.
     pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
+        Self::open_variant(folder, None, kind, device)
+    }
+
+    /// As [`TextEncoder::open`], but the weights of that variant come first where there are any.
+    pub fn open_variant(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let config = TextConfig::read(&folder.join("config.json"))?;
-        Self::new(&config, &Weights::open(folder, "model", kind, device)?)
+        Self::new(&config, &Weights::open_variant(folder, "model", variant, kind, device)?)
     }
 
     pub fn new(config: &TextConfig, weights: &Weights) -> Result<Self> {

@@ -1,0 +1,71 @@
+//! Models that are named by an id of the hub: fetched, with a bar, before anything is opened.
+
+use crate::console::Console;
+use anyhow::{Context, Result};
+use comat::config::{self, Config, Location};
+use hub::{Hub, Layout, Progress, Settings};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// All models of a configuration.
+pub fn config(config: &mut Config, console: &Console) -> Result<()> {
+    let (hub, bar) = open(console)?;
+    config.fetch(&hub, &bar)
+}
+
+/// A model that an option names.
+pub fn option(
+    option: &'static str,
+    location: &mut Location,
+    layout: Layout,
+    variant: Option<&str>,
+    console: &Console,
+) -> Result<()> {
+    let (hub, bar) = open(console)?;
+    location.fetch(layout, variant, &hub, &bar).context(option)
+}
+
+/// The model of `--model`, and a tokenizer where it is in a single file.
+pub fn model(
+    location: &mut Location,
+    variant: Option<&str>,
+    tokenizer: &mut Option<Location>,
+    console: &Console,
+) -> Result<()> {
+    let (hub, bar) = open(console)?;
+    location.fetch(Layout::Diffusion, variant, &hub, &bar).context("--model")?;
+    config::fetch_tokenizer(location, tokenizer, &hub, &bar)
+}
+
+fn open(console: &Console) -> Result<(Hub, Bar)> {
+    let bar = console.bar();
+    bar.set_style(ProgressStyle::with_template(
+        "{msg} {wide_bar} {bytes}/{total_bytes} · {bytes_per_sec} · ETA {eta}",
+    )?);
+    Ok((Hub::new(Settings::from_env()?), Bar(bar)))
+}
+
+/// One bar, for one file after the other. Ctrl-C needs no care here: what has come stays, and the next time goes on.
+struct Bar(ProgressBar);
+
+impl Progress for Bar {
+    fn file(&self, name: &str, size: u64) {
+        self.0.set_length(size);
+        self.0.set_message(name.to_owned());
+        self.0.reset();
+    }
+
+    fn at(&self, bytes: u64) {
+        if self.0.position() == 0 && bytes > 1 << 20 {
+            self.0.reset_eta(); // what an earlier try has brought says nothing of the speed
+        }
+        self.0.set_position(bytes);
+    }
+
+    fn end(&self) {}
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

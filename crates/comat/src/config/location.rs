@@ -1,0 +1,82 @@
+//! A model as it is named: a path, or an id of the hub.
+
+use hub::{Hub, Id, Layout, Progress};
+use serde::{Deserialize, Serialize};
+use std::{
+    convert::Infallible,
+    ops::Deref,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+/// What was typed for a model, `models/sd15` or `OWNER/NAME@REVISION`, and where it lies. Written out, it is what was typed.
+///
+/// It stands for a path: the one that was typed, or after [`Location::fetch`] the folder in the hub's cache.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(from = "PathBuf", into = "PathBuf")]
+pub struct Location {
+    typed: PathBuf,
+    fetched: Option<PathBuf>,
+}
+
+impl Location {
+    pub fn typed(&self) -> &Path {
+        &self.typed
+    }
+
+    /// Fetches a model that is named by its id, or finds it in the cache. A path that exists wins over an id; what can
+    /// be neither is left for whoever opens it to refuse. Says in the log what commit an id stood for.
+    pub fn fetch(
+        &mut self,
+        layout: Layout,
+        variant: Option<&str>,
+        hub: &Hub,
+        progress: &dyn Progress,
+    ) -> hub::Result<()> {
+        let Some(id) = Id::of(&self.typed) else { return Ok(()) };
+        let id = Id { variant: variant.map(str::to_owned), ..id };
+        let fetched = hub.fetch(&id, layout, progress)?;
+        tracing::info!("{id}: commit {} in {}", fetched.commit, fetched.folder.display());
+        self.fetched = Some(fetched.folder);
+        Ok(())
+    }
+}
+
+impl Deref for Location {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        self.fetched.as_ref().unwrap_or(&self.typed)
+    }
+}
+
+impl AsRef<Path> for Location {
+    fn as_ref(&self) -> &Path {
+        self
+    }
+}
+
+/// Where it lies makes no difference.
+impl PartialEq for Location {
+    fn eq(&self, other: &Self) -> bool {
+        self.typed == other.typed
+    }
+}
+
+impl From<PathBuf> for Location {
+    fn from(typed: PathBuf) -> Self {
+        Self { typed, fetched: None }
+    }
+}
+
+impl From<Location> for PathBuf {
+    fn from(location: Location) -> Self {
+        location.typed
+    }
+}
+
+impl FromStr for Location {
+    type Err = Infallible;
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(PathBuf::from(text).into())
+    }
+}

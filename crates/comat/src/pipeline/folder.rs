@@ -1,0 +1,84 @@
+//! Folders in diffusers layout.
+
+use super::{Parts, Precision, is_single_file};
+use crate::text::TextEncoders;
+use anyhow::{Result, bail};
+use models::{
+    Error,
+    config::Json,
+    schedule::NoiseSchedule,
+    unet,
+    vae::{self, AutoencoderKl},
+    weights::{self, Weights},
+};
+use std::path::Path;
+use tch::Device;
+
+pub fn open(path: &Path, variant: Option<&str>, precision: Precision, device: Device) -> Result<Parts> {
+    let (xl, index) = class(path)?;
+    if let Some(variant) = variant {
+        check_variant(path, variant)?;
+    }
+    let kind = precision.networks;
+    let zeros: bool = xl && index.get_or("force_zeros_for_empty_prompt", true)?;
+    let folders: &[_] = if xl {
+        &[("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")]
+    } else {
+        &[("tokenizer", "text_encoder")]
+    };
+    let vae = path.join("vae");
+    let vae_kind = precision.of_vae(&vae::Config::read(&vae.join("config.json"))?);
+    Ok(Parts {
+        xl,
+        unet_config: unet::Config::read(&path.join("unet/config.json"))?,
+        text: TextEncoders::open(path, folders, zeros, variant, kind, device)?,
+        vae: AutoencoderKl::open_in(&vae, variant, vae_kind, device)?,
+        unet_weights: Weights::open_variant(&path.join("unet"), "diffusion_pytorch_model", variant, kind, device)?,
+        schedule: NoiseSchedule::read(&path.join("scheduler/scheduler_config.json"))?,
+    })
+}
+
+/// Whether the folder is a Stable Diffusion XL, or 1.x or 2.x; and its `model_index.json`.
+pub fn class(path: &Path) -> Result<(bool, Json)> {
+    let index = path.join("model_index.json");
+    if !index.exists() {
+        return Err(not_a_model_folder(path));
+    }
+    let index = Json::read(&index)?;
+    let class: String = index.get("_class_name")?;
+    match class.as_str() {
+        "StableDiffusionPipeline" => Ok((false, index)),
+        "StableDiffusionXLPipeline" => Ok((true, index)),
+        _ => Err(index
+            .error("_class_name", &format!("is {class}; only Stable Diffusion 1.x, 2.x and XL are supported"))
+            .into()),
+    }
+}
+
+/// A part may lack a variant, but all of them only do when it is misspelt.
+fn check_variant(path: &Path, variant: &str) -> Result<()> {
+    let parts = [("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")];
+    if !parts.iter().any(|(part, stem)| weights::has_variant(&path.join(part), stem, variant)) {
+        bail!(
+            "{}: no part has weights of variant {variant}, as diffusion_pytorch_model.{variant}.safetensors in unet/",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Says what else the path may be, since that is what people try.
+fn not_a_model_folder(path: &Path) -> anyhow::Error {
+    let message = if is_single_file(path) {
+        "is a single file, which has no tokenizer; name one by model.tokenizer or --tokenizer (here, only model.path and --model can be single files)"
+    } else if !path.exists() {
+        "no such file or folder"
+    } else if path.is_file() {
+        "is a file; a model is a folder in diffusers layout, or one .safetensors file"
+    } else if path.join("config.json").exists() {
+        "holds a single network; a model is the folder above, with model_index.json, unet/, vae/, text_encoder/ and tokenizer/"
+    } else {
+        "has no model_index.json; a model is a folder in diffusers layout"
+    };
+    Error::file(path, message).into()
+}

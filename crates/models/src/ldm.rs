@@ -1,0 +1,118 @@
+//! Checkpoints in one file, with the keys of the original latent-diffusion program: SD1.x and SDXL.
+//!
+//! Such a file has UNet, autoencoder and text encoders below a prefix each, and no configuration. Which layer a key
+//! belongs to follows from the keys themselves: the numbered blocks say by what they contain whether they are a residual
+//! block, go down or go up. Upstream: `ldm/modules/diffusionmodules/{openaimodel,model}.py` of latent-diffusion, open_clip's
+//! `TextTransformer`.
+
+mod configs;
+mod text;
+mod unet;
+mod vae;
+
+use crate::{
+    error::{Error, Result},
+    tensors::{self, Tensors},
+};
+use std::{collections::BTreeSet, path::Path};
+use tch::Tensor;
+
+pub use configs::{scheduler, shapes, text_config, unet_config, vae_config};
+
+/// What is in a file, each part with the keys that it has in folders of diffusers and transformers.
+pub struct Parts {
+    pub unet: Tensors,
+    pub vae: Tensors,
+    /// One for SD1, two for SDXL.
+    pub text: Vec<Tensors>,
+    /// Trained to predict velocity: some SDXL models say so by an empty tensor.
+    pub predicts_velocity: bool,
+}
+
+impl Parts {
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::of(tensors::read(path)?.0, path)
+    }
+
+    /// `origin` is the file to name in errors.
+    pub fn of(mut all: Tensors, origin: &Path) -> Result<Self> {
+        let predicts_velocity = all.contains_key("v_pred");
+        let mut take = |prefix: &str| below(&mut all, prefix);
+        let (unet, vae) = (take("model.diffusion_model."), take("first_stage_model."));
+        let sd1 = take("cond_stage_model.transformer.");
+        let sd2 = take("cond_stage_model.model.");
+        let (first, second) = (take("conditioner.embedders.0.transformer."), take("conditioner.embedders.1.model."));
+        for (part, what) in [(&unet, "model.diffusion_model (the UNet)"), (&vae, "first_stage_model (the autoencoder)")]
+        {
+            if part.is_empty() {
+                return Err(Error::file(
+                    origin,
+                    format!(
+                        "has no {what}, so it is not a whole Stable Diffusion model in one file; name a model folder"
+                    ),
+                ));
+            }
+        }
+        if !sd2.is_empty() {
+            let what = "is a Stable Diffusion 2.x file, which does not say what it predicts; name a folder in diffusers layout";
+            return Err(Error::file(origin, what));
+        }
+        let text = match (sd1.is_empty(), first.is_empty(), second.is_empty()) {
+            (false, true, true) => vec![sd1],
+            (true, false, false) => vec![first, text::from_open_clip(second).map_err(|e| Error::file(origin, e))?],
+            (true, true, false) => {
+                return Err(Error::file(
+                    origin,
+                    "is an SDXL refiner, which has no first text encoder; it cannot be used",
+                ));
+            }
+            _ => {
+                let what =
+                    "has no text encoder that is known here (cond_stage_model.transformer or conditioner.embedders)";
+                return Err(Error::file(origin, what));
+            }
+        };
+        let renamed = |part: Tensors, name: &dyn Fn(&str) -> Option<String>| -> Result<Tensors> {
+            let rename = |(key, tensor): (String, Tensor)| match name(&key) {
+                Some(name) => Ok((name, tensor)),
+                None => Err(Error::file(origin, format!("{key} belongs to no layer that is known here"))),
+            };
+            part.into_iter().map(rename).collect()
+        };
+        let places = unet::Places::of(unet.keys().map(String::as_str).collect());
+        let levels = vae.keys().filter_map(|key| key.strip_prefix("decoder.up.")?.split('.').next()?.parse().ok());
+        let levels: usize = levels.max().map_or(0, |last: usize| last + 1);
+        let mut vae = vae;
+        vae.retain(|key, _| !key.starts_with("loss."));
+        Ok(Self {
+            unet: renamed(unet, &|key| places.name(key))?,
+            vae: vae::pointwise(renamed(vae, &|key| vae::name(key, levels))?)?,
+            text,
+            predicts_velocity,
+        })
+    }
+
+    pub fn is_xl(&self) -> bool {
+        self.text.len() == 2
+    }
+}
+
+/// Takes out everything below a prefix, and leaves the prefix out.
+fn below(all: &mut Tensors, prefix: &str) -> Tensors {
+    let keys: Vec<String> = all.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
+    keys.into_iter().filter_map(|key| Some((key[prefix.len()..].to_owned(), all.remove(&key)?))).collect()
+}
+
+/// The first part of a key that one of the table's is the beginning of, in our words, and the rest.
+fn reworded(key: &str, table: &[(&str, &str)]) -> Option<String> {
+    table.iter().find_map(|(theirs, ours)| {
+        let rest = key.strip_prefix(theirs)?;
+        rest.starts_with('.').then(|| format!("{ours}{rest}"))
+    })
+}
+
+type Keys<'a> = BTreeSet<&'a str>;
+
+fn has_below(keys: &Keys, prefix: &str) -> bool {
+    keys.range(prefix..).next().is_some_and(|key| key.starts_with(prefix))
+}

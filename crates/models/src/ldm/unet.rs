@@ -1,0 +1,80 @@
+use super::{Keys, has_below, reworded};
+use std::collections::BTreeMap;
+
+/// Where each of the original's numbered modules is in ours: `input_blocks.4.0` is `down_blocks.1.resnets.0`.
+pub struct Places {
+    modules: BTreeMap<String, String>,
+}
+
+const RESNET: [(&str, &str); 6] = [
+    ("in_layers.0", "norm1"),
+    ("in_layers.2", "conv1"),
+    ("emb_layers.1", "time_emb_proj"),
+    ("out_layers.0", "norm2"),
+    ("out_layers.3", "conv2"),
+    ("skip_connection", "conv_shortcut"),
+];
+
+const ENDS: [(&str, &str); 7] = [
+    ("time_embed.0", "time_embedding.linear_1"),
+    ("time_embed.2", "time_embedding.linear_2"),
+    ("label_emb.0.0", "add_embedding.linear_1"),
+    ("label_emb.0.2", "add_embedding.linear_2"),
+    ("input_blocks.0.0", "conv_in"),
+    ("out.0", "conv_norm_out"),
+    ("out.2", "conv_out"),
+];
+
+impl Places {
+    pub fn of(keys: Keys) -> Self {
+        let mut modules = BTreeMap::new();
+        let middle = [("0", "resnets.0"), ("1", "attentions.0"), ("2", "resnets.1")];
+        modules.extend(middle.map(|(n, ours)| (format!("middle_block.{n}"), format!("mid_block.{ours}"))));
+        for (side, ours) in [("input_blocks", "down_blocks"), ("output_blocks", "up_blocks")] {
+            let (mut level, mut layer) = (0, 0);
+            // The first module on the way down is the convolution into the network.
+            for block in usize::from(side == "input_blocks").. {
+                let at = format!("{side}.{block}");
+                if !has_below(&keys, &format!("{at}.")) {
+                    break;
+                }
+                let mut turns = false;
+                for module in 0..3 {
+                    let module = format!("{at}.{module}");
+                    let has = |part: &str| has_below(&keys, &format!("{module}.{part}."));
+                    let place = if has("op") {
+                        turns = true;
+                        "downsamplers.0.conv".to_owned()
+                    } else if has("conv") {
+                        turns = true;
+                        "upsamplers.0".to_owned()
+                    } else if has("in_layers") {
+                        format!("resnets.{layer}")
+                    } else if has("transformer_blocks") {
+                        format!("attentions.{layer}")
+                    } else {
+                        continue;
+                    };
+                    modules.insert(module, format!("{ours}.{level}.{place}"));
+                }
+                (level, layer) = if turns { (level + 1, 0) } else { (level, layer + 1) };
+            }
+        }
+        Self { modules }
+    }
+
+    /// Our key for one of the original's.
+    pub fn name(&self, key: &str) -> Option<String> {
+        if let Some(name) = reworded(key, &ENDS) {
+            return Some(name);
+        }
+        let cut = key.match_indices('.').nth(1 + usize::from(!key.starts_with("middle_block")))?.0;
+        let (module, rest) = (&key[..cut], &key[cut + 1..]);
+        let place = self.modules.get(module)?;
+        let rest = match rest.strip_prefix("op.") {
+            Some(rest) => rest.to_owned(), // the place has the convolution's name already
+            None => reworded(rest, &RESNET).unwrap_or_else(|| rest.to_owned()),
+        };
+        Some(format!("{place}.{rest}"))
+    }
+}

@@ -1,0 +1,139 @@
+//! Models in one file come apart into the tensors of the folders that they were made of (`tools/reference/ldm.py`).
+
+mod common;
+
+use common::fixture;
+use models::{
+    clip::TextConfig,
+    ldm::{self, Parts},
+    tensors::{self, Tensors},
+    unet, vae,
+    weights::Layout,
+};
+use std::path::Path;
+use tch::{Kind, Tensor};
+
+fn parts(name: &str) -> Parts {
+    Parts::read(&fixture(name).join("model.safetensors")).unwrap()
+}
+
+/// As the tool made bytes of them.
+fn bytes(pipeline: &str, file: &str) -> Tensors {
+    let (tensors, _) = tensors::read(&fixture(pipeline).join(file)).unwrap();
+    let byte = |t: &Tensor| (t.abs() * 1000.0).remainder(251.0).to_kind(Kind::Uint8);
+    tensors.iter().map(|(key, tensor)| (key.clone(), byte(tensor))).collect()
+}
+
+/// transformers leaves `text_model` out where there is no projection; a single file has it.
+fn below_text_model(tensors: Tensors) -> Tensors {
+    let below = |key: String| if key.starts_with("text_") { key } else { format!("text_model.{key}") };
+    tensors.into_iter().map(|(key, tensor)| (below(key), tensor)).collect()
+}
+
+#[track_caller]
+fn assert_same(what: &str, got: &Tensors, expected: &Tensors) {
+    assert_eq!(got.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
+    for (key, tensor) in got {
+        assert_eq!(tensor, &expected[key], "{what}: {key}");
+        assert_eq!(tensor.size(), expected[key].size(), "{what}: {key}");
+    }
+}
+
+#[test]
+fn the_parts_are_those_of_the_folders() {
+    for (name, pipeline) in [("ldm_sd1", "pipeline_sd1"), ("ldm_sdxl", "pipeline_sdxl")] {
+        let parts = parts(name);
+        assert_same("unet", &parts.unet, &bytes(pipeline, "unet/diffusion_pytorch_model.safetensors"));
+        assert_same("vae", &parts.vae, &bytes(pipeline, "vae/diffusion_pytorch_model.safetensors"));
+        assert_eq!((parts.is_xl(), parts.predicts_velocity), (name == "ldm_sdxl", false));
+        for (encoder, folder) in parts.text.iter().zip(["text_encoder", "text_encoder_2"]) {
+            let expected = bytes(pipeline, &format!("{folder}/model.safetensors"));
+            assert_same(folder, encoder, &below_text_model(expected));
+        }
+    }
+}
+
+const WIDE: &str = r#"{"_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
+    "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]"#;
+
+/// Written as the published `unet/config.json` are, without what has its default.
+const SD1: &str = r#"{"_class_name": "UNet2DConditionModel", "attention_head_dim": 8, "cross_attention_dim": 768,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]}"#;
+const SDXL: &str = r#"{"_class_name": "UNet2DConditionModel", "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048, "block_out_channels": [320, 640, 1280], "sample_size": 128,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": true, "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816}"#;
+
+fn written<T>(text: &str, read: impl FnOnce(&Path) -> models::Result<T>) -> T {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    read(file.path()).unwrap()
+}
+
+/// From the shapes alone, the configurations of the published models.
+#[test]
+fn configurations_from_shapes() {
+    for text in [SD1, SDXL] {
+        let config = written(text, unet::Config::read);
+        assert_eq!(ldm::unet_config(&unet::UNet::layout(&config)), Some(config));
+    }
+    for (xl, scale) in [(false, 0.18215), (true, 0.13025)] {
+        let config = written(&format!("{WIDE}, \"scaling_factor\": {scale}}}"), vae::Config::read);
+        assert_eq!(ldm::vae_config(&vae::AutoencoderKl::layout(&config), xl), Some(config));
+    }
+    for (open_clip, text) in [
+        (false, r#"{"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "projection_dim": 768}"#),
+        (
+            true,
+            r#"{"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20, "projection_dim": 1280,
+                "num_hidden_layers": 32, "hidden_act": "gelu"}"#,
+        ),
+    ] {
+        let config = written(text, TextConfig::read);
+        assert_eq!(ldm::text_config(&models::clip::TextEncoder::layout(&config), open_clip), Some(config));
+    }
+    let tiny = parts("ldm_sd1");
+    assert_eq!(ldm::unet_config(&ldm::shapes(&tiny.unet)), None, "8 channels cannot be normalised in 32 groups");
+    assert_eq!(ldm::unet_config(&Layout::new()), None);
+}
+
+#[test]
+fn files_that_are_something_else() {
+    let (all, _) = tensors::read(&fixture("ldm_sdxl").join("model.safetensors")).unwrap();
+    let error = |change: &dyn Fn(&mut Tensors)| {
+        let mut changed: Tensors = all.iter().map(|(key, tensor)| (key.clone(), tensor.shallow_clone())).collect();
+        change(&mut changed);
+        Parts::of(changed, Path::new("x.safetensors")).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    let without = |prefix: &'static str| error(&move |t: &mut Tensors| t.retain(|key, _| !key.starts_with(prefix)));
+    assert_eq!(error(&|_| ()), "");
+    assert!(without("model.diffusion_model.").starts_with("x.safetensors: has no model.diffusion_model (the UNet)"));
+    assert!(without("first_stage_model.").contains("has no first_stage_model"));
+    assert!(without("conditioner.embedders.0.").contains("SDXL refiner"));
+    assert!(without("conditioner.").contains("has no text encoder"));
+    let extra = |key: &'static str| {
+        error(&move |t: &mut Tensors| {
+            t.insert(key.into(), Tensor::from(1));
+        })
+    };
+    assert!(extra("cond_stage_model.model.ln_final.weight").contains("Stable Diffusion 2.x"));
+    for key in [
+        "model.diffusion_model.control.0.weight",
+        "first_stage_model.encoder.x.weight",
+        "first_stage_model.decoder.up.99.x.y",
+    ] {
+        let said = extra(key);
+        assert!(
+            said.contains("belongs to no layer")
+                && said.contains(key.split_once('.').unwrap().1.split_once('.').unwrap().1),
+            "{said}"
+        );
+    }
+    let said = extra("conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_x");
+    assert!(said.starts_with("x.safetensors: "), "{said}");
+}
