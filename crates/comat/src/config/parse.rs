@@ -103,6 +103,15 @@ mod tests {
     }
 
     #[test]
+    fn shipped_configurations_can_be_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let configs = files.iter().filter(|path| path.extension().is_some_and(|end| end == "toml"));
+        let outputs: std::collections::BTreeSet<_> = configs.map(|path| read(path, &[]).unwrap().output).collect();
+        assert!(outputs.len() >= 5, "every one has an output of its own: {outputs:?}");
+    }
+
+    #[test]
     fn settings_win() {
         let config = config(
             "[train]\nsteps = 5",
