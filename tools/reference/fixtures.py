@@ -18,6 +18,7 @@ import pipelines
 import sam
 import schedules
 import tokens
+import vqa
 
 MAKERS = {
     "clip_sd1": networks.clip_sd1,
@@ -33,6 +34,7 @@ MAKERS = {
     "schedules": schedules.schedules,
     "blip": captioner.blip,
     "preprocess": captioner.preprocess,
+    "vqa": vqa.vqa,
     "grounding_dino": grounding_dino.grounding_dino,
     "sam": sam.sam,
     "tokenizer_bert": tokens.tokenizer_bert,

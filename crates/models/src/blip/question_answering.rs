@@ -112,19 +112,19 @@ impl QuestionAnswering {
         Ok(Question { states, mask })
     }
 
-    /// The logits of an answer's first token, behind [DEC] alone → `[B, V]`
+    /// The logits of an answer's first token, behind \[DEC] alone → `[B, V]`
     pub fn first_token(&self, question: &Question) -> Tensor {
         self.next_token(question, &self.starts(question))
     }
 
-    /// The most likely token after the other, [DEC] first, at most `length` of them: one `[B]` list each, without [DEC] and the
-    /// token that ends it (greedy search).
+    /// The most likely token after the other, at most `length` of them (greedy search): a list for each question, without \[DEC]
+    /// and the token that ends it.
     ///
     /// # Errors
     /// Logits that are no numbers.
     pub fn greedy(&self, question: &Question, length: i64) -> Result<Vec<Vec<i64>>> {
         let end = self.config.text.sep_token_id;
-        let most = length.min(self.config.text.max_position_embeddings);
+        let most = (length + 1).min(self.config.text.max_position_embeddings);
         let mut ids = self.starts(question);
         let mut ended = ids.select(1, 0).zeros_like().to_kind(Kind::Bool);
         while ids.size()[1] < most && ended.all().int64_value(&[]) == 0 {
@@ -146,7 +146,7 @@ impl QuestionAnswering {
         &self.config
     }
 
-    /// [DEC] for each question `[B, 1]`
+    /// \[DEC] for each question `[B, 1]`
     fn starts(&self, question: &Question) -> Tensor {
         let rows = question.states.size()[0];
         Tensor::full([rows, 1], self.config.text.bos_token_id, (Kind::Int64, question.states.device()))

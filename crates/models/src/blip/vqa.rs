@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 const QUESTION_TOKENS: usize = 35;
 /// Words of such a question.
 const QUESTION_WORDS: usize = 50;
-/// Tokens of a free answer, [DEC] among them: what `generate` of transformers stops at unless told otherwise.
+/// Tokens of a free answer, behind which `generate` of transformers stops unless told otherwise.
 const ANSWER_TOKENS: i64 = 20;
 
 /// The network with what stands before and behind it: pictures and questions in, answers out.
