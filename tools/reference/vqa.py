@@ -38,8 +38,9 @@ def vqa():
 
     Facts, from the transformers source. The encoder of the question is BLIP's text model run without a causal mask, its
     layers as the decoder's with a cross-attention to all of the image. The decoder reads the states of the question where the
-    decoder of a captioner reads the image, so both widths are one. `forward` hides the question's padding from it; `generate` does
-    not (its mask is all ones), so free answers are taken one by one here, without padding. `generate` begins with
+    decoder of a captioner reads the image, so both widths are one. The question's padding should be hidden from the decoder, but
+    transformers 5 loses that mask on its way into the cross-attention (and `generate` has ones there in every version), so every
+    question is put alone here, without padding. `generate` begins with
     text_config.bos_token_id, ends with sep_token_id, and stops behind 20 more tokens. transformers leaves [CLS]
     before a question; T2I-CompBench, on BLIP's own code, replaces it by [ENC], which the published tokenizers do not have.
     """
@@ -91,8 +92,9 @@ def vqa():
         embeds = net.vision_model(inputs["pixel_values"]).last_hidden_state
         mask = inputs["attention_mask"]
         states = net.text_encoder(inputs["input_ids"], attention_mask=mask, encoder_hidden_states=embeds).last_hidden_state
-        first = torch.full((len(FREE), 1), dec)
-        logits = net.text_decoder(first, encoder_hidden_states=states, encoder_attention_mask=mask).logits[:, -1]
+        alone = [row[:length][None] for row, length in zip(states, mask.sum(-1))]
+        first = torch.tensor([[dec]])
+        logits = torch.cat([net.text_decoder(first, encoder_hidden_states=row).logits[:, -1] for row in alone])
         probabilities = logits.softmax(-1)[:, words]
         states = states * mask.unsqueeze(-1)  # what padding makes of itself is nobody's concern
         result = {"image_embeds": embeds, "question_states": states, "logits": logits, "probabilities": probabilities}

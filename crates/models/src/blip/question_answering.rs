@@ -14,8 +14,9 @@ use tch::{Device, Kind, Tensor};
 /// The network that answers: a question is read by an encoder that looks at the image, and the answer is written by a decoder that
 /// looks at the question so read.
 ///
-/// Source: transformers `BlipForQuestionAnswering`, except that padding behind a question stays hidden from the decoder when it
-/// writes freely, as in the original's `models/blip_vqa.py`. An answer therefore does not depend on the batch it is in.
+/// Source: transformers `BlipForQuestionAnswering`, except that padding behind a question is hidden from the decoder, always: an
+/// answer is the one that the question gets alone. (Upstream's `generate` shows it the padding, and so does `forward` since
+/// transformers 5.)
 pub struct QuestionAnswering {
     config: Config,
     vision_model: VisionModel,
