@@ -17,6 +17,7 @@ import networks
 import pipelines
 import sam
 import schedules
+import sentence
 import tokens
 import vqa
 
@@ -35,6 +36,8 @@ MAKERS = {
     "blip": captioner.blip,
     "preprocess": captioner.preprocess,
     "vqa": vqa.vqa,
+    "sentence_bert": sentence.sentence_bert,
+    "sentence_mpnet": sentence.sentence_mpnet,
     "grounding_dino": grounding_dino.grounding_dino,
     "sam": sam.sam,
     "tokenizer_bert": tokens.tokenizer_bert,
