@@ -70,7 +70,8 @@ impl SentenceEmbedder {
             return Err(Error::file(folder, message));
         }
         let longest = positions as usize;
-        let max_length = settings.max_length.or(tokenizer.max_length()).unwrap_or(longest);
+        let max_length =
+            settings.max_length.or(tokenizer.max_length().map(|most| most.min(longest))).unwrap_or(longest);
         if max_length > longest {
             let message =
                 format!("the longest text is {max_length} tokens in the settings, but the network ends at {longest}");

@@ -46,7 +46,7 @@ fn compare(network: &QuestionAnswering, tolerance: f64) {
     let embeds = network.embed_image(&io["pixel_values"]).unwrap();
     assert_close(&format!("{kind:?} image_embeds"), &embeds, &io["image_embeds"], tolerance);
     let question = read(network, &io);
-    let states = &question.states * question.mask.unsqueeze(-1);
+    let states = question.states() * question.mask().unsqueeze(-1);
     assert_close(&format!("{kind:?} question_states"), &states, &io["question_states"], tolerance);
     assert_close(&format!("{kind:?} logits"), &network.first_token(&question), &io["logits"], tolerance);
 }

@@ -26,10 +26,20 @@ pub struct QuestionAnswering {
 
 /// Questions as the encoder has read them.
 pub struct Question {
+    states: Tensor,
+    mask: Tensor,
+}
+
+impl Question {
     /// `[B, L, D]`
-    pub states: Tensor,
+    pub fn states(&self) -> &Tensor {
+        &self.states
+    }
+
     /// True where a token of the question is `[B, L]`
-    pub mask: Tensor,
+    pub fn mask(&self) -> &Tensor {
+        &self.mask
+    }
 }
 
 impl QuestionAnswering {
