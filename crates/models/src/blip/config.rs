@@ -38,7 +38,7 @@ pub struct TextConfig {
     pub max_position_embeddings: i64,
     pub activation: Activation,
     pub norm_eps: f64,
-    /// The token that an answer begins with, [DEC].
+    /// The token that an answer begins with, \[DEC].
     pub bos_token_id: i64,
     /// The token that an answer ends with.
     pub sep_token_id: i64,

@@ -111,7 +111,7 @@ impl Vqa {
         self.preprocess.normalise(&resize_as_bytes(images, self.network.image_size())?)
     }
 
-    /// Questions as the network reads them to answer yes or no: prepared, cut, [ENC] before them.
+    /// Questions as the network reads them to answer yes or no: prepared, cut, \[ENC] before them.
     pub fn tokens(&self, questions: &[&str]) -> Result<Batch> {
         let prepared: Vec<String> = questions.iter().map(|question| prepare(question)).collect();
         let prepared: Vec<&str> = prepared.iter().map(String::as_str).collect();
