@@ -18,7 +18,9 @@ import networks
 import pipelines
 import sam
 import schedules
+import sentence
 import tokens
+import vqa
 
 MAKERS = {
     "clip_sd1": networks.clip_sd1,
@@ -34,6 +36,9 @@ MAKERS = {
     "schedules": schedules.schedules,
     "blip": captioner.blip,
     "preprocess": captioner.preprocess,
+    "vqa": vqa.vqa,
+    "sentence_bert": sentence.sentence_bert,
+    "sentence_mpnet": sentence.sentence_mpnet,
     "grounding_dino": grounding_dino.grounding_dino,
     "sam": sam.sam,
     "tokenizer_bert": tokens.tokenizer_bert,

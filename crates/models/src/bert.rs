@@ -1,13 +1,19 @@
-//! The layers of BERT, which BLIP's decoder and Grounding DINO's text encoder are made of.
+//! BERT, which reads the texts of Grounding DINO and of sentence embeddings, and whose layers BLIP's are made of.
 //!
 //! Paper: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding" (2019).
-//! Weights and names: transformers `BertLayer`.
+//! Weights and names: transformers `BertModel`.
+
+mod config;
+mod encoder;
 
 use crate::{
     layers::{Activation, LayerNorm, Linear, attention},
     weights::Scope,
 };
 use tch::Tensor;
+
+pub use config::Config;
+pub use encoder::Encoder;
 
 /// Attention, and the norm of its sum with its input.
 pub struct Attention {

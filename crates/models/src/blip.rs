@@ -1,11 +1,14 @@
-//! The captioner BLIP: how likely is a text for an image?
+//! BLIP: how likely is a text for an image, and what is the answer to a question about it?
 //!
 //! Paper: Li et al., "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding and
-//! Generation" (2022). Weights and names: transformers `BlipForConditionalGeneration`.
+//! Generation" (2022). Weights and names: transformers `BlipForConditionalGeneration` ([`Captioner`]) and
+//! `BlipForQuestionAnswering` ([`QuestionAnswering`]).
 
 mod config;
+mod question_answering;
 mod text;
 mod vision;
+mod vqa;
 
 use crate::{
     error::{Error, Result},
@@ -18,6 +21,8 @@ use text::TextDecoder;
 use vision::VisionModel;
 
 pub use config::{Config, TextConfig, VisionConfig};
+pub use question_answering::{Question, QuestionAnswering};
+pub use vqa::{Vqa, prepare};
 
 /// The label of a token that does not count.
 pub const IGNORED: i64 = -100;
@@ -75,12 +80,7 @@ impl Captioner {
 
     /// pixels `[B, 3, H, W]`, normalised, in any precision → `[B, N, D]`
     pub fn embed_image(&self, pixels: &Tensor) -> Result<Tensor> {
-        let (size, (height, width)) = (pixels.size(), self.image_size());
-        if size.len() != 4 || size[0] < 1 || size[1..] != [3, height, width] {
-            return Err(Error::Input(format!("captioner: image {size:?} is not [B, 3, {height}, {width}]")));
-        }
-        let (kind, device) = self.vision_model.options();
-        Ok(self.vision_model.forward(&pixels.to_device(device).to_kind(kind)))
+        self.vision_model.embed("captioner", pixels)
     }
 
     /// image_embeds `[B, N, D]`; input_ids and attention_mask `[B, L]` int64, padding behind the text → `[B, L, V]`
@@ -106,7 +106,7 @@ impl Captioner {
         }
         let (kind, device) = self.vision_model.options();
         let image = image_embeds.to_device(device).to_kind(kind);
-        Ok(self.text_decoder.forward(&input_ids.to_device(device), &mask.to_device(device), &image))
+        Ok(self.text_decoder.forward(&input_ids.to_device(device), &mask.to_device(device), &image, None))
     }
 
     /// pixels `[B, 3, H, W]`, normalised; the rest `[B, L]` int64, with [`IGNORED`] for the labels that do not count.

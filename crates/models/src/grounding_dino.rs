@@ -12,7 +12,6 @@ mod parts;
 mod phrases;
 mod preprocess;
 mod swin;
-mod text;
 
 use crate::{
     error::{Error, Result},
@@ -21,7 +20,8 @@ use crate::{
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-pub use config::{BackboneConfig, Config, LayersConfig, TextConfig};
+pub use crate::bert::Config as TextConfig;
+pub use config::{BackboneConfig, Config, LayersConfig};
 pub use network::{Inputs, Network, Outputs};
 pub use phrases::{Caption, Captions, Phrases};
 pub use preprocess::{Pixels, Resize};

@@ -15,6 +15,7 @@ pub mod preprocess;
 mod resnet;
 pub mod sam;
 pub mod schedule;
+pub mod sentence;
 pub mod tensors;
 pub mod tokenizer;
 mod transformers;

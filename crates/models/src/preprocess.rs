@@ -91,6 +91,22 @@ pub fn resize(images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
     Ok(images.to_kind(kind).f_internal_upsample_bicubic2d_aa([height, width], false, None, None)?)
 }
 
+/// As PIL resizes a picture, columns first, with the values that 8 bits hold behind either direction: what published scores are
+/// made with. No gradient goes through the rounding.
+///
+/// `[B, 3, H, W]` in 0..1 → `[B, 3, size]` in 0..1, float32 or better
+pub fn resize_as_bytes(images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
+    let (height, _) = check(images)?;
+    let (rows, columns) = size;
+    bytes(&resize(&bytes(&resize(&bytes(images)?, (height, columns))?)?, (rows, columns))?)
+}
+
+/// What an 8-bit picture holds of these values.
+fn bytes(images: &Tensor) -> Result<Tensor> {
+    let kind = if images.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    Ok((images.to_kind(kind).f_clamp(0.0, 1.0)? * 255.0).round() / 255.0)
+}
+
 /// The part of that size whose upper left corner lies at `offset` (down, right).
 pub fn crop(images: &Tensor, offset: (i64, i64), size: (i64, i64)) -> Result<Tensor> {
     let (rows, columns) = check(images)?;

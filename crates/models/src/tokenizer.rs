@@ -181,8 +181,17 @@ impl BertTokenizer {
 
     /// The text that tokens spell, with a space between words.
     pub fn decode(&self, ids: &[i64]) -> Result<String> {
+        self.spell(ids, false)
+    }
+
+    /// The same without start, end, padding and the other tokens that are no words.
+    pub fn decode_words(&self, ids: &[i64]) -> Result<String> {
+        self.spell(ids, true)
+    }
+
+    fn spell(&self, ids: &[i64], skip_special: bool) -> Result<String> {
         let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
-        self.inner.tokenizer.decode(&ids, false).map_err(|e| Error::Input(format!("tokenizer: {e}")))
+        self.inner.tokenizer.decode(&ids, skip_special).map_err(|e| Error::Input(format!("tokenizer: {e}")))
     }
 
     /// The id of a token as the vocabulary writes it.

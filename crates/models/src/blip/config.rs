@@ -6,7 +6,7 @@ use crate::{
 };
 use std::path::Path;
 
-/// What a transformers `BlipConfig` says of the parts that caption.
+/// What a transformers `BlipConfig` says of the parts that caption and answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub vision: VisionConfig,
@@ -38,6 +38,10 @@ pub struct TextConfig {
     pub max_position_embeddings: i64,
     pub activation: Activation,
     pub norm_eps: f64,
+    /// The token that an answer begins with, \[DEC].
+    pub bos_token_id: i64,
+    /// The token that an answer ends with.
+    pub sep_token_id: i64,
     /// Whether the output layer may be the word embedding.
     pub tied: bool,
 }
@@ -50,7 +54,7 @@ impl Config {
         let tied = json.get_or("tie_word_embeddings", true)?;
         let text = TextConfig::read(&json.section("text_config")?, vision.hidden_size, tied)?;
         json.ignore(UNUSED_KEYS);
-        // Of heads that captioning does not use. (The decoder's own label_smoothing counts.)
+        // Of heads that are not used here. (The decoder's own label_smoothing counts.)
         json.ignore(&["image_text_hidden_size", "label_smoothing", "logit_scale_init_value", "projection_dim"]);
         json.finish()?;
         Ok(Self { vision, text })
@@ -102,6 +106,8 @@ impl TextConfig {
             max_position_embeddings: positive(json, "max_position_embeddings", Some(512))?,
             activation: activation(json, "gelu")?,
             norm_eps: json.get_or("layer_norm_eps", 1e-12)?,
+            bos_token_id: json.get_or("bos_token_id", 30522)?,
+            sep_token_id: json.get_or("sep_token_id", 102)?,
             tied: tied && json.get_or("tie_word_embeddings", true)?,
         };
         json.only("model_type", "blip_text_model")?;

@@ -6,12 +6,54 @@ use crate::{
 };
 use tch::Tensor;
 
-/// BERT (Devlin et al. 2019) as a decoder: causal, with a cross-attention to the image in every layer.
-pub struct TextDecoder {
+/// BERT (Devlin et al. 2019) with a cross-attention in every layer: to the image, or to a question about it.
+pub struct TextModel {
     word_embeddings: Tensor,
     position_embeddings: Tensor,
     norm: LayerNorm,
     layers: Vec<Layer>,
+}
+
+impl TextModel {
+    pub fn new(at: Scope, config: &TextConfig) -> Self {
+        let (width, embeddings) = (config.hidden_size, &at / "embeddings");
+        let table = |name: &str, rows: i64| (&embeddings / name).tensor("weight", &[rows, width]);
+        Self {
+            word_embeddings: table("word_embeddings", config.vocab_size),
+            position_embeddings: table("position_embeddings", config.max_position_embeddings),
+            norm: LayerNorm::new(&embeddings / "LayerNorm", width, config.norm_eps),
+            layers: (0..config.layers).map(|i| Layer::new(&at / "encoder" / "layer" / i, config)).collect(),
+        }
+    }
+
+    /// As an encoder, where every token sees all: ids `[B, L]`, mask `[B, L]` of booleans (true: a token), image
+    /// `[B, N, C]` → `[B, L, D]`
+    pub fn encode(&self, ids: &Tensor, mask: &Tensor, image: &Tensor) -> Tensor {
+        self.forward(ids, &over_heads(mask), image, None)
+    }
+
+    /// `visible`: which tokens a token sees, booleans that broadcast to `[B, heads, L, L]`; the same for the context
+    /// `[B, M, C]`, all of which is seen without it.
+    ///
+    /// Every token must see one at least, or its softmax would be over nothing.
+    fn forward(&self, ids: &Tensor, visible: &Tensor, context: &Tensor, in_context: Option<&Tensor>) -> Tensor {
+        let words = Tensor::embedding(&self.word_embeddings, ids, -1, false, false);
+        let mut x = self.norm.forward(&(words + self.position_embeddings.narrow(0, 0, ids.size()[1])));
+        let scores = |visible: &Tensor| {
+            let zeros = x.new_zeros(visible.size(), (x.kind(), x.device()));
+            zeros.masked_fill(&visible.logical_not(), f64::NEG_INFINITY)
+        };
+        let (own, cross) = (scores(visible), in_context.map(scores));
+        for layer in &self.layers {
+            x = layer.forward(&x, &own, context, cross.as_ref());
+        }
+        x
+    }
+}
+
+/// The same model as a decoder: causal, and with logits of the next token.
+pub struct TextDecoder {
+    bert: TextModel,
     transform: Linear,
     activation: Activation,
     transform_norm: LayerNorm,
@@ -20,40 +62,34 @@ pub struct TextDecoder {
 
 impl TextDecoder {
     pub fn new(at: Scope, config: &TextConfig) -> Self {
-        let (width, words) = (config.hidden_size, config.vocab_size);
-        let (bert, head) = (&at / "bert", &at / "cls" / "predictions");
-        let embeddings = &bert / "embeddings";
-        let word_embeddings = (&embeddings / "word_embeddings").tensor("weight", &[words, width]);
+        let (width, head) = (config.hidden_size, &at / "cls" / "predictions");
+        let bert = TextModel::new(&at / "bert", config);
         Self {
-            decoder: output_layer(&head, &word_embeddings, config),
-            word_embeddings,
-            position_embeddings: (&embeddings / "position_embeddings")
-                .tensor("weight", &[config.max_position_embeddings, width]),
-            norm: LayerNorm::new(&embeddings / "LayerNorm", width, config.norm_eps),
-            layers: (0..config.layers).map(|i| Layer::new(&bert / "encoder" / "layer" / i, config)).collect(),
+            decoder: output_layer(&head, &bert.word_embeddings, config),
+            bert,
             transform: Linear::new(&head / "transform" / "dense", width, width),
             activation: config.activation,
             transform_norm: LayerNorm::new(&head / "transform" / "LayerNorm", width, config.norm_eps),
         }
     }
 
-    /// ids `[B, L]`, mask `[B, L]` of booleans (true: a token), image `[B, N, D]` → logits `[B, L, V]`
+    /// ids `[B, L]`, mask `[B, L]` of booleans (true: a token), context `[B, M, C]`, `in_context` `[B, M]` of booleans where
+    /// not all of it counts → logits `[B, L, V]`
     ///
-    /// The first token of every row must not be masked, or its softmax would be over nothing.
-    pub fn forward(&self, ids: &Tensor, mask: &Tensor, image: &Tensor) -> Tensor {
+    /// The first token of every row must not be masked.
+    pub fn forward(&self, ids: &Tensor, mask: &Tensor, context: &Tensor, in_context: Option<&Tensor>) -> Tensor {
         let length = ids.size()[1];
-        let words = Tensor::embedding(&self.word_embeddings, ids, -1, false, false);
-        let mut x = self.norm.forward(&(words + self.position_embeddings.narrow(0, 0, length)));
         let visible = mask.new_ones([length, length], (mask.kind(), mask.device())).tril(0);
-        let visible = visible.logical_and(&mask.unsqueeze(1).unsqueeze(1)); // [B, 1, L, L]
-        let scores = x.new_zeros(visible.size(), (x.kind(), x.device()));
-        let scores = scores.masked_fill(&visible.logical_not(), f64::NEG_INFINITY);
-        for layer in &self.layers {
-            x = layer.forward(&x, &scores, image);
-        }
+        let visible = visible.logical_and(&over_heads(mask)); // [B, 1, L, L]
+        let x = self.bert.forward(ids, &visible, context, in_context.map(over_heads).as_ref());
         let hidden = self.activation.forward(&self.transform.forward(&x));
         self.decoder.forward(&self.transform_norm.forward(&hidden))
     }
+}
+
+/// `[B, L]` → `[B, 1, 1, L]`
+fn over_heads(mask: &Tensor) -> Tensor {
+    mask.unsqueeze(1).unsqueeze(1)
 }
 
 /// The matrix and the bias have two names each in a checkpoint, and files hold one of them or both.
@@ -86,8 +122,8 @@ impl Layer {
         }
     }
 
-    fn forward(&self, x: &Tensor, scores: &Tensor, image: &Tensor) -> Tensor {
-        let x = self.attention.forward(x, x, Some(scores));
-        self.feed_forward.forward(&self.crossattention.forward(&x, image, None))
+    fn forward(&self, x: &Tensor, own: &Tensor, context: &Tensor, cross: Option<&Tensor>) -> Tensor {
+        let x = self.attention.forward(x, x, Some(own));
+        self.feed_forward.forward(&self.crossattention.forward(&x, context, cross))
     }
 }

@@ -1,5 +1,6 @@
 use super::config::VisionConfig;
 use crate::{
+    error::{Error, Result},
     layers::{Activation, Conv2d, LayerNorm, Linear, attention},
     weights::Scope,
 };
@@ -12,6 +13,7 @@ pub struct VisionModel {
     position_embedding: Tensor,
     layers: Vec<Layer>,
     post_layernorm: LayerNorm,
+    image_size: i64,
 }
 
 impl VisionModel {
@@ -24,11 +26,22 @@ impl VisionModel {
             position_embedding: embeddings.tensor("position_embedding", &[1, positions, width]),
             layers: (0..config.layers).map(|i| Layer::new(&at / "encoder" / "layers" / i, config)).collect(),
             post_layernorm: LayerNorm::new(&at / "post_layernorm", width, config.norm_eps),
+            image_size: config.image_size,
         }
     }
 
-    /// pixels `[B, 3, H, W]` → `[B, 1 + patches, D]`, the class token first
-    pub fn forward(&self, pixels: &Tensor) -> Tensor {
+    /// pixels `[B, 3, S, S]`, normalised, in any precision → `[B, 1 + patches, D]`. `who` begins the message of an error.
+    pub fn embed(&self, who: &str, pixels: &Tensor) -> Result<Tensor> {
+        let (size, side) = (pixels.size(), self.image_size);
+        if size.len() != 4 || size[0] < 1 || size[1..] != [3, side, side] {
+            return Err(Error::Input(format!("{who}: image {size:?} is not [B, 3, {side}, {side}]")));
+        }
+        let (kind, device) = self.options();
+        Ok(self.forward(&pixels.to_device(device).to_kind(kind)))
+    }
+
+    /// pixels `[B, 3, S, S]` → `[B, 1 + patches, D]`, the class token first
+    fn forward(&self, pixels: &Tensor) -> Tensor {
         let patches = self.patch_embedding.forward(pixels).flatten(2, 3).transpose(1, 2);
         let class = self.class_embedding.expand([pixels.size()[0], 1, -1], false);
         let mut x = Tensor::cat(&[class, patches], 1) + &self.position_embedding;

@@ -1,11 +1,11 @@
 use crate::{
     config::Json,
     error::Result,
-    preprocess::{Preprocess, check, crop, resize},
+    preprocess::{Preprocess, check, crop, resize_as_bytes},
 };
 use serde::Deserialize;
 use std::path::Path;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Images of any size to the network's square: the shorter side to its length, then the middle of the longer one.
 ///
@@ -91,15 +91,8 @@ impl CentreCrop {
     pub fn apply(&self, images: &Tensor) -> Result<Tensor> {
         let (height, width) = check(images)?;
         let (rows, columns) = self.size((height, width));
-        let across = bytes(&resize(&bytes(images)?, (height, columns))?)?;
-        let resized = bytes(&resize(&across, (rows, columns))?)?;
+        let resized = resize_as_bytes(images, (rows, columns))?;
         let offset = ((rows - self.side) / 2, (columns - self.side) / 2);
         self.norm.normalise(&crop(&resized, offset, (self.side, self.side))?)
     }
-}
-
-/// What an 8-bit picture holds of these values.
-fn bytes(images: &Tensor) -> Result<Tensor> {
-    let kind = if images.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-    Ok((images.to_kind(kind).f_clamp(0.0, 1.0)? * 255.0).round() / 255.0)
 }

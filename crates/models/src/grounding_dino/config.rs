@@ -1,8 +1,9 @@
 use crate::{
+    bert,
     config::Json,
     error::Result,
     layers::Activation,
-    transformers::{UNUSED_KEYS, activation, heads, positive},
+    transformers::{UNUSED_KEYS, activation, positive},
 };
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub backbone: BackboneConfig,
-    pub text: TextConfig,
+    pub text: bert::Config,
     pub d_model: i64,
     /// How many boxes an image can have.
     pub num_queries: i64,
@@ -53,20 +54,6 @@ pub struct BackboneConfig {
     pub out_indices: Vec<usize>,
 }
 
-/// BERT.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TextConfig {
-    pub vocab_size: i64,
-    pub hidden_size: i64,
-    pub intermediate_size: i64,
-    pub layers: usize,
-    pub heads: i64,
-    pub max_position_embeddings: i64,
-    pub type_vocab_size: i64,
-    pub activation: Activation,
-    pub norm_eps: f64,
-}
-
 /// The groups of the norm behind each feature map; upstream has the number in its code.
 pub const NORM_GROUPS: i64 = 32;
 
@@ -81,7 +68,7 @@ impl Config {
             return Err(json.error("model_type", &format!("is {model}; a detector's is grounding-dino")));
         }
         let backbone = BackboneConfig::read(&json.section("backbone_config")?)?;
-        let text = TextConfig::read(&json.section("text_config")?)?;
+        let text = bert::Config::read(&json.section("text_config")?)?;
         let d_model = positive(&json, "d_model", Some(256))?;
         if d_model % NORM_GROUPS != 0 {
             return Err(json.error("d_model", &format!("is {d_model}, which is no multiple of {NORM_GROUPS}")));
@@ -223,29 +210,4 @@ fn out_indices(json: &Json, stages: usize) -> Result<Vec<usize>> {
         return Err(json.error("out_indices", &message));
     }
     Ok(indices)
-}
-
-impl TextConfig {
-    fn read(json: &Json) -> Result<Self> {
-        let hidden_size = positive(json, "hidden_size", Some(768))?;
-        let config = Self {
-            vocab_size: positive(json, "vocab_size", Some(30522))?,
-            hidden_size,
-            intermediate_size: positive(json, "intermediate_size", Some(3072))?,
-            layers: positive(json, "num_hidden_layers", Some(12))? as usize,
-            heads: heads(json, hidden_size, 12)?,
-            max_position_embeddings: positive(json, "max_position_embeddings", Some(512))?,
-            type_vocab_size: positive(json, "type_vocab_size", Some(2))?,
-            activation: activation(json, "gelu")?,
-            norm_eps: json.get_or("layer_norm_eps", 1e-12)?,
-        };
-        json.only("model_type", "bert")?;
-        json.only("is_decoder", false)?;
-        json.only("position_embedding_type", "absolute")?;
-        json.only("pruned_heads", serde_json::json!({}))?;
-        json.ignore(UNUSED_KEYS);
-        json.ignore(&["classifier_dropout", "tie_word_embeddings"]);
-        json.finish()?;
-        Ok(config)
-    }
 }

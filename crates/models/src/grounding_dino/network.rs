@@ -5,9 +5,9 @@ use super::{
     encoder::{Encoder, Text, cell_centres, valid_ratios},
     parts::{Mlp, scores, sine, wide},
     swin::Backbone,
-    text::TextBackbone,
 };
 use crate::{
+    bert,
     error::{Error, Result},
     layers::{Conv2d, GroupNorm, LayerNorm, Linear},
     transformers::check_ids,
@@ -31,7 +31,7 @@ pub struct Network {
     config: Config,
     backbone: Backbone,
     input_proj: Vec<(Conv2d, GroupNorm)>,
-    text_backbone: TextBackbone,
+    text_backbone: bert::Encoder,
     text_projection: Linear,
     encoder: Encoder,
     level_embed: Tensor,
@@ -94,7 +94,7 @@ impl Network {
         Self {
             backbone: Backbone::new(&at / "backbone" / "conv_encoder" / "model", &config.backbone),
             input_proj: input_projections(&at / "input_proj_vision", config),
-            text_backbone: TextBackbone::new(&at / "text_backbone", &config.text),
+            text_backbone: bert::Encoder::new(&at / "text_backbone", &config.text),
             text_projection: Linear::new(&at / "text_projection", config.text.hidden_size, width),
             encoder: Encoder::new(&at / "encoder", config),
             level_embed: at.tensor("level_embed", &[config.num_feature_levels as i64, width]),

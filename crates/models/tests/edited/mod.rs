@@ -9,19 +9,24 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-/// A copy of the files (not the folders) of `folder`, removed when it goes out of scope.
+/// A copy of `folder`, removed when it goes out of scope.
 pub struct Copy(PathBuf);
 
 pub fn copy(folder: &Path) -> Copy {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{number}", std::process::id()));
-    fs::create_dir_all(&path).unwrap();
+    copy_into(folder, &path);
+    Copy(path)
+}
+
+fn copy_into(folder: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
     for file in fs::read_dir(folder).unwrap() {
         let file = file.unwrap().path();
-        fs::copy(&file, path.join(file.file_name().unwrap())).unwrap();
+        let copied = to.join(file.file_name().unwrap());
+        if file.is_dir() { copy_into(&file, &copied) } else { assert!(fs::copy(&file, copied).is_ok()) }
     }
-    Copy(path)
 }
 
 impl Copy {

@@ -1,23 +1,19 @@
-use super::config::TextConfig;
-use crate::{
-    bert::{Attention, FeedForward},
-    layers::LayerNorm,
-    weights::Scope,
-};
+use super::{Attention, Config, FeedForward};
+use crate::{layers::LayerNorm, weights::Scope};
 use tch::Tensor;
 
 /// BERT as an encoder: who sees whom is given for every pair of tokens.
-pub struct TextBackbone {
+pub struct Encoder {
     word_embeddings: Tensor,
     position_embeddings: Tensor,
-    /// Of the first kind of token; there is no second in a caption.
+    /// Of the first kind of token; a single text has no second.
     token_type: Tensor,
     norm: LayerNorm,
     layers: Vec<(Attention, FeedForward)>,
 }
 
-impl TextBackbone {
-    pub fn new(at: Scope, config: &TextConfig) -> Self {
+impl Encoder {
+    pub fn new(at: Scope, config: &Config) -> Self {
         let (width, eps, embeddings) = (config.hidden_size, config.norm_eps, &at / "embeddings");
         let table = |name: &str, rows: i64| (&embeddings / name).tensor("weight", &[rows, width]);
         let layer = |at: Scope| {

@@ -1,0 +1,166 @@
+use super::question_answering::{Question, QuestionAnswering};
+use crate::{
+    error::{Error, Result},
+    preprocess::{Preprocess, resize_as_bytes},
+    tokenizer::{Batch, BertTokenizer},
+};
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// Tokens of a yes-or-no question, start and end among them; the rest is cut.
+const QUESTION_TOKENS: usize = 35;
+/// Words of such a question.
+const QUESTION_WORDS: usize = 50;
+/// Tokens of a free answer, behind which `generate` of transformers stops unless told otherwise.
+const ANSWER_TOKENS: i64 = 20;
+
+/// The network with what stands before and behind it: pictures and questions in, answers out.
+///
+/// Two conventions are in use, and scores compare only within one. T2I-CompBench asks yes or no as BLIP's own code does
+/// ([`Vqa::yes_no`]); TIFA and others let transformers' `generate` write an answer ([`Vqa::answer`]), which begins a question with
+/// \[CLS] where BLIP was trained with \[ENC].
+pub struct Vqa {
+    network: QuestionAnswering,
+    tokenizer: BertTokenizer,
+    preprocess: Preprocess,
+    /// Begins a question; published tokenizers do not have it.
+    enc: i64,
+    yes: i64,
+    no: i64,
+}
+
+impl Vqa {
+    /// Reads the network, its tokenizer and its preprocessing from a transformers folder.
+    ///
+    /// # Errors
+    /// Those of [`QuestionAnswering::open`]; a tokenizer or a size of images that is not the network's.
+    pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
+        let network = QuestionAnswering::open(folder, kind, device)?;
+        let (tokenizer, preprocess) = (BertTokenizer::open(folder)?, Preprocess::open(folder)?);
+        let fail = |what: String| Error::file(folder, what);
+        let (known, words) = (network.config().text.vocab_size, tokenizer.vocab_size());
+        if words > known {
+            return Err(fail(format!(
+                "the tokenizer has {words} tokens, but vocab_size is {known}; is it another model's?"
+            )));
+        }
+        let (side, _) = network.image_size();
+        if let Some((height, width)) = preprocess.size.filter(|&size| size != (side, side)) {
+            let message = format!(
+                "preprocessor_config.json resizes to {height}x{width}, but image_size in config.json is {side}"
+            );
+            return Err(fail(message));
+        }
+        let word =
+            |word: &str| tokenizer.id(word).ok_or_else(|| fail(format!("the tokenizer does not know the word {word}")));
+        let (yes, no, enc) = (word("yes")?, word("no")?, tokenizer.id("[ENC]"));
+        // BLIP adds [DEC] and [ENC] behind BERT's vocabulary, in that order.
+        let last = (network.config().text.bos_token_id == known - 2).then_some(known - 1);
+        let enc = enc.or(last).ok_or_else(|| {
+            fail(format!("the tokenizer has no [ENC], and bos_token_id is not the last but one of {known} tokens"))
+        })?;
+        Ok(Self { network, tokenizer, preprocess, enc, yes, no })
+    }
+
+    /// How sure "yes" is against "no": `P(yes) / (P(yes) + P(no))` for each question.
+    ///
+    /// images `[B, 3, H, W]` in 0..1 and B questions, or one image that they are all about. Of a question longer than 35 tokens
+    /// the end goes unread.
+    pub fn yes_no(&self, images: &Tensor, questions: &[&str]) -> Result<Vec<f64>> {
+        // The quotient, without the underflow of either probability.
+        let logits = self.first_token(images, questions)?;
+        let difference = logits.select(1, self.yes) - logits.select(1, self.no);
+        Ok(Vec::<f64>::try_from(difference.sigmoid())?)
+    }
+
+    /// The probabilities of "yes" and of "no" among all tokens, for each question. Arguments as for [`Vqa::yes_no`].
+    ///
+    /// Source: BLIP-VQA of T2I-CompBench (Huang et al. 2023), BLIP/models/blip_vqa.py.
+    pub fn probabilities(&self, images: &Tensor, questions: &[&str]) -> Result<Vec<(f64, f64)>> {
+        let all = self.first_token(images, questions)?.softmax(1, Kind::Double);
+        let of = |token: i64| Vec::<f64>::try_from(all.select(1, token));
+        Ok(of(self.yes)?.into_iter().zip(of(self.no)?).collect())
+    }
+
+    /// A free answer to each question, as transformers' `generate` writes it by default. Images as for [`Vqa::yes_no`].
+    ///
+    /// # Errors
+    /// A question with more tokens than `max_position_embeddings`; nothing is cut here.
+    pub fn answer(&self, images: &Tensor, questions: &[&str]) -> Result<Vec<String>> {
+        let _guard = tch::no_grad_guard();
+        check_count(images, questions)?;
+        let most = self.network.config().text.max_position_embeddings as usize;
+        for question in questions {
+            if self.tokenizer.encode(question, most)?.cut.is_some() {
+                let message =
+                    format!("VQA: the question {question:?} has more than max_position_embeddings {most} tokens");
+                return Err(Error::Input(message));
+            }
+        }
+        let read = self.read(images, &self.tokenizer.encode_batch(questions, most)?)?;
+        let answers = self.network.greedy(&read, ANSWER_TOKENS)?;
+        answers.iter().map(|ids| self.tokenizer.decode_words(ids)).collect()
+    }
+
+    pub fn network(&self) -> &QuestionAnswering {
+        &self.network
+    }
+
+    /// The network's pixels `[B, 3, S, S]` of images `[B, 3, H, W]` in 0..1: resized as pictures of bytes, normalised.
+    pub fn pixels(&self, images: &Tensor) -> Result<Tensor> {
+        self.preprocess.normalise(&resize_as_bytes(images, self.network.image_size())?)
+    }
+
+    /// Questions as the network reads them to answer yes or no: prepared, cut, \[ENC] before them.
+    pub fn tokens(&self, questions: &[&str]) -> Result<Batch> {
+        let prepared: Vec<String> = questions.iter().map(|question| prepare(question)).collect();
+        let prepared: Vec<&str> = prepared.iter().map(String::as_str).collect();
+        let batch = self.tokenizer.encode_batch(&prepared, QUESTION_TOKENS)?;
+        let _ = batch.ids.select(1, 0).fill_(self.enc);
+        Ok(batch)
+    }
+
+    /// Logits of an answer's first token `[B, V]`, float64
+    fn first_token(&self, images: &Tensor, questions: &[&str]) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        check_count(images, questions)?;
+        let read = self.read(images, &self.tokens(questions)?)?;
+        let logits = self.network.first_token(&read).to_kind(Kind::Double);
+        let finite = Vec::<bool>::try_from(logits.isfinite().all_dim(1, false))?;
+        match finite.iter().position(|finite| !finite) {
+            None => Ok(logits),
+            Some(i) => Err(Error::Input(format!(
+                "VQA: the logits for question {}, {:?}, are not numbers; are the image and the weights finite? In half \
+                 precision, try float32",
+                i + 1,
+                questions[i]
+            ))),
+        }
+    }
+
+    fn read(&self, images: &Tensor, questions: &Batch) -> Result<Question> {
+        let embeds = self.network.embed_image(&self.pixels(images)?)?;
+        self.network.read(&embeds, &questions.ids, &questions.attention_mask)
+    }
+}
+
+/// A question as BLIP was taught to read it: lower case, without marks but the question mark, at most 50 words
+/// (BLIP/data/utils.py).
+pub fn prepare(question: &str) -> String {
+    let marks = ['.', '!', '"', '(', ')', '*', '#', ':', ';', '~'];
+    let plain = question.to_lowercase().replace(marks, "");
+    plain.trim_end_matches(' ').split(' ').take(QUESTION_WORDS).collect::<Vec<_>>().join(" ")
+}
+
+fn check_count(images: &Tensor, questions: &[&str]) -> Result<()> {
+    let (count, asked) = (images.size().first().copied().unwrap_or(0), questions.len() as i64);
+    if asked == 0 {
+        return Err(Error::Input("VQA: there are no questions".into()));
+    }
+    if count != asked && count != 1 {
+        return Err(Error::Input(format!(
+            "VQA: {count} images for {asked} questions; give one for each, or one for all"
+        )));
+    }
+    Ok(())
+}
