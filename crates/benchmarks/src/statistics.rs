@@ -70,12 +70,14 @@ pub fn mean_of_trainings(trainings: &[Vec<Vec<f64>>]) -> Estimate {
 
 /// How much higher the mean of `tuned` is, training by training; see [`mean_of_trainings`].
 pub fn difference_of_trainings(base: &[Vec<Vec<f64>>], tuned: &[Vec<Vec<f64>>]) -> Estimate {
-    let pair = |(base, tuned): (&Vec<Vec<f64>>, &Vec<Vec<f64>>)| -> Vec<_> {
-        totals(base).into_iter().zip(totals(tuned)).collect()
-    };
-    let pairs: Vec<Vec<_>> = base.iter().zip(tuned).map(pair).collect();
-    over_trainings(&pairs, |training: &[((f64, f64), (f64, f64))], drawn| {
-        ratio(drawn.iter().map(|&i| training[i].1)) - ratio(drawn.iter().map(|&i| training[i].0))
+    let pairs: Vec<Vec<[(f64, f64); 2]>> = base
+        .iter()
+        .zip(tuned)
+        .map(|(base, tuned)| totals(base).into_iter().zip(totals(tuned)).map(<[_; 2]>::from).collect())
+        .collect();
+    over_trainings(&pairs, |training, drawn| {
+        let of = |side: usize| ratio(drawn.iter().map(|&i| training[i][side]));
+        of(1) - of(0)
     })
 }
 

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// All models of a configuration.
 pub fn config(config: &mut Config, console: &Console) -> Result<()> {
-    let (hub, bar) = open(console)?;
+    let bar = bar(console)?;
     config.fetch(&hub, &bar)
 }
 
@@ -20,7 +20,7 @@ pub fn option(
     variant: Option<&str>,
     console: &Console,
 ) -> Result<()> {
-    let (hub, bar) = open(console)?;
+    let bar = bar(console)?;
     location.fetch(layout, variant, &hub, &bar).context(option)
 }
 
@@ -31,17 +31,21 @@ pub fn model(
     tokenizer: &mut Option<Location>,
     console: &Console,
 ) -> Result<()> {
-    let (hub, bar) = open(console)?;
+    let bar = bar(console)?;
     location.fetch(Layout::Diffusion, variant, &hub, &bar).context("--model")?;
     config::fetch_tokenizer(location, tokenizer, &hub, &bar)
 }
 
-fn open(console: &Console) -> Result<(Hub, Bar)> {
+fn hub() -> hub::Result<Hub> {
+    Ok(Hub::new(Settings::from_env()?))
+}
+
+fn bar(console: &Console) -> Result<Bar> {
     let bar = console.bar();
     bar.set_style(ProgressStyle::with_template(
         "{msg} {wide_bar} {bytes}/{total_bytes} · {bytes_per_sec} · ETA {eta}",
     )?);
-    Ok((Hub::new(Settings::from_env()?), Bar(bar)))
+    Ok(Bar(bar))
 }
 
 /// One bar, for one file after the other. Ctrl-C needs no care here: what has come stays, and the next time goes on.

@@ -80,7 +80,11 @@ pub fn run(args: Prepare, console: &Console) -> Result<()> {
         bail!("--learning-rate {}: it must be above 0", args.learning_rate);
     }
     let texts: Vec<String> = prompts::read(&args.prompts)?.into_iter().map(|p| p.text).take(args.images).collect();
-    let work = args.work.unwrap_or_else(|| args.out.with_added_extension("preparation"));
+    let work = args.work.unwrap_or_else(|| {
+        let mut beside = args.out.as_os_str().to_owned();
+        beside.push(".preparation");
+        beside.into()
+    });
     let request = prepare::Request {
         prompts: texts,
         seed: args.seed,

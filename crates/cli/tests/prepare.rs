@@ -48,7 +48,7 @@ fn a_model_is_made_ready_for_a_smaller_size() {
     assert!(folder.bytes("ready.preparation/images") == first);
     std::fs::remove_dir_all(folder.path("ready")).unwrap();
     folder.write("prompts.txt", "a tree\na red dog\na blue cat\n");
-    prepare(&folder, "--steps 1").error(&["00000.png: is of another prompt or size", "--work"]);
+    prepare(&folder, "--steps 1").error(&["00000.png: was drawn with other settings", "--work"]);
     assert!(!folder.exists("ready"));
 }
 

@@ -9,12 +9,12 @@ use crate::{
     replay, tracked,
 };
 use anyhow::{Context, Result, bail};
-use hub::{Hub, Layout, Progress};
+use hub::{Layout, Progress};
 use models::guidance::Guidance;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-pub use location::Location;
+pub use location::{HubOf, Location};
 pub use models::schedule::SamplerKind;
 pub use parse::read;
 pub use values::{Dtype, Size, Where};
@@ -542,7 +542,7 @@ pub enum Judge {
 
 impl Config {
     /// Fetches all models that are named by an id. Everything that opens one comes after this.
-    pub fn fetch(&mut self, hub: &Hub, progress: &dyn Progress) -> Result<()> {
+    pub fn fetch(&mut self, hub: HubOf, progress: &dyn Progress) -> Result<()> {
         let (network, reader) = (Layout::Network { tokenizer: false }, Layout::Network { tokenizer: true });
         let variant = self.model.variant.as_deref();
         self.model.path.fetch(Layout::Diffusion, variant, hub, progress).context("model.path")?;
@@ -636,7 +636,7 @@ impl Config {
 pub fn fetch_tokenizer(
     model: &Path,
     tokenizer: &mut Option<Location>,
-    hub: &Hub,
+    hub: HubOf,
     progress: &dyn Progress,
 ) -> Result<()> {
     if !is_single_file(model) {

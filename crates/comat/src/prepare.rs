@@ -123,12 +123,19 @@ fn draw(
         let reduced = preprocess::resize(&pictures.clamp(0.0, 1.0), (request.size.height, request.size.width))?;
         for (i, (n, (prompt, seed))) in batch.iter().zip(&jobs).enumerate() {
             let picture = Picture::from_tensor(&reduced.get(i as i64))?;
-            picture.save(&image(folder, *n), &[("prompt", prompt), ("seed", &seed.to_string())])?;
+            let parameters = parameters(pipeline, request, prompt, *seed);
+            let texts = [("parameters", parameters.as_str()), ("prompt", prompt), ("seed", &seed.to_string())];
+            picture.save(&image(folder, *n), &texts)?;
         }
         bar.inc(batch.len() as u64);
     }
     bar.finish_and_clear();
     Ok(())
+}
+
+/// Everything that a picture depends on.
+fn parameters(pipeline: &Pipeline, request: &Request, prompt: &str, seed: u64) -> String {
+    generate::parameters(&request.sampling, prompt, seed, pipeline.native_size(), &pipeline.name, None)
 }
 
 /// `[n, C, h, w]` on the CPU.
@@ -145,9 +152,10 @@ fn encode(
         let path = image(folder, n);
         let (picture, texts) = Picture::open_with_texts(&path)?;
         let size = Size { width: picture.width as i64, height: picture.height as i64 };
-        if texts.get("prompt") != Some(prompt) || size != request.size {
+        let wanted = parameters(pipeline, request, prompt, request.seed.wrapping_add(n as u64));
+        if texts.get("parameters") != Some(&wanted) || size != request.size {
             bail!(
-                "{}: is of another prompt or size; choose another folder (--work), or delete this one",
+                "{}: was drawn with other settings; choose another folder (--work), or delete this one",
                 path.display()
             );
         }

@@ -16,7 +16,7 @@ use crate::{
     prompts::{self, Prompt},
     replay::AttentionLosses,
     session::Session,
-    train::{Legs, Outcome, Pulls, Trainer, due},
+    train::{self, Legs, Outcome, Pulls, Trainer, due},
 };
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -146,6 +146,7 @@ impl Run {
             0 => validation,
             count => validation.into_iter().take(count).collect(),
         };
+        let of = format!("{} {:?}", train::digest(&validation), config.validation.judge);
         let samples = if config.samples.prompts.is_empty() {
             let source = if validation.is_empty() { training } else { &validation };
             source.iter().take(config.samples.count).map(|p| p.text.clone()).collect()
@@ -162,7 +163,7 @@ impl Run {
         bar.set_length(config.train.steps);
         Ok(Self {
             events: Events::open(&folder.join("events.jsonl"))?,
-            validation: Validation::open(&folder, validation, judge)?,
+            validation: Validation::open(&folder, validation, judge, of)?,
             folder,
             bar,
             samples,
@@ -187,6 +188,7 @@ impl Run {
             "prompts": trainer.prompts.len(),
             "trainable": trainer.adapter.flat.numel(),
         }))?;
+        self.validation.resume_at(trainer.step);
         self.bar.set_position(trainer.step);
         self.bar.reset_eta();
         self.bar.enable_steady_tick(Duration::from_millis(500));

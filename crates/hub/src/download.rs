@@ -88,7 +88,7 @@ impl Source<'_> {
                 Err(error) => return Err(error),
             };
             let now = out.metadata().map_err(Error::io(partial))?.len();
-            tries = if now > have { 1 } else { tries + 1 };
+            tries = if (have + 1..=self.file.size).contains(&now) { 1 } else { tries + 1 };
             if tries >= TRIES {
                 let Source { repository, file, .. } = self;
                 let message = format!(

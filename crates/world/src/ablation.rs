@@ -40,6 +40,8 @@ pub struct Ablation<'a> {
     pub out: PathBuf,
     pub segmenter: SegmenterOf<'a>,
     pub judge: JudgeOf<'a>,
+    /// Fetches the models that a configuration names by their ids.
+    pub fetch: &'a dyn Fn(&mut Config) -> Result<()>,
     /// A progress bar for some work by its name.
     pub bar: &'a dyn Fn(&str) -> Result<ProgressBar>,
     pub interrupt: &'a Interrupt,
@@ -54,6 +56,12 @@ pub struct Trained {
 
 const ADAPTER: &str = "adapter/pytorch_lora_weights.safetensors";
 const PAIRS: &str = "pairs";
+/// Beside the pictures: what they were drawn with.
+const ORIGIN: &str = "drawn.toml";
+
+fn origin(config: &Config) -> Result<String> {
+    Ok(format!("model = {:?}\n{}", config.model.path.typed(), toml::to_string(&config.sampling)?))
+}
 
 impl Ablation<'_> {
     /// Trains and draws whatever is missing, seed by seed; writes the table anew after every training. `only`: the names of
@@ -91,8 +99,11 @@ impl Ablation<'_> {
         let own = [format!("seed={seed}"), format!("output={}", toml::Value::from(output.display().to_string()))];
         let out = self.out.display().to_string();
         let settings = self.plan.settings.iter().chain(&variant.settings).map(|s| s.replace("{out}", &out));
-        config::read(&self.plan.config, &settings.chain(own).collect::<Vec<_>>())
-            .with_context(|| format!("variant `{}`", variant.name))
+        let settings: Vec<String> = settings.chain(own).collect();
+        let of_variant = || format!("variant `{}`", variant.name);
+        let mut config = config::read(&self.plan.config, &settings).with_context(of_variant)?;
+        (self.fetch)(&mut config).with_context(of_variant)?;
+        Ok(config)
     }
 
     /// Pictures with captions for variants that want some.
@@ -150,7 +161,7 @@ impl Ablation<'_> {
 
     /// Draws the plan's prompts as the run samples, and judges them, unless that is done.
     fn draw(&self, config: &Config, lora: Option<&Path>, name: &str, questions: &[Question]) -> Result<Vec<Judged>> {
-        if let Some(judged) = self.drawn(name, questions)? {
+        if let Some(judged) = self.drawn(config, name, questions)? {
             return Ok(judged);
         }
         let out = self.pictures(name);
@@ -178,14 +189,16 @@ impl Ablation<'_> {
         let bar = (self.bar)("judge")?;
         let outcome = judging::judge(questions, &out, &bar, self.interrupt)?;
         bar.finish_and_clear();
+        write_whole(&out.join(ORIGIN), &origin(config)?)?;
         judging::write_lines(&self.scores(name), &outcome.judged)?;
         Ok(outcome.judged)
     }
 
     /// What was drawn before, if it is all of the plan's pictures.
-    fn drawn(&self, name: &str, questions: &[Question]) -> Result<Option<Vec<Judged>>> {
+    fn drawn(&self, config: &Config, name: &str, questions: &[Question]) -> Result<Option<Vec<Judged>>> {
         let path = self.scores(name);
-        if !path.exists() {
+        let of = fs::read_to_string(self.pictures(name).join(ORIGIN)).unwrap_or_default();
+        if !path.exists() || of != origin(config)? {
             return Ok(None);
         }
         let judged = judging::read_lines(&path)?;
@@ -202,8 +215,12 @@ impl Ablation<'_> {
             let mut all = vec![];
             for &seed in &self.plan.seeds {
                 let name = format!("{}-seed{seed}", variant.folder());
-                if let Some(judged) = self.drawn(&name, &questions)? {
-                    all.push(Trained { seed, judged, cost: Cost::read(&self.out.join("runs").join(&name))? });
+                let config = self.config(variant, seed)?;
+                if !config.output.join(ADAPTER).exists() {
+                    continue; // pictures of a run that was deleted
+                }
+                if let Some(judged) = self.drawn(&config, &name, &questions)? {
+                    all.push(Trained { seed, judged, cost: Cost::read(&config.output)? });
                 }
             }
             Ok((variant.name.clone(), all))

@@ -1,7 +1,7 @@
 //! `comat world ablate`
 
 use super::bar;
-use crate::{console::Console, verbs};
+use crate::{console::Console, fetch, verbs};
 use anyhow::Result;
 use clap::Args as Group;
 use std::path::PathBuf;
@@ -33,6 +33,7 @@ pub fn run(args: Ablate, console: &Console) -> Result<()> {
         out: out.clone(),
         segmenter: &verbs::segmenter,
         judge: &verbs::judge,
+        fetch: &|config| fetch::config(config, console),
         bar: &|name| bar(console, name, "· {msg}"),
         interrupt: &console.interrupt,
     };

@@ -9,6 +9,9 @@ use std::{
     str::FromStr,
 };
 
+/// Opens the hub; asked only where a model is named by an id.
+pub type HubOf<'a> = &'a dyn Fn() -> hub::Result<Hub>;
+
 /// What was typed for a model, `models/sd15` or `OWNER/NAME@REVISION`, and where it lies. Written out, it is what was typed.
 ///
 /// It stands for a path: the one that was typed, or after [`Location::fetch`] the folder in the hub's cache.
@@ -30,12 +33,12 @@ impl Location {
         &mut self,
         layout: Layout,
         variant: Option<&str>,
-        hub: &Hub,
+        hub: HubOf,
         progress: &dyn Progress,
     ) -> hub::Result<()> {
         let Some(id) = Id::of(&self.typed) else { return Ok(()) };
         let id = Id { variant: variant.map(str::to_owned), ..id };
-        let fetched = hub.fetch(&id, layout, progress)?;
+        let fetched = hub()?.fetch(&id, layout, progress)?;
         tracing::info!("{id}: commit {} in {}", fetched.commit, fetched.folder.display());
         self.fetched = Some(fetched.folder);
         Ok(())

@@ -70,7 +70,7 @@ fn check_variant(path: &Path, variant: &str) -> Result<()> {
 /// Says what else the path may be, since that is what people try.
 fn not_a_model_folder(path: &Path) -> anyhow::Error {
     let message = if is_single_file(path) {
-        "is a single file, which has no tokenizer; name one by model.tokenizer or --tokenizer (here, only model.path and --model can be single files)"
+        "is a single file; model.path, and --model of generate and attention, can be one, with a tokenizer named by model.tokenizer or --tokenizer"
     } else if !path.exists() {
         "no such file or folder"
     } else if path.is_file() {

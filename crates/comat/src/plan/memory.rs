@@ -77,6 +77,7 @@ pub struct Forecast {
     /// Where it was measured.
     pub probes: [Size; 2],
     pub batch: usize,
+    pub accumulation: usize,
     /// Latent pixels of the configured size.
     pub pixels: f64,
     pub lines: Vec<Line>,
@@ -116,7 +117,7 @@ pub fn forecast(config: &Config, segmenter: SegmenterOf) -> Result<Forecast> {
         Ok((height * width) as f64)
     };
     let pixels = [latent(&session, probes[0])?, latent(&session, probes[1])?];
-    let batch = config.train.batch_size;
+    let (batch, accumulation) = (config.train.batch_size, config.train.accumulation);
     let at_a_time = |micro: usize| if micro == 0 { batch } else { micro.min(batch) };
     let mut lines = vec![];
     for (i, (leg, setting)) in SETTINGS.into_iter().enumerate() {
@@ -136,7 +137,7 @@ pub fn forecast(config: &Config, segmenter: SegmenterOf) -> Result<Forecast> {
         }
     }
     let known = !lines.is_empty();
-    Ok(Forecast { size, probes, batch, pixels: latent(&session, size)?, lines, known })
+    Ok(Forecast { size, probes, batch, accumulation, pixels: latent(&session, size)?, lines, known })
 }
 
 fn of_leg(runs: &[Legs; 3], leg: usize) -> Option<[f64; 3]> {
@@ -217,7 +218,7 @@ impl Forecast {
         for (key, fits) in samples {
             settings.push(format!("{key}={fits}"));
             if key == "train.batch_size" {
-                settings.push(format!("train.accumulation={}", self.batch.div_ceil(fits)));
+                settings.push(format!("train.accumulation={}", (self.batch * self.accumulation).div_ceil(fits)));
             }
         }
         Ok(settings)
@@ -284,6 +285,7 @@ mod tests {
             size: size(512),
             probes: [size(256), size(384)],
             batch: 6,
+            accumulation: 2,
             pixels: 1000.0,
             lines: vec![
                 line("trajectory", 6, 1e5),
@@ -305,6 +307,10 @@ mod tests {
         let little = forecast.fitting(3.1e9).unwrap();
         assert_eq!(little, ["captioner.micro_batch=2", "replay.micro_batch=1"]);
         assert_eq!(forecast.fitting(2.2e9), Err(vec!["replay"]));
+        let mut heavy = forecast.clone();
+        heavy.lines[0].need.per_pixel = 1e6; // the trajectory, whose batch is the step's
+        let smaller = heavy.fitting(5.1e9).unwrap();
+        assert_eq!(smaller[..2], ["train.batch_size=4", "train.accumulation=3"], "as many samples a step as before");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Validation {
     judge: Option<Box<dyn Judge>>,
     first: Option<Round>,
     best: Option<Best>,
+    /// Digest of the prompts and the judge.
+    of: String,
 }
 
 /// One measurement, a value a prompt.
@@ -44,14 +46,18 @@ struct Best {
     step: u64,
     figure: String,
     value: f64,
+    /// Digest of the prompts and the judge; values of others are not compared with.
+    #[serde(default)]
+    of: String,
     /// Rounds since then that were not better.
     since: u64,
 }
 
 impl Validation {
     /// In a run's folder, which holds the first round and the best one if it was made before.
-    pub fn open(folder: &Path, prompts: Vec<Prompt>, judge: Option<Box<dyn Judge>>) -> Result<Self> {
-        let mut this = Self { folder: folder.to_owned(), prompts, judge, first: None, best: None };
+    /// `of` tells this judge and these prompts from others.
+    pub fn open(folder: &Path, prompts: Vec<Prompt>, judge: Option<Box<dyn Judge>>, of: String) -> Result<Self> {
+        let mut this = Self { folder: folder.to_owned(), prompts, judge, first: None, best: None, of };
         if this.judge.is_none() {
             return Ok(this);
         }
@@ -61,7 +67,8 @@ impl Validation {
         }
         if best.exists() {
             let text = fs::read_to_string(&best).map_err(Error::io(&best))?;
-            this.best = Some(serde_json::from_str(&text).map_err(|e| Error::file(&best, e.to_string()))?);
+            let best: Best = serde_json::from_str(&text).map_err(|e| Error::file(&best, e.to_string()))?;
+            this.best = Some(best).filter(|best| best.of == this.of);
         }
         Ok(this)
     }
@@ -105,16 +112,22 @@ impl Validation {
         self.best.as_ref().map_or(0, |best| best.since)
     }
 
+    /// Goes on behind this step: what was measured later belongs to a branch that was left.
+    pub fn resume_at(&mut self, step: u64) {
+        self.best.take_if(|best| best.step > step);
+    }
+
     /// Whether this round is the best so far.
     fn is_best(&mut self, step: u64, figure: &str, value: f64) -> bool {
         match &mut self.best {
+            _ if !value.is_finite() => false,
             Some(best) if best.step >= step && best.figure == figure => false, // measured before, in an earlier sitting
             Some(best) if best.figure == figure && value <= best.value => {
                 best.since += 1;
                 false
             }
             best => {
-                *best = Some(Best { step, figure: figure.into(), value, since: 0 });
+                *best = Some(Best { step, figure: figure.into(), value, of: self.of.clone(), since: 0 });
                 true
             }
         }
@@ -261,11 +274,15 @@ mod tests {
 
     #[test]
     fn the_best_round_is_kept_in_mind() {
-        let mut watch = Validation { folder: "x".into(), prompts: vec![], judge: None, first: None, best: None };
+        let mut watch =
+            Validation { folder: "x".into(), prompts: vec![], judge: None, first: None, best: None, of: String::new() };
         let better: Vec<bool> =
             [0.1, 0.3, 0.3, 0.2].iter().enumerate().map(|(i, v)| watch.is_best(i as u64, "f", *v)).collect();
         assert_eq!((better, watch.since_best()), (vec![true, true, false, false], 2));
         assert!(watch.is_best(9, "f", 0.4) && watch.since_best() == 0);
+        assert!(!watch.is_best(10, "f", f64::NAN));
+        watch.resume_at(8);
+        assert!(watch.is_best(9, "f", 0.35), "the branch with the better one was left");
     }
 
     #[test]

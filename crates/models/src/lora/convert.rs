@@ -51,13 +51,17 @@ pub fn convert(file: &AdapterFile, target: Target, options: Options, out: &Path)
         if pair.up.size()[1] != pair.rank() {
             return Err(Error::file(&file.path, format!("{}: {}", name.dotted(), pair.mismatch())));
         }
-        let pair = LowRank { alpha: pair.alpha * options.factor, ..pair };
+        let mut pair = LowRank { alpha: pair.alpha * options.factor, ..pair };
+        if target == Target::Diffusers && pair.up.kind() != Kind::Double {
+            pair.up = pair.up.to_kind(Kind::Float); // the scale is folded into it before it is rounded
+        }
         pairs.insert(name, pair);
     }
     if pairs.is_empty() {
         return Err(Error::file(&file.path, "adapts no layer of the UNet"));
     }
-    let (tensors, made) = spelt(file, target, &pairs, options.kind, out)?;
+    let own = pairs.values().next().map(|pair| pair.down.kind()).filter(|_| target == Target::Diffusers);
+    let (tensors, made) = spelt(file, target, &pairs, options.kind.or(own), out)?;
     let kept = file.metadata.iter().filter(|(key, _)| !OF_ONE_FILE.contains(&key.as_str()) && *key != peft::METADATA);
     let mut metadata: HashMap<_, _> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
     for (key, value) in made {
