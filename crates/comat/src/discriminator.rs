@@ -111,26 +111,25 @@ impl Discriminator {
         let pixels = (size[0] * size[2] * size[3]) as f64;
         let (mut adversarial, mut loss, mut right) = (0.0, 0.0, 0.0);
         let mut cotangents = vec![];
-        let mut grads = vec![];
         for (start, length) in chunks(size[0], self.settings.micro_batch) {
-            let piece = generated.narrow(0, start, length).detach().set_requires_grad(true);
-            let logits = self.logits(&unet, &piece)?;
-            let (pass, told) = (surprise(&logits, true) / pixels, surprise(&logits, false) / (2.0 * pixels));
-            let back = precision::vjp_and_keep(self.kind, &[&pass], &[&piece], &[&pass.ones_like()])?;
-            cotangents
-                .push(back.into_iter().next().flatten().context("the discriminator's logits depend on its input")?);
-            grads.push(precision::vjp(self.kind, &[&told], &leaves, &[&told.ones_like()])?);
-            adversarial += pass.double_value(&[]);
-            loss += told.double_value(&[]);
-            right += logits.lt(0.0).sum(Kind::Double).double_value(&[]);
-
+            {
+                let piece = generated.narrow(0, start, length).detach().set_requires_grad(true);
+                let logits = self.logits(&unet, &piece)?;
+                let (pass, told) = (surprise(&logits, true) / pixels, surprise(&logits, false) / (2.0 * pixels));
+                let back = precision::vjp_and_keep(self.kind, &[&pass], &[&piece], &[&pass.ones_like()])?;
+                cotangents
+                    .push(back.into_iter().next().flatten().context("the discriminator's logits depend on its input")?);
+                self.gradients.add(&precision::vjp(self.kind, &[&told], &leaves, &[&told.ones_like()])?);
+                adversarial += pass.double_value(&[]);
+                loss += told.double_value(&[]);
+                right += logits.lt(0.0).sum(Kind::Double).double_value(&[]);
+            } // its graph is gone before the next one is made
             let logits = self.logits(&unet, &real.narrow(0, start, length).detach())?;
             let told = surprise(&logits, true) / (2.0 * pixels);
-            grads.push(precision::vjp(self.kind, &[&told], &leaves, &[&told.ones_like()])?);
+            self.gradients.add(&precision::vjp(self.kind, &[&told], &leaves, &[&told.ones_like()])?);
             loss += told.double_value(&[]);
             right += logits.gt(0.0).sum(Kind::Double).double_value(&[]);
         }
-        grads.iter().for_each(|grads| self.gradients.add(grads));
         let accuracy = right / (2.0 * pixels);
         Ok(Verdict { adversarial, cotangent: Tensor::cat(&cotangents, 0).to_kind(given), loss, accuracy })
     }
