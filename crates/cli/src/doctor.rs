@@ -6,7 +6,8 @@ use std::{env, fs, path::PathBuf, process::Command, thread};
 
 /// Say what this machine has for comat, and what it lacks
 ///
-/// libtorch, processor and memory, GPUs and their driver, disk. Nothing is changed and nothing is downloaded.
+/// libtorch, processor and memory, GPUs and their driver, disk, the hub's settings. Nothing is changed and nothing is
+/// downloaded.
 #[derive(Group)]
 pub struct Doctor {}
 
@@ -50,7 +51,21 @@ fn findings() -> Vec<Finding> {
     let seen = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
     all.extend(gpus(seen, loaded.err().as_deref(), nvidia_smi().as_deref()));
     all.push(disk());
+    all.push(models(hub::Settings::from_env()));
     all
+}
+
+/// Where models named by an id come from, and who asks for them. The token itself is never shown.
+fn models(settings: hub::Result<hub::Settings>) -> Finding {
+    match settings {
+        Err(error) => Finding::new("hub", error.to_string()).advice("models in local folders can be used all the same"),
+        Ok(hub::Settings { endpoint, cache, token, offline, .. }) => {
+            let token =
+                token.map_or("no token (gated models need one: HF_TOKEN)".into(), |t| format!("token from {}", t.from));
+            let way = if offline { "offline (HF_HUB_OFFLINE), the cache alone".into() } else { endpoint };
+            Finding::new("hub", format!("{way}; cache {}; {token}", cache.display()))
+        }
+    }
 }
 
 fn processor() -> Finding {
@@ -136,6 +151,23 @@ mod tests {
         let text = "MemTotal:       25165824 kB\nMemFree:  1 kB\nMemAvailable:   12582912 kB\n";
         assert_eq!(memory(text), Some([24.0, 12.0]));
         assert_eq!(memory("MemTotal: x kB"), None);
+    }
+
+    #[test]
+    fn tokens_are_not_shown() {
+        let token = hub::Token { secret: "hf_secret".into(), from: "HF_TOKEN".into() };
+        let settings = hub::Settings {
+            endpoint: "https://hub".into(),
+            cache: "cache".into(),
+            token: Some(token),
+            offline: false,
+            pause: std::time::Duration::ZERO,
+        };
+        let found = models(Ok(settings)).found;
+        assert!(
+            found.contains("https://hub; cache cache; token from HF_TOKEN") && !found.contains("secret"),
+            "{found}"
+        );
     }
 
     const CARD: &str = "0, NVIDIA H100 80GB HBM3, 81559 MiB, 81000 MiB, 550.54.15, 9.0";
