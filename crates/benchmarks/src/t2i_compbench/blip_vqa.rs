@@ -4,8 +4,6 @@ use entities::Parser;
 
 /// Noun phrases of a prompt that are asked about.
 pub const MOST_QUESTIONS: usize = 8;
-/// Longer questions are cut.
-const MOST_WORDS: usize = 50;
 /// Phrases of place that are no things.
 const NO_THINGS: [&str; 4] = ["top", "the side", "the left", "the right"];
 
@@ -13,14 +11,6 @@ const NO_THINGS: [&str; 4] = ["top", "the side", "the left", "the right"];
 pub fn questions(parser: &Parser, prompt: &str) -> Vec<String> {
     let phrases = parser.noun_chunks(prompt).into_iter().filter_map(|span| prompt.get(span));
     phrases.filter(|phrase| !NO_THINGS.contains(phrase)).take(MOST_QUESTIONS).map(|p| format!("{p}?")).collect()
-}
-
-/// A question as the tokenizer gets it: lower case, without marks but the question mark, at most 50 words
-/// (BLIPvqa_eval/data/utils.py).
-pub fn prepare(question: &str) -> String {
-    let marks = ['.', '!', '"', '(', ')', '*', '#', ':', ';', '~'];
-    let plain = question.to_lowercase().replace(marks, "");
-    plain.trim_end_matches(' ').split(' ').take(MOST_WORDS).collect::<Vec<_>>().join(" ")
 }
 
 /// The score of an answer from the probabilities of the words "yes" and "no", to four decimals as the original writes it.
@@ -52,12 +42,6 @@ mod tests {
         assert_eq!(ask(""), [""; 0]);
         let many = ["a dog"; 12].join(" and ");
         assert_eq!(ask(&many).len(), MOST_QUESTIONS);
-    }
-
-    #[test]
-    fn what_the_tokenizer_gets() {
-        assert_eq!(prepare("The \"Red\" (big) dog: #1*; ~x.!? "), "the red big dog 1 x?");
-        assert_eq!(prepare(&"a ".repeat(60)).split(' ').count(), 50);
     }
 
     #[test]

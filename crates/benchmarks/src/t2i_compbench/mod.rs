@@ -122,7 +122,6 @@ mod tests {
             "\n\ta  dog\n",
         ] {
             blip_vqa::questions(&parser, prompt);
-            blip_vqa::prepare(prompt);
             clip::text_without_adjectives(&parser, prompt);
             let objects = [nouns::simple(&parser, prompt), nouns::complex(&parser, prompt)];
             for objects in &objects {
