@@ -72,6 +72,8 @@ fn questions_become_tokens_as_upstream() {
         assert_eq!(prepare(question), *prepared);
         assert_eq!(prepare(prepared), *prepared);
     }
+    assert_eq!(prepare("The \"Red\" (big) dog: #1*; ~x.!? "), "the red big dog 1 x?");
+    assert_eq!(prepare(&"a ".repeat(60)).split(' ').count(), 50);
     let batch = open(&fixture(NAME)).unwrap().tokens(&asked(&pairs)).unwrap();
     assert_eq!(batch.ids, io["input_ids"]);
     assert_eq!(batch.attention_mask, io["attention_mask"]);
