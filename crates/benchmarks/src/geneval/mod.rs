@@ -7,7 +7,7 @@ mod rules;
 
 pub use folders::{Folder, image_path, scan};
 pub use metadata::{Clause, Colour, Metadata, Relation, read};
-pub use rules::{Colours, Verdict, colour_prompts, judge, relations, select};
+pub use rules::{Colours, Thresholds, Verdict, colour_prompts, judge, relations, select};
 
 /// The six tasks, in the order they are reported in.
 pub const TASKS: [&str; 6] = ["single_object", "two_object", "counting", "colors", "position", "color_attr"];

@@ -6,9 +6,18 @@ use anyhow::{Result, bail};
 use std::{cmp::Ordering, collections::BTreeMap};
 
 /// Objects that the detector is surer of than this are there.
-const THRESHOLD: f64 = 0.3;
-/// In the task `counting` it must be surer.
-const COUNTING_THRESHOLD: f64 = 0.9;
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Thresholds {
+    pub present: f64,
+    /// In the task `counting`.
+    pub counted: f64,
+}
+
+impl Thresholds {
+    /// Of the original's detector, Mask2Former. Others need others.
+    pub const PUBLISHED: Self = Self { present: 0.3, counted: 0.9 };
+}
+
 /// Of a class, the surest.
 const MOST_OBJECTS: usize = 16;
 /// Share of the two boxes' widths, or heights, that does not count as a distance.
@@ -41,8 +50,12 @@ pub fn colour_prompts(class: &str, colour: Colour) -> [String; 3] {
 }
 
 /// The objects that count, by class, the surest first. `tag` is the task.
-pub fn select<'a>(detections: &'a [Detection], tag: &str) -> BTreeMap<&'a str, Vec<&'a Detection>> {
-    let threshold = if tag == "counting" { COUNTING_THRESHOLD } else { THRESHOLD };
+pub fn select<'a>(
+    detections: &'a [Detection],
+    tag: &str,
+    thresholds: Thresholds,
+) -> BTreeMap<&'a str, Vec<&'a Detection>> {
+    let threshold = if tag == "counting" { thresholds.counted } else { thresholds.present };
     let mut objects: BTreeMap<&str, Vec<&Detection>> = BTreeMap::new();
     for detection in detections.iter().filter(|d| d.score > threshold) {
         objects.entry(&detection.label).or_default().push(detection);
@@ -59,8 +72,13 @@ pub fn select<'a>(detections: &'a [Detection], tag: &str) -> BTreeMap<&'a str, V
 ///
 /// # Errors
 /// Those of `colours`.
-pub fn judge(metadata: &Metadata, detections: &[Detection], colours: &dyn Colours) -> Result<Verdict> {
-    let objects = select(detections, &metadata.tag);
+pub fn judge(
+    metadata: &Metadata,
+    detections: &[Detection],
+    thresholds: Thresholds,
+    colours: &dyn Colours,
+) -> Result<Verdict> {
+    let objects = select(detections, &metadata.tag, thresholds);
     let of_class = |class: &str| objects.get(class).map_or(&[][..], Vec::as_slice);
     let mut reasons = vec![];
     // for each clause so far its objects, or `None` where it failed
@@ -165,7 +183,7 @@ mod tests {
     }
 
     fn reasons(metadata: &Metadata, detections: &[Detection]) -> Vec<String> {
-        let verdict = judge(metadata, detections, &Edge).unwrap();
+        let verdict = judge(metadata, detections, Thresholds::PUBLISHED, &Edge).unwrap();
         assert_eq!(verdict.correct, verdict.reasons.is_empty());
         verdict.reasons
     }
@@ -175,13 +193,13 @@ mod tests {
         let pairs = [("dog", 0.3), ("dog", 0.31), ("cat", 0.95), ("dog", 0.9)];
         let detections = pairs.map(|(label, score)| found(label, score, 0.0, 0.0));
         let scores = |tag: &str, class: &str| -> Vec<f64> {
-            select(&detections, tag).get(class).map(|all| all.iter().map(|d| d.score).collect()).unwrap_or_default()
+            select(&detections, tag, Thresholds::PUBLISHED).get(class).map(|all| all.iter().map(|d| d.score).collect()).unwrap_or_default()
         };
         assert_eq!(scores("colors", "dog"), [0.9, 0.31]); // 0.3 itself is not there; the surest first
         assert_eq!(scores("counting", "dog"), [0.0; 0]); // nor 0.9 where objects are counted
         assert_eq!(scores("counting", "cat"), [0.95]);
         let many: Vec<Detection> = (0..20).map(|i| found("dog", 0.5, f64::from(i), 0.0)).collect();
-        assert_eq!(select(&many, "")["dog"].len(), 16);
+        assert_eq!(select(&many, "", Thresholds::PUBLISHED)["dog"].len(), 16);
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub enum Metric {
     Questions,
     /// Right or not: GenEval.
     Correct,
+    /// The mean of its questions, asked of a network that a server runs: a second opinion on any benchmark.
+    Endpoint,
 }
 
 impl Benchmark {
@@ -66,6 +68,7 @@ impl Metric {
             Self::ThreeInOne => "3-in-1",
             Self::Questions => "questions",
             Self::Correct => "correct",
+            Self::Endpoint => "endpoint",
         }
     }
 }

@@ -79,11 +79,12 @@ pub fn score(
     objects: Option<&[String; 2]>,
     order: Option<Order>,
     detections: &[Detection],
+    threshold: f64,
     depth: &DepthMap,
     axes: Axes,
 ) -> f64 {
     let Some([first, second]) = objects else { return 0.0 };
-    let [first, second] = [first, second].map(|name| surest(detections, |label| label.contains(name.as_str())));
+    let [first, second] = [first, second].map(|name| surest(detections, threshold, |label| label.contains(name.as_str())));
     let sure: f64 = [first, second].into_iter().flatten().map(|d| 0.25 * d.score).sum();
     let placed = match (first, second, order) {
         (Some(first), Some(second), Some(order)) => placed(order, &first.bounds, &second.bounds, depth, axes),
@@ -108,6 +109,7 @@ fn placed(order: Order, first: &BoundingBox, second: &BoundingBox, depth: &Depth
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::t2i_compbench::DETECTION_THRESHOLD;
 
     /// 8 x 4 pixels; the left half is near.
     fn map() -> DepthMap {
@@ -149,7 +151,7 @@ mod tests {
         let names = ["dog".to_owned(), "cat".to_owned()];
         let of = |order, dog: (f64, f64), cat: (f64, f64)| {
             let found = [found("dog", 0.8, dog.0, dog.1), found("wild cat", 0.6, cat.0, cat.1)];
-            score(Some(&names), Some(order), &found, &map(), Axes::Straight)
+            score(Some(&names), Some(order), &found, DETECTION_THRESHOLD, &map(), Axes::Straight)
         };
         let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
         // the dog 0..5 (mean 0.8), the cat 1..6 (0.6): IoU 4 / 6 > 0.5
@@ -163,7 +165,7 @@ mod tests {
         near(of(Order::InFront, (2.0, 5.0), (3.0, 6.0)), 0.35); // one half, and nearer
         near(of(Order::InFront, (0.0, 3.0), (5.0, 8.0)), 0.35); // nothing shared
         // one alone
-        near(score(Some(&names), Some(Order::Behind), &[found("dog", 0.8, 0.0, 4.0)], &map(), Axes::Straight), 0.2);
-        assert_eq!(score(None, Some(Order::Behind), &[], &map(), Axes::Straight), 0.0);
+        near(score(Some(&names), Some(Order::Behind), &[found("dog", 0.8, 0.0, 4.0)], DETECTION_THRESHOLD, &map(), Axes::Straight), 0.2);
+        assert_eq!(score(None, Some(Order::Behind), &[], DETECTION_THRESHOLD, &map(), Axes::Straight), 0.0);
     }
 }

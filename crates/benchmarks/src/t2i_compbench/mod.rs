@@ -14,7 +14,7 @@ use anyhow::{Error, anyhow};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// What a detector is less sure of than this is not there.
+/// What the original's detector (UniDet) is less sure of than this is not there. Other detectors need another.
 pub const DETECTION_THRESHOLD: f64 = 0.5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -93,8 +93,8 @@ impl FromStr for Category {
 }
 
 /// The surest of the objects for which something holds, the first of equals: what the first match in a detector's sorted list is.
-fn surest(detections: &[Detection], holds: impl Fn(&str) -> bool) -> Option<&Detection> {
-    let there = detections.iter().filter(|d| d.score > DETECTION_THRESHOLD && holds(&d.label));
+fn surest(detections: &[Detection], threshold: f64, holds: impl Fn(&str) -> bool) -> Option<&Detection> {
+    let there = detections.iter().filter(|d| d.score > threshold && holds(&d.label));
     there.reduce(|best, next| if next.score > best.score { next } else { best })
 }
 
@@ -125,10 +125,10 @@ mod tests {
             clip::text_without_adjectives(&parser, prompt);
             let objects = [nouns::simple(&parser, prompt), nouns::complex(&parser, prompt)];
             for objects in &objects {
-                let score = spatial::score(objects.as_ref(), spatial::Locality::of(prompt), &[], 150.0);
+                let score = spatial::score(objects.as_ref(), spatial::Locality::of(prompt), &[], DETECTION_THRESHOLD, 150.0);
                 assert_eq!(score, 0.0, "{prompt}");
             }
-            assert_eq!(numeracy::score(&counted.wanted(&parser, prompt), &[]), 0.0, "{prompt}");
+            assert_eq!(numeracy::score(&counted.wanted(&parser, prompt), &[], DETECTION_THRESHOLD), 0.0, "{prompt}");
         }
     }
 

@@ -1,6 +1,5 @@
 //! Counts (T2I-CompBench, UniDet_eval/numeracy_eval.py).
 
-use super::DETECTION_THRESHOLD;
 use crate::{
     boxes::{BoundingBox, Detection, quotient},
     files,
@@ -85,9 +84,9 @@ fn rename(noun: &str) -> &str {
 }
 
 /// The score of a picture, 0 to 1: every wanted object has the same share, half of it for being there, half for the exact number.
-/// Nothing wanted is nothing found; the original cannot score such a prompt.
-pub fn score(wanted: &[Wanted], detections: &[Detection]) -> f64 {
-    let mut labels = distinct(detections);
+/// Nothing wanted is nothing found; the original cannot score such a prompt. What the detector is surer of than `threshold` is there.
+pub fn score(wanted: &[Wanted], detections: &[Detection], threshold: f64) -> f64 {
+    let mut labels = distinct(detections, threshold);
     let mut sum = 0.0;
     for Wanted { number, object } in wanted {
         // only where there is none of that very name, labels that contain it will do, and are of that name from then on
@@ -101,8 +100,8 @@ pub fn score(wanted: &[Wanted], detections: &[Detection]) -> f64 {
 }
 
 /// Labels of what was found, without boxes on which a surer one of the same label lies.
-fn distinct(detections: &[Detection]) -> Vec<&str> {
-    let mut there: Vec<&Detection> = detections.iter().filter(|d| d.score > DETECTION_THRESHOLD).collect();
+fn distinct(detections: &[Detection], threshold: f64) -> Vec<&str> {
+    let mut there: Vec<&Detection> = detections.iter().filter(|d| d.score > threshold).collect();
     there.sort_by(|a, b| b.score.total_cmp(&a.score));
     let mut kept: Vec<&Detection> = vec![];
     for detection in there {
@@ -122,6 +121,11 @@ fn covers(a: &BoundingBox, b: &BoundingBox) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::t2i_compbench::DETECTION_THRESHOLD;
+
+    fn score(wanted: &[Wanted], detections: &[Detection]) -> f64 {
+        super::score(wanted, detections, DETECTION_THRESHOLD)
+    }
 
     fn nouns() -> Nouns {
         let pairs = [("fish", "fish"), ("mouse", "mice"), ("boy", "boys"), ("tea cup", "tea cups"), ("ship", "ships")];

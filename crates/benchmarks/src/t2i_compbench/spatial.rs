@@ -73,12 +73,19 @@ pub fn position(locality: Locality, first: &BoundingBox, second: &BoundingBox, n
     }
 }
 
-/// The score of a picture, 0 to 1. `objects` are the two names (`nouns`), `near` is in pixels of the boxes. A quarter for how sure the
+/// The score of a picture, 0 to 1. `objects` are the two names (`nouns`), what the detector is surer of than `threshold` is there, `near`
+/// is in pixels of the boxes. A quarter for how sure the
 /// detector is of each object, half for their position; less than a half in all is nothing, so that objects without the
 /// position, or the position of doubtful objects, do not count.
-pub fn score(objects: Option<&[String; 2]>, locality: Option<Locality>, detections: &[Detection], near: f64) -> f64 {
+pub fn score(
+    objects: Option<&[String; 2]>,
+    locality: Option<Locality>,
+    detections: &[Detection],
+    threshold: f64,
+    near: f64,
+) -> f64 {
     let Some([first, second]) = objects else { return 0.0 };
-    let [first, second] = [first, second].map(|name| surest(detections, |label| label == name));
+    let [first, second] = [first, second].map(|name| surest(detections, threshold, |label| label == name));
     let sure: f64 = [first, second].into_iter().flatten().map(|d| 0.25 * d.score).sum();
     let position = match (first, second, locality) {
         (Some(first), Some(second), Some(locality)) => position(locality, &first.bounds, &second.bounds, near),
@@ -91,6 +98,7 @@ pub fn score(objects: Option<&[String; 2]>, locality: Option<Locality>, detectio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::t2i_compbench::DETECTION_THRESHOLD;
 
     fn square(x: f64, y: f64) -> BoundingBox {
         BoundingBox::new(x, y, x + 100.0, y + 100.0)
@@ -154,7 +162,7 @@ mod tests {
     #[test]
     fn half_for_the_objects_and_half_for_the_position() {
         let names = ["dog".to_owned(), "cat".to_owned()];
-        let of = |detections: &[Detection]| score(Some(&names), Some(Locality::Left), detections, 150.0);
+        let of = |detections: &[Detection]| score(Some(&names), Some(Locality::Left), detections, DETECTION_THRESHOLD, 150.0);
         let (dog, cat) = (found("dog", 0.8, 0.0, 0.0), found("cat", 0.6, 200.0, 0.0));
         assert!((of(&[dog.clone(), cat.clone()]) - 0.85).abs() < 1e-12); // 0.2 + 0.15 + 0.5
         // there, but lying wrongly: 0.35 is below the cut
@@ -168,7 +176,7 @@ mod tests {
         assert_eq!(of(&[dog.clone(), found("wild cat", 0.9, 200.0, 0.0)]), 0.0);
         assert_eq!(of(&[dog.clone(), found("cat", 0.5, 200.0, 0.0)]), 0.0);
         // without names or words there is nothing to find
-        assert_eq!(score(None, Some(Locality::Left), &[dog.clone(), cat.clone()], 150.0), 0.0);
-        assert_eq!(score(Some(&names), None, &[dog, cat], 150.0), 0.0);
+        assert_eq!(score(None, Some(Locality::Left), &[dog.clone(), cat.clone()], DETECTION_THRESHOLD, 150.0), 0.0);
+        assert_eq!(score(Some(&names), None, &[dog, cat], DETECTION_THRESHOLD, 150.0), 0.0);
     }
 }

@@ -59,13 +59,12 @@ impl Scores {
         self.rows.entry(key).or_default()
     }
 
-    /// All categories of a benchmark.
-    pub fn all(&self, benchmark: Benchmark) -> Option<(Key, Values)> {
-        let mut rows = self.rows.iter().filter(|(key, _)| key.benchmark == benchmark && key.question_type.is_none());
-        let (key, first) = rows.next()?;
-        let mut all = first.clone();
-        rows.for_each(|(_, values)| all.0.extend(values.0.clone()));
-        Some((Key { category: ALL.into(), ..key.clone() }, all))
+    /// All categories of a benchmark, for each of its metrics.
+    pub fn all(&self, benchmark: Benchmark) -> BTreeMap<Metric, Values> {
+        let mut all = BTreeMap::<Metric, Values>::new();
+        let rows = self.rows.iter().filter(|(key, _)| key.benchmark == benchmark && key.question_type.is_none());
+        rows.for_each(|(key, values)| all.entry(key.metric).or_default().0.extend(values.0.clone()));
+        all
     }
 }
 

@@ -59,9 +59,12 @@ impl Table {
             rows.push(row(key, values, against.as_ref(), false));
         }
         for benchmark in [Benchmark::Tifa, Benchmark::Dsg, Benchmark::Dpg, Benchmark::Geneval] {
-            let Some((key, values)) = tuned.all(benchmark) else { continue };
-            let against = base.as_ref().map(|base| base.all(benchmark).map(|(_, values)| values).unwrap_or_default());
-            rows.push(row(&key, &values, against.as_ref(), benchmark == Benchmark::Geneval));
+            let others = base.as_ref().map(|base| base.all(benchmark));
+            for (metric, values) in tuned.all(benchmark) {
+                let key = grouping::Key { benchmark, category: ALL.into(), metric, question_type: None };
+                let against = others.as_ref().map(|base| base.get(&metric).cloned().unwrap_or_default());
+                rows.push(row(&key, &values, against.as_ref(), benchmark == Benchmark::Geneval));
+            }
         }
         rows.sort_by_cached_key(|row| {
             (row.benchmark, row.question_type.is_some(), rank(&row.category), row.category.clone(), row.metric)
@@ -192,6 +195,17 @@ mod tests {
         assert_eq!(row.against.as_ref().unwrap().difference.value, 0.625);
         let order: Vec<&str> = table.rows.iter().map(|r| r.category.as_str()).collect();
         assert_eq!(order, ["counting", "colors", "all"]);
+    }
+
+    #[test]
+    fn a_second_opinion_has_a_score_of_its_own() {
+        let of = |metric, scores: &[f64]| {
+            let picture = picture(metric, "coco", "coco_1", 0, scores);
+            with(&picture, |line| line.subject.benchmark = Benchmark::Tifa)
+        };
+        let table = Table::new(&[of(Metric::Questions, &[1.0, 0.0]), of(Metric::Clip, &[0.25])], None);
+        assert_eq!(find(&table, ALL, Metric::Questions).mean.value, 0.5);
+        assert_eq!(find(&table, ALL, Metric::Clip).mean.value, 0.25);
     }
 
     #[test]
