@@ -1,6 +1,9 @@
 //! What can be typed.
 
-use crate::{doctor::Doctor, entities::Entities, lora::Lora, prepare::Prepare, segment::Segment, world::World};
+use crate::{
+    doctor::Doctor, entities::Entities, evaluate::Evaluate, lora::Lora, prepare::Prepare, segment::Segment,
+    world::World,
+};
 use clap::{Args as Group, Parser, Subcommand};
 use comat::{
     config::{Dtype, Location, SamplerKind, Sampling, Size, Where},
@@ -27,6 +30,7 @@ pub enum Verb {
     Plan(Plan),
     Prepare(Prepare),
     Generate(Generate),
+    Evaluate(Evaluate),
     Latents(Latents),
     Trace(Trace),
     Entities(Entities),
@@ -145,7 +149,7 @@ pub struct Source {
 }
 
 /// How images are drawn
-#[derive(Group)]
+#[derive(Group, Clone)]
 pub struct SamplingArgs {
     /// Sampling steps
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one)]

@@ -5,6 +5,7 @@ mod console;
 mod args;
 mod doctor;
 mod entities;
+mod evaluate;
 mod fetch;
 mod lora;
 mod prepare;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Verb::Plan(args) => verbs::plan(args, &console),
         Verb::Prepare(args) => prepare::run(args, &console),
         Verb::Generate(args) => verbs::generate(args, &console),
+        Verb::Evaluate(args) => evaluate::run(args, &console),
         Verb::Latents(args) => verbs::latents(args, &console),
         Verb::Trace(args) => verbs::trace(args, &console),
         Verb::Entities(args) => entities::run(args),

@@ -150,7 +150,7 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
     Ok(())
 }
 
-fn open(
+pub fn open(
     mut model: Location,
     variant: Option<&str>,
     mut tokenizer: Option<Location>,
@@ -169,7 +169,7 @@ fn texts(mut typed: Vec<String>, file: Option<&Path>) -> Result<Vec<String>> {
     Ok(typed)
 }
 
-fn denoising_bar(console: &Console, verb: &str) -> Result<ProgressBar> {
+pub fn denoising_bar(console: &Console, verb: &str) -> Result<ProgressBar> {
     let bar = console.bar();
     bar.set_style(ProgressStyle::with_template(&format!(
         "{verb} {{wide_bar}} {{pos}}/{{len}} denoising steps · {{per_sec}} · ETA {{eta_precise}}"

@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
-use models::{Error, lora::Lora, schedule::Sampler, tensors, unet::UNet};
+use models::{Error, schedule::Sampler, tensors, unet::UNet};
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
@@ -63,7 +63,10 @@ pub fn run(
     if let Some(given) = &given {
         given.check(jobs.len(), shape)?;
     }
-    let unet = unet(&pipeline, request)?;
+    let unet = match &request.lora {
+        Some(file) => pipeline.unet_with(file, request.lora_scale)?,
+        None => pipeline.unet(&pipeline.unet_weights)?,
+    };
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
     bar.set_length((jobs.len() * sampler.len()) as u64);
 
@@ -177,12 +180,6 @@ pub fn parameters(
         text += &format!(", Lora: {}:{scale}", name(path));
     }
     text + &format!(", Version: comat {}", env!("CARGO_PKG_VERSION"))
-}
-
-fn unet(pipeline: &Pipeline, request: &Request) -> Result<UNet> {
-    let Some(path) = &request.lora else { return Ok(pipeline.unet(&pipeline.unet_weights)?) };
-    let lora = Lora::read(path, &pipeline.unet_weights)?.scaled(request.lora_scale);
-    Ok(pipeline.unet(&pipeline.unet_weights.merged(&lora)?)?)
 }
 
 fn jobs(request: &Request) -> Result<Vec<Job<'_>>> {

@@ -99,6 +99,11 @@ impl Picture {
         Ok(Self::open_with_texts(path)?.0)
     }
 
+    /// From the bytes of a PNG, JPEG or WebP of any depth: upright, in RGB, over white where it is transparent.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        crate::pairs::picture::decode(bytes)
+    }
+
     /// Reads an 8-bit RGB PNG and its text chunks, by keyword.
     pub fn open_with_texts(path: &Path) -> Result<(Self, Texts)> {
         let file = fs::File::open(path).map_err(Error::io(path))?;

@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use models::{
-    lora::Base,
+    lora::{Base, Lora},
     schedule::NoiseSchedule,
     unet::{self, UNet},
     vae::{self, AutoencoderKl},
@@ -131,6 +131,15 @@ impl Pipeline {
     /// The UNet with weights that were derived from its own.
     pub fn unet(&self, weights: &Weights) -> models::Result<UNet> {
         UNet::new(&self.unet_config, weights)
+    }
+
+    /// The UNet with so much of a LoRA file in its weights.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that is of another base model.
+    pub fn unet_with(&self, file: &Path, scale: f64) -> models::Result<UNet> {
+        let lora = Lora::read(file, &self.unet_weights)?.scaled(scale);
+        self.unet(&self.unet_weights.merged(&lora)?)
     }
 
     /// Image size in pixels that the model was trained for.

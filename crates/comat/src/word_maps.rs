@@ -19,7 +19,6 @@ use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use models::{
     Error,
-    lora::Lora,
     schedule::Sampler,
     tokenizer::Encoding,
     unet::{Layer, UNet},
@@ -160,8 +159,7 @@ pub fn run(
     let files = files(request)?;
     let mut unets = vec![("base", pipeline.unet(&pipeline.unet_weights)?)];
     if let Some(path) = &request.lora {
-        let lora = Lora::read(path, &pipeline.unet_weights)?.scaled(request.lora_scale);
-        unets.push(("tuned", pipeline.unet(&pipeline.unet_weights.merged(&lora)?)?));
+        unets.push(("tuned", pipeline.unet_with(path, request.lora_scale)?));
     }
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
     bar.set_length((request.prompts.len() * unets.len() * sampler.len()) as u64);

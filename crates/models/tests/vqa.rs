@@ -138,6 +138,32 @@ fn free_answers() {
 }
 
 /// What is said of a question does not depend on those beside it, and one image may be asked about many times.
+/// Images of several sizes, one of them without questions, as each of them alone.
+#[test]
+fn several_images_at_once() {
+    let vqa = Vqa::open(&fixture(NAME), Kind::Double, Device::Cpu).unwrap();
+    let image = |height: i64, width: i64| {
+        Tensor::arange(3 * height * width, (Kind::Double, Device::Cpu)).view([3, height, width]).sin().square()
+    };
+    let images = [image(20, 30), image(16, 16), image(33, 9)];
+    let asked = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let lists = [asked(&["a red dog?", "cat?"]), vec![], asked(&["the house of a dog?"])];
+    let (numbers, answers) =
+        (vqa.probabilities_each(&images, &lists).unwrap(), vqa.answer_each(&images, &lists).unwrap());
+    for (i, list) in lists.iter().enumerate() {
+        assert_eq!((numbers[i].len(), answers[i].len()), (list.len(), list.len()));
+        for (j, question) in list.iter().enumerate() {
+            let image = images[i].unsqueeze(0);
+            let alone = vqa.probabilities(&image, &[question]).unwrap()[0];
+            let near = |a: f64, b: f64| (a - b).abs() <= 1e-12 * b;
+            assert!(near(numbers[i][j].0, alone.0) && near(numbers[i][j].1, alone.1), "{question}");
+            assert_eq!(answers[i][j], vqa.answer(&image, &[question]).unwrap()[0]);
+        }
+    }
+    assert!(vqa.probabilities_each(&images, &lists[..2]).is_err());
+    assert_eq!(vqa.answer_each(&images[..1], &[vec![]]).unwrap(), [vec![""; 0]]);
+}
+
 #[test]
 fn a_batch_may_be_cut() {
     let (io, pairs) = (io(NAME), questions("yes_no"));

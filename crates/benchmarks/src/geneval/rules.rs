@@ -193,7 +193,10 @@ mod tests {
         let pairs = [("dog", 0.3), ("dog", 0.31), ("cat", 0.95), ("dog", 0.9)];
         let detections = pairs.map(|(label, score)| found(label, score, 0.0, 0.0));
         let scores = |tag: &str, class: &str| -> Vec<f64> {
-            select(&detections, tag, Thresholds::PUBLISHED).get(class).map(|all| all.iter().map(|d| d.score).collect()).unwrap_or_default()
+            select(&detections, tag, Thresholds::PUBLISHED)
+                .get(class)
+                .map(|all| all.iter().map(|d| d.score).collect())
+                .unwrap_or_default()
         };
         assert_eq!(scores("colors", "dog"), [0.9, 0.31]); // 0.3 itself is not there; the surest first
         assert_eq!(scores("counting", "dog"), [0.0; 0]); // nor 0.9 where objects are counted

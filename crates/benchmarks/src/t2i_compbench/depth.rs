@@ -84,7 +84,8 @@ pub fn score(
     axes: Axes,
 ) -> f64 {
     let Some([first, second]) = objects else { return 0.0 };
-    let [first, second] = [first, second].map(|name| surest(detections, threshold, |label| label.contains(name.as_str())));
+    let [first, second] =
+        [first, second].map(|name| surest(detections, threshold, |label| label.contains(name.as_str())));
     let sure: f64 = [first, second].into_iter().flatten().map(|d| 0.25 * d.score).sum();
     let placed = match (first, second, order) {
         (Some(first), Some(second), Some(order)) => placed(order, &first.bounds, &second.bounds, depth, axes),
@@ -165,7 +166,17 @@ mod tests {
         near(of(Order::InFront, (2.0, 5.0), (3.0, 6.0)), 0.35); // one half, and nearer
         near(of(Order::InFront, (0.0, 3.0), (5.0, 8.0)), 0.35); // nothing shared
         // one alone
-        near(score(Some(&names), Some(Order::Behind), &[found("dog", 0.8, 0.0, 4.0)], DETECTION_THRESHOLD, &map(), Axes::Straight), 0.2);
+        near(
+            score(
+                Some(&names),
+                Some(Order::Behind),
+                &[found("dog", 0.8, 0.0, 4.0)],
+                DETECTION_THRESHOLD,
+                &map(),
+                Axes::Straight,
+            ),
+            0.2,
+        );
         assert_eq!(score(None, Some(Order::Behind), &[], DETECTION_THRESHOLD, &map(), Axes::Straight), 0.0);
     }
 }

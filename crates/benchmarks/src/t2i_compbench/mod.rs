@@ -125,7 +125,8 @@ mod tests {
             clip::text_without_adjectives(&parser, prompt);
             let objects = [nouns::simple(&parser, prompt), nouns::complex(&parser, prompt)];
             for objects in &objects {
-                let score = spatial::score(objects.as_ref(), spatial::Locality::of(prompt), &[], DETECTION_THRESHOLD, 150.0);
+                let score =
+                    spatial::score(objects.as_ref(), spatial::Locality::of(prompt), &[], DETECTION_THRESHOLD, 150.0);
                 assert_eq!(score, 0.0, "{prompt}");
             }
             assert_eq!(numeracy::score(&counted.wanted(&parser, prompt), &[], DETECTION_THRESHOLD), 0.0, "{prompt}");

@@ -162,7 +162,9 @@ mod tests {
     #[test]
     fn half_for_the_objects_and_half_for_the_position() {
         let names = ["dog".to_owned(), "cat".to_owned()];
-        let of = |detections: &[Detection]| score(Some(&names), Some(Locality::Left), detections, DETECTION_THRESHOLD, 150.0);
+        let of = |detections: &[Detection]| {
+            score(Some(&names), Some(Locality::Left), detections, DETECTION_THRESHOLD, 150.0)
+        };
         let (dog, cat) = (found("dog", 0.8, 0.0, 0.0), found("cat", 0.6, 200.0, 0.0));
         assert!((of(&[dog.clone(), cat.clone()]) - 0.85).abs() < 1e-12); // 0.2 + 0.15 + 0.5
         // there, but lying wrongly: 0.35 is below the cut

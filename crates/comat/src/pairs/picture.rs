@@ -10,7 +10,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
 /// Upright, in RGB, over white where it is transparent. The bytes tell the format, whatever the file is called.
-pub(super) fn decode(bytes: &[u8]) -> Result<Picture> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Picture> {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     if reader.format() == Some(ImageFormat::Jpeg) && lacks_end(bytes) {
         bail!("the JPEG is cut off; is the copy complete?");

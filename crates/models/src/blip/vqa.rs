@@ -1,4 +1,4 @@
-use super::question_answering::{Question, QuestionAnswering};
+use super::question_answering::QuestionAnswering;
 use crate::{
     error::{Error, Result},
     preprocess::{Preprocess, resize_as_bytes},
@@ -77,9 +77,15 @@ impl Vqa {
     ///
     /// Source: BLIP-VQA of T2I-CompBench (Huang et al. 2023), BLIP/models/blip_vqa.py.
     pub fn probabilities(&self, images: &Tensor, questions: &[&str]) -> Result<Vec<(f64, f64)>> {
-        let all = self.first_token(images, questions)?.softmax(1, Kind::Double);
-        let of = |token: i64| Vec::<f64>::try_from(all.select(1, token));
-        Ok(of(self.yes)?.into_iter().zip(of(self.no)?).collect())
+        self.yes_and_no(&self.first_token(images, questions)?)
+    }
+
+    /// The same for questions about each of several images `[3, H, W]`, of any sizes: all images are looked at once, and all
+    /// questions answered together.
+    pub fn probabilities_each(&self, images: &[Tensor], questions: &[Vec<String>]) -> Result<Vec<Vec<(f64, f64)>>> {
+        self.about_each(images, questions, |embeds, questions| {
+            self.yes_and_no(&self.first_token_of(embeds, questions)?)
+        })
     }
 
     /// A free answer to each question, as transformers' `generate` writes it by default. Images as for [`Vqa::yes_no`].
@@ -89,17 +95,12 @@ impl Vqa {
     pub fn answer(&self, images: &Tensor, questions: &[&str]) -> Result<Vec<String>> {
         let _guard = tch::no_grad_guard();
         check_count(images, questions)?;
-        let most = self.network.config().text.max_position_embeddings as usize;
-        for question in questions {
-            if self.tokenizer.encode(question, most)?.cut.is_some() {
-                let message =
-                    format!("VQA: the question {question:?} has more than max_position_embeddings {most} tokens");
-                return Err(Error::Input(message));
-            }
-        }
-        let read = self.read(images, &self.tokenizer.encode_batch(questions, most)?)?;
-        let answers = self.network.greedy(&read, ANSWER_TOKENS)?;
-        answers.iter().map(|ids| self.tokenizer.decode_words(ids)).collect()
+        self.answer_of(&self.embed(images)?, questions)
+    }
+
+    /// The same for questions about each of several images, as [`Vqa::probabilities_each`].
+    pub fn answer_each(&self, images: &[Tensor], questions: &[Vec<String>]) -> Result<Vec<Vec<String>>> {
+        self.about_each(images, questions, |embeds, questions| self.answer_of(embeds, questions))
     }
 
     pub fn network(&self) -> &QuestionAnswering {
@@ -124,7 +125,12 @@ impl Vqa {
     fn first_token(&self, images: &Tensor, questions: &[&str]) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
         check_count(images, questions)?;
-        let read = self.read(images, &self.tokens(questions)?)?;
+        self.first_token_of(&self.embed(images)?, questions)
+    }
+
+    fn first_token_of(&self, embeds: &Tensor, questions: &[&str]) -> Result<Tensor> {
+        let tokens = self.tokens(questions)?;
+        let read = self.network.read(embeds, &tokens.ids, &tokens.attention_mask)?;
         let logits = self.network.first_token(&read).to_kind(Kind::Double);
         let finite = Vec::<bool>::try_from(logits.isfinite().all_dim(1, false))?;
         match finite.iter().position(|finite| !finite) {
@@ -138,9 +144,63 @@ impl Vqa {
         }
     }
 
-    fn read(&self, images: &Tensor, questions: &Batch) -> Result<Question> {
-        let embeds = self.network.embed_image(&self.pixels(images)?)?;
-        self.network.read(&embeds, &questions.ids, &questions.attention_mask)
+    fn yes_and_no(&self, logits: &Tensor) -> Result<Vec<(f64, f64)>> {
+        let all = logits.softmax(1, Kind::Double);
+        let of = |token: i64| Vec::<f64>::try_from(all.select(1, token));
+        Ok(of(self.yes)?.into_iter().zip(of(self.no)?).collect())
+    }
+
+    fn answer_of(&self, embeds: &Tensor, questions: &[&str]) -> Result<Vec<String>> {
+        let most = self.network.config().text.max_position_embeddings as usize;
+        for question in questions {
+            if self.tokenizer.encode(question, most)?.cut.is_some() {
+                let message =
+                    format!("VQA: the question {question:?} has more than max_position_embeddings {most} tokens");
+                return Err(Error::Input(message));
+            }
+        }
+        let tokens = self.tokenizer.encode_batch(questions, most)?;
+        let read = self.network.read(embeds, &tokens.ids, &tokens.attention_mask)?;
+        let answers = self.network.greedy(&read, ANSWER_TOKENS)?;
+        answers.iter().map(|ids| self.tokenizer.decode_words(ids)).collect()
+    }
+
+    /// `[B, N, D]`
+    fn embed(&self, images: &Tensor) -> Result<Tensor> {
+        self.network.embed_image(&self.pixels(images)?)
+    }
+
+    /// Answers by image. `answer` gets a row of embeddings for each question.
+    fn about_each<A>(
+        &self,
+        images: &[Tensor],
+        questions: &[Vec<String>],
+        answer: impl Fn(&Tensor, &[&str]) -> Result<Vec<A>>,
+    ) -> Result<Vec<Vec<A>>> {
+        let _guard = tch::no_grad_guard();
+        if images.len() != questions.len() {
+            let (images, lists) = (images.len(), questions.len());
+            return Err(Error::Input(format!("VQA: {images} images and {lists} lists of questions")));
+        }
+        let asked: Vec<usize> = (0..images.len()).filter(|&i| !questions[i].is_empty()).collect();
+        let mut answers: Vec<Vec<A>> = images.iter().map(|_| vec![]).collect();
+        if asked.is_empty() {
+            return Ok(answers);
+        }
+        let pixels = asked.iter().map(|&i| self.pixels(&images[i].unsqueeze(0))).collect::<Result<Vec<_>>>()?;
+        let embeds = self.network.embed_image(&Tensor::cat(&pixels, 0))?;
+        let mut rows = vec![];
+        let mut texts: Vec<&str> = vec![];
+        for (row, &i) in (0..).zip(&asked) {
+            rows.extend(questions[i].iter().map(|_| row));
+            texts.extend(questions[i].iter().map(String::as_str));
+        }
+        let rows: Tensor = Tensor::from_slice::<i64>(&rows).to_device(embeds.device());
+        let mut all = answer(&embeds.index_select(0, &rows), &texts)?.into_iter();
+        for i in asked {
+            answers[i] = all.by_ref().take(questions[i].len()).collect();
+        }
+        Ok(answers)
     }
 }
 

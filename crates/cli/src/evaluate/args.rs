@@ -1,0 +1,190 @@
+//! What can be typed behind `comat evaluate`.
+
+use crate::args::{Engine, SamplingArgs, at_least_one};
+use benchmarks::records::Benchmark;
+use clap::{Args as Group, ValueEnum};
+use comat::config::Location;
+use std::path::PathBuf;
+
+/// Score a model, a LoRA, or pictures that exist, on a benchmark
+///
+/// With --model the benchmark's pictures are drawn into OUT/base, and with --lora into OUT/lora too, from the same seeds;
+/// with --images those of a folder are scored as they are. Every question and answer goes into scores.jsonl beside the
+/// pictures, the table into table.txt and table.json. Stopped, the same command goes on; nothing is drawn or scored twice.
+///
+/// CLIP's cosine is always in the table beside the benchmark's own metric: BLIP-VQA is of the family that CoMat is rewarded by.
+#[derive(Group)]
+pub struct Evaluate {
+    /// The benchmark
+    #[arg(long, value_name = "NAME")]
+    pub bench: Bench,
+    /// Folder of the benchmark's prompt files, or the file
+    #[arg(long, value_name = "DIR|FILE")]
+    pub prompts: PathBuf,
+    /// Only these categories, as color,shape
+    #[arg(long, value_name = "NAME,NAME,…", value_delimiter = ',')]
+    pub categories: Vec<String>,
+    /// Only the first N prompts of each category
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub limit: Option<usize>,
+    #[command(flatten)]
+    pub draw: DrawArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Score the pictures of this folder, called as the benchmark calls them
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "lora", "out"])]
+    pub images: Option<PathBuf>,
+    /// Compare with the pictures of this folder, instead of drawing the base model's
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
+    #[command(flatten)]
+    pub judges: JudgeArgs,
+    #[command(flatten)]
+    pub engine: Engine,
+}
+
+/// What is drawn.
+#[derive(Group)]
+pub struct DrawArgs {
+    /// Model folder in diffusers layout, one .safetensors file, or an id of the hub
+    #[arg(long, value_name = "DIR|ID", required_unless_present = "images", requires = "out")]
+    pub model: Option<Location>,
+    /// Weights of a variant, such as fp16, where there are such
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
+    /// For a model in a single file: folder with CLIP's tokenizer, or an id [default: openai/clip-vit-large-patch14]
+    #[arg(long, value_name = "DIR|ID")]
+    pub tokenizer: Option<Location>,
+    /// LoRA file: diffusers, PEFT or kohya spelling
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub lora: Option<PathBuf>,
+    /// How much of the LoRA to add
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, requires = "lora")]
+    pub lora_scale: f64,
+    /// Folder of the evaluation; made when it does not exist
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// One picture of each prompt from each of these, as 42-51 or 1,2,7 [default: 42-51 for t2i-compbench, 42-45 for
+    /// geneval and dpg, else 42]
+    #[arg(long, value_name = "N-N,N,…", value_parser = seeds)]
+    pub seeds: Option<Seeds>,
+    /// Images drawn at a time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
+    pub batch: usize,
+}
+
+/// Who scores. Only those are opened, or fetched, that are needed.
+#[derive(Group)]
+pub struct JudgeArgs {
+    /// BLIP that answers questions, for attributes, tifa, dsg and dpg
+    #[arg(long, value_name = "DIR|ID", default_value = "Salesforce/blip-vqa-capfilt-large")]
+    pub vqa: Location,
+    /// CLIP [default: openai/clip-vit-base-patch32; for geneval openai/clip-vit-large-patch14, which also tells colours]
+    #[arg(long, value_name = "DIR|ID")]
+    pub clip: Option<Location>,
+    /// Grounding DINO, for positions, counts and geneval
+    #[arg(long, value_name = "DIR|ID", default_value = "IDEA-Research/grounding-dino-base")]
+    pub detector: Location,
+    /// What the detector is surer of than this is there, 0 to 1
+    #[arg(long, value_name = "SCORE", default_value_t = 0.35, value_parser = crate::segment::share)]
+    pub detector_threshold: f64,
+    /// Sentence embedder that finds the choice which an answer means, for tifa
+    #[arg(long, value_name = "DIR|ID", default_value = "sentence-transformers/all-mpnet-base-v2")]
+    pub sentences: Location,
+    /// Ask a network behind an OpenAI-compatible endpoint too: http://HOST/v1 (key in COMAT_ENDPOINT_KEY)
+    #[arg(long, value_name = "URL", requires = "endpoint_model")]
+    pub endpoint: Option<String>,
+    /// The endpoint's model
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    pub endpoint_model: Option<String>,
+    /// Seconds that an answer of the endpoint may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub endpoint_timeout: u64,
+    /// How often a request that failed is made again
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub endpoint_retries: u32,
+    /// Questions to the endpoint under way at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
+    pub endpoint_parallel: usize,
+    /// Pictures that are scored at a time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one)]
+    pub score_batch: usize,
+}
+
+/// The benchmarks, as they are typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Bench {
+    #[value(name = "t2i-compbench")]
+    T2iCompbench,
+    Tifa,
+    Dsg,
+    Dpg,
+    Geneval,
+}
+
+impl Bench {
+    pub fn benchmark(self) -> Benchmark {
+        match self {
+            Self::T2iCompbench => Benchmark::T2iCompbench,
+            Self::Tifa => Benchmark::Tifa,
+            Self::Dsg => Benchmark::Dsg,
+            Self::Dpg => Benchmark::Dpg,
+            Self::Geneval => Benchmark::Geneval,
+        }
+    }
+
+    /// As many pictures of a prompt as the benchmark's authors draw.
+    pub fn seeds(self) -> Vec<u64> {
+        match self {
+            Self::T2iCompbench => (42..52).collect(),
+            Self::Geneval | Self::Dpg => (42..46).collect(),
+            Self::Tifa | Self::Dsg => vec![42],
+        }
+    }
+
+    pub fn clip(self) -> Location {
+        let id = if self == Self::Geneval { "openai/clip-vit-large-patch14" } else { "openai/clip-vit-base-patch32" };
+        PathBuf::from(id).into()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seeds(pub Vec<u64>);
+
+fn seeds(text: &str) -> Result<Seeds, String> {
+    /// More are a slip of the finger.
+    const MOST: u64 = 10_000;
+    let number = |text: &str| text.trim().parse::<u64>().map_err(|_| format!("`{text}` is not a seed"));
+    let mut all = vec![];
+    for part in text.split(',') {
+        match part.split_once('-') {
+            None => all.push(number(part)?),
+            Some((first, last)) => {
+                let (first, last) = (number(first)?, number(last)?);
+                if last < first || last - first >= MOST {
+                    return Err(format!("`{part}` is not a range of up to {MOST} seeds, the smaller first"));
+                }
+                all.extend(first..=last);
+            }
+        }
+    }
+    let mut distinct = all.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    if distinct.len() < all.len() { Err("a seed is there twice".into()) } else { Ok(Seeds(all)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_seeds() {
+        let of = |text| seeds(text).map(|seeds| seeds.0);
+        assert_eq!(of("42-45"), Ok(vec![42, 43, 44, 45]));
+        assert_eq!(of("7, 1-2"), Ok(vec![7, 1, 2]));
+        for wrong in ["", "a", "3-1", "1,1", "1-3,2", "-1", "0-18446744073709551615"] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Answers that were given, a line each.
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+pub struct Cache {
+    path: PathBuf,
+    file: File,
+    answers: HashMap<String, String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    key: String,
+    answer: String,
+}
+
+/// Of a question about a picture, to a model.
+pub fn key(model: &str, question: &str, picture: &[u8]) -> String {
+    let mut hasher = Sha256::new();
+    for part in [model.as_bytes(), question.as_bytes(), picture] {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Cache {
+    /// Reads what is there; a line that is cut off is left out.
+    pub fn open(path: &Path) -> Result<Self> {
+        let name = || path.display().to_string();
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).with_context(name)?;
+        }
+        let mut file = OpenOptions::new().append(true).create(true).open(path).with_context(name)?;
+        let text = String::from_utf8_lossy(&fs::read(path).with_context(name)?).into_owned();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+        let answers = lines.map(|line| (line.key, line.answer)).collect();
+        if !text.is_empty() && !text.ends_with('\n') {
+            file.write_all(b"\n").with_context(name)?;
+        }
+        Ok(Self { path: path.to_owned(), file, answers })
+    }
+
+    pub fn get(&self, key: &str) -> Option<String> {
+        self.answers.get(key).cloned()
+    }
+
+    pub fn put(&mut self, key: String, answer: &str) -> Result<()> {
+        let line = serde_json::to_string(&Line { key: key.clone(), answer: answer.into() })? + "\n";
+        self.file.write_all(line.as_bytes()).with_context(|| self.path.display().to_string())?;
+        self.answers.insert(key, answer.into());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/answers.jsonl");
+        let (one, other) = (key("m", "a dog?", b"1"), key("m", "a dog", b"?1"));
+        assert_ne!(one, other);
+        Cache::open(&path).unwrap().put(one.clone(), "yes").unwrap();
+        let whole = fs::read_to_string(&path).unwrap();
+        fs::write(&path, whole.clone() + &whole[..20]).unwrap();
+        let mut cache = Cache::open(&path).unwrap();
+        assert_eq!((cache.get(&one), cache.get(&other)), (Some("yes".into()), None));
+        cache.put(other.clone(), "no\n\"").unwrap();
+        let cache = Cache::open(&path).unwrap();
+        assert_eq!((cache.get(&one), cache.get(&other)), (Some("yes".into()), Some("no\n\"".into())));
+    }
+}

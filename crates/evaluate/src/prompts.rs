@@ -1,0 +1,195 @@
+//! What is drawn, and what is asked about it.
+
+mod dsg;
+mod geneval;
+mod t2i_compbench;
+mod tifa;
+
+use crate::judges::Judge;
+use anyhow::{Context, Result, bail};
+use benchmarks::{
+    dsg::{Item, Rule},
+    geneval::Metadata,
+    records::{Benchmark, Metric},
+    t2i_compbench::{numeracy::Wanted, spatial::Locality, three_in_one::Kind},
+    tifa::Question,
+};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+/// A prompt of a benchmark.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompt {
+    /// As the benchmark calls it, or its number in its file.
+    pub id: String,
+    pub category: String,
+    pub kind: Option<Kind>,
+    pub text: String,
+    /// In its file, from 0.
+    pub number: u64,
+    pub tasks: Vec<Task>,
+}
+
+/// A way to score a picture of a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Task {
+    /// A question for each noun phrase (BLIP-VQA).
+    Attributes(Vec<String>),
+    /// Between the picture and this text (CLIP).
+    Similarity(String),
+    /// Where two things lie.
+    Places {
+        objects: Option<[String; 2]>,
+        locality: Option<Locality>,
+    },
+    Counts(Vec<Wanted>),
+    /// Questions with choices (TIFA).
+    Choices(Vec<Question>),
+    /// Questions that depend on each other (DSG, DPG).
+    YesOrNo(Item, Rule),
+    /// Objects, counts, colours, positions (GenEval).
+    Clauses(Metadata),
+    /// What the prompt's other tasks ask, of a network that a server runs; the whole prompt where they ask nothing.
+    SecondOpinion,
+}
+
+/// Which prompts, and what beside the benchmark's own metrics.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    pub benchmark: Benchmark,
+    /// The folder with the benchmark's prompt files, or the file.
+    pub path: PathBuf,
+    /// None: all that can be scored.
+    pub categories: Vec<String>,
+    /// The first prompts of each category; absent: all.
+    pub limit: Option<usize>,
+    pub second_opinion: bool,
+}
+
+impl Task {
+    pub fn metric(&self) -> Metric {
+        match self {
+            Self::Attributes(_) => Metric::BlipVqa,
+            Self::Similarity(_) => Metric::Clip,
+            Self::Places { .. } => Metric::Spatial,
+            Self::Counts(_) => Metric::Numeracy,
+            Self::Choices(_) | Self::YesOrNo(..) => Metric::Questions,
+            Self::Clauses(_) => Metric::Correct,
+            Self::SecondOpinion => Metric::Endpoint,
+        }
+    }
+
+    /// What is needed to do it.
+    pub fn judges(&self) -> BTreeSet<Judge> {
+        match self {
+            Self::Attributes(_) | Self::YesOrNo(..) => [Judge::Vqa].into(),
+            Self::Choices(_) => [Judge::Vqa, Judge::Sentences].into(),
+            Self::Similarity(_) => [Judge::Clip].into(),
+            Self::Places { .. } | Self::Counts(_) => [Judge::Detector].into(),
+            // colours are told by CLIP
+            Self::Clauses(_) => [Judge::Detector, Judge::Clip].into(),
+            Self::SecondOpinion => [Judge::Endpoint].into(),
+        }
+    }
+}
+
+/// The prompts of a benchmark, with their tasks. Every prompt has CLIP's cosine among them, which is of another family than the
+/// captioner that a run is rewarded by.
+///
+/// # Errors
+/// Files that cannot be read; a category that the benchmark does not have.
+pub fn read(choice: &Choice) -> Result<Vec<Prompt>> {
+    let mut prompts = match choice.benchmark {
+        Benchmark::T2iCompbench => t2i_compbench::read(&choice.path, &choice.categories)?,
+        Benchmark::Tifa => {
+            tifa::read(&file(&choice.path, &["tifa_v1.0_question_answers.json"], "question_answers.json")?)?
+        }
+        Benchmark::Dsg => dsg::read(&file(&choice.path, &["dsg-1k-anns.csv"], "-anns.csv")?, Rule::Dsg)?,
+        Benchmark::Dpg => dsg::read(&file(&choice.path, &["dpg_bench.csv"], ".csv")?, Rule::Dpg)?,
+        Benchmark::Geneval => geneval::read(&file(&choice.path, &["evaluation_metadata.jsonl"], "metadata.jsonl")?)?,
+    };
+    let known: BTreeSet<String> = prompts.iter().map(|prompt| prompt.category.clone()).collect();
+    if let Some(stranger) = choice.categories.iter().find(|name| !known.contains(*name)) {
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        bail!("{}: it has no category `{stranger}`; those are {}", choice.path.display(), known.join(", "));
+    }
+    prompts.retain(|prompt| choice.categories.is_empty() || choice.categories.contains(&prompt.category));
+    if let Some(limit) = choice.limit {
+        let mut taken = std::collections::BTreeMap::<String, usize>::new();
+        prompts.retain(|prompt| {
+            let taken = taken.entry(prompt.category.clone()).or_default();
+            *taken += 1;
+            *taken <= limit
+        });
+    }
+    for prompt in &mut prompts {
+        if !prompt.tasks.iter().any(|task| task.metric() == Metric::Clip) {
+            prompt.tasks.push(Task::Similarity(prompt.text.clone()));
+        }
+        if choice.second_opinion {
+            prompt.tasks.push(Task::SecondOpinion);
+        }
+    }
+    Ok(prompts)
+}
+
+/// The file itself, or in a folder one of these names, or the only one that ends so.
+fn file(path: &Path, names: &[&str], ending: &str) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    if let Some(found) = names.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
+        return Ok(found);
+    }
+    let entries = path.read_dir().with_context(|| path.display().to_string())?;
+    let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut others: Vec<PathBuf> = files.filter(|f| f.is_file() && f.to_string_lossy().ends_with(ending)).collect();
+    match (others.len(), others.pop()) {
+        (1, Some(file)) => Ok(file),
+        (0, _) => bail!("{}: there is no {} in it", path.display(), names.join(" or ")),
+        _ => bail!("{}: there are several files *{ending} in it; name one of them by --prompts", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_file_of_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let find = || file(folder.path(), &["known.json"], "answers.json").map_err(|e| e.to_string());
+        assert!(find().unwrap_err().contains("there is no known.json in it"));
+        fs::write(folder.path().join("my_answers.json"), "").unwrap();
+        assert!(find().unwrap().ends_with("my_answers.json"));
+        fs::write(folder.path().join("your_answers.json"), "").unwrap();
+        assert!(find().unwrap_err().contains("several files *answers.json"));
+        fs::write(folder.path().join("known.json"), "").unwrap();
+        assert!(find().unwrap().ends_with("known.json"));
+    }
+
+    #[test]
+    fn every_prompt_is_seen_by_another_family() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("color_val.txt"), "a red dog and a blue cat\na green bench\n").unwrap();
+        fs::write(folder.path().join("non_spatial_val.txt"), "a man reads\n").unwrap();
+        let choice = Choice {
+            benchmark: Benchmark::T2iCompbench,
+            path: folder.path().into(),
+            categories: vec![],
+            limit: Some(1),
+            second_opinion: true,
+        };
+        let prompts = read(&choice).unwrap();
+        assert_eq!(prompts.len(), 2);
+        let metrics = |i: usize| prompts[i].tasks.iter().map(Task::metric).collect::<Vec<_>>();
+        assert_eq!(metrics(0), [Metric::BlipVqa, Metric::Clip, Metric::Endpoint]);
+        assert_eq!(metrics(1), [Metric::Clip, Metric::Endpoint]);
+        assert_eq!(prompts[0].tasks[0], Task::Attributes(vec!["a red dog?".into(), "a blue cat?".into()]));
+        let error = read(&Choice { categories: vec!["shape".into()], ..choice }).unwrap_err().to_string();
+        assert!(error.contains("shape_val.txt"), "{error}");
+    }
+}

@@ -1,0 +1,204 @@
+//! `evaluation.json`: how the pictures of a folder came about, and who scored them. What would mix pictures or scores of two kinds in
+//! one folder is refused.
+
+use anyhow::{Context, Result, bail};
+use benchmarks::records::Benchmark;
+use comat::{
+    config::{Dtype, Sampling},
+    files::write_whole,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+pub const FILE: &str = "evaluation.json";
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub benchmark: Benchmark,
+    /// Absent where the pictures were there already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drawing: Option<Drawing>,
+    /// Each judge's network, as it was named.
+    pub judges: BTreeMap<String, String>,
+    pub version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Drawing {
+    pub model: String,
+    pub dtype: Dtype,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
+    pub seeds: Vec<u64>,
+    pub sampling: Sampling,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lora {
+    pub file: PathBuf,
+    pub scale: f64,
+    /// Of the file; it may be another one by the same name.
+    pub sha256: String,
+}
+
+impl Lora {
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn of(file: &Path, scale: f64) -> Result<Self> {
+        let bytes = fs::read(file).with_context(|| file.display().to_string())?;
+        let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { file: file.to_owned(), scale, sha256 })
+    }
+}
+
+impl Settings {
+    /// Reads the settings of a folder, if it has any.
+    ///
+    /// # Errors
+    /// A file of another form.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(Some(serde_json::from_str(&text).with_context(|| path.display().to_string())?))
+    }
+
+    /// Writes these settings, or refuses if the folder has others. Judges of earlier times stay, so that more can be added; seeds can
+    /// be added behind those that there are.
+    ///
+    /// # Errors
+    /// Settings that would mix two kinds of pictures or of scores.
+    pub fn claim(&self, folder: &Path) -> Result<()> {
+        let mut merged = self.clone();
+        if let Some(before) = Self::read(folder)? {
+            self.check(&before, folder)?;
+            merged.judges = before.judges.into_iter().chain(merged.judges).collect();
+            merged.drawing = match (merged.drawing, before.drawing) {
+                (Some(now), Some(then)) => {
+                    let seeds = if then.seeds.len() > now.seeds.len() { then.seeds } else { now.seeds };
+                    Some(Drawing { lora: now.lora.or(then.lora), seeds, ..now })
+                }
+                (now, then) => now.or(then),
+            };
+        }
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        write_whole(&folder.join(FILE), &(serde_json::to_string_pretty(&merged)? + "\n"))?;
+        Ok(())
+    }
+
+    fn check(&self, before: &Self, folder: &Path) -> Result<()> {
+        let differs = |what: &str, was: String, is: String| -> Result<()> {
+            if was == is {
+                return Ok(());
+            }
+            bail!("{}: {what} was {was} there and is {is} now; choose another folder", folder.display())
+        };
+        differs("the benchmark", before.benchmark.to_string(), self.benchmark.to_string())?;
+        if let (Some(now), Some(then)) = (&self.drawing, &before.drawing) {
+            differs("the model", then.model.clone(), now.model.clone())?;
+            differs("the precision", describe(&then.dtype)?, describe(&now.dtype)?)?;
+            let lora = |lora: &Option<Lora>| match lora {
+                Some(lora) => format!("{} of the LoRA {}", lora.scale, &lora.sha256[..8.min(lora.sha256.len())]),
+                None => "no LoRA".into(),
+            };
+            // a folder may be made with the base alone first
+            if then.lora.is_some() && now.lora.is_some() {
+                differs("the LoRA", lora(&then.lora), lora(&now.lora))?;
+            }
+            let shared = now.seeds.len().min(then.seeds.len());
+            let seeds = |seeds: &[u64]| format!("{:?}", &seeds[..shared]);
+            differs("the seeds", seeds(&then.seeds), seeds(&now.seeds))?;
+            differs("sampling", describe(&then.sampling)?, describe(&now.sampling)?)?;
+        }
+        for (judge, now) in &self.judges {
+            if let Some(then) = before.judges.get(judge) {
+                differs(&format!("--{judge}"), then.clone(), now.clone())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn describe(setting: &impl Serialize) -> Result<String> {
+    Ok(serde_json::to_string(setting)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            benchmark: Benchmark::Dsg,
+            drawing: Some(Drawing {
+                model: "models/a".into(),
+                dtype: Dtype::Float32,
+                lora: None,
+                seeds: vec![42, 43],
+                sampling: Sampling::default(),
+            }),
+            judges: [("vqa".to_owned(), "blip".to_owned())].into(),
+            version: "1".into(),
+        }
+    }
+
+    #[test]
+    fn a_folder_keeps_to_one_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new");
+        settings().claim(&path).unwrap();
+        settings().claim(&path).unwrap();
+        let refused = |change: &dyn Fn(&mut Settings)| {
+            let mut changed = settings();
+            change(&mut changed);
+            changed.claim(&path).unwrap_err().to_string()
+        };
+        fn drawing(s: &mut Settings) -> &mut Drawing {
+            s.drawing.as_mut().unwrap()
+        }
+        assert!(refused(&|s| s.benchmark = Benchmark::Tifa).contains("the benchmark was dsg there and is tifa now"));
+        assert!(refused(&|s| drawing(s).model = "b".into()).contains("the model was models/a there and is b now"));
+        assert!(refused(&|s| drawing(s).seeds = vec![42, 44]).contains("the seeds was [42, 43] there"));
+        assert!(refused(&|s| drawing(s).sampling.steps = 3).contains("sampling was {"));
+        assert!(
+            refused(&|s| drop(s.judges.insert("vqa".into(), "other".into())))
+                .contains("--vqa was blip there and is other")
+        );
+        assert_eq!(Settings::read(&path).unwrap(), Some(settings()));
+    }
+
+    #[test]
+    fn more_can_be_added() {
+        let folder = tempfile::tempdir().unwrap();
+        settings().claim(folder.path()).unwrap();
+        let file = folder.path().join("lora");
+        fs::write(&file, "1").unwrap();
+        let mut more = settings();
+        more.judges = [("clip".to_owned(), "clip".to_owned())].into();
+        let drawing = more.drawing.as_mut().unwrap();
+        drawing.seeds = vec![42, 43, 44];
+        drawing.lora = Some(Lora::of(&file, 0.5).unwrap());
+        more.claim(folder.path()).unwrap();
+        let mut fewer = settings();
+        fewer.drawing.as_mut().unwrap().lora = Some(Lora::of(&file, 0.5).unwrap());
+        fewer.claim(folder.path()).unwrap();
+        settings().claim(folder.path()).unwrap();
+        let kept = Settings::read(folder.path()).unwrap().unwrap();
+        assert_eq!(kept.drawing.as_ref().unwrap().lora, fewer.drawing.as_ref().unwrap().lora);
+        assert_eq!(kept.judges.keys().collect::<Vec<_>>(), ["clip", "vqa"]);
+        assert_eq!(kept.drawing.unwrap().seeds, [42, 43, 44]);
+        // another LoRA by the same name
+        fs::write(&file, "2").unwrap();
+        fewer.drawing.as_mut().unwrap().lora = Some(Lora::of(&file, 0.5).unwrap());
+        assert!(fewer.claim(folder.path()).unwrap_err().to_string().contains("the LoRA was 0.5 of the LoRA 6b86b273"));
+        fs::write(folder.path().join(FILE), "{").unwrap();
+        assert!(Settings::read(folder.path()).is_err());
+    }
+}
