@@ -74,8 +74,10 @@ pub fn run(args: Evaluate, console: &Console) -> Result<()> {
     let base = base.map(|folder| work.score(&folder)).transpose()?;
     let tuned = work.score(&tuned)?;
     let table = Table::new(&tuned, base.as_deref());
-    say!("{table}");
-    write_whole(&root.join("table.txt"), &format!("{table}\n"))?;
+    let judges: Vec<String> = work.judges().iter().map(|(judge, name)| format!("{judge} {name}")).collect();
+    let text = format!("{table}\njudges: {}", judges.join(", "));
+    say!("{text}");
+    write_whole(&root.join("table.txt"), &format!("{text}\n"))?;
     write_whole(&root.join("table.json"), &(serde_json::to_string_pretty(&table)? + "\n"))?;
     Ok(())
 }
@@ -95,11 +97,14 @@ impl Work<'_> {
         if drawing.is_none() && !folder.is_dir() {
             bail!("{}: there is no such folder", folder.display());
         }
-        let judges = judges::needed(&self.prompts);
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let judges =
-            judges.into_iter().map(|judge| (judge.to_string(), self.args.judges.name(judge, self.args))).collect();
-        Settings { benchmark: self.benchmark, drawing, judges, version }.claim(folder)
+        Settings { benchmark: self.benchmark, drawing, judges: self.judges(), version }.claim(folder)
+    }
+
+    /// Those that these prompts need, and what they are called.
+    fn judges(&self) -> BTreeMap<String, String> {
+        let name = |judge: Judge| (judge.to_string(), self.args.judges.name(judge, self.args));
+        judges::needed(&self.prompts).into_iter().map(name).collect()
     }
 
     /// Draws what is missing. The folder to be scored, and the one to compare it with.

@@ -12,11 +12,12 @@ use anyhow::{Context, Result};
 use benchmarks::{geneval::Thresholds, tifa};
 use models::{blip::Vqa, clip::ClipScore, grounding_dino, sentence::SentenceEmbedder};
 use std::{
-    collections::BTreeSet,
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
     fmt,
     path::{Path, PathBuf},
 };
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 /// A network, or where one is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,20 +94,59 @@ impl Judges {
     }
 }
 
-/// How like an answer is to its choices.
-pub struct Sentences(SentenceEmbedder);
+/// How like an answer is to its choices. Every text is embedded once: most choices are there many times.
+pub struct Sentences {
+    embedder: SentenceEmbedder,
+    known: RefCell<HashMap<String, Tensor>>,
+}
 
 impl Sentences {
     fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
-        Ok(Self(SentenceEmbedder::open(folder, kind, device).with_context(|| folder.display().to_string())?))
+        let embedder = SentenceEmbedder::open(folder, kind, device).with_context(|| folder.display().to_string())?;
+        Ok(Self { embedder, known: RefCell::default() })
+    }
+
+    /// `[B, D]`, each row of length 1
+    fn embed(&self, texts: &[&str]) -> Result<Tensor> {
+        let mut known = self.known.borrow_mut();
+        let mut new: Vec<&str> = texts.iter().copied().filter(|text| !known.contains_key(*text)).collect();
+        new.sort_unstable();
+        new.dedup();
+        if !new.is_empty() {
+            let rows = self.embedder.embed(&new)?.to_kind(Kind::Double).unbind(0);
+            known.extend(new.into_iter().map(str::to_owned).zip(rows));
+        }
+        let rows: Vec<&Tensor> = texts.iter().filter_map(|text| known.get(*text)).collect();
+        Ok(Tensor::stack(&rows, 0))
     }
 }
 
 impl tifa::Similarity for Sentences {
     fn similarities(&self, answer: &str, choices: &[String]) -> Result<Vec<f64>> {
-        let choices: Vec<&str> = choices.iter().map(String::as_str).collect();
-        Ok(self.0.similarities(answer, &choices)?)
+        let all: Vec<&str> = std::iter::once(answer).chain(choices.iter().map(String::as_str)).collect();
+        let embeddings = self.embed(&all)?;
+        Ok(Vec::try_from(embeddings.narrow(0, 1, choices.len() as i64).mv(&embeddings.get(0)))?)
     }
 }
 
 pub use detector::detect;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use benchmarks::tifa::Similarity;
+
+    #[test]
+    fn what_is_known_is_the_same_as_what_is_new() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/sentence_mpnet");
+        let sentences = Sentences::open(&folder, Kind::Double, Device::Cpu).unwrap();
+        let choices = ["a dog", "two dogs on a hill", "a dog", "no"].map(str::to_owned);
+        for answer in ["a dog", "yes", "two"] {
+            let likeness = sentences.similarities(answer, &choices).unwrap();
+            let texts = choices.each_ref().map(String::as_str);
+            let expected = sentences.embedder.similarities(answer, &texts).unwrap();
+            assert!(likeness.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-12), "{likeness:?} {expected:?}");
+        }
+        assert_eq!(sentences.known.borrow().len(), 5);
+    }
+}

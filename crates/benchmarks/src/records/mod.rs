@@ -22,10 +22,14 @@ pub enum Benchmark {
     Geneval,
 }
 
-/// How a picture's score comes about, as a number from 0 to 1 (CLIP's cosine from −1).
+/// How a picture's score comes about, as a number from 0 to 1 (CLIP's cosine from −1). In the order of a table: a benchmark's own, then
+/// second opinions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
+    /// Not of lines: made of three others for complex prompts.
+    #[serde(rename = "3-in-1")]
+    ThreeInOne,
     /// The product of its questions.
     BlipVqa,
     #[serde(rename = "2d-spatial")]
@@ -33,14 +37,12 @@ pub enum Metric {
     #[serde(rename = "3d-spatial")]
     Spatial3d,
     Numeracy,
-    Clip,
-    /// Not of lines: made of three others for complex prompts.
-    #[serde(rename = "3-in-1")]
-    ThreeInOne,
     /// The mean of its questions: TIFA, DSG, DPG.
     Questions,
     /// Right or not: GenEval.
     Correct,
+    /// The cosine between picture and text.
+    Clip,
     /// The mean of its questions, asked of a network that a server runs: a second opinion on any benchmark.
     Endpoint,
 }
