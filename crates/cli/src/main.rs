@@ -8,6 +8,7 @@ mod entities;
 mod fetch;
 mod lora;
 mod prepare;
+mod report;
 mod segment;
 mod verbs;
 mod world;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Verb::Entities(args) => entities::run(args),
         Verb::Segment(args) => segment::run(args, &console),
         Verb::Attention(args) => verbs::attention(args, &console),
+        Verb::Report(args) => report::run(args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Lora(verb) => lora::run(verb, &console),
         Verb::World(verb) => world::run(verb, &console),

@@ -4,7 +4,7 @@
 
 mod folder;
 mod listing;
-mod picture;
+pub(crate) mod picture;
 mod shard;
 mod source;
 

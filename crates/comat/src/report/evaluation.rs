@@ -1,0 +1,123 @@
+//! Scored pictures of one prompt list: of the base model, and of what was made of it.
+
+use super::folder::{EVALUATION, SCORES};
+use anyhow::{Context, Result};
+use benchmarks::{
+    records::{self, Benchmark, Metric, Subject},
+    table,
+};
+use models::Error;
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A base model and others, or some pictures alone.
+pub struct Evaluation {
+    pub name: String,
+    /// Of `evaluation.json`, whatever it holds.
+    pub settings: Vec<(String, String)>,
+    /// `None` where there is nothing to compare with.
+    pub base: Option<Variant>,
+    pub others: Vec<Variant>,
+}
+
+/// The pictures of one model.
+pub struct Variant {
+    pub name: String,
+    pub folder: PathBuf,
+    pub scored: Vec<records::Picture>,
+}
+
+impl Evaluation {
+    /// `variants`: names and folders with scores, the base first.
+    pub fn read(name: String, folder: &Path, variants: &[(String, PathBuf)], notes: &mut Vec<String>) -> Result<Self> {
+        let mut read = vec![];
+        for (side, folder) in variants {
+            let records::Pictures { pictures, warning, .. } = records::read(&folder.join(SCORES))?;
+            notes.extend(warning);
+            if pictures.is_empty() {
+                notes.push(format!("{}: no picture is scored yet", folder.display()));
+            }
+            read.push(Variant { name: side.clone(), folder: folder.clone(), scored: pictures });
+        }
+        let has_base = read.len() > 1 && read[0].name == "base";
+        let base = has_base.then(|| read.remove(0));
+        Ok(Self { name, settings: settings(&folder.join(EVALUATION))?, base, others: read })
+    }
+}
+
+fn settings(path: &Path) -> Result<Vec<(String, String)>> {
+    if !path.exists() {
+        return Ok(vec![]);
+    }
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    let value: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let mut settings = vec![];
+    flatten("", &value, &mut settings);
+    Ok(settings)
+}
+
+fn flatten(key: &str, value: &Value, settings: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(fields) => {
+            let join = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+            fields.iter().for_each(|(name, value)| flatten(&join(name), value, settings));
+        }
+        Value::String(text) => settings.push((key.into(), text.clone())),
+        Value::Null => settings.push((key.into(), "–".into())),
+        value => settings.push((key.into(), value.to_string())),
+    }
+}
+
+/// What tells a picture from all others, whatever it was scored by: benchmark, category, prompt, number.
+pub type Place = (Benchmark, String, String, u64);
+
+/// A picture with everything that was said of it.
+pub struct Image<'a> {
+    pub metrics: Vec<&'a records::Picture>,
+    /// Of complex prompts that of the three metrics together; of others the mean over metrics.
+    pub score: f64,
+}
+
+impl Image<'_> {
+    pub fn subject(&self) -> &Subject {
+        self.metrics[0].subject()
+    }
+
+    /// How far scores may be apart and still be even.
+    pub fn margin(&self) -> f64 {
+        match self.metrics[0].metric() {
+            Metric::Correct => 0.0,
+            Metric::Clip => 0.01,
+            _ => 0.05,
+        }
+    }
+}
+
+/// The pictures of a variant, in the order of its file, and where each of them is.
+pub fn images(scored: &[records::Picture]) -> (Vec<Place>, BTreeMap<Place, Image<'_>>) {
+    let (mut order, mut images) = (vec![], BTreeMap::<Place, Image>::new());
+    for picture in scored {
+        let place = place(picture.subject());
+        if !images.contains_key(&place) {
+            order.push(place.clone());
+        }
+        images.entry(place).or_insert(Image { metrics: vec![], score: 0.0 }).metrics.push(picture);
+    }
+    for image in images.values_mut() {
+        image.score = image.metrics.iter().map(|p| p.score()).sum::<f64>() / image.metrics.len() as f64;
+    }
+    for (picture, score) in table::three_in_one(scored) {
+        if let Some(image) = images.get_mut(&place(picture.subject())) {
+            image.score = score;
+        }
+    }
+    (order, images)
+}
+
+fn place(Subject { benchmark, category, prompt_id, index, .. }: &Subject) -> Place {
+    (*benchmark, category.clone(), prompt_id.clone(), *index)
+}
