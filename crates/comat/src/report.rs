@@ -63,7 +63,7 @@ pub fn write(request: &Request) -> Result<Vec<String>> {
         body.push(scores::section_of(evaluation, &format!("evaluation-{number}"), request.pictures, &mut notes));
     }
     body.push(overview::settings(&runs));
-    body.push(overview::reading(!runs.is_empty(), !evaluations.is_empty()));
+    body.push(overview::reading(!runs.is_empty(), evaluations.iter().any(|e| e.base.is_some())));
     let title = request.title.clone().unwrap_or_else(|| title(&runs, &evaluations));
     let head = head(&title, &runs, &evaluations, &notes);
     Page { title: &title, body: head + &body.concat(), style: "" }.save(&request.out)?;

@@ -92,6 +92,8 @@ pub struct Mark {
 }
 
 const HEIGHT: f64 = 220.0;
+/// Room for numbers beside the curves.
+const LEFT: f64 = 56.0;
 const TOP: f64 = 18.0;
 
 /// Curves over steps. Values that are not finite are left out.
@@ -108,14 +110,16 @@ pub fn curves(name: &str, curves: &[Curve], marks: &[Mark]) -> String {
 
     let mut out = open("curves", name, TOP + HEIGHT + AXIS);
     let lines = ((top - bottom) / step).round() as usize;
-    let mut labels = String::new(); // on top of the curves
     for i in 0..=lines {
         let value = bottom + step * i as f64;
         let y = down(value);
         let digits = (-step.log10().floor()).max(0.0) as usize;
         out += &format!("<line class=\"grid\" x1=\"0\" x2=\"100%\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\n");
-        labels += &format!("<text x=\"0\" y=\"{:.1}\" class=\"tick\">{value:.digits$}</text>\n", y - 4.0);
+        out += &format!("<text x=\"0\" y=\"{:.1}\" class=\"tick\">{value:.digits$}</text>\n", y - 4.0);
     }
+    let whole = TOP + HEIGHT + AXIS;
+    out +=
+        &format!("<svg x=\"{LEFT}\" style=\"width:calc(100% - {LEFT}px)\" height=\"{whole}\" overflow=\"visible\">\n");
     for x in [left, (left + right) / 2.0, right] {
         out += &axis_label(100.0 * along(x), TOP + HEIGHT + 16.0, &format!("{x:.0}"));
     }
@@ -137,7 +141,6 @@ pub fn curves(name: &str, curves: &[Curve], marks: &[Mark]) -> String {
         out += &format!("<polyline class=\"{}\" points=\"{}\">{name}</polyline>\n", curve.class, points.join(" "));
     }
     out += "</svg>\n";
-    out += &labels;
     for Mark { class, x, y, error, text } in marks {
         let (x, low, high, y) = (100.0 * along(*x), down(y - error), down(y + error), down(*y));
         out += &format!(
@@ -146,7 +149,7 @@ pub fn curves(name: &str, curves: &[Curve], marks: &[Mark]) -> String {
             Text(text)
         );
     }
-    out + "</svg>\n"
+    out + "</svg>\n</svg>\n"
 }
 
 /// The same curve, each point the mean of those within so many steps on both sides.

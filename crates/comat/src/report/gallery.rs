@@ -1,6 +1,6 @@
 //! Pictures in pairs, with buttons that choose among them.
 
-use super::html::Text;
+use super::{html::Text, picture::Inlined};
 
 /// A picture and what is said of it.
 pub struct Shot {
@@ -8,8 +8,8 @@ pub struct Shot {
     pub side: String,
     /// Whether that is the tuned one.
     pub is_tuned: bool,
-    /// As [`super::picture::inlined`] makes it; `None` where the file is missing.
-    pub picture: Option<String>,
+    /// `None` where the file is missing.
+    pub picture: Option<Inlined>,
     /// Right or wrong, where that was judged.
     pub mark: Option<bool>,
     pub note: String,
@@ -54,12 +54,12 @@ fn row(filters: &[Filter], cards: &[Card]) -> String {
 }
 
 /// Pictures that are wider than they are high, one below the other.
-pub fn panels(panels: &[(String, String)]) -> String {
-    let panel = |(prompt, picture): &(String, String)| {
+pub fn panels(panels: &[(String, Inlined)]) -> String {
+    let panel = |(prompt, picture): &(String, Inlined)| {
         let prompt = Text(prompt);
         format!(
-            "<article class=\"card wide\">\n<h3>{prompt}</h3>\n<button type=\"button\" class=\"enlarge\" aria-label=\"enlarge\">\
-             <img src=\"{picture}\" alt=\"{prompt}\"></button>\n</article>\n"
+            "<article class=\"card wide\">\n<h3>{prompt}</h3>\n{}\n</article>\n",
+            enlarge(picture, &prompt.to_string())
         )
     };
     panels.iter().map(panel).collect()
@@ -75,6 +75,14 @@ fn card(card: &Card) -> String {
     )
 }
 
+/// A picture that a click enlarges. `alt` is escaped.
+fn enlarge(Inlined { address, is_tiny }: &Inlined, alt: &str) -> String {
+    let class = if *is_tiny { " class=\"tiny\"" } else { "" };
+    format!(
+        "<button type=\"button\" class=\"enlarge\" aria-label=\"enlarge\"><img{class} src=\"{address}\" alt=\"{alt}\"></button>"
+    )
+}
+
 fn shot(shot: &Shot, prompt: &str) -> String {
     let Shot { side, is_tuned, picture, mark, note, answers } = shot;
     let mark = match mark {
@@ -84,17 +92,15 @@ fn shot(shot: &Shot, prompt: &str) -> String {
     };
     let (side, prompt) = (Text(side), Text(prompt));
     let picture = match picture {
-        Some(picture) => format!(
-            "<button type=\"button\" class=\"enlarge\" aria-label=\"enlarge\"><img src=\"{picture}\" alt=\"{side}: {prompt}\"></button>"
-        ),
+        Some(picture) => enlarge(picture, &format!("{side}: {prompt}")),
         None => "<div class=\"missing\">no picture</div>".into(),
     };
     let answers: String = answers.iter().map(|answer| format!("<li>{}</li>\n", Text(answer))).collect();
+    let note = if note.is_empty() { String::new() } else { format!("<span>{}</span>\n", Text(note)) };
     let answers = if answers.is_empty() { answers } else { format!("<ul class=\"answers\">\n{answers}</ul>\n") };
     let class = if *is_tuned { "side tuned" } else { "side" };
     format!(
-        "<figure>\n{picture}\n<figcaption><span class=\"{class}\">{side}</span> {mark}<span>{}</span>\n{answers}</figcaption>\n</figure>\n",
-        Text(note)
+        "<figure>\n{picture}\n<figcaption><span class=\"{class}\">{side}</span> {mark}{note}{answers}</figcaption>\n</figure>\n"
     )
 }
 
@@ -111,7 +117,7 @@ mod tests {
             shots: vec![Shot {
                 side: "base".into(),
                 is_tuned: false,
-                picture: Some("data:,".into()),
+                picture: Some(Inlined { address: "data:,".into(), is_tiny: true }),
                 mark: Some(false),
                 note: "missing: <i>".into(),
                 answers: vec!["a <dog>? no".into()],

@@ -161,11 +161,11 @@ fn differences(runs: &[Run]) -> String {
 }
 
 /// What the words on the page mean.
-pub fn reading(has_runs: bool, has_evaluations: bool) -> String {
+pub fn reading(has_runs: bool, has_comparisons: bool) -> String {
     let mut terms = vec![(
         "interval",
-        "95 %, by drawing the prompts again 2000 times, each with all its pictures. That of a difference is paired, prompt by prompt \
-         and picture by picture; where it does not reach 0, the difference is in colour.",
+        "95 %, by drawing the prompts again 2000 times, each with all its pictures. That of a change is paired, prompt by prompt and \
+         picture by picture; where it does not reach 0, the change is in colour.",
     )];
     if has_runs {
         terms.push(("held-out loss", "the caption loss on prompts that are not trained on, when it was last measured"));
@@ -176,7 +176,7 @@ pub fn reading(has_runs: bool, has_evaluations: bool) -> String {
             "the figure of another network or program that looks at the same pictures and has no part in the losses",
         ));
     }
-    if has_evaluations {
+    if has_comparisons {
         terms.push((
             "won, lost, even",
             "whether the picture scores higher or lower than the base model’s picture of the same prompt and number. Up to 0.05 apart \

@@ -20,25 +20,37 @@ pub const SHOT: usize = 512;
 /// The longer side of a panel with many cells.
 pub const PANEL: usize = 1600;
 
+/// A picture in a page.
+pub struct Inlined {
+    /// A data URI.
+    pub address: String,
+    /// Whether it has so few pixels that they should stay sharp when it is enlarged.
+    pub is_tiny: bool,
+}
+
+/// The longer side of a tiny picture.
+const TINY: usize = 128;
+
 /// A PNG, JPEG or WebP file as a data URI. A small file is taken as it is; a larger one becomes a JPEG whose longer side has at most
 /// `most` pixels.
 ///
 /// # Errors
 /// A file that cannot be read as a picture.
-pub fn inlined(path: &Path, most: usize) -> Result<String> {
+pub fn inlined(path: &Path, most: usize) -> Result<Inlined> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let in_words = || path.display().to_string();
     let kind = kind(&bytes).with_context(in_words)?;
     let picture = decode(&bytes).with_context(in_words)?;
+    let is_tiny = picture.width.max(picture.height) <= TINY;
     if bytes.len() <= SMALL {
-        return Ok(format!("data:image/{kind};base64,{}", base64(&bytes)));
+        return Ok(Inlined { address: format!("data:image/{kind};base64,{}", base64(&bytes)), is_tiny });
     }
     let Picture { width, height, pixels } = fitted(picture, most).with_context(in_words)?;
     let mut jpeg = vec![];
     JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
         .encode(&pixels, u32::try_from(width)?, u32::try_from(height)?, ExtendedColorType::Rgb8)
         .with_context(in_words)?;
-    Ok(format!("data:image/jpeg;base64,{}", base64(&jpeg)))
+    Ok(Inlined { address: format!("data:image/jpeg;base64,{}", base64(&jpeg)), is_tiny })
 }
 
 fn kind(bytes: &[u8]) -> Result<&'static str> {
@@ -76,10 +88,12 @@ mod tests {
         let path = folder.path().join("a.png");
         noise(20, 10).save(&path, &[]).unwrap();
         let expected = format!("data:image/png;base64,{}", base64(&fs::read(&path).unwrap()));
-        assert_eq!(inlined(&path, 8).unwrap(), expected);
+        let small = inlined(&path, 8).unwrap();
+        assert_eq!((small.address, small.is_tiny), (expected, true));
         noise(300, 150).save(&path, &[]).unwrap();
-        let shrunk = inlined(&path, 100).unwrap();
-        assert!(shrunk.starts_with("data:image/jpeg;base64,/9j/") && shrunk.len() < 20_000, "{}", shrunk.len());
+        let Inlined { address, is_tiny } = inlined(&path, 100).unwrap();
+        assert!(address.starts_with("data:image/jpeg;base64,/9j/") && address.len() < 20_000, "{}", address.len());
+        assert!(!is_tiny);
         let fitted = fitted(noise(300, 150), 100).unwrap();
         assert_eq!((fitted.width, fitted.height, fitted.pixels.len()), (100, 50, 100 * 50 * 3));
     }
@@ -90,7 +104,7 @@ mod tests {
         let path = folder.path().join("a.png");
         let error = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
-            format!("{:#}", inlined(&path, SHOT).unwrap_err())
+            format!("{:#}", inlined(&path, SHOT).map(|i| i.address).unwrap_err())
         };
         assert!(error(b"GIF89a").contains("a.png: is not a PNG, JPEG or WebP picture"));
         assert!(error(b"\x89PNG\r\n\x1a\n").contains("a.png: "));

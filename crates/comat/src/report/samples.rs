@@ -5,7 +5,7 @@ use super::{
     gallery::{self, Card, Shot},
     html::Text,
     page::section,
-    picture::{self, PANEL, SHOT},
+    picture::{self, Inlined, PANEL, SHOT},
 };
 use crate::{
     image::Picture,
@@ -53,7 +53,7 @@ pub const ATTENTION: &str = "<p>The first sample prompts of the run, above befor
     denoising steps, layers and heads. Above and below have one scale.</p>\n";
 
 /// Prompts and attention panels of the run's newest samples, where it made any.
-pub fn attention(run: &Path, most: usize) -> Result<Vec<(String, String)>> {
+pub fn attention(run: &Path, most: usize) -> Result<Vec<(String, Inlined)>> {
     let Some(folder) = rounds(run)?.pop().map(|(_, round)| round.join("attention")).filter(|f| f.exists()) else {
         return Ok(vec![]);
     };
@@ -127,7 +127,7 @@ fn card(sample: &Sample, notes: &mut Vec<String>) -> Card {
 }
 
 /// A picture; where there is none, that is noted.
-pub(super) fn or_note(file: &Path, notes: &mut Vec<String>) -> Option<String> {
+pub(super) fn or_note(file: &Path, notes: &mut Vec<String>) -> Option<Inlined> {
     match picture::inlined(file, SHOT) {
         Ok(picture) => Some(picture),
         Err(error) => {

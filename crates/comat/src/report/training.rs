@@ -72,15 +72,18 @@ fn steps(runs: &[Named], heading: &str, of: impl Fn(&Step) -> Option<f64>, with_
         let curves = curves(runs, |log| smooth(&points(log)));
         return panel(heading, "", &chart::curves(&name, &curves, &[]));
     };
-    let (raw, marks) = (points(log), if with_held_out { marks("", &log.validations) } else { vec![] });
+    let raw = points(log);
+    let marks = match with_held_out {
+        true => marks("", &log.validations, |v| Some(v.caption_loss), |v| v.standard_error),
+        false => vec![],
+    };
     let mut keys = vec![("raw", "one step"), ("line", "mean of nearby steps")];
     if !marks.is_empty() {
         keys.push(("dot", "held-out prompts, ± standard error"));
     }
     let curve = |class: &str, points| Curve { class: class.into(), name: String::new(), points };
-    let curves = [curve("tuned", smooth(&raw)), curve("raw", chart::thinned(&raw))];
-    let [smooth, raw] = curves;
-    panel(heading, &chart::legend(&keys), &chart::curves(&name, &[raw, smooth], &marks))
+    let curves = [curve("raw", chart::thinned(&raw)), curve("tuned", smooth(&raw))];
+    panel(heading, &chart::legend(&keys), &chart::curves(&name, &curves, &marks))
 }
 
 /// A figure of the steps that is no measurement.
@@ -100,29 +103,26 @@ fn held_out(
 ) -> String {
     let curves =
         curves(runs, |log| log.validations.iter().filter_map(|v| Some((v.step as f64, of(v)?))).collect::<Points>());
-    let mark = |class: &str, v: &Validation| {
-        let (y, error) = (of(v)?, error(v));
-        let text = format!("{} held-out prompts at step {}: {y:.4}", v.prompts, v.step);
-        Some(Mark { class: class.into(), x: v.step as f64, y, error, text })
-    };
     let marks: Vec<Mark> = runs
         .iter()
         .enumerate()
-        .flat_map(|(i, (_, log))| log.validations.iter().map(move |v| (i, v)))
-        .filter_map(|(i, v)| mark(&class(runs, i), v))
+        .flat_map(|(i, (_, log))| marks(&class(runs, i), &log.validations, &of, &error))
         .collect();
     panel(heading, "", &chart::curves(heading, &curves, &marks))
 }
 
-fn marks(class: &str, validations: &[Validation]) -> Vec<Mark> {
-    let mark = |v: &Validation| Mark {
-        class: class.into(),
-        x: v.step as f64,
-        y: v.caption_loss,
-        error: v.standard_error,
-        text: format!("{} held-out prompts at step {}: {:.4}", v.prompts, v.step, v.caption_loss),
+fn marks(
+    class: &str,
+    validations: &[Validation],
+    of: impl Fn(&Validation) -> Option<f64>,
+    error: impl Fn(&Validation) -> f64,
+) -> Vec<Mark> {
+    let mark = |v: &Validation| {
+        let y = of(v)?;
+        let text = format!("{} held-out prompts at step {}: {y:.4}", v.prompts, v.step);
+        Some(Mark { class: class.into(), x: v.step as f64, y, error: error(v), text })
     };
-    validations.iter().map(mark).collect()
+    validations.iter().filter_map(mark).collect()
 }
 
 fn curves(runs: &[Named], points: impl Fn(&Log) -> Points) -> Vec<Curve> {

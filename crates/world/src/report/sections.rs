@@ -9,7 +9,9 @@ use comat::report::{
     gallery::{self, Card, Filter},
     log::Log,
     numbers::{Scale, gibibytes, thousands, time, verdict},
-    page, samples, training,
+    page,
+    picture::Inlined,
+    samples, training,
 };
 
 /// What was done, and what came of it.
@@ -103,7 +105,7 @@ pub fn quality(comparison: &Comparison) -> String {
 }
 
 /// Where the words of some sample prompts look; nothing where the run did not record it.
-pub fn words(panels: &[(String, String)]) -> String {
+pub fn words(panels: &[(String, Inlined)]) -> String {
     if panels.is_empty() {
         return String::new();
     }
