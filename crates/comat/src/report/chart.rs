@@ -2,6 +2,7 @@
 //! every screen.
 
 use super::html::Text;
+use std::collections::BTreeSet;
 
 /// A bar from 0 to `value`, with the interval of the value.
 pub struct Bar {
@@ -93,7 +94,7 @@ pub struct Mark {
 
 const HEIGHT: f64 = 220.0;
 /// Room for numbers beside the curves.
-const LEFT: f64 = 56.0;
+const LEFT: f64 = 52.0;
 const TOP: f64 = 18.0;
 
 /// Curves over steps. Values that are not finite are left out.
@@ -108,26 +109,30 @@ pub fn curves(name: &str, curves: &[Curve], marks: &[Mark]) -> String {
     let along = |x: f64| (x - left) / (right - left);
     let down = |y: f64| TOP + HEIGHT * (top - y) / (top - bottom);
 
-    let mut out = open("curves", name, TOP + HEIGHT + AXIS);
+    let (mut out, mut labels) = (open("curves", name, TOP + HEIGHT + AXIS), String::new());
     let lines = ((top - bottom) / step).round() as usize;
     for i in 0..=lines {
         let value = bottom + step * i as f64;
         let y = down(value);
         let digits = (-step.log10().floor()).max(0.0) as usize;
         out += &format!("<line class=\"grid\" x1=\"0\" x2=\"100%\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\n");
-        out += &format!("<text x=\"0\" y=\"{:.1}\" class=\"tick\">{value:.digits$}</text>\n", y - 4.0);
+        labels += &format!(
+            "<text x=\"100%\" y=\"{:.1}\" text-anchor=\"end\" class=\"tick\">{value:.digits$}</text>\n",
+            y + 4.0
+        );
     }
-    let whole = TOP + HEIGHT + AXIS;
-    out +=
-        &format!("<svg x=\"{LEFT}\" style=\"width:calc(100% - {LEFT}px)\" height=\"{whole}\" overflow=\"visible\">\n");
-    for x in [left, (left + right) / 2.0, right] {
-        out += &axis_label(100.0 * along(x), TOP + HEIGHT + 16.0, &format!("{x:.0}"));
+    let mut written = BTreeSet::new();
+    for x in [left, right, (left + right) / 2.0] {
+        let label = format!("{x:.0}");
+        if written.insert(label.clone()) {
+            out += &axis_label(100.0 * along(x), TOP + HEIGHT + 16.0, &label);
+        }
     }
     let height = TOP + HEIGHT;
     out += &format!(
         "<svg viewBox=\"0 0 1000 {height}\" width=\"100%\" height=\"{height}\" preserveAspectRatio=\"none\">\n"
     );
-    for curve in curves {
+    for curve in curves.iter().filter(|curve| !curve.points.is_empty()) {
         let points: Vec<String> = curve
             .points
             .iter()
@@ -149,7 +154,10 @@ pub fn curves(name: &str, curves: &[Curve], marks: &[Mark]) -> String {
             Text(text)
         );
     }
-    out + "</svg>\n</svg>\n"
+    let height = TOP + HEIGHT + AXIS;
+    format!(
+        "<div class=\"plot\">\n<svg class=\"chart\" aria-hidden=\"true\" width=\"{LEFT}\" height=\"{height}\">\n{labels}</svg>\n{out}</svg>\n</div>\n"
+    )
 }
 
 /// The same curve, each point the mean of those within so many steps on both sides.

@@ -121,3 +121,51 @@ pub fn images(scored: &[records::Picture]) -> (Vec<Place>, BTreeMap<Place, Image
 fn place(Subject { benchmark, category, prompt_id, index, .. }: &Subject) -> Place {
     (*benchmark, category.clone(), prompt_id.clone(), *index)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use benchmarks::{records::Answer, t2i_compbench::three_in_one::Kind};
+
+    fn scored(index: u64, metric: Metric, score: f64) -> records::Picture {
+        let subject = Subject {
+            benchmark: Benchmark::T2iCompbench,
+            category: "complex".into(),
+            kind: Some(Kind::Action),
+            prompt_id: "7".into(),
+            prompt: "a dog".into(),
+            index,
+            seed: None,
+            file: format!("{index}.png"),
+        };
+        records::Picture::new(&subject, metric, vec![Answer::score(score, None)]).unwrap()
+    }
+
+    #[test]
+    fn a_picture_has_one_score_of_all_its_metrics() {
+        let all = [
+            scored(1, Metric::BlipVqa, 0.5),
+            scored(0, Metric::BlipVqa, 0.2),
+            scored(1, Metric::Clip, 0.3),
+            scored(0, Metric::Spatial, 0.8),
+            scored(1, Metric::Spatial, 0.9),
+        ];
+        let (order, images) = images(&all);
+        assert_eq!(order.iter().map(|place| place.3).collect::<Vec<_>>(), [1, 0]);
+        let of = |place: &Place| (images[place].metrics.len(), images[place].score);
+        assert_eq!(of(&order[0]), (3, 0.4), "attributes and CLIP are what counts for an action");
+        assert_eq!(of(&order[1]), (2, 0.5), "without CLIP there is no score of three");
+    }
+
+    #[test]
+    fn settings_are_shown_whatever_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(EVALUATION);
+        assert_eq!(settings(&path).unwrap(), []);
+        fs::write(&path, r#"{"b": {"c": [1, 2], "d": null}, "a": "x"}"#).unwrap();
+        let expected = [("b.c", "[1,2]"), ("b.d", "–"), ("a", "x")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(settings(&path).unwrap(), expected);
+        fs::write(&path, "{").unwrap();
+        assert!(format!("{:#}", settings(&path).unwrap_err()).contains("evaluation.json"));
+    }
+}

@@ -36,7 +36,8 @@ pub struct Filter {
 pub fn html(choices: &[Vec<Filter>], cards: &[Card]) -> String {
     let rows: String = choices.iter().filter(|filters| filters.len() > 1).map(|filters| row(filters, cards)).collect();
     let cards: String = cards.iter().map(card).collect();
-    format!("<div class=\"filters\">\n{rows}</div>\n<div class=\"cards\">\n{cards}</div>\n")
+    let filters = if rows.is_empty() { rows } else { format!("<div class=\"filters\">\n{rows}</div>\n") };
+    format!("{filters}<div class=\"cards\">\n{cards}</div>\n")
 }
 
 fn row(filters: &[Filter], cards: &[Card]) -> String {

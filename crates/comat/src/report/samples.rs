@@ -30,7 +30,8 @@ pub(super) fn sections(runs: &[Run], most: usize, notes: &mut Vec<String>) -> Re
         }
         let shown = attention(&run.folder, PANELS)?;
         if !shown.is_empty() {
-            let heading = if runs.len() > 1 { format!("<h3>{}</h3>\n", Text(&run.name)) } else { String::new() };
+            let heading =
+                if runs.len() > 1 { format!("<h3 class=\"versus\">{}</h3>\n", Text(&run.name)) } else { String::new() };
             panels += &format!("{heading}<div class=\"panels\">\n{}</div>\n", gallery::panels(&shown));
         }
     }
@@ -89,9 +90,11 @@ fn compare(run: &Run, is_named: bool) -> Result<Vec<Sample>> {
 
 /// Puts what several runs made of the same beginning together.
 fn add(samples: &mut Vec<Sample>, new: Sample) {
-    let pixels = |sample: &Sample| sample.before.as_ref().map(|(picture, _)| picture.clone());
+    fn start(sample: &Sample) -> Option<&Picture> {
+        sample.before.as_ref().map(|(picture, _)| picture)
+    }
     let same =
-        |sample: &&mut Sample| sample.prompt == new.prompt && sample.before.is_some() && pixels(sample) == pixels(&new);
+        |sample: &&mut Sample| sample.prompt == new.prompt && start(sample).is_some() && start(sample) == start(&new);
     match samples.iter_mut().find(same) {
         Some(sample) => sample.after.extend(new.after),
         None => samples.push(new),

@@ -50,7 +50,9 @@ fn tables(variant: &Variant, base: Option<&Variant>) -> String {
     let (main, by_type): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.question_type.is_none());
     let sides = [base.map_or("", |base| &base.name), &variant.name];
     let lines: Vec<Line> = main.iter().map(|row| line(row, name(row))).collect();
-    let groups: Vec<Group> = main.iter().map(|row| group(row, name(row))).collect();
+    let is_alone = |row: &Row| main.iter().filter(|other| name(other) == name(row)).count() == 1;
+    let label = |row: &Row| if is_alone(row) { name(row) } else { format!("{}, {}", name(row), row.metric) };
+    let groups: Vec<Group> = main.iter().map(|row| group(row, label(row))).collect();
     let keys = [("base", sides[0]), ("tuned", sides[1]), ("interval", "95 % interval")];
     let keys = if base.is_some() { &keys[..] } else { &keys[1..] };
     let mut out = format!(
@@ -85,7 +87,7 @@ fn line(row: &Row, name: String) -> Line {
     }
 }
 
-fn group(row: &Row, name: String) -> Group {
+fn group(row: &Row, label: String) -> Group {
     let bar = |side, Estimate { value, low, high }: Estimate| Bar { side, value, low, high };
     let plain = |e: &Estimate| Scale::SCORE.plain(e.value);
     let (mut bars, mut text) = (vec![], plain(&row.mean));
@@ -94,7 +96,7 @@ fn group(row: &Row, name: String) -> Group {
         text = format!("{} → {text}", plain(&against.base));
     }
     bars.push(bar("tuned", row.mean));
-    Group { label: format!("{name}, {}", row.metric), text, bars }
+    Group { label, text, bars }
 }
 
 /// What became of a picture.
