@@ -15,6 +15,9 @@ pub struct Report {
     /// Folders of runs and evaluations
     #[arg(value_name = "FOLDER", required = true)]
     folders: Vec<PathBuf>,
+    /// Scored pictures to compare with, for evaluations that have no base of their own
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
     /// Where to write; a file that is there is replaced
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     out: PathBuf,
@@ -27,8 +30,8 @@ pub struct Report {
 }
 
 pub fn run(args: Report) -> Result<()> {
-    let Report { folders, out, title, pictures } = args;
-    for note in report::write(&report::Request { folders, title, pictures, out: out.clone() })? {
+    let Report { folders, base, out, title, pictures } = args;
+    for note in report::write(&report::Request { folders, base, title, pictures, out: out.clone() })? {
         say!("{note}");
     }
     say!("The report is {}", out.display());

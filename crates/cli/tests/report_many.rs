@@ -173,6 +173,11 @@ fn the_gallery_of_an_evaluation() {
     assert!(page.len() < 12 * png / 2, "{} bytes; a picture has {png}", page.len());
     assert!(!page.contains(">difference<") && !page.contains("won <small>"), "there is nothing to compare with");
     assert!(page.contains("0.4000<small>") && page.contains("0.4200<small>"), "the means of both");
+
+    scored(&folder, "better", 0.1, 16);
+    folder.comat(&["report", "better", "--base", "alone"]).ok();
+    let page = folder.read("report.html");
+    assert!(page.contains("better against base") && page.contains("+0.1000") && page.contains("won <small>6<"));
 }
 
 #[test]
@@ -217,6 +222,8 @@ fn what_cannot_be_reported() {
         .comat(&["report", "eval", "empty"])
         .error(&["empty is neither a training run (events.jsonl)", "scores.jsonl"]);
     folder.comat(&["report", "eval", "./eval/"]).error(&["is given twice"]);
+    folder.comat(&["report", "eval", "--base", "eval/base"]).error(&["--base eval/base", "no evaluation is without"]);
+    folder.comat(&["report", "eval/lora", "--base", "empty"]).error(&["empty is neither"]);
     folder.comat(&["report", "eval", "--pictures", "0"]).usage(&["at least 1"]);
     folder.comat(&["report", "eval", "--out", "no/such/page.html"]).error(&["page.html", "no such file"]);
     folder.write("empty/events.jsonl", "");

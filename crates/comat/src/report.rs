@@ -33,6 +33,8 @@ use std::path::PathBuf;
 pub struct Request {
     /// Training runs, evaluations, and folders of scored pictures.
     pub folders: Vec<PathBuf>,
+    /// Scored pictures that evaluations without a base of their own are compared with.
+    pub base: Option<PathBuf>,
     pub title: Option<String>,
     /// Prompts whose pictures are shown: of a run, and of each category and outcome of an evaluation.
     pub pictures: usize,
@@ -55,6 +57,9 @@ pub fn write(request: &Request) -> Result<Vec<String>> {
             Folder::Run => runs.push(Run { name, folder: path.clone(), log: Log::read(path)? }),
             Folder::Evaluation(variants) => evaluations.push(Evaluation::read(name, path, &variants, &mut notes)?),
         }
+    }
+    if let Some(path) = &request.base {
+        evaluation::compare_with(&mut evaluations, path, &mut notes)?;
     }
     runs.iter().for_each(|run| notes.extend(overview::gaps(run)));
     let mut body = vec![overview::runs(&runs), overview::curves(&runs)];

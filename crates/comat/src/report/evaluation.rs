@@ -1,7 +1,7 @@
 //! Scored pictures of one prompt list: of the base model, and of what was made of it.
 
-use super::folder::{EVALUATION, SCORES};
-use anyhow::{Context, Result};
+use super::folder::{BASE, EVALUATION, Folder, SCORES};
+use anyhow::{Context, Result, bail};
 use benchmarks::{
     records::{self, Benchmark, Metric, Subject},
     table,
@@ -36,17 +36,45 @@ impl Evaluation {
     pub fn read(name: String, folder: &Path, variants: &[(String, PathBuf)], notes: &mut Vec<String>) -> Result<Self> {
         let mut read = vec![];
         for (side, folder) in variants {
-            let records::Pictures { pictures, warning, .. } = records::read(&folder.join(SCORES))?;
-            notes.extend(warning);
-            if pictures.is_empty() {
-                notes.push(format!("{}: no picture is scored yet", folder.display()));
-            }
-            read.push(Variant { name: side.clone(), folder: folder.clone(), scored: pictures });
+            read.push(Variant::read(side, folder, notes)?);
         }
-        let has_base = read.len() > 1 && read[0].name == "base";
+        let has_base = read.len() > 1 && read[0].name == BASE;
         let base = has_base.then(|| read.remove(0));
         Ok(Self { name, settings: settings(&folder.join(EVALUATION))?, base, others: read })
     }
+}
+
+impl Variant {
+    fn read(name: &str, folder: &Path, notes: &mut Vec<String>) -> Result<Self> {
+        let records::Pictures { pictures, warning, .. } = records::read(&folder.join(SCORES))?;
+        notes.extend(warning);
+        if pictures.is_empty() {
+            notes.push(format!("{}: no picture is scored yet", folder.display()));
+        }
+        Ok(Self { name: name.into(), folder: folder.to_owned(), scored: pictures })
+    }
+}
+
+/// Gives every evaluation that has no base this one: a folder of scored pictures, or an evaluation with `base` in it.
+///
+/// # Errors
+/// A folder without such pictures, or that no evaluation is in want of.
+pub fn compare_with(evaluations: &mut [Evaluation], path: &Path, notes: &mut Vec<String>) -> Result<()> {
+    let in_want = evaluations.iter_mut().filter(|evaluation| evaluation.base.is_none());
+    let mut in_want: Vec<&mut Evaluation> = in_want.collect();
+    if in_want.is_empty() {
+        bail!("--base {}: no evaluation is without a base of its own", path.display());
+    }
+    let Folder::Evaluation(variants) = Folder::at(path)? else {
+        bail!("--base {} is a training run, not a folder of scored pictures", path.display());
+    };
+    let Some((_, folder)) = variants.iter().find(|(name, _)| variants.len() == 1 || name == BASE) else {
+        bail!("--base {} has several folders of scored pictures, and none is called {BASE}", path.display());
+    };
+    for evaluation in &mut in_want {
+        evaluation.base = Some(Variant::read(BASE, folder, notes)?);
+    }
+    Ok(())
 }
 
 fn settings(path: &Path) -> Result<Vec<(String, String)>> {
@@ -77,8 +105,9 @@ pub type Place = (Benchmark, String, String, u64);
 
 /// A picture with everything that was said of it.
 pub struct Image<'a> {
+    /// The benchmark's own metric first.
     pub metrics: Vec<&'a records::Picture>,
-    /// Of complex prompts that of the three metrics together; of others the mean over metrics.
+    /// By that metric; of complex prompts by the three metrics together.
     pub score: f64,
 }
 
@@ -108,7 +137,8 @@ pub fn images(scored: &[records::Picture]) -> (Vec<Place>, BTreeMap<Place, Image
         images.entry(place).or_insert(Image { metrics: vec![], score: 0.0 }).metrics.push(picture);
     }
     for image in images.values_mut() {
-        image.score = image.metrics.iter().map(|p| p.score()).sum::<f64>() / image.metrics.len() as f64;
+        image.metrics.sort_by_key(|picture| picture.metric());
+        image.score = image.metrics[0].score();
     }
     for (picture, score) in table::three_in_one(scored) {
         if let Some(image) = images.get_mut(&place(picture.subject())) {
@@ -154,7 +184,7 @@ mod tests {
         assert_eq!(order.iter().map(|place| place.3).collect::<Vec<_>>(), [1, 0]);
         let of = |place: &Place| (images[place].metrics.len(), images[place].score);
         assert_eq!(of(&order[0]), (3, 0.4), "attributes and CLIP are what counts for an action");
-        assert_eq!(of(&order[1]), (2, 0.5), "without CLIP there is no score of three");
+        assert_eq!(of(&order[1]), (2, 0.2), "without CLIP there is no score of three");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::{
 pub const EVENTS: &str = "events.jsonl";
 pub const SCORES: &str = "scores.jsonl";
 pub const EVALUATION: &str = "evaluation.json";
+pub const BASE: &str = "base";
 
 #[derive(Debug, PartialEq)]
 pub enum Folder {
@@ -52,7 +53,7 @@ fn scored_below(path: &Path) -> Result<Vec<(String, PathBuf)>> {
     let entries = fs::read_dir(path).map_err(Error::io(path))?.filter_map(|entry| Some(entry.ok()?.path()));
     let mut found: Vec<_> =
         entries.filter(|folder| folder.join(SCORES).exists()).map(|folder| (last_part(&folder), folder)).collect();
-    found.sort_by_key(|(name, _)| (name != "base", name.clone()));
+    found.sort_by_key(|(name, _)| (name != BASE, name.clone()));
     Ok(found)
 }
 

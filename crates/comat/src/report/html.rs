@@ -1,4 +1,4 @@
-//! Text and bytes as parts of HTML.
+//! Text as a part of HTML.
 
 use std::fmt;
 
@@ -21,20 +21,6 @@ impl<T: fmt::Display> fmt::Display for Text<T> {
     }
 }
 
-/// RFC 4648, with padding.
-pub fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let bits = (0..3).fold(0, |bits, i| bits << 8 | u32::from(group.get(i).copied().unwrap_or(0)));
-        for i in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * i)) as usize & 63];
-            text.push(if i <= group.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,14 +32,5 @@ mod tests {
             "&lt;b title=&quot;x&quot;&gt;a &amp; &#39;b&#39;&lt;/b&gt;"
         );
         assert_eq!(Text("größer ✓").to_string(), "größer ✓");
-    }
-
-    #[test]
-    fn base64_as_in_the_rfc() {
-        let expected = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
-        for (length, text) in expected.iter().enumerate() {
-            assert_eq!(base64(&b"foobar"[..length]), *text);
-        }
-        assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
     }
 }

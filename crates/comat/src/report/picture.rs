@@ -1,12 +1,12 @@
 //! Picture files as addresses that hold the picture itself.
 
-use super::html::base64;
 use crate::{
     config::Size,
     image::Picture,
     pairs::picture::{cover, decode},
 };
 use anyhow::{Context, Result, bail};
+use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
 use models::Error;
 use std::{fs, path::Path};
@@ -43,14 +43,14 @@ pub fn inlined(path: &Path, most: usize) -> Result<Inlined> {
     let picture = decode(&bytes).with_context(in_words)?;
     let is_tiny = picture.width.max(picture.height) <= TINY;
     if bytes.len() <= SMALL {
-        return Ok(Inlined { address: format!("data:image/{kind};base64,{}", base64(&bytes)), is_tiny });
+        return Ok(Inlined { address: format!("data:image/{kind};base64,{}", BASE64.encode(&bytes)), is_tiny });
     }
     let Picture { width, height, pixels } = fitted(picture, most).with_context(in_words)?;
     let mut jpeg = vec![];
     JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
         .encode(&pixels, u32::try_from(width)?, u32::try_from(height)?, ExtendedColorType::Rgb8)
         .with_context(in_words)?;
-    Ok(Inlined { address: format!("data:image/jpeg;base64,{}", base64(&jpeg)), is_tiny })
+    Ok(Inlined { address: format!("data:image/jpeg;base64,{}", BASE64.encode(&jpeg)), is_tiny })
 }
 
 fn kind(bytes: &[u8]) -> Result<&'static str> {
@@ -87,7 +87,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
         noise(20, 10).save(&path, &[]).unwrap();
-        let expected = format!("data:image/png;base64,{}", base64(&fs::read(&path).unwrap()));
+        let expected = format!("data:image/png;base64,{}", BASE64.encode(fs::read(&path).unwrap()));
         let small = inlined(&path, 8).unwrap();
         assert_eq!((small.address, small.is_tiny), (expected, true));
         noise(300, 150).save(&path, &[]).unwrap();

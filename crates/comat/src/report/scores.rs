@@ -2,7 +2,7 @@
 
 use super::{
     chart::{self, Bar, Group},
-    compare::{self, Line},
+    compare,
     evaluation::{Evaluation, Image, Place, Variant, images},
     gallery::{self, Card, Filter, Shot},
     html::Text,
@@ -11,7 +11,7 @@ use super::{
     samples::or_note,
 };
 use benchmarks::{
-    records::{Answer, Metric},
+    records::{Answer, Line, Metric},
     statistics::Estimate,
     table::{ALL, Row, Table},
 };
@@ -49,7 +49,7 @@ fn tables(variant: &Variant, base: Option<&Variant>) -> String {
         |row: &Row| if of_several { format!("{}: {}", row.benchmark, row.category) } else { row.category.clone() };
     let (main, by_type): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.question_type.is_none());
     let sides = [base.map_or("", |base| &base.name), &variant.name];
-    let lines: Vec<Line> = main.iter().map(|row| line(row, name(row))).collect();
+    let lines: Vec<compare::Line> = main.iter().map(|row| line(row, name(row))).collect();
     let is_alone = |row: &Row| main.iter().filter(|other| name(other) == name(row)).count() == 1;
     let label = |row: &Row| if is_alone(row) { name(row) } else { format!("{}, {}", name(row), row.metric) };
     let groups: Vec<Group> = main.iter().map(|row| group(row, label(row))).collect();
@@ -66,16 +66,16 @@ fn tables(variant: &Variant, base: Option<&Variant>) -> String {
             let question_type = row.question_type.clone().unwrap_or_default();
             if of_several { format!("{}: {question_type}", row.benchmark) } else { question_type }
         };
-        let lines: Vec<Line> = by_type.iter().map(|row| line(row, name(row))).collect();
+        let lines: Vec<compare::Line> = by_type.iter().map(|row| line(row, name(row))).collect();
         let table = format!("<div class=\"scroll\">\n{}</div>\n", compare::table("share of questions", sides, &lines));
         out += &format!("<div class=\"folded\">\n{}</div>\n", folded("By type of question", &table));
     }
     out
 }
 
-fn line(row: &Row, name: String) -> Line {
+fn line(row: &Row, name: String) -> compare::Line {
     let note = format!("{}; {}, {}", row.metric, counted(row.prompts, "prompt"), counted(row.images, "picture"));
-    Line {
+    compare::Line {
         name,
         note: Some(note),
         base: row.against.as_ref().map(|against| against.base),
@@ -193,14 +193,18 @@ fn shot(variant: &Variant, image: &Image, is_tuned: bool, notes: &mut Vec<String
         1 => score,
         _ => format!("{score}: {}", image.metrics.iter().map(each).collect::<Vec<_>>().join(", ")),
     };
-    let lines = image.metrics.iter().flat_map(|picture| picture.lines());
+    let is_one = image.metrics.len() == 1;
+    let said = |line: &Line| {
+        let text = answer(&line.answer)?;
+        Some(if is_one { text } else { format!("{}: {text}", line.metric) })
+    };
     Shot {
         side: variant.name.clone(),
         is_tuned,
         picture: or_note(&variant.folder.join(&image.subject().file), notes),
         mark: is_right(image.score),
         note,
-        answers: lines.filter_map(|line| answer(&line.answer)).collect(),
+        answers: image.metrics.iter().flat_map(|picture| picture.lines()).filter_map(said).collect(),
     }
 }
 
