@@ -1,8 +1,8 @@
 //! What can be typed.
 
 use crate::{
-    doctor::Doctor, entities::Entities, evaluate::Evaluate, lora::Lora, prepare::Prepare, segment::Segment,
-    world::World,
+    doctor::Doctor, entities::Entities, evaluate::Evaluate, lora::Lora, prepare::Prepare, report::Report,
+    segment::Segment, world::World,
 };
 use clap::{Args as Group, Parser, Subcommand};
 use comat::{
@@ -36,6 +36,7 @@ pub enum Verb {
     Entities(Entities),
     Segment(Segment),
     Attention(Attention),
+    Report(Report),
     Doctor(Doctor),
     /// LoRA files, for and from other programs: look into them, convert them, merge them into a model
     #[command(subcommand)]
@@ -47,8 +48,8 @@ pub enum Verb {
 
 /// Fine-tune a LoRA with prompts alone
 ///
-/// The run's folder (`output` in the configuration) receives config.toml, events.jsonl, samples/, checkpoints/ and, at
-/// the end, adapter/ with the LoRA in two spellings: pytorch_lora_weights.safetensors (diffusers) and NAME.safetensors
+/// The run's folder (`output` in the configuration) receives config.toml, events.jsonl, tensorboard/, samples/,
+/// checkpoints/ and, at the end, adapter/ with the LoRA in two spellings: pytorch_lora_weights.safetensors (diffusers) and NAME.safetensors
 /// (kohya: ComfyUI, A1111). Ctrl-C finishes the step, saves a checkpoint and says how to go on.
 #[derive(Group)]
 pub struct Train {

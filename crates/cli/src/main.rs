@@ -9,6 +9,7 @@ mod evaluate;
 mod fetch;
 mod lora;
 mod prepare;
+mod report;
 mod segment;
 mod verbs;
 mod world;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Verb::Entities(args) => entities::run(args),
         Verb::Segment(args) => segment::run(args, &console),
         Verb::Attention(args) => verbs::attention(args, &console),
+        Verb::Report(args) => report::run(args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Lora(verb) => lora::run(verb, &console),
         Verb::World(verb) => world::run(verb, &console),

@@ -2,15 +2,10 @@
 
 mod common;
 
-use common::Folder;
+use common::{Folder, page};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::{
-    env, fs,
-    io::BufReader,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::fs;
 use world::{
     prompts::{self, Split},
     render,
@@ -88,17 +83,14 @@ fn the_report_is_one_file_that_needs_nothing_else() {
     let done = folder.comat(REPORT).ok();
     assert!(done.stdout.contains("All correct: ") && done.stdout.ends_with("The report is report.html\n"), "{done:?}");
     let page = folder.read("report.html");
-    for outside in ["http", "href=", "url(", "@import", "<link", "<iframe"] {
-        assert!(!page.contains(outside), "{outside}");
-    }
-    assert_eq!(page.matches("src=").count(), page.matches("src=\"data:image/png;base64,").count());
+    page::assert_alone(&page);
     assert_eq!(page.matches("src=").count(), 2 * 5 * 8, "eight prompts of each category, on both sides");
     for part in
         ["--steps 10 --sampler ddim --guidance-scale 4", "--count 2 --seed 0", "98,304", "4 min 12 s", "45 held-out"]
     {
         assert!(page.contains(part), "{part}");
     }
-    assert_balanced(&page);
+    page::assert_balanced(&page);
     folder.assert_no_leftovers();
 }
 
@@ -119,7 +111,7 @@ fn attention_panels_of_the_newest_samples_are_shown() {
     let page = folder.read("report.html");
     (0..3).for_each(|i| assert!(page.contains(&format!("<h3>&lt;prompt {i} of step 50&gt;</h3>"))));
     assert!(!page.contains("prompt 3 of") && !page.contains("of step 9"));
-    assert_balanced(&page);
+    page::assert_balanced(&page);
 }
 
 /// Pictures of one seed are laid out alike, so the seeds are shown in turn.
@@ -149,7 +141,7 @@ fn prompts_cannot_break_the_page() {
     let page = folder.read("report.html");
     assert!(page.contains("<h3>&lt;b&gt;bold&lt;/b&gt; &amp; &quot;quoted&quot; &lt;/script&gt;</h3>"));
     assert!(!page.contains("<b>bold") && page.matches("</script>").count() == 1);
-    assert_balanced(&page);
+    page::assert_balanced(&page);
 }
 
 #[test]
@@ -175,42 +167,18 @@ fn what_is_missing_is_named() {
 /// On a phone and on a desk, in a headless browser where there is one. COMAT_KEEP_SCREENSHOTS=DIR keeps page and screenshots.
 #[test]
 fn the_page_fits_the_screen() {
-    let Some(browser) = browser() else {
-        eprintln!("skipped: no chromium, google-chrome or chrome is installed");
-        return;
-    };
     let folder = judged();
     folder.comat(REPORT).ok();
-    let keep = env::var_os("COMAT_KEEP_SCREENSHOTS").map(PathBuf::from);
     let page = folder.read("report.html");
-    if let Some(keep) = &keep {
-        fs::write(keep.join("report.html"), &page).unwrap();
-    }
     let won = page.split("won <small>").nth(1).and_then(|rest| rest.split('<').next()).unwrap();
     for (width, height) in [(390, 844), (1280, 900)] {
-        // browsers refuse to make narrow windows, so the page stands in a frame of the width asked for
-        let frame = format!(
-            "<!doctype html><body style=\"margin:0\"><iframe id=\"f\" style=\"border:0;width:{width}px;height:{height}px\" srcdoc=\"{}\"></iframe>\
-             <script>{LOOK}</script>",
-            page.replace('&', "&amp;").replace('"', "&quot;")
-        );
-        folder.write("frame.html", frame);
-        let dom = browse(&browser, &folder, &["--dump-dom", "--virtual-time-budget=2000", "frame.html"]);
-        let title = dom.split("<title>").nth(1).and_then(|rest| rest.split("</title>").next()).unwrap_or(&dom);
-        assert_eq!(title, format!("{width} of {width}, 80 pictures, {won} won, true"));
-        let window = format!("--window-size={},{height}", width.max(500));
-        browse(&browser, &folder, &[&window, "--screenshot=shot.png", "frame.html"]);
-        let shades = shades(&folder.path("shot.png"), width);
-        assert!(shades > 20, "{shades} shades in the screenshot of {width}x{height}");
-        if let Some(keep) = &keep {
-            fs::copy(folder.path("shot.png"), keep.join(format!("report-{width}.png"))).unwrap();
-        }
+        let Some(said) = page::look(&folder, "world-report", &page, (width, height), LOOK) else { return };
+        assert_eq!(said, format!("{width} of {width}, 80 pictures, {won} won, true"));
     }
 }
 
 /// Tells the width, the pictures, how many a button leaves, and whether a click on a picture enlarges it.
-const LOOK: &str = "f.onload = () => {
-  const root = f.contentDocument.documentElement;
+const LOOK: &str = "
   const said = [`${root.scrollWidth} of ${root.clientWidth}`, `${root.querySelectorAll('img').length} pictures`];
   root.querySelector('[data-tag=won]').click();
   said.push(`${root.querySelectorAll('.card:not([hidden])').length} won`);
@@ -218,60 +186,4 @@ const LOOK: &str = "f.onload = () => {
   said.push(root.querySelector('dialog').open && root.querySelectorAll('dialog img').length === 2);
   root.querySelector('dialog').close();
   root.querySelector('.filters button').click();
-  document.title = said.join(', ');
-}";
-
-fn browser() -> Option<PathBuf> {
-    let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
-    let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH")?).collect();
-    names.iter().flat_map(|name| folders.iter().map(move |f| f.join(name))).find(|path| path.is_file())
-}
-
-/// Runs the browser on files of the folder, with a profile of its own and without its own network traffic.
-fn browse(browser: &Path, folder: &Folder, words: &[&str]) -> String {
-    let (page, flags) = words.split_last().unwrap();
-    let done = Command::new(browser)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        .arg(format!("--user-data-dir={}", folder.path("browser").display()))
-        .args(flags)
-        .arg(format!("file://{}", folder.path(page).display()))
-        .current_dir(folder.path("."))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).unwrap()
-}
-
-/// How many different colours the left part of a picture has.
-fn shades(path: &Path, width: usize) -> usize {
-    let mut reader = png::Decoder::new(BufReader::new(fs::File::open(path).unwrap())).read_info().unwrap();
-    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-    let frame = reader.next_frame(&mut pixels).unwrap();
-    let bytes = frame.color_type.samples();
-    let row = frame.width as usize * bytes;
-    let left = pixels.chunks_exact(row).flat_map(|row| row[..width * bytes].chunks_exact(bytes));
-    left.collect::<std::collections::BTreeSet<_>>().len()
-}
-
-/// Every element that is opened is closed, in order.
-#[track_caller]
-fn assert_balanced(page: &str) {
-    const VOID: &[&str] = &["meta", "img", "br", "!doctype"];
-    let (head, rest) = page.split_once("<style>").unwrap();
-    let (body, script) = rest.split_once("</style>").unwrap().1.split_once("<script>").unwrap();
-    let after = script.split_once("</script>").unwrap().1;
-    let mut open: Vec<String> = vec![];
-    for tag in [head, body, after].iter().flat_map(|part| part.split('<').skip(1)) {
-        let (inside, _) = tag.split_once('>').unwrap_or_else(|| panic!("`<{tag}` does not end"));
-        let name: String =
-            inside.chars().take_while(|c| !c.is_whitespace() && (*c != '/' || inside.starts_with('/'))).collect();
-        match name.strip_prefix('/') {
-            Some(name) => assert_eq!(open.pop().as_deref(), Some(name)),
-            None if inside.ends_with('/') || VOID.contains(&name.as_str()) => {}
-            None => open.push(name),
-        }
-    }
-    assert!(open.is_empty(), "never closed: {open:?}");
-}
+";

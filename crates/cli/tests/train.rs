@@ -195,7 +195,8 @@ fn the_folder_of_a_run() {
     assert!(done.stdout.contains("4 steps done. The LoRA is in runs/first/adapter"), "{}", done.stdout);
     assert!(done.stdout.contains("Before and after: runs/first/before-after.png"), "{}", done.stdout);
     assert_eq!(done.stderr.matches("caption loss on 2 held-out prompts").count(), 3, "{}", done.stderr);
-    let entries = ["adapter", "before-after.png", "checkpoints", "config.toml", "events.jsonl", "samples"];
+    let entries =
+        ["adapter", "before-after.png", "checkpoints", "config.toml", "events.jsonl", "samples", "tensorboard"];
     assert_eq!(folder.names("runs/first"), entries);
     assert_eq!(folder.names("runs/first/adapter"), ["first.safetensors", "pytorch_lora_weights.safetensors"]);
     assert_eq!(folder.names("runs/first/samples"), ["step-0", "step-2", "step-4"]);
@@ -208,6 +209,7 @@ fn the_folder_of_a_run() {
     );
     let picture = Picture::open(&folder.path(first));
     assert_eq!((picture.width, picture.height, picture.texts["step"].as_str()), (32, 32, "0"));
+    assert_eq!((picture.texts["prompt"].as_str(), picture.texts["seed"].as_str()), ("a white tree", "0"));
     let settings = &picture.texts["parameters"];
     let parts =
         ["a white tree\n", "Steps: 4, Sampler: DDPM, CFG scale: 7.5, Seed: 0, Size: 32x32", "Model: pipeline_sd1"];

@@ -1,6 +1,7 @@
 //! `run.toml`: everything that a run depends on.
 
 mod location;
+mod logging;
 mod parse;
 mod values;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 pub use location::{HubOf, Location};
+pub use logging::Logging;
 pub use models::schedule::SamplerKind;
 pub use parse::read;
 pub use values::{Dtype, Size, Where};
@@ -55,6 +57,8 @@ pub struct Config {
     pub samples: Samples,
     #[serde(default)]
     pub validation: Validation,
+    #[serde(default)]
+    pub logging: Logging,
 }
 
 /// Where a model in a single file has its tokenizer from, unless another one is named.

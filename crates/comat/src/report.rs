@@ -1,9 +1,102 @@
 //! Reports: one HTML file that holds everything it shows, for a browser without a network.
 //!
-//! A [`page`] is made of sections; in them tables, a [`gallery`] of pictures, and [`chart`]s of what the [`log`] of a run holds.
+//! A [`page`] is made of sections; in them tables ([`compare`]), a [`gallery`] of pictures, and [`chart`]s of what the [`log`] of a run
+//! holds ([`training`]). [`write`] makes the page of any number of runs and evaluations; the miniature world has a page of its
+//! own.
 
 pub mod chart;
+pub mod compare;
+mod evaluation;
+mod folder;
 pub mod gallery;
 pub mod html;
 pub mod log;
+pub mod numbers;
+mod overview;
 pub mod page;
+pub mod picture;
+pub mod samples;
+mod scores;
+pub mod training;
+
+use anyhow::Result;
+use evaluation::Evaluation;
+use folder::Folder;
+use html::Text;
+use log::Log;
+use numbers::counted;
+use page::Page;
+use std::path::PathBuf;
+
+/// What the page of several folders is to show.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Training runs, evaluations, and folders of scored pictures.
+    pub folders: Vec<PathBuf>,
+    /// Scored pictures that evaluations without a base of their own are compared with.
+    pub base: Option<PathBuf>,
+    pub title: Option<String>,
+    /// Prompts whose pictures are shown: of a run, and of each category and outcome of an evaluation.
+    pub pictures: usize,
+    pub out: PathBuf,
+}
+
+/// A training run.
+struct Run {
+    name: String,
+    folder: PathBuf,
+    log: Log,
+}
+
+/// Writes the page. Returns what the reader should know of gaps in it.
+pub fn write(request: &Request) -> Result<Vec<String>> {
+    let names = folder::names(&request.folders)?;
+    let (mut runs, mut evaluations, mut notes) = (vec![], vec![], vec![]);
+    for (path, name) in request.folders.iter().zip(names) {
+        match Folder::at(path)? {
+            Folder::Run => runs.push(Run { name, folder: path.clone(), log: Log::read(path)? }),
+            Folder::Evaluation(variants) => evaluations.push(Evaluation::read(name, path, &variants, &mut notes)?),
+        }
+    }
+    if let Some(path) = &request.base {
+        evaluation::compare_with(&mut evaluations, path, &mut notes)?;
+    }
+    runs.iter().for_each(|run| notes.extend(overview::gaps(run)));
+    let mut body = vec![overview::runs(&runs), overview::curves(&runs)];
+    body.extend(samples::sections(&runs, request.pictures, &mut notes)?);
+    for (number, evaluation) in evaluations.iter().enumerate() {
+        body.push(scores::section_of(evaluation, &format!("evaluation-{number}"), request.pictures, &mut notes));
+    }
+    body.push(overview::settings(&runs));
+    body.push(overview::reading(!runs.is_empty(), evaluations.iter().any(|e| e.base.is_some())));
+    let title = request.title.clone().unwrap_or_else(|| title(&runs, &evaluations));
+    let head = head(&title, &runs, &evaluations, &notes);
+    Page { title: &title, body: head + &body.concat(), style: "" }.save(&request.out)?;
+    Ok(notes)
+}
+
+fn title(runs: &[Run], evaluations: &[Evaluation]) -> String {
+    let names = runs.iter().map(|run| &run.name).chain(evaluations.iter().map(|e| &e.name));
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    match names.len() {
+        0..=3 => names.join(", "),
+        count => format!("{}, {} and {} more", names[0], names[1], count - 2),
+    }
+}
+
+fn head(title: &str, runs: &[Run], evaluations: &[Evaluation], notes: &[String]) -> String {
+    let mut what = vec![];
+    if !runs.is_empty() {
+        what.push(counted(runs.len(), "training run"));
+    }
+    if !evaluations.is_empty() {
+        what.push(counted(evaluations.len(), "evaluation"));
+    }
+    let notes: String = notes.iter().map(|note| format!("<li>{}</li>\n", Text(note))).collect();
+    let notes = if notes.is_empty() { notes } else { format!("<ul class=\"notes\">\n{notes}</ul>\n") };
+    format!(
+        "<header>\n<p class=\"eyebrow\">CoMat report</p>\n<h1>{}</h1>\n<p class=\"lead\">{}</p>\n{notes}</header>\n",
+        Text(title),
+        what.join(", ")
+    )
+}

@@ -1,15 +1,13 @@
 //! A run as its folder shows it: log, progress, samples, validation, adapter files.
 
-mod samples;
+mod journal;
+pub mod samples;
 mod validation;
-
-pub use samples::last as last_samples;
 
 use crate::{
     attention::Counts,
     checkpoint,
     config::Config,
-    events::Events,
     files::write_whole,
     interrupt::Interrupt,
     judge::Judge,
@@ -20,6 +18,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use journal::Journal;
 use models::{
     Error,
     lora::{self, Lora},
@@ -111,7 +110,7 @@ struct FidelityReport {
 
 pub struct Run {
     folder: PathBuf,
-    events: Events,
+    journal: Journal,
     bar: ProgressBar,
     validation: Validation,
     samples: Vec<String>,
@@ -162,7 +161,7 @@ impl Run {
         bar.set_prefix("train");
         bar.set_length(config.train.steps);
         Ok(Self {
-            events: Events::open(&folder.join("events.jsonl"))?,
+            journal: Journal::open(&folder)?,
             validation: Validation::open(&folder, validation, judge, of)?,
             folder,
             bar,
@@ -178,7 +177,10 @@ impl Run {
     /// Measures and draws what the run starts from.
     pub fn start(&mut self, trainer: &mut Trainer) -> Result<()> {
         let config = &trainer.session.config;
-        self.events.write(json!({
+        if config.logging.tensorboard {
+            self.journal.begin_tensorboard(&self.folder, trainer.step)?;
+        }
+        self.journal.write(json!({
             "event": "start",
             "step": trainer.step,
             "changed": trainer.changed,
@@ -248,14 +250,14 @@ impl Run {
                 ("adversarial_cotangent".into(), report.pulls.adversarial.into()),
             ]);
         }
-        self.events.write(line)?;
+        self.journal.write(line)?;
         self.bar.set_message(format!("loss {:.3} · {:.2} it/s", report.caption_loss, 1.0 / seconds));
         self.bar.set_position(trainer.step);
         Ok(())
     }
 
     pub fn saved(&mut self, path: &Path, step: u64) -> Result<()> {
-        self.events.write(json!({ "event": "checkpoint", "step": step, "path": path }))
+        self.journal.write(json!({ "event": "checkpoint", "step": step, "path": path }))
     }
 
     /// Samples and validation, where they are due. Returns whether the run had better end here.
@@ -282,7 +284,7 @@ impl Run {
         if let Some(ema) = &trainer.ema {
             self.write_adapter(trainer, &ema.lora(&trainer.adapter), "adapter/ema")?;
         }
-        self.events.write(json!({ "event": "finished", "step": trainer.step, "adapter": folder }))?;
+        self.journal.write(json!({ "event": "finished", "step": trainer.step, "adapter": folder }))?;
         self.bar.finish();
         Ok(())
     }

@@ -14,15 +14,14 @@ use comat::{
     prompts,
     report::{
         gallery::{Card, Filter, Shot},
-        html,
         log::Log,
         page::Page,
+        picture::{self, SHOT},
+        samples,
     },
 };
-use models::Error;
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -30,6 +29,8 @@ use std::{
 const SHOWN: usize = 8;
 /// Prompts whose attention is shown.
 const PANELS: usize = 3;
+
+const TUNED: &str = "tuned";
 
 /// What the report is about.
 #[derive(Debug, Clone)]
@@ -54,7 +55,7 @@ pub fn write(request: &Request) -> Result<Comparison> {
         sections::pictures(&filters(), &cards(&pairs, request)?),
         sections::categories(&pairs.comparison),
         sections::quality(&pairs.comparison),
-        sections::words(&panels(&request.run)?),
+        sections::words(&samples::attention(&request.run, PANELS)?),
         sections::training(&log),
         sections::reading(),
         sections::making(&log, &commands(request, &log, &pairs)?),
@@ -173,20 +174,22 @@ fn judged(folder: &Path) -> Result<Vec<Judged>> {
     read_lines(&path)
 }
 
-fn filters() -> Vec<Filter> {
+fn filters() -> [Vec<Filter>; 2] {
     let filter = |tag: &str, label: &str| Filter { tag: tag.into(), label: label.into() };
-    let mut filters = vec![filter("", "all"), filter("won", "won"), filter("lost", "lost")];
-    filters.extend(Category::ALL.iter().map(|c| filter(&c.to_string(), &c.to_string())));
-    filters
+    let outcomes = vec![filter("", "all"), filter("won", "won"), filter("lost", "lost")];
+    let categories = Category::ALL.iter().map(|c| filter(&c.to_string(), &c.to_string()));
+    [outcomes, [filter("", "all")].into_iter().chain(categories).collect()]
 }
 
 fn cards(pairs: &Pairs, request: &Request) -> Result<Vec<Card>> {
-    let shot = |side, folder: &Path, judged: &Judged| -> Result<Shot> {
+    let shot = |side: &str, folder: &Path, judged: &Judged| -> Result<Shot> {
         Ok(Shot {
-            side,
-            picture: html::picture(&folder.join(&judged.file))?,
+            side: side.into(),
+            is_tuned: side == TUNED,
+            picture: Some(picture::inlined(&folder.join(&judged.file), SHOT)?),
             mark: Some(judged.verdict.correct),
             note: reason(&judged.prompt, &judged.look, &judged.verdict),
+            answers: vec![],
         })
     };
     let card = |pair: &&Pair| {
@@ -195,27 +198,10 @@ fn cards(pairs: &Pairs, request: &Request) -> Result<Vec<Card>> {
             prompt: prompt.clone(),
             note: format!("{category}, seed {seed}"),
             tags: vec![category.to_string(), pair.outcome().tag().into()],
-            shots: vec![shot("base", &request.base, &pair.base)?, shot("tuned", &request.tuned, &pair.tuned)?],
+            shots: vec![shot("base", &request.base, &pair.base)?, shot(TUNED, &request.tuned, &pair.tuned)?],
         })
     };
     pairs.shown().iter().map(card).collect()
-}
-
-/// Prompts and attention panels of the run's last samples, where it made any.
-fn panels(run: &Path) -> Result<Vec<(String, String)>> {
-    let Some(folder) = comat::run::last_samples(run)?.map(|round| round.join("attention")).filter(|f| f.exists())
-    else {
-        return Ok(vec![]);
-    };
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(&folder).map_err(Error::io(&folder))?.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    files.retain(|file| file.extension().is_some_and(|e| e == "png"));
-    files.sort();
-    let panel = |file: &PathBuf| {
-        let (_, texts) = Picture::open_with_texts(file)?;
-        Ok((texts.get("prompt").cloned().unwrap_or_default(), html::picture(file)?))
-    };
-    files.iter().take(PANELS).map(panel).collect()
 }
 
 /// The commands that lead to this report.

@@ -3,6 +3,7 @@
 use crate::{judging::Judged, prompts::Category};
 use anyhow::{Result, bail};
 use benchmarks::statistics::{self, Estimate};
+use comat::report::numbers::Scale;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
@@ -63,8 +64,12 @@ impl Measure {
 
     /// As a percentage; `Unexplained` in per cent of the way from black to white.
     pub fn percent(self, value: f64) -> String {
-        let digits = if self == Self::Unexplained { 2 } else { 1 };
-        format!("{:.digits$}", 100.0 * value)
+        self.scale().plain(value)
+    }
+
+    pub fn scale(self) -> Scale {
+        let digits = if self == Self::Unexplained { 2 } else { Scale::PERCENT.digits };
+        Scale { digits, ..Scale::PERCENT }
     }
 }
 

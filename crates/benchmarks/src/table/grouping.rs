@@ -68,8 +68,8 @@ impl Scores {
     }
 }
 
-/// Complex pictures that have all the scores that count, each with the first of its records.
-fn three_in_one(pictures: &[Picture]) -> Vec<(&Picture, f64)> {
+/// The score of three of complex pictures that have all the scores that count, each with one of its records.
+pub fn three_in_one(pictures: &[Picture]) -> Vec<(&Picture, f64)> {
     let mut complex: BTreeMap<_, BTreeMap<Metric, &Picture>> = BTreeMap::new();
     for picture in pictures {
         let subject = picture.subject();

@@ -9,6 +9,7 @@ use crate::{
     statistics::{self, Estimate},
     t2i_compbench::Category,
 };
+pub use grouping::three_in_one;
 use grouping::{Scores, Values};
 use serde::{Deserialize, Serialize};
 

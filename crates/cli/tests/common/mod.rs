@@ -1,6 +1,8 @@
 //! Fresh folders, the program run in them, and what it left there. The models are the parity fixtures of `models`.
 #![allow(dead_code)] // every test file uses its own part
 
+pub mod page;
+
 use models::tensors::{self, Tensors};
 use serde_json::Value;
 use std::{

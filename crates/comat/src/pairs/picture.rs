@@ -49,7 +49,7 @@ fn over_white([r, g, b, a]: [u8; 4]) -> [u8; 3] {
 
 /// The largest part around the middle that has the shape of `size`, in that size: antialiased, with the cubic filter that
 /// the preprocessors of diffusers and transformers use.
-pub(super) fn cover(picture: &Picture, size: Size) -> Result<Picture> {
+pub(crate) fn cover(picture: &Picture, size: Size) -> Result<Picture> {
     let (width, height) = (u32::try_from(size.width)?, u32::try_from(size.height)?);
     let (from_width, from_height) = (u32::try_from(picture.width)?, u32::try_from(picture.height)?);
     let from = ImageRef::new(from_width, from_height, &picture.pixels, PixelType::U8x3)?;

@@ -2,6 +2,7 @@
 //! every screen.
 
 use super::html::Text;
+use std::collections::BTreeSet;
 
 /// A bar from 0 to `value`, with the interval of the value.
 pub struct Bar {
@@ -65,13 +66,26 @@ fn whisker_across(low: f64, high: f64, y: f64) -> String {
 
 /// A line through points of rising x.
 pub struct Curve {
-    /// Chooses the colour: `raw`, `base`, `tuned`.
-    pub class: &'static str,
+    /// Chooses the colour: `raw`, `base`, `tuned`, or one of [`series`].
+    pub class: String,
+    /// What a pointer on the line is told; may be empty.
+    pub name: String,
     pub points: Vec<(f64, f64)>,
 }
 
+/// Of the i-th of many curves: a colour, and dashes when the colours are used up. The colours can be told apart with every
+/// kind of colour vision.
+pub fn series(i: usize) -> String {
+    format!("s{} d{}", i % COLOURS, i / COLOURS % DASHES)
+}
+
+const COLOURS: usize = 6;
+const DASHES: usize = 3;
+
 /// A single point with its error.
 pub struct Mark {
+    /// Chooses the colour; may be empty.
+    pub class: String,
     pub x: f64,
     pub y: f64,
     pub error: f64,
@@ -79,6 +93,8 @@ pub struct Mark {
 }
 
 const HEIGHT: f64 = 220.0;
+/// Room for numbers beside the curves.
+const LEFT: f64 = 52.0;
 const TOP: f64 = 18.0;
 
 /// Curves over steps. Values that are not finite are left out.
@@ -93,43 +109,55 @@ pub fn curves(name: &str, curves: &[Curve], marks: &[Mark]) -> String {
     let along = |x: f64| (x - left) / (right - left);
     let down = |y: f64| TOP + HEIGHT * (top - y) / (top - bottom);
 
-    let mut out = open("curves", name, TOP + HEIGHT + AXIS);
+    let (mut out, mut labels) = (open("curves", name, TOP + HEIGHT + AXIS), String::new());
     let lines = ((top - bottom) / step).round() as usize;
-    let mut labels = String::new(); // on top of the curves
     for i in 0..=lines {
         let value = bottom + step * i as f64;
         let y = down(value);
         let digits = (-step.log10().floor()).max(0.0) as usize;
         out += &format!("<line class=\"grid\" x1=\"0\" x2=\"100%\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\n");
-        labels += &format!("<text x=\"0\" y=\"{:.1}\" class=\"tick\">{value:.digits$}</text>\n", y - 4.0);
+        labels += &format!(
+            "<text x=\"100%\" y=\"{:.1}\" text-anchor=\"end\" class=\"tick\">{value:.digits$}</text>\n",
+            y + 4.0
+        );
     }
-    for x in [left, (left + right) / 2.0, right] {
-        out += &axis_label(100.0 * along(x), TOP + HEIGHT + 16.0, &format!("{x:.0}"));
+    let mut written = BTreeSet::new();
+    for x in [left, right, (left + right) / 2.0] {
+        let label = format!("{x:.0}");
+        if written.insert(label.clone()) {
+            out += &axis_label(100.0 * along(x), TOP + HEIGHT + 16.0, &label);
+        }
     }
     let height = TOP + HEIGHT;
     out += &format!(
         "<svg viewBox=\"0 0 1000 {height}\" width=\"100%\" height=\"{height}\" preserveAspectRatio=\"none\">\n"
     );
-    for curve in curves {
+    for curve in curves.iter().filter(|curve| !curve.points.is_empty()) {
         let points: Vec<String> = curve
             .points
             .iter()
             .filter(finite)
             .map(|(x, y)| format!("{:.1},{:.1}", 1000.0 * along(*x), down(*y)))
             .collect();
-        out += &format!("<polyline class=\"{}\" points=\"{}\"/>\n", curve.class, points.join(" "));
+        let name = match curve.name.as_str() {
+            "" => String::new(),
+            name => format!("<title>{}</title>", Text(name)),
+        };
+        out += &format!("<polyline class=\"{}\" points=\"{}\">{name}</polyline>\n", curve.class, points.join(" "));
     }
     out += "</svg>\n";
-    out += &labels;
-    for Mark { x, y, error, text } in marks {
+    for Mark { class, x, y, error, text } in marks {
         let (x, low, high, y) = (100.0 * along(*x), down(y - error), down(y + error), down(*y));
         out += &format!(
-            "<g class=\"mark\"><title>{}</title>\n<line x1=\"{x:.2}%\" x2=\"{x:.2}%\" y1=\"{low:.1}\" y2=\"{high:.1}\"/>\n\
+            "<g class=\"mark {class}\"><title>{}</title>\n<line x1=\"{x:.2}%\" x2=\"{x:.2}%\" y1=\"{low:.1}\" y2=\"{high:.1}\"/>\n\
              <circle cx=\"{x:.2}%\" cy=\"{y:.1}\" r=\"4.5\"/></g>\n",
             Text(text)
         );
     }
-    out + "</svg>\n"
+    let height = TOP + HEIGHT + AXIS;
+    format!(
+        "<div class=\"plot\">\n<svg class=\"chart\" aria-hidden=\"true\" width=\"{LEFT}\" height=\"{height}\">\n{labels}</svg>\n{out}</svg>\n</div>\n"
+    )
 }
 
 /// The same curve, each point the mean of those within so many steps on both sides.
@@ -141,6 +169,19 @@ pub fn smoothed(points: &[(f64, f64)], reach: usize) -> Vec<(f64, f64)> {
         })
         .collect()
 }
+
+/// Never more points than a chart has pixels: means of neighbours where there are.
+pub fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let together = points.len().div_ceil(MOST).max(1);
+    let mean = |points: &[(f64, f64)]| {
+        let n = points.len() as f64;
+        let (x, y) = points.iter().fold((0.0, 0.0), |(x, y), p| (x + p.0, y + p.1));
+        (x / n, y / n)
+    };
+    points.chunks(together).map(mean).collect()
+}
+
+const MOST: usize = 1000;
 
 /// What the colours mean.
 pub fn legend(sides: &[(&str, &str)]) -> String {
@@ -199,11 +240,12 @@ mod tests {
     #[test]
     fn curves_fill_their_place() {
         let points = vec![(0.0, 1.0), (5.0, f64::NAN), (10.0, 3.0)];
-        let svg = curves("loss", &[Curve { class: "raw", points }], &[]);
+        let svg = curves("loss", &[Curve { class: "raw".into(), name: "a<b".into(), points }], &[]);
         assert!(svg.contains("points=\"0.0,238.0 1000.0,18.0\""), "{svg}");
         assert!(svg.contains(">1.0</text>") && svg.contains(">2.0</text>"), "{svg}");
+        assert!(svg.contains("<title>a&lt;b</title></polyline>"), "{svg}");
         assert_eq!(curves("loss", &[], &[]), "");
-        let flat = curves("loss", &[Curve { class: "raw", points: vec![(3.0, 2.0)] }], &[]);
+        let flat = curves("loss", &[Curve { class: "raw".into(), name: String::new(), points: vec![(3.0, 2.0)] }], &[]);
         assert!(!flat.contains("NaN") && !flat.contains("inf"), "{flat}");
     }
 
@@ -222,5 +264,20 @@ mod tests {
         assert_eq!(smoothed(&line, 2)[2..7], line[2..7]);
         assert_eq!(smoothed(&line, 2)[0], (0.0, 2.0));
         assert_eq!(smoothed(&[], 5), []);
+    }
+
+    #[test]
+    fn long_curves_are_thinned() {
+        let line: Vec<(f64, f64)> = (0..2500).map(|i| (f64::from(i), 2.0 * f64::from(i))).collect();
+        let thin = thinned(&line);
+        assert_eq!((thin.len(), thin[0], thin[833]), (834, (1.0, 2.0), (2499.0, 4998.0)));
+        assert_eq!(thinned(&line[..1000]), line[..1000]);
+        assert_eq!(thinned(&[]), []);
+    }
+
+    #[test]
+    fn many_curves_differ() {
+        let classes: std::collections::BTreeSet<String> = (0..18).map(series).collect();
+        assert_eq!(classes.len(), 18);
     }
 }

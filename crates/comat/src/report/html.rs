@@ -1,8 +1,6 @@
-//! Text and pictures as parts of HTML.
+//! Text as a part of HTML.
 
-use anyhow::Result;
-use models::Error;
-use std::{fmt, fs, path::Path};
+use std::fmt;
 
 /// Any text, safe between tags and in quoted attributes.
 pub struct Text<T>(pub T);
@@ -23,29 +21,6 @@ impl<T: fmt::Display> fmt::Display for Text<T> {
     }
 }
 
-/// A PNG file as an address that holds the picture itself.
-pub fn picture(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(Error::io(path))?;
-    if !bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
-        return Err(Error::file(path, "is not a PNG picture").into());
-    }
-    Ok(format!("data:image/png;base64,{}", base64(&bytes)))
-}
-
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let bits = (0..3).fold(0, |bits, i| bits << 8 | u32::from(group.get(i).copied().unwrap_or(0)));
-        for i in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * i)) as usize & 63];
-            text.push(if i <= group.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,24 +32,5 @@ mod tests {
             "&lt;b title=&quot;x&quot;&gt;a &amp; &#39;b&#39;&lt;/b&gt;"
         );
         assert_eq!(Text("größer ✓").to_string(), "größer ✓");
-    }
-
-    #[test]
-    fn base64_as_in_the_rfc() {
-        let expected = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
-        for (length, text) in expected.iter().enumerate() {
-            assert_eq!(base64(&b"foobar"[..length]), *text);
-        }
-        assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
-    }
-
-    #[test]
-    fn only_png_files_are_inlined() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.png");
-        fs::write(&path, "GIF89a").unwrap();
-        assert!(picture(&path).unwrap_err().to_string().contains("a.png: is not a PNG picture"));
-        fs::write(&path, b"\x89PNG\r\n\x1a\n").unwrap();
-        assert_eq!(picture(&path).unwrap(), "data:image/png;base64,iVBORw0KGgo=");
     }
 }

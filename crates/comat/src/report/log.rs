@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use models::Error;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// One optimiser step.
@@ -34,9 +34,18 @@ pub struct Validation {
     pub caption_loss: f64,
     pub standard_error: f64,
     pub prompts: usize,
-    /// Mean figures of the judge, if there was one.
+    /// Of each prompt, where the log has them.
     #[serde(default)]
-    pub judge: BTreeMap<String, f64>,
+    pub losses: Vec<f64>,
+    /// Mean figures of the judge, if there was one; the first is the one that the run goes by.
+    #[serde(default)]
+    pub judge: Map<String, Value>,
+}
+
+impl Validation {
+    pub fn figure(&self, name: &str) -> Option<f64> {
+        self.judge.get(name).and_then(Value::as_f64)
+    }
 }
 
 /// `events.jsonl` and `config.toml`.
@@ -47,6 +56,10 @@ pub struct Log {
     pub validations: Vec<Validation>,
     /// How many weights were trained.
     pub trainable: Option<u64>,
+    /// Whether the run has come to its end.
+    pub finished: bool,
+    /// Numbers of lines that are no events: of a run that was killed, or is writing just now.
+    pub damaged: Vec<usize>,
     /// Keys as `train.steps` and values, in the order of the file.
     pub settings: Vec<(String, String)>,
 }
@@ -66,26 +79,31 @@ impl Log {
     }
 
     /// A run that was resumed has some steps twice: the last one counts. A line that a killed run left unfinished is skipped.
-    fn parse(text: &str) -> Self {
-        let (mut steps, mut validations, mut trainable) = (BTreeMap::new(), BTreeMap::new(), None);
-        for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-            match event["event"].as_str() {
-                Some("start") => trainable = event["trainable"].as_u64(),
-                Some("step") => {
-                    if let Ok(step) = serde_json::from_value::<Step>(event) {
+    pub(super) fn parse(text: &str) -> Self {
+        let (mut log, mut steps, mut validations) = (Self::default(), BTreeMap::new(), BTreeMap::new());
+        for (number, line) in text.lines().enumerate() {
+            let understood = serde_json::from_str::<Value>(line).ok().and_then(|event| {
+                match event["event"].as_str() {
+                    Some("start") => (log.trainable, log.finished) = (event["trainable"].as_u64(), false),
+                    Some("finished") => log.finished = true,
+                    Some("step") => {
+                        let step: Step = serde_json::from_value(event).ok()?;
                         steps.insert(step.step, step);
                     }
-                }
-                Some("validation") => {
-                    if let Ok(validation) = serde_json::from_value::<Validation>(event) {
+                    Some("validation") => {
+                        let validation: Validation = serde_json::from_value(event).ok()?;
                         validations.insert(validation.step, validation);
                     }
+                    _ => {}
                 }
-                _ => {}
+                Some(())
+            });
+            if understood.is_none() {
+                log.damaged.push(number + 1);
             }
         }
-        let (steps, validations) = (steps.into_values().collect(), validations.into_values().collect());
-        Self { steps, validations, trainable, settings: vec![] }
+        (log.steps, log.validations) = (steps.into_values().collect(), validations.into_values().collect());
+        log
     }
 
     /// The value of a setting such as `model.path`.
@@ -95,6 +113,11 @@ impl Log {
 
     pub fn seconds(&self) -> f64 {
         self.steps.iter().map(|s| s.seconds).sum()
+    }
+
+    /// Of a step, in the mean; `None` before the first.
+    pub fn seconds_a_step(&self) -> Option<f64> {
+        (!self.steps.is_empty()).then(|| self.seconds() / self.steps.len() as f64)
     }
 
     pub fn peak_memory(&self) -> Option<u64> {
@@ -142,7 +165,10 @@ mod tests {
             (1, Some(70), Some(4), 2.5)
         );
         assert_eq!((log.steps[1].other("token_loss"), log.steps[0].other("token_loss")), (Some(3.5), None));
-        assert_eq!(log.validations[0].judge["clean"], 0.5);
+        assert_eq!((log.validations[0].figure("clean"), &log.validations[0].losses[..]), (Some(0.5), &[2.0, 3.0][..]));
+        assert_eq!((log.finished, &log.damaged[..]), (false, &[6][..]));
+        assert!(Log::parse("{\"event\":\"finished\"}").finished);
+        assert!(!Log::parse("{\"event\":\"finished\"}\n{\"event\":\"start\"}").finished, "it goes on");
         assert_eq!(log.setting("train.steps"), Some("3"));
         assert_eq!(log.setting("output"), Some("runs/a"));
         assert_eq!(log.setting("samples.prompts"), Some("[\"a\"]"));

@@ -1,12 +1,16 @@
 "use strict";
-for (const group of document.querySelectorAll(".filters")) {
-  const cards = group.nextElementSibling.children;
-  group.addEventListener("click", (event) => {
+for (const filters of document.querySelectorAll(".filters")) {
+  const cards = filters.nextElementSibling.children;
+  filters.addEventListener("click", (event) => {
     const chosen = event.target.closest("button");
     if (!chosen) return;
-    for (const button of group.children) button.setAttribute("aria-pressed", button === chosen);
-    const tag = chosen.dataset.tag;
-    for (const card of cards) card.hidden = tag !== "" && !card.dataset.tags.split(" ").includes(tag);
+    for (const button of chosen.parentElement.children) button.setAttribute("aria-pressed", button === chosen);
+    const pressed = [...filters.querySelectorAll("[aria-pressed=true]")];
+    const wanted = pressed.map((button) => button.dataset.tag).filter((tag) => tag !== "");
+    for (const card of cards) {
+      const tags = card.dataset.tags.split(" ");
+      card.hidden = !wanted.every((tag) => tags.includes(tag));
+    }
   });
 }
 const dialog = document.querySelector("dialog");

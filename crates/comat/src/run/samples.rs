@@ -31,11 +31,14 @@ pub fn draw(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     let (step, session) = (trainer.step, &mut trainer.session);
     let watched = session.config.samples.attention;
     let pictures = round(run, session, &trainer.adapter.lora, step, &folder, watched)?;
+    show(run, step, "samples", &folder, &pictures)?;
     if let Some(ema) = &trainer.ema {
-        round(run, session, &ema.lora(&trainer.adapter), step, &folder.join("ema"), false)?;
+        let folder = folder.join("ema");
+        let pictures = round(run, session, &ema.lora(&trainer.adapter), step, &folder, false)?;
+        show(run, step, "samples-ema", &folder, &pictures)?;
     }
     compare(&run.folder, &pictures)?;
-    run.events.write(json!({ "event": "samples", "step": step, "folder": folder }))
+    run.journal.write(json!({ "event": "samples", "step": step, "folder": folder }))
 }
 
 fn round(
@@ -75,7 +78,8 @@ fn round(
                 config.model.path.typed(),
                 None,
             );
-            picture.save(&path, &[("parameters", &settings), ("step", &step.to_string())])?;
+            let (seed, at) = (seed.to_string(), step.to_string());
+            picture.save(&path, &[("parameters", &settings), ("prompt", prompt), ("seed", &seed), ("step", &at)])?;
             if let Some(sum) = &sum {
                 let words = word_maps::words(prompt, &session.pipeline.text.tokenizer().encode(prompt)?);
                 let looks = Looks { picture: picture.clone(), maps: sum.of(i as i64, &words)? };
@@ -94,15 +98,37 @@ fn round(
     Ok(pictures)
 }
 
-/// The folder of a run's newest round.
-pub fn last(run: &Path) -> Result<Option<PathBuf>> {
+/// Passes the pictures of a round on to TensorBoard.
+fn show(run: &mut Run, step: u64, group: &str, folder: &Path, pictures: &[Picture]) -> Result<()> {
+    for (number, (prompt, picture)) in run.samples.iter().zip(pictures).enumerate() {
+        let file = name(number, prompt);
+        let tag = format!("{group}/{}", file.trim_end_matches(".png"));
+        run.journal.picture(step, &tag, (picture.width, picture.height), &folder.join(file))?;
+    }
+    Ok(())
+}
+
+/// The rounds of a run: steps and folders, the newest last.
+pub fn rounds(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let rounds = run.join("samples");
     if !rounds.exists() {
-        return Ok(None);
+        return Ok(vec![]);
     }
     let step = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
     let folders = fs::read_dir(&rounds).map_err(Error::io(&rounds))?.filter_map(|entry| Some(entry.ok()?.path()));
-    Ok(folders.filter(|path| step(path).is_some()).max_by_key(step))
+    let mut found: Vec<_> = folders.filter_map(|path| Some((step(&path)?, path))).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The pictures of a round, in order.
+pub fn pictures(round: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(round).map_err(Error::io(round))?.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_picture =
+        |path: &PathBuf| path.extension().is_some_and(|e| e == "png") && path.file_name().is_some_and(|n| n != GRID);
+    let mut found: Vec<_> = entries.filter(is_picture).collect();
+    found.sort();
+    Ok(found)
 }
 
 fn name(number: usize, prompt: &str) -> String {
@@ -143,17 +169,11 @@ fn compare(folder: &Path, newest: &[Picture]) -> Result<()> {
     if !first.exists() {
         return Ok(()); // the run was started without samples
     }
-    let mut names: Vec<PathBuf> = fs::read_dir(&first)
-        .map_err(Error::io(&first))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "png") && path.file_name().is_some_and(|n| n != GRID))
-        .collect();
-    names.sort();
-    let mut pictures = names.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>>>()?;
-    if pictures.len() != newest.len() {
+    let mut both = pictures(&first)?.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>>>()?;
+    if both.len() != newest.len() {
         return Ok(()); // the sample prompts were changed on the way
     }
-    pictures.extend(newest.iter().cloned());
+    both.extend(newest.iter().cloned());
     let factor = (256 / newest.first().map_or(256, |p| p.width.max(1))).max(1);
-    Picture::grid(&pictures, newest.len()).enlarge(factor).save(&folder.join("before-after.png"), &[])
+    Picture::grid(&both, newest.len()).enlarge(factor).save(&folder.join("before-after.png"), &[])
 }

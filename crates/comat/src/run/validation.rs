@@ -170,7 +170,7 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
             write_best(&run.validation)?; // a resumed run goes on counting
         }
     }
-    run.events.write(line)?;
+    run.journal.write(line)?;
     tracing::info!("step {step}: caption loss on {} held-out prompts {loss:.4}", round.losses.len());
     run.measured.push((step, round.losses));
     Ok(())

@@ -4,13 +4,15 @@ use super::{Outcome, Pairs, SHOWN};
 use crate::scores::{Change, Comparison, Measure, Row};
 use benchmarks::statistics::Estimate;
 use comat::report::{
-    chart::{self, Bar, Curve, Group, Mark},
+    chart::{self, Bar, Group},
+    compare::{self, Line},
     gallery::{self, Card, Filter},
-    html::Text,
     log::Log,
+    numbers::{Scale, gibibytes, thousands, time, verdict},
     page,
+    picture::Inlined,
+    samples, training,
 };
-use std::collections::BTreeSet;
 
 /// What was done, and what came of it.
 pub fn headline(pairs: &Pairs) -> String {
@@ -20,7 +22,7 @@ pub fn headline(pairs: &Pairs) -> String {
         format!(
             "<div class=\"number {side}\"><span>{name}</span><strong>{}</strong><small>{}</small></div>\n",
             percent(e.value),
-            interval(e)
+            Scale::PERCENT.interval(e)
         )
     };
     let outcomes: String = Outcome::ALL.iter().map(|outcome| outcome_bar(*outcome, pairs.count(*outcome))).collect();
@@ -41,9 +43,9 @@ pub fn headline(pairs: &Pairs) -> String {
          <p class=\"soft\">{} pictures of {} held-out prompts on each side. Small figures are 95 % intervals.</p>\n</div>\n",
         number("base", "base", &change.base),
         number("tuned", "tuned", &change.tuned),
-        verdict(Measure::Correct, &change.difference),
-        points(change.difference.value),
-        between(points(change.difference.low), points(change.difference.high)),
+        verdict(&change.difference, Measure::Correct.is_fault()),
+        Scale::PERCENT.signed(change.difference.value),
+        Scale::PERCENT.signed_interval(&change.difference),
         all.pictures,
         all.prompts,
     )
@@ -55,7 +57,7 @@ fn outcome_bar(outcome: Outcome, count: usize) -> String {
 }
 
 /// The same prompts and seeds, before and after.
-pub fn pictures(filters: &[Filter], cards: &[Card]) -> String {
+pub fn pictures(filters: &[Vec<Filter>], cards: &[Card]) -> String {
     let body = format!(
         "<p>The first {SHOWN} prompts of each category in the prompt file, with their seeds in turn: they are not chosen by how \
          they came out. ✓ is a picture in which everything is as asked. A click enlarges.</p>\n{}",
@@ -69,10 +71,10 @@ pub fn categories(comparison: &Comparison) -> String {
     let rows: Vec<(String, &Row<Change>)> = comparison.rows().collect();
     let changes = || rows.iter().filter_map(|(name, row)| Some((name.clone(), row, row.get(Measure::Correct)?)));
     let groups: Vec<Group> = changes().map(|(name, _, change)| group(name, change)).collect();
-    let lines: String = changes()
+    let lines: Vec<Line> = changes()
         .map(|(name, row, change)| {
             let note = format!("{} prompts, {} pictures", row.prompts, row.pictures);
-            line(&name, Some(&note), Measure::Correct, change, name == "all")
+            line(&name, Some(note), Measure::Correct, change, name == "all")
         })
         .collect();
     let folded: String =
@@ -103,91 +105,26 @@ pub fn quality(comparison: &Comparison) -> String {
 }
 
 /// Where the words of some sample prompts look; nothing where the run did not record it.
-pub fn words(panels: &[(String, String)]) -> String {
+pub fn words(panels: &[(String, Inlined)]) -> String {
     if panels.is_empty() {
         return String::new();
     }
-    let body = format!(
-        "<p>The first sample prompts of the run, above before the training and below after it, from one seed. Beside each picture, \
-         how much of the cross-attention of every place goes to a word, from dark to bright: the mean over all denoising steps, \
-         layers and heads. Above and below have one scale.</p>\n<div class=\"panels\">\n{}</div>\n",
-        gallery::panels(panels)
-    );
+    let body = format!("{}<div class=\"panels\">\n{}</div>\n", samples::ATTENTION, gallery::panels(panels));
     page::section("words", "Where words look", &body)
 }
 
-/// Figures of a step that only some runs have.
-const OTHERS: &[(&str, &str)] = &[
-    ("mixed_loss", "Caption loss of mixed latents"),
-    ("token_loss", "Attention: token loss"),
-    ("pixel_loss", "Attention: pixel loss"),
-    ("adversarial_loss", "Adversarial loss"),
-    ("discriminator_accuracy", "How often the discriminator is right"),
-];
-
 /// The curves of the run.
 pub fn training(log: &Log) -> String {
-    let points = |of: fn(&comat::report::log::Step) -> f64| -> Vec<(f64, f64)> {
-        log.steps.iter().map(|s| (s.step as f64, of(s))).collect()
-    };
-    let curves = |name: &str, points: Vec<(f64, f64)>, marks: &[Mark]| {
-        let smooth = chart::smoothed(&points, points.len() / 20);
-        let curves = [Curve { class: "raw", points }, Curve { class: "tuned", points: smooth }];
-        chart::curves(name, &curves, marks)
-    };
-    let marks: Vec<Mark> = log
-        .validations
-        .iter()
-        .map(|v| Mark {
-            x: v.step as f64,
-            y: v.caption_loss,
-            error: v.standard_error,
-            text: format!("{} held-out prompts at step {}: {:.4}", v.prompts, v.step, v.caption_loss),
-        })
-        .collect();
-    let mut loss_keys = vec![("raw", "one step"), ("line", "mean of nearby steps")];
-    if !marks.is_empty() {
-        loss_keys.push(("dot", "held-out prompts, ± standard error"));
-    }
     let mut facts = vec![("steps", log.steps.len().to_string())];
     facts.extend(log.trainable.map(|n| ("trained weights", thousands(n))));
     facts.push(("training time", time(log.seconds())));
-    if !log.steps.is_empty() {
-        facts.push(("a step", format!("{:.2} s", log.seconds() / log.steps.len() as f64)));
-    }
-    facts.extend(
-        log.peak_memory().map(|bytes| ("peak memory", format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)))),
-    );
-    let panel = |heading: &str, legend: &str, chart: &str| {
-        format!("<div class=\"panel\">\n<h3>{heading}</h3>\n{legend}{chart}</div>\n")
-    };
-    let steps = chart::legend(&loss_keys[..2]);
-    let mut panels = panel(
-        "Caption loss",
-        &chart::legend(&loss_keys),
-        &curves("Caption loss over training steps", points(|s| s.caption_loss), &marks),
-    );
-    panels +=
-        &panel("Gradient norm", &steps, &curves("Gradient norm over training steps", points(|s| s.grad_norm), &[]));
-    for (key, heading) in OTHERS {
-        let points: Vec<(f64, f64)> = log.steps.iter().filter_map(|s| Some((s.step as f64, s.other(key)?))).collect();
-        if !points.is_empty() {
-            panels += &panel(heading, &steps, &curves(&format!("{heading} over training steps"), points, &[]));
-        }
-    }
-    if log.validations.len() > 1 {
-        for figure in log.validations.iter().flat_map(|v| v.judge.keys()).collect::<BTreeSet<_>>() {
-            let points = log.validations.iter().filter_map(|v| Some((v.step as f64, *v.judge.get(figure)?))).collect();
-            let heading = format!("The judge: {}", figure.replace('_', " "));
-            let chart = chart::curves(&heading, &[Curve { class: "tuned", points }], &[]);
-            panels += &panel(&heading, &chart::legend(&[("line", "held-out prompts")]), &chart);
-        }
-    }
+    facts.extend(log.seconds_a_step().map(|seconds| ("a step", format!("{seconds:.2} s"))));
+    facts.extend(log.peak_memory().map(|bytes| ("peak memory", gibibytes(bytes))));
     let body = format!(
-        "{}<div class=\"columns\">\n{panels}</div>\n\
-         <p class=\"soft\">The caption loss is the captioner’s mean negative log-likelihood of a prompt’s tokens, given the \
-         picture: lower means that the picture says more of the prompt. Every step has other prompts.</p>\n",
+        "{}<div class=\"columns\">\n{}</div>\n{}",
         page::facts(&facts),
+        training::panels(&[("", log)]),
+        training::READING
     );
     page::section("training", "The training run", &body)
 }
@@ -236,42 +173,25 @@ fn meaning(measure: Measure) -> &'static str {
 
 /// Every measure of some pictures.
 fn measures(row: &Row<Change>) -> String {
-    let lines: String = row.measures.iter().map(|(m, change)| line(m.name(), None, *m, change, false)).collect();
+    let lines: Vec<Line> = row.measures.iter().map(|(m, change)| line(m.name(), None, *m, change, false)).collect();
     table("measure", &lines)
 }
 
-fn table(what: &str, lines: &str) -> String {
-    format!(
-        "<table>\n<thead><tr><th scope=\"col\">{}, %</th><th scope=\"col\">base</th><th scope=\"col\">tuned</th><th scope=\"col\">difference</th></tr></thead>\n\
-         <tbody>\n{lines}</tbody>\n</table>\n",
-        Text(what)
-    )
+fn table(what: &str, lines: &[Line]) -> String {
+    compare::table(&format!("{what}, %"), ["base", "tuned"], lines)
 }
 
-fn line(name: &str, note: Option<&str>, measure: Measure, change: &Change, total: bool) -> String {
-    let Change { base, tuned, difference } = change;
-    let plain = |v: f64| measure.percent(v);
-    let signed = |v: f64| sign(&measure.percent(v));
-    let cell = |class: &str, e: &Estimate, number: &dyn Fn(f64) -> String| {
-        format!(
-            "<td class=\"{class}\">{}<small>{}</small></td>",
-            number(e.value),
-            between(number(e.low), number(e.high))
-        )
-    };
-    let note = note.map_or(String::new(), |note| format!("<small class=\"under\">{}</small>", Text(note)));
-    format!(
-        "<tr{}><th scope=\"row\">{}{note}</th>{}{}{}</tr>\n",
-        if total { " class=\"total\"" } else { "" },
-        Text(name),
-        cell("", base, &plain),
-        cell("", tuned, &plain),
-        cell(
-            if signed(difference.value).starts_with(['+', '−']) { verdict(measure, difference) } else { "" },
-            difference,
-            &signed
-        ),
-    )
+fn line(name: &str, note: Option<String>, measure: Measure, change: &Change, is_total: bool) -> Line {
+    Line {
+        name: name.into(),
+        note,
+        base: Some(change.base),
+        tuned: change.tuned,
+        difference: Some(change.difference),
+        scale: measure.scale(),
+        is_fault: measure.is_fault(),
+        is_total,
+    }
 }
 
 fn group(label: String, Change { base, tuned, .. }: &Change) -> Group {
@@ -284,79 +204,6 @@ fn sides() -> String {
     chart::legend(&[("base", "base"), ("tuned", "tuned"), ("interval", "95 % interval")])
 }
 
-/// The style of a difference: neither, where its interval holds 0.
-fn verdict(measure: Measure, difference: &Estimate) -> &'static str {
-    let (gain, loss) = if measure.is_fault() { ("worse", "better") } else { ("better", "worse") };
-    match difference {
-        Estimate { low, .. } if *low > 0.0 => gain,
-        Estimate { high, .. } if *high < 0.0 => loss,
-        _ => "",
-    }
-}
-
 fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
-}
-
-fn points(share: f64) -> String {
-    sign(&format!("{:.1}", 100.0 * share))
-}
-
-/// With a sign, and a proper minus; what is rounded to nothing has none.
-fn sign(number: &str) -> String {
-    match number.strip_prefix('-') {
-        _ if !number.contains(|c: char| c.is_ascii_digit() && c != '0') => number.trim_start_matches('-').into(),
-        Some(number) => format!("−{number}"),
-        None => format!("+{number}"),
-    }
-}
-
-fn interval(e: &Estimate) -> String {
-    between(format!("{:.1}", 100.0 * e.low), format!("{:.1}", 100.0 * e.high))
-}
-
-/// `12–34`, or `−12 to +34` where there are signs.
-fn between(low: String, high: String) -> String {
-    if [&low, &high].iter().any(|end| end.starts_with(['+', '−'])) {
-        format!("{low} to {high}")
-    } else {
-        format!("{low}–{high}")
-    }
-}
-
-fn time(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{whole} s"),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
-    }
-}
-
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
-    groups.join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_in_words() {
-        assert_eq!([thousands(7), thousands(1234), thousands(1_234_567)], ["7", "1,234", "1,234,567"]);
-        assert_eq!([time(9.6), time(75.0), time(7300.0)], ["10 s", "1 min 15 s", "2 h 1 min"]);
-        assert_eq!([points(0.25), points(-0.031), points(-0.0001)], ["+25.0", "−3.1", "0.0"]);
-        assert_eq!(between(points(-0.02), points(0.0)), "−2.0 to 0.0");
-    }
-
-    #[test]
-    fn only_what_is_clear_is_coloured() {
-        let estimate = |low, high| Estimate { value: (low + high) / 2.0, low, high };
-        assert_eq!(verdict(Measure::Correct, &estimate(0.1, 0.2)), "better");
-        assert_eq!(verdict(Measure::Correct, &estimate(-0.1, 0.2)), "");
-        assert_eq!(verdict(Measure::Extra, &estimate(0.1, 0.2)), "worse");
-        assert_eq!(verdict(Measure::Extra, &estimate(-0.2, -0.1)), "better");
-    }
+    format!("{} %", Scale::PERCENT.plain(share))
 }

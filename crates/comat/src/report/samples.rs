@@ -1,0 +1,141 @@
+//! Pictures that runs drew on the way: before and after, and where words look.
+
+use super::{
+    Run,
+    gallery::{self, Card, Shot},
+    html::Text,
+    page::section,
+    picture::{self, Inlined, PANEL, SHOT},
+};
+use crate::{
+    image::Picture,
+    run::samples::{pictures, rounds},
+};
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+
+/// Prompts of a run whose attention is shown.
+const PANELS: usize = 3;
+
+/// Of each run the first round of samples beside the newest, then its attention panels. `most` prompts of each run.
+pub(super) fn sections(runs: &[Run], most: usize, notes: &mut Vec<String>) -> Result<Vec<String>> {
+    let (mut compared, mut panels) = (vec![], String::new());
+    for run in runs {
+        let all = compare(run, runs.len() > 1)?;
+        if all.len() > most {
+            notes.push(format!("{}: the first {most} of {} sample prompts are shown", run.name, all.len()));
+        }
+        for sample in all.into_iter().take(most) {
+            add(&mut compared, sample);
+        }
+        let shown = attention(&run.folder, PANELS)?;
+        if !shown.is_empty() {
+            let heading =
+                if runs.len() > 1 { format!("<h3 class=\"versus\">{}</h3>\n", Text(&run.name)) } else { String::new() };
+            panels += &format!("{heading}<div class=\"panels\">\n{}</div>\n", gallery::panels(&shown));
+        }
+    }
+    let cards: Vec<Card> = compared.iter().map(|sample| card(sample, notes)).collect();
+    let mut sections = vec![];
+    if !cards.is_empty() {
+        let text =
+            "<p>Sample prompts from fixed seeds, before the training and at the newest round. A click enlarges.</p>\n";
+        sections.push(section("samples", "Before and after", &(text.to_owned() + &gallery::html(&[], &cards))));
+    }
+    if !panels.is_empty() {
+        sections.push(section("words", "Where words look", &format!("{ATTENTION}{panels}")));
+    }
+    Ok(sections)
+}
+
+/// What attention panels show, in words.
+pub const ATTENTION: &str = "<p>The first sample prompts of the run, above before the training and below after it, from one seed. \
+    Beside each picture, how much of the cross-attention of every place goes to a word, from dark to bright: the mean over all \
+    denoising steps, layers and heads. Above and below have one scale.</p>\n";
+
+/// Prompts and attention panels of the run's newest samples, where it made any.
+pub fn attention(run: &Path, most: usize) -> Result<Vec<(String, Inlined)>> {
+    let Some(folder) = rounds(run)?.pop().map(|(_, round)| round.join("attention")).filter(|f| f.exists()) else {
+        return Ok(vec![]);
+    };
+    let panel = |file: &PathBuf| {
+        let (_, texts) = Picture::open_with_texts(file)?;
+        Ok((texts.get("prompt").cloned().unwrap_or_default(), picture::inlined(file, PANEL)?))
+    };
+    pictures(&folder)?.iter().take(most).map(panel).collect()
+}
+
+/// A prompt, drawn before the training and after it, perhaps by several runs.
+struct Sample {
+    prompt: String,
+    /// What it was before, for runs that start alike; `None` where the run has no first round.
+    before: Option<(Picture, PathBuf)>,
+    /// Files and what they are called.
+    after: Vec<(String, PathBuf)>,
+}
+
+/// The samples of a run's newest round.
+fn compare(run: &Run, is_named: bool) -> Result<Vec<Sample>> {
+    let rounds = rounds(&run.folder)?;
+    let Some((step, newest)) = rounds.last() else { return Ok(vec![]) };
+    let first = rounds.first().filter(|(first, _)| first < step);
+    let called = if is_named { format!("{}, step {step}", run.name) } else { format!("step {step}") };
+    let sample = |file: PathBuf| {
+        let before = first.zip(file.file_name()).map(|((_, round), name)| round.join(name));
+        let before = before.and_then(|file| Some((Picture::open(&file).ok()?, file)));
+        Sample { prompt: prompt(&file), before, after: vec![(called.clone(), file)] }
+    };
+    Ok(pictures(newest)?.into_iter().map(sample).collect())
+}
+
+/// Puts what several runs made of the same beginning together.
+fn add(samples: &mut Vec<Sample>, new: Sample) {
+    fn start(sample: &Sample) -> Option<&Picture> {
+        sample.before.as_ref().map(|(picture, _)| picture)
+    }
+    let same =
+        |sample: &&mut Sample| sample.prompt == new.prompt && start(sample).is_some() && start(sample) == start(&new);
+    match samples.iter_mut().find(same) {
+        Some(sample) => sample.after.extend(new.after),
+        None => samples.push(new),
+    }
+}
+
+/// What a sample was drawn for; else the name of its file.
+fn prompt(file: &Path) -> String {
+    let texts = Picture::open_with_texts(file).map(|(_, texts)| texts).unwrap_or_default();
+    let of_settings = |text: &String| {
+        let lines: Vec<&str> = text.lines().collect();
+        let end = lines.iter().rposition(|line| line.starts_with("Steps: "))?;
+        let end = lines[..end].iter().rposition(|line| line.starts_with("Negative prompt: ")).unwrap_or(end);
+        Some(lines[..end].join(" "))
+    };
+    let name = || file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    texts.get("prompt").cloned().or_else(|| texts.get("parameters").and_then(of_settings)).unwrap_or_else(name)
+}
+
+fn card(sample: &Sample, notes: &mut Vec<String>) -> Card {
+    let mut shot = |side: &str, is_tuned: bool, file: &Path| Shot {
+        side: side.into(),
+        is_tuned,
+        picture: or_note(file, notes),
+        mark: None,
+        note: String::new(),
+        answers: vec![],
+    };
+    let mut shots: Vec<Shot> = vec![];
+    shots.extend(sample.before.as_ref().map(|(_, file)| shot("step 0", false, file)));
+    shots.extend(sample.after.iter().map(|(side, file)| shot(side, true, file)));
+    Card { prompt: sample.prompt.clone(), note: String::new(), tags: vec![], shots }
+}
+
+/// A picture; where there is none, that is noted.
+pub(super) fn or_note(file: &Path, notes: &mut Vec<String>) -> Option<Inlined> {
+    match picture::inlined(file, SHOT) {
+        Ok(picture) => Some(picture),
+        Err(error) => {
+            notes.push(format!("a picture is missing: {error:#}"));
+            None
+        }
+    }
+}

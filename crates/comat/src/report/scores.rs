@@ -1,0 +1,243 @@
+//! An evaluation on the page: what the scores add up to, and the pictures behind them.
+
+use super::{
+    chart::{self, Bar, Group},
+    compare,
+    evaluation::{Evaluation, Image, Place, Variant, images},
+    gallery::{self, Card, Filter, Shot},
+    html::Text,
+    numbers::{Scale, counted},
+    page::{folded, section, settings},
+    samples::or_note,
+};
+use benchmarks::{
+    records::{Answer, Line, Metric},
+    statistics::Estimate,
+    table::{ALL, Row, Table},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The section of an evaluation. `most` prompts of each category and outcome have their pictures in it.
+pub(super) fn section_of(evaluation: &Evaluation, id: &str, most: usize, notes: &mut Vec<String>) -> String {
+    let Evaluation { name, settings: how, base, others } = evaluation;
+    let mut body = String::new();
+    for variant in others {
+        let heading = match base {
+            Some(base) => format!("{} against {}", variant.name, base.name),
+            None => variant.name.clone(),
+        };
+        if base.is_some() || others.len() > 1 {
+            body += &format!("<h3 class=\"versus\">{}</h3>\n", Text(heading));
+        }
+        body += &tables(variant, base.as_ref());
+        body += &pictures(variant, base.as_ref(), most, notes);
+    }
+    if !how.is_empty() {
+        body += &format!("<div class=\"folded\">\n{}</div>\n", folded("How it was made", &settings(how)));
+    }
+    section(id, &format!("Evaluation: {name}"), &body)
+}
+
+/// Scores by category as a chart and a table; questions of each type to unfold.
+fn tables(variant: &Variant, base: Option<&Variant>) -> String {
+    let Table { rows } = Table::new(&variant.scored, base.map(|base| &base.scored[..]));
+    if rows.is_empty() {
+        return "<p>No picture is scored yet.</p>\n".into();
+    }
+    let of_several = rows.iter().any(|row| row.benchmark != rows[0].benchmark);
+    let name =
+        |row: &Row| if of_several { format!("{}: {}", row.benchmark, row.category) } else { row.category.clone() };
+    let (main, by_type): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.question_type.is_none());
+    let sides = [base.map_or("", |base| &base.name), &variant.name];
+    let lines: Vec<compare::Line> = main.iter().map(|row| line(row, name(row))).collect();
+    let is_alone = |row: &Row| main.iter().filter(|other| name(other) == name(row)).count() == 1;
+    let label = |row: &Row| if is_alone(row) { name(row) } else { format!("{}, {}", name(row), row.metric) };
+    let groups: Vec<Group> = main.iter().map(|row| group(row, label(row))).collect();
+    let keys = [("base", sides[0]), ("tuned", sides[1]), ("interval", "95 % interval")];
+    let keys = if base.is_some() { &keys[..] } else { &keys[1..] };
+    let mut out = format!(
+        "<div class=\"columns\">\n<div class=\"panel\">\n{}{}</div>\n<div class=\"panel scroll\">\n{}</div>\n</div>\n",
+        chart::legend(keys),
+        chart::bars("Scores by category", &groups),
+        compare::table("score", sides, &lines)
+    );
+    if !by_type.is_empty() {
+        let name = |row: &Row| {
+            let question_type = row.question_type.clone().unwrap_or_default();
+            if of_several { format!("{}: {question_type}", row.benchmark) } else { question_type }
+        };
+        let lines: Vec<compare::Line> = by_type.iter().map(|row| line(row, name(row))).collect();
+        let table = format!("<div class=\"scroll\">\n{}</div>\n", compare::table("share of questions", sides, &lines));
+        out += &format!("<div class=\"folded\">\n{}</div>\n", folded("By type of question", &table));
+    }
+    out
+}
+
+fn line(row: &Row, name: String) -> compare::Line {
+    let note = format!("{}; {}, {}", row.metric, counted(row.prompts, "prompt"), counted(row.images, "picture"));
+    compare::Line {
+        name,
+        note: Some(note),
+        base: row.against.as_ref().map(|against| against.base),
+        tuned: row.mean,
+        difference: row.against.as_ref().map(|against| against.difference),
+        scale: Scale::SCORE,
+        is_fault: false,
+        is_total: row.category == ALL && row.question_type.is_none(),
+    }
+}
+
+fn group(row: &Row, label: String) -> Group {
+    let bar = |side, Estimate { value, low, high }: Estimate| Bar { side, value, low, high };
+    let plain = |e: &Estimate| Scale::SCORE.plain(e.value);
+    let (mut bars, mut text) = (vec![], plain(&row.mean));
+    if let Some(against) = &row.against {
+        bars.push(bar("base", against.base));
+        text = format!("{} → {text}", plain(&against.base));
+    }
+    bars.push(bar("tuned", row.mean));
+    Group { label, text, bars }
+}
+
+/// What became of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    Won,
+    Lost,
+    Even,
+}
+
+impl Outcome {
+    const ALL: [Self; 3] = [Self::Won, Self::Lost, Self::Even];
+
+    fn of(base: &Image, tuned: &Image) -> Self {
+        match tuned.score - base.score {
+            difference if difference.abs() <= tuned.margin() => Self::Even,
+            difference if difference > 0.0 => Self::Won,
+            _ => Self::Lost,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::Even => "even",
+        }
+    }
+}
+
+/// The first prompts of each category and outcome, each with its first picture that came out so.
+fn pictures(variant: &Variant, base: Option<&Variant>, most: usize, notes: &mut Vec<String>) -> String {
+    let (order, tuned) = images(&variant.scored);
+    let before = base.map(|base| images(&base.scored).1).unwrap_or_default();
+    let categories: BTreeSet<_> =
+        order.iter().map(|(benchmark, category, ..)| (*benchmark, category.clone())).collect();
+    let of_several = categories.iter().map(|(benchmark, _)| benchmark).collect::<BTreeSet<_>>().len() > 1;
+    let categories: Vec<_> = categories.into_iter().collect();
+    let number = |place: &Place| categories.iter().position(|c| *c == (place.0, place.1.clone())).unwrap_or_default();
+    let mut shown: BTreeMap<(usize, Option<Outcome>), BTreeSet<&str>> = BTreeMap::new();
+    let mut cards = vec![];
+    for place in &order {
+        let image = &tuned[place];
+        let outcome = before.get(place).map(|before| Outcome::of(before, image));
+        let prompts = shown.entry((number(place), outcome)).or_default();
+        if prompts.len() >= most || !prompts.insert(&place.2) {
+            continue;
+        }
+        let mut shots = vec![];
+        if let (Some(base), Some(image)) = (base, before.get(place)) {
+            shots.push(shot(base, image, false, notes));
+        }
+        shots.push(shot(variant, image, true, notes));
+        let subject = image.subject();
+        let seed = subject.seed.map_or(String::new(), |seed| format!(", seed {seed}"));
+        let mut tags = vec![format!("category-{}", number(place))];
+        tags.extend(outcome.map(|outcome| outcome.name().into()));
+        let note = format!("{}, picture {}{seed}", subject.category, subject.index);
+        cards.push(Card { prompt: subject.prompt.clone(), note, tags, shots });
+    }
+    if cards.is_empty() {
+        return String::new();
+    }
+    let mut choices = vec![];
+    if !before.is_empty() {
+        choices.push([all()].into_iter().chain(Outcome::ALL.map(|o| filter(o.name(), o.name()))).collect());
+    }
+    let category = |(i, (benchmark, category)): (usize, &(_, String))| {
+        let label = if of_several { format!("{benchmark}: {category}") } else { category.clone() };
+        filter(&format!("category-{i}"), &label)
+    };
+    choices.push([all()].into_iter().chain(categories.iter().enumerate().map(category)).collect());
+    format!(
+        "<p class=\"soft\">The first {most} prompts of each category{}, in the order they were scored. A click enlarges.</p>\n{}",
+        if before.is_empty() { "" } else { " and outcome" },
+        gallery::html(&choices, &cards)
+    )
+}
+
+fn all() -> Filter {
+    filter("", "all")
+}
+
+fn filter(tag: &str, label: &str) -> Filter {
+    Filter { tag: tag.into(), label: label.into() }
+}
+
+fn shot(variant: &Variant, image: &Image, is_tuned: bool, notes: &mut Vec<String>) -> Shot {
+    let is_right = |score: f64| (image.metrics[0].metric() == Metric::Correct).then_some(score > 0.5);
+    let each = |p: &&benchmarks::records::Picture| format!("{} {}", p.metric(), Scale::SCORE.plain(p.score()));
+    let score = Scale::SCORE.plain(image.score);
+    let note = match image.metrics.len() {
+        1 if is_right(image.score).is_some() => String::new(),
+        1 => score,
+        _ => format!("{score}: {}", image.metrics.iter().map(each).collect::<Vec<_>>().join(", ")),
+    };
+    let is_one = image.metrics.len() == 1;
+    let said = |line: &Line| {
+        let text = answer(&line.answer)?;
+        Some(if is_one { text } else { format!("{}: {text}", line.metric) })
+    };
+    Shot {
+        side: variant.name.clone(),
+        is_tuned,
+        picture: or_note(&variant.folder.join(&image.subject().file), notes),
+        mark: is_right(image.score),
+        note,
+        answers: image.metrics.iter().flat_map(|picture| picture.lines()).filter_map(said).collect(),
+    }
+}
+
+/// `a red dog? yes, 0.91`
+fn answer(Answer { question, answer, score, .. }: &Answer) -> Option<String> {
+    match (question, answer) {
+        (Some(question), Some(answer)) => Some(format!("{question} {answer}, {}", short(*score))),
+        (Some(question), None) => Some(format!("{question} {}", short(*score))),
+        (None, found) => found.clone(),
+    }
+}
+
+fn short(score: f64) -> String {
+    if score.fract() == 0.0 { format!("{score:.0}") } else { format!("{score:.2}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_in_words() {
+        let of = |question: Option<&str>, answer_: Option<&str>, score| {
+            answer(&Answer {
+                question: question.map(str::to_owned),
+                answer: answer_.map(str::to_owned),
+                score,
+                ..Answer::default()
+            })
+        };
+        assert_eq!(of(Some("a red dog?"), None, 0.9123).as_deref(), Some("a red dog? 0.91"));
+        assert_eq!(of(Some("how many?"), Some("two"), 1.0).as_deref(), Some("how many? two, 1"));
+        assert_eq!(of(None, Some("0 of 1 dog"), 0.0).as_deref(), Some("0 of 1 dog"));
+        assert_eq!(of(None, None, 0.5), None);
+    }
+}

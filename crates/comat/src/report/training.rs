@@ -1,0 +1,188 @@
+//! Curves of one run, or of several in the same charts.
+
+use super::{
+    chart::{self, Curve, Mark},
+    html::Text,
+    log::{Log, Step, Validation},
+};
+
+/// A run and what it is called in legends.
+pub type Named<'a> = (&'a str, &'a Log);
+
+/// What the charts show, in words.
+pub const READING: &str = "<p class=\"soft\">The caption loss is the captioner’s mean negative log-likelihood of a prompt’s tokens, \
+    given the picture: lower means that the picture says more of the prompt. Every step has other prompts; the held-out prompts are \
+    the same each time, from the same noise.</p>\n";
+
+/// Figures of a step that only some runs have.
+const OTHERS: &[(&str, &str)] = &[
+    ("mixed_loss", "Caption loss of mixed latents"),
+    ("token_loss", "Attention: token loss"),
+    ("pixel_loss", "Attention: pixel loss"),
+    ("adversarial_loss", "Adversarial loss"),
+    ("discriminator_accuracy", "How often the discriminator is right"),
+];
+
+type Points = Vec<(f64, f64)>;
+
+/// A panel for every figure that any of the runs has.
+pub fn panels(runs: &[Named]) -> String {
+    let mut out = steps(runs, "Caption loss", |s| Some(s.caption_loss), true);
+    if runs.len() > 1 {
+        out += &held_out(runs, "Caption loss on held-out prompts", |v| Some(v.caption_loss), |v| v.standard_error);
+    }
+    for figure in figures(runs) {
+        let heading = format!("The judge: {}", figure.replace('_', " "));
+        out += &held_out(runs, &heading, |v| v.figure(&figure), |_| 0.0);
+    }
+    out += &steps(runs, "Gradient norm", |s| Some(s.grad_norm), false);
+    out += &exact(runs, "Learning rate", |s| s.other("learning_rate"));
+    for (key, heading) in OTHERS {
+        out += &steps(runs, heading, |s| s.other(key), false);
+    }
+    out
+}
+
+/// The colours of several runs.
+pub fn legend(runs: &[Named]) -> String {
+    let keys: Vec<(String, &str)> =
+        runs.iter().enumerate().map(|(i, (name, _))| (format!("line {}", chart::series(i)), *name)).collect();
+    let keys: Vec<(&str, &str)> = keys.iter().map(|(class, name)| (class.as_str(), *name)).collect();
+    format!("<div class=\"runs\">\n{}</div>\n", chart::legend(&keys))
+}
+
+/// The judge's figures, each once.
+fn figures(runs: &[Named]) -> Vec<String> {
+    let mut figures: Vec<String> = vec![];
+    let watched = runs.iter().filter(|(_, log)| log.validations.len() > 1);
+    for name in watched.flat_map(|(_, log)| &log.validations).flat_map(|v| v.judge.keys()) {
+        if !figures.contains(name) {
+            figures.push(name.clone());
+        }
+    }
+    figures
+}
+
+/// A figure of the steps, smoothed; of one run also as it was, and with the held-out prompts where they are wanted.
+fn steps(runs: &[Named], heading: &str, of: impl Fn(&Step) -> Option<f64>, with_held_out: bool) -> String {
+    let points = |log: &Log| -> Points { log.steps.iter().filter_map(|s| Some((s.step as f64, of(s)?))).collect() };
+    let smooth = |points: &[(f64, f64)]| chart::thinned(&chart::smoothed(points, points.len() / 20));
+    let name = format!("{heading} over training steps");
+    let [(_, log)] = runs else {
+        let curves = curves(runs, |log| smooth(&points(log)));
+        return panel(heading, "", &chart::curves(&name, &curves, &[]));
+    };
+    let raw = points(log);
+    let marks = match with_held_out {
+        true => marks("", &log.validations, |v| Some(v.caption_loss), |v| v.standard_error),
+        false => vec![],
+    };
+    let mut keys = vec![("raw", "one step"), ("line", "mean of nearby steps")];
+    if !marks.is_empty() {
+        keys.push(("dot", "held-out prompts, ± standard error"));
+    }
+    let curve = |class: &str, points| Curve { class: class.into(), name: String::new(), points };
+    let curves = [curve("raw", chart::thinned(&raw)), curve("tuned", smooth(&raw))];
+    panel(heading, &chart::legend(&keys), &chart::curves(&name, &curves, &marks))
+}
+
+/// A figure of the steps that is no measurement.
+fn exact(runs: &[Named], heading: &str, of: impl Fn(&Step) -> Option<f64>) -> String {
+    let curves = curves(runs, |log| {
+        chart::thinned(&log.steps.iter().filter_map(|s| Some((s.step as f64, of(s)?))).collect::<Points>())
+    });
+    panel(heading, "", &chart::curves(&format!("{heading} over training steps"), &curves, &[]))
+}
+
+/// A figure of the held-out prompts.
+fn held_out(
+    runs: &[Named],
+    heading: &str,
+    of: impl Fn(&Validation) -> Option<f64>,
+    error: impl Fn(&Validation) -> f64,
+) -> String {
+    let curves =
+        curves(runs, |log| log.validations.iter().filter_map(|v| Some((v.step as f64, of(v)?))).collect::<Points>());
+    let marks: Vec<Mark> = runs
+        .iter()
+        .enumerate()
+        .flat_map(|(i, (_, log))| marks(&class(runs, i), &log.validations, &of, &error))
+        .collect();
+    panel(heading, "", &chart::curves(heading, &curves, &marks))
+}
+
+fn marks(
+    class: &str,
+    validations: &[Validation],
+    of: impl Fn(&Validation) -> Option<f64>,
+    error: impl Fn(&Validation) -> f64,
+) -> Vec<Mark> {
+    let mark = |v: &Validation| {
+        let y = of(v)?;
+        let text = format!("{} held-out prompts at step {}: {y:.4}", v.prompts, v.step);
+        Some(Mark { class: class.into(), x: v.step as f64, y, error: error(v), text })
+    };
+    validations.iter().filter_map(mark).collect()
+}
+
+fn curves(runs: &[Named], points: impl Fn(&Log) -> Points) -> Vec<Curve> {
+    let curve = |(i, (name, log)): (usize, &Named)| Curve {
+        class: class(runs, i),
+        name: if runs.len() > 1 { (*name).into() } else { String::new() },
+        points: points(log),
+    };
+    runs.iter().enumerate().map(curve).collect()
+}
+
+/// The colour of a run.
+fn class(runs: &[Named], i: usize) -> String {
+    if runs.len() == 1 { "tuned".into() } else { chart::series(i) }
+}
+
+/// Nothing where there is no chart.
+fn panel(heading: &str, legend: &str, chart: &str) -> String {
+    if chart.is_empty() {
+        return String::new();
+    }
+    format!("<div class=\"panel\">\n<h3>{}</h3>\n{legend}{chart}</div>\n", Text(heading))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(loss: f64) -> Log {
+        let mut text = String::new();
+        for step in 1..=3 {
+            text += &format!(
+                "{{\"event\":\"step\",\"step\":{step},\"caption_loss\":{loss},\"grad_norm\":1,\"learning_rate\":0.1,\"seconds\":1}}\n"
+            );
+        }
+        for step in [0, 3] {
+            text += &format!(
+                "{{\"event\":\"validation\",\"step\":{step},\"caption_loss\":{loss},\"standard_error\":0,\"prompts\":2,\"judge\":{{\"zeal\":1,\"art\":0.5}}}}\n"
+            );
+        }
+        Log::parse(&text)
+    }
+
+    fn headings(page: &str) -> Vec<&str> {
+        page.split("<h3>").skip(1).map(|part| part.split("</h3>").next().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_panel_for_what_there_is() {
+        let (one, other) = (log(1.0), log(2.0));
+        let single = panels(&[("", &one)]);
+        assert_eq!(
+            headings(&single),
+            ["Caption loss", "The judge: zeal", "The judge: art", "Gradient norm", "Learning rate"]
+        );
+        assert!(single.contains("mean of nearby steps") && !single.contains("s0"), "{single}");
+        let both = panels(&[("a", &one), ("b", &other)]);
+        assert_eq!(headings(&both)[..2], ["Caption loss", "Caption loss on held-out prompts"]);
+        assert!(both.contains("polyline class=\"s1 d0\"") && both.contains("<title>b</title>"), "{both}");
+        assert_eq!(panels(&[("", &Log::default())]), "", "a run without steps");
+        assert!(legend(&[("a<", &one)]).contains("a&lt;"));
+    }
+}

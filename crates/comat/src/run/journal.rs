@@ -1,0 +1,88 @@
+//! Everything that happens in a run, for programs (`events.jsonl`) and for TensorBoard.
+
+use crate::{events::Events, tensorboard::Writer};
+use anyhow::Result;
+use models::Error;
+use serde_json::Value;
+use std::{fs, path::Path};
+
+pub struct Journal {
+    events: Events,
+    /// `None` before the run has begun, and where nobody wants it.
+    tensorboard: Option<Writer>,
+}
+
+impl Journal {
+    /// In a run's folder.
+    pub fn open(folder: &Path) -> Result<Self> {
+        Ok(Self { events: Events::open(&folder.join("events.jsonl"))?, tensorboard: None })
+    }
+
+    /// Starts an event file behind this many steps.
+    pub fn begin_tensorboard(&mut self, folder: &Path, done: u64) -> Result<()> {
+        let first = if done == 0 { 0 } else { done + 1 };
+        self.tensorboard = Some(Writer::create(&folder.join("tensorboard"), first)?);
+        Ok(())
+    }
+
+    /// An event, by its key `event`. TensorBoard has the numbers of steps and validations.
+    pub fn write(&mut self, event: Value) -> Result<()> {
+        if let (Some(tensorboard), Some(step)) = (&mut self.tensorboard, event["step"].as_u64()) {
+            tensorboard.scalars(step, &scalars(&event))?;
+        }
+        self.events.write(event)
+    }
+
+    /// A picture that was drawn after so many steps.
+    pub fn picture(&mut self, step: u64, tag: &str, size: (usize, usize), png: &Path) -> Result<()> {
+        match &mut self.tensorboard {
+            Some(tensorboard) => tensorboard.picture(step, tag, size, fs::read(png).map_err(Error::io(png))?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The numbers of an event, in groups: losses and the like, time, memory, held-out prompts.
+fn scalars(event: &Value) -> Vec<(String, f64)> {
+    let Some(fields) = event.as_object() else { return vec![] };
+    let tagged = |tag: String, value: &Value| Some((tag, value.as_f64()?));
+    match event["event"].as_str() {
+        Some("step") => {
+            let group = |key: &str| match key {
+                key if key.starts_with("seconds") => "time",
+                key if key.starts_with("peak") => "memory",
+                _ => "train",
+            };
+            let fields = fields.iter().filter(|(key, _)| *key != "step");
+            fields.filter_map(|(key, value)| tagged(format!("{}/{key}", group(key)), value)).collect()
+        }
+        Some("validation") => {
+            let fields = fields.iter().filter(|(key, _)| !["step", "prompts"].contains(&key.as_str()));
+            let mut all: Vec<_> =
+                fields.filter_map(|(key, value)| tagged(format!("validation/{key}"), value)).collect();
+            let judge = event["judge"].as_object().into_iter().flatten();
+            all.extend(judge.filter_map(|(key, value)| tagged(format!("judge/{key}"), value)));
+            all
+        }
+        _ => vec![],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn numbers_of_events() {
+        let step = json!({ "event": "step", "step": 3, "caption_loss": 1.5, "seconds": 2.0, "peak_decode": 7, "peak_memory": null });
+        let tags = [("train/caption_loss", 1.5), ("time/seconds", 2.0), ("memory/peak_decode", 7.0)];
+        assert_eq!(scalars(&step), tags.map(|(tag, value)| (tag.to_owned(), value)));
+        let validation = json!({
+            "event": "validation", "step": 3, "caption_loss": 1.5, "prompts": 2, "losses": [1, 2], "judge": { "clean": 0.5 },
+        });
+        let tags = [("validation/caption_loss", 1.5), ("judge/clean", 0.5)];
+        assert_eq!(scalars(&validation), tags.map(|(tag, value)| (tag.to_owned(), value)));
+        assert_eq!(scalars(&json!({ "event": "checkpoint", "step": 3 })), []);
+    }
+}
