@@ -36,6 +36,7 @@ pub mod report;
 pub mod run;
 pub mod segment;
 pub mod session;
+pub mod stages;
 pub mod tensorboard;
 #[cfg(test)]
 mod testing;

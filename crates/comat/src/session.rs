@@ -7,13 +7,13 @@ use crate::{
     judge::Judge,
     loss::caption::CaptionLoss,
     pipeline::Pipeline,
-    precision,
     replay::chunks,
     segment::Segmenter,
+    stages,
     text::GuidedText,
     trajectory, word_maps,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use models::{lora::Lora, schedule::Sampler, unet::UNet};
 use std::collections::BTreeSet;
 use tch::{Device, Kind, Tensor};
@@ -132,21 +132,13 @@ impl Session {
         Ok(mean * self.pipeline.vae.config().scaling_factor)
     }
 
-    /// From `dL/d images` to `dL/d latents`: decodes again, with a graph, a few samples at a time.
+    /// From `dL/d images` to `dL/d latents`: decodes again, a few samples at a time, and goes back through the decoder.
     pub fn decode_cotangent(&self, latents: &Tensor, cotangent: &Tensor) -> Result<Tensor> {
         let mut pieces = vec![];
         for (start, length) in chunks(latents.size()[0], self.config.captioner.micro_batch) {
-            let latents = latents.narrow(0, start, length).detach().set_requires_grad(true);
-            let images = self.decode_piece(&latents)?;
-            let grads = precision::vjp(
-                self.pipeline.vae.kind(),
-                &[&images],
-                &[&latents],
-                &[&cotangent.narrow(0, start, length)],
-            )?;
-            pieces.push(
-                grads.into_iter().next().flatten().context("the decoder's image does not depend on its latents")?,
-            );
+            // images are half the decoder's output, and a half
+            let cotangent = cotangent.narrow(0, start, length) / 2.0;
+            pieces.push(stages::decoder_vjp(&self.pipeline.vae, &latents.narrow(0, start, length), cotangent)?);
         }
         Ok(Tensor::cat(&pieces, 0))
     }

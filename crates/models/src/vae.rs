@@ -147,8 +147,23 @@ impl AutoencoderKl {
                 self.config.latent_channels
             )));
         }
-        let unscaled = latents.to_kind(self.kind) / self.config.scaling_factor;
-        Ok(self.decoder.forward(&self.post_quant_conv.forward(&unscaled)).to_kind(latents.kind()))
+        let start = latents.to_kind(self.kind);
+        let image = (0..self.decode_stages()).fold(start, |x, stage| self.decode_stage(stage, &x));
+        Ok(image.to_kind(latents.kind()))
+    }
+
+    /// How many parts, one after the other, [`AutoencoderKl::decode`] consists of.
+    pub fn decode_stages(&self) -> usize {
+        self.decoder.stages.len() + 1
+    }
+
+    /// One part of [`AutoencoderKl::decode`]. The first takes scaled latents in the network's precision, each other what the one before
+    /// it gave; the last gives the image.
+    pub fn decode_stage(&self, stage: usize, x: &Tensor) -> Tensor {
+        match stage {
+            0 => self.post_quant_conv.forward(&(x / self.config.scaling_factor)),
+            _ => self.decoder.stages[stage - 1].forward(x),
+        }
     }
 
     /// Image `[B, 3, H, W]` in -1..1 → mean and log-variance `[B, 4, h, w]` of the latents, not scaled.
@@ -213,45 +228,56 @@ impl Encoder {
     }
 }
 
+/// In stages, so that a gradient can be taken through one after the other.
 struct Decoder {
-    conv_in: Conv2d,
-    mid_block: MidBlock,
-    up_blocks: Vec<(Vec<ResnetBlock>, Option<Conv2d>)>,
-    conv_norm_out: GroupNorm,
-    conv_out: Conv2d,
+    stages: Vec<Stage>,
+}
+
+enum Stage {
+    Conv(Conv2d),
+    Resnet(ResnetBlock),
+    Attention(PixelAttention),
+    /// To twice the height and width.
+    Upsample(Conv2d),
+    Out(GroupNorm, Conv2d),
+}
+
+impl Stage {
+    fn forward(&self, x: &Tensor) -> Tensor {
+        match self {
+            Self::Conv(conv) => conv.forward(x),
+            Self::Resnet(resnet) => resnet.forward(x, None),
+            Self::Attention(attention) => attention.forward(x),
+            Self::Upsample(conv) => conv.forward(&upsample(x, 2 * x.size()[2], 2 * x.size()[3])),
+            Self::Out(norm, conv) => conv.forward(&norm.forward(x).silu()),
+        }
+    }
 }
 
 impl Decoder {
     fn new(at: Scope, config: &Config) -> Self {
         let channels: Vec<i64> = config.channels.iter().rev().copied().collect();
         let (first, last) = (channels[0], channels[channels.len() - 1]);
-        let block = |i: usize| {
+        let mut stages = vec![Stage::Conv(Conv2d::same(&at / "conv_in", config.latent_channels, first))];
+        let MidBlock { first: before, attention, second: behind } = MidBlock::new(&at / "mid_block", config, first);
+        stages.push(Stage::Resnet(before));
+        stages.extend(attention.map(Stage::Attention));
+        stages.push(Stage::Resnet(behind));
+        for i in 0..channels.len() {
             let at = &at / "up_blocks" / i;
             let below = channels[i.saturating_sub(1)];
-            let resnets = resnets(&at, config, config.layers_per_block + 1, below, channels[i]);
-            let conv = || Conv2d::same(&at / "upsamplers" / 0 / "conv", channels[i], channels[i]);
-            (resnets, (i + 1 < channels.len()).then(conv))
-        };
-        Self {
-            conv_in: Conv2d::same(&at / "conv_in", config.latent_channels, first),
-            mid_block: MidBlock::new(&at / "mid_block", config, first),
-            up_blocks: (0..channels.len()).map(block).collect(),
-            conv_norm_out: GroupNorm::new(&at / "conv_norm_out", last, config.norm_groups, 1e-6),
-            conv_out: Conv2d::same(&at / "conv_out", last, config.out_channels),
-        }
-    }
-
-    fn forward(&self, latents: &Tensor) -> Tensor {
-        let mut x = self.mid_block.forward(&self.conv_in.forward(latents));
-        for (resnets, upsampler) in &self.up_blocks {
-            for resnet in resnets {
-                x = resnet.forward(&x, None);
-            }
-            if let Some(conv) = upsampler {
-                x = conv.forward(&upsample(&x, 2 * x.size()[2], 2 * x.size()[3]));
+            stages.extend(
+                resnets(&at, config, config.layers_per_block + 1, below, channels[i]).into_iter().map(Stage::Resnet),
+            );
+            if i + 1 < channels.len() {
+                stages.push(Stage::Upsample(Conv2d::same(&at / "upsamplers" / 0 / "conv", channels[i], channels[i])));
             }
         }
-        self.conv_out.forward(&self.conv_norm_out.forward(&x).silu())
+        stages.push(Stage::Out(
+            GroupNorm::new(&at / "conv_norm_out", last, config.norm_groups, 1e-6),
+            Conv2d::same(&at / "conv_out", last, config.out_channels),
+        ));
+        Self { stages }
     }
 }
 
