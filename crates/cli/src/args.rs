@@ -62,7 +62,7 @@ pub struct Train {
     /// Go on from a checkpoint: the newest one, or the one in DIR
     #[arg(long, value_name = "latest|DIR", num_args = 0..=1, default_missing_value = "latest")]
     pub resume: Option<String>,
-    /// Print the resolved configuration, parameter counts and the plan, and stop
+    /// Print the resolved configuration, parameter counts, the plan and the memory that it needs, and stop
     #[arg(long)]
     pub dry_run: bool,
 }

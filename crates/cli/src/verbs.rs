@@ -26,7 +26,8 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
     fetch::config(&mut config, console)?;
     if args.dry_run {
-        say!("{}", plan::describe(config, &segmenter)?);
+        say!("{}", plan::describe(config.clone(), &segmenter)?);
+        say!("{}", plan::memory::forecast(&config, &segmenter)?);
         return Ok(());
     }
     let output = config.output.clone();

@@ -282,11 +282,24 @@ fn a_dry_run_writes_nothing() {
         "output       out",
     ];
     parts.iter().for_each(|part| assert!(plan.contains(part), "{part} is not in {plan}"));
+    let legs = ["trajectory", "decode", "caption", "replay"];
+    legs.iter().for_each(|leg| assert!(plan.contains(&format!("\n  {leg:<10} 2 at a time")), "{leg}: {plan}"));
     // What stands above the plan is the configuration.
     folder.write("again.toml", plan);
     folder.edit_text("again.toml", |text| text.split("# The plan").next().unwrap().to_owned());
     folder.comat(&["train", "--config", "again.toml", "--dry-run"]).ok();
     folder.train("--dry-run model.path=gone").error(&["gone: no such file"]);
+}
+
+/// Networks that are let go between their legs compute what those compute that stay.
+#[test]
+fn offloading_changes_nothing() {
+    let folder = Folder::of_run();
+    for offload in [false, true] {
+        folder.train(&format!("output=offload-{offload} memory.offload={offload} train.steps=2")).ok();
+    }
+    let adapter = |offload: bool| folder.bytes(&format!("offload-{offload}/checkpoints/step-2/adapter.safetensors"));
+    assert!(adapter(true) == adapter(false));
 }
 
 /// How a batch is cut changes memory, and numbers by rounding only.

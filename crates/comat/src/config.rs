@@ -2,6 +2,7 @@
 
 mod location;
 mod logging;
+mod memory;
 mod parse;
 mod values;
 
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub use location::{HubOf, Location};
 pub use logging::Logging;
+pub use memory::Memory;
 pub use models::schedule::SamplerKind;
 pub use parse::read;
 pub use values::{Dtype, Size, Where};
@@ -57,6 +59,8 @@ pub struct Config {
     pub samples: Samples,
     #[serde(default)]
     pub validation: Validation,
+    #[serde(default)]
+    pub memory: Memory,
     #[serde(default)]
     pub logging: Logging,
 }

@@ -33,6 +33,7 @@ pub mod prompts;
 pub mod random;
 pub mod replay;
 pub mod report;
+pub mod resident;
 pub mod run;
 pub mod segment;
 pub mod session;

@@ -43,8 +43,12 @@ impl Session {
         if device.is_cuda() {
             torch_ext::cuda::allow_tf32(config.model.tf32)?;
         }
-        let pipeline = config.model.open()?;
-        let captioner = CaptionLoss::open(&config.captioner, kind, device)?;
+        let mut pipeline = config.model.open()?;
+        let mut captioner = CaptionLoss::open(&config.captioner, kind, device)?;
+        if config.memory.offload {
+            pipeline.text.offload();
+            captioner.offload(device);
+        }
         let attention = match &config.attention {
             Some(attention) => Some(Attention::new(attention.clone(), segmenter(&attention.segmenter, kind, device)?)),
             None => None,

@@ -1,22 +1,44 @@
 //! Prompts as the UNet takes them. Every prompt is encoded once.
 
+use crate::resident::Resident;
 use anyhow::{Context, Result, bail};
 use models::{
     clip::TextEncoder,
     tokenizer::ClipTokenizer,
     unet::{Added, Text},
 };
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 use tch::{Device, Kind, Tensor};
 
 /// The text encoder of SD1 and SD2, or SDXL's two.
+/// What the rows that are kept may take, in bytes.
+const MOST_KEPT: usize = 1 << 30;
+
 pub struct TextEncoders {
-    parts: Vec<(ClipTokenizer, TextEncoder)>,
+    tokenizers: Vec<ClipTokenizer>,
+    encoders: Resident<Vec<TextEncoder>>,
+    /// Opens the encoders again; `None` of those that were not read from folders.
+    reopen: Option<Rc<Reopen>>,
+    /// Of the context.
+    width: i64,
     /// SDXL was trained with zeros in place of an absent negative prompt.
     zeros_for_no_prompt: bool,
     kind: Kind,
     device: Device,
-    cache: HashMap<String, Text>,
+    cache: Cache,
+}
+
+type Reopen = dyn Fn() -> Result<Vec<TextEncoder>>;
+
+/// Rows of prompts, in the host's memory: of 20,000 prompts they are gigabytes.
+#[derive(Default)]
+struct Cache {
+    rows: HashMap<String, Text>,
+    bytes: usize,
 }
 
 impl TextEncoders {
@@ -29,15 +51,16 @@ impl TextEncoders {
         kind: Kind,
         device: Device,
     ) -> Result<Self> {
-        let open = |(tokenizer, encoder): &(&str, &str)| {
-            let (tokenizer, encoder) = (
-                ClipTokenizer::open(&model.join(tokenizer))?,
-                TextEncoder::open_variant(&model.join(encoder), variant, kind, device)?,
-            );
-            Ok((tokenizer, encoder))
+        let open = |(name, _): &(&str, &str)| Ok(ClipTokenizer::open(&model.join(name))?);
+        let tokenizers: Vec<ClipTokenizer> = folders.iter().map(open).collect::<Result<_>>()?;
+        let places: Vec<PathBuf> = folders.iter().map(|(_, encoder)| model.join(encoder)).collect();
+        let variant = variant.map(str::to_owned);
+        let reopen = move || {
+            let open = |place: &PathBuf| Ok(TextEncoder::open_variant(place, variant.as_deref(), kind, device)?);
+            places.iter().map(open).collect()
         };
-        let parts = folders.iter().map(open).collect::<Result<_>>()?;
-        Self::new(model, parts, zeros_for_no_prompt, kind, device)
+        let parts = tokenizers.into_iter().zip(reopen()?).collect();
+        Ok(Self { reopen: Some(Rc::new(reopen)), ..Self::new(model, parts, zeros_for_no_prompt, kind, device)? })
     }
 
     /// Of encoders that are open, each with its tokenizer. `model` is what to name in errors.
@@ -58,30 +81,59 @@ impl TextEncoders {
                 );
             }
         }
-        Ok(Self { parts, zeros_for_no_prompt, kind, device, cache: HashMap::new() })
+        let width = parts.iter().map(|(_, encoder)| encoder.config().hidden_size).sum();
+        let (tokenizers, encoders) = parts.into_iter().unzip();
+        let (encoders, cache) = (Resident::Kept(encoders), Cache::default());
+        Ok(Self { tokenizers, encoders, reopen: None, width, zeros_for_no_prompt, kind, device, cache })
+    }
+
+    /// Lets the encoders go whenever they have nothing to do. Those of a model in a single file stay.
+    pub fn offload(&mut self) {
+        if let Some(reopen) = self.reopen.clone() {
+            self.encoders = Resident::Reopened(Box::new(move || reopen()));
+        }
     }
 
     /// The tokenizer whose positions the context and its attention maps have.
     pub fn tokenizer(&self) -> &ClipTokenizer {
-        &self.parts[0].0
+        &self.tokenizers[0]
     }
 
     /// The width of the context, for comparison with the UNet's `cross_attention_dim`.
     pub fn width(&self) -> i64 {
-        self.parts.iter().map(|(_, encoder)| encoder.config().hidden_size).sum()
+        self.width
     }
 
-    /// One row of conditions. Warns once when a prompt is too long, with what is cut off. The sizes of [`Added`] are
-    /// filled in by [`Self::guided`].
-    fn encode(&mut self, prompt: &str) -> Result<Text> {
-        if let Some(text) = self.cache.get(prompt) {
-            return Ok(text.map(Tensor::shallow_clone));
+    /// Rows of conditions. The sizes of [`Added`] are filled in by [`Self::guided`].
+    fn encode(&mut self, prompts: &[&str]) -> Result<Vec<Text>> {
+        let mut new: Vec<&str> = prompts.iter().copied().filter(|p| !self.cache.rows.contains_key(*p)).collect();
+        new.sort_unstable();
+        new.dedup();
+        let mut fresh = HashMap::new();
+        if !new.is_empty() {
+            let _guard = tch::no_grad_guard();
+            self.encoders.with(|encoders| {
+                for prompt in &new {
+                    fresh.insert((*prompt).to_owned(), self.encode_by(encoders, prompt)?);
+                }
+                Ok(())
+            })?;
         }
-        let _guard = tch::no_grad_guard();
-        let sdxl = self.parts.len() > 1;
+        let row = |prompt: &&str| fresh.get(*prompt).or_else(|| self.cache.rows.get(*prompt));
+        let rows = prompts
+            .iter()
+            .map(|prompt| Ok(row(prompt).context("a prompt was encoded")?.map(|t| t.to_device(self.device))))
+            .collect::<Result<_>>()?;
+        self.cache.add(fresh);
+        Ok(rows)
+    }
+
+    /// One row. Warns when a prompt is too long, with what is cut off.
+    fn encode_by(&self, encoders: &[TextEncoder], prompt: &str) -> Result<Text> {
+        let sdxl = encoders.len() > 1;
         let mut contexts = vec![];
         let mut pooled = None;
-        for (tokenizer, encoder) in &self.parts {
+        for (tokenizer, encoder) in self.tokenizers.iter().zip(encoders) {
             let encoding = tokenizer.encode(prompt)?;
             if let (Some(cut), true) = (&encoding.cut, contexts.is_empty()) {
                 let (limit, shown) = (encoding.ids.len(), cut.chars().take(200).collect::<String>());
@@ -103,9 +155,7 @@ impl TextEncoders {
         } else {
             None
         };
-        let text = Text { context, added };
-        self.cache.insert(prompt.to_owned(), text.map(Tensor::shallow_clone));
-        Ok(text)
+        Ok(Text { context, added })
     }
 
     /// Conditions for a batch, with the unconditional half if there is guidance.
@@ -119,7 +169,7 @@ impl TextEncoders {
         size: (i64, i64),
     ) -> Result<GuidedText> {
         let rows = |this: &mut Self, prompts: &[&str]| {
-            let rows = prompts.iter().map(|p| this.encode(p)).collect::<Result<Vec<_>>>()?;
+            let rows = this.encode(prompts)?;
             let mut text = Text::cat(&rows.iter().collect::<Vec<_>>());
             if let Some(added) = &mut text.added {
                 let sizes = [size.0, size.1, 0, 0, size.0, size.1];
@@ -140,6 +190,23 @@ impl TextEncoders {
             }
         }
         Ok(GuidedText::new(cond, Some(uncond)))
+    }
+}
+
+impl Cache {
+    /// Keeps rows; when there are too many, the old ones go.
+    fn add(&mut self, rows: HashMap<String, Text>) {
+        let bytes = |text: &Text| {
+            let tensors =
+                std::iter::once(&text.context).chain(text.added.iter().flat_map(|a| [&a.pooled, &a.time_ids]));
+            tensors.map(|t| t.numel() * t.kind().elt_size_in_bytes()).sum::<usize>()
+        };
+        let more: usize = rows.values().map(bytes).sum();
+        if self.bytes + more > MOST_KEPT {
+            *self = Self::default();
+        }
+        self.bytes += more;
+        self.rows.extend(rows.into_iter().map(|(prompt, row)| (prompt, row.map(|t| t.to_device(Device::Cpu)))));
     }
 }
 

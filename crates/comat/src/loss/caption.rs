@@ -5,6 +5,7 @@ use crate::{
     precision,
     random::{Purpose, stream},
     replay::chunks,
+    resident::Resident,
 };
 use anyhow::{Context, Result};
 use models::{
@@ -16,7 +17,10 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 pub struct CaptionLoss {
-    captioner: Captioner,
+    captioner: Resident<Captioner>,
+    kind: Kind,
+    /// Height and width of the pictures it takes.
+    image_size: (i64, i64),
     tokenizer: BertTokenizer,
     preprocess: Preprocess,
     config: config::Captioner,
@@ -49,7 +53,15 @@ impl CaptionLoss {
         let preprocess = Preprocess::open(&config.path)?;
         let max_length = captioner.config().text.max_position_embeddings as usize;
         let prefix_tokens = tokenizer.encode(config.prefix.trim_end(), max_length)?.ids.len() - 1; // without its end token
-        Ok(Self { captioner, tokenizer, preprocess, config: config.clone(), prefix_tokens, max_length })
+        let (kind, image_size) = (captioner.kind(), captioner.image_size());
+        let (captioner, config) = (Resident::Kept(captioner), config.clone());
+        Ok(Self { captioner, kind, image_size, tokenizer, preprocess, config, prefix_tokens, max_length })
+    }
+
+    /// Lets the captioner go whenever it has nothing to do.
+    pub fn offload(&mut self, device: Device) {
+        let (path, kind) = (self.config.path.to_path_buf(), self.kind);
+        self.captioner = Resident::Reopened(Box::new(move || Ok(Captioner::open(&path, kind, device)?)));
     }
 
     /// How far the crop of an image of that size may be moved: `0..=jitter` in each direction.
@@ -91,14 +103,25 @@ impl CaptionLoss {
     }
 
     fn parts(&self, images: &Tensor, prompts: &[&str], crops: &[Crop], gradient: bool) -> Result<Vec<Part>> {
+        self.captioner.with(|captioner| self.parts_by(captioner, images, prompts, crops, gradient))
+    }
+
+    fn parts_by(
+        &self,
+        captioner: &Captioner,
+        images: &Tensor,
+        prompts: &[&str],
+        crops: &[Crop],
+        gradient: bool,
+    ) -> Result<Vec<Part>> {
         let mut parts = vec![];
         for (start, length) in chunks(images.size()[0], self.config.micro_batch) {
             let range = start as usize..(start + length) as usize;
             let images = images.narrow(0, start, length).detach().set_requires_grad(gradient);
-            let nll = self.nll(&images, &prompts[range.clone()], &crops[range])?;
+            let nll = self.nll_by(captioner, &images, &prompts[range.clone()], &crops[range])?;
             let total = nll.sum.sum(nll.sum.kind());
             let cotangent = match gradient {
-                true => precision::vjp(self.captioner.kind(), &[&total], &[&images], &[&total.ones_like()])?.remove(0),
+                true => precision::vjp(self.kind, &[&total], &[&images], &[&total.ones_like()])?.remove(0),
                 false => None,
             };
             parts.push(Part {
@@ -112,9 +135,13 @@ impl CaptionLoss {
 
     /// Sum of `-log p` over each caption's tokens `[B]`, and their number; differentiable with respect to the images.
     pub fn nll(&self, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Nll> {
+        self.captioner.with(|captioner| self.nll_by(captioner, images, prompts, crops))
+    }
+
+    fn nll_by(&self, captioner: &Captioner, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Nll> {
         let pixels = self.look(images, crops)?;
         let (ids, mask, labels) = self.tokens(prompts, images.device())?;
-        Ok(self.captioner.nll(&pixels, &ids, &mask, &labels)?)
+        Ok(captioner.nll(&pixels, &ids, &mask, &labels)?)
     }
 
     /// Crop, resize and normalise, each image by its own crop.
@@ -128,7 +155,7 @@ impl CaptionLoss {
                 images.narrow(0, i as i64, 1).narrow(2, *top, height - jitter).narrow(3, *left, width - jitter)
             })
             .collect();
-        Ok(self.preprocess.apply(&Tensor::cat(&cropped, 0), self.captioner.image_size())?)
+        Ok(self.preprocess.apply(&Tensor::cat(&cropped, 0), self.image_size)?)
     }
 
     /// Ids, attention mask and labels `[B, L]`: prefix and padding are no labels.
