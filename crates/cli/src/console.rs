@@ -89,8 +89,8 @@ pub fn one_line_for_panics() {
         let (source, inner) = text.split_once("Torch(\"").map_or(("", text), |(_, inner)| ("libtorch: ", inner));
         let line = inner.split("\\n").next().unwrap_or(inner).lines().next().unwrap_or(inner);
         eprintln!("comat: error: {source}{line}");
-        if line.contains("out of memory") || line.contains("can't allocate memory") {
-            eprintln!("comat: smaller replay.micro_batch, captioner.micro_batch or train.batch_size need less memory");
+        if is_out_of_memory(line) {
+            eprintln!("comat: {}", memory_advice());
         } else if let Some(place) = info.location() {
             eprintln!(
                 "comat: this should not happen; please report it with the command ({}:{})",
@@ -102,6 +102,21 @@ pub fn one_line_for_panics() {
     }));
 }
 
+fn is_out_of_memory(line: &str) -> bool {
+    line.contains("out of memory") || line.contains("can't allocate memory") || line.contains("not enough memory")
+}
+
+/// Where memory ran out, and what helps.
+fn memory_advice() -> String {
+    match comat::train::under_way() {
+        Some(leg) => format!(
+            "memory ran out in the leg `{leg}`; a smaller {} needs less, and `comat plan --memory …` says how small",
+            comat::plan::memory::setting_of(leg)
+        ),
+        None => "memory ran out; a smaller --batch, size or model.dtype needs less".into(),
+    }
+}
+
 /// 0, or 1 after an error, or 130 after Ctrl-C.
 pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
@@ -110,6 +125,9 @@ pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
         Err(error) => {
             let line = format!("{error:#}").replace('\n', " ");
             eprintln!("comat: error: {line}");
+            if is_out_of_memory(&line) {
+                eprintln!("comat: {}", memory_advice());
+            }
             ExitCode::FAILURE
         }
     }

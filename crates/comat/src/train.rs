@@ -27,7 +27,7 @@ use models::lora::Trainable;
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 
-pub use clock::{Leg, Legs};
+pub use clock::{Leg, Legs, under_way};
 pub use setup::{digest, due};
 
 /// How a run ended.
@@ -144,22 +144,22 @@ pub fn iterate(
 ) -> Result<Outcome> {
     let Draws { start, first, weight, noise, tracked, attention, crops } = draws;
     let sampler = session.sampler.from(first);
-    let mut clock = Clock::start(session.pipeline.device);
+    let mut clock = Clock::start(session.pipeline.device, "trajectory");
     let text = session.text(prompts)?;
 
     let merged = session.merged(&adapter.lora)?;
     let denoiser = session.denoiser(&merged);
     let walked = trajectory::walk(denoiser.conditioned_on(&text), &sampler, start, &tracked, noise, each)?;
     drop(merged);
-    let trajectory = clock.lap();
+    let trajectory = clock.lap("decode");
 
     let images = session.decode(&walked.latents)?;
-    let mut decode = clock.lap();
+    let mut decode = clock.lap("caption");
     let Caption { loss, cotangent } = session.captioner.with_cotangent(&images, prompts, &crops)?;
-    let caption = clock.lap();
+    let caption = clock.lap("decode");
     let mut cotangent =
         session.decode_cotangent(&walked.latents, &(cotangent * session.config.captioner.weight * weight))?;
-    decode += clock.lap();
+    decode += clock.lap("fidelity");
 
     let verdict = match adversary {
         Some((discriminator, real)) => {
@@ -174,13 +174,13 @@ pub fn iterate(
         pulls.adversarial = Some(mean_norm(&adversarial));
         cotangent += adversarial;
     }
-    let fidelity = clock.lap();
+    let fidelity = clock.lap("segment");
 
     let (targets, counts) = match &mut session.attention {
         Some(losses) if !attention.is_empty() => losses.targets(&images, prompts, session.pipeline.text.tokenizer())?,
         _ => Default::default(),
     };
-    let segment = clock.lap();
+    let segment = clock.lap("replay");
 
     let branched = session.branched(&adapter.lora)?;
     let replay = Replay {
@@ -198,7 +198,7 @@ pub fn iterate(
         }),
     };
     let attention_losses = replay.run(&walked, cotangent, gradients)?;
-    let legs = Legs { trajectory, decode, caption, fidelity, segment, replay: clock.lap() };
+    let legs = Legs { trajectory, decode, caption, fidelity, segment, replay: clock.end() };
     Ok(Outcome { latents: walked.latents, images, caption_loss: loss, verdict, pulls, attention_losses, counts, legs })
 }
 

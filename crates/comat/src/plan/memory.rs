@@ -65,9 +65,14 @@ pub struct Line {
     pub need: Need,
 }
 
+/// The setting that lowers what a leg needs.
+pub fn setting_of(leg: &str) -> &'static str {
+    SETTINGS.iter().find(|(name, _)| *name == leg).map_or("train.batch_size", |(_, setting)| setting)
+}
+
 impl Line {
     fn setting(&self) -> &'static str {
-        SETTINGS.iter().find(|(leg, _)| *leg == self.leg).map_or("train.batch_size", |(_, setting)| setting)
+        setting_of(self.leg)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where an iteration's time and memory go.
 
-use std::{mem, ops::AddAssign, time::Instant};
+use std::{cell::Cell, mem, ops::AddAssign, time::Instant};
 use tch::Device;
 use torch_ext::memory;
 
@@ -68,14 +68,33 @@ pub struct Clock {
     device: Device,
 }
 
+thread_local! {
+    /// What is being computed, for whoever has to say where memory ran out.
+    static UNDER_WAY: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// The leg that is under way in this thread, or that an error came from.
+pub fn under_way() -> Option<&'static str> {
+    UNDER_WAY.get()
+}
+
 impl Clock {
-    pub fn start(device: Device) -> Self {
+    pub fn start(device: Device, leg: &'static str) -> Self {
+        UNDER_WAY.set(Some(leg));
         memory::reset_peak(device);
         Self { since: Instant::now(), device }
     }
 
-    /// What there was since the last time.
-    pub fn lap(&mut self) -> Leg {
+    /// What there was since the last time. Another leg begins.
+    pub fn lap(&mut self, next: &'static str) -> Leg {
+        let leg = self.end();
+        UNDER_WAY.set(Some(next));
+        leg
+    }
+
+    /// What there was since the last time. Nothing is under way any more.
+    pub fn end(&mut self) -> Leg {
+        UNDER_WAY.set(None);
         let peak = memory::peak(self.device);
         memory::reset_peak(self.device);
         let before = mem::replace(&mut self.since, Instant::now());
@@ -97,10 +116,12 @@ mod tests {
 
     #[test]
     fn a_leg_knows_what_it_held() {
-        let mut clock = Clock::start(Device::Cpu);
-        let before = clock.lap().peak;
+        let mut clock = Clock::start(Device::Cpu, "trajectory");
+        let before = clock.lap("decode").peak;
+        assert_eq!(under_way(), Some("decode"));
         let held = tch::Tensor::ones([32 << 20], (tch::Kind::Float, Device::Cpu));
-        let during = clock.lap().peak;
+        let during = clock.end().peak;
+        assert_eq!(under_way(), None);
         drop(held);
         if let (Some(before), Some(during)) = (before, during) {
             assert!(during >= before + (100 << 20), "{before} {during}");
