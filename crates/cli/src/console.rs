@@ -1,7 +1,10 @@
 //! What the user sees: progress, warnings, the last line.
 
 use anyhow::{Context, Result};
-use comat::interrupt::{Interrupt, Interrupted};
+use comat::{
+    interrupt::{Interrupt, Interrupted},
+    ranks::Launch,
+};
 use indicatif::{MultiProgress, ProgressBar};
 use std::{
     fmt,
@@ -27,33 +30,46 @@ macro_rules! say {
 
 pub struct Console {
     bars: MultiProgress,
+    /// Whether this process is the one of several that shows how far they are.
+    leads: bool,
     pub interrupt: Interrupt,
 }
 
 impl Console {
     /// Sends log lines through the progress bars, so that they do not tear each other, and Ctrl-C to the work.
     pub fn new() -> Self {
+        let leads = Launch::of_environment().ok().flatten().is_none_or(|launch| launch.rank == 0);
         let bars = MultiProgress::new();
         let log = tracing_subscriber::fmt()
             .with_writer(Above(bars.clone()))
             .with_target(false)
             .without_time()
             .with_ansi(false);
-        let _ = log.with_max_level(tracing::Level::INFO).try_init();
-        Self { bars, interrupt: Interrupt::default() }
+        let _ = log.with_max_level(if leads { tracing::Level::INFO } else { tracing::Level::WARN }).try_init();
+        Self { bars, leads, interrupt: Interrupt::default() }
     }
 
     pub fn bar(&self) -> ProgressBar {
-        self.bars.add(ProgressBar::no_length())
+        if self.leads { self.bars.add(ProgressBar::no_length()) } else { ProgressBar::hidden() }
     }
 
     /// The first Ctrl-C asks the work to stop and says `promise`; the second one ends the program.
     pub fn stop_on_ctrl_c(&self, promise: &'static str) {
+        self.on_ctrl_c(self.leads.then_some(promise));
+    }
+
+    /// As [`Self::stop_on_ctrl_c`], for work that speaks for itself.
+    pub fn stop_silently_on_ctrl_c(&self) {
+        self.on_ctrl_c(None);
+    }
+
+    fn on_ctrl_c(&self, promise: Option<&'static str>) {
         let (interrupt, bars) = (self.interrupt.clone(), self.bars.clone());
         let _ = ctrlc::set_handler(move || {
             if interrupt.set() {
                 torch_ext::exit_at_once(130);
             }
+            let Some(promise) = promise else { return };
             bars.suspend(|| eprintln!("{promise}")); // `println` of the bars is silent where there is no terminal
         });
     }

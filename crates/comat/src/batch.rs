@@ -5,12 +5,13 @@ use crate::{
     loss::caption::CaptionLoss,
     prompts::Prompt,
     random::{Purpose, permutation, stream},
+    ranks::World,
     session::Session,
     tracked,
     train::Draws,
 };
 use anyhow::Result;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 use tch::Tensor;
 use torch_ext::Generator;
 
@@ -37,22 +38,63 @@ impl Order {
     }
 }
 
-/// One trajectory's samples: the `part`-th of a step.
+/// One trajectory's samples, the `part`-th of a step: the prompts of all ranks, and which of them are this rank's.
 pub struct Batch {
     step: u64,
-    /// Places of the samples in the step.
-    places: Vec<u64>,
-    pub prompts: Vec<String>,
+    /// Places in the step of this rank's samples.
+    pub places: Vec<u64>,
+    prompts: Vec<String>,
+    mine: Range<usize>,
+}
+
+/// A batch, and which of its samples are computed here: all of them, or those of a rank. Losses are means over the whole batch,
+/// so the ranks' losses and gradients add up to those of the batch.
+pub struct Share<'a> {
+    pub batch: Vec<&'a str>,
+    mine: Range<usize>,
+}
+
+impl<'a> Share<'a> {
+    pub fn whole(prompts: &[&'a str]) -> Self {
+        Self { batch: prompts.to_vec(), mine: 0..prompts.len() }
+    }
+
+    /// The prompts of what is computed here.
+    pub fn prompts(&self) -> &[&'a str] {
+        &self.batch[self.mine.clone()]
+    }
 }
 
 impl Batch {
-    pub fn new(config: &Config, order: &mut Order, prompts: &[Prompt], step: u64, part: usize) -> Result<Self> {
+    pub fn new(
+        config: &Config,
+        order: &mut Order,
+        prompts: &[Prompt],
+        step: u64,
+        part: usize,
+        world: &World,
+    ) -> Result<Self> {
         let size = config.train.batch_size;
-        let places: Vec<u64> = (0..size).map(|i| (part * size + i) as u64).collect();
         let first = step * (size * config.train.accumulation) as u64;
-        let prompt = |place: &u64| Ok(prompts[order.prompt(first + place)?].text.clone());
-        let prompts = places.iter().map(prompt).collect::<Result<_>>()?;
-        Ok(Self { step, places, prompts })
+        Self::of(size, step, part, world, |place| Ok(prompts[order.prompt(first + place)?].text.clone()))
+    }
+
+    /// `prompt` gives that of a place in the step.
+    pub fn of(
+        size: usize,
+        step: u64,
+        part: usize,
+        world: &World,
+        prompt: impl FnMut(u64) -> Result<String>,
+    ) -> Result<Self> {
+        let (first, mine) = ((part * size) as u64, world.share(size));
+        let places = mine.clone().map(|i| first + i as u64).collect();
+        let prompts = (first..first + size as u64).map(prompt).collect::<Result<_>>()?;
+        Ok(Self { step, places, prompts, mine })
+    }
+
+    pub fn share(&self) -> Share<'_> {
+        Share { batch: self.prompts.iter().map(String::as_str).collect(), mine: self.mine.clone() }
     }
 
     pub fn draws(&self, session: &Session) -> Result<Draws<'static>> {

@@ -2,6 +2,7 @@
 
 mod location;
 mod parse;
+mod ranks;
 mod values;
 
 use crate::{
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub use location::{HubOf, Location};
 pub use models::schedule::SamplerKind;
 pub use parse::read;
+pub use ranks::Ranks;
 pub use values::{Dtype, Size, Where};
 
 /// A whole run. Paths are relative to the folder that the program is started in.
@@ -55,6 +57,8 @@ pub struct Config {
     pub samples: Samples,
     #[serde(default)]
     pub validation: Validation,
+    #[serde(default, skip_serializing_if = "Ranks::is_default")]
+    pub ranks: Ranks,
 }
 
 /// Where a model in a single file has its tokenizer from, unless another one is named.
@@ -458,7 +462,7 @@ pub enum RateSchedule {
 pub struct Train {
     /// Optimiser steps.
     pub steps: u64,
-    /// Samples in one trajectory.
+    /// Samples in one trajectory, of all ranks together: their number changes nothing in what a run learns.
     pub batch_size: usize,
     /// Trajectories whose gradients are averaged for one optimiser step.
     pub accumulation: usize,
@@ -565,6 +569,7 @@ impl Config {
     /// Refuses values that no run can have.
     pub fn check(&self) -> Result<()> {
         self.sampling.check()?;
+        self.ranks.check()?;
         above_zero(&[
             ("replay.tracked", self.replay.tracked as f64),
             ("lora.rank", self.lora.rank as f64),

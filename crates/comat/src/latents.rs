@@ -10,6 +10,7 @@ use crate::{
     files::write_whole,
     interrupt::Interrupt,
     pipeline::Pipeline,
+    ranks::World,
     trajectory,
 };
 use anyhow::{Context, Result, bail};
@@ -23,7 +24,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
 };
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use torch_ext::Generator;
 
 /// Latents in a shard.
@@ -75,6 +76,11 @@ impl Origin {
         all
     }
 
+    /// A shard's tensor, to be filled.
+    fn blank(&self, rows: usize) -> Tensor {
+        Tensor::zeros([&[rows as i64], self.shape.as_slice()].concat(), (Kind::Half, Device::Cpu))
+    }
+
     /// Bytes of one latent.
     fn bytes(&self) -> u64 {
         2 * self.shape.iter().product::<i64>() as u64
@@ -106,18 +112,18 @@ pub struct Store {
 }
 
 impl Store {
+    fn new(folder: &Path, origin: Origin) -> Self {
+        let index = Index { origin, shards: vec![] };
+        Self { folder: folder.to_owned(), index, values: vec![], rows: HashMap::new() }
+    }
+
     /// Opens a folder, which need not exist yet. Every shard is held against its digest.
     ///
     /// # Errors
     /// Latents of another model, or sampled in another way; a shard that is missing or damaged.
     pub fn open(folder: &Path, origin: Origin) -> Result<Self> {
         let path = folder.join(INDEX);
-        let mut store = Self {
-            folder: folder.to_owned(),
-            index: Index { origin, shards: vec![] },
-            values: vec![],
-            rows: HashMap::new(),
-        };
+        let mut store = Self::new(folder, origin);
         if !path.exists() {
             return Ok(store);
         }
@@ -136,6 +142,31 @@ impl Store {
             let values = read(&file, &shard, store.index.origin.shape)
                 .context("latents can be made again: delete their folder, and run the same command")?;
             store.add(shard, values);
+        }
+        Ok(store)
+    }
+
+    /// Rank 0's, on every rank: only rank 0 need see the folder.
+    pub fn of_first(folder: &Path, origin: Origin, world: &World) -> Result<Self> {
+        let leads = world.leads();
+        let mut store = if leads { Self::open(folder, origin)? } else { Self::new(folder, origin) };
+        if world.is_alone() {
+            return Ok(store);
+        }
+        let index: Index = serde_json::from_str(&world.text_of_first(&serde_json::to_string(&store.index)?)?)?;
+        let differences = index.origin.differences(&store.index.origin);
+        if !differences.is_empty() {
+            bail!("rank {}: rank 0 has latents {}", world.rank, differences.join("; "));
+        }
+        for (i, shard) in index.shards.into_iter().enumerate() {
+            let mut values = match store.values.get(i) {
+                Some(values) => values.shallow_clone(),
+                None => store.index.origin.blank(shard.prompts.len()),
+            };
+            world.copy_of_first(&mut values)?;
+            if !leads {
+                store.add(shard, values);
+            }
         }
         Ok(store)
     }
@@ -177,7 +208,8 @@ impl Store {
         format!("{prompts} latents of {:?} for {}, {}", self.index.origin.shape, self.folder.display(), megabytes(size))
     }
 
-    /// Samples the missing ones, `batch` at a time.
+    /// Samples the missing ones, `batch` at a time, every rank its share of each shard.
+    #[allow(clippy::too_many_arguments)]
     pub fn make(
         &mut self,
         pipeline: &mut Pipeline,
@@ -186,23 +218,33 @@ impl Store {
         batch: usize,
         bar: &ProgressBar,
         interrupt: &Interrupt,
+        world: &World,
     ) -> Result<()> {
         let prompts = self.missing(prompts.iter().copied());
-        fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
-        let needed = self.index.origin.bytes() * prompts.len() as u64;
-        let free = fs4::available_space(&self.folder).map_err(Error::io(&self.folder))?;
-        if needed > free {
-            bail!("{}: {} are needed, {} are free", self.folder.display(), megabytes(needed), megabytes(free));
+        if world.leads() {
+            self.make_room(prompts.len())?;
         }
         bar.set_length(prompts.len() as u64);
         let unet = pipeline.unet(&pipeline.unet_weights)?;
         for prompts in prompts.chunks(SHARD) {
-            let mut rows = vec![];
-            for prompts in prompts.chunks(batch.max(1)) {
+            let mut rows = vec![self.index.origin.blank(0)];
+            for prompts in prompts[world.share(prompts.len())].chunks(batch.max(1)) {
                 rows.push(self.sample(pipeline, &unet, sampler, prompts, interrupt)?);
-                bar.inc(prompts.len() as u64);
+                bar.inc((prompts.len() * world.size) as u64);
             }
-            self.write(Tensor::cat(&rows, 0), prompts)?;
+            let values = world.gather(&Tensor::cat(&rows, 0), prompts.len());
+            let values = values.or_else(|e| interrupt.check().map_err(Into::into).and(Err(e)))?; // they were stopped, too
+            self.write(values, prompts, world)?;
+        }
+        Ok(())
+    }
+
+    fn make_room(&self, prompts: usize) -> Result<()> {
+        fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+        let needed = self.index.origin.bytes() * prompts as u64;
+        let free = fs4::available_space(&self.folder).map_err(Error::io(&self.folder))?;
+        if needed > free {
+            bail!("{}: {} are needed, {} are free", self.folder.display(), megabytes(needed), megabytes(free));
         }
         Ok(())
     }
@@ -235,17 +277,23 @@ impl Store {
         let predict = denoiser.conditioned_on(&text);
         let none = BTreeSet::new();
         let walked = trajectory::walk(predict, sampler, start, &none, |_| noise(), || Ok(interrupt.check()?))?;
-        let latents = walked.latents.to_device(tch::Device::Cpu).to_kind(Kind::Half);
+        let latents = walked.latents.to_device(Device::Cpu).to_kind(Kind::Half);
         if latents.isfinite().all().int64_value(&[]) == 0 {
             bail!("the latents of `{}` are not finite numbers; try another model.dtype", prompts.join("`, `"));
         }
         Ok(latents)
     }
 
-    fn write(&mut self, values: Tensor, prompts: &[&str]) -> Result<()> {
+    /// On the disk by rank 0, in memory by all.
+    fn write(&mut self, values: Tensor, prompts: &[&str], world: &World) -> Result<()> {
         let file = format!("{:05}.safetensors", self.index.shards.len());
         let path = self.folder.join(&file);
         let values = values.contiguous();
+        if !world.leads() {
+            let prompts = prompts.iter().map(|p| (*p).to_owned()).collect();
+            self.add(Shard { file, sha256: String::new(), prompts }, values);
+            return Ok(());
+        }
         let all = tensors::Tensors::from([("latents".to_owned(), values.shallow_clone())]);
         tensors::write(&path, &all, HashMap::new())?;
         let prompts = prompts.iter().map(|p| (*p).to_owned()).collect();
@@ -261,16 +309,17 @@ pub fn complete(
     prompts: &[&str],
     bar: &ProgressBar,
     interrupt: &Interrupt,
+    world: &World,
 ) -> Result<Store> {
     let folder = config.fidelity.as_ref().and_then(|fidelity| fidelity.latents.clone());
     let folder = folder.unwrap_or_else(|| config.output.join("latents"));
-    let mut store = Store::open(&folder, Origin::of(config, pipeline)?)?;
+    let mut store = Store::of_first(&folder, Origin::of(config, pipeline)?, world)?;
     let missing = store.missing(prompts.iter().copied()).len();
     if missing > 0 {
         tracing::info!("the original model samples {}", store.plan(missing));
         let sampling = &config.sampling;
         let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
-        store.make(pipeline, &sampler, prompts, config.train.batch_size, bar, interrupt)?;
+        store.make(pipeline, &sampler, prompts, world.at_a_time(config.train.batch_size), bar, interrupt, world)?;
     }
     Ok(store)
 }

@@ -115,7 +115,9 @@ fn sums_and_broadcasts() {
 /// The others do not wait for one that is gone, or longer than the timeout for one that is silent.
 #[test]
 fn a_rank_that_is_lost() {
-    for (role, signal, most) in [("sum", "KILL", 2), ("barrier", "KILL", 2), ("sum", "STOP", 10), ("barrier", "STOP", 10)] {
+    for (role, signal, most) in
+        [("sum", "KILL", 2), ("barrier", "KILL", 2), ("sum", "STOP", 10), ("barrier", "STOP", 10)]
+    {
         let (_store, mut ranks) = start(role, 3, 3);
         ranks.iter_mut().for_each(|rank| assert_eq!(rank.line(), "ready"));
         std::thread::sleep(Duration::from_millis(100));
