@@ -45,7 +45,7 @@ impl Console {
             .with_target(false)
             .without_time()
             .with_ansi(false);
-        let _ = log.with_max_level(if leads { tracing::Level::INFO } else { tracing::Level::WARN }).try_init();
+        let _ = log.with_max_level(if leads { tracing::Level::INFO } else { tracing::Level::ERROR }).try_init();
         Self { bars, leads, interrupt: Interrupt::default() }
     }
 
