@@ -150,7 +150,13 @@ fn a_rank_that_never_comes() {
     first.wait().error(&["rank 0 of 3: the ranks did not come together", "within 2 s", "no sign of rank 2"]);
     let mut ranks = start(&folder, 2, 3, &train_words("ranks.timeout=2"));
     drop(ranks.remove(0)); // it serves the store
-    all_fail(ranks, Duration::from_secs(15), "the ranks did not come together at 127.0.0.1:");
+    all_fail(ranks, Duration::from_secs(15), "cannot reach rank 0 (or torchrun) at 127.0.0.1:");
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let variables = [("RANK", "0"), ("WORLD_SIZE", "3"), ("MASTER_ADDR", "127.0.0.1")];
+    let mut variables: Vec<_> = variables.map(|(name, value)| (name, value.to_owned())).into();
+    variables.push(("MASTER_PORT", taken.local_addr().unwrap().port().to_string()));
+    let rank = folder.start_in(&train_words(""), &variables);
+    rank.wait().error(&["rank 0 of 3: cannot listen at 127.0.0.1:", "address already in use"]);
     assert!(!folder.exists("out"));
 }
 

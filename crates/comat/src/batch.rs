@@ -75,22 +75,30 @@ impl Batch {
         world: &World,
     ) -> Result<Self> {
         let size = config.train.batch_size;
-        let first = step * (size * config.train.accumulation) as u64;
-        Self::of(size, step, part, world, |place| Ok(prompts[order.prompt(first + place)?].text.clone()))
+        let parts = config.train.accumulation;
+        let first = step * (size * parts) as u64;
+        let prompt = |place| Ok(prompts[order.prompt(first + place)?].text.clone());
+        Self::of(step, part..parts, size, world, prompt)
     }
 
-    /// `prompt` gives that of a place in the step.
+    /// The first of the `parts` that a step still has, each of so many samples; `prompt` gives that of a place in the step.
     pub fn of(
-        size: usize,
         step: u64,
-        part: usize,
+        parts: Range<usize>,
+        size: usize,
         world: &World,
         prompt: impl FnMut(u64) -> Result<String>,
     ) -> Result<Self> {
-        let (first, mine) = ((part * size) as u64, world.share(size));
-        let places = mine.clone().map(|i| first + i as u64).collect();
-        let prompts = (first..first + size as u64).map(prompt).collect::<Result<_>>()?;
-        Ok(Self { step, places, prompts, mine })
+        // all samples of the step are shared, so that with accumulation a rank has whole parts
+        let (share, part) = (world.share(parts.end * size), parts.start * size..(parts.start + 1) * size);
+        let inside = |place: usize| place.clamp(part.start, part.end);
+        let mine = inside(share.start)..inside(share.end);
+        Ok(Self {
+            step,
+            places: mine.clone().map(|place| place as u64).collect(),
+            mine: mine.start - part.start..mine.end - part.start,
+            prompts: part.map(|place| place as u64).map(prompt).collect::<Result<_>>()?,
+        })
     }
 
     pub fn share(&self) -> Share<'_> {
@@ -154,4 +162,33 @@ pub fn noise_from(
         Ok(Tensor::stack(&rows, 0).to_device(device).to_kind(kind))
     };
     Ok((draw()?, Box::new(move |_| draw())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Places of every rank's samples, part by part.
+    fn shares(ranks: usize, parts: usize, size: usize) -> Vec<Vec<Vec<u64>>> {
+        let of = |rank: usize, part: usize| {
+            let world = World { rank, size: ranks, ..World::alone() };
+            let batch = Batch::of(0, part..parts, size, &world, |place| Ok(place.to_string())).unwrap();
+            let named: Vec<u64> = batch.share().prompts().iter().map(|prompt| prompt.parse().unwrap()).collect();
+            assert_eq!(named, batch.places);
+            assert_eq!(batch.share().batch.len(), size);
+            batch.places
+        };
+        (0..ranks).map(|rank| (0..parts).map(|part| of(rank, part)).collect()).collect()
+    }
+
+    #[test]
+    fn a_step_is_shared() {
+        assert_eq!(shares(1, 1, 3), [[vec![0, 1, 2]]]);
+        assert_eq!(shares(2, 2, 2), [[vec![0, 1], vec![]], [vec![], vec![2, 3]]], "whole parts");
+        assert_eq!(shares(3, 1, 4), [[vec![0]], [vec![1]], [vec![2, 3]]]);
+        for (ranks, parts, size) in [(1, 1, 1), (3, 2, 4), (5, 2, 2), (8, 8, 4), (2, 3, 1)] {
+            let all: Vec<u64> = shares(ranks, parts, size).into_iter().flatten().flatten().collect();
+            assert_eq!(all, (0..(parts * size) as u64).collect::<Vec<_>>());
+        }
+    }
 }

@@ -462,7 +462,7 @@ pub enum RateSchedule {
 pub struct Train {
     /// Optimiser steps.
     pub steps: u64,
-    /// Samples in one trajectory, of all ranks together: their number changes nothing in what a run learns.
+    /// Samples in one trajectory. Those of a step (times `accumulation`) are shared by the ranks, whose number changes nothing.
     pub batch_size: usize,
     /// Trajectories whose gradients are averaged for one optimiser step.
     pub accumulation: usize,

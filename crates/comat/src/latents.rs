@@ -319,7 +319,7 @@ pub fn complete(
         tracing::info!("the original model samples {}", store.plan(missing));
         let sampling = &config.sampling;
         let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
-        store.make(pipeline, &sampler, prompts, world.at_a_time(config.train.batch_size), bar, interrupt, world)?;
+        store.make(pipeline, &sampler, prompts, world.at_a_time(&config.train), bar, interrupt, world)?;
     }
     Ok(store)
 }

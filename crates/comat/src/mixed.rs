@@ -54,7 +54,7 @@ impl Mixed {
 
     /// The captions of an optimiser step's `part`-th trajectory.
     pub fn batch(&mut self, config: &Config, step: u64, part: usize, world: &World) -> Result<Batch> {
-        Batch::of(batch_size(config), step, part, world, |place| {
+        Batch::of(step, part..config.train.accumulation, batch_size(config), world, |place| {
             let pair = self.pair(config, step, place)?;
             Ok(self.pairs.caption(pair).to_owned())
         })

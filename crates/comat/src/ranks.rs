@@ -8,8 +8,8 @@ mod slurm;
 
 pub use launch::Launch;
 
-use crate::config::{Config, Where};
-use anyhow::{Context, Result, bail};
+use crate::config::{Config, Train, Where};
+use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 use std::{ops::Range, time::Duration};
 use tch::{Device, Kind, Tensor};
@@ -38,14 +38,17 @@ impl World {
     pub fn join(timeout: Duration) -> Result<Self> {
         let Some(launch) = Launch::of_environment()? else { return Ok(Self::alone()) };
         let Launch { rank, size, local, host, port, serves, prefix } = launch;
+        let me = format!("rank {rank} of {size}");
         let store = if serves { Store::serve(port, timeout) } else { Store::connect(&host, port, timeout) };
-        let group = store.and_then(|store| Ok((Group::join(&store, &prefix, rank, size)?, store)));
-        let group = group.map_err(|e| {
-            let (why, seconds) = (cause(&first_line(&e)), timeout.as_secs_f64());
-            anyhow::anyhow!(
-                "rank {rank} of {size}: the ranks did not come together at {host}:{port} within {seconds} s: {why}"
-            )
+        let store = store.map_err(|e| {
+            let what = if serves { "cannot listen at" } else { "cannot reach rank 0 (or torchrun) at" };
+            anyhow!("{me}: {what} {host}:{port}: {}", cause(&first_line(&e)))
         })?;
+        let group = Group::join(&store, &prefix, rank, size).map_err(|e| {
+            let (why, seconds) = (cause(&first_line(&e)), timeout.as_secs_f64());
+            anyhow!("{me}: the ranks did not come together at {host}:{port} within {seconds} s (ranks.timeout): {why}")
+        })?;
+        let group = (group, store);
         Ok(Self { rank, size, local, timeout, group: Some(group) })
     }
 
@@ -63,16 +66,16 @@ impl World {
         total * self.rank / self.size..total * (self.rank + 1) / self.size
     }
 
-    /// How many samples a rank computes at a time, where all ranks together compute so many.
-    pub fn at_a_time(&self, batch: usize) -> usize {
-        batch.div_ceil(self.size).max(1)
+    /// The most samples that a rank has in one trajectory of the training.
+    pub fn at_a_time(&self, train: &Train) -> usize {
+        (train.batch_size * train.accumulation).div_ceil(self.size).min(train.batch_size)
     }
 
     /// The device of this rank, where `auto` and `cuda` leave it open: one GPU each, in turn.
     pub fn place(&self, device: Where) -> Where {
         let gpus = if tch::Cuda::is_available() { tch::Cuda::device_count() as usize } else { 0 };
-        match device {
-            Where::Auto | Where::Cuda(0) if gpus > 1 && self.local % gpus > 0 => Where::Cuda(self.local % gpus),
+        match (device, self.local % gpus.max(1)) {
+            (Where::Auto | Where::Cuda(0), gpu) if gpu > 0 => Where::Cuda(gpu),
             _ => device,
         }
     }
@@ -96,7 +99,7 @@ impl World {
         let mut start = 0;
         for buffer in buffers.iter_mut() {
             let length = buffer.numel() as i64;
-            let summed = flat.narrow(0, start, length).view_as(*buffer);
+            let summed = flat.narrow(0, start, length).view_as(buffer);
             tch::no_grad(|| buffer.copy_(&summed));
             start += length;
         }
@@ -180,7 +183,7 @@ impl World {
         work(group).map_err(|e| {
             let (rank, size, why) = (self.rank, self.size, first_line(&e));
             let why = match why.contains("Timed out") {
-                true => format!("another rank was not heard of for {} s", self.timeout.as_secs_f64()),
+                true => format!("another rank was not heard of for {} s (ranks.timeout)", self.timeout.as_secs_f64()),
                 false => format!("another rank is gone ({})", cause(&why)),
             };
             anyhow::anyhow!(

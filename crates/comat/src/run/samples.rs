@@ -28,7 +28,7 @@ pub fn draw(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
         return Ok(());
     }
     let folder = run.folder.join("samples").join(format!("step-{}", trainer.step));
-    let at_a_time = trainer.world.at_a_time(trainer.session.config.train.batch_size);
+    let at_a_time = trainer.world.at_a_time(&trainer.session.config.train);
     let (step, session) = (trainer.step, &mut trainer.session);
     let watched = session.config.samples.attention;
     let pictures = round(run, session, &trainer.adapter.lora, step, &folder, watched, at_a_time)?;

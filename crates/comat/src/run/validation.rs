@@ -195,7 +195,7 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
     let (mut losses, mut judged, mut bytes) = (vec![], vec![], vec![]);
     let all = &run.validation.prompts;
     let mine = world.share(all.len());
-    for (start, length) in chunks(mine.len() as i64, world.at_a_time(session.config.train.batch_size)) {
+    for (start, length) in chunks(mine.len() as i64, world.at_a_time(&session.config.train)) {
         let start = mine.start as i64 + start;
         let prompts: Vec<&str> = all[start as usize..][..length as usize].iter().map(|p| p.text.as_str()).collect();
         let places: Vec<u64> = (start as u64..(start + length) as u64).collect();
