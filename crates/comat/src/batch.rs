@@ -167,12 +167,12 @@ pub fn noise_from(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ranks::tests::world;
 
     /// Places of every rank's samples, part by part.
     fn shares(ranks: usize, parts: usize, size: usize) -> Vec<Vec<Vec<u64>>> {
         let of = |rank: usize, part: usize| {
-            let world = World { rank, size: ranks, ..World::alone() };
-            let batch = Batch::of(0, part..parts, size, &world, |place| Ok(place.to_string())).unwrap();
+            let batch = Batch::of(0, part..parts, size, &world(rank, ranks), |place| Ok(place.to_string())).unwrap();
             let named: Vec<u64> = batch.share().prompts().iter().map(|prompt| prompt.parse().unwrap()).collect();
             assert_eq!(named, batch.places);
             assert_eq!(batch.share().batch.len(), size);

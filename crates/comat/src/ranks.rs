@@ -228,10 +228,11 @@ fn cause(line: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn world(rank: usize, size: usize) -> World {
+    /// That knows its place, but nobody else.
+    pub fn world(rank: usize, size: usize) -> World {
         World { rank, size, ..World::alone() }
     }
 
