@@ -84,11 +84,12 @@ fn distance(one: &Learned, other: &Learned) -> (f64, f64) {
 #[test]
 fn the_number_of_processes_changes_nothing() {
     let folder = folder();
-    let words = |run: &str| format!("output={run} model.dtype=float64 train.batch_size=4 train.accumulation=2");
+    let words = |run: &str| format!("output={run} model.dtype=float64 train.batch_size=4 train.steps=3");
     folder.train(&words("one")).ok();
     let one = learned(&folder, "one");
     for (count, run) in [(2, "two"), (3, "three"), (4, "four"), (5, "five")] {
-        folder.train(&format!("{} --processes {count}", words(run))).ok();
+        let done = fine(folder.train(&format!("{} --processes {count}", words(run))));
+        assert_eq!(done.stderr.contains("1 of 5 ranks have nothing to do"), count == 5, "{done:?}");
         let (figures, tensors) = distance(&one, &learned(&folder, run));
         println!("{count} processes: figures {figures:.1e}, tensors {tensors:.1e}");
         assert!(figures < 1e-9 && tensors < 1e-7, "{count} processes: figures {figures:e}, tensors {tensors:e}");
@@ -102,6 +103,32 @@ fn the_number_of_processes_changes_nothing() {
     folder.train(&other).ok();
     let (figures, tensors) = distance(&one, &learned(&folder, "other"));
     assert!(figures > 1e-3 && tensors > 1e-3, "another seed is another run: {figures:e} {tensors:e}");
+}
+
+/// Two tasks as srun starts them, on the first and only host of their step.
+#[test]
+fn tasks_of_slurm() {
+    let folder = folder();
+    let words = "model.dtype=float64 train.batch_size=3 train.steps=2";
+    folder.train(&format!("output=one {words}")).ok();
+    let words = format!("output=two {words}");
+    let start = |task: usize| {
+        let job = std::process::id().to_string();
+        let task = task.to_string();
+        let variables = [
+            ("SLURM_JOB_ID", job.as_str()),
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_STEP_NUM_TASKS", "2"),
+            ("SLURM_STEP_NODELIST", "localhost"),
+            ("SLURM_PROCID", &task),
+            ("SLURM_LOCALID", &task),
+        ];
+        folder.start_in(&train_words(&words), &variables.map(|(name, value)| (name, value.to_owned())))
+    };
+    let [first, second] = [start(0), start(1)].map(|rank| rank.wait().ok());
+    assert_eq!((first.stdout.lines().count(), second.stdout.as_str()), (1, ""));
+    let (figures, tensors) = distance(&learned(&folder, "one"), &learned(&folder, "two"));
+    assert!(figures < 1e-9 && tensors < 1e-7, "figures {figures:e}, tensors {tensors:e}");
 }
 
 /// In float32 sums in another order are rounded otherwise; the first steps of AdamW make much of little.
@@ -178,7 +205,7 @@ fn model(_: &Folder) -> String {
 fn resuming_with_another_number_of_processes() {
     let folder = folder();
     let words = |run: &str, steps: u64| {
-        format!("output={run} model.dtype=float64 train.batch_size=4 train.steps={steps} {FIDELITY}")
+        format!("output={run} model.dtype=float64 train.accumulation=2 train.steps={steps} {FIDELITY}")
     };
     const FIDELITY: &str = "fidelity.rank=2 fidelity.learning_rate=1e-3 fidelity.latents=latents train.ema=0.5";
     for (run, processes) in [("one", [1, 1, 1]), ("cut", [3, 2, 1])] {

@@ -6,14 +6,15 @@ use common::{Done, Folder, Running, signal, train_words};
 use std::{
     fs,
     net::TcpListener,
+    ops::Range,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 const WORDS: &str = "train.batch_size=3 checkpoints.every=1 checkpoints.keep=0";
 
-/// As many ranks of this size as are asked for, started by hand, with a short timeout.
-fn start(folder: &Folder, ranks: usize, size: usize, words: &[&str]) -> Vec<Running> {
+/// Some of the ranks of a run, started by hand.
+fn start(folder: &Folder, ranks: Range<usize>, size: usize, words: &[&str]) -> Vec<Running> {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let start = |rank: usize| {
         let variables = [("RANK", rank), ("WORLD_SIZE", size), ("MASTER_PORT", port.into())];
@@ -21,7 +22,7 @@ fn start(folder: &Folder, ranks: usize, size: usize, words: &[&str]) -> Vec<Runn
         variables.extend([("MASTER_ADDR", "127.0.0.1".to_owned()), ("GLOO_SOCKET_IFNAME", "lo".to_owned())]);
         folder.start_in(words, &variables)
     };
-    (0..ranks).map(start).collect()
+    ranks.map(start).collect()
 }
 
 fn logged(folder: &Folder, run: &str) -> usize {
@@ -69,7 +70,7 @@ fn all_is_whole(folder: &Folder, run: &str) {
 fn a_rank_dies_in_a_sum() {
     let folder = Folder::of_run();
     let words = format!("{WORDS} train.steps=1000 ranks.timeout=60");
-    let mut ranks = start(&folder, 3, 3, &train_words(&words));
+    let mut ranks = start(&folder, 0..3, 3, &train_words(&words));
     ranks[0].until("the second step", || logged(&folder, "out") >= 2);
     ranks[1].signal("STOP");
     sleep(Duration::from_secs(1));
@@ -86,7 +87,7 @@ fn a_rank_dies_in_a_sum() {
 fn a_rank_that_is_silent() {
     let folder = Folder::of_run();
     let words = format!("{WORDS} train.steps=1000 ranks.timeout=3");
-    let mut ranks = start(&folder, 3, 3, &train_words(&words));
+    let mut ranks = start(&folder, 0..3, 3, &train_words(&words));
     ranks[0].until("the second step", || logged(&folder, "out") >= 2);
     let silent = ranks.remove(2);
     silent.signal("STOP");
@@ -103,7 +104,7 @@ fn a_rank_dies_at_a_barrier() {
     let model = common::fixture(common::SD1);
     let prompts = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
     let words = common::generate_words(model.to_str().unwrap(), &prompts, "--steps 200 --batch 1 --out out");
-    let mut ranks = start(&folder, 3, 3, &words);
+    let mut ranks = start(&folder, 0..3, 3, &words);
     ranks[1].until("the first image", || !folder.names("out").is_empty());
     ranks[1].signal("STOP");
     let of_rank_0 = || (0..3).all(|i| folder.names("out").iter().any(|name| name.starts_with(&format!("{i:05}-"))));
@@ -118,7 +119,7 @@ fn a_rank_dies_at_a_barrier() {
 fn rank_0_dies_while_it_writes_a_checkpoint() {
     let folder = Folder::of_run();
     let words = format!("{WORDS} train.steps=1000");
-    let mut ranks = start(&folder, 3, 3, &train_words(&words));
+    let mut ranks = start(&folder, 0..3, 3, &train_words(&words));
     let writes =
         || folder.names("out/checkpoints").iter().any(|name| name.ends_with(".partial") && name.starts_with('.'));
     let since = Instant::now();
@@ -144,12 +145,11 @@ fn rank_0_dies_while_it_writes_a_checkpoint() {
 #[test]
 fn a_rank_that_never_comes() {
     let folder = Folder::of_run();
-    let mut ranks = start(&folder, 2, 3, &train_words("ranks.timeout=2"));
+    let mut ranks = start(&folder, 0..2, 3, &train_words("ranks.timeout=2"));
     let first = ranks.remove(0);
     all_fail(ranks, Duration::from_secs(15), "the ranks did not come together at 127.0.0.1:");
     first.wait().error(&["rank 0 of 3: the ranks did not come together", "within 2 s", "no sign of rank 2"]);
-    let mut ranks = start(&folder, 2, 3, &train_words("ranks.timeout=2"));
-    drop(ranks.remove(0)); // it serves the store
+    let ranks = start(&folder, 1..2, 3, &train_words("ranks.timeout=2")); // nobody serves the store
     all_fail(ranks, Duration::from_secs(15), "cannot reach rank 0 (or torchrun) at 127.0.0.1:");
     let taken = TcpListener::bind("0.0.0.0:0").unwrap();
     let variables = [("RANK", "0"), ("WORLD_SIZE", "3"), ("MASTER_ADDR", "127.0.0.1")];
@@ -181,7 +181,7 @@ fn ranks_that_do_not_go_together() {
 fn ctrl_c_on_one_rank() {
     let folder = Folder::of_run();
     let words = format!("{WORDS} train.steps=1000");
-    let mut ranks = start(&folder, 3, 3, &train_words(&words));
+    let mut ranks = start(&folder, 0..3, 3, &train_words(&words));
     ranks[0].until("the second step", || logged(&folder, "out") >= 2);
     ranks[2].signal("INT");
     let done: Vec<Done> = ranks.into_iter().map(Running::wait).collect();

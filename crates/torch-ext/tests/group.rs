@@ -81,6 +81,10 @@ fn rank() {
             group.barrier().unwrap();
             let refused = group.sum(&mut Tensor::ones([2, 3], (Kind::Float, Device::Cpu)).tr()).unwrap_err();
             println!("> {} {} {} {refused}", x.double_value(&[4]), y.double_value(&[0]), z.int64_value(&[1]));
+            tch::manual_seed(rank as i64);
+            let mut many = Tensor::randn([100_003], (Kind::Float, Device::Cpu));
+            group.sum(&mut many).unwrap();
+            println!("> {:?}", many.to_kind(Kind::Double).sum(Kind::Double).double_value(&[]));
         }
         "barrier" => {
             println!("> ready");
@@ -110,6 +114,8 @@ fn sums_and_broadcasts() {
     for rank in &mut ranks {
         assert_eq!(rank.line(), "6 2 3 invalid shape: [3, 2] is not contiguous");
     }
+    let sums: Vec<String> = ranks.iter_mut().map(Rank::line).collect();
+    assert!(sums.iter().all(|sum| *sum == sums[0]), "rounded otherwise on another rank: {sums:?}");
 }
 
 /// The others do not wait for one that is gone, or longer than the timeout for one that is silent.

@@ -33,6 +33,14 @@ impl Trainer {
         world: World,
     ) -> Result<(Self, Run)> {
         let prompts = prompts::read(&config.prompts.train)?;
+        let samples = config.train.batch_size * config.train.accumulation;
+        if world.leads() && samples < world.size {
+            tracing::warn!(
+                "{} of {} ranks have nothing to do: a step has {samples} samples (train.batch_size times train.accumulation)",
+                world.size - samples,
+                world.size
+            );
+        }
         let found = match resume {
             Some(which) if world.leads() => checkpoint::find(&config.output.join("checkpoints"), which)?,
             _ => None, // the other ranks have it from rank 0
