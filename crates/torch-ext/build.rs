@@ -11,6 +11,7 @@ fn main() {
         .std("c++17")
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .warnings(false)
+        .include("cpp/gloo-decl")
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .debug(false)

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: speed and memory of the release build. One function per benchmark, listed in `BENCHMARKS`.
 
 mod measure;
+mod ranks;
 
 use crate::command::{must, program};
 use crate::fixtures;
@@ -23,7 +24,8 @@ struct Bench<'a> {
 
 type Benchmark = fn(&Bench) -> Result<()>;
 
-const BENCHMARKS: &[(&str, Benchmark)] = &[("start", start), ("memory", memory), ("iteration", iteration)];
+const BENCHMARKS: &[(&str, Benchmark)] =
+    &[("start", start), ("memory", memory), ("iteration", iteration), ("ranks", ranks::ranks)];
 
 const MODEL: &str = "weights/world/sd";
 const CAPTIONER: &str = "weights/world/blip";

@@ -46,6 +46,26 @@ pub enum Verb {
     World(World),
 }
 
+impl Verb {
+    /// How many processes the work is to be shared by, where that was asked for.
+    pub fn processes(&self) -> Option<usize> {
+        match self {
+            Self::Train(Train { ranks, .. })
+            | Self::Generate(Generate { ranks, .. })
+            | Self::Latents(Latents { ranks, .. }) => ranks.processes,
+            _ => None,
+        }
+    }
+}
+
+/// Work that several processes share
+#[derive(Group)]
+pub struct Ranks {
+    /// Share the work among N processes on this machine, one GPU each; over machines: torchrun or srun (docs/parallel.md)
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub processes: Option<usize>,
+}
+
 /// Fine-tune a LoRA with prompts alone
 ///
 /// The run's folder (`output` in the configuration) receives config.toml, events.jsonl, tensorboard/, samples/,
@@ -59,12 +79,14 @@ pub struct Train {
     /// Change a setting, for example --set train.steps=100; can be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Go on from a checkpoint: the newest one, or the one in DIR
-    #[arg(long, value_name = "latest|DIR", num_args = 0..=1, default_missing_value = "latest")]
+    /// Go on from a checkpoint: the newest one, or the one in DIR; auto: the newest one, or anew where there is none yet
+    #[arg(long, value_name = "latest|auto|DIR", num_args = 0..=1, default_missing_value = "latest")]
     pub resume: Option<String>,
     /// Print the resolved configuration, parameter counts, the plan and the memory that it needs, and stop
     #[arg(long)]
     pub dry_run: bool,
+    #[command(flatten)]
+    pub ranks: Ranks,
 }
 
 /// Say what a run would do, and how much memory it needs
@@ -127,6 +149,8 @@ pub struct Generate {
     pub save_latents: Option<PathBuf>,
     #[command(flatten)]
     pub engine: Engine,
+    #[command(flatten)]
+    pub ranks: Ranks,
 }
 
 /// A model, and a LoRA for it
@@ -236,6 +260,8 @@ pub struct Latents {
     /// Change a setting; can be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    #[command(flatten)]
+    pub ranks: Ranks,
 }
 
 /// Compute one training iteration on given noise and write everything it computes

@@ -1,7 +1,10 @@
 //! What the user sees: progress, warnings, the last line.
 
 use anyhow::{Context, Result};
-use comat::interrupt::{Interrupt, Interrupted};
+use comat::{
+    interrupt::{Interrupt, Interrupted},
+    ranks::Launch,
+};
 use indicatif::{MultiProgress, ProgressBar};
 use std::{
     fmt,
@@ -27,33 +30,46 @@ macro_rules! say {
 
 pub struct Console {
     bars: MultiProgress,
+    /// Whether this process is the one of several that shows how far they are.
+    leads: bool,
     pub interrupt: Interrupt,
 }
 
 impl Console {
     /// Sends log lines through the progress bars, so that they do not tear each other, and Ctrl-C to the work.
     pub fn new() -> Self {
+        let leads = Launch::of_environment().ok().flatten().is_none_or(|launch| launch.rank == 0);
         let bars = MultiProgress::new();
         let log = tracing_subscriber::fmt()
             .with_writer(Above(bars.clone()))
             .with_target(false)
             .without_time()
             .with_ansi(false);
-        let _ = log.with_max_level(tracing::Level::INFO).try_init();
-        Self { bars, interrupt: Interrupt::default() }
+        let _ = log.with_max_level(if leads { tracing::Level::INFO } else { tracing::Level::ERROR }).try_init();
+        Self { bars, leads, interrupt: Interrupt::default() }
     }
 
     pub fn bar(&self) -> ProgressBar {
-        self.bars.add(ProgressBar::no_length())
+        if self.leads { self.bars.add(ProgressBar::no_length()) } else { ProgressBar::hidden() }
     }
 
     /// The first Ctrl-C asks the work to stop and says `promise`; the second one ends the program.
     pub fn stop_on_ctrl_c(&self, promise: &'static str) {
+        self.on_ctrl_c(self.leads.then_some(promise));
+    }
+
+    /// As [`Self::stop_on_ctrl_c`], for work that speaks for itself.
+    pub fn stop_silently_on_ctrl_c(&self) {
+        self.on_ctrl_c(None);
+    }
+
+    fn on_ctrl_c(&self, promise: Option<&'static str>) {
         let (interrupt, bars) = (self.interrupt.clone(), self.bars.clone());
         let _ = ctrlc::set_handler(move || {
             if interrupt.set() {
                 torch_ext::exit_at_once(130);
             }
+            let Some(promise) = promise else { return };
             bars.suspend(|| eprintln!("{promise}")); // `println` of the bars is silent where there is no terminal
         });
     }
@@ -88,10 +104,8 @@ pub fn one_line_for_panics() {
         let text = text.unwrap_or("unknown error");
         let (source, inner) = text.split_once("Torch(\"").map_or(("", text), |(_, inner)| ("libtorch: ", inner));
         let line = inner.split("\\n").next().unwrap_or(inner).lines().next().unwrap_or(inner);
-        eprintln!("comat: error: {source}{line}");
-        if is_out_of_memory(line) {
-            eprintln!("comat: {}", memory_advice());
-        } else if let Some(place) = info.location() {
+        eprintln!("comat: error: {}", out_of_memory(line).unwrap_or_else(|| format!("{source}{line}")));
+        if let (None, Some(place)) = (out_of_memory(line), info.location()) {
             eprintln!(
                 "comat: this should not happen; please report it with the command ({}:{})",
                 place.file(),
@@ -102,19 +116,21 @@ pub fn one_line_for_panics() {
     }));
 }
 
-fn is_out_of_memory(line: &str) -> bool {
-    line.contains("out of memory") || line.contains("can't allocate memory") || line.contains("not enough memory")
-}
-
-/// Where memory ran out, and what helps.
-fn memory_advice() -> String {
-    match comat::train::under_way() {
+/// Where memory ran out, and what helps, if that is what a message is about.
+fn out_of_memory(message: &str) -> Option<String> {
+    let known = ["out of memory", "can't allocate memory", "not enough memory"];
+    let said = known.iter().find(|said| message.contains(**said))?;
+    let begin = message.find(said)?;
+    let amount = message[begin..].split(['.', '\\']).next().unwrap_or(said);
+    Some(match comat::train::under_way() {
         Some(leg) => format!(
-            "memory ran out in the leg `{leg}`; a smaller {} needs less, and `comat plan --memory …` says how small",
+            "out of memory in the leg `{leg}` of a step ({amount}): a smaller {} needs less; `comat plan --memory …` says how small",
             comat::plan::memory::setting_of(leg)
         ),
-        None => "memory ran out; a smaller --batch, size or model.dtype needs less".into(),
-    }
+        None => {
+            format!("out of memory ({amount}): a smaller batch or size, or --dtype bfloat16 (model.dtype), needs less")
+        }
+    })
 }
 
 /// 0, or 1 after an error, or 130 after Ctrl-C.
@@ -124,10 +140,7 @@ pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
         Err(error) if error.is::<Interrupted>() => ExitCode::from(130),
         Err(error) => {
             let line = format!("{error:#}").replace('\n', " ");
-            eprintln!("comat: error: {line}");
-            if is_out_of_memory(&line) {
-                eprintln!("comat: {}", memory_advice());
-            }
+            eprintln!("comat: error: {}", out_of_memory(&line).unwrap_or(line));
             ExitCode::FAILURE
         }
     }

@@ -9,6 +9,7 @@ mod evaluate;
 mod fetch;
 mod lora;
 mod prepare;
+mod processes;
 mod report;
 mod segment;
 mod verbs;
@@ -23,6 +24,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     console::one_line_for_panics();
     let console = console::Console::new();
+    if let Some(count) = args.verb.processes().filter(|count| *count > 1) {
+        return processes::run(count, &console);
+    }
     let result = match args.verb {
         Verb::Train(args) => verbs::train(args, &console),
         Verb::Plan(args) => verbs::plan(args, &console),

@@ -3,7 +3,7 @@
 use crate::{
     args::{Attention, Engine, Generate, Latents, Plan, Source, Trace, Train},
     console::Console,
-    fetch,
+    fetch, processes,
 };
 use anyhow::{Context, Result, bail};
 use comat::{
@@ -24,20 +24,29 @@ use tch::{Device, Kind};
 
 pub fn train(args: Train, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
-    fetch::config(&mut config, console)?;
     if args.dry_run {
+        fetch::config(&mut config, console)?;
         say!("{}", plan::describe(config.clone(), &segmenter)?);
         say!("{}", plan::memory::forecast(&config, &segmenter)?);
         return Ok(());
     }
+    let world = processes::join(config.ranks.timeout())?;
+    world.check_same(&config)?;
+    world.one_before_the_others(|| fetch::config(&mut config, console))?;
+    config.model.device = world.place(config.model.device);
     let output = config.output.clone();
     console.stop_on_ctrl_c("Finishing this step, then saving. Ctrl-C once more stops at once, without saving.");
     let resume = args.resume.as_deref();
-    let (mut trainer, mut run) = Trainer::open(config, &segmenter, &judge, resume, console.bar(), &console.interrupt)?;
+    let (mut trainer, mut run) =
+        Trainer::open(config, &segmenter, &judge, resume, console.bar(), &console.interrupt, world)?;
     for change in &trainer.changed {
         say!("Changed since the checkpoint: {change}");
     }
-    match trainer.run(&mut run, &console.interrupt)? {
+    let ended = trainer.run(&mut run, &console.interrupt)?;
+    if !trainer.world.leads() {
+        return Ok(());
+    }
+    match ended {
         Ended::Finished => {
             say!("{} steps done. The LoRA is in {}", trainer.step, output.join("adapter").display());
             if let Some(verdict) = run.verdict() {
@@ -46,6 +55,9 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
             if output.join("before-after.png").exists() {
                 say!("Before and after: {}", output.join("before-after.png").display());
             }
+        }
+        Ended::Stopped(step) if !trainer.world.is_alone() => {
+            say!("Stopped after step {step}; it is saved. Go on with the same command and --resume");
         }
         Ended::Stopped(step) => {
             let settings: String = args.set.iter().map(|s| format!(" --set {}", quoted(s))).collect();
@@ -101,20 +113,31 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         init_latents: args.init_latents,
         save_latents: args.save_latents,
     };
-    let pipeline = open(model, variant.as_deref(), tokenizer, &args.engine, console)?;
+    let world = processes::join(config::Ranks::default().timeout())?;
+    let engine = Engine { device: world.place(args.engine.device), ..args.engine };
+    let (mut model, mut tokenizer) = (model, tokenizer);
+    world.one_before_the_others(|| fetch::model(&mut model, variant.as_deref(), &mut tokenizer, console))?;
+    let pipeline = open(model, variant.as_deref(), tokenizer, &engine, console)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
     let bar = denoising_bar(console, "generate")?;
-    let files = generate::run(pipeline, &request, &bar, &console.interrupt)?;
+    let files = generate::run(pipeline, &request, &bar, &console.interrupt, &world)?;
     bar.finish_and_clear();
-    say!("{} in {}", count(files.len()), request.out.display());
+    if world.leads() {
+        say!("{} in {}", count(files.len()), request.out.display());
+    }
     Ok(())
 }
 
 pub fn latents(args: Latents, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
     config.fidelity.get_or_insert_default();
+    let world = processes::join(config.ranks.timeout())?;
+    world.check_same(&config)?;
     let model = &mut config.model;
-    fetch::model(&mut model.path, model.variant.as_deref(), &mut model.tokenizer, console)?;
+    world.one_before_the_others(|| {
+        fetch::model(&mut model.path, model.variant.as_deref(), &mut model.tokenizer, console)
+    })?;
+    model.device = world.place(model.device);
     let prompts = prompts::read(&config.prompts.train)?;
     let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
     let mut pipeline = config.model.open()?;
@@ -122,9 +145,11 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
     let bar = console.bar();
     bar.set_style(ProgressStyle::with_template("latents {wide_bar} {pos}/{len} · {per_sec} · ETA {eta_precise}")?);
     bar.enable_steady_tick(Duration::from_millis(500));
-    let store = comat::latents::complete(&config, &mut pipeline, &texts, &bar, &console.interrupt)?;
+    let store = comat::latents::complete(&config, &mut pipeline, &texts, &bar, &console.interrupt, &world)?;
     bar.finish_and_clear();
-    say!("{}", store.plan(store.len()));
+    if world.leads() {
+        say!("{}", store.plan(store.len()));
+    }
     Ok(())
 }
 

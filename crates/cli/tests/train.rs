@@ -417,3 +417,13 @@ fn prompts_without_nouns_and_nouns_without_objects_are_told_once() {
         assert_eq!(step["prompts_without_subjects"], 1);
     }
 }
+
+#[test]
+fn too_large_a_picture_names_the_leg() {
+    let folder = Folder::of_run();
+    let words = train_words("train.batch_size=1 train.steps=1 sampling.size=16384");
+    let said = "out of memory in the leg `trajectory` of a step (can't allocate memory: you tried to allocate";
+    let help = "a smaller train.batch_size needs less; `comat plan --memory";
+    folder.with_address_space(3 << 20, &words).error(&[said, help]);
+    folder.assert_no_leftovers();
+}

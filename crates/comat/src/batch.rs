@@ -5,12 +5,13 @@ use crate::{
     loss::caption::CaptionLoss,
     prompts::Prompt,
     random::{Purpose, permutation, stream},
+    ranks::World,
     session::Session,
     tracked,
     train::Draws,
 };
 use anyhow::Result;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 use tch::Tensor;
 use torch_ext::Generator;
 
@@ -37,22 +38,71 @@ impl Order {
     }
 }
 
-/// One trajectory's samples: the `part`-th of a step.
+/// One trajectory's samples, the `part`-th of a step: the prompts of all ranks, and which of them are this rank's.
 pub struct Batch {
     step: u64,
-    /// Places of the samples in the step.
-    places: Vec<u64>,
-    pub prompts: Vec<String>,
+    /// Places in the step of this rank's samples.
+    pub places: Vec<u64>,
+    prompts: Vec<String>,
+    mine: Range<usize>,
+}
+
+/// A batch, and which of its samples are computed here: all of them, or those of a rank. Losses are means over the whole batch,
+/// so the ranks' losses and gradients add up to those of the batch.
+pub struct Share<'a> {
+    pub batch: Vec<&'a str>,
+    mine: Range<usize>,
+}
+
+impl<'a> Share<'a> {
+    pub fn whole(prompts: &[&'a str]) -> Self {
+        Self { batch: prompts.to_vec(), mine: 0..prompts.len() }
+    }
+
+    /// The prompts of what is computed here.
+    pub fn prompts(&self) -> &[&'a str] {
+        &self.batch[self.mine.clone()]
+    }
 }
 
 impl Batch {
-    pub fn new(config: &Config, order: &mut Order, prompts: &[Prompt], step: u64, part: usize) -> Result<Self> {
+    pub fn new(
+        config: &Config,
+        order: &mut Order,
+        prompts: &[Prompt],
+        step: u64,
+        part: usize,
+        world: &World,
+    ) -> Result<Self> {
         let size = config.train.batch_size;
-        let places: Vec<u64> = (0..size).map(|i| (part * size + i) as u64).collect();
-        let first = step * (size * config.train.accumulation) as u64;
-        let prompt = |place: &u64| Ok(prompts[order.prompt(first + place)?].text.clone());
-        let prompts = places.iter().map(prompt).collect::<Result<_>>()?;
-        Ok(Self { step, places, prompts })
+        let parts = config.train.accumulation;
+        let first = step * (size * parts) as u64;
+        let prompt = |place| Ok(prompts[order.prompt(first + place)?].text.clone());
+        Self::of(step, part..parts, size, world, prompt)
+    }
+
+    /// The first of the `parts` that a step still has, each of so many samples; `prompt` gives that of a place in the step.
+    pub fn of(
+        step: u64,
+        parts: Range<usize>,
+        size: usize,
+        world: &World,
+        prompt: impl FnMut(u64) -> Result<String>,
+    ) -> Result<Self> {
+        // all samples of the step are shared, so that with accumulation a rank has whole parts
+        let (share, part) = (world.share(parts.end * size), parts.start * size..(parts.start + 1) * size);
+        let inside = |place: usize| place.clamp(part.start, part.end);
+        let mine = inside(share.start)..inside(share.end);
+        Ok(Self {
+            step,
+            places: mine.clone().map(|place| place as u64).collect(),
+            mine: mine.start - part.start..mine.end - part.start,
+            prompts: part.map(|place| place as u64).map(prompt).collect::<Result<_>>()?,
+        })
+    }
+
+    pub fn share(&self) -> Share<'_> {
+        Share { batch: self.prompts.iter().map(String::as_str).collect(), mine: self.mine.clone() }
     }
 
     pub fn draws(&self, session: &Session) -> Result<Draws<'static>> {
@@ -112,4 +162,33 @@ pub fn noise_from(
         Ok(Tensor::stack(&rows, 0).to_device(device).to_kind(kind))
     };
     Ok((draw()?, Box::new(move |_| draw())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ranks::tests::world;
+
+    /// Places of every rank's samples, part by part.
+    fn shares(ranks: usize, parts: usize, size: usize) -> Vec<Vec<Vec<u64>>> {
+        let of = |rank: usize, part: usize| {
+            let batch = Batch::of(0, part..parts, size, &world(rank, ranks), |place| Ok(place.to_string())).unwrap();
+            let named: Vec<u64> = batch.share().prompts().iter().map(|prompt| prompt.parse().unwrap()).collect();
+            assert_eq!(named, batch.places);
+            assert_eq!(batch.share().batch.len(), size);
+            batch.places
+        };
+        (0..ranks).map(|rank| (0..parts).map(|part| of(rank, part)).collect()).collect()
+    }
+
+    #[test]
+    fn a_step_is_shared() {
+        assert_eq!(shares(1, 1, 3), [[vec![0, 1, 2]]]);
+        assert_eq!(shares(2, 2, 2), [[vec![0, 1], vec![]], [vec![], vec![2, 3]]], "whole parts");
+        assert_eq!(shares(3, 1, 4), [[vec![0]], [vec![1]], [vec![2, 3]]]);
+        for (ranks, parts, size) in [(1, 1, 1), (3, 2, 4), (5, 2, 2), (8, 8, 4), (2, 3, 1)] {
+            let all: Vec<u64> = shares(ranks, parts, size).into_iter().flatten().flatten().collect();
+            assert_eq!(all, (0..(parts * size) as u64).collect::<Vec<_>>());
+        }
+    }
 }

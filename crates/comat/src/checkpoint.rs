@@ -225,21 +225,22 @@ fn flatten(path: &str, value: &toml::Value, out: &mut BTreeMap<String, String>) 
     }
 }
 
-/// The checkpoint that `--resume latest` or `--resume DIR` means.
-pub fn find(root: &Path, which: &str) -> Result<PathBuf> {
-    if which != "latest" {
+/// The checkpoint that `--resume latest` or `--resume DIR` means; `auto` is the latest, or none where there is none yet.
+pub fn find(root: &Path, which: &str) -> Result<Option<PathBuf>> {
+    if which != "latest" && which != "auto" {
         let path = PathBuf::from(which);
         return if path.join(STATE).exists() {
-            Ok(path)
+            Ok(Some(path))
         } else {
             bail!("{}: no checkpoint there ({STATE} is missing)", path.display())
         };
     }
     match fs::read_to_string(root.join("latest")).map(|name| root.join(name.trim())) {
-        Ok(path) if path.join(STATE).exists() => Ok(path),
+        Ok(path) if path.join(STATE).exists() => Ok(Some(path)),
         // `latest` is only a hint; the folders are the truth
         _ => match steps(root)?.pop() {
-            Some((_, path)) => Ok(path),
+            Some((_, path)) => Ok(Some(path)),
+            None if which == "auto" => Ok(None),
             None => bail!("{}: there is no checkpoint yet to resume from; start without --resume", root.display()),
         },
     }

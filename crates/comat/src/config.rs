@@ -4,6 +4,7 @@ mod location;
 mod logging;
 mod memory;
 mod parse;
+mod ranks;
 mod values;
 
 use crate::{
@@ -21,6 +22,7 @@ pub use logging::Logging;
 pub use memory::Memory;
 pub use models::schedule::SamplerKind;
 pub use parse::read;
+pub use ranks::Ranks;
 pub use values::{Dtype, Size, Where};
 
 /// A whole run. Paths are relative to the folder that the program is started in.
@@ -59,6 +61,8 @@ pub struct Config {
     pub samples: Samples,
     #[serde(default)]
     pub validation: Validation,
+    #[serde(default, skip_serializing_if = "Ranks::is_default")]
+    pub ranks: Ranks,
     #[serde(default)]
     pub memory: Memory,
     #[serde(default)]
@@ -466,7 +470,7 @@ pub enum RateSchedule {
 pub struct Train {
     /// Optimiser steps.
     pub steps: u64,
-    /// Samples in one trajectory.
+    /// Samples in one trajectory. Those of a step (times `accumulation`) are shared by the ranks, whose number changes nothing.
     pub batch_size: usize,
     /// Trajectories whose gradients are averaged for one optimiser step.
     pub accumulation: usize,
@@ -573,6 +577,7 @@ impl Config {
     /// Refuses values that no run can have.
     pub fn check(&self) -> Result<()> {
         self.sampling.check()?;
+        self.ranks.check()?;
         above_zero(&[
             ("replay.tracked", self.replay.tracked as f64),
             ("lora.rank", self.lora.rank as f64),

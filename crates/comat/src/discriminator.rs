@@ -38,7 +38,7 @@ pub struct Discriminator {
     gradients: Gradients,
 }
 
-/// What the discriminator says of a batch, and how it wants the generated latents changed.
+/// What the discriminator says of a batch (or what some samples add to that), and how it wants the generated latents changed.
 pub struct Verdict {
     /// How badly the generated latents pass for real ones: the mean over samples and pixels of BCE(D(x_0), 1).
     pub adversarial: f64,
@@ -103,12 +103,17 @@ impl Discriminator {
     /// Judges generated latents against real ones `[B, C, h, w]`, and adds to its own gradients. The generated half runs
     /// once: both losses are differentiated on one graph.
     pub fn judge(&mut self, generated: &Tensor, real: &Tensor) -> Result<Verdict> {
+        self.judge_some(generated, real, generated.size()[0] as usize)
+    }
+
+    /// As [`Self::judge`], of some samples of a batch of so many: what they add to its losses and gradients.
+    pub fn judge_some(&mut self, generated: &Tensor, real: &Tensor, batch: usize) -> Result<Verdict> {
         let unet = UNet::new(&self.unet_config, &self.base.with_adapter(&self.trained.lora)?)?;
         let leaves: Vec<&Tensor> = self.trained.parameters().into_iter().map(|(_, leaf)| leaf).collect();
         let kind = self.trained.flat.kind();
         let (given, generated, real) = (generated.kind(), generated.to_kind(kind), real.to_kind(kind));
         let size = generated.size();
-        let pixels = (size[0] * size[2] * size[3]) as f64;
+        let pixels = (batch as i64 * size[2] * size[3]) as f64;
         let (mut adversarial, mut loss, mut right) = (0.0, 0.0, 0.0);
         let mut cotangents = vec![];
         for (start, length) in chunks(size[0], self.settings.micro_batch) {
@@ -148,6 +153,11 @@ impl Discriminator {
     /// What was added up since the last update, in the order of `Trainable::parameters`.
     pub fn gradients(&self) -> &[Tensor] {
         self.gradients.views()
+    }
+
+    /// The same in one buffer, where the ranks add up theirs.
+    pub fn gradient_buffer(&mut self) -> &mut Tensor {
+        &mut self.gradients.flat
     }
 
     /// The weights that its UNet is made of, without its adapter.

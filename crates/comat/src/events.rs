@@ -10,7 +10,8 @@ use std::{
 };
 
 pub struct Events {
-    file: File,
+    /// `None`: nothing is written.
+    file: Option<File>,
     path: PathBuf,
 }
 
@@ -27,15 +28,21 @@ impl Events {
             if last == [b'\n'] { Ok(()) } else { file.write_all(b"\n") }
         };
         close(&mut file).map_err(Error::io(path))?;
-        Ok(Self { file, path: path.to_owned() })
+        Ok(Self { file: Some(file), path: path.to_owned() })
+    }
+
+    /// A log that forgets: of a rank that is not the first.
+    pub fn nowhere() -> Self {
+        Self { file: None, path: PathBuf::new() }
     }
 
     /// Writes one line, whole or not at all. Each has an `event` key that says what it is.
     pub fn write(&mut self, event: Value) -> Result<()> {
-        let before = self.file.metadata().map_err(Error::io(&self.path))?.len();
-        let written = self.file.write_all(format!("{event}\n").as_bytes());
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let before = file.metadata().map_err(Error::io(&self.path))?.len();
+        let written = file.write_all(format!("{event}\n").as_bytes());
         if written.is_err() {
-            let _ = self.file.set_len(before);
+            let _ = file.set_len(before);
         }
         Ok(written.map_err(Error::io(&self.path))?)
     }

@@ -6,6 +6,7 @@ use crate::{
     image::{Picture, slug},
     interrupt::Interrupt,
     pipeline::Pipeline,
+    ranks::World,
     trajectory,
 };
 use anyhow::{Result, bail};
@@ -47,12 +48,14 @@ struct Job<'a> {
     path: PathBuf,
 }
 
-/// Draws everything; returns the files. Files are written as their batch is done, each of them whole.
+/// Draws everything, every rank its share of the images into one folder; returns the files of all. Files are written as their
+/// batch is done, each of them whole.
 pub fn run(
     mut pipeline: Pipeline,
     request: &Request,
     bar: &ProgressBar,
     interrupt: &Interrupt,
+    world: &World,
 ) -> Result<Vec<PathBuf>> {
     let sampling = &request.sampling;
     let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
@@ -68,11 +71,13 @@ pub fn run(
         None => pipeline.unet(&pipeline.unet_weights)?,
     };
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
-    bar.set_length((jobs.len() * sampler.len()) as u64);
+    world.barrier()?; // all of them have seen that the files do not exist
+    let mine = world.share(jobs.len());
+    bar.set_length((mine.len() * sampler.len()) as u64);
 
     let (mut latents, mut pictures) = (vec![], vec![]);
-    for (number, batch) in jobs.chunks(request.batch.max(1)).enumerate() {
-        let first = (number * request.batch.max(1)) as i64;
+    for (number, batch) in jobs[mine.clone()].chunks(request.batch.max(1)).enumerate() {
+        let first = (mine.start + number * request.batch.max(1)) as i64;
         let prompts: Vec<&str> = batch.iter().map(|job| job.prompt).collect();
         let noise = match &given {
             Some(given) => Noise::Given { given, first, rows: batch.len() as i64 },
@@ -95,15 +100,30 @@ pub fn run(
         }
         latents.push(drawn);
     }
+    let latents = match &request.save_latents {
+        Some(_) => {
+            latents
+                .push(Tensor::zeros([&[0], shape.as_slice()].concat(), (latent_kind(pipeline.kind), pipeline.device)));
+            world.gather(&Tensor::cat(&latents, 0), jobs.len())?
+        }
+        None => Tensor::new(),
+    };
+    world.barrier()?; // all files are there
     let mut files: Vec<PathBuf> = jobs.into_iter().map(|job| job.path).collect();
+    if !world.leads() {
+        return Ok(files);
+    }
     if request.grid {
+        if !world.is_alone() {
+            pictures = files.iter().map(|path| Picture::open(path)).collect::<Result<_>>()?;
+        }
         let columns = if request.count > 1 { request.count } else { (pictures.len() as f64).sqrt().ceil() as usize };
         let path = request.out.join("grid.png");
         Picture::grid(&pictures, columns).save(&path, &[])?;
         files.push(path);
     }
     if let Some(path) = &request.save_latents {
-        tensors::write(path, &tensors::Tensors::from([("x_0".into(), Tensor::cat(&latents, 0))]), HashMap::new())?;
+        tensors::write(path, &tensors::Tensors::from([("x_0".into(), latents)]), HashMap::new())?;
     }
     Ok(files)
 }

@@ -4,17 +4,17 @@
 //! A folder holds `latents.json` and shards `NNNNN.safetensors` with a tensor `latents` `[n, C, h, w]` in float16. A shard is
 //! in the index when it is whole, so a sampling that was stopped goes on behind the last one.
 
+mod origin;
+
+pub use origin::Origin;
+
 use crate::{
-    config::{Config, Sampling, Size},
-    denoiser::Denoiser,
-    files::write_whole,
-    interrupt::Interrupt,
-    pipeline::Pipeline,
+    config::Config, denoiser::Denoiser, files::write_whole, interrupt::Interrupt, pipeline::Pipeline, ranks::World,
     trajectory,
 };
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
-use models::{Error, schedule::Sampler, tensors, weights};
+use models::{Error, schedule::Sampler, tensors};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -23,63 +23,12 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
 };
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use torch_ext::Generator;
 
 /// Latents in a shard.
 const SHARD: usize = 256;
 const INDEX: &str = "latents.json";
-
-/// What latents depend on, besides their prompt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Origin {
-    /// Fingerprint of the model's weights.
-    pub model: String,
-    pub seed: u64,
-    pub sampling: Sampling,
-    pub size: Size,
-    /// Channels, height and width.
-    pub shape: [i64; 3],
-}
-
-impl Origin {
-    /// Of the latents that a run needs.
-    pub fn of(config: &Config, pipeline: &Pipeline) -> Result<Self> {
-        let size = config.sampling.size.unwrap_or(pipeline.native_size());
-        let fidelity = config.fidelity.clone().unwrap_or_default();
-        let guidance_scale = fidelity.guidance_scale.unwrap_or(config.sampling.guidance_scale);
-        Ok(Self {
-            model: fingerprint(pipeline)?,
-            seed: fidelity.latents_seed,
-            sampling: Sampling { size: None, guidance_scale, ..config.sampling.clone() },
-            size,
-            shape: pipeline.latent_shape(size)?,
-        })
-    }
-
-    /// What is different in another, in words.
-    fn differences(&self, other: &Self) -> Vec<String> {
-        let mut all = vec![];
-        if self.model != other.model {
-            all.push(format!("of another model (fingerprint {}, not {})", self.model, other.model));
-        }
-        if self.seed != other.seed {
-            all.push(format!("from seed {}, not {}", self.seed, other.seed));
-        }
-        if (self.size, self.shape) != (other.size, other.shape) {
-            all.push(format!("of images of {}, not {}", self.size, other.size));
-        }
-        if self.sampling != other.sampling {
-            all.push(format!("sampled with {:?}, not {:?}", self.sampling, other.sampling));
-        }
-        all
-    }
-
-    /// Bytes of one latent.
-    fn bytes(&self) -> u64 {
-        2 * self.shape.iter().product::<i64>() as u64
-    }
-}
 
 #[derive(Serialize, Deserialize)]
 struct Index {
@@ -106,18 +55,18 @@ pub struct Store {
 }
 
 impl Store {
+    fn new(folder: &Path, origin: Origin) -> Self {
+        let index = Index { origin, shards: vec![] };
+        Self { folder: folder.to_owned(), index, values: vec![], rows: HashMap::new() }
+    }
+
     /// Opens a folder, which need not exist yet. Every shard is held against its digest.
     ///
     /// # Errors
     /// Latents of another model, or sampled in another way; a shard that is missing or damaged.
     pub fn open(folder: &Path, origin: Origin) -> Result<Self> {
         let path = folder.join(INDEX);
-        let mut store = Self {
-            folder: folder.to_owned(),
-            index: Index { origin, shards: vec![] },
-            values: vec![],
-            rows: HashMap::new(),
-        };
+        let mut store = Self::new(folder, origin);
         if !path.exists() {
             return Ok(store);
         }
@@ -136,6 +85,31 @@ impl Store {
             let values = read(&file, &shard, store.index.origin.shape)
                 .context("latents can be made again: delete their folder, and run the same command")?;
             store.add(shard, values);
+        }
+        Ok(store)
+    }
+
+    /// Rank 0's, on every rank: only rank 0 need see the folder.
+    pub fn of_first(folder: &Path, origin: Origin, world: &World) -> Result<Self> {
+        let leads = world.leads();
+        let mut store = if leads { Self::open(folder, origin)? } else { Self::new(folder, origin) };
+        if world.is_alone() {
+            return Ok(store);
+        }
+        let index: Index = serde_json::from_str(&world.text_of_first(&serde_json::to_string(&store.index)?)?)?;
+        let differences = index.origin.differences(&store.index.origin);
+        if !differences.is_empty() {
+            bail!("rank {}: rank 0 has latents {}", world.rank, differences.join("; "));
+        }
+        for (i, shard) in index.shards.into_iter().enumerate() {
+            let mut values = match store.values.get(i) {
+                Some(values) => values.shallow_clone(),
+                None => store.index.origin.blank(shard.prompts.len()),
+            };
+            world.copy_of_first(&mut values)?;
+            if !leads {
+                store.add(shard, values);
+            }
         }
         Ok(store)
     }
@@ -177,7 +151,8 @@ impl Store {
         format!("{prompts} latents of {:?} for {}, {}", self.index.origin.shape, self.folder.display(), megabytes(size))
     }
 
-    /// Samples the missing ones, `batch` at a time.
+    /// Samples the missing ones, `batch` at a time, every rank its share of each shard.
+    #[allow(clippy::too_many_arguments)]
     pub fn make(
         &mut self,
         pipeline: &mut Pipeline,
@@ -186,23 +161,33 @@ impl Store {
         batch: usize,
         bar: &ProgressBar,
         interrupt: &Interrupt,
+        world: &World,
     ) -> Result<()> {
         let prompts = self.missing(prompts.iter().copied());
-        fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
-        let needed = self.index.origin.bytes() * prompts.len() as u64;
-        let free = fs4::available_space(&self.folder).map_err(Error::io(&self.folder))?;
-        if needed > free {
-            bail!("{}: {} are needed, {} are free", self.folder.display(), megabytes(needed), megabytes(free));
+        if world.leads() {
+            self.make_room(prompts.len())?;
         }
         bar.set_length(prompts.len() as u64);
         let unet = pipeline.unet(&pipeline.unet_weights)?;
         for prompts in prompts.chunks(SHARD) {
-            let mut rows = vec![];
-            for prompts in prompts.chunks(batch.max(1)) {
+            let mut rows = vec![self.index.origin.blank(0)];
+            for prompts in prompts[world.share(prompts.len())].chunks(batch.max(1)) {
                 rows.push(self.sample(pipeline, &unet, sampler, prompts, interrupt)?);
-                bar.inc(prompts.len() as u64);
+                bar.inc((prompts.len() * world.size) as u64);
             }
-            self.write(Tensor::cat(&rows, 0), prompts)?;
+            let values = world.gather(&Tensor::cat(&rows, 0), prompts.len());
+            let values = values.or_else(|e| interrupt.check().map_err(Into::into).and(Err(e)))?; // they were stopped, too
+            self.write(values, prompts, world)?;
+        }
+        Ok(())
+    }
+
+    fn make_room(&self, prompts: usize) -> Result<()> {
+        fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+        let needed = self.index.origin.bytes() * prompts as u64;
+        let free = fs4::available_space(&self.folder).map_err(Error::io(&self.folder))?;
+        if needed > free {
+            bail!("{}: {} are needed, {} are free", self.folder.display(), megabytes(needed), megabytes(free));
         }
         Ok(())
     }
@@ -235,17 +220,23 @@ impl Store {
         let predict = denoiser.conditioned_on(&text);
         let none = BTreeSet::new();
         let walked = trajectory::walk(predict, sampler, start, &none, |_| noise(), || Ok(interrupt.check()?))?;
-        let latents = walked.latents.to_device(tch::Device::Cpu).to_kind(Kind::Half);
+        let latents = walked.latents.to_device(Device::Cpu).to_kind(Kind::Half);
         if latents.isfinite().all().int64_value(&[]) == 0 {
             bail!("the latents of `{}` are not finite numbers; try another model.dtype", prompts.join("`, `"));
         }
         Ok(latents)
     }
 
-    fn write(&mut self, values: Tensor, prompts: &[&str]) -> Result<()> {
+    /// On the disk by rank 0, in memory by all.
+    fn write(&mut self, values: Tensor, prompts: &[&str], world: &World) -> Result<()> {
         let file = format!("{:05}.safetensors", self.index.shards.len());
         let path = self.folder.join(&file);
         let values = values.contiguous();
+        if !world.leads() {
+            let prompts = prompts.iter().map(|p| (*p).to_owned()).collect();
+            self.add(Shard { file, sha256: String::new(), prompts }, values);
+            return Ok(());
+        }
         let all = tensors::Tensors::from([("latents".to_owned(), values.shallow_clone())]);
         tensors::write(&path, &all, HashMap::new())?;
         let prompts = prompts.iter().map(|p| (*p).to_owned()).collect();
@@ -261,34 +252,19 @@ pub fn complete(
     prompts: &[&str],
     bar: &ProgressBar,
     interrupt: &Interrupt,
+    world: &World,
 ) -> Result<Store> {
     let folder = config.fidelity.as_ref().and_then(|fidelity| fidelity.latents.clone());
     let folder = folder.unwrap_or_else(|| config.output.join("latents"));
-    let mut store = Store::open(&folder, Origin::of(config, pipeline)?)?;
+    let mut store = Store::of_first(&folder, Origin::of(config, pipeline)?, world)?;
     let missing = store.missing(prompts.iter().copied()).len();
     if missing > 0 {
         tracing::info!("the original model samples {}", store.plan(missing));
         let sampling = &config.sampling;
         let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
-        store.make(pipeline, &sampler, prompts, config.train.batch_size, bar, interrupt)?;
+        store.make(pipeline, &sampler, prompts, world.at_a_time(&config.train), bar, interrupt, world)?;
     }
     Ok(store)
-}
-
-/// Of everything that a model's latents depend on.
-fn fingerprint(pipeline: &Pipeline) -> Result<String> {
-    let (model, variant) = (&pipeline.path, pipeline.variant.as_deref());
-    if model.is_file() {
-        let parts = [weights::fingerprint_of(std::slice::from_ref(model))?];
-        return Ok(short(&Sha256::digest(parts.join("\n"))));
-    }
-    let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model", variant)?];
-    for encoder in ["text_encoder", "text_encoder_2"].map(|name| model.join(name)).iter().filter(|f| f.exists()) {
-        parts.push(weights::fingerprint(encoder, "model", variant)?);
-    }
-    let scheduler = model.join("scheduler/scheduler_config.json");
-    parts.push(fs::read_to_string(&scheduler).map_err(Error::io(&scheduler))?);
-    Ok(short(&Sha256::digest(parts.join("\n"))))
 }
 
 fn read(path: &Path, shard: &Shard, shape: [i64; 3]) -> Result<Tensor> {
@@ -315,10 +291,6 @@ fn digest(path: &Path) -> Result<String> {
         }
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn short(digest: &[u8]) -> String {
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn megabytes(bytes: u64) -> String {

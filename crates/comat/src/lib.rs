@@ -31,6 +31,7 @@ pub mod precision;
 pub mod prepare;
 pub mod prompts;
 pub mod random;
+pub mod ranks;
 pub mod replay;
 pub mod report;
 pub mod resident;

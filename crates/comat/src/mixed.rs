@@ -2,11 +2,12 @@
 //! captions. They add to the caption loss, and keep it from being fooled by what no picture looks like.
 
 use crate::{
-    batch::Order,
+    batch::{Batch, Order},
     config::Config,
     loss::caption::CaptionLoss,
     pairs::Pairs,
     random::{Purpose, stream},
+    ranks::World,
     session::Session,
     tracked,
     train::Draws,
@@ -51,20 +52,19 @@ impl Mixed {
         self.pairs.is_empty()
     }
 
-    /// Captions and draws of the pictures of an optimiser step's `part`-th trajectory. All enter at one step of the sampler.
-    pub fn draws(
-        &mut self,
-        session: &Session,
-        config: &Config,
-        step: u64,
-        part: usize,
-    ) -> Result<(Vec<String>, Draws<'static>)> {
+    /// The captions of an optimiser step's `part`-th trajectory.
+    pub fn batch(&mut self, config: &Config, step: u64, part: usize, world: &World) -> Result<Batch> {
+        Batch::of(step, part..config.train.accumulation, batch_size(config), world, |place| {
+            let pair = self.pair(config, step, place)?;
+            Ok(self.pairs.caption(pair).to_owned())
+        })
+    }
+
+    /// The draws of this rank's pictures of a batch, at least one. All enter at one step of the sampler.
+    pub fn draws(&mut self, session: &Session, config: &Config, step: u64, batch: &Batch) -> Result<Draws<'static>> {
         let Some(settings) = &config.mixed else { bail!("mixed: the configuration has none") };
-        let size = if settings.batch_size == 0 { config.train.batch_size } else { settings.batch_size };
-        let first_of_step = step * (size * config.train.accumulation) as u64;
-        let places: Vec<u64> = (0..size).map(|i| (part * size + i) as u64).collect();
-        let chosen = places.iter().map(|place| self.order.prompt(first_of_step + place)).collect::<Result<Vec<_>>>()?;
-        let captions = chosen.iter().map(|i| self.pairs.caption(*i).to_owned()).collect();
+        let places = &batch.places;
+        let chosen = places.iter().map(|place| self.pair(config, step, *place)).collect::<Result<Vec<_>>>()?;
         let images = chosen.iter().map(|i| self.pairs.tensor(*i, session.size)).collect::<Result<Vec<_>>>()?;
 
         let mut draw = stream(config.seed, Purpose::Mixed, step, u64::MAX)?;
@@ -76,12 +76,12 @@ impl Mixed {
         })?;
 
         let latents = session.encode(&Tensor::stack(&images, 0))?;
-        let (noise, rest) = crate::batch::noise(session, Purpose::Mixed, step, &places)?;
+        let (noise, rest) = crate::batch::noise(session, Purpose::Mixed, step, places)?;
         let signal = session.pipeline.schedule.signal()[session.sampler.steps[first].timestep as usize];
         let crop = |place: &u64| {
             CaptionLoss::draw_crop(config.seed, step, u64::MAX - place, session.size.height, session.size.width)
         };
-        let draws = Draws {
+        Ok(Draws {
             start: latents * signal.sqrt() + noise * (1.0 - signal).sqrt(),
             noise: rest,
             first,
@@ -89,7 +89,18 @@ impl Mixed {
             tracked,
             attention: BTreeSet::new(),
             crops: places.iter().map(crop).collect::<Result<_>>()?,
-        };
-        Ok((captions, draws))
+        })
+    }
+
+    /// Which pair has a place in a step.
+    fn pair(&mut self, config: &Config, step: u64, place: u64) -> Result<usize> {
+        self.order.prompt(step * (batch_size(config) * config.train.accumulation) as u64 + place)
+    }
+}
+
+fn batch_size(config: &Config) -> usize {
+    match &config.mixed {
+        Some(mixed) if mixed.batch_size > 0 => mixed.batch_size,
+        _ => config.train.batch_size,
     }
 }

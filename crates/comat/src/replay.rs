@@ -38,6 +38,8 @@ pub struct Replay<'a> {
     pub max_cotangent: f64,
     /// Samples replayed at a time (0: all): bounds memory and changes nothing else.
     pub micro_batch: usize,
+    /// Samples of the batch that the losses are means over, of which these are all or some.
+    pub batch: usize,
     /// The matrices of the adapter, in the order of `Lora::parameters`.
     pub leaves: &'a [&'a Tensor],
     pub attention: Option<Concentration<'a>>,
@@ -72,7 +74,7 @@ impl Replay<'_> {
         let mut losses = AttentionLosses::default();
         let first = trajectory.before.keys().next().copied().unwrap_or(usize::MAX);
         for (i, step) in self.sampler.steps.iter().enumerate().rev().take_while(|(i, _)| *i >= first) {
-            g = limited(g, self.max_cotangent);
+            g = limited(g, self.max_cotangent, self.batch);
             let next = &g * step.a;
             if let Some(x) = trajectory.before.get(&i) {
                 for (start, length) in chunks(x.size()[0], self.micro_batch) {
@@ -113,7 +115,7 @@ impl Replay<'_> {
                 let (e, maps) = self.denoiser.predict_with_maps(&x, step.timestep, text)?;
                 outputs.push(e);
                 let config = attention.config;
-                if let Some(parts) = attention::losses(config.form, &maps, targets, attention.targets.len()) {
+                if let Some(parts) = attention::losses(config.form, &maps, targets, self.batch) {
                     values =
                         AttentionLosses { token: parts.token.double_value(&[]), pixel: parts.pixel.double_value(&[]) };
                     let loss = parts.token * config.token_weight + parts.pixel * config.pixel_weight;
@@ -131,13 +133,13 @@ impl Replay<'_> {
     }
 }
 
-/// Cotangents `[B, C, h, w]` of a mean over B samples, each sample's scaled down so that that of its own loss has at most
+/// Cotangents `[b, C, h, w]` of a mean over `batch` samples, each sample's scaled down so that that of its own loss has at most
 /// this norm (0: any).
-fn limited(cotangents: Tensor, most: f64) -> Tensor {
+fn limited(cotangents: Tensor, most: f64, batch: usize) -> Tensor {
     if most == 0.0 {
         return cotangents;
     }
-    let norms = cotangents.square().sum_dim_intlist([1, 2, 3].as_slice(), true, None).sqrt() * cotangents.size()[0];
+    let norms = cotangents.square().sum_dim_intlist([1, 2, 3].as_slice(), true, None).sqrt() * batch as f64;
     cotangents * (norms.clamp_min(1e-30).reciprocal() * most).clamp_max(1.0)
 }
 
@@ -155,12 +157,12 @@ mod tests {
     #[test]
     fn large_cotangents_are_scaled_down_small_ones_are_not() {
         let given = Tensor::from_slice(&[3.0, 4.0, 0.3, 0.4]).view([2, 1, 1, 2]); // norms 5 and 0.5, of a mean over two
-        let ones = limited(given.shallow_clone(), 2.0) / &given;
+        let ones = limited(given.shallow_clone(), 2.0, 2) / &given;
         let factors = Vec::<f64>::try_from(ones.flatten(0, -1)).unwrap();
         assert!(factors.iter().zip([0.2, 0.2, 1.0, 1.0]).all(|(a, b)| (a - b).abs() < 1e-12), "{factors:?}");
-        assert_eq!(limited(given.shallow_clone(), 0.0), given);
+        assert_eq!(limited(given.shallow_clone(), 0.0, 2), given);
         let zero = Tensor::zeros([2, 1, 1, 2], (Kind::Double, Device::Cpu));
-        assert_eq!(limited(zero.shallow_clone(), 2.0), zero);
+        assert_eq!(limited(zero.shallow_clone(), 2.0, 2), zero);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A run as its folder shows it: log, progress, samples, validation, adapter files.
 
+mod figures;
 mod journal;
 pub mod samples;
 mod validation;
@@ -12,6 +13,7 @@ use crate::{
     interrupt::Interrupt,
     judge::Judge,
     prompts::{self, Prompt},
+    ranks::World,
     replay::AttentionLosses,
     session::Session,
     train::{self, Legs, Outcome, Pulls, Trainer, due},
@@ -43,6 +45,10 @@ pub struct StepReport {
     mixed_loss: Option<f64>,
     legs: Legs,
     began: Instant,
+    /// Seconds until each rank had computed its share, and seconds that rank 0 then spent on adding up.
+    ranks: Option<(Vec<f64>, f64)>,
+    /// Whether somebody has asked the run to stop.
+    pub stop: bool,
 }
 
 impl StepReport {
@@ -57,6 +63,8 @@ impl StepReport {
             mixed_loss: session.config.mixed.as_ref().map(|_| 0.0),
             legs: Legs::default(),
             began: Instant::now(),
+            ranks: None,
+            stop: false,
         }
     }
 
@@ -119,18 +127,20 @@ pub struct Run {
 }
 
 impl Run {
-    /// Makes the run's folder ready. A folder that already holds a run is only taken up again, never overwritten.
+    /// Makes the run's folder ready. A folder that already holds a run is only taken up again, never overwritten. Ranks other than
+    /// the first write nothing, and only help with what is measured.
     pub fn open(
         config: &Config,
         training: &[Prompt],
         judge: Option<Box<dyn Judge>>,
         resumes: bool,
         bar: ProgressBar,
+        world: &World,
     ) -> Result<Self> {
-        let folder = config.output.clone();
+        let (folder, leads) = (config.output.clone(), world.leads());
         // an empty log is that of a run which was stopped before its first step
         let begun = fs::metadata(folder.join("events.jsonl")).is_ok_and(|log| log.len() > 0);
-        if !resumes && begun {
+        if leads && !resumes && begun {
             let way_out = match checkpoint::steps(&folder.join("checkpoints"))?.last() {
                 Some(_) => "go on with it by --resume",
                 None => "it has no checkpoint to go on from: delete it",
@@ -146,14 +156,18 @@ impl Run {
             count => validation.into_iter().take(count).collect(),
         };
         let of = format!("{} {:?}", train::digest(&validation), config.validation.judge);
-        let samples = if config.samples.prompts.is_empty() {
+        let samples = if !leads {
+            vec![]
+        } else if config.samples.prompts.is_empty() {
             let source = if validation.is_empty() { training } else { &validation };
             source.iter().take(config.samples.count).map(|p| p.text.clone()).collect()
         } else {
             config.samples.prompts.clone()
         };
-        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        write_whole(&folder.join("config.toml"), &toml::to_string(config)?).context("writing the run's folder")?;
+        if leads {
+            fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+            write_whole(&folder.join("config.toml"), &toml::to_string(config)?).context("writing the run's folder")?;
+        }
         let style = ProgressStyle::with_template(
             "{prefix} {wide_bar} {pos}/{len} · {msg} · {elapsed_precise} · ETA {eta_precise}",
         )?;
@@ -161,8 +175,8 @@ impl Run {
         bar.set_prefix("train");
         bar.set_length(config.train.steps);
         Ok(Self {
-            journal: Journal::open(&folder)?,
-            validation: Validation::open(&folder, validation, judge, of)?,
+            journal: if leads { Journal::open(&folder)? } else { Journal::nowhere() },
+            validation: Validation::open(&folder, validation, judge, of, leads)?,
             folder,
             bar,
             samples,
@@ -177,7 +191,7 @@ impl Run {
     /// Measures and draws what the run starts from.
     pub fn start(&mut self, trainer: &mut Trainer) -> Result<()> {
         let config = &trainer.session.config;
-        if config.logging.tensorboard {
+        if config.logging.tensorboard && trainer.world.leads() {
             self.journal.begin_tensorboard(&self.folder, trainer.step)?;
         }
         self.journal.write(json!({
@@ -189,6 +203,7 @@ impl Run {
             "captioner": config.captioner.path,
             "prompts": trainer.prompts.len(),
             "trainable": trainer.adapter.flat.numel(),
+            "ranks": trainer.world.size,
         }))?;
         self.validation.resume_at(trainer.step);
         self.bar.set_position(trainer.step);
@@ -239,6 +254,10 @@ impl Run {
                 ("prompts_without_subjects".into(), counts.without.into()),
             ]);
         }
+        if let (Some((seconds, adding_up)), Some(line)) = (&report.ranks, line.as_object_mut()) {
+            line.insert("seconds_ranks".into(), json!(seconds));
+            line.insert("seconds_adding_up".into(), json!(adding_up));
+        }
         if let (Some(loss), Some(line)) = (report.mixed_loss, line.as_object_mut()) {
             line.insert("mixed_loss".into(), loss.into());
         }
@@ -264,15 +283,18 @@ impl Run {
     pub fn watch(&mut self, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<bool> {
         let (step, config) = (trainer.step, &trainer.session.config);
         let (last, validate, sample) = (step == config.train.steps, config.validation.every, config.samples.every);
-        if !interrupt.is_set() && (last || due(validate, step)) {
+        if (last || due(validate, step)) && !trainer.world.any(interrupt.is_set())? {
             validation::measure(self, trainer)?;
         }
         if !interrupt.is_set() && (last || due(sample, step)) {
             samples::draw(self, trainer)?;
         }
         let patience = trainer.session.config.validation.early_stop;
-        let stop = patience > 0 && !last && self.validation.since_best() >= patience;
-        if stop {
+        if patience == 0 || last {
+            return Ok(false);
+        }
+        let stop = trainer.world.any(self.validation.since_best() >= patience)?; // only rank 0 knows
+        if stop && trainer.world.leads() {
             tracing::warn!("step {step}: the judge's figure was not better for {patience} rounds; the run ends here");
         }
         Ok(stop)
@@ -280,6 +302,9 @@ impl Run {
 
     /// Writes the adapter in both spellings, and the comparison of before and after.
     pub fn finish(&mut self, trainer: &mut Trainer) -> Result<()> {
+        if !trainer.world.leads() {
+            return Ok(());
+        }
         let folder = self.write_adapter(trainer, &trainer.adapter.lora, "adapter")?;
         if let Some(ema) = &trainer.ema {
             self.write_adapter(trainer, &ema.lora(&trainer.adapter), "adapter/ema")?;

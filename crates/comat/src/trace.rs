@@ -2,6 +2,7 @@
 
 use crate::{
     adapter,
+    batch::Share,
     config::Config,
     generate::Given,
     optim::Gradients,
@@ -100,7 +101,7 @@ pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<
             crops,
         };
         let mut gradients = Gradients::zeros(&adapter);
-        let outcome = iterate(&mut session, &adapter, &prompts, draws, None, &mut gradients, || Ok(()))?;
+        let outcome = iterate(&mut session, &adapter, &Share::whole(&prompts), draws, None, &mut gradients, || Ok(()))?;
         last = Some((outcome, gradients));
         seconds.push(began.elapsed().as_secs_f64());
     }

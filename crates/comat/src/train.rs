@@ -6,7 +6,7 @@ mod setup;
 
 use crate::{
     attention::Counts,
-    batch::{Batch, Order},
+    batch::{Batch, Order, Share},
     config::Config,
     discriminator::{Discriminator, Verdict},
     ema::Ema,
@@ -16,6 +16,7 @@ use crate::{
     mixed::Mixed,
     optim::{AdamW, Gradients, learning_rate},
     prompts::Prompt,
+    ranks::World,
     replay::{AttentionLosses, Concentration, Replay},
     run::{Run, StepReport},
     session::Session,
@@ -39,6 +40,7 @@ pub enum Ended {
 }
 
 pub struct Trainer {
+    pub world: World,
     pub session: Session,
     pub prompts: Vec<Prompt>,
     pub adapter: Trainable,
@@ -66,10 +68,10 @@ impl Trainer {
         let mut order = Order::new(config.seed, self.prompts.len())?;
         run.start(self)?;
         while self.step < config.train.steps {
-            let report = self.step(&config, &mut order, run)?;
+            let report = self.step(&config, &mut order, run, interrupt)?;
             self.step += 1;
             run.log(self, &report)?;
-            let stop = interrupt.is_set();
+            let stop = report.stop;
             if stop || self.step == config.train.steps || due(config.checkpoints.every, self.step) {
                 self.save(run)?;
             }
@@ -86,29 +88,39 @@ impl Trainer {
     }
 
     /// One optimiser step.
-    fn step(&mut self, config: &Config, order: &mut Order, run: &Run) -> Result<StepReport> {
+    fn step(&mut self, config: &Config, order: &mut Order, run: &Run, interrupt: &Interrupt) -> Result<StepReport> {
         let mut gradients = Gradients::zeros(&self.adapter);
         let mut report =
             StepReport::start(&self.session, learning_rate(&config.optimizer, self.step, config.train.steps));
         for part in 0..config.train.accumulation {
-            let batch = Batch::new(config, order, &self.prompts, self.step, part)?;
-            let prompts: Vec<&str> = batch.prompts.iter().map(String::as_str).collect();
+            let batch = Batch::new(config, order, &self.prompts, self.step, part, &self.world)?;
+            let share = batch.share();
+            if share.prompts().is_empty() {
+                continue; // more ranks than samples
+            }
             let draws = batch.draws(&self.session)?;
-            let real = self.fidelity.as_ref().map(|fidelity| fidelity.real.of(&prompts)).transpose()?;
+            let real = self.fidelity.as_ref().map(|fidelity| fidelity.real.of(share.prompts())).transpose()?;
             let adversary = self.fidelity.as_mut().map(|fidelity| &mut fidelity.discriminator).zip(real);
             let each = || run.tick();
-            let outcome = iterate(&mut self.session, &self.adapter, &prompts, draws, adversary, &mut gradients, each)?;
+            let outcome = iterate(&mut self.session, &self.adapter, &share, draws, adversary, &mut gradients, each)?;
             report.add(&outcome, config.train.accumulation);
         }
         if let Some(mixed) = &mut self.mixed {
             for part in 0..config.train.accumulation {
-                let (captions, draws) = mixed.draws(&self.session, config, self.step, part)?;
-                let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
+                let batch = mixed.batch(config, self.step, part, &self.world)?;
+                let share = batch.share();
+                if share.prompts().is_empty() {
+                    continue;
+                }
+                let draws = mixed.draws(&self.session, config, self.step, &batch)?;
                 let each = || run.tick();
-                let outcome = iterate(&mut self.session, &self.adapter, &captions, draws, None, &mut gradients, each)?;
+                let outcome = iterate(&mut self.session, &self.adapter, &share, draws, None, &mut gradients, each)?;
                 report.add_mixed(&outcome, config.train.accumulation);
             }
         }
+        let mut buffers = vec![&mut gradients.flat];
+        buffers.extend(self.fidelity.as_mut().map(|fidelity| fidelity.discriminator.gradient_buffer()));
+        report.add_up(&self.world, &mut buffers, interrupt)?;
         gradients.scale(1.0 / config.train.accumulation as f64);
         report.grad_norm = gradients.clip(config.optimizer.max_grad_norm);
         if !report.is_finite() {
@@ -131,18 +143,19 @@ impl Trainer {
     }
 }
 
-/// One iteration, section 1 of the method: adds `dL/d adapter` to the gradients. `adversary`: the discriminator and the
-/// original model's latents of these prompts.
+/// One iteration, section 1 of the method: adds `dL/d adapter` to the gradients. Of a share of a batch, it is the share's part
+/// of the batch's losses and gradients. `adversary`: the discriminator and the original model's latents of these prompts.
 pub fn iterate(
     session: &mut Session,
     adapter: &Trainable,
-    prompts: &[&str],
+    share: &Share,
     draws: Draws,
     adversary: Option<(&mut Discriminator, Tensor)>,
     gradients: &mut Gradients,
     each: impl FnMut() -> Result<()>,
 ) -> Result<Outcome> {
     let Draws { start, first, weight, noise, tracked, attention, crops } = draws;
+    let (prompts, batch) = (share.prompts(), share.batch.len());
     let sampler = session.sampler.from(first);
     let mut clock = Clock::start(session.pipeline.device, "trajectory");
     let text = session.text(prompts)?;
@@ -155,7 +168,7 @@ pub fn iterate(
 
     let images = session.decode(&walked.latents)?;
     let mut decode = clock.lap("caption");
-    let Caption { loss, cotangent } = session.captioner.with_cotangent(&images, prompts, &crops)?;
+    let Caption { loss, cotangent } = session.captioner.with_cotangent(&images, share, &crops)?;
     let caption = clock.lap("decode");
     let mut cotangent =
         session.decode_cotangent(&walked.latents, &(cotangent * session.config.captioner.weight * weight))?;
@@ -164,14 +177,14 @@ pub fn iterate(
     let verdict = match adversary {
         Some((discriminator, real)) => {
             let real = real.to_device(cotangent.device()).to_kind(cotangent.kind());
-            Some(discriminator.judge(&walked.latents, &real)?)
+            Some(discriminator.judge_some(&walked.latents, &real, batch)?)
         }
         None => None,
     };
-    let mut pulls = Pulls { caption: mean_norm(&cotangent), adversarial: None };
+    let mut pulls = Pulls { caption: mean_norm(&cotangent, batch), adversarial: None };
     if let (Some(verdict), Some(config)) = (&verdict, &session.config.fidelity) {
         let adversarial = &verdict.cotangent * config.weight;
-        pulls.adversarial = Some(mean_norm(&adversarial));
+        pulls.adversarial = Some(mean_norm(&adversarial, batch));
         cotangent += adversarial;
     }
     let fidelity = clock.lap("segment");
@@ -190,6 +203,7 @@ pub fn iterate(
         mode: session.config.replay.mode,
         max_cotangent: session.config.replay.max_cotangent,
         micro_batch: session.config.replay.micro_batch,
+        batch,
         leaves: &adapter.lora.matrices(),
         attention: session.attention.as_ref().map(|a| Concentration {
             config: &a.config,
@@ -202,9 +216,9 @@ pub fn iterate(
     Ok(Outcome { latents: walked.latents, images, caption_loss: loss, verdict, pulls, attention_losses, counts, legs })
 }
 
-/// The norm of a sample's cotangent, in the mean.
-fn mean_norm(cotangent: &Tensor) -> f64 {
-    cotangent.flatten(1, -1).norm_scalaropt_dim(2.0, [1], false).mean(Kind::Double).double_value(&[])
+/// The norm of a sample's cotangent, in the mean over the batch.
+fn mean_norm(cotangent: &Tensor, batch: usize) -> f64 {
+    cotangent.flatten(1, -1).norm_scalaropt_dim(2.0, [1], false).sum(Kind::Double).double_value(&[]) / batch as f64
 }
 
 /// The random part of an iteration.
@@ -230,7 +244,7 @@ pub struct Pulls {
     pub adversarial: Option<f64>,
 }
 
-/// What an iteration leaves besides gradients.
+/// What an iteration leaves besides gradients. Of a share, losses and other means are its part of those of the batch.
 pub struct Outcome {
     /// x_0 `[B, C, h, w]`
     pub latents: Tensor,

@@ -3,6 +3,7 @@
 use comat::{
     adapter,
     attention::Counts,
+    batch::Share,
     config::{self, Config},
     loss::attention::{self, Target},
     optim::Gradients,
@@ -160,7 +161,9 @@ fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
     let _ = adapter.flat.g_add_(&noise);
 
     let mut gradients = Gradients::zeros(&adapter);
-    let outcome = iterate(&mut session, &adapter, &PROMPTS, given.draws(), None, &mut gradients, || Ok(())).unwrap();
+    let outcome =
+        iterate(&mut session, &adapter, &Share::whole(&PROMPTS), given.draws(), None, &mut gradients, || Ok(()))
+            .unwrap();
 
     let weights = session.pipeline.unet_weights.with_adapter(&adapter.lora).unwrap();
     let unet = session.pipeline.unet(&weights).unwrap();

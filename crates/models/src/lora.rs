@@ -164,7 +164,10 @@ impl Lora {
                 name.dotted()
             ));
         }
-        let ready = |t: &Tensor| t.to_device(weights.device()).to_kind(Kind::Float);
+        let ready = |t: &Tensor| {
+            let kind = if t.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+            t.to_device(weights.device()).to_kind(kind)
+        };
         let pairs = all.into_iter().map(|(name, pair)| {
             (name.layer, LowRank { down: ready(&pair.down), up: ready(&pair.up), alpha: pair.alpha })
         });

@@ -1,4 +1,5 @@
 // One translation unit: most of the compile time is libtorch's headers.
 #include "autograd.cpp"
+#include "group.cpp"
 #include "random.cpp"
 #include "runtime.cpp"

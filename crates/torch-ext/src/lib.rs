@@ -10,11 +10,13 @@
 
 mod autograd;
 pub mod cuda;
+mod group;
 pub mod memory;
 mod random;
 pub mod version;
 
 pub use autograd::{vjp, vjp_and_keep};
+pub use group::{Group, Store};
 pub use random::Generator;
 
 use std::ffi::{CStr, c_char, c_int, c_void};

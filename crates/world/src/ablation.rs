@@ -23,6 +23,7 @@ use comat::{
     files::write_whole,
     generate,
     interrupt::{Interrupt, Interrupted},
+    ranks::World,
     session::{JudgeOf, SegmenterOf},
     train::{Ended, Trainer},
 };
@@ -144,8 +145,15 @@ impl Ablation<'_> {
         }
         let bar = (self.bar)("train")?;
         let resume = saved.then_some("latest");
-        let (mut trainer, mut run) =
-            Trainer::open(config.clone(), self.segmenter, self.judge, resume, bar.clone(), self.interrupt)?;
+        let (mut trainer, mut run) = Trainer::open(
+            config.clone(),
+            self.segmenter,
+            self.judge,
+            resume,
+            bar.clone(),
+            self.interrupt,
+            World::alone(),
+        )?;
         let ended = trainer.run(&mut run, self.interrupt)?;
         bar.finish_and_clear();
         if let Ended::Stopped(_) = ended { Err(Interrupted.into()) } else { Ok(()) }
@@ -184,7 +192,7 @@ impl Ablation<'_> {
         };
         let pipeline = config.model.open()?;
         let bar = (self.bar)("draw")?;
-        generate::run(pipeline, &request, &bar, self.interrupt)?;
+        generate::run(pipeline, &request, &bar, self.interrupt, &World::alone())?;
         bar.finish_and_clear();
         let bar = (self.bar)("judge")?;
         let outcome = judging::judge(questions, &out, &bar, self.interrupt)?;

@@ -188,7 +188,13 @@ impl Folder {
 
     /// Starts the program without waiting for it.
     pub fn start(&self, words: &[&str]) -> Running {
+        self.start_in(words, &[])
+    }
+
+    /// As [`Self::start`], with variables in its environment.
+    pub fn start_in(&self, words: &[&str], variables: &[(&str, String)]) -> Running {
         let mut command = self.command(words);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         Running(child)
     }
@@ -228,6 +234,16 @@ impl Folder {
         command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
         Some(command.output().unwrap().into())
     }
+
+    /// Runs the program with so many KiB of address space.
+    pub fn with_address_space(&self, kib: usize, words: &[&str]) -> Done {
+        let program = self.command(words);
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -v {kib} && exec \"$0\" \"$@\"")]).current_dir(self.0.path());
+        command.arg(program.get_program()).args(program.get_args());
+        command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        command.output().unwrap().into()
+    }
 }
 
 pub fn train_words(words: &str) -> Vec<&str> {
@@ -265,13 +281,25 @@ impl Running {
     }
 
     pub fn signal(&self, name: &str) {
-        let kill = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status().unwrap();
-        assert!(kill.success());
+        signal(self.0.id(), name);
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
     }
 
     pub fn wait(self) -> Done {
         self.0.wait_with_output().unwrap().into()
     }
+}
+
+pub fn signal(process: u32, name: &str) {
+    let kill = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap();
+    assert!(kill.success());
 }
 
 /// How the program ended, and what it said.

@@ -1,6 +1,7 @@
 //! Concept Matching: how surprised a frozen captioner is by the prompt, given the image (section 2 of the method).
 
 use crate::{
+    batch::Share,
     config::{self, Reduction},
     precision,
     random::{Purpose, stream},
@@ -29,9 +30,9 @@ pub struct CaptionLoss {
     max_length: usize,
 }
 
-/// A loss of a batch of images.
+/// A loss of a batch of images, or what some of them add to it.
 pub struct Caption {
-    /// Mean over all tokens (or mean over samples of sums), as configured.
+    /// Mean over all tokens of the batch (or mean over samples of sums), as configured.
     pub loss: f64,
     /// `dL/d image` `[B, 3, H, W]`
     pub cotangent: Tensor,
@@ -76,30 +77,34 @@ impl CaptionLoss {
         Ok((draws.below(0, most + 1)?, draws.below(0, most + 1)?))
     }
 
-    /// Loss, and its cotangent at the images `[B, 3, H, W]` (0..1, not clamped). A few samples at a time, each weighted
-    /// so that any cutting gives the same.
-    pub fn with_cotangent(&self, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Caption> {
-        let parts = self.parts(images, prompts, crops, true)?;
+    /// Loss, and its cotangent at the images `[B, 3, H, W]` (0..1, not clamped) of a share. A few samples at a time, each
+    /// weighted so that any cutting gives the same.
+    pub fn with_cotangent(&self, images: &Tensor, share: &Share, crops: &[Crop]) -> Result<Caption> {
+        let parts = self.parts(images, share.prompts(), crops, true)?;
         let cotangents: Vec<Tensor> =
             parts.iter().filter_map(|p| p.cotangent.as_ref().map(Tensor::shallow_clone)).collect();
-        let (loss, weight) = self.reduce(&parts, prompts.len());
-        Ok(Caption { loss, cotangent: Tensor::cat(&cotangents, 0) * weight })
+        let count = self.count(&share.batch)?;
+        let loss = parts.iter().map(|p| p.nll).sum::<f64>() / count;
+        Ok(Caption { loss, cotangent: Tensor::cat(&cotangents, 0) * (1.0 / count) })
     }
 
     /// The loss alone.
     pub fn value(&self, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<f64> {
         let _guard = tch::no_grad_guard();
-        Ok(self.reduce(&self.parts(images, prompts, crops, false)?, prompts.len()).0)
+        let parts = self.parts(images, prompts, crops, false)?;
+        Ok(parts.iter().map(|p| p.nll).sum::<f64>() / self.count(prompts)?)
     }
 
-    /// The loss, and the factor from the sum over tokens to it.
-    fn reduce(&self, parts: &[Part], samples: usize) -> (f64, f64) {
-        let sum: f64 = parts.iter().map(|p| p.nll).sum();
-        let count = match self.config.reduction {
-            Reduction::Mean => parts.iter().map(|p| p.tokens).sum::<i64>().max(1) as f64,
-            Reduction::Sum => samples.max(1) as f64,
-        };
-        (sum / count, 1.0 / count)
+    /// What the sum over all tokens of these prompts is divided by.
+    fn count(&self, prompts: &[&str]) -> Result<f64> {
+        Ok(match self.config.reduction {
+            Reduction::Sum => prompts.len().max(1) as f64,
+            Reduction::Mean => {
+                let labels = self.tokens(prompts, Device::Cpu)?.2;
+                let told = labels.narrow(1, 1, labels.size()[1] - 1).ne(-100); // nothing tells the first token
+                told.sum(Kind::Int64).int64_value(&[]).max(1) as f64
+            }
+        })
     }
 
     fn parts(&self, images: &Tensor, prompts: &[&str], crops: &[Crop], gradient: bool) -> Result<Vec<Part>> {
@@ -124,11 +129,7 @@ impl CaptionLoss {
                 true => precision::vjp(self.kind, &[&total], &[&images], &[&total.ones_like()])?.remove(0),
                 false => None,
             };
-            parts.push(Part {
-                nll: total.double_value(&[]),
-                tokens: nll.tokens.sum(Kind::Int64).int64_value(&[]),
-                cotangent,
-            });
+            parts.push(Part { nll: total.double_value(&[]), cotangent });
         }
         Ok(parts)
     }
@@ -173,6 +174,5 @@ impl CaptionLoss {
 
 struct Part {
     nll: f64,
-    tokens: i64,
     cotangent: Option<Tensor>,
 }

@@ -7,6 +7,7 @@
 
 use crate::{
     adapter,
+    batch::Share,
     config::{Config, Size},
     discriminator::Discriminator,
     loss::caption::CaptionLoss,
@@ -189,7 +190,7 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Legs> 
     };
     let adversary = discriminator.as_mut().map(|d| (d, real));
     let mut gradients = Gradients::zeros(&adapter);
-    Ok(iterate(session, &adapter, prompts, draws, adversary, &mut gradients, || Ok(()))?.legs)
+    Ok(iterate(session, &adapter, &Share::whole(prompts), draws, adversary, &mut gradients, || Ok(()))?.legs)
 }
 
 impl Forecast {

@@ -28,13 +28,14 @@ pub fn draw(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
         return Ok(());
     }
     let folder = run.folder.join("samples").join(format!("step-{}", trainer.step));
+    let at_a_time = trainer.world.at_a_time(&trainer.session.config.train);
     let (step, session) = (trainer.step, &mut trainer.session);
     let watched = session.config.samples.attention;
-    let pictures = round(run, session, &trainer.adapter.lora, step, &folder, watched)?;
+    let pictures = round(run, session, &trainer.adapter.lora, step, &folder, watched, at_a_time)?;
     show(run, step, "samples", &folder, &pictures)?;
     if let Some(ema) = &trainer.ema {
         let folder = folder.join("ema");
-        let pictures = round(run, session, &ema.lora(&trainer.adapter), step, &folder, false)?;
+        let pictures = round(run, session, &ema.lora(&trainer.adapter), step, &folder, false, at_a_time)?;
         show(run, step, "samples-ema", &folder, &pictures)?;
     }
     compare(&run.folder, &pictures)?;
@@ -48,13 +49,14 @@ fn round(
     step: u64,
     folder: &Path,
     watched: bool,
+    at_a_time: usize,
 ) -> Result<Vec<Picture>> {
     let config = session.config.clone();
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let unet = session.merged(lora)?;
     let mut pictures = vec![];
     let mut maps = word_maps::Store::default();
-    for (start, length) in chunks(run.samples.len() as i64, config.train.batch_size) {
+    for (start, length) in chunks(run.samples.len() as i64, at_a_time) {
         let first = start as usize;
         let prompts: Vec<&str> = run.samples[first..][..length as usize].iter().map(String::as_str).collect();
         let seeds: Vec<u64> = (0..length).map(|i| config.samples.seed.wrapping_add((start + i) as u64)).collect();

@@ -2,7 +2,10 @@
 //! that one notices when the captioner is pleased and nobody else.
 
 use super::Run;
-use crate::{batch, judge::Judge, prompts::Prompt, random::Purpose, replay::chunks, train::Trainer};
+use crate::{
+    batch, judge::Judge, prompts::Prompt, random::Purpose, ranks::World, replay::chunks, session::Session,
+    train::Trainer,
+};
 use anyhow::{Context, Result};
 use models::{Error, tensors};
 use serde::{Deserialize, Serialize};
@@ -55,10 +58,16 @@ struct Best {
 
 impl Validation {
     /// In a run's folder, which holds the first round and the best one if it was made before.
-    /// `of` tells this judge and these prompts from others.
-    pub fn open(folder: &Path, prompts: Vec<Prompt>, judge: Option<Box<dyn Judge>>, of: String) -> Result<Self> {
+    /// `of` tells this judge and these prompts from others. A rank that does not lead looks into no folder.
+    pub fn open(
+        folder: &Path,
+        prompts: Vec<Prompt>,
+        judge: Option<Box<dyn Judge>>,
+        of: String,
+        leads: bool,
+    ) -> Result<Self> {
         let mut this = Self { folder: folder.to_owned(), prompts, judge, first: None, best: None, of };
-        if this.judge.is_none() {
+        if this.judge.is_none() || !leads {
             return Ok(this);
         }
         let (first, best) = (this.first_path(), this.best_path());
@@ -140,6 +149,9 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
         return Ok(());
     }
     let round = draw(run, trainer)?;
+    if !trainer.world.leads() {
+        return Ok(());
+    }
     let step = trainer.step;
     let (loss, error) = mean(&round.losses);
     let mut line = json!({
@@ -176,12 +188,15 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     Ok(())
 }
 
+/// Every rank measures its share of the prompts; all of them have the whole round in the end.
 fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
-    let session = &mut trainer.session;
+    let (session, world) = (&mut trainer.session, &trainer.world);
     let unet = session.merged(&trainer.adapter.lora)?;
     let (mut losses, mut judged, mut bytes) = (vec![], vec![], vec![]);
     let all = &run.validation.prompts;
-    for (start, length) in chunks(all.len() as i64, session.config.train.batch_size) {
+    let mine = world.share(all.len());
+    for (start, length) in chunks(mine.len() as i64, world.at_a_time(&session.config.train)) {
+        let start = mine.start as i64 + start;
         let prompts: Vec<&str> = all[start as usize..][..length as usize].iter().map(|p| p.text.as_str()).collect();
         let places: Vec<u64> = (start as u64..(start + length) as u64).collect();
         let (x, noise) = batch::noise(session, Purpose::Validation, 0, &places)?;
@@ -198,7 +213,34 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
         }
     }
     let images = if bytes.is_empty() { Tensor::new() } else { Tensor::cat(&bytes, 0) };
-    Ok(Round { losses, judged, images })
+    gather(Round { losses, judged, images }, session, run, world)
+}
+
+/// The whole round, from the shares of the ranks.
+fn gather(share: Round, session: &Session, run: &Run, world: &World) -> Result<Round> {
+    if world.is_alone() {
+        return Ok(share);
+    }
+    let (all, mine) = (run.validation.prompts.len(), share.losses.len() as i64);
+    let figures = run.validation.judge.as_ref().map(|judge| judge.figures().len());
+    let columns = 1 + figures.unwrap_or(0) as i64;
+    let rows = share.losses.iter().enumerate().flat_map(|(i, loss)| {
+        let judged = share.judged.get(i).into_iter().flatten();
+        std::iter::once(*loss).chain(judged.copied())
+    });
+    let rows = Tensor::from_slice(&rows.collect::<Vec<f64>>()).view([mine, columns]);
+    let rows =
+        world.gather(&rows, all)?.unbind(0).into_iter().map(Vec::<f64>::try_from).collect::<Result<Vec<_>, _>>()?;
+    let images = match figures {
+        Some(_) => {
+            let shape = [mine, 3, session.size.height, session.size.width];
+            let none = || Tensor::zeros(shape, (Kind::Uint8, Device::Cpu));
+            world.gather(&if mine == 0 { none() } else { share.images }, all)?
+        }
+        None => Tensor::new(),
+    };
+    let judged = if figures.is_some() { rows.iter().map(|row| row[1..].to_vec()).collect() } else { vec![] };
+    Ok(Round { losses: rows.iter().map(|row| row[0]).collect(), judged, images })
 }
 
 fn write_best(validation: &Validation) -> Result<()> {

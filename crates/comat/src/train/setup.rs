@@ -12,12 +12,14 @@ use crate::{
     mixed::Mixed,
     optim::AdamW,
     prompts::{self, Prompt},
+    ranks::World,
     run::Run,
     session::{JudgeOf, SegmenterOf, Session},
 };
 use anyhow::Result;
 use indicatif::ProgressBar;
 use std::path::Path;
+use tch::Tensor;
 
 impl Trainer {
     /// Opens everything a run needs: anew, or from a checkpoint (`latest`, or its folder).
@@ -28,9 +30,21 @@ impl Trainer {
         resume: Option<&str>,
         bar: ProgressBar,
         interrupt: &Interrupt,
+        world: World,
     ) -> Result<(Self, Run)> {
         let prompts = prompts::read(&config.prompts.train)?;
-        let found = resume.map(|which| checkpoint::find(&config.output.join("checkpoints"), which)).transpose()?;
+        let samples = config.train.batch_size * config.train.accumulation;
+        if world.leads() && samples < world.size {
+            tracing::warn!(
+                "{} of {} ranks have nothing to do: a step has {samples} samples (train.batch_size times train.accumulation)",
+                world.size - samples,
+                world.size
+            );
+        }
+        let found = match resume {
+            Some(which) if world.leads() => checkpoint::find(&config.output.join("checkpoints"), which)?,
+            _ => None, // the other ranks have it from rank 0
+        };
         let mut session = Session::open(config, segmenter)?;
         if let Some(attention) = &mut session.attention {
             attention.take_explicit(&prompts)?;
@@ -56,17 +70,47 @@ impl Trainer {
         };
         let mixed = Mixed::open(&session)?;
         // the run's folder is claimed before anything is made in it
-        let run = Run::open(&session.config, &prompts, judge, found.is_some(), bar.clone())?;
-        let fidelity = fidelity(&mut session, &prompts, found.as_deref(), &bar, interrupt)?;
+        let run = Run::open(&session.config, &prompts, judge, resume.is_some(), bar.clone(), &world)?;
+        world.barrier()?;
+        let fidelity = fidelity(&mut session, &prompts, found.as_deref(), &bar, interrupt, &world)?;
         let mut ema = (session.config.train.ema > 0.0).then(|| Ema::new(session.config.train.ema, &adapter));
         if let (Some(ema), Some(path)) = (&mut ema, &found) {
             checkpoint::load_ema(path, &session.pipeline.unet_weights, &adapter, ema)?;
         }
         bar.set_length(session.config.train.steps);
-        Ok((Self { session, prompts, adapter, optimizer, fidelity, mixed, ema, step, changed }, run))
+        let mut trainer = Self { world, session, prompts, adapter, optimizer, fidelity, mixed, ema, step, changed };
+        trainer.take_from_first()?;
+        Ok((trainer, run))
     }
 
+    /// Everything that is learned, as rank 0 has it.
+    fn take_from_first(&mut self) -> Result<()> {
+        let world = &self.world;
+        if world.is_alone() {
+            return Ok(());
+        }
+        let mut values = vec![&mut self.adapter.flat, &mut self.optimizer.mean, &mut self.optimizer.square];
+        let mut numbers = vec![&mut self.step, &mut self.optimizer.updates];
+        if let Some(Fidelity { discriminator, .. }) = &mut self.fidelity {
+            let AdamW { mean, square, updates, .. } = &mut discriminator.optimizer;
+            values.extend([&mut discriminator.trained.flat, mean, square]);
+            numbers.push(updates);
+        }
+        values.extend(self.ema.as_mut().map(|ema| &mut ema.flat));
+        values.into_iter().try_for_each(|tensor| world.copy_of_first(tensor))?;
+        for number in numbers {
+            let mut value = Tensor::from(*number as i64);
+            world.copy_of_first(&mut value)?;
+            *number = value.int64_value(&[]) as u64;
+        }
+        Ok(())
+    }
+
+    /// A checkpoint, by rank 0; the others go on.
     pub(super) fn save(&self, run: &mut Run) -> Result<()> {
+        if !self.world.leads() {
+            return Ok(());
+        }
         let config = &self.session.config;
         let state = State {
             step: self.step,
@@ -88,6 +132,7 @@ fn fidelity(
     checkpoint: Option<&Path>,
     bar: &ProgressBar,
     interrupt: &Interrupt,
+    world: &World,
 ) -> Result<Option<Fidelity>> {
     let config = session.config.clone();
     let Some(settings) = &config.fidelity else { return Ok(None) };
@@ -99,7 +144,7 @@ fn fidelity(
         checkpoint::load_discriminator(path, &mut discriminator)?;
     }
     let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
-    let real = latents::complete(&config, &mut session.pipeline, &texts, bar, interrupt)?;
+    let real = latents::complete(&config, &mut session.pipeline, &texts, bar, interrupt, world)?;
     Ok(Some(Fidelity { discriminator, real }))
 }
 

@@ -1,0 +1,88 @@
+//! What latents depend on.
+
+use crate::{
+    config::{Config, Sampling, Size},
+    pipeline::Pipeline,
+};
+use anyhow::Result;
+use models::{Error, weights};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs;
+use tch::{Device, Kind, Tensor};
+
+/// What latents depend on, besides their prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Fingerprint of the model's weights.
+    pub model: String,
+    pub seed: u64,
+    pub sampling: Sampling,
+    pub size: Size,
+    /// Channels, height and width.
+    pub shape: [i64; 3],
+}
+
+impl Origin {
+    /// Of the latents that a run needs.
+    pub fn of(config: &Config, pipeline: &Pipeline) -> Result<Self> {
+        let size = config.sampling.size.unwrap_or(pipeline.native_size());
+        let fidelity = config.fidelity.clone().unwrap_or_default();
+        let guidance_scale = fidelity.guidance_scale.unwrap_or(config.sampling.guidance_scale);
+        Ok(Self {
+            model: fingerprint(pipeline)?,
+            seed: fidelity.latents_seed,
+            sampling: Sampling { size: None, guidance_scale, ..config.sampling.clone() },
+            size,
+            shape: pipeline.latent_shape(size)?,
+        })
+    }
+
+    /// What is different in another, in words.
+    pub(super) fn differences(&self, other: &Self) -> Vec<String> {
+        let mut all = vec![];
+        if self.model != other.model {
+            all.push(format!("of another model (fingerprint {}, not {})", self.model, other.model));
+        }
+        if self.seed != other.seed {
+            all.push(format!("from seed {}, not {}", self.seed, other.seed));
+        }
+        if (self.size, self.shape) != (other.size, other.shape) {
+            all.push(format!("of images of {}, not {}", self.size, other.size));
+        }
+        if self.sampling != other.sampling {
+            all.push(format!("sampled with {:?}, not {:?}", self.sampling, other.sampling));
+        }
+        all
+    }
+
+    /// A shard's tensor, to be filled.
+    pub(super) fn blank(&self, rows: usize) -> Tensor {
+        Tensor::zeros([&[rows as i64], self.shape.as_slice()].concat(), (Kind::Half, Device::Cpu))
+    }
+
+    /// Bytes of one latent.
+    pub(super) fn bytes(&self) -> u64 {
+        2 * self.shape.iter().product::<i64>() as u64
+    }
+}
+
+/// Of everything that a model's latents depend on.
+fn fingerprint(pipeline: &Pipeline) -> Result<String> {
+    let (model, variant) = (&pipeline.path, pipeline.variant.as_deref());
+    if model.is_file() {
+        let parts = [weights::fingerprint_of(std::slice::from_ref(model))?];
+        return Ok(short(&Sha256::digest(parts.join("\n"))));
+    }
+    let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model", variant)?];
+    for encoder in ["text_encoder", "text_encoder_2"].map(|name| model.join(name)).iter().filter(|f| f.exists()) {
+        parts.push(weights::fingerprint(encoder, "model", variant)?);
+    }
+    let scheduler = model.join("scheduler/scheduler_config.json");
+    parts.push(fs::read_to_string(&scheduler).map_err(Error::io(&scheduler))?);
+    Ok(short(&Sha256::digest(parts.join("\n"))))
+}
+
+fn short(digest: &[u8]) -> String {
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,133 @@
+//! Processes that compute together, on one machine or on many: c10d's Gloo backend over a store on TCP.
+
+use crate::{Result, check};
+use std::{
+    ffi::{CString, c_char, c_int},
+    time::Duration,
+};
+use tch::{Device, TchError, Tensor};
+use torch_sys::C_tensor;
+
+#[repr(C)]
+struct CStore {
+    _private: [u8; 0],
+}
+
+#[repr(C)]
+struct CGroup {
+    _private: [u8; 0],
+}
+
+unsafe extern "C" {
+    fn ext_store_open(
+        host: *const c_char,
+        port: u16,
+        serve: bool,
+        timeout_ms: i64,
+        out: *mut *mut CStore,
+    ) -> *mut c_char;
+    fn ext_store_port(s: *mut CStore) -> u16;
+    fn ext_store_free(s: *mut CStore);
+    fn ext_group_join(
+        s: *mut CStore,
+        prefix: *const c_char,
+        rank: c_int,
+        size: c_int,
+        out: *mut *mut CGroup,
+    ) -> *mut c_char;
+    fn ext_group_free(g: *mut CGroup);
+    fn ext_group_sum(g: *mut CGroup, t: *const C_tensor) -> *mut c_char;
+    fn ext_group_broadcast(g: *mut CGroup, t: *const C_tensor, root: c_int) -> *mut c_char;
+    fn ext_group_barrier(g: *mut CGroup) -> *mut c_char;
+}
+
+/// A small table on TCP, in which processes find each other: c10d's TCPStore.
+pub struct Store(*mut CStore);
+
+impl Store {
+    /// Serves one on this machine, until it is dropped; port 0: on any that is free.
+    pub fn serve(port: u16, timeout: Duration) -> Result<Self> {
+        Self::open("localhost", port, true, timeout)
+    }
+
+    /// The one that is served elsewhere, or will be before the timeout.
+    pub fn connect(host: &str, port: u16, timeout: Duration) -> Result<Self> {
+        Self::open(host, port, false, timeout)
+    }
+
+    fn open(host: &str, port: u16, serve: bool, timeout: Duration) -> Result<Self> {
+        let host = CString::new(host)?;
+        let mut out = std::ptr::null_mut();
+        // SAFETY: `host` outlives the call; `out` receives a store that this handle then owns.
+        check(unsafe { ext_store_open(host.as_ptr(), port, serve, timeout.as_millis() as i64, &mut out) })?;
+        Ok(Self(out))
+    }
+
+    pub fn port(&self) -> u16 {
+        // SAFETY: the handle is a store.
+        unsafe { ext_store_port(self.0) }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // SAFETY: made by ext_store_open and freed once; a group holds its own reference.
+        unsafe { ext_store_free(self.0) }
+    }
+}
+
+/// One of the processes that compute together. What they do, all of them do, in the same order.
+///
+/// Every method waits for the others. It fails when one of them is gone, or when nothing was heard for the store's timeout;
+/// then the tensor holds garbage, and the group is of no more use.
+pub struct Group(*mut CGroup);
+
+impl Group {
+    /// Comes together with the other ranks of `0..size` that use this prefix in the store.
+    ///
+    /// # Errors
+    /// One did not come within the store's timeout.
+    pub fn join(store: &Store, prefix: &str, rank: usize, size: usize) -> Result<Self> {
+        let prefix = CString::new(prefix)?;
+        let mut out = std::ptr::null_mut();
+        // SAFETY: store and prefix outlive the call; `out` receives a group that this handle then owns.
+        check(unsafe { ext_group_join(store.0, prefix.as_ptr(), rank as c_int, size as c_int, &mut out) })?;
+        Ok(Self(out))
+    }
+
+    /// Replaces the tensor, on every rank, by the sum over the ranks: the same bits everywhere.
+    pub fn sum(&self, tensor: &mut Tensor) -> Result<()> {
+        plain(tensor)?;
+        // SAFETY: the handle is a group, the tensor outlives the call, which waits for the end of the work.
+        check(unsafe { ext_group_sum(self.0, tensor.as_ptr()) })
+    }
+
+    /// Replaces the tensor, on every rank, by that of `root`.
+    pub fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<()> {
+        plain(tensor)?;
+        // SAFETY: as above.
+        check(unsafe { ext_group_broadcast(self.0, tensor.as_ptr(), root as c_int) })
+    }
+
+    /// Returns when every rank is here.
+    pub fn barrier(&self) -> Result<()> {
+        // SAFETY: the handle is a group.
+        check(unsafe { ext_group_barrier(self.0) })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // SAFETY: made by ext_group_join and freed once.
+        unsafe { ext_group_free(self.0) }
+    }
+}
+
+/// Gloo goes by memory order, and would mix up the elements of a strided view without a word.
+fn plain(tensor: &Tensor) -> Result<()> {
+    match (tensor.is_contiguous(), tensor.device()) {
+        (true, Device::Cpu) => Ok(()),
+        (false, _) => Err(TchError::Shape(format!("{:?} is not contiguous", tensor.size()))),
+        (_, device) => Err(TchError::Shape(format!("the tensor is on {device:?}, it must be on the CPU"))),
+    }
+}
