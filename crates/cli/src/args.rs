@@ -52,6 +52,7 @@ impl Verb {
         match self {
             Self::Train(Train { ranks, .. })
             | Self::Generate(Generate { ranks, .. })
+            | Self::Evaluate(Evaluate { ranks, .. })
             | Self::Latents(Latents { ranks, .. }) => ranks.processes,
             _ => None,
         }

@@ -6,7 +6,7 @@ pub use args::Evaluate;
 
 use crate::{
     console::Console,
-    fetch,
+    fetch, processes,
     verbs::{denoising_bar, open},
 };
 use anyhow::{Context, Result, bail};
@@ -16,8 +16,9 @@ use benchmarks::{
     table::Table,
 };
 use comat::{
-    config::{Location, Sampling},
+    config::{Location, Ranks, Sampling},
     files::write_whole,
+    ranks::World,
 };
 use evaluate::{
     draw::Drawing,
@@ -41,13 +42,16 @@ const LORA: &str = "lora";
 
 /// What is scored by whom, and said to whom.
 struct Work<'a> {
+    world: World,
     args: &'a Evaluate,
     benchmark: Benchmark,
     prompts: Vec<Prompt>,
     console: &'a Console,
 }
 
-pub fn run(args: Evaluate, console: &Console) -> Result<()> {
+pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
+    let world = processes::join(Ranks::default().timeout())?;
+    args.engine.device = world.place(args.engine.device);
     let choice = Choice {
         benchmark: args.bench.benchmark(),
         path: args.prompts.clone(),
@@ -55,7 +59,7 @@ pub fn run(args: Evaluate, console: &Console) -> Result<()> {
         limit: args.limit,
         second_opinion: args.judges.endpoint.is_some(),
     };
-    let work = Work { benchmark: choice.benchmark, prompts: prompts::read(&choice)?, args: &args, console };
+    let work = Work { world, benchmark: choice.benchmark, prompts: prompts::read(&choice)?, args: &args, console };
     console.stop_on_ctrl_c("Stopping; what is drawn and scored is kept, and the same command goes on.");
     let (root, tuned, base) = match (&args.images, &args.draw.out) {
         (Some(images), _) => {
@@ -73,6 +77,9 @@ pub fn run(args: Evaluate, console: &Console) -> Result<()> {
     }
     let base = base.map(|folder| work.score(&folder)).transpose()?;
     let tuned = work.score(&tuned)?;
+    if !work.world.leads() {
+        return Ok(());
+    }
     let table = Table::new(&tuned, base.as_deref());
     let judges: Vec<String> = work.judges().iter().map(|(judge, name)| format!("{judge} {name}")).collect();
     let text = format!("{table}\njudges: {}", judges.join(", "));
@@ -98,7 +105,8 @@ impl Work<'_> {
             bail!("{}: there is no such folder", folder.display());
         }
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Settings { benchmark: self.benchmark, drawing, judges: self.judges(), version }.claim(folder)
+        let settings = Settings { benchmark: self.benchmark, drawing, judges: self.judges(), version };
+        self.world.one_before_the_others(|| settings.claim(folder))
     }
 
     /// Those that these prompts need, and what they are called.
@@ -141,14 +149,22 @@ impl Work<'_> {
         self.claim(out, Some(how))?;
         if !missing.is_empty() {
             let source = (model.clone(), variant.as_deref(), tokenizer.clone());
-            let mut pipeline = open(source.0, source.1, source.2, &self.args.engine, self.console)?;
+            let open = || open(source.0, source.1, source.2, &self.args.engine, self.console);
+            let mut pipeline = self.world.one_before_the_others(open)?;
             for (name, lora) in missing {
                 let unet = match lora {
                     Some((file, scale)) => pipeline.unet_with(file, *scale)?,
                     None => pipeline.unet(&pipeline.unet_weights)?,
                 };
                 let bar = denoising_bar(self.console, name)?;
-                drawing(*lora).run(&out.join(name), &mut pipeline, &unet, &bar, &self.console.interrupt)?;
+                drawing(*lora).run(
+                    &out.join(name),
+                    &mut pipeline,
+                    &unet,
+                    &bar,
+                    &self.console.interrupt,
+                    &self.world,
+                )?;
                 bar.finish_and_clear();
             }
         }
@@ -183,7 +199,7 @@ impl Work<'_> {
         }
         let awaited = scoring::awaited(folder, self.benchmark, &self.prompts, &found)?;
         if awaited.is_empty() {
-            say!("{}: {} pictures, all scored before", folder.display(), found.len());
+            self.tell(format_args!("{}: {} pictures, all scored before", folder.display(), found.len()))?;
         } else {
             self.look(folder, &found, &awaited)?;
         }
@@ -192,7 +208,8 @@ impl Work<'_> {
 
     fn look(&self, folder: &Path, found: &[Found], awaited: &BTreeSet<Judge>) -> Result<()> {
         let judge_args = &self.args.judges;
-        let places = judge_args.places(awaited, folder, self.args, self.console)?;
+        let fetch = || judge_args.places(awaited, folder, self.args, self.console);
+        let places = self.world.one_before_the_others(fetch)?;
         let (kind, device) = (self.args.engine.dtype.kind(), self.args.engine.device.device()?);
         let judges = Judges::open(places, judge_args.detector_threshold, kind, device)?;
         let scoring = Scoring {
@@ -208,9 +225,16 @@ impl Work<'_> {
             "score {wide_bar} {pos}/{len} pictures · {per_sec} · ETA {eta_precise}",
         )?);
         bar.enable_steady_tick(Duration::from_millis(500));
-        let times = scoring.run(&bar, &self.console.interrupt)?;
+        let times = scoring.run(&bar, &self.console.interrupt, &self.world)?;
         bar.finish_and_clear();
-        say!("{}: {times}", folder.display());
+        self.tell(format_args!("{}: {times}", folder.display()))
+    }
+
+    /// One of the ranks is enough.
+    fn tell(&self, line: std::fmt::Arguments) -> Result<()> {
+        if self.world.leads() {
+            say!("{line}");
+        }
         Ok(())
     }
 }

@@ -201,6 +201,36 @@ fn nothing_is_drawn_or_scored_twice() {
 }
 
 #[test]
+fn ranks_share_the_work() {
+    let folder = folder();
+    evaluate(&folder, "t2i-compbench", &drawn("--seeds 42-43")).ok();
+    fs::rename(folder.path("eval"), folder.path("alone")).unwrap();
+    let done = evaluate(&folder, "t2i-compbench", &drawn("--seeds 42-43 --processes 3")).ok();
+    assert_eq!(done.stdout.matches("pictures scored").count(), 1, "{}", done.stdout);
+    assert_eq!(folder.names("eval/base"), folder.names("alone/base"));
+    let sorted = |place: &str| {
+        let mut all = scores(&folder, place);
+        all.sort_by_key(Picture::key);
+        all
+    };
+    let (together, alone) = (sorted("eval/base"), sorted("alone/base"));
+    assert_eq!(together.len(), 4 * 2 + 3 * 2 * 2 - 2);
+    assert_eq!(together.len(), alone.len());
+    for (a, b) in together.iter().zip(&alone) {
+        assert_eq!(a.subject(), b.subject());
+        near(a.score(), b.score());
+    }
+    // what a rank had scored when it was stopped
+    let whole = folder.read("eval/base/scores.jsonl");
+    let (first, last) = whole.split_at(whole.trim_end().rfind('\n').unwrap() + 1);
+    folder.write("eval/base/scores.jsonl", first);
+    folder.write("eval/base/scores.rank-2.jsonl", last);
+    let done = evaluate(&folder, "t2i-compbench", &drawn("--seeds 42-43")).ok();
+    assert!(done.stdout.contains("0 pictures scored (10 before)"), "{}", done.stdout);
+    assert!(folder.read("eval/base/scores.jsonl") == whole && !folder.exists("eval/base/scores.rank-2.jsonl"));
+}
+
+#[test]
 fn questions_with_choices() {
     let folder = folder();
     let question = |id: &str, text: &str, choices: &str, answer: &str, kind: &str| {

@@ -3,7 +3,7 @@
 use crate::{pictures, prompts::Prompt};
 use anyhow::{Context, Result};
 use benchmarks::records::Benchmark;
-use comat::{config::Sampling, generate, image::Picture, interrupt::Interrupt, pipeline::Pipeline};
+use comat::{config::Sampling, generate, image::Picture, interrupt::Interrupt, pipeline::Pipeline, ranks::World};
 use indicatif::ProgressBar;
 use models::unet::UNet;
 use std::{
@@ -53,7 +53,7 @@ impl Drawing<'_> {
         Ok(self.missing(folder)?.len())
     }
 
-    /// Draws them. Each file is whole or not there; the same call goes on where it was stopped.
+    /// Draws them, every rank its share. Each file is whole or not there; the same call goes on where it was stopped.
     ///
     /// # Errors
     /// Those of drawing and writing.
@@ -64,9 +64,12 @@ impl Drawing<'_> {
         unet: &UNet,
         bar: &ProgressBar,
         interrupt: &Interrupt,
+        world: &World,
     ) -> Result<()> {
         let jobs = self.missing(folder)?;
-        for job in &jobs {
+        world.barrier()?; // all of them have seen what is missing
+        let jobs = &jobs[world.share(jobs.len())];
+        for job in jobs {
             let parent = job.path.parent().unwrap_or(folder);
             fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
         }
@@ -88,7 +91,7 @@ impl Drawing<'_> {
                     .save(&job.path, &[("parameters", &settings), ("prompt", prompt), ("seed", &seed.to_string())])?;
             }
         }
-        Ok(())
+        world.barrier() // all pictures are there
     }
 }
 

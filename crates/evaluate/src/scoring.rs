@@ -3,6 +3,7 @@
 mod answer;
 mod look;
 mod second_opinion;
+mod shares;
 mod times;
 
 pub use times::Times;
@@ -14,7 +15,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use benchmarks::records::{self, Answer, Benchmark, Key, Log, Metric, Picture, Subject};
-use comat::interrupt::Interrupt;
+use comat::{interrupt::Interrupt, ranks::World};
 use indicatif::ProgressBar;
 use std::{collections::BTreeSet, fs, path::Path, time::Instant};
 use tch::Tensor;
@@ -38,17 +39,22 @@ pub struct Scoring<'a> {
 /// # Errors
 /// A `scores.jsonl` of another form.
 pub fn awaited(folder: &Path, benchmark: Benchmark, prompts: &[Prompt], found: &[Found]) -> Result<BTreeSet<Judge>> {
-    let path = folder.join(SCORES);
-    let done: BTreeSet<Key> = match path.exists() {
-        true => records::read(&path)?.pictures.iter().map(Picture::key).collect(),
-        false => BTreeSet::new(),
-    };
+    let done = done(folder)?;
     let waits = |found: &&Found, task: &&Task| {
         !done.contains(&found.subject(benchmark, &prompts[found.prompt], None).key(task.metric()))
     };
     let tasks =
         found.iter().flat_map(|found| prompts[found.prompt].tasks.iter().filter(move |task| waits(&found, task)));
     Ok(tasks.flat_map(Task::judges).collect())
+}
+
+/// What is scored already.
+fn done(folder: &Path) -> Result<BTreeSet<Key>> {
+    let path = folder.join(SCORES);
+    Ok(match path.exists() {
+        true => records::read(&path)?.pictures.iter().map(Picture::key).collect(),
+        false => BTreeSet::new(),
+    })
 }
 
 /// What is written of these pictures, in the order of the file.
@@ -77,20 +83,23 @@ struct Shot {
 }
 
 impl Scoring<'_> {
-    /// Scores what is not scored yet; nothing is scored twice. The lines of a picture are written when it is done, so a scoring that is
+    /// Scores what is not scored yet, every rank its share; nothing is scored twice. The lines of a picture are written when it is done, so a scoring that is
     /// stopped goes on with the next picture.
     ///
     /// # Errors
     /// Pictures that cannot be read; those of the networks; a `scores.jsonl` of another form.
-    pub fn run(&self, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Times> {
-        let (mut log, before) = Log::open(&self.folder.join(SCORES))?;
+    pub fn run(&self, bar: &ProgressBar, interrupt: &Interrupt, world: &World) -> Result<Times> {
+        shares::collect(self.folder, world)?;
+        let done = done(self.folder)?;
+        world.barrier()?; // all of them have read what is done
+        let (mut log, before) = Log::open(&self.folder.join(shares::name(world)))?;
         if let Some(warning) = before.warning {
             tracing::warn!("{warning}");
         }
         let mut times = Times::default();
         let is_done = |found: &Found, task: &Task| {
             let prompt = &self.prompts[found.prompt];
-            log.has(&found.subject(self.benchmark, prompt, None).key(task.metric()))
+            done.contains(&found.subject(self.benchmark, prompt, None).key(task.metric()))
         };
         let waiting: Vec<(&Found, Vec<&Task>)> = self
             .found
@@ -99,6 +108,7 @@ impl Scoring<'_> {
             .filter(|(_, tasks): &(_, Vec<&Task>)| !tasks.is_empty())
             .collect();
         times.before = self.found.len() - waiting.len();
+        let waiting = &waiting[world.share(waiting.len())];
         bar.set_length(waiting.len() as u64);
         for batch in waiting.chunks(self.batch.max(1)) {
             interrupt.check()?;
@@ -111,6 +121,9 @@ impl Scoring<'_> {
             times.pictures += shots.len();
             bar.inc(shots.len() as u64);
         }
+        drop(log);
+        world.barrier()?; // all shares are there
+        shares::collect(self.folder, world)?;
         Ok(times)
     }
 

@@ -1,6 +1,6 @@
 //! What can be typed behind `comat evaluate`.
 
-use crate::args::{Engine, SamplingArgs, at_least_one};
+use crate::args::{Engine, Ranks, SamplingArgs, at_least_one};
 use benchmarks::records::Benchmark;
 use clap::{Args as Group, ValueEnum};
 use comat::config::Location;
@@ -41,6 +41,8 @@ pub struct Evaluate {
     pub judges: JudgeArgs,
     #[command(flatten)]
     pub engine: Engine,
+    #[command(flatten)]
+    pub ranks: Ranks,
 }
 
 /// What is drawn.
