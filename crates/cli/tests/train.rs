@@ -302,6 +302,22 @@ fn offloading_changes_nothing() {
     assert!(adapter(true) == adapter(false));
 }
 
+/// A tile that is larger than the picture is the picture; smaller ones give a run that is a little another one.
+#[test]
+fn decoding_in_tiles() {
+    let folder = Folder::of_run();
+    folder.train("output=whole train.steps=1").ok();
+    for side in [64, 5] {
+        folder.train(&format!("output=tiles-{side} memory.vae_tile={side} train.steps=1")).ok();
+    }
+    let adapter = |run: &str| folder.bytes(&format!("{run}/checkpoints/step-1/adapter.safetensors"));
+    assert!(adapter("tiles-64") == adapter("whole") && adapter("tiles-5") != adapter("whole"));
+    let loss = |run: &str| steps(&folder, run)[0]["caption_loss"].as_f64().unwrap();
+    let (tiled, whole) = (loss("tiles-5"), loss("whole"));
+    assert!(tiled != whole && (tiled / whole - 1.0).abs() < 0.05, "{tiled} {whole}");
+    folder.train("output=none memory.vae_tile=0").error(&["memory.vae_tile: tiles of 0 latent pixels"]);
+}
+
 /// How a batch is cut changes memory, and numbers by rounding only.
 #[test]
 fn micro_batches_change_nothing() {

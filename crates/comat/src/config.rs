@@ -578,6 +578,7 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         self.sampling.check()?;
         self.ranks.check()?;
+        self.memory.tiling()?;
         above_zero(&[
             ("replay.tracked", self.replay.tracked as f64),
             ("lora.rank", self.lora.rank as f64),

@@ -43,6 +43,7 @@ pub mod tensorboard;
 #[cfg(test)]
 mod testing;
 pub mod text;
+pub mod tiles;
 pub mod trace;
 pub mod tracked;
 pub mod train;

@@ -11,6 +11,7 @@ use crate::{
     segment::Segmenter,
     stages,
     text::GuidedText,
+    tiles::Tiling,
     trajectory, word_maps,
 };
 use anyhow::{Result, bail};
@@ -34,6 +35,8 @@ pub struct Session {
     pub size: Size,
     /// Channels, height and width of the latents.
     pub latent_shape: [i64; 3],
+    /// How the decoder's pictures are cut; `None`: not at all.
+    tiling: Option<Tiling>,
 }
 
 impl Session {
@@ -60,7 +63,8 @@ impl Session {
         if config.replay.tracked > sampler.len() {
             bail!("replay.tracked is {}, more than the {} steps of the sampler", config.replay.tracked, sampler.len());
         }
-        Ok(Self { config, pipeline, captioner, attention, sampler, size, latent_shape })
+        let tiling = config.memory.tiling()?;
+        Ok(Self { config, pipeline, captioner, attention, sampler, size, latent_shape, tiling })
     }
 
     /// Images from noise, with an adapter merged in or without one; `[B, 3, H, W]` in 0..1, not clamped.
@@ -142,12 +146,24 @@ impl Session {
         for (start, length) in chunks(latents.size()[0], self.config.captioner.micro_batch) {
             // images are half the decoder's output, and a half
             let cotangent = cotangent.narrow(0, start, length) / 2.0;
-            pieces.push(stages::decoder_vjp(&self.pipeline.vae, &latents.narrow(0, start, length), cotangent)?);
+            let vae = &self.pipeline.vae;
+            let vjp = |latents: &Tensor, cotangent: Tensor| stages::decoder_vjp(vae, latents, cotangent);
+            let latents = latents.narrow(0, start, length);
+            pieces.push(match self.tiling {
+                Some(tiling) => tiling.vjp(&latents, &cotangent, vae.config().downscale(), vjp)?,
+                None => vjp(&latents, cotangent)?,
+            });
         }
         Ok(Tensor::cat(&pieces, 0))
     }
 
     fn decode_piece(&self, latents: &Tensor) -> Result<Tensor> {
-        Ok(self.pipeline.vae.decode(latents)? / 2.0 + 0.5)
+        let vae = &self.pipeline.vae;
+        let decode = |latents: &Tensor| Ok(vae.decode(latents)?);
+        let image = match self.tiling {
+            Some(tiling) => tiling.decode(latents, vae.config().downscale(), decode)?,
+            None => decode(latents)?,
+        };
+        Ok(image / 2.0 + 0.5)
     }
 }

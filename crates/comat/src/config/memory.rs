@@ -1,5 +1,7 @@
 //! `[memory]`: what is not kept in the device's memory.
 
+use crate::tiles::Tiling;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -8,4 +10,16 @@ pub struct Memory {
     /// Let the captioner and the text encoders go whenever they have nothing to do; they are opened again from their files. A little
     /// time for the memory that they take.
     pub offload: bool,
+    /// Decode in square tiles of this side in latent pixels, which overlap by a quarter; absent: the picture as a whole. Tiles are for
+    /// pictures that are too large otherwise: they change the picture a little.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae_tile: Option<i64>,
+}
+
+impl Memory {
+    /// # Errors
+    /// Tiles of no size.
+    pub fn tiling(&self) -> Result<Option<Tiling>> {
+        self.vae_tile.map(|side| Tiling::new(side, side / 4).context("memory.vae_tile")).transpose()
+    }
 }
