@@ -30,7 +30,7 @@ pub enum Verb {
     Plan(Plan),
     Prepare(Prepare),
     Generate(Generate),
-    Evaluate(Evaluate),
+    Evaluate(Box<Evaluate>),
     Latents(Latents),
     Trace(Trace),
     Entities(Entities),
@@ -52,8 +52,8 @@ impl Verb {
         match self {
             Self::Train(Train { ranks, .. })
             | Self::Generate(Generate { ranks, .. })
-            | Self::Evaluate(Evaluate { ranks, .. })
             | Self::Latents(Latents { ranks, .. }) => ranks.processes,
+            Self::Evaluate(evaluate) => evaluate.ranks.processes,
             _ => None,
         }
     }

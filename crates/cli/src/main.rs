@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Verb::Plan(args) => verbs::plan(args, &console),
         Verb::Prepare(args) => prepare::run(args, &console),
         Verb::Generate(args) => verbs::generate(args, &console),
-        Verb::Evaluate(args) => evaluate::run(args, &console),
+        Verb::Evaluate(args) => evaluate::run(*args, &console),
         Verb::Latents(args) => verbs::latents(args, &console),
         Verb::Trace(args) => verbs::trace(args, &console),
         Verb::Entities(args) => entities::run(args),
