@@ -5,6 +5,9 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <torch/version.h>
 #include <cstring>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 extern "C" {
 
@@ -37,6 +40,13 @@ char* ext_cuda_reset_peak(int device) {
     TORCH_CHECK(allocator, "no CUDA allocator");
     allocator->resetPeakStats(device);
   });
+}
+
+// What was freed and lies between blocks that are in use goes back to the system.
+void ext_release_free_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 }  // extern "C"

@@ -61,4 +61,17 @@ fn peak_memory_sees_a_tensor() {
     let big = Tensor::ones([16 << 20], (Kind::Float, Device::Cpu));
     assert!(memory::peak(Device::Cpu).unwrap() >= before + (50 << 20));
     drop(big);
+
+    // what was freed does not count, wherever it lies
+    let blocks = || (0..200).map(|_| Tensor::ones([1 << 18], (Kind::Float, Device::Cpu))).collect::<Vec<_>>();
+    drop(blocks()); // from now on the allocator keeps blocks of that size to itself
+    let mut held = blocks();
+    let last = held.pop();
+    memory::reset_peak(Device::Cpu);
+    let during = memory::peak(Device::Cpu).unwrap();
+    drop(held);
+    memory::reset_peak(Device::Cpu);
+    let after = memory::peak(Device::Cpu).unwrap();
+    assert!(after + (150 << 20) < during, "{after} {during}");
+    drop(last);
 }
