@@ -27,19 +27,19 @@ pub struct Evaluate {
     /// Only the first N prompts of each category
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub limit: Option<usize>,
-    #[command(flatten)]
-    pub draw: DrawArgs,
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
     /// Score the pictures of this folder, called as the benchmark calls them
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "lora", "out"])]
     pub images: Option<PathBuf>,
     /// Compare with the pictures of this folder, instead of drawing the base model's
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Pictures to draw")]
+    pub draw: DrawArgs,
+    #[command(flatten, next_help_heading = "How they are drawn")]
+    pub sampling: SamplingArgs,
+    #[command(flatten, next_help_heading = "Judges (only those that are needed are opened, or fetched)")]
     pub judges: JudgeArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Computing")]
     pub engine: Engine,
     #[command(flatten)]
     pub ranks: Ranks,
