@@ -61,9 +61,12 @@ pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
     };
     let work = Work { world, benchmark: choice.benchmark, prompts: prompts::read(&choice)?, args: &args, console };
     console.stop_on_ctrl_c("Stopping; what is drawn and scored is kept, and the same command goes on.");
+    if let Some(base) = args.base.as_ref() {
+        work.claim(&home(base), None)?;
+    }
     let (root, tuned, base) = match (&args.images, &args.draw.out) {
         (Some(images), _) => {
-            work.claim(images, None)?;
+            work.claim(&home(images), None)?;
             (images.clone(), images.clone(), args.base.clone())
         }
         (None, Some(out)) => {
@@ -72,9 +75,6 @@ pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
         }
         (None, None) => bail!("give --out DIR for the pictures of --model"),
     };
-    if let Some(base) = args.base.as_ref() {
-        work.claim(&home(base), None)?;
-    }
     let base = base.map(|folder| work.score(&folder)).transpose()?;
     let tuned = work.score(&tuned)?;
     if !work.world.leads() {
@@ -106,7 +106,10 @@ impl Work<'_> {
         }
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let settings = Settings { benchmark: self.benchmark, drawing, judges: self.judges(), version };
-        self.world.one_before_the_others(|| settings.claim(folder))
+        if self.world.leads() {
+            settings.claim(folder)?;
+        }
+        self.world.barrier()
     }
 
     /// Those that these prompts need, and what they are called.

@@ -305,6 +305,11 @@ fn questions_that_depend_on_each_other_and_clauses() {
     let found =
         all.iter().filter(|p| p.metric() == Metric::Correct).map(|p| p.lines()[0].answer.answer.clone().unwrap());
     found.for_each(|found| assert!(found.contains("found "), "{found}"));
+    // several ranks have pictures of one prompt
+    fs::rename(folder.path("eval"), folder.path("alone")).unwrap();
+    evaluate(&folder, "geneval", &drawn("--seeds 42-45 --processes 2")).ok();
+    assert_eq!(folder.names("eval/base/00001/samples").len(), 4);
+    assert_eq!(folder.read("eval/base/00001/metadata.jsonl"), folder.read("alone/base/00001/metadata.jsonl"));
     // the folder of another prompt file
     folder.write("prompts/evaluation_metadata.jsonl", [metadata[1], metadata[0]].join("\n"));
     evaluate(&folder, "geneval", "--images eval/base").error(&["prompt 00000 is `a photo of a dog` there"]);
@@ -334,6 +339,9 @@ fn what_cannot_be_evaluated() {
     t2i(&drawn("--categories non_spatial --seeds 2")).error(&["eval: the seeds was [1] there and is [2] now"]);
     t2i(&drawn("--categories non_spatial --seeds 1 --eta 0.5")).error(&["eval: sampling was", "choose another folder"]);
     evaluate(&folder, "geneval", &drawn("--prompts prompts/x")).usage(&["--prompts"]);
+    folder.edit_text("eval/base/scores.jsonl", |text| text.replace("000000.png", "000007.png"));
+    t2i("--images eval/base --categories non_spatial").error(&["it has the scores of `a dog looks at a cat`"]);
+    folder.edit_text("eval/base/scores.jsonl", |text| text.replace("000007.png", "000000.png"));
     folder.write("eval/base/non_spatial/a dog looks at a cat_000001.png", "no picture");
     t2i("--images eval/base --categories non_spatial").error(&["a dog looks at a cat_000001.png cannot be read"]);
     let refused = "--images eval/base --categories non_spatial --endpoint http://127.0.0.1:9/v1 --endpoint-model m --endpoint-retries 0";

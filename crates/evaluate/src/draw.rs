@@ -68,13 +68,18 @@ impl Drawing<'_> {
     ) -> Result<()> {
         let jobs = self.missing(folder)?;
         world.barrier()?; // all of them have seen what is missing
+        if self.benchmark == Benchmark::Geneval && world.leads() {
+            // the pictures of a prompt may be of several ranks
+            for job in &jobs {
+                let parent = job.path.parent().unwrap_or(folder);
+                fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+                write_metadata(folder, job.prompt)?;
+            }
+        }
         let jobs = &jobs[world.share(jobs.len())];
         for job in jobs {
             let parent = job.path.parent().unwrap_or(folder);
             fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-        }
-        if self.benchmark == Benchmark::Geneval {
-            jobs.iter().try_for_each(|job| write_metadata(folder, job.prompt))?;
         }
         let size = self.sampling.size.unwrap_or(pipeline.native_size());
         bar.set_length((jobs.len() * self.sampling.steps) as u64);

@@ -13,11 +13,16 @@ use crate::{
     pictures::{self, Found},
     prompts::{Prompt, Task},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use benchmarks::records::{self, Answer, Benchmark, Key, Log, Metric, Picture, Subject};
 use comat::{interrupt::Interrupt, ranks::World};
 use indicatif::ProgressBar;
-use std::{collections::BTreeSet, fs, path::Path, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Instant,
+};
 use tch::Tensor;
 
 /// The name of the file of lines.
@@ -39,6 +44,7 @@ pub struct Scoring<'a> {
 /// # Errors
 /// A `scores.jsonl` of another form.
 pub fn awaited(folder: &Path, benchmark: Benchmark, prompts: &[Prompt], found: &[Found]) -> Result<BTreeSet<Judge>> {
+    check(folder, benchmark, prompts, found)?;
     let done = done(folder)?;
     let waits = |found: &&Found, task: &&Task| {
         !done.contains(&found.subject(benchmark, &prompts[found.prompt], None).key(task.metric()))
@@ -46,6 +52,34 @@ pub fn awaited(folder: &Path, benchmark: Benchmark, prompts: &[Prompt], found: &
     let tasks =
         found.iter().flat_map(|found| prompts[found.prompt].tasks.iter().filter(move |task| waits(&found, task)));
     Ok(tasks.flat_map(Task::judges).collect())
+}
+
+/// Refuses a folder whose scores are of other pictures: of prompts that have changed since, or of files that were called otherwise.
+fn check(folder: &Path, benchmark: Benchmark, prompts: &[Prompt], found: &[Found]) -> Result<()> {
+    let path = folder.join(SCORES);
+    if !path.exists() {
+        return Ok(());
+    }
+    let scored = records::read(&path)?.pictures;
+    let known: BTreeMap<Key, &Subject> = scored.iter().map(|picture| (picture.key(), picture.subject())).collect();
+    for found in found {
+        let prompt = &prompts[found.prompt];
+        let now = found.subject(benchmark, prompt, None);
+        for then in prompt.tasks.iter().filter_map(|task| known.get(&now.key(task.metric()))) {
+            if (&then.prompt, &then.file) != (&now.prompt, &now.file) {
+                bail!(
+                    "{}: it has the scores of `{}` ({}) where `{}` ({}) is now; have prompts or pictures changed? Choose another \
+                     folder, or remove the file",
+                    path.display(),
+                    then.prompt,
+                    then.file,
+                    now.prompt,
+                    now.file
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What is scored already.

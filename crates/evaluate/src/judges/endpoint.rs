@@ -158,8 +158,8 @@ impl Endpoint {
         let after = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
         let text = response.body_mut().read_to_string().map_err(passing)?;
         match status {
-            200..300 => content(&text).ok_or_else(|| {
-                Failure::Lasting(format!("the answer has no choices[0].message.content: {}", beginning(&text)))
+            200..300 => content(&text).filter(|answer| !answer.is_empty()).ok_or_else(|| {
+                Failure::Lasting(format!("the answer has no text in choices[0].message.content: {}", beginning(&text)))
             }),
             408 | 429 | 500.. => Err(Failure::Passing {
                 why: format!("status {status} ({})", beginning(&text)),

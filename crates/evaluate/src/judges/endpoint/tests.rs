@@ -137,7 +137,8 @@ fn what_does_not_is_an_error() {
             .contains("status 401, it does not let us in; set COMAT_ENDPOINT_KEY (who?)")
     );
     assert!(error(Reply::Status(404, "no such model"), 1).contains("status 404 (no such model)"));
-    assert!(error(Reply::Status(200, "{}"), 1).contains("no choices[0].message.content: {}"));
+    assert!(error(Reply::Status(200, "{}"), 1).contains("no text in choices[0].message.content: {}"));
+    assert!(error(Reply::Text(" "), 1).contains("no text in"));
     assert!(error(Reply::Silence, 3).contains("no answer in 1 s, 3 times"));
     let settings = Server::new(&[Reply::HangUp]).endpoint(folder.path()).settings;
     assert!(
