@@ -88,11 +88,16 @@ impl CaptionLoss {
         Ok(Caption { loss, cotangent: Tensor::cat(&cotangents, 0) * (1.0 / count) })
     }
 
-    /// The loss alone.
-    pub fn value(&self, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<f64> {
+    /// The loss of each image with its prompt, alone and not moved. The captioner is opened once for all.
+    pub fn values(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<f64>> {
         let _guard = tch::no_grad_guard();
-        let parts = self.parts(images, prompts, crops, false)?;
-        Ok(parts.iter().map(|p| p.nll).sum::<f64>() / self.count(prompts)?)
+        self.captioner.with(|captioner| {
+            let value = |(row, prompt): (i64, &&str)| {
+                let parts = self.parts_by(captioner, &images.narrow(0, row, 1), &[prompt], &[(0, 0)], false)?;
+                Ok(parts.iter().map(|p| p.nll).sum::<f64>() / self.count(&[prompt])?)
+            };
+            (0..).zip(prompts).map(value).collect()
+        })
     }
 
     /// What the sum over all tokens of these prompts is divided by.

@@ -203,9 +203,7 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
         run.bar.set_message(format!("validation {start}/{}", all.len()));
         let images = session.draw(&unet, &prompts, x, noise, || run.tick())?;
         // sample by sample, so that the mean does not depend on how the prompts are cut into batches
-        for (i, prompt) in prompts.iter().enumerate() {
-            losses.push(session.captioner.value(&images.narrow(0, i as i64, 1), &[prompt], &[(0, 0)])?);
-        }
+        losses.extend(session.captioner.values(&images, &prompts)?);
         if let Some(judge) = &run.validation.judge {
             let images = images.clamp(0.0, 1.0);
             judged.extend(judge.judge(&images, &prompts).context("validation.judge")?);
