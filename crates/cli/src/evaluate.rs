@@ -16,16 +16,16 @@ use benchmarks::{
     table::Table,
 };
 use comat::{
-    config::{Location, Ranks, Sampling},
+    config::{Dtype, Location, Ranks, Sampling},
     files::write_whole,
     ranks::World,
 };
 use evaluate::{
     draw::Drawing,
     judges::{self, EndpointSettings, Judge, Judges, Places},
-    pictures::{self, Found},
+    pictures::{self, Gallery},
     prompts::{self, Choice, Prompt},
-    scoring::{self, Scoring},
+    scoring::{Scored, Scoring},
     settings::{self, Settings},
 };
 use hub::Layout;
@@ -143,14 +143,20 @@ impl Work<'_> {
             }
         }
         let how = settings::Drawing {
-            model: model.typed().display().to_string(),
+            model: typed(model),
+            variant: variant.clone(),
+            tokenizer: tokenizer.as_ref().map(typed),
             dtype: self.args.engine.dtype,
             lora: of_lora,
             seeds: seeds.clone(),
             sampling: sampling.clone(),
         };
+        if let Some(base) = &self.args.base {
+            self.compare(&how, base)?;
+        }
         self.claim(out, Some(how))?;
-        if !missing.is_empty() {
+        if let Some((first, _)) = missing.first() {
+            self.try_judges(&out.join(first))?;
             let source = (model.clone(), variant.as_deref(), tokenizer.clone());
             let open = || open(source.0, source.1, source.2, &self.args.engine, self.console);
             let mut pipeline = self.world.one_before_the_others(open)?;
@@ -175,6 +181,37 @@ impl Work<'_> {
         Ok(if lora.is_some() { (out.join(LORA), Some(base)) } else { (base, None) })
     }
 
+    /// Says what differs from how the base's pictures were drawn, beside the LoRA. It may be meant.
+    fn compare(&self, how: &settings::Drawing, base: &Path) -> Result<()> {
+        let Some(then) = Settings::read(&home(base))?.and_then(|settings| settings.drawing) else { return Ok(()) };
+        let mut all = how.differences(&then)?;
+        if how.seeds.iter().any(|seed| !then.seeds.contains(seed)) {
+            all.push(("a seed", format!("one of {:?}", then.seeds), format!("one of {:?}", how.seeds)));
+        }
+        for (what, was, is) in all {
+            let base = base.display();
+            tracing::warn!(
+                "--base {base}: {what} was {was} there and is {is} here; it is not the LoRA alone that differs"
+            );
+        }
+        Ok(())
+    }
+
+    /// Opens the judges, and lets go of them: before pictures are drawn for hours that nobody can look at.
+    fn try_judges(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        let judges = self.open_judges(&judges::needed(&self.prompts), folder)?;
+        judges.endpoint.as_ref().map_or(Ok(()), judges::Endpoint::check)
+    }
+
+    fn open_judges(&self, judges: &BTreeSet<Judge>, folder: &Path) -> Result<Judges> {
+        let fetch = || self.args.judges.places(judges, folder, self.args, self.console);
+        let places = self.world.one_before_the_others(fetch)?;
+        let (kind, device) = (self.args.engine.dtype.kind(), self.args.engine.device.device()?);
+        let threshold = self.args.judges.detector_threshold;
+        Judges::open(places, threshold, kind, device, &self.console.interrupt)
+    }
+
     fn drawing<'a>(
         &'a self,
         seeds: &'a [u64],
@@ -187,8 +224,9 @@ impl Work<'_> {
 
     /// Scores what is not scored yet, and returns everything that is known of the folder's pictures.
     fn score(&self, folder: &Path) -> Result<Vec<Picture>> {
-        let found = pictures::find(folder, self.benchmark, &self.prompts)?;
-        if found.is_empty() {
+        let gallery = Gallery::open(folder, self.benchmark, &self.prompts)?;
+        let there = gallery.found.len();
+        if there == 0 {
             bail!(
                 "{}: there are no pictures of these prompts in it; {} calls them {}",
                 folder.display(),
@@ -196,41 +234,32 @@ impl Work<'_> {
                 example(self.benchmark, &self.prompts)
             );
         }
-        let silent = self.prompts.len() - found.iter().map(|f| f.prompt).collect::<BTreeSet<_>>().len();
+        let silent = self.prompts.len() - gallery.found.iter().map(|f| f.prompt).collect::<BTreeSet<_>>().len();
         if silent > 0 {
             tracing::warn!("{}: {silent} of {} prompts have no picture in it", folder.display(), self.prompts.len());
         }
-        let awaited = scoring::awaited(folder, self.benchmark, &self.prompts, &found)?;
+        let mut scored = Scored::read(&gallery, &self.world)?;
+        let awaited = scored.awaited(&gallery);
         if awaited.is_empty() {
-            self.tell(format_args!("{}: {} pictures, all scored before", folder.display(), found.len()))?;
+            self.tell(format_args!("{}: {there} pictures, all scored before", folder.display()))?;
         } else {
-            self.look(folder, &found, &awaited)?;
+            self.look(&gallery, &scored, &awaited)?;
+            scored = Scored::read(&gallery, &self.world)?;
         }
-        scoring::scores(folder, self.benchmark, &self.prompts, &found)
+        Ok(scored.of(&gallery))
     }
 
-    fn look(&self, folder: &Path, found: &[Found], awaited: &BTreeSet<Judge>) -> Result<()> {
-        let judge_args = &self.args.judges;
-        let fetch = || judge_args.places(awaited, folder, self.args, self.console);
-        let places = self.world.one_before_the_others(fetch)?;
-        let (kind, device) = (self.args.engine.dtype.kind(), self.args.engine.device.device()?);
-        let judges = Judges::open(places, judge_args.detector_threshold, kind, device)?;
-        let scoring = Scoring {
-            folder,
-            benchmark: self.benchmark,
-            prompts: &self.prompts,
-            found,
-            judges: &judges,
-            batch: judge_args.score_batch,
-        };
+    fn look(&self, gallery: &Gallery, scored: &Scored, awaited: &BTreeSet<Judge>) -> Result<()> {
+        let judges = self.open_judges(awaited, gallery.folder)?;
+        let scoring = Scoring { gallery, judges: &judges, batch: self.args.judges.score_batch };
         let bar = self.console.bar();
         bar.set_style(ProgressStyle::with_template(
             "score {wide_bar} {pos}/{len} pictures · {per_sec} · ETA {eta_precise}",
         )?);
         bar.enable_steady_tick(Duration::from_millis(500));
-        let times = scoring.run(&bar, &self.console.interrupt, &self.world)?;
+        let times = scoring.run(scored, &bar, &self.console.interrupt, &self.world)?;
         bar.finish_and_clear();
-        self.tell(format_args!("{}: {times}", folder.display()))
+        self.tell(format_args!("{}: {times}", gallery.folder.display()))
     }
 
     /// One of the ranks is enough.
@@ -242,6 +271,10 @@ impl Work<'_> {
     }
 }
 
+fn typed(location: &Location) -> String {
+    location.typed().display().to_string()
+}
+
 /// How a picture of the first prompt would be called.
 fn example(benchmark: Benchmark, prompts: &[Prompt]) -> String {
     let path = prompts.first().and_then(|prompt| pictures::path(benchmark, prompt, 0).ok());
@@ -251,7 +284,13 @@ fn example(benchmark: Benchmark, prompts: &[Prompt]) -> String {
 impl JudgeArgs {
     /// What a judge is called in the settings.
     fn name(&self, judge: Judge, args: &Evaluate) -> String {
-        let typed = |location: &Location| location.typed().display().to_string();
+        let precision = match args.engine.dtype {
+            Dtype::Float32 => "",
+            Dtype::Bfloat16 => " in bfloat16",
+            Dtype::Float16 => " in float16",
+            Dtype::Float64 => " in float64",
+        };
+        let typed = |location| typed(location) + precision;
         match judge {
             Judge::Vqa => typed(&self.vqa),
             Judge::Clip => typed(&self.clip(args)),

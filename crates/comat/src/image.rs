@@ -9,7 +9,7 @@ use embedded_graphics::{
     pixelcolor::{Rgb888, RgbColor},
     text::{Baseline, Text},
 };
-use models::{Error, tensors::partial_name};
+use models::Error;
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -130,13 +130,7 @@ impl Picture {
 
     /// Writes a PNG, whole or not at all.
     pub fn save(&self, path: &Path, texts: &[(&str, &str)]) -> Result<()> {
-        let partial = partial_name(path);
-        let written =
-            self.write(&partial, texts).and_then(|()| Ok(fs::rename(&partial, path).map_err(Error::io(path))?));
-        if written.is_err() {
-            let _ = fs::remove_file(&partial);
-        }
-        written
+        models::write_whole(path, |partial| self.write(partial, texts))
     }
 
     fn write(&self, path: &Path, texts: &[(&str, &str)]) -> Result<()> {

@@ -10,6 +10,7 @@ pub use endpoint::{Endpoint, Settings as EndpointSettings};
 use crate::prompts::Prompt;
 use anyhow::{Context, Result};
 use benchmarks::{geneval::Thresholds, tifa};
+use comat::interrupt::Interrupt;
 use models::{blip::Vqa, clip::ClipScore, grounding_dino, sentence::SentenceEmbedder};
 use std::{
     cell::RefCell,
@@ -70,7 +71,7 @@ pub struct Judges {
 impl Judges {
     /// # Errors
     /// Folders that hold no such network.
-    pub fn open(places: Places, threshold: f64, kind: Kind, device: Device) -> Result<Self> {
+    pub fn open(places: Places, threshold: f64, kind: Kind, device: Device, interrupt: &Interrupt) -> Result<Self> {
         let at = |place: Option<PathBuf>| place.map(|folder| (folder.clone(), folder.display().to_string()));
         let vqa = at(places.vqa).map(|(f, name)| Vqa::open(&f, kind, device).context(name)).transpose()?;
         let clip = at(places.clip).map(|(f, name)| ClipScore::open(&f, kind, device).context(name)).transpose()?;
@@ -84,7 +85,7 @@ impl Judges {
             None => None,
         };
         let sentences = places.sentences.map(|folder| Sentences::open(&folder, kind, device)).transpose()?;
-        let endpoint = places.endpoint.map(Endpoint::new).transpose()?;
+        let endpoint = places.endpoint.map(|settings| Endpoint::new(settings, interrupt)).transpose()?;
         Ok(Self { vqa, clip, detector, sentences, endpoint, threshold })
     }
 

@@ -1,6 +1,6 @@
 //! How a benchmark calls its pictures: where new ones go, and which prompts those of a folder are of.
 
-use crate::prompts::Prompt;
+use crate::prompts::{Prompt, Task};
 use anyhow::{Context, Result, bail};
 use benchmarks::{
     geneval,
@@ -26,22 +26,72 @@ pub struct Found {
     pub index: u64,
     /// Relative to the folder.
     pub file: PathBuf,
+    /// Its length.
+    pub bytes: u64,
 }
 
-impl Found {
-    pub fn subject(&self, benchmark: Benchmark, prompt: &Prompt, seed: Option<u64>) -> Subject {
+/// The pictures that a folder has of a benchmark's prompts.
+pub struct Gallery<'a> {
+    pub folder: &'a Path,
+    pub benchmark: Benchmark,
+    pub prompts: &'a [Prompt],
+    /// Index by index, in the order of the prompts.
+    pub found: Vec<Found>,
+}
+
+impl<'a> Gallery<'a> {
+    /// Looks which pictures are there; other files are passed over.
+    ///
+    /// # Errors
+    /// A folder that cannot be read; one whose GenEval metadata are of other prompts.
+    pub fn open(folder: &'a Path, benchmark: Benchmark, prompts: &'a [Prompt]) -> Result<Self> {
+        let places = match benchmark {
+            Benchmark::T2iCompbench => of_t2i_compbench(folder, prompts)?,
+            Benchmark::Geneval => of_geneval(folder, prompts)?,
+            Benchmark::Tifa | Benchmark::Dsg | Benchmark::Dpg => by_id(folder, prompts)?,
+        };
+        let with_length = |Place { prompt, index, file }| {
+            let path = folder.join(&file);
+            let bytes = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
+            Ok(Found { prompt, index, file, bytes })
+        };
+        let mut found = places.into_iter().map(with_length).collect::<Result<Vec<_>>>()?;
+        found.sort_by_key(|f| (f.index, f.prompt));
+        Ok(Self { folder, benchmark, prompts, found })
+    }
+
+    pub fn prompt(&self, found: &Found) -> &'a Prompt {
+        &self.prompts[found.prompt]
+    }
+
+    /// What is written of a picture that says it was drawn from this seed.
+    pub fn subject(&self, found: &Found, seed: Option<u64>) -> Subject {
+        let prompt = self.prompt(found);
         Subject {
-            benchmark,
+            benchmark: self.benchmark,
             category: prompt.category.clone(),
             kind: prompt.kind,
             prompt_id: prompt.id.clone(),
             prompt: prompt.text.clone(),
-            index: self.index,
+            index: found.index,
             seed,
             // the same on every system
-            file: self.file.components().map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/"),
+            file: found.file.components().map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/"),
+            bytes: Some(found.bytes),
         }
     }
+
+    /// The pictures by what is to be known of each.
+    pub fn tasks(&self) -> impl Iterator<Item = (&Found, &'a Task)> {
+        self.found.iter().flat_map(|found| self.prompt(found).tasks.iter().map(move |task| (found, task)))
+    }
+}
+
+/// A picture, and what its name says of it.
+struct Place {
+    prompt: usize,
+    index: u64,
+    file: PathBuf,
 }
 
 /// A picture as it is scored, and the seed that it says it was drawn from.
@@ -77,23 +127,9 @@ pub fn path(benchmark: Benchmark, prompt: &Prompt, index: u64) -> Result<PathBuf
     })
 }
 
-/// The pictures that a folder has of these prompts; index by index, in the order of the prompts. Other files are passed over.
-///
-/// # Errors
-/// A folder that cannot be read; one whose GenEval metadata are of other prompts.
-pub fn find(folder: &Path, benchmark: Benchmark, prompts: &[Prompt]) -> Result<Vec<Found>> {
-    let mut found = match benchmark {
-        Benchmark::T2iCompbench => of_t2i_compbench(folder, prompts)?,
-        Benchmark::Geneval => of_geneval(folder, prompts)?,
-        Benchmark::Tifa | Benchmark::Dsg | Benchmark::Dpg => by_id(folder, prompts)?,
-    };
-    found.sort_by_key(|f| (f.index, f.prompt));
-    Ok(found)
-}
-
 /// `color/a red dog_000012.png`, or in `color/samples`. The number behind the prompt says which of several prompts with the same words
-/// a picture is of; the pictures of a prompt count in the order of their numbers.
-fn of_t2i_compbench(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
+/// a picture is of, and which of that prompt's ten it is. Where one has another number, a prompt's pictures count in the order of theirs.
+fn of_t2i_compbench(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Place>> {
     let mut categories: Vec<&str> = prompts.iter().map(|p| p.category.as_str()).collect();
     categories.dedup();
     let mut all = vec![];
@@ -115,14 +151,19 @@ fn of_t2i_compbench(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
         }
         for (prompt, mut files) in files {
             files.sort();
-            all.extend((0..).zip(files).map(|(index, (_, file))| Found { prompt, index, file }));
+            let of = |number: u64| number / protocol::IMAGES_PER_PROMPT == prompts[prompt].number;
+            let by_number = files.iter().all(|(number, _)| of(*number));
+            all.extend((0..).zip(files).map(|(place, (number, file))| {
+                let index = if by_number { number % protocol::IMAGES_PER_PROMPT } else { place };
+                Place { prompt, index, file }
+            }));
         }
     }
     Ok(all)
 }
 
 /// `ID_00.png`, `ID_01.png`, …, or `ID.png` alone.
-fn by_id(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
+fn by_id(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Place>> {
     let places: HashMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
     let mut all = BTreeMap::new();
     for file in files_of(folder)? {
@@ -137,11 +178,11 @@ fn by_id(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
             bail!("{}: {other} and {file} are the same picture of `{}`", folder.display(), prompts[prompt].id);
         }
     }
-    Ok(all.into_iter().map(|((prompt, index), file)| Found { prompt, index, file }).collect())
+    Ok(all.into_iter().map(|((prompt, index), file)| Place { prompt, index, file }).collect())
 }
 
 /// `00003/samples/0001.png`, beside `00003/metadata.jsonl`.
-fn of_geneval(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
+fn of_geneval(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Place>> {
     let places: HashMap<u64, usize> = prompts.iter().enumerate().map(|(i, p)| (p.number, i)).collect();
     let mut all = vec![];
     for there in geneval::scan(folder)? {
@@ -156,7 +197,7 @@ fn of_geneval(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
             );
         }
         let relative = |path: PathBuf| path.strip_prefix(folder).map(Path::to_owned).unwrap_or(path);
-        all.extend(there.images.into_iter().map(|(index, path)| Found { prompt, index, file: relative(path) }));
+        all.extend(there.images.into_iter().map(|(index, path)| Place { prompt, index, file: relative(path) }));
     }
     Ok(all)
 }
@@ -194,7 +235,7 @@ mod tests {
     }
 
     fn found(folder: &Path, benchmark: Benchmark, prompts: &[Prompt]) -> Vec<(usize, u64, String)> {
-        let all = find(folder, benchmark, prompts).unwrap();
+        let all = Gallery::open(folder, benchmark, prompts).unwrap().found;
         all.into_iter().map(|f| (f.prompt, f.index, f.file.display().to_string())).collect()
     }
 
@@ -231,15 +272,20 @@ mod tests {
                 "color/grid.png",
                 "color/a bird_000001.png",
                 "color/a cat_000001.txt",
+                "color/a cow_000021.png",
+                "color/a cow_000029.png",
             ],
         );
-        let prompts = [prompt("0", "color", "a cat", 0), prompt("1", "color", "a red dog", 1)];
+        let prompts = ["a cat", "a red dog", "a cow"];
+        let prompts: Vec<Prompt> = (0..).zip(prompts).map(|(n, text)| prompt("0", "color", text, n)).collect();
         assert_eq!(
             found(folder.path(), Benchmark::T2iCompbench, &prompts),
             [
                 (0, 0, "color/a cat_1234567.png".into()),
                 (1, 0, "color/samples/a red dog_000004.jpg".into()),
                 (1, 1, "color/samples/a red dog_000005.png".into()),
+                (2, 1, "color/a cow_000021.png".into()), // by its number: the first one is not there
+                (2, 9, "color/a cow_000029.png".into()),
             ]
         );
         let folder = tempfile::tempdir().unwrap();
@@ -250,7 +296,7 @@ mod tests {
             [(0, 0, "coco_301091.png".into()), (1, 1, "coco_2_1.png".into()),]
         );
         touch(folder.path(), &["coco_2_01.png"]);
-        let error = find(folder.path(), Benchmark::Tifa, &prompts).unwrap_err().to_string();
+        let error = Gallery::open(folder.path(), Benchmark::Tifa, &prompts).err().unwrap().to_string();
         assert!(error.contains("are the same picture of `coco_2`"), "{error}");
         assert_eq!(found(&folder.path().join("none"), Benchmark::Dsg, &prompts), []);
     }

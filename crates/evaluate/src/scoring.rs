@@ -2,109 +2,35 @@
 
 mod answer;
 mod look;
+mod scored;
 mod second_opinion;
 mod shares;
 mod times;
 
+pub use scored::Scored;
 pub use times::Times;
 
 use crate::{
-    judges::{Judge, Judges},
-    pictures::{self, Found},
-    prompts::{Prompt, Task},
+    judges::Judges,
+    pictures::{self, Found, Gallery},
+    prompts::Task,
 };
-use anyhow::{Context, Result, bail};
-use benchmarks::records::{self, Answer, Benchmark, Key, Log, Metric, Picture, Subject};
+use anyhow::{Context, Result};
+use benchmarks::records::{Answer, Log, Metric, Picture, Subject};
 use comat::{interrupt::Interrupt, ranks::World};
 use indicatif::ProgressBar;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
-    time::Instant,
-};
+use std::{fs, time::Instant};
 use tch::Tensor;
 
 /// The name of the file of lines.
 pub const SCORES: &str = "scores.jsonl";
 
-/// A folder of pictures, and what is to be known of them.
+/// A folder of pictures, and who scores them.
 pub struct Scoring<'a> {
-    pub folder: &'a Path,
-    pub benchmark: Benchmark,
-    pub prompts: &'a [Prompt],
-    pub found: &'a [Found],
+    pub gallery: &'a Gallery<'a>,
     pub judges: &'a Judges,
     /// Pictures that a network looks at together.
     pub batch: usize,
-}
-
-/// The judges that pictures of a folder still wait for.
-///
-/// # Errors
-/// A `scores.jsonl` of another form.
-pub fn awaited(folder: &Path, benchmark: Benchmark, prompts: &[Prompt], found: &[Found]) -> Result<BTreeSet<Judge>> {
-    check(folder, benchmark, prompts, found)?;
-    let done = done(folder)?;
-    let waits = |found: &&Found, task: &&Task| {
-        !done.contains(&found.subject(benchmark, &prompts[found.prompt], None).key(task.metric()))
-    };
-    let tasks =
-        found.iter().flat_map(|found| prompts[found.prompt].tasks.iter().filter(move |task| waits(&found, task)));
-    Ok(tasks.flat_map(Task::judges).collect())
-}
-
-/// Refuses a folder whose scores are of other pictures: of prompts that have changed since, or of files that were called otherwise.
-fn check(folder: &Path, benchmark: Benchmark, prompts: &[Prompt], found: &[Found]) -> Result<()> {
-    let path = folder.join(SCORES);
-    if !path.exists() {
-        return Ok(());
-    }
-    let scored = records::read(&path)?.pictures;
-    let known: BTreeMap<Key, &Subject> = scored.iter().map(|picture| (picture.key(), picture.subject())).collect();
-    for found in found {
-        let prompt = &prompts[found.prompt];
-        let now = found.subject(benchmark, prompt, None);
-        for then in prompt.tasks.iter().filter_map(|task| known.get(&now.key(task.metric()))) {
-            if (&then.prompt, &then.file) != (&now.prompt, &now.file) {
-                bail!(
-                    "{}: it has the scores of `{}` ({}) where `{}` ({}) is now; have prompts or pictures changed? Choose another \
-                     folder, or remove the file",
-                    path.display(),
-                    then.prompt,
-                    then.file,
-                    now.prompt,
-                    now.file
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What is scored already.
-fn done(folder: &Path) -> Result<BTreeSet<Key>> {
-    let path = folder.join(SCORES);
-    Ok(match path.exists() {
-        true => records::read(&path)?.pictures.iter().map(Picture::key).collect(),
-        false => BTreeSet::new(),
-    })
-}
-
-/// What is written of these pictures, in the order of the file.
-///
-/// # Errors
-/// A `scores.jsonl` that cannot be read or is of another form.
-pub fn scores(folder: &Path, benchmark: Benchmark, prompts: &[Prompt], found: &[Found]) -> Result<Vec<Picture>> {
-    let wanted: BTreeSet<Key> = found
-        .iter()
-        .flat_map(|found| {
-            let prompt = &prompts[found.prompt];
-            prompt.tasks.iter().map(|task| found.subject(benchmark, prompt, None).key(task.metric()))
-        })
-        .collect();
-    let all = records::read(&folder.join(SCORES))?.pictures;
-    Ok(all.into_iter().filter(|picture| wanted.contains(&picture.key())).collect())
 }
 
 /// A picture that is looked at.
@@ -117,31 +43,26 @@ struct Shot {
 }
 
 impl Scoring<'_> {
-    /// Scores what is not scored yet, every rank its share; nothing is scored twice. The lines of a picture are written when it is done, so a scoring that is
-    /// stopped goes on with the next picture.
+    /// Scores what is not scored yet, every rank its share; nothing is scored twice. The lines of a picture are written when it is
+    /// done, so a scoring that is stopped goes on with the next picture. What is scored is known when [`Scored::read`] is called again.
     ///
     /// # Errors
     /// Pictures that cannot be read; those of the networks; a `scores.jsonl` of another form.
-    pub fn run(&self, bar: &ProgressBar, interrupt: &Interrupt, world: &World) -> Result<Times> {
-        shares::collect(self.folder, world)?;
-        let done = done(self.folder)?;
-        world.barrier()?; // all of them have read what is done
-        let (mut log, before) = Log::open(&self.folder.join(shares::name(world)))?;
+    pub fn run(&self, scored: &Scored, bar: &ProgressBar, interrupt: &Interrupt, world: &World) -> Result<Times> {
+        let (mut log, before) = Log::open(&self.gallery.folder.join(shares::name(world)))?;
         if let Some(warning) = before.warning {
             tracing::warn!("{warning}");
         }
         let mut times = Times::default();
-        let is_done = |found: &Found, task: &Task| {
-            let prompt = &self.prompts[found.prompt];
-            done.contains(&found.subject(self.benchmark, prompt, None).key(task.metric()))
-        };
+        let waits = |found: &Found, task: &&Task| !scored.has(&self.gallery.subject(found, None).key(task.metric()));
         let waiting: Vec<(&Found, Vec<&Task>)> = self
+            .gallery
             .found
             .iter()
-            .map(|found| (found, self.prompts[found.prompt].tasks.iter().filter(|t| !is_done(found, t)).collect()))
+            .map(|found| (found, self.gallery.prompt(found).tasks.iter().filter(|task| waits(found, task)).collect()))
             .filter(|(_, tasks): &(_, Vec<&Task>)| !tasks.is_empty())
             .collect();
-        times.before = self.found.len() - waiting.len();
+        times.before = self.gallery.found.len() - waiting.len();
         let waiting = &waiting[world.share(waiting.len())];
         bar.set_length(waiting.len() as u64);
         for batch in waiting.chunks(self.batch.max(1)) {
@@ -157,15 +78,14 @@ impl Scoring<'_> {
         }
         drop(log);
         world.barrier()?; // all shares are there
-        shares::collect(self.folder, world)?;
         Ok(times)
     }
 
     fn shot(&self, found: &Found) -> Result<Shot> {
-        let path = self.folder.join(&found.file);
+        let path = self.gallery.folder.join(&found.file);
         let (picture, seed) = pictures::open(&path)?;
         Ok(Shot {
-            subject: found.subject(self.benchmark, &self.prompts[found.prompt], seed),
+            subject: self.gallery.subject(found, seed),
             image: picture.tensor()?,
             bytes: match self.judges.endpoint {
                 Some(_) => fs::read(&path).with_context(|| path.display().to_string())?,
@@ -188,7 +108,7 @@ impl Scoring<'_> {
                 .filter(|(_, task)| task.metric() == metric)
                 .collect();
             let pairs: Vec<(&Shot, &Task)> = asked.iter().map(|(i, task)| (&shots[*i], *task)).collect();
-            let prompts = || asked.iter().map(|(i, _)| &self.prompts[batch[*i].0.prompt]);
+            let prompts = || asked.iter().map(|(i, _)| self.gallery.prompt(batch[*i].0));
             let answers: Vec<Vec<Answer>> = match metric {
                 Metric::Endpoint => second_opinion::ask(self.judges, &pairs, prompts())?,
                 _ => look::at(self.judges, &pairs)?
@@ -199,7 +119,7 @@ impl Scoring<'_> {
             };
             for ((i, _), answers) in asked.iter().zip(answers) {
                 let subject = &shots[*i].subject;
-                let name = || format!("{}, {metric}", self.folder.join(&subject.file).display());
+                let name = || format!("{}, {metric}", self.gallery.folder.join(&subject.file).display());
                 scored.push(((*i, metric), Picture::new(subject, metric, answers).with_context(name)?));
             }
             times.add(metric.name(), began, asked.len());

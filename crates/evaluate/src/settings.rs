@@ -31,6 +31,12 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Drawing {
     pub model: String,
+    /// Of its weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Of a model in a single file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
     pub dtype: Dtype,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
@@ -44,6 +50,24 @@ pub struct Lora {
     pub scale: f64,
     /// Of the file; it may be another one by the same name.
     pub sha256: String,
+}
+
+impl Drawing {
+    /// What else than the LoRA and the seeds is another thing here than there: its name, and what it was there and is here.
+    pub fn differences(&self, before: &Self) -> Result<Vec<(&'static str, String, String)>> {
+        let named = |name: &Option<String>, none: &str| name.clone().unwrap_or_else(|| none.into());
+        let of = |drawing: &Self| {
+            Ok::<_, anyhow::Error>([
+                ("the model", drawing.model.clone()),
+                ("the variant", named(&drawing.variant, "none")),
+                ("the tokenizer", named(&drawing.tokenizer, "the model's")),
+                ("the precision", describe(&drawing.dtype)?),
+                ("sampling", describe(&drawing.sampling)?),
+            ])
+        };
+        let pairs = of(before)?.into_iter().zip(of(self)?);
+        Ok(pairs.filter(|(then, now)| then != now).map(|((what, then), (_, now))| (what, then, now)).collect())
+    }
 }
 
 impl Lora {
@@ -102,8 +126,9 @@ impl Settings {
         };
         differs("the benchmark", before.benchmark.to_string(), self.benchmark.to_string())?;
         if let (Some(now), Some(then)) = (&self.drawing, &before.drawing) {
-            differs("the model", then.model.clone(), now.model.clone())?;
-            differs("the precision", describe(&then.dtype)?, describe(&now.dtype)?)?;
+            for (what, was, is) in now.differences(then)? {
+                differs(what, was, is)?;
+            }
             let lora = |lora: &Option<Lora>| match lora {
                 Some(lora) => format!("{} of the LoRA {}", lora.scale, &lora.sha256[..8.min(lora.sha256.len())]),
                 None => "no LoRA".into(),
@@ -115,7 +140,6 @@ impl Settings {
             let shared = now.seeds.len().min(then.seeds.len());
             let seeds = |seeds: &[u64]| format!("{:?}", &seeds[..shared]);
             differs("the seeds", seeds(&then.seeds), seeds(&now.seeds))?;
-            differs("sampling", describe(&then.sampling)?, describe(&now.sampling)?)?;
         }
         for (judge, now) in &self.judges {
             if let Some(then) = before.judges.get(judge) {
@@ -139,6 +163,8 @@ mod tests {
             benchmark: Benchmark::Dsg,
             drawing: Some(Drawing {
                 model: "models/a".into(),
+                variant: None,
+                tokenizer: None,
                 dtype: Dtype::Float32,
                 lora: None,
                 seeds: vec![42, 43],
@@ -165,6 +191,9 @@ mod tests {
         }
         assert!(refused(&|s| s.benchmark = Benchmark::Tifa).contains("the benchmark was dsg there and is tifa now"));
         assert!(refused(&|s| drawing(s).model = "b".into()).contains("the model was models/a there and is b now"));
+        assert!(
+            refused(&|s| drawing(s).variant = Some("fp16".into())).contains("variant was none there and is fp16 now")
+        );
         assert!(refused(&|s| drawing(s).seeds = vec![42, 44]).contains("the seeds was [42, 43] there"));
         assert!(refused(&|s| drawing(s).sampling.steps = 3).contains("sampling was {"));
         assert!(

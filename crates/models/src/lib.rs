@@ -22,5 +22,7 @@ mod transformers;
 pub mod unet;
 pub mod vae;
 pub mod weights;
+mod whole;
 
 pub use error::{Error, Result};
+pub use whole::write_whole;

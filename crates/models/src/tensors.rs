@@ -2,7 +2,10 @@
 //!
 //! Format: <https://github.com/huggingface/safetensors>; 8 bytes of header length, a JSON header, the raw values.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    whole::write_whole,
+};
 use safetensors::tensor::{Dtype, Metadata, View};
 use std::{
     borrow::Cow,
@@ -62,25 +65,20 @@ pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
     Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
 }
 
-/// Writes through a temporary file in the same folder, so that `path` is never half a file.
+/// Writes a file, whole or not at all.
 pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) -> Result<()> {
     let views = tensors.iter().map(|(name, t)| Ok((name, Raw::new(t)?))).collect::<Result<Vec<_>>>()?;
     let metadata = (!metadata.is_empty()).then_some(metadata);
-    let partial = partial_name(path);
-    // The library makes files that only their owner may read; ours get the permissions of any new file.
-    let permissions = File::create(&partial).and_then(|f| f.metadata()).map_err(Error::io(path))?.permissions();
-    let result = safetensors::serialize_to_file(views, metadata, &partial)
-        .map_err(|e| match e {
+    write_whole(path, |partial| {
+        // The library makes files that only their owner may read; ours get the permissions of any new file.
+        let permissions = fs::metadata(partial).map_err(Error::io(path))?.permissions();
+        safetensors::serialize_to_file(views, metadata, partial).map_err(|e| match e {
             safetensors::SafeTensorError::IoError(cause) => Error::io(path)(cause),
             e => Error::file(path, e.to_string()),
-        })
-        .and_then(|()| fs::set_permissions(&partial, permissions).map_err(Error::io(path)))
-        .and_then(|()| File::open(&partial).and_then(|f| f.sync_all()).map_err(Error::io(path)))
-        .and_then(|()| fs::rename(&partial, path).map_err(Error::io(path)));
-    if result.is_err() {
-        let _ = fs::remove_file(&partial);
-    }
-    result
+        })?;
+        fs::set_permissions(partial, permissions).map_err(Error::io(path))?;
+        File::open(partial).and_then(|f| f.sync_all()).map_err(Error::io(path))
+    })
 }
 
 /// The name under which a file is written before it is whole.

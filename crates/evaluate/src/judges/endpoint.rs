@@ -4,9 +4,10 @@
 
 mod cache;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use cache::Cache;
+use comat::interrupt::{Interrupt, Interrupted};
 use serde_json::{Value, json};
 use std::{
     path::PathBuf,
@@ -42,6 +43,7 @@ pub struct Endpoint {
     agent: ureq::Agent,
     settings: Settings,
     cache: Mutex<Cache>,
+    interrupt: Interrupt,
 }
 
 /// Why a try failed.
@@ -57,19 +59,37 @@ enum Failure {
 impl Endpoint {
     /// # Errors
     /// A URL of another form; a file of answers that cannot be read or written.
-    pub fn new(settings: Settings) -> Result<Self> {
+    pub fn new(settings: Settings, interrupt: &Interrupt) -> Result<Self> {
         if !(settings.url.starts_with("http://") || settings.url.starts_with("https://")) {
             bail!("--endpoint {}: it must begin with http:// or https://", settings.url);
         }
         let config = ureq::Agent::config_builder().timeout_global(Some(settings.timeout)).http_status_as_error(false);
         let cache = Mutex::new(Cache::open(&settings.cache)?);
-        Ok(Self { agent: config.build().into(), settings, cache })
+        Ok(Self { agent: config.build().into(), settings, cache, interrupt: interrupt.clone() })
+    }
+
+    /// Whether somebody is there, before hours are spent on what they shall look at: asks for the list of models, which not every
+    /// server has.
+    ///
+    /// # Errors
+    /// No connection; a key that is not let in.
+    pub fn check(&self) -> Result<()> {
+        let url = format!("{}/models", self.settings.url.trim_end_matches('/'));
+        let mut request = self.agent.get(&url);
+        if let Some(key) = &self.settings.key {
+            request = request.header("Authorization", format!("Bearer {key}"));
+        }
+        let response = request.call().with_context(|| format!("--endpoint {}: nobody answers", self.settings.url))?;
+        match response.status().as_u16() {
+            status @ (401 | 403) => bail!("{url}: status {status}, it does not let us in; set COMAT_ENDPOINT_KEY"),
+            _ => Ok(()),
+        }
     }
 
     /// An answer to each question about a picture (the bytes of its file), several at once.
     ///
     /// # Errors
-    /// The first question that has no answer after all tries.
+    /// The first question that has no answer after all tries; an interruption. Answers that came are kept.
     pub fn ask_all(&self, picture: &[u8], questions: &[String]) -> Result<Vec<String>> {
         let ask = |question: &String| self.ask(picture, question);
         let mut answers = vec![];
@@ -92,6 +112,7 @@ impl Endpoint {
         let (url, mut wait) = (self.address(), Duration::from_millis(500));
         let mut tries = 0;
         let answer = loop {
+            self.interrupt.check()?;
             match self.send(&url, &body) {
                 Ok(answer) => break answer,
                 Err(Failure::Lasting(why)) => bail!("{url}: {why}"),
@@ -101,7 +122,7 @@ impl Endpoint {
                 Err(Failure::Passing { why, after }) => {
                     let pause = after.unwrap_or(wait).min(LONGEST_WAIT);
                     tracing::warn!("{url}: {why}; trying again in {:.1} s", pause.as_secs_f64());
-                    sleep(pause);
+                    self.pause(pause)?;
                     wait = (wait * 2).min(LONGEST_WAIT);
                     tries += 1;
                 }
@@ -109,6 +130,16 @@ impl Endpoint {
         };
         self.cache().put(key, &answer)?;
         Ok(answer)
+    }
+
+    /// A while, or less if it is interrupted.
+    fn pause(&self, length: Duration) -> Result<(), Interrupted> {
+        let until = Instant::now() + length;
+        while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
+            self.interrupt.check()?;
+            sleep(rest.min(Duration::from_millis(100)));
+        }
+        Ok(())
     }
 
     fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {

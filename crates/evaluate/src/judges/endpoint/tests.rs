@@ -39,7 +39,7 @@ impl Server {
                 reader.read_exact(&mut body).unwrap();
                 let number = {
                     let mut kept = kept.lock().unwrap();
-                    kept.push((head, serde_json::from_slice(&body).unwrap()));
+                    kept.push((head, serde_json::from_slice(&body).unwrap_or_default())); // GET has none
                     kept.len() - 1
                 };
                 let reply = replies[number.min(replies.len() - 1)];
@@ -79,7 +79,7 @@ impl Server {
             parallel: 3,
             cache: folder.join("answers.jsonl"),
         };
-        Endpoint::new(settings).unwrap()
+        Endpoint::new(settings, &Interrupt::default()).unwrap()
     }
 }
 
@@ -121,6 +121,36 @@ fn what_goes_by_is_tried_again() {
 }
 
 #[test]
+fn an_interruption_is_heard() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), Server::new(&[Reply::Status(500, "busy")]));
+    let mut endpoint = server.endpoint(folder.path());
+    endpoint.settings.retries = u32::MAX; // for ever
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| endpoint.ask_all(b"x", &questions(&["a dog?"])));
+        while server.count() < 2 {
+            sleep(Duration::from_millis(10));
+        }
+        endpoint.interrupt.set();
+        assert!(asking.join().unwrap().unwrap_err().is::<Interrupted>());
+    });
+    assert!(endpoint.pause(Duration::from_secs(3600)).is_err());
+}
+
+#[test]
+fn somebody_is_there_or_not() {
+    let folder = tempfile::tempdir().unwrap();
+    for (reply, says) in [(Reply::Status(404, "no list"), None), (Reply::Status(401, ""), Some("COMAT_ENDPOINT_KEY"))] {
+        let said = Server::new(&[reply]).endpoint(folder.path()).check().err().map(|e| e.to_string());
+        assert_eq!(said.is_some(), says.is_some());
+        assert!(said.unwrap_or_default().contains(says.unwrap_or_default()));
+    }
+    let settings = Server::new(&[Reply::HangUp]).endpoint(folder.path()).settings;
+    let nobody = Settings { url: "http://127.0.0.1:1/v1".into(), ..settings };
+    let error = Endpoint::new(nobody, &Interrupt::default()).unwrap().check().unwrap_err().to_string();
+    assert!(error.contains("--endpoint http://127.0.0.1:1/v1: nobody answers"), "{error}");
+}
+
+#[test]
 fn what_does_not_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let error = |reply: Reply, tries: usize| {
@@ -142,7 +172,7 @@ fn what_does_not_is_an_error() {
     assert!(error(Reply::Silence, 3).contains("no answer in 1 s, 3 times"));
     let settings = Server::new(&[Reply::HangUp]).endpoint(folder.path()).settings;
     assert!(
-        Endpoint::new(Settings { url: "localhost:8000".into(), ..settings })
+        Endpoint::new(Settings { url: "localhost:8000".into(), ..settings }, &Interrupt::default())
             .err()
             .unwrap()
             .to_string()

@@ -1,0 +1,54 @@
+//! Files that are whole or not there.
+
+use crate::Error;
+use std::{ffi::OsString, fs::Permissions, os::unix::fs::PermissionsExt, path::Path};
+
+/// Writes a file under a name of its own in the same folder, and gives it its real name when it is whole. What was there before stays
+/// until then, and of two processes that write the same file neither sees half of the other's.
+///
+/// # Errors
+/// Those of `write`, which receives the other name; of a folder that cannot be written to.
+pub fn write_whole<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut name = path.file_name().map(OsString::from).unwrap_or_default();
+    name.push(".");
+    let partial = tempfile::Builder::new()
+        .prefix(&name)
+        .suffix(".partial")
+        .permissions(Permissions::from_mode(0o666)) // less what the user masks
+        .tempfile_in(folder)
+        .map_err(|e| E::from(Error::io(path)(e)))?
+        .into_temp_path(); // removed when it is dropped
+    write(&partial)?;
+    partial.persist(path).map_err(|e| E::from(Error::io(path)(e.error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn whole_or_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        let write = |text: &'static str| move |partial: &Path| fs::write(partial, text).map_err(Error::io(partial));
+        write_whole(&path, write("one")).unwrap();
+        let in_between = write_whole(&path, |partial| {
+            write_whole(&path, write("two"))?; // another process, at the same time
+            assert_eq!(fs::read_to_string(&path).unwrap(), "two");
+            write("three")(partial)
+        });
+        in_between.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "three");
+        assert!(write_whole(&path, |_| Err(Error::Input("no".into()))).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "three");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let plain = folder.path().join("plain");
+        fs::write(&plain, "").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&path), mode(&plain));
+        let error = write_whole(&folder.path().join("none/a.txt"), write("")).unwrap_err().to_string();
+        assert!(error.contains("none/a.txt"), "{error}");
+    }
+}
