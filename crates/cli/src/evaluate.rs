@@ -62,11 +62,11 @@ pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
     let work = Work { world, benchmark: choice.benchmark, prompts: prompts::read(&choice)?, args: &args, console };
     console.stop_on_ctrl_c("Stopping; what is drawn and scored is kept, and the same command goes on.");
     if let Some(base) = args.base.as_ref() {
-        work.claim(&home(base), None)?;
+        work.check(base)?;
     }
     let (root, tuned, base) = match (&args.images, &args.draw.out) {
         (Some(images), _) => {
-            work.claim(&home(images), None)?;
+            work.check(images)?;
             (images.clone(), images.clone(), args.base.clone())
         }
         (None, Some(out)) => {
@@ -84,9 +84,22 @@ pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
     let judges: Vec<String> = work.judges().iter().map(|(judge, name)| format!("{judge} {name}")).collect();
     let text = format!("{table}\njudges: {}", judges.join(", "));
     say!("{text}");
-    write_whole(&root.join("table.txt"), &format!("{text}\n"))?;
-    write_whole(&root.join("table.json"), &(serde_json::to_string_pretty(&table)? + "\n"))?;
+    let name = table_name(&args);
+    write_whole(&root.join(format!("{name}.txt")), &format!("{text}\n"))?;
+    write_whole(&root.join(format!("{name}.json")), &(serde_json::to_string_pretty(&table)? + "\n"))?;
     Ok(())
+}
+
+/// A part of the benchmark has a table of its own, beside that of the whole.
+fn table_name(args: &Evaluate) -> String {
+    let mut name = "table".to_owned();
+    if !args.categories.is_empty() {
+        name += &format!(".{}", args.categories.join("-"));
+    }
+    if let Some(limit) = args.limit {
+        name += &format!(".first-{limit}");
+    }
+    name
 }
 
 /// Where the settings of a folder of pictures are: beside `base` and `lora` of an evaluation, else in it.
@@ -99,15 +112,24 @@ fn home(folder: &Path) -> PathBuf {
 }
 
 impl Work<'_> {
-    /// Holds this evaluation against what the folder was made with, and writes it there.
-    fn claim(&self, folder: &Path, drawing: Option<settings::Drawing>) -> Result<()> {
-        if drawing.is_none() && !folder.is_dir() {
-            bail!("{}: there is no such folder", folder.display());
-        }
+    /// What this evaluation makes of a folder's pictures.
+    fn settings(&self, drawing: Option<settings::Drawing>) -> Settings {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let settings = Settings { benchmark: self.benchmark, drawing, judges: self.judges(), version };
+        Settings { benchmark: self.benchmark, drawing, judges: self.judges(), version }
+    }
+
+    /// Refuses a folder of pictures that were made or scored otherwise.
+    fn check(&self, pictures: &Path) -> Result<()> {
+        if !pictures.is_dir() {
+            bail!("{}: there is no such folder", pictures.display());
+        }
+        self.settings(None).check(&home(pictures))
+    }
+
+    /// Writes into the folder what this evaluation makes of it.
+    fn claim(&self, folder: &Path, drawing: Option<settings::Drawing>) -> Result<()> {
         if self.world.leads() {
-            settings.claim(folder)?;
+            self.settings(drawing).claim(folder)?;
         }
         self.world.barrier()
     }
@@ -154,9 +176,12 @@ impl Work<'_> {
         if let Some(base) = &self.args.base {
             self.compare(&how, base)?;
         }
-        self.claim(out, Some(how))?;
+        self.settings(Some(how.clone())).check(out)?;
         if let Some((first, _)) = missing.first() {
             self.try_judges(&out.join(first))?;
+        }
+        self.claim(out, Some(how))?;
+        if !missing.is_empty() {
             let source = (model.clone(), variant.as_deref(), tokenizer.clone());
             let open = || open(source.0, source.1, source.2, &self.args.engine, self.console);
             let mut pipeline = self.world.one_before_the_others(open)?;
@@ -251,6 +276,7 @@ impl Work<'_> {
 
     fn look(&self, gallery: &Gallery, scored: &Scored, awaited: &BTreeSet<Judge>) -> Result<()> {
         let judges = self.open_judges(awaited, gallery.folder)?;
+        self.claim(&home(gallery.folder), None)?; // now that these judges are known to be ones
         let scoring = Scoring { gallery, judges: &judges, batch: self.args.judges.score_batch };
         let bar = self.console.bar();
         bar.set_style(ProgressStyle::with_template(

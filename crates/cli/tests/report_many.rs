@@ -76,7 +76,7 @@ fn scored(folder: &Folder, name: &str, lift: f64, side: usize) {
                 index,
                 seed: Some(42 + index),
                 file,
-                bytes: None,
+                digest: None,
             };
             let score = 0.3 + 0.02 * number as f64 + lift;
             let answer = Answer { question: Some("a <thing>?".into()), score, ..Answer::default() };

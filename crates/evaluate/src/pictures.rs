@@ -8,6 +8,7 @@ use benchmarks::{
     t2i_compbench::protocol,
 };
 use comat::image::Picture;
+use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
@@ -26,8 +27,6 @@ pub struct Found {
     pub index: u64,
     /// Relative to the folder.
     pub file: PathBuf,
-    /// Its length.
-    pub bytes: u64,
 }
 
 /// The pictures that a folder has of a benchmark's prompts.
@@ -45,17 +44,11 @@ impl<'a> Gallery<'a> {
     /// # Errors
     /// A folder that cannot be read; one whose GenEval metadata are of other prompts.
     pub fn open(folder: &'a Path, benchmark: Benchmark, prompts: &'a [Prompt]) -> Result<Self> {
-        let places = match benchmark {
+        let mut found = match benchmark {
             Benchmark::T2iCompbench => of_t2i_compbench(folder, prompts)?,
             Benchmark::Geneval => of_geneval(folder, prompts)?,
             Benchmark::Tifa | Benchmark::Dsg | Benchmark::Dpg => by_id(folder, prompts)?,
         };
-        let with_length = |Place { prompt, index, file }| {
-            let path = folder.join(&file);
-            let bytes = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
-            Ok(Found { prompt, index, file, bytes })
-        };
-        let mut found = places.into_iter().map(with_length).collect::<Result<Vec<_>>>()?;
         found.sort_by_key(|f| (f.index, f.prompt));
         Ok(Self { folder, benchmark, prompts, found })
     }
@@ -64,8 +57,8 @@ impl<'a> Gallery<'a> {
         &self.prompts[found.prompt]
     }
 
-    /// What is written of a picture that says it was drawn from this seed.
-    pub fn subject(&self, found: &Found, seed: Option<u64>) -> Subject {
+    /// What is known of a picture without opening it.
+    pub fn subject(&self, found: &Found) -> Subject {
         let prompt = self.prompt(found);
         Subject {
             benchmark: self.benchmark,
@@ -74,10 +67,10 @@ impl<'a> Gallery<'a> {
             prompt_id: prompt.id.clone(),
             prompt: prompt.text.clone(),
             index: found.index,
-            seed,
+            seed: None,
             // the same on every system
             file: found.file.components().map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/"),
-            bytes: Some(found.bytes),
+            digest: None,
         }
     }
 
@@ -87,20 +80,32 @@ impl<'a> Gallery<'a> {
     }
 }
 
-/// A picture, and what its name says of it.
-struct Place {
-    prompt: usize,
-    index: u64,
-    file: PathBuf,
+/// A picture as it is scored.
+pub struct Opened {
+    pub picture: Picture,
+    /// That it says it was drawn from.
+    pub seed: Option<u64>,
+    /// See [`digest`].
+    pub digest: String,
+    /// The file as it is.
+    pub bytes: Vec<u8>,
 }
 
-/// A picture as it is scored, and the seed that it says it was drawn from.
-pub fn open(path: &Path) -> Result<(Picture, Option<u64>)> {
-    if let Ok((picture, texts)) = Picture::open_with_texts(path) {
-        return Ok((picture, texts.get("seed").and_then(|seed| seed.parse().ok())));
-    }
+/// # Errors
+/// A file that is no picture.
+pub fn open(path: &Path) -> Result<Opened> {
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
-    Ok((Picture::decode(&bytes).with_context(|| format!("{} cannot be read", path.display()))?, None))
+    let digest = digest(&bytes);
+    let (picture, seed) = match Picture::open_with_texts(path) {
+        Ok((picture, texts)) => (picture, texts.get("seed").and_then(|seed| seed.parse().ok())),
+        Err(_) => (Picture::decode(&bytes).with_context(|| format!("{} cannot be read", path.display()))?, None),
+    };
+    Ok(Opened { picture, seed, digest, bytes })
+}
+
+/// By which a file is known again: the first 64 bits of its SHA-256.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where a prompt's `index`-th picture goes, within the folder.
@@ -129,7 +134,7 @@ pub fn path(benchmark: Benchmark, prompt: &Prompt, index: u64) -> Result<PathBuf
 
 /// `color/a red dog_000012.png`, or in `color/samples`. The number behind the prompt says which of several prompts with the same words
 /// a picture is of, and which of that prompt's ten it is. Where one has another number, a prompt's pictures count in the order of theirs.
-fn of_t2i_compbench(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Place>> {
+fn of_t2i_compbench(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
     let mut categories: Vec<&str> = prompts.iter().map(|p| p.category.as_str()).collect();
     categories.dedup();
     let mut all = vec![];
@@ -155,7 +160,7 @@ fn of_t2i_compbench(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Place>> {
             let by_number = files.iter().all(|(number, _)| of(*number));
             all.extend((0..).zip(files).map(|(place, (number, file))| {
                 let index = if by_number { number % protocol::IMAGES_PER_PROMPT } else { place };
-                Place { prompt, index, file }
+                Found { prompt, index, file }
             }));
         }
     }
@@ -163,7 +168,7 @@ fn of_t2i_compbench(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Place>> {
 }
 
 /// `ID_00.png`, `ID_01.png`, …, or `ID.png` alone.
-fn by_id(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Place>> {
+fn by_id(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
     let places: HashMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
     let mut all = BTreeMap::new();
     for file in files_of(folder)? {
@@ -178,11 +183,11 @@ fn by_id(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Place>> {
             bail!("{}: {other} and {file} are the same picture of `{}`", folder.display(), prompts[prompt].id);
         }
     }
-    Ok(all.into_iter().map(|((prompt, index), file)| Place { prompt, index, file }).collect())
+    Ok(all.into_iter().map(|((prompt, index), file)| Found { prompt, index, file }).collect())
 }
 
 /// `00003/samples/0001.png`, beside `00003/metadata.jsonl`.
-fn of_geneval(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Place>> {
+fn of_geneval(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
     let places: HashMap<u64, usize> = prompts.iter().enumerate().map(|(i, p)| (p.number, i)).collect();
     let mut all = vec![];
     for there in geneval::scan(folder)? {
@@ -197,7 +202,7 @@ fn of_geneval(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Place>> {
             );
         }
         let relative = |path: PathBuf| path.strip_prefix(folder).map(Path::to_owned).unwrap_or(path);
-        all.extend(there.images.into_iter().map(|(index, path)| Place { prompt, index, file: relative(path) }));
+        all.extend(there.images.into_iter().map(|(index, path)| Found { prompt, index, file: relative(path) }));
     }
     Ok(all)
 }

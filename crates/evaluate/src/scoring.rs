@@ -12,14 +12,14 @@ pub use times::Times;
 
 use crate::{
     judges::Judges,
-    pictures::{self, Found, Gallery},
+    pictures::{self, Found, Gallery, Opened},
     prompts::Task,
 };
 use anyhow::{Context, Result};
 use benchmarks::records::{Answer, Log, Metric, Picture, Subject};
 use comat::{interrupt::Interrupt, ranks::World};
 use indicatif::ProgressBar;
-use std::{fs, time::Instant};
+use std::time::Instant;
 use tch::Tensor;
 
 /// The name of the file of lines.
@@ -54,7 +54,7 @@ impl Scoring<'_> {
             tracing::warn!("{warning}");
         }
         let mut times = Times::default();
-        let waits = |found: &Found, task: &&Task| !scored.has(&self.gallery.subject(found, None).key(task.metric()));
+        let waits = |found: &Found, task: &&Task| !scored.has(&self.gallery.subject(found).key(task.metric()));
         let waiting: Vec<(&Found, Vec<&Task>)> = self
             .gallery
             .found
@@ -83,14 +83,11 @@ impl Scoring<'_> {
 
     fn shot(&self, found: &Found) -> Result<Shot> {
         let path = self.gallery.folder.join(&found.file);
-        let (picture, seed) = pictures::open(&path)?;
+        let Opened { picture, seed, digest, bytes } = pictures::open(&path)?;
         Ok(Shot {
-            subject: self.gallery.subject(found, seed),
+            subject: Subject { seed, digest: Some(digest), ..self.gallery.subject(found) },
             image: picture.tensor()?,
-            bytes: match self.judges.endpoint {
-                Some(_) => fs::read(&path).with_context(|| path.display().to_string())?,
-                None => vec![],
-            },
+            bytes,
         })
     }
 

@@ -102,7 +102,7 @@ impl Settings {
     pub fn claim(&self, folder: &Path) -> Result<()> {
         let mut merged = self.clone();
         if let Some(before) = Self::read(folder)? {
-            self.check(&before, folder)?;
+            self.goes_with(&before, folder)?;
             merged.judges = before.judges.into_iter().chain(merged.judges).collect();
             merged.drawing = match (merged.drawing, before.drawing) {
                 (Some(now), Some(then)) => {
@@ -117,7 +117,15 @@ impl Settings {
         Ok(())
     }
 
-    fn check(&self, before: &Self, folder: &Path) -> Result<()> {
+    /// Refuses what [`Settings::claim`] would refuse, and writes nothing.
+    ///
+    /// # Errors
+    /// Settings that would mix two kinds of pictures or of scores.
+    pub fn check(&self, folder: &Path) -> Result<()> {
+        Self::read(folder)?.map_or(Ok(()), |before| self.goes_with(&before, folder))
+    }
+
+    fn goes_with(&self, before: &Self, folder: &Path) -> Result<()> {
         let differs = |what: &str, was: String, is: String| -> Result<()> {
             if was == is {
                 return Ok(());

@@ -118,9 +118,9 @@ pub struct Subject {
     pub seed: Option<u64>,
     /// Relative to the folder that was scored.
     pub file: String,
-    /// The file's length: a picture that was replaced since is most likely known by it.
+    /// Of the file: a picture that was replaced since is known by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
+    pub digest: Option<String>,
 }
 
 /// What was asked and answered.

@@ -95,7 +95,7 @@ pub(crate) mod tests {
             index,
             seed: Some(42 + index),
             file: format!("{prompt}_{index:06}.png"),
-            bytes: None,
+            digest: None,
         };
         let answer = |score: &f64| Answer { score: *score, ..Answer::default() };
         Picture::new(&subject, metric, scores.iter().map(answer).collect()).unwrap()

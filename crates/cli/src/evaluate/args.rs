@@ -10,7 +10,8 @@ use std::path::PathBuf;
 ///
 /// With --model the benchmark's pictures are drawn into OUT/base, and with --lora into OUT/lora too, from the same seeds;
 /// with --images those of a folder are scored as they are. Every question and answer goes into scores.jsonl beside the
-/// pictures, the table into table.txt and table.json. Stopped, the same command goes on; nothing is drawn or scored twice.
+/// pictures, the table into table.txt and table.json (of a part, by --categories or --limit, into a file of its own:
+/// table.color.first-10.txt). Stopped, the same command goes on; nothing is drawn or scored twice.
 ///
 /// CLIP's cosine is always in the table beside the benchmark's own metric: BLIP-VQA is of the family that CoMat is rewarded by.
 #[derive(Group)]

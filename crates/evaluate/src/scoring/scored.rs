@@ -1,82 +1,122 @@
 //! What has been scored already.
 
 use super::{SCORES, shares};
-use crate::{judges::Judge, pictures::Gallery, prompts::Task};
-use anyhow::{Result, bail};
-use benchmarks::records::{self, Key, Picture};
-use comat::ranks::World;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::{
+    judges::Judge,
+    pictures::{self, Gallery},
+    prompts::Task,
+};
+use anyhow::{Context, Result, bail};
+use benchmarks::records::{self, Key, Picture, Subject};
+use comat::{files::write_whole, ranks::World};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 
 /// The scores of a folder, by what they are of.
 #[derive(Default)]
 pub struct Scored {
     /// In the order of the file.
     pictures: Vec<Picture>,
-    places: BTreeMap<Key, usize>,
+    keys: BTreeSet<Key>,
 }
 
 impl Scored {
-    /// Reads what is written of a folder, once the first rank has put together what several wrote.
+    /// Reads what is written of a folder, once the first rank has put together what several wrote. Scores of a picture that was
+    /// replaced since are taken out: it waits again.
     ///
     /// # Errors
-    /// A file of another form; one with the scores of other pictures than the folder's: of prompts that have changed since, of files
-    /// that were called otherwise, or that were replaced.
+    /// A file of another form; one with the scores of other pictures than the folder's: of prompts that have changed since, or of files
+    /// that were called otherwise.
     pub fn read(gallery: &Gallery, world: &World) -> Result<Self> {
         shares::collect(gallery.folder, world)?;
         let path = gallery.folder.join(SCORES);
-        let pictures = if path.exists() { records::read(&path)?.pictures } else { vec![] };
+        let mut pictures = if path.exists() { records::read(&path)?.pictures } else { vec![] };
+        let replaced = replaced(&pictures, gallery)?;
         world.barrier()?; // all of them have read it
-        let places = pictures.iter().enumerate().map(|(place, picture)| (picture.key(), place)).collect();
-        let scored = Self { pictures, places };
-        scored.check(gallery)?;
-        Ok(scored)
-    }
-
-    fn check(&self, gallery: &Gallery) -> Result<()> {
-        for (found, task) in gallery.tasks() {
-            let now = gallery.subject(found, None);
-            let Some(place) = self.places.get(&now.key(task.metric())) else { continue };
-            let then = self.pictures[*place].subject();
-            let path = gallery.folder.join(SCORES);
-            if (&then.prompt, &then.file) != (&now.prompt, &now.file) {
-                bail!(
-                    "{}: it has the scores of `{}` ({}) where `{}` ({}) is now; have prompts or pictures changed? Choose another \
-                     folder, or remove the file",
-                    path.display(),
-                    then.prompt,
-                    then.file,
-                    now.prompt,
-                    now.file
+        if !replaced.is_empty() {
+            pictures.retain(|picture| !replaced.contains(&picture.key()));
+            if world.leads() {
+                let (path, number) = (path.display(), replaced.len());
+                tracing::warn!(
+                    "{path}: {number} scores are of pictures that were replaced since; they are scored again"
                 );
+                write(&gallery.folder.join(SCORES), &pictures)?;
             }
-            if let (Some(was), Some(is)) = (then.bytes, now.bytes)
-                && was != is
-            {
-                bail!(
-                    "{}: it has the scores of another picture that was called {} ({was} bytes, now {is}); choose another folder, or \
-                     remove the file",
-                    path.display(),
-                    then.file
-                );
-            }
+            world.barrier()?;
         }
-        Ok(())
+        let keys = pictures.iter().map(Picture::key).collect();
+        Ok(Self { pictures, keys })
     }
 
     pub fn has(&self, key: &Key) -> bool {
-        self.places.contains_key(key)
+        self.keys.contains(key)
     }
 
     /// The judges that pictures still wait for.
     pub fn awaited(&self, gallery: &Gallery) -> BTreeSet<Judge> {
-        let waits = gallery.tasks().filter(|(found, task)| !self.has(&gallery.subject(found, None).key(task.metric())));
+        let waits = gallery.tasks().filter(|(found, task)| !self.has(&gallery.subject(found).key(task.metric())));
         waits.flat_map(|(_, task)| Task::judges(task)).collect()
     }
 
     /// What is known of these pictures, in the order of the file.
     pub fn of(self, gallery: &Gallery) -> Vec<Picture> {
         let wanted: BTreeSet<Key> =
-            gallery.tasks().map(|(found, task)| gallery.subject(found, None).key(task.metric())).collect();
+            gallery.tasks().map(|(found, task)| gallery.subject(found).key(task.metric())).collect();
         self.pictures.into_iter().filter(|picture| wanted.contains(&picture.key())).collect()
     }
+}
+
+/// What is written of files that are others now. Only those are read that were changed since the scores were written.
+fn replaced(pictures: &[Picture], gallery: &Gallery) -> Result<BTreeSet<Key>> {
+    let known: BTreeMap<Key, &Subject> = pictures.iter().map(|picture| (picture.key(), picture.subject())).collect();
+    let path = gallery.folder.join(SCORES);
+    let written = if path.exists() { Some(last_change(&path)?) } else { None };
+    let mut digests = BTreeMap::new();
+    let mut replaced = BTreeSet::new();
+    for (found, task) in gallery.tasks() {
+        let now = gallery.subject(found);
+        let key = now.key(task.metric());
+        let Some(then) = known.get(&key) else { continue };
+        if (&then.prompt, &then.file) != (&now.prompt, &now.file) {
+            bail!(
+                "{}: it has the scores of `{}` ({}) where `{}` ({}) is now; have prompts or pictures changed? Choose another folder, or \
+                 remove the file",
+                path.display(),
+                then.prompt,
+                then.file,
+                now.prompt,
+                now.file
+            );
+        }
+        let Some(digest) = &then.digest else { continue };
+        let file = gallery.folder.join(&found.file);
+        if Some(last_change(&file)?) < written {
+            continue;
+        }
+        let now = match digests.entry(&found.file) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                new.insert(pictures::digest(&fs::read(&file).with_context(|| file.display().to_string())?))
+            }
+        };
+        if now != digest {
+            replaced.insert(key);
+        }
+    }
+    Ok(replaced)
+}
+
+/// Seconds and nanoseconds; of the file or of its name, which a copy cannot set back.
+fn last_change(path: &Path) -> Result<(i64, i64)> {
+    let of = fs::metadata(path).with_context(|| path.display().to_string())?;
+    Ok((of.mtime(), of.mtime_nsec()).max((of.ctime(), of.ctime_nsec())))
+}
+
+fn write(path: &Path, pictures: &[Picture]) -> Result<()> {
+    let lines = pictures.iter().flat_map(Picture::lines).map(|line| Ok(serde_json::to_string(line)? + "\n"));
+    Ok(write_whole(path, &lines.collect::<Result<String>>()?)?)
 }
