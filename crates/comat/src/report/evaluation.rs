@@ -167,6 +167,7 @@ mod tests {
             index,
             seed: None,
             file: format!("{index}.png"),
+            digest: None,
         };
         records::Picture::new(&subject, metric, vec![Answer::score(score, None)]).unwrap()
     }

@@ -78,13 +78,20 @@ impl Log {
         Ok(log)
     }
 
-    /// A run that was resumed has some steps twice: the last one counts. A line that a killed run left unfinished is skipped.
+    /// A run that was resumed from an earlier step has gone another way from there: what it did before that is left out. A line that a
+    /// killed run left unfinished is skipped.
     pub(super) fn parse(text: &str) -> Self {
         let (mut log, mut steps, mut validations) = (Self::default(), BTreeMap::new(), BTreeMap::new());
         for (number, line) in text.lines().enumerate() {
             let understood = serde_json::from_str::<Value>(line).ok().and_then(|event| {
                 match event["event"].as_str() {
-                    Some("start") => (log.trainable, log.finished) = (event["trainable"].as_u64(), false),
+                    Some("start") => {
+                        (log.trainable, log.finished) = (event["trainable"].as_u64(), false);
+                        if let Some(from) = event["step"].as_u64() {
+                            steps.retain(|step, _| *step <= from);
+                            validations.retain(|step, _| *step <= from);
+                        }
+                    }
                     Some("finished") => log.finished = true,
                     Some("step") => {
                         let step: Step = serde_json::from_value(event).ok()?;
@@ -169,6 +176,11 @@ mod tests {
         assert_eq!((log.finished, &log.damaged[..]), (false, &[6][..]));
         assert!(Log::parse("{\"event\":\"finished\"}").finished);
         assert!(!Log::parse("{\"event\":\"finished\"}\n{\"event\":\"start\"}").finished, "it goes on");
+        // resumed from step 1, and stopped before step 2
+        let again = fs::read_to_string(folder.path().join("events.jsonl")).unwrap() + "{\"event\":\"start\",\"step\":1}\n";
+        let numbers = |log: &Log| log.steps.iter().map(|s| s.step).collect::<Vec<_>>();
+        assert_eq!((numbers(&Log::parse(&again)), Log::parse(&again).validations.len()), (vec![1], 1));
+        assert_eq!(numbers(&Log::parse(&(again + "{\"event\":\"start\",\"step\":0}"))), [] as [u64; 0]);
         assert_eq!(log.setting("train.steps"), Some("3"));
         assert_eq!(log.setting("output"), Some("runs/a"));
         assert_eq!(log.setting("samples.prompts"), Some("[\"a\"]"));
