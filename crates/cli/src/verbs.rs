@@ -26,8 +26,8 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
     if args.dry_run {
         fetch::config(&mut config, console)?;
-        say!("{}", plan::describe(config.clone(), &segmenter)?);
-        say!("{}", plan::memory::forecast(&config, &segmenter)?);
+        say!("{}", plan::describe(config.clone(), segmenter)?);
+        say!("{}", plan::memory::forecast(&config, segmenter)?);
         return Ok(());
     }
     let world = processes::join(config.ranks.timeout())?;
@@ -38,7 +38,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     console.stop_on_ctrl_c("Finishing this step, then saving. Ctrl-C once more stops at once, without saving.");
     let resume = args.resume.as_deref();
     let (mut trainer, mut run) =
-        Trainer::open(config, &segmenter, &judge, resume, console.bar(), &console.interrupt, world)?;
+        Trainer::open(config, segmenter, judge, resume, console.bar(), &console.interrupt, world)?;
     for change in &trainer.changed {
         say!("Changed since the checkpoint: {change}");
     }
@@ -73,8 +73,8 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
 pub fn plan(args: Plan, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
     fetch::config(&mut config, console)?;
-    say!("{}", plan::describe(config.clone(), &segmenter)?);
-    let forecast = plan::memory::forecast(&config, &segmenter)?;
+    say!("{}", plan::describe(config.clone(), segmenter)?);
+    let forecast = plan::memory::forecast(&config, segmenter)?;
     say!("{forecast}");
     let Some((leg, most)) = forecast.most() else { return Ok(()) };
     let gigabytes = plan::memory::gigabytes;
@@ -209,7 +209,7 @@ pub fn trace(args: Trace, console: &Console) -> Result<()> {
     fetch::config(&mut config, console)?;
     let Trace { noise, out, lora, tracked_start, repeat, .. } = args;
     let request = tracing_of::Request { noise, out, lora, tracked_start, repeat };
-    let mut summary = tracing_of::run(config, &segmenter, &request)?;
+    let mut summary = tracing_of::run(config, segmenter, &request)?;
     say!("tracked steps {:?}, caption loss {:.8}", summary.tracked, summary.caption_loss);
     summary.seconds.sort_by(f64::total_cmp);
     say!("iteration {:.3} s (median of {repeat})", summary.seconds[summary.seconds.len() / 2]);

@@ -5,6 +5,7 @@ use crate::{
     config::{self, Form},
     loss::attention::Target,
     prompts::Prompt,
+    resident::Resident,
     segment::Segmenter,
 };
 use anyhow::{Context, Result};
@@ -24,7 +25,7 @@ pub struct Subject {
 /// Section 3 of the method, ready to be used on a batch.
 pub struct Attention {
     pub config: config::Attention,
-    segmenter: Box<dyn Segmenter>,
+    segmenter: Resident<Box<dyn Segmenter>>,
     /// By the text of the prompt.
     subjects: HashMap<String, Vec<Subject>>,
     explicit: HashMap<String, Vec<Entity>>,
@@ -52,7 +53,7 @@ impl Counts {
 }
 
 impl Attention {
-    pub fn new(config: config::Attention, segmenter: Box<dyn Segmenter>) -> Self {
+    pub fn new(config: config::Attention, segmenter: Resident<Box<dyn Segmenter>>) -> Self {
         Self {
             config,
             segmenter,
@@ -61,6 +62,11 @@ impl Attention {
             parser: None,
             told: Counts::default(),
         }
+    }
+
+    /// Lets the segmenter go whenever it has nothing to do.
+    pub fn offload(&mut self) {
+        self.segmenter.let_go();
     }
 
     pub fn form(&self) -> Form {
@@ -89,7 +95,7 @@ impl Attention {
             prompts.iter().map(|prompt| self.subjects(prompt, tokenizer)).collect::<Result<_>>()?;
         let nouns: Vec<Vec<String>> = subjects.iter().map(|s| s.iter().map(|s| s.noun.clone()).collect()).collect();
         let mut counts = Counts::default();
-        let masks = self.segmenter.segment(&images.clamp(0.0, 1.0), &nouns)?;
+        let masks = self.segmenter.with(|segmenter| segmenter.segment(&images.clamp(0.0, 1.0), &nouns))?;
         let targets = subjects.into_iter().zip(masks).map(|(subjects, masks)| {
             counts.without += usize::from(subjects.is_empty());
             counts.subjects += subjects.len();

@@ -7,10 +7,11 @@
 use crate::{
     config,
     optim::{AdamW, Gradients},
-    pipeline::Pipeline,
+    pipeline::{self, Pipeline},
     precision,
     random::{Purpose, stream},
     replay::chunks,
+    resident::Resident,
 };
 use anyhow::{Context, Result, bail};
 use models::{
@@ -27,7 +28,9 @@ pub const HEAD_BIAS: &str = "head.bias";
 pub struct Discriminator {
     settings: config::Fidelity,
     unet_config: unet::Config,
-    base: Weights,
+    /// Whether the tuned model has the same weights, which stay with it.
+    is_shared: bool,
+    base: Resident<Weights>,
     /// Of no prompt, one row.
     text: Text,
     timestep: i64,
@@ -79,6 +82,7 @@ impl Discriminator {
         }
         let text = pipeline.text.guided(&[""], None, false, size)?.cond;
         let base = pipeline.unet_weights.shallow_clone();
+        let place = pipeline.path.clone();
         let draws = |index: usize| stream(seed, Purpose::Discriminator, 0, index as u64);
         let draw = |layer: usize, shape: &[i64]| {
             Ok(draws(layer).map_err(|e| models::Error::Input(e.to_string()))?.randn(shape)?)
@@ -87,17 +91,26 @@ impl Discriminator {
         let trained_kind = if kind == Kind::Double { Kind::Double } else { Kind::Float };
         let trained = lora.trainable_with(head(draws(usize::MAX)?, channels)?, trained_kind, device);
         let optimizer = AdamW::new(settings.optimizer(), &trained.flat);
+        let unet_config = pipeline.unet_config.clone();
         Ok(Self {
             gradients: Gradients::zeros(&trained),
             settings: settings.clone(),
-            unet_config: pipeline.unet_config.clone(),
-            base,
+            unet_config,
+            is_shared: other.is_none(),
+            base: Resident::of(base, move || Ok(pipeline::unet_weights(&place, None, kind, device)?)),
             text,
             timestep,
             kind,
             trained,
             optimizer,
         })
+    }
+
+    /// Lets its frozen weights go whenever it has nothing to do, where they are not the tuned model's.
+    pub fn offload(&mut self) {
+        if !self.is_shared {
+            self.base.let_go();
+        }
     }
 
     /// Judges generated latents against real ones `[B, C, h, w]`, and adds to its own gradients. The generated half runs
@@ -108,7 +121,8 @@ impl Discriminator {
 
     /// As [`Self::judge`], of some samples of a batch of so many: what they add to its losses and gradients.
     pub fn judge_some(&mut self, generated: &Tensor, real: &Tensor, batch: usize) -> Result<Verdict> {
-        let unet = UNet::new(&self.unet_config, &self.base.with_adapter(&self.trained.lora)?)?;
+        let branched = |base: &Weights| Ok(UNet::new(&self.unet_config, &base.with_adapter(&self.trained.lora)?)?);
+        let unet = self.base.with(branched)?;
         let leaves: Vec<&Tensor> = self.trained.parameters().into_iter().map(|(_, leaf)| leaf).collect();
         let kind = self.trained.flat.kind();
         let (given, generated, real) = (generated.kind(), generated.to_kind(kind), real.to_kind(kind));
@@ -161,8 +175,11 @@ impl Discriminator {
     }
 
     /// The weights that its UNet is made of, without its adapter.
-    pub fn base(&self) -> &Weights {
-        &self.base
+    ///
+    /// # Errors
+    /// Those of reading them, where they were let go.
+    pub fn base(&self) -> Result<Weights> {
+        self.base.with(|base| Ok(base.shallow_clone()))
     }
 
     /// One logit for each latent pixel `[B, h, w, 1]`: above 0 for real.

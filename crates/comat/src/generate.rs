@@ -162,7 +162,7 @@ fn draw_batch(
     let start = to_device(noise.start()?);
     let draw = |step| Ok(to_device(noise.step(step)?));
     let walked = trajectory::walk(denoiser.conditioned_on(&text), sampler, start, &BTreeSet::new(), draw, each)?;
-    let images = tch::no_grad(|| pipeline.vae.decode(&walked.latents))? / 2.0 + 0.5;
+    let images = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.decode(&walked.latents)?)))? / 2.0 + 0.5;
     if images.isfinite().all().int64_value(&[]) == 0 {
         bail!("the images of `{}` are not finite numbers; try --dtype float32 or bfloat16", prompts.join("`, `"));
     }
@@ -224,7 +224,7 @@ fn jobs(request: &Request) -> Result<Vec<Job<'_>>> {
 /// The size asked for, or that of the given latents, or the model's own.
 fn size(pipeline: &Pipeline, asked: Option<Size>, given: Option<&Given>) -> Result<Size> {
     let Some(given) = given else { return Ok(asked.unwrap_or(pipeline.native_size())) };
-    let cell = pipeline.vae.config().downscale();
+    let cell = pipeline.vae_config.downscale();
     let (_, _, height, width) = given.start.size4()?;
     let size = Size { width: width * cell, height: height * cell };
     match asked {

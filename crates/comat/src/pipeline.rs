@@ -5,6 +5,7 @@ mod single;
 
 use crate::{
     config::{Location, Size},
+    resident::Resident,
     text::TextEncoders,
 };
 use anyhow::{Context, Result, bail};
@@ -18,7 +19,7 @@ use models::{
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
-pub use folder::class;
+pub use folder::{class, unet_weights};
 
 pub struct Pipeline {
     pub path: PathBuf,
@@ -30,7 +31,8 @@ pub struct Pipeline {
     pub device: Device,
     pub unet_config: unet::Config,
     pub unet_weights: Weights,
-    pub vae: AutoencoderKl,
+    pub vae_config: vae::Config,
+    pub vae: Resident<AutoencoderKl>,
     pub text: TextEncoders,
     pub schedule: NoiseSchedule,
 }
@@ -87,6 +89,7 @@ impl Pipeline {
 
     fn assemble(path: &Path, variant: Option<&str>, parts: Parts, kind: Kind, device: Device) -> Result<Self> {
         let Parts { xl, unet_config, unet_weights, vae, text, schedule } = parts;
+        let vae_config = vae.with(|vae| Ok(vae.config().clone()))?;
         if text.width() != unet_config.cross_attention_dim {
             bail!(
                 "{}: unet/config.json: cross_attention_dim is {}, but the text encoder gives {}; do UNet and encoder belong together?",
@@ -96,14 +99,14 @@ impl Pipeline {
             );
         }
         if (unet_config.in_channels, unet_config.out_channels)
-            != (vae.config().latent_channels, vae.config().latent_channels)
+            != (vae_config.latent_channels, vae_config.latent_channels)
         {
             bail!(
                 "{}: unet/config.json: {} channels in and {} out, but the VAE's latents have {}; inpainting models cannot be used",
                 path.display(),
                 unet_config.in_channels,
                 unet_config.out_channels,
-                vae.config().latent_channels
+                vae_config.latent_channels
             );
         }
         let base = match (xl, unet_config.cross_attention_dim) {
@@ -120,6 +123,7 @@ impl Pipeline {
             device,
             unet_config,
             unet_weights,
+            vae_config,
             vae,
             text,
             schedule,
@@ -144,18 +148,18 @@ impl Pipeline {
 
     /// Image size in pixels that the model was trained for.
     pub fn native_size(&self) -> Size {
-        let side = self.unet_config.sample_size * self.vae.config().downscale();
+        let side = self.unet_config.sample_size * self.vae_config.downscale();
         Size { width: side, height: side }
     }
 
     /// Channels, height and width of the latents of an image of that size.
     pub fn latent_shape(&self, size: Size) -> Result<[i64; 3]> {
-        let cell = self.vae.config().downscale();
+        let cell = self.vae_config.downscale();
         let least = cell << self.unet_config.halvings();
         if size.width % cell != 0 || size.height % cell != 0 || size.width < least || size.height < least {
             bail!("size {size}: width and height must be multiples of {cell}, and at least {least}, for this model");
         }
-        Ok([self.vae.config().latent_channels, size.height / cell, size.width / cell])
+        Ok([self.vae_config.latent_channels, size.height / cell, size.width / cell])
     }
 }
 
@@ -164,7 +168,7 @@ struct Parts {
     xl: bool,
     unet_config: unet::Config,
     unet_weights: Weights,
-    vae: AutoencoderKl,
+    vae: Resident<AutoencoderKl>,
     text: TextEncoders,
     schedule: NoiseSchedule,
 }

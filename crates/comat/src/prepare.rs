@@ -160,8 +160,8 @@ fn encode(
             );
         }
         let pixels = (picture.tensor()?.unsqueeze(0) * 2.0 - 1.0).to_device(pipeline.device);
-        let (mean, _) = tch::no_grad(|| pipeline.vae.encode(&pixels))?;
-        all.push((mean * pipeline.vae.config().scaling_factor).to_device(tch::Device::Cpu));
+        let (mean, _) = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.encode(&pixels)?)))?;
+        all.push((mean * pipeline.vae_config.scaling_factor).to_device(tch::Device::Cpu));
         bar.inc(1);
         interrupt.check()?;
     }

@@ -4,20 +4,38 @@ use anyhow::Result;
 
 /// A frozen network: in memory always, or only while it works. One that is let go is opened again from its files, which the system
 /// keeps in the host's memory as long as there is room.
-pub enum Resident<T> {
-    Kept(T),
-    Reopened(Box<dyn Fn() -> Result<T>>),
+pub struct Resident<T> {
+    kept: Option<T>,
+    open: Box<dyn Fn() -> Result<T>>,
 }
 
-impl<T> Resident<T> {
+impl<T: 'static> Resident<T> {
+    /// Opens it, and keeps it.
+    ///
+    /// # Errors
+    /// Those of opening it.
+    pub fn open(open: impl Fn() -> Result<T> + 'static) -> Result<Self> {
+        Ok(Self { kept: Some(open()?), open: Box::new(open) })
+    }
+
+    /// One that is open already. `open` is how it is opened again.
+    pub fn of(network: T, open: impl Fn() -> Result<T> + 'static) -> Self {
+        Self { kept: Some(network), open: Box::new(open) }
+    }
+
+    /// From now on it is in memory only while it works.
+    pub fn let_go(&mut self) {
+        self.kept = None;
+    }
+
     /// Does some work with it. Whatever needs it several times belongs into one piece of work.
     ///
     /// # Errors
     /// Those of opening it, and of the work.
     pub fn with<R>(&self, work: impl FnOnce(&T) -> Result<R>) -> Result<R> {
-        match self {
-            Self::Kept(network) => work(network),
-            Self::Reopened(open) => work(&open()?),
+        match &self.kept {
+            Some(network) => work(network),
+            None => work(&(self.open)()?),
         }
     }
 }
@@ -31,16 +49,22 @@ mod tests {
     fn what_is_let_go_is_there_only_while_it_works() {
         let (opened, there) = (Rc::new(Cell::new(0)), Rc::new(()));
         let (count, of) = (opened.clone(), there.clone());
-        let resident = Resident::Reopened(Box::new(move || {
+        let open = move || {
             count.set(count.get() + 1);
             Ok(of.clone())
-        }));
-        for round in 1..3 {
-            let during = resident.with(|network| Ok(Rc::strong_count(network))).unwrap();
-            assert_eq!((opened.get(), during, Rc::strong_count(&there)), (round, 3, 2));
+        };
+        let mut resident = Resident::open(open).unwrap();
+        let during = |resident: &Resident<Rc<()>>| resident.with(|network| Ok(Rc::strong_count(network))).unwrap();
+        assert_eq!((during(&resident), opened.get(), Rc::strong_count(&there)), (3, 1, 3));
+        resident.let_go();
+        for round in 2..4 {
+            assert_eq!((during(&resident), opened.get(), Rc::strong_count(&there)), (3, round, 2));
         }
-        let failing: Resident<()> = Resident::Reopened(Box::new(|| anyhow::bail!("no file")));
+        let fails = || anyhow::bail!("no file");
+        assert!(Resident::<()>::open(fails).is_err());
+        let mut failing = Resident::of((), fails);
+        assert!(failing.with(|()| Ok(())).is_ok());
+        failing.let_go();
         assert!(failing.with(|()| Ok(())).is_err());
-        assert_eq!(Resident::Kept(5).with(|n| Ok(n + 1)).unwrap(), 6);
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     loss::caption::CaptionLoss,
     pipeline::Pipeline,
     replay::chunks,
+    resident::Resident,
     segment::Segmenter,
     stages,
     text::GuidedText,
@@ -15,15 +16,15 @@ use crate::{
     trajectory, word_maps,
 };
 use anyhow::{Result, bail};
-use models::{lora::Lora, schedule::Sampler, unet::UNet};
+use models::{lora::Lora, schedule::Sampler, unet::UNet, vae::AutoencoderKl};
 use std::collections::BTreeSet;
 use tch::{Device, Kind, Tensor};
 
 /// Opens a segmenter, in the precision and on the device of the run.
-pub type SegmenterOf<'a> = &'a dyn Fn(&config::Segmenter, Kind, Device) -> Result<Box<dyn Segmenter>>;
+pub type SegmenterOf = fn(&config::Segmenter, Kind, Device) -> Result<Box<dyn Segmenter>>;
 
 /// Opens a judge in the same way.
-pub type JudgeOf<'a> = &'a dyn Fn(&config::Judge, Kind, Device) -> Result<Box<dyn Judge>>;
+pub type JudgeOf = fn(&config::Judge, Kind, Device) -> Result<Box<dyn Judge>>;
 
 pub struct Session {
     pub config: Config,
@@ -48,14 +49,19 @@ impl Session {
         }
         let mut pipeline = config.model.open()?;
         let mut captioner = CaptionLoss::open(&config.captioner, kind, device)?;
-        if config.memory.offload {
-            pipeline.text.offload();
-            captioner.offload(device);
-        }
-        let attention = match &config.attention {
-            Some(attention) => Some(Attention::new(attention.clone(), segmenter(&attention.segmenter, kind, device)?)),
+        let mut attention = match config.attention.clone() {
+            Some(attention) => {
+                let which = attention.segmenter.clone();
+                Some(Attention::new(attention, Resident::open(move || segmenter(&which, kind, device))?))
+            }
             None => None,
         };
+        if config.memory.offload {
+            pipeline.text.offload();
+            pipeline.vae.let_go();
+            captioner.offload();
+            attention.iter_mut().for_each(Attention::offload);
+        }
         let size = config.sampling.size.unwrap_or(pipeline.native_size());
         let latent_shape = pipeline.latent_shape(size)?;
         let s = &config.sampling;
@@ -126,39 +132,41 @@ impl Session {
     /// Images `[B, 3, H, W]` in 0..1, not clamped, without a graph.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
-        let pieces = chunks(latents.size()[0], self.config.captioner.micro_batch)
-            .map(|(start, length)| self.decode_piece(&latents.narrow(0, start, length)))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&pieces, 0))
+        self.pipeline.vae.with(|vae| {
+            let pieces = chunks(latents.size()[0], self.config.captioner.micro_batch)
+                .map(|(start, length)| self.decode_piece(vae, &latents.narrow(0, start, length)))
+                .collect::<Result<Vec<_>>>()?;
+            Ok(Tensor::cat(&pieces, 0))
+        })
     }
 
     /// The scaled latents of images `[B, 3, H, W]` in 0..1: the mean of what the encoder gives.
     pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
         let images = images.to_device(self.pipeline.device).to_kind(self.latent_kind());
-        let (mean, _) = self.pipeline.vae.encode(&(images * 2.0 - 1.0))?;
-        Ok(mean * self.pipeline.vae.config().scaling_factor)
+        let (mean, _) = self.pipeline.vae.with(|vae| Ok(vae.encode(&(images * 2.0 - 1.0))?))?;
+        Ok(mean * self.pipeline.vae_config.scaling_factor)
     }
 
     /// From `dL/d images` to `dL/d latents`: decodes again, a few samples at a time, and goes back through the decoder.
     pub fn decode_cotangent(&self, latents: &Tensor, cotangent: &Tensor) -> Result<Tensor> {
-        let mut pieces = vec![];
-        for (start, length) in chunks(latents.size()[0], self.config.captioner.micro_batch) {
-            // images are half the decoder's output, and a half
-            let cotangent = cotangent.narrow(0, start, length) / 2.0;
-            let vae = &self.pipeline.vae;
+        self.pipeline.vae.with(|vae| {
             let vjp = |latents: &Tensor, cotangent: Tensor| stages::decoder_vjp(vae, latents, cotangent);
-            let latents = latents.narrow(0, start, length);
-            pieces.push(match self.tiling {
-                Some(tiling) => tiling.vjp(&latents, &cotangent, vae.config().downscale(), vjp)?,
-                None => vjp(&latents, cotangent)?,
-            });
-        }
-        Ok(Tensor::cat(&pieces, 0))
+            let mut pieces = vec![];
+            for (start, length) in chunks(latents.size()[0], self.config.captioner.micro_batch) {
+                // images are half the decoder's output, and a half
+                let cotangent = cotangent.narrow(0, start, length) / 2.0;
+                let latents = latents.narrow(0, start, length);
+                pieces.push(match self.tiling {
+                    Some(tiling) => tiling.vjp(&latents, &cotangent, vae.config().downscale(), vjp)?,
+                    None => vjp(&latents, cotangent)?,
+                });
+            }
+            Ok(Tensor::cat(&pieces, 0))
+        })
     }
 
-    fn decode_piece(&self, latents: &Tensor) -> Result<Tensor> {
-        let vae = &self.pipeline.vae;
+    fn decode_piece(&self, vae: &AutoencoderKl, latents: &Tensor) -> Result<Tensor> {
         let decode = |latents: &Tensor| Ok(vae.decode(latents)?);
         let image = match self.tiling {
             Some(tiling) => tiling.decode(latents, vae.config().downscale(), decode)?,

@@ -3,26 +3,23 @@
 use crate::resident::Resident;
 use anyhow::{Context, Result, bail};
 use models::{
-    clip::TextEncoder,
+    clip::{TextConfig, TextEncoder},
     tokenizer::ClipTokenizer,
     unet::{Added, Text},
 };
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    rc::Rc,
 };
 use tch::{Device, Kind, Tensor};
 
-/// The text encoder of SD1 and SD2, or SDXL's two.
 /// What the rows that are kept may take, in bytes.
 const MOST_KEPT: usize = 1 << 30;
 
+/// The text encoder of SD1 and SD2, or SDXL's two.
 pub struct TextEncoders {
     tokenizers: Vec<ClipTokenizer>,
     encoders: Resident<Vec<TextEncoder>>,
-    /// Opens the encoders again; `None` of those that were not read from folders.
-    reopen: Option<Rc<Reopen>>,
     /// Of the context.
     width: i64,
     /// SDXL was trained with zeros in place of an absent negative prompt.
@@ -31,8 +28,6 @@ pub struct TextEncoders {
     device: Device,
     cache: Cache,
 }
-
-type Reopen = dyn Fn() -> Result<Vec<TextEncoder>>;
 
 /// Rows of prompts, in the host's memory: of 20,000 prompts they are gigabytes.
 #[derive(Default)]
@@ -55,43 +50,41 @@ impl TextEncoders {
         let tokenizers: Vec<ClipTokenizer> = folders.iter().map(open).collect::<Result<_>>()?;
         let places: Vec<PathBuf> = folders.iter().map(|(_, encoder)| model.join(encoder)).collect();
         let variant = variant.map(str::to_owned);
-        let reopen = move || {
+        let encoders = Resident::open(move || {
             let open = |place: &PathBuf| Ok(TextEncoder::open_variant(place, variant.as_deref(), kind, device)?);
             places.iter().map(open).collect()
-        };
-        let parts = tokenizers.into_iter().zip(reopen()?).collect();
-        Ok(Self { reopen: Some(Rc::new(reopen)), ..Self::new(model, parts, zeros_for_no_prompt, kind, device)? })
+        })?;
+        Self::new(model, tokenizers, encoders, zeros_for_no_prompt, kind, device)
     }
 
-    /// Of encoders that are open, each with its tokenizer. `model` is what to name in errors.
+    /// Of encoders, each with its tokenizer. `model` is what to name in errors.
     pub fn new(
         model: &Path,
-        parts: Vec<(ClipTokenizer, TextEncoder)>,
+        tokenizers: Vec<ClipTokenizer>,
+        encoders: Resident<Vec<TextEncoder>>,
         zeros_for_no_prompt: bool,
         kind: Kind,
         device: Device,
     ) -> Result<Self> {
-        for (tokenizer, encoder) in &parts {
-            if tokenizer.vocab_size() > encoder.config().vocab_size {
+        let configs: Vec<TextConfig> =
+            encoders.with(|encoders| Ok(encoders.iter().map(|encoder| encoder.config().clone()).collect()))?;
+        for (tokenizer, config) in tokenizers.iter().zip(&configs) {
+            if tokenizer.vocab_size() > config.vocab_size {
                 bail!(
                     "{}: the tokenizer knows {} tokens, the encoder beside it {}; do they belong together?",
                     model.display(),
                     tokenizer.vocab_size(),
-                    encoder.config().vocab_size
+                    config.vocab_size
                 );
             }
         }
-        let width = parts.iter().map(|(_, encoder)| encoder.config().hidden_size).sum();
-        let (tokenizers, encoders) = parts.into_iter().unzip();
-        let (encoders, cache) = (Resident::Kept(encoders), Cache::default());
-        Ok(Self { tokenizers, encoders, reopen: None, width, zeros_for_no_prompt, kind, device, cache })
+        let width = configs.iter().map(|config| config.hidden_size).sum();
+        Ok(Self { tokenizers, encoders, width, zeros_for_no_prompt, kind, device, cache: Cache::default() })
     }
 
-    /// Lets the encoders go whenever they have nothing to do. Those of a model in a single file stay.
+    /// Lets the encoders go whenever they have nothing to do.
     pub fn offload(&mut self) {
-        if let Some(reopen) = self.reopen.clone() {
-            self.encoders = Resident::Reopened(Box::new(move || reopen()));
-        }
+        self.encoders.let_go();
     }
 
     /// The tokenizer whose positions the context and its attention maps have.

@@ -178,7 +178,7 @@ pub fn run(
             };
             let denoiser = Denoiser { unet, guidance, kind: pipeline.kind };
             let (latents, sum) = walk(&denoiser, &sampler, &text, start, |_| noise(), each)?;
-            let image = tch::no_grad(|| pipeline.vae.decode(&latents))? / 2.0 + 0.5;
+            let image = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.decode(&latents)?)))? / 2.0 + 0.5;
             Ok(Looks { picture: Picture::from_tensor(&image.get(0))?, maps: sum.of(0, words)? })
         };
         let rows = unets.iter().map(|(side, unet)| Ok((*side, draw(unet)?))).collect::<Result<Vec<_>>>()?;

@@ -84,7 +84,7 @@ fn one_graph(session: &Session, unet: &UNet, text: &GuidedText, given: &Given, c
         };
         x = step.apply(&x, &e, Some(&given.z.get(i as i64)));
     }
-    let images = session.pipeline.vae.decode(&x).unwrap() / 2.0 + 0.5;
+    let images = session.pipeline.vae.with(|vae| Ok(vae.decode(&x)?)).unwrap() / 2.0 + 0.5;
     let nll = session.captioner.nll(&images, &PROMPTS, &[(0, 0); 3]).unwrap();
     nll.sum.sum(Kind::Double) / nll.tokens.sum(Kind::Double) * session.config.captioner.weight + attention_losses
 }
@@ -151,7 +151,7 @@ fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
 
 /// Gradients by both ways, as one vector each.
 fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
-    let mut session = Session::open(config(settings), &|_, _, _| Ok(Box::new(AboveAndBelow))).unwrap();
+    let mut session = Session::open(config(settings), |_, _, _| Ok(Box::new(AboveAndBelow))).unwrap();
     if let Some(attention) = &mut session.attention {
         attention.take_explicit(&entities()).unwrap();
     }

@@ -39,8 +39,8 @@ use std::{
 pub struct Ablation<'a> {
     pub plan: Plan,
     pub out: PathBuf,
-    pub segmenter: SegmenterOf<'a>,
-    pub judge: JudgeOf<'a>,
+    pub segmenter: SegmenterOf,
+    pub judge: JudgeOf,
     /// Fetches the models that a configuration names by their ids.
     pub fetch: &'a dyn Fn(&mut Config) -> Result<()>,
     /// A progress bar for some work by its name.

@@ -93,6 +93,7 @@ mod tests {
             index: 0,
             seed: None,
             file: String::new(),
+            digest: None,
         };
         Picture::new(&subject, metric, answers).unwrap().score()
     }

@@ -31,8 +31,8 @@ pub fn run(args: Ablate, console: &Console) -> Result<()> {
     let ablation = Ablation {
         plan: Plan::read(&plan)?,
         out: out.clone(),
-        segmenter: &verbs::segmenter,
-        judge: &verbs::judge,
+        segmenter: verbs::segmenter,
+        judge: verbs::judge,
         fetch: &|config| fetch::config(config, console),
         bar: &|name| bar(console, name, "· {msg}"),
         interrupt: &console.interrupt,

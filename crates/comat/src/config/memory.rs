@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Memory {
-    /// Let the captioner and the text encoders go whenever they have nothing to do; they are opened again from their files. A little
-    /// time for the memory that they take.
+    /// Let every network but the tuned UNet go whenever it has nothing to do: text encoders, autoencoder, captioner, the attention
+    /// losses' segmenter, a discriminator's own weights. They are opened again from their files: a little time for the memory that
+    /// they take.
     pub offload: bool,
     /// Decode in square tiles of this side in latent pixels, which overlap by a quarter; absent: the picture as a whole. Tiles are for
     /// pictures that are too large otherwise: they change the picture a little.

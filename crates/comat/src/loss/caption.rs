@@ -14,7 +14,6 @@ use models::{
     preprocess::Preprocess,
     tokenizer::BertTokenizer,
 };
-use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 pub struct CaptionLoss {
@@ -43,26 +42,27 @@ pub type Crop = (i64, i64);
 
 impl CaptionLoss {
     pub fn open(config: &config::Captioner, kind: Kind, device: Device) -> Result<Self> {
-        let path: &Path = &config.path;
+        let path = &config.path;
         let captioner = Captioner::open(path, kind, device).with_context(|| format!("captioner {}", path.display()))?;
-        Self::new(captioner, config)
+        Self::new(captioner, config, device)
     }
 
     /// With a captioner that is in memory already; tokenizer and preprocessing are read from the configured folder.
-    pub fn new(captioner: Captioner, config: &config::Captioner) -> Result<Self> {
+    pub fn new(captioner: Captioner, config: &config::Captioner, device: Device) -> Result<Self> {
         let tokenizer = BertTokenizer::open(&config.path)?;
         let preprocess = Preprocess::open(&config.path)?;
         let max_length = captioner.config().text.max_position_embeddings as usize;
         let prefix_tokens = tokenizer.encode(config.prefix.trim_end(), max_length)?.ids.len() - 1; // without its end token
         let (kind, image_size) = (captioner.kind(), captioner.image_size());
-        let (captioner, config) = (Resident::Kept(captioner), config.clone());
+        let path = config.path.to_path_buf();
+        let captioner = Resident::of(captioner, move || Ok(Captioner::open(&path, kind, device)?));
+        let config = config.clone();
         Ok(Self { captioner, kind, image_size, tokenizer, preprocess, config, prefix_tokens, max_length })
     }
 
     /// Lets the captioner go whenever it has nothing to do.
-    pub fn offload(&mut self, device: Device) {
-        let (path, kind) = (self.config.path.to_path_buf(), self.kind);
-        self.captioner = Resident::Reopened(Box::new(move || Ok(Captioner::open(&path, kind, device)?)));
+    pub fn offload(&mut self) {
+        self.captioner.let_go();
     }
 
     /// How far the crop of an image of that size may be moved: `0..=jitter` in each direction.

@@ -1,7 +1,7 @@
 //! Folders in diffusers layout.
 
 use super::{Parts, Precision, is_single_file};
-use crate::text::TextEncoders;
+use crate::{resident::Resident, text::TextEncoders};
 use anyhow::{Result, bail};
 use models::{
     Error,
@@ -12,7 +12,7 @@ use models::{
     weights::{self, Weights},
 };
 use std::path::Path;
-use tch::Device;
+use tch::{Device, Kind};
 
 pub fn open(path: &Path, variant: Option<&str>, precision: Precision, device: Device) -> Result<Parts> {
     let (xl, index) = class(path)?;
@@ -32,10 +32,18 @@ pub fn open(path: &Path, variant: Option<&str>, precision: Precision, device: De
         xl,
         unet_config: unet::Config::read(&path.join("unet/config.json"))?,
         text: TextEncoders::open(path, folders, zeros, variant, kind, device)?,
-        vae: AutoencoderKl::open_in(&vae, variant, vae_kind, device)?,
-        unet_weights: Weights::open_variant(&path.join("unet"), "diffusion_pytorch_model", variant, kind, device)?,
+        vae: {
+            let variant = variant.map(str::to_owned);
+            Resident::open(move || Ok(AutoencoderKl::open_in(&vae, variant.as_deref(), vae_kind, device)?))?
+        },
+        unet_weights: unet_weights(path, variant, kind, device)?,
         schedule: NoiseSchedule::read(&path.join("scheduler/scheduler_config.json"))?,
     })
+}
+
+/// The UNet's of a model folder.
+pub fn unet_weights(path: &Path, variant: Option<&str>, kind: Kind, device: Device) -> models::Result<Weights> {
+    Weights::open_variant(&path.join("unet"), "diffusion_pytorch_model", variant, kind, device)
 }
 
 /// Whether the folder is a Stable Diffusion XL, or 1.x or 2.x; and its `model_index.json`.

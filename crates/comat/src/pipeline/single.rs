@@ -1,7 +1,7 @@
 //! Models in one file, with the keys of the original program.
 
 use super::{Parts, Precision};
-use crate::text::TextEncoders;
+use crate::{resident::Resident, text::TextEncoders};
 use anyhow::Result;
 use models::{
     Error, clip::TextEncoder, config::Json, ldm, schedule::NoiseSchedule, tensors::Tensors, tokenizer::ClipTokenizer,
@@ -24,20 +24,31 @@ pub fn open(path: &Path, tokenizer: &Path, precision: Precision, device: Device)
     let weights = |tensors: Tensors, kind| Weights::new(tensors, path.to_owned(), kind, device);
     let unet_config = ldm::unet_config(&ldm::shapes(&file.unet)).ok_or_else(|| unknown("the UNet"))?;
     let vae_config = ldm::vae_config(&ldm::shapes(&file.vae), xl).ok_or_else(|| unknown("the autoencoder"))?;
-    let mut encoders = vec![];
-    for (i, tensors) in file.text.into_iter().enumerate() {
-        let config = ldm::text_config(&ldm::shapes(&tensors), i == 1).ok_or_else(|| unknown("a text encoder"))?;
+    let (mut tokenizers, mut text_configs) = (vec![], vec![]);
+    for (i, tensors) in file.text.iter().enumerate() {
+        let config = ldm::text_config(&ldm::shapes(tensors), i == 1).ok_or_else(|| unknown("a text encoder"))?;
         let words = ClipTokenizer::open(tokenizer)?;
-        let words = if i == 1 { words.padded_with("!")? } else { words };
-        encoders.push((words, TextEncoder::new(&config, &weights(tensors, kind)?)?));
+        tokenizers.push(if i == 1 { words.padded_with("!")? } else { words });
+        text_configs.push(config);
     }
     let vae_kind = precision.of_vae(&vae_config);
+    let place = path.to_owned();
+    let vae = Resident::open(move || {
+        let weights = Weights::new(ldm::Parts::read(&place)?.vae, place.clone(), vae_kind, device)?;
+        Ok(AutoencoderKl::new(&vae_config, &weights, vae_kind)?)
+    })?;
+    let place = path.to_owned();
+    let encoders = Resident::open(move || {
+        let open =
+            |(config, tensors)| Ok(TextEncoder::new(config, &Weights::new(tensors, place.clone(), kind, device)?)?);
+        text_configs.iter().zip(ldm::Parts::read(&place)?.text).map(open).collect()
+    })?;
     Ok(Parts {
         xl,
         unet_weights: weights(file.unet, kind)?,
         unet_config,
-        vae: AutoencoderKl::new(&vae_config, &weights(file.vae, vae_kind)?, vae_kind)?,
-        text: TextEncoders::new(path, encoders, xl, kind, device)?,
+        vae,
+        text: TextEncoders::new(path, tokenizers, encoders, xl, kind, device)?,
         schedule: NoiseSchedule::of(&Json::of(ldm::scheduler(file.predicts_velocity), path)?)?,
     })
 }

@@ -153,7 +153,7 @@ fn of_leg(runs: &[Legs; 3], leg: usize) -> Option<[f64; 3]> {
 
 /// About half and three quarters of the side, as the model takes them.
 fn probes(session: &Session, full: Size) -> [Size; 2] {
-    let cell = session.pipeline.vae.config().downscale() << session.pipeline.unet_config.halvings();
+    let cell = session.pipeline.vae_config.downscale() << session.pipeline.unet_config.halvings();
     let part = |side: i64, quarters: i64| (side * quarters / 4 / cell * cell).max(cell);
     let size = |quarters| Size { width: part(full.width, quarters), height: part(full.height, quarters) };
     match [size(2), size(3)] {
@@ -184,7 +184,11 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Legs> 
             let timestep = session.sampler.steps.last().map_or(0, |step| step.timestep);
             let targets = session.config.lora.targets.clone();
             let size = (size.height, size.width);
-            Some(Discriminator::new(&settings, &targets, &mut session.pipeline, size, timestep, seed)?)
+            let mut new = Discriminator::new(&settings, &targets, &mut session.pipeline, size, timestep, seed)?;
+            if session.config.memory.offload {
+                new.offload();
+            }
+            Some(new)
         }
         None => None,
     };

@@ -177,7 +177,8 @@ mod tests {
         assert!(Log::parse("{\"event\":\"finished\"}").finished);
         assert!(!Log::parse("{\"event\":\"finished\"}\n{\"event\":\"start\"}").finished, "it goes on");
         // resumed from step 1, and stopped before step 2
-        let again = fs::read_to_string(folder.path().join("events.jsonl")).unwrap() + "{\"event\":\"start\",\"step\":1}\n";
+        let again =
+            fs::read_to_string(folder.path().join("events.jsonl")).unwrap() + "{\"event\":\"start\",\"step\":1}\n";
         let numbers = |log: &Log| log.steps.iter().map(|s| s.step).collect::<Vec<_>>();
         assert_eq!((numbers(&Log::parse(&again)), Log::parse(&again).validations.len()), (vec![1], 1));
         assert_eq!(numbers(&Log::parse(&(again + "{\"event\":\"start\",\"step\":0}"))), [] as [u64; 0]);

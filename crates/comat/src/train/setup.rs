@@ -140,6 +140,9 @@ fn fidelity(
     let size = (session.size.height, session.size.width);
     let mut discriminator =
         Discriminator::new(settings, &config.lora.targets, &mut session.pipeline, size, timestep, config.seed)?;
+    if config.memory.offload {
+        discriminator.offload();
+    }
     if let Some(path) = checkpoint {
         checkpoint::load_discriminator(path, &mut discriminator)?;
     }

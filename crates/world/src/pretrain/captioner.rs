@@ -44,7 +44,7 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let pictures = POOL.min(steps * REDRAWN as u64);
     let pool = Painter::open(stack)?.redraw(seed, Stream::Scene, pictures, watch)?;
     let settings = config::Captioner::at(stack.blip());
-    let loss = CaptionLoss::new(Captioner::new(&config, &parameters.training("blip")?)?, &settings)?;
+    let loss = CaptionLoss::new(Captioner::new(&config, &parameters.training("blip")?)?, &settings, tch::Device::Cpu)?;
     let course =
         Course { name: "captioner", cycles: course::cycles(steps, &CYCLES), learning_rate: 1e-3, seed, average: 0.998 };
     course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {

@@ -51,7 +51,7 @@ impl Painter {
         self.batches("redrawing pictures", count, watch, |this, numbers| {
             let mut rng = data::rng(seed, Stream::Redraw, numbers.start);
             let scenes: Vec<Scene> = numbers.map(|n| Scene::any(&mut data::rng(seed, stream, n))).collect();
-            let latents = vae::encode(&this.pipeline.vae, &data::pictures(&scenes))?;
+            let latents = this.pipeline.vae.with(|vae| vae::encode(vae, &data::pictures(&scenes)))?;
             let steps = rng.random_range(0..=MOST);
             if steps == 0 {
                 return Ok(latents);
@@ -71,7 +71,7 @@ impl Painter {
         self.batches("drawing pictures", prompts.len() as u64, watch, |this, numbers| {
             let mut rng = data::rng(seed, Stream::Draw, numbers.start);
             let prompts = &prompts[numbers.start as usize..numbers.end as usize];
-            let side = SIDE as i64 / this.pipeline.vae.config().downscale();
+            let side = SIDE as i64 / this.pipeline.vae_config.downscale();
             let noise = data::randn(&mut rng, &[prompts.len() as i64, 4, side, side])?;
             this.denoise(noise, STEPS, prompts)
         })
@@ -103,7 +103,7 @@ impl Painter {
         let mut pieces = vec![];
         for first in (0..count).step_by(BATCH as usize) {
             let latents = latents(self, first..(first + BATCH).min(count))?;
-            let images = self.pipeline.vae.decode(&latents)? / 2.0 + 0.5;
+            let images = self.pipeline.vae.with(|vae| Ok(vae.decode(&latents)?))? / 2.0 + 0.5;
             pieces.push((images.clamp(0.0, 1.0) * 255.0).round().to_kind(Kind::Uint8));
             watch.bar.inc(BATCH);
             watch.interrupt.check()?;
