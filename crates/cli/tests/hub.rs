@@ -67,6 +67,7 @@ fn a_run_keeps_the_id() {
     let done = online(&folder, &server, words);
     assert!(folder.read("out/config.toml").contains("path = \"owner/blip@main\""), "{done:?}");
     assert!(folder.read("out/events.jsonl").contains("\"captioner\":\"owner/blip@main\""));
+    assert!(folder.read("out/events.jsonl").contains(&format!("\"commits\":{{\"captioner.path\":\"{COMMIT}\"}}")));
 }
 
 #[test]

@@ -201,6 +201,7 @@ impl Run {
             "version": env!("CARGO_PKG_VERSION"),
             "model": config.model.path,
             "captioner": config.captioner.path,
+            "commits": config.commits(),
             "prompts": trainer.prompts.len(),
             "trainable": trainer.adapter.flat.numel(),
             "ranks": trainer.world.size,

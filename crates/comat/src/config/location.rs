@@ -1,6 +1,6 @@
 //! A model as it is named: a path, or an id of the hub.
 
-use hub::{Hub, Id, Layout, Progress};
+use hub::{Fetched, Hub, Id, Layout, Progress};
 use serde::{Deserialize, Serialize};
 use std::{
     convert::Infallible,
@@ -19,7 +19,7 @@ pub type HubOf<'a> = &'a dyn Fn() -> hub::Result<Hub>;
 #[serde(from = "PathBuf", into = "PathBuf")]
 pub struct Location {
     typed: PathBuf,
-    fetched: Option<PathBuf>,
+    fetched: Option<Fetched>,
 }
 
 impl Location {
@@ -40,15 +40,20 @@ impl Location {
         let id = Id { variant: variant.map(str::to_owned), ..id };
         let fetched = hub()?.fetch(&id, layout, progress)?;
         tracing::info!("{id}: commit {} in {}", fetched.commit, fetched.folder.display());
-        self.fetched = Some(fetched.folder);
+        self.fetched = Some(fetched);
         Ok(())
+    }
+
+    /// What an id of the hub stood for when it was fetched.
+    pub fn commit(&self) -> Option<&str> {
+        self.fetched.as_ref().map(|fetched| fetched.commit.as_str())
     }
 }
 
 impl Deref for Location {
     type Target = Path;
     fn deref(&self) -> &Path {
-        self.fetched.as_ref().unwrap_or(&self.typed)
+        self.fetched.as_ref().map_or(&self.typed, |fetched| &fetched.folder)
     }
 }
 

@@ -1,0 +1,98 @@
+//! `[model]` and `[captioner]`: the frozen networks.
+
+use super::{Dtype, Location, Where, in_range};
+use crate::pipeline::{Pipeline, Precision};
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The diffusion model to tune.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// A folder in diffusers layout, or the id of one on the hub: `OWNER/NAME`, `OWNER/NAME@REVISION`.
+    pub path: Location,
+    /// Weights of this variant, where there are such: `fp16` are `NAME.fp16.safetensors`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// For a model in a single file: a folder with CLIP's tokenizer, or an id of the hub; absent: [`TOKENIZER`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Location>,
+    /// Of the frozen networks. The adapter, the latents and the losses are in float32.
+    #[serde(default)]
+    pub dtype: Dtype,
+    /// Of the autoencoder. Absent: `dtype`, or float32 where its configuration says that it overflows in float16 (SDXL's own).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae_dtype: Option<Dtype>,
+    /// Whether float32 products on a GPU may round their factors to 10 bits (TF32): faster, and as good as float16.
+    #[serde(default)]
+    pub tf32: bool,
+    #[serde(default)]
+    pub device: Where,
+}
+
+impl Model {
+    pub fn precision(&self) -> Precision {
+        Precision { networks: self.dtype.kind(), vae: self.vae_dtype.map(Dtype::kind) }
+    }
+
+    /// After [`Config::fetch`], if it is named by an id.
+    pub fn open(&self) -> Result<Pipeline> {
+        let (variant, tokenizer) = (self.variant.as_deref(), self.tokenizer.as_deref());
+        Pipeline::open_at(&self.path, variant, tokenizer, self.precision(), self.device.device()?)
+    }
+}
+
+/// The frozen network that judges whether the image says what the prompt says.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Captioner {
+    /// A BLIP folder in transformers layout, or an id of the hub.
+    pub path: Location,
+    /// Text before the prompt; not part of the loss.
+    #[serde(default = "Captioner::default_prefix")]
+    pub prefix: String,
+    #[serde(default)]
+    pub reduction: Reduction,
+    /// Of the caption loss, beside the other losses.
+    #[serde(default = "Captioner::default_weight")]
+    pub weight: f64,
+    /// Samples decoded and captioned at a time; 0: the whole batch.
+    #[serde(default)]
+    pub micro_batch: usize,
+}
+
+impl Captioner {
+    pub(super) fn check(&self) -> Result<()> {
+        in_range(&[("captioner.weight", self.weight, f64::MAX)])
+    }
+
+    /// The captioner of a folder, with everything else as it is by default.
+    pub fn at(path: PathBuf) -> Self {
+        Self {
+            path: path.into(),
+            prefix: Self::default_prefix(),
+            reduction: Reduction::default(),
+            weight: 1.0,
+            micro_batch: 0,
+        }
+    }
+
+    fn default_weight() -> f64 {
+        1.0
+    }
+
+    fn default_prefix() -> String {
+        "a photography of ".into()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduction {
+    /// Mean over all tokens of the batch.
+    #[default]
+    Mean,
+    /// Sum over the tokens of a sample, mean over samples, as the paper prints it.
+    Sum,
+}

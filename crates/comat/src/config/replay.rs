@@ -1,0 +1,44 @@
+//! `[replay]`: how gradients go back through the trajectory.
+
+use super::{Sampling, above_zero, in_range};
+use crate::{replay, tracked};
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// How gradients go back through the trajectory.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Replay {
+    pub mode: replay::Mode,
+    /// Steps that receive gradients (K).
+    pub tracked: usize,
+    pub policy: tracked::Policy,
+    /// A sample's cotangent (of its own loss, at its latents) is scaled down to this norm before it enters a step, where it
+    /// exceeds it: a few samples would else drown the others. 0: it is left as it is.
+    pub max_cotangent: f64,
+    /// Samples replayed at a time: less memory for smaller ones; 0: the whole batch.
+    pub micro_batch: usize,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self {
+            mode: replay::Mode::Detached,
+            tracked: 5,
+            policy: tracked::Policy::Grid,
+            max_cotangent: 0.0,
+            micro_batch: 0,
+        }
+    }
+}
+
+impl Replay {
+    pub(super) fn check(&self, sampling: &Sampling) -> Result<()> {
+        above_zero(&[("replay.tracked", self.tracked as f64)])?;
+        in_range(&[("replay.max_cotangent", self.max_cotangent, f64::MAX)])?;
+        if self.tracked > sampling.steps {
+            bail!("replay.tracked is {}, more than the {} sampling steps", self.tracked, sampling.steps);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! `[lora]`, `[optimizer]`, `[train]`, `[checkpoints]`: what is trained, and how.
+
+use super::{above_zero, in_range};
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lora {
+    pub rank: i64,
+    /// The adapter is scaled by alpha / rank; absent: alpha = rank.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+    /// Names of the linear layers that are adapted, wherever they occur in the UNet.
+    pub targets: Vec<String>,
+    /// An adapter file to start from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+}
+
+impl Default for Lora {
+    fn default() -> Self {
+        let targets = ["to_q", "to_k", "to_v", "to_out.0"].map(str::to_owned).to_vec();
+        Self { rank: 128, alpha: None, targets, init: None }
+    }
+}
+
+impl Lora {
+    pub(super) fn check(&self) -> Result<()> {
+        above_zero(&[("lora.rank", self.rank as f64), ("lora.alpha", self.alpha())])?;
+        if self.targets.is_empty() {
+            bail!("lora.targets is empty: nothing would be trained");
+        }
+        Ok(())
+    }
+
+    pub fn alpha(&self) -> f64 {
+        self.alpha.unwrap_or(self.rank as f64)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Optimizer {
+    pub learning_rate: f64,
+    pub betas: [f64; 2],
+    pub weight_decay: f64,
+    pub epsilon: f64,
+    /// Gradients are scaled down to this norm when they exceed it.
+    pub max_grad_norm: f64,
+    pub schedule: RateSchedule,
+    /// Steps over which the rate rises from 0.
+    pub warmup_steps: u64,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self {
+            learning_rate: 5e-5,
+            betas: [0.9, 0.999],
+            weight_decay: 1e-2,
+            epsilon: 1e-8,
+            max_grad_norm: 0.1,
+            schedule: RateSchedule::Constant,
+            warmup_steps: 0,
+        }
+    }
+}
+
+impl Optimizer {
+    pub(super) fn check(&self) -> Result<()> {
+        above_zero(&[
+            ("optimizer.learning_rate", self.learning_rate),
+            ("optimizer.epsilon", self.epsilon),
+            ("optimizer.max_grad_norm", self.max_grad_norm),
+        ])?;
+        in_range(&[
+            ("optimizer.betas[0]", self.betas[0], 1.0 - 1e-12),
+            ("optimizer.betas[1]", self.betas[1], 1.0 - 1e-12),
+            ("optimizer.weight_decay", self.weight_decay, f64::MAX),
+        ])
+    }
+}
+
+/// How the learning rate goes on after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RateSchedule {
+    Constant,
+    /// Down to 0 at the last step, linearly.
+    Linear,
+    /// Down to 0 at the last step, along half a cosine.
+    Cosine,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Train {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Samples in one trajectory. Those of a step (times `accumulation`) are shared by the ranks, whose number changes nothing.
+    pub batch_size: usize,
+    /// Trajectories whose gradients are averaged for one optimiser step.
+    pub accumulation: usize,
+    /// Decay of the adapter's running average, for example 0.99; 0: none is kept.
+    pub ema: f64,
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        Self { steps: 2000, batch_size: 4, accumulation: 1, ema: 0.0 }
+    }
+}
+
+impl Train {
+    pub(super) fn check(&self) -> Result<()> {
+        above_zero(&[("train.batch_size", self.batch_size as f64), ("train.accumulation", self.accumulation as f64)])?;
+        in_range(&[
+            ("train.batch_size", self.batch_size as f64, 1e6),
+            ("train.accumulation", self.accumulation as f64, 1e6),
+            ("train.ema", self.ema, 1.0 - 1e-12),
+        ])
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoints {
+    /// Steps between two; 0: only at the end.
+    pub every: u64,
+    /// How many to keep; 0: all.
+    pub keep: usize,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self { every: 100, keep: 3 }
+    }
+}
