@@ -16,12 +16,12 @@ use benchmarks::{
     table::Table,
 };
 use comat::{
-    config::{Location, Ranks, Sampling},
+    config::{Location, Sampling},
     files::write_whole,
     ranks::World,
 };
 use evaluate::{
-    draw::Drawing,
+    draw::{Drawing, Missing},
     judges::{self, EndpointSettings, Judge, Judges, Places},
     pictures::{self, Found},
     prompts::{self, Choice, Prompt},
@@ -50,7 +50,8 @@ struct Work<'a> {
 }
 
 pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
-    let world = processes::join(Ranks::default().timeout())?;
+    let way_out = "what is drawn and scored is kept, and the same command goes on";
+    let world = processes::join(args.ranks.terms(way_out, &console.interrupt))?;
     args.engine.device = world.place(args.engine.device);
     let choice = Choice {
         benchmark: args.bench.benchmark(),
@@ -62,11 +63,11 @@ pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
     let work = Work { world, benchmark: choice.benchmark, prompts: prompts::read(&choice)?, args: &args, console };
     console.stop_on_ctrl_c("Stopping; what is drawn and scored is kept, and the same command goes on.");
     if let Some(base) = args.base.as_ref() {
-        work.claim(&home(base), None)?;
+        work.claim(base, None)?;
     }
     let (root, tuned, base) = match (&args.images, &args.draw.out) {
         (Some(images), _) => {
-            work.claim(&home(images), None)?;
+            work.claim(images, None)?;
             (images.clone(), images.clone(), args.base.clone())
         }
         (None, Some(out)) => {
@@ -99,17 +100,16 @@ fn home(folder: &Path) -> PathBuf {
 }
 
 impl Work<'_> {
-    /// Holds this evaluation against what the folder was made with, and writes it there.
+    /// Holds this evaluation against what the folder was made with, and writes it there. `None`: of pictures that are there.
     fn claim(&self, folder: &Path, drawing: Option<settings::Drawing>) -> Result<()> {
-        if drawing.is_none() && !folder.is_dir() {
-            bail!("{}: there is no such folder", folder.display());
-        }
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let settings = Settings { benchmark: self.benchmark, drawing, judges: self.judges(), version };
-        if self.world.leads() {
-            settings.claim(folder)?;
-        }
-        self.world.barrier()
+        self.world.of_first(|| {
+            let home = if drawing.is_none() { home(folder) } else { folder.to_owned() };
+            if drawing.is_none() && !home.is_dir() {
+                bail!("{}: there is no such folder", home.display());
+            }
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            Settings { benchmark: self.benchmark, drawing, judges: self.judges(), version }.claim(&home)
+        })
     }
 
     /// Those that these prompts need, and what they are called.
@@ -136,12 +136,8 @@ impl Work<'_> {
             bail!("--base is what a LoRA is compared with; give --lora, or leave --base out");
         }
         let drawing = |lora| self.drawing(&seeds, &sampling, *batch, lora);
-        let mut missing = vec![];
-        for (name, lora) in &variants {
-            if drawing(*lora).count_missing(&out.join(name))? > 0 {
-                missing.push((name, lora));
-            }
-        }
+        let look = || variants.iter().map(|(name, lora)| drawing(*lora).missing(&out.join(name))).collect();
+        let missing: Vec<Vec<Missing>> = self.world.of_first(look)?;
         let how = settings::Drawing {
             model: model.typed().display().to_string(),
             dtype: self.args.engine.dtype,
@@ -150,11 +146,11 @@ impl Work<'_> {
             sampling: sampling.clone(),
         };
         self.claim(out, Some(how))?;
-        if !missing.is_empty() {
+        if missing.iter().any(|missing| !missing.is_empty()) {
             let source = (model.clone(), variant.as_deref(), tokenizer.clone());
             let open = || open(source.0, source.1, source.2, &self.args.engine, self.console);
             let mut pipeline = self.world.one_before_the_others(open)?;
-            for (name, lora) in missing {
+            for ((name, lora), missing) in variants.iter().zip(&missing).filter(|(_, missing)| !missing.is_empty()) {
                 let unet = match lora {
                     Some((file, scale)) => pipeline.unet_with(file, *scale)?,
                     None => pipeline.unet(&pipeline.unet_weights)?,
@@ -162,6 +158,7 @@ impl Work<'_> {
                 let bar = denoising_bar(self.console, name)?;
                 drawing(*lora).run(
                     &out.join(name),
+                    missing,
                     &mut pipeline,
                     &unet,
                     &bar,
@@ -186,7 +183,22 @@ impl Work<'_> {
     }
 
     /// Scores what is not scored yet, and returns everything that is known of the folder's pictures.
+    /// Only rank 0 needs to know it.
     fn score(&self, folder: &Path) -> Result<Vec<Picture>> {
+        let (found, awaited) = self.world.of_first(|| self.find(folder))?;
+        if awaited.is_empty() {
+            self.tell(format_args!("{}: {} pictures, all scored before", folder.display(), found.len()))?;
+        } else {
+            self.look(folder, &found, &awaited)?;
+        }
+        match self.world.leads() {
+            true => scoring::scores(folder, self.benchmark, &self.prompts, &found),
+            false => Ok(vec![]),
+        }
+    }
+
+    /// The folder's pictures, and the judges that they wait for.
+    fn find(&self, folder: &Path) -> Result<(Vec<Found>, BTreeSet<Judge>)> {
         let found = pictures::find(folder, self.benchmark, &self.prompts)?;
         if found.is_empty() {
             bail!(
@@ -201,12 +213,7 @@ impl Work<'_> {
             tracing::warn!("{}: {silent} of {} prompts have no picture in it", folder.display(), self.prompts.len());
         }
         let awaited = scoring::awaited(folder, self.benchmark, &self.prompts, &found)?;
-        if awaited.is_empty() {
-            self.tell(format_args!("{}: {} pictures, all scored before", folder.display(), found.len()))?;
-        } else {
-            self.look(folder, &found, &awaited)?;
-        }
-        scoring::scores(folder, self.benchmark, &self.prompts, &found)
+        Ok((found, awaited))
     }
 
     fn look(&self, folder: &Path, found: &[Found], awaited: &BTreeSet<Judge>) -> Result<()> {

@@ -22,7 +22,7 @@ pub use logging::Logging;
 pub use memory::Memory;
 pub use models::schedule::SamplerKind;
 pub use parse::read;
-pub use ranks::Ranks;
+pub use ranks::{Backend, Ranks};
 pub use values::{Dtype, Size, Where};
 
 /// A whole run. Paths are relative to the folder that the program is started in.

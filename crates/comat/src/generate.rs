@@ -62,7 +62,8 @@ pub fn run(
     let given = request.init_latents.as_deref().map(|path| Given::read(path, &sampler)).transpose()?;
     let size = size(&pipeline, sampling.size, given.as_ref())?;
     let shape = pipeline.latent_shape(size)?;
-    let jobs = jobs(request)?;
+    let jobs = jobs(request);
+    world.of_first(|| nothing_is_replaced(request, &jobs))?;
     if let Some(given) = &given {
         given.check(jobs.len(), shape)?;
     }
@@ -71,7 +72,6 @@ pub fn run(
         None => pipeline.unet(&pipeline.unet_weights)?,
     };
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
-    world.barrier()?; // all of them have seen that the files do not exist
     let mine = world.share(jobs.len());
     bar.set_length((mine.len() * sampler.len()) as u64);
 
@@ -202,7 +202,7 @@ pub fn parameters(
     text + &format!(", Version: comat {}", env!("CARGO_PKG_VERSION"))
 }
 
-fn jobs(request: &Request) -> Result<Vec<Job<'_>>> {
+fn jobs(request: &Request) -> Vec<Job<'_>> {
     let mut jobs = vec![];
     for prompt in &request.prompts {
         for image in 0..request.count {
@@ -211,13 +211,17 @@ fn jobs(request: &Request) -> Result<Vec<Job<'_>>> {
             jobs.push(Job { prompt, seed, path });
         }
     }
+    jobs
+}
+
+fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
     let grid = request.out.join("grid.png");
     let paths = jobs.iter().map(|job| &job.path).chain(request.grid.then_some(&grid)).chain(&request.save_latents);
     match paths.into_iter().find(|path| path.exists()) {
         Some(path) if !request.overwrite => {
             bail!("{} exists already; choose another --out, or pass --overwrite", path.display())
         }
-        _ => Ok(jobs),
+        _ => Ok(()),
     }
 }
 

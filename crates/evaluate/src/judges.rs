@@ -11,6 +11,7 @@ use crate::prompts::Prompt;
 use anyhow::{Context, Result};
 use benchmarks::{geneval::Thresholds, tifa};
 use models::{blip::Vqa, clip::ClipScore, grounding_dino, sentence::SentenceEmbedder};
+use serde::{Deserialize, Serialize};
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap},
@@ -20,7 +21,7 @@ use std::{
 use tch::{Device, Kind, Tensor};
 
 /// A network, or where one is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Judge {
     Vqa,
     Clip,

@@ -124,25 +124,18 @@ impl Scoring<'_> {
     /// Pictures that cannot be read; those of the networks; a `scores.jsonl` of another form.
     pub fn run(&self, bar: &ProgressBar, interrupt: &Interrupt, world: &World) -> Result<Times> {
         shares::collect(self.folder, world)?;
-        let done = done(self.folder)?;
-        world.barrier()?; // all of them have read what is done
+        let waiting = world.of_first(|| self.waiting())?;
         let (mut log, before) = Log::open(&self.folder.join(shares::name(world)))?;
         if let Some(warning) = before.warning {
             tracing::warn!("{warning}");
         }
         let mut times = Times::default();
-        let is_done = |found: &Found, task: &Task| {
-            let prompt = &self.prompts[found.prompt];
-            done.contains(&found.subject(self.benchmark, prompt, None).key(task.metric()))
-        };
-        let waiting: Vec<(&Found, Vec<&Task>)> = self
-            .found
-            .iter()
-            .map(|found| (found, self.prompts[found.prompt].tasks.iter().filter(|t| !is_done(found, t)).collect()))
-            .filter(|(_, tasks): &(_, Vec<&Task>)| !tasks.is_empty())
-            .collect();
         times.before = self.found.len() - waiting.len();
-        let waiting = &waiting[world.share(waiting.len())];
+        let of = |(found, tasks): &(usize, Vec<usize>)| {
+            let found = &self.found[*found];
+            (found, tasks.iter().map(|task| &self.prompts[found.prompt].tasks[*task]).collect())
+        };
+        let waiting: Vec<(&Found, Vec<&Task>)> = waiting[world.share(waiting.len())].iter().map(of).collect();
         bar.set_length(waiting.len() as u64);
         for batch in waiting.chunks(self.batch.max(1)) {
             interrupt.check()?;
@@ -159,6 +152,18 @@ impl Scoring<'_> {
         world.barrier()?; // all shares are there
         shares::collect(self.folder, world)?;
         Ok(times)
+    }
+
+    /// Which of the pictures are not scored yet, and by which of their prompts' tasks.
+    fn waiting(&self) -> Result<Vec<(usize, Vec<usize>)>> {
+        let done = done(self.folder)?;
+        let tasks = |found: &Found| {
+            let prompt = &self.prompts[found.prompt];
+            let is_done = |task: &Task| done.contains(&found.subject(self.benchmark, prompt, None).key(task.metric()));
+            (0..prompt.tasks.len()).filter(|task| !is_done(&prompt.tasks[*task])).collect::<Vec<_>>()
+        };
+        let all = self.found.iter().map(tasks).enumerate();
+        Ok(all.filter(|(_, tasks)| !tasks.is_empty()).collect())
     }
 
     fn shot(&self, found: &Found) -> Result<Shot> {
