@@ -284,12 +284,12 @@ fn folders_that_look_different() {
         ranks.map(Running::wait)
     };
     let model = common::fixture(common::SD1).display().to_string();
-    let generate = format!("generate --model {model} --prompts prompts.txt --steps 2 --out OUT");
+    let generate = format!("generate --model {model} --prompts prompts.txt --steps 2 --grid --out OUT");
     let old = "b/00004-a-tree-seed0.png";
     fs::create_dir_all(folder.path("b")).unwrap();
     folder.write(old, "old");
     start(&generate).into_iter().for_each(|rank| _ = fine(rank));
-    assert_eq!((folder.names("a").len(), folder.names("b").len()), (2, 3));
+    assert_eq!((folder.names("a").len(), folder.names("b").len()), (2 + 1, 3), "shares, and the grid of all five");
     assert!(folder.bytes(old).values().all(|bytes| bytes.len() > 3));
     fs::remove_dir_all(folder.path("b")).unwrap();
     for rank in start(&generate) {

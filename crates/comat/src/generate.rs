@@ -96,7 +96,9 @@ pub fn run(
                 &job.path,
                 &[("parameters", &settings), ("prompt", job.prompt), ("seed", &job.seed.to_string())],
             )?;
-            pictures.push(picture);
+            if request.grid {
+                pictures.push(picture);
+            }
         }
         latents.push(drawn);
     }
@@ -108,15 +110,15 @@ pub fn run(
         }
         None => Tensor::new(),
     };
+    if request.grid {
+        pictures = of_all_ranks(pictures, size, jobs.len(), world)?;
+    }
     world.barrier()?; // all files are there
     let mut files: Vec<PathBuf> = jobs.into_iter().map(|job| job.path).collect();
     if !world.leads() {
         return Ok(files);
     }
     if request.grid {
-        if !world.is_alone() {
-            pictures = files.iter().map(|path| Picture::open(path)).collect::<Result<_>>()?;
-        }
         let columns = if request.count > 1 { request.count } else { (pictures.len() as f64).sqrt().ceil() as usize };
         let path = request.out.join("grid.png");
         Picture::grid(&pictures, columns).save(&path, &[])?;
@@ -200,6 +202,21 @@ pub fn parameters(
         text += &format!(", Lora: {}:{scale}", name(path));
     }
     text + &format!(", Version: comat {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The pictures of every rank, in order. They come by message: a network file system may not show the others' files yet.
+fn of_all_ranks(mine: Vec<Picture>, size: Size, total: usize, world: &World) -> Result<Vec<Picture>> {
+    if world.is_alone() {
+        return Ok(mine);
+    }
+    let pixels = mine.iter().flat_map(|picture| &picture.pixels).copied().collect::<Vec<u8>>();
+    let rows = Tensor::from_slice(&pixels).view([mine.len() as i64, size.height * size.width * 3]);
+    let all = world.gather(&rows, total)?;
+    let picture = |pixels: Tensor| {
+        let pixels = Vec::try_from(&pixels)?;
+        Ok(Picture { width: size.width as usize, height: size.height as usize, pixels })
+    };
+    if world.leads() { all.unbind(0).into_iter().map(picture).collect() } else { Ok(vec![]) }
 }
 
 fn jobs(request: &Request) -> Vec<Job<'_>> {
