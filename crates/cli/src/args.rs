@@ -6,11 +6,13 @@ use crate::{
 };
 use clap::{Args as Group, Parser, Subcommand};
 use comat::{
-    config::{Dtype, Location, SamplerKind, Sampling, Size, Where},
+    config::{self, Dtype, Location, SamplerKind, Sampling, Size, Where},
+    interrupt::Interrupt,
     pipeline::Precision,
     plan::memory,
+    ranks::Terms,
 };
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// Teaches text-to-image diffusion models to draw what the prompt says.
 ///
@@ -51,9 +53,9 @@ impl Verb {
     pub fn processes(&self) -> Option<usize> {
         match self {
             Self::Train(Train { ranks, .. })
-            | Self::Generate(Generate { ranks, .. })
+            | Self::Generate(Generate { ranks: TimedRanks { ranks, .. }, .. })
             | Self::Latents(Latents { ranks, .. }) => ranks.processes,
-            Self::Evaluate(evaluate) => evaluate.ranks.processes,
+            Self::Evaluate(evaluate) => evaluate.ranks.ranks.processes,
             _ => None,
         }
     }
@@ -65,6 +67,37 @@ pub struct Ranks {
     /// Share the work among N processes on this machine, one GPU each; over machines: torchrun or srun (docs/parallel.md)
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub processes: Option<usize>,
+}
+
+/// Work that several processes share, of a verb without a configuration
+#[derive(Group)]
+pub struct TimedRanks {
+    #[command(flatten)]
+    pub ranks: Ranks,
+    /// How long processes wait for each other, before the work is given up: longer than a download of one of them
+    #[arg(long, value_name = "SECONDS", default_value_t = config::Ranks::default().timeout, value_parser = timeout)]
+    pub ranks_timeout: f64,
+}
+
+impl TimedRanks {
+    /// `way_out`: what is left of work that was given up, and how it goes on.
+    pub fn terms(&self, way_out: &'static str, interrupt: &Interrupt) -> Terms {
+        Terms {
+            timeout: Duration::from_secs_f64(self.ranks_timeout),
+            setting: "--ranks-timeout",
+            way_out,
+            interrupt: Some(interrupt.clone()),
+        }
+    }
+}
+
+fn timeout(text: &str) -> Result<f64, String> {
+    let most = config::Ranks::LONGEST;
+    match text.parse() {
+        Ok(seconds) if seconds > 0.0 && seconds <= most => Ok(seconds),
+        Ok(_) => Err(format!("must be above 0 and at most {most}")),
+        Err(e) => Err(format!("{e}")),
+    }
 }
 
 /// Fine-tune a LoRA with prompts alone
@@ -151,7 +184,7 @@ pub struct Generate {
     #[command(flatten)]
     pub engine: Engine,
     #[command(flatten)]
-    pub ranks: Ranks,
+    pub ranks: TimedRanks,
 }
 
 /// A model, and a LoRA for it

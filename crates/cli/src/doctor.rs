@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args as Group;
 use std::{env, fs, path::PathBuf, process::Command, thread};
+use torch_ext::nccl::Nccl;
 
 /// Say what this machine has for comat, and what it lacks
 ///
@@ -49,7 +50,11 @@ fn findings() -> Vec<Finding> {
     all.push(processor());
     let loaded = torch_ext::cuda::load().map_err(|e| e.to_string());
     let seen = if tch::Cuda::is_available() { tch::Cuda::device_count().max(0) as usize } else { 0 };
+    let has_cuda = loaded.is_ok();
     all.extend(gpus(seen, loaded.err().as_deref(), nvidia_smi().as_deref()));
+    if has_cuda {
+        all.push(nccl(Nccl::open().map(|nccl| nccl.version())));
+    }
     all.push(disk());
     all.push(models(hub::Settings::from_env()));
     all
@@ -127,6 +132,15 @@ fn gpus(seen: usize, missing: Option<&str>, driver: Option<&str>) -> Vec<Finding
     }
 }
 
+/// Beside libtorch's CUDA half, which brings it along.
+fn nccl(version: Result<String, torch_ext::nccl::Error>) -> Finding {
+    match version {
+        Ok(version) => Finding::new("NCCL", version),
+        Err(error) => Finding::new("NCCL", format!("none ({error})"))
+            .advice("gradients of several GPUs travel through the CPU; cargo xtask setup --cuda installs libnccl.so.2"),
+    }
+}
+
 fn disk() -> Finding {
     let here = env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     match fs4::available_space(&here) {
@@ -186,5 +200,8 @@ mod tests {
         assert!(advice(0, None, Some(CARD)).contains("driver is too old"));
         assert!(advice(0, None, None).contains("install the NVIDIA driver"));
         assert_eq!(gpus(2, None, Some(&format!("{CARD}\n{CARD}"))).len(), 2);
+        assert_eq!(nccl(Ok("2.28.9".into())), Finding::new("NCCL", "2.28.9"));
+        let none = nccl(Err(torch_ext::nccl::Error::Failed("no such file".into())));
+        assert!(none.found.contains("no such file") && none.advice.unwrap().contains("through the CPU"));
     }
 }

@@ -16,16 +16,16 @@ use benchmarks::{
     table::Table,
 };
 use comat::{
-    config::{Dtype, Location, Ranks, Sampling},
+    config::{Dtype, Location, Sampling},
     files::write_whole,
     ranks::World,
 };
 use evaluate::{
-    draw::Drawing,
+    draw::{Drawing, Missing},
     judges::{self, EndpointSettings, Judge, Judges, Places},
     pictures::{self, Gallery},
     prompts::{self, Choice, Prompt},
-    scoring::{Scored, Scoring},
+    scoring::{Scored, Scoring, Waiting},
     settings::{self, Settings},
 };
 use hub::Layout;
@@ -50,7 +50,8 @@ struct Work<'a> {
 }
 
 pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
-    let world = processes::join(Ranks::default().timeout())?;
+    let way_out = "what is drawn and scored is kept, and the same command goes on";
+    let world = processes::join(args.ranks.terms(way_out, &console.interrupt))?;
     args.engine.device = world.place(args.engine.device);
     let choice = Choice {
         benchmark: args.bench.benchmark(),
@@ -120,18 +121,17 @@ impl Work<'_> {
 
     /// Refuses a folder of pictures that were made or scored otherwise.
     fn check(&self, pictures: &Path) -> Result<()> {
-        if !pictures.is_dir() {
-            bail!("{}: there is no such folder", pictures.display());
-        }
-        self.settings(None).check(&home(pictures))
+        self.world.of_first(|| {
+            if !pictures.is_dir() {
+                bail!("{}: there is no such folder", pictures.display());
+            }
+            self.settings(None).check(&home(pictures))
+        })
     }
 
     /// Writes into the folder what this evaluation makes of it.
     fn claim(&self, folder: &Path, drawing: Option<settings::Drawing>) -> Result<()> {
-        if self.world.leads() {
-            self.settings(drawing).claim(folder)?;
-        }
-        self.world.barrier()
+        self.world.of_first(|| self.settings(drawing).claim(folder))
     }
 
     /// Those that these prompts need, and what they are called.
@@ -158,12 +158,8 @@ impl Work<'_> {
             bail!("--base is what a LoRA is compared with; give --lora, or leave --base out");
         }
         let drawing = |lora| self.drawing(&seeds, &sampling, *batch, lora);
-        let mut missing = vec![];
-        for (name, lora) in &variants {
-            if drawing(*lora).count_missing(&out.join(name))? > 0 {
-                missing.push((name, lora));
-            }
-        }
+        let look = || variants.iter().map(|(name, lora)| drawing(*lora).missing(&out.join(name))).collect();
+        let missing: Vec<Vec<Missing>> = self.world.of_first(look)?;
         let how = settings::Drawing {
             model: typed(model),
             variant: variant.clone(),
@@ -173,19 +169,21 @@ impl Work<'_> {
             seeds: seeds.clone(),
             sampling: sampling.clone(),
         };
-        if let Some(base) = &self.args.base {
-            self.compare(&how, base)?;
-        }
-        self.settings(Some(how.clone())).check(out)?;
-        if let Some((first, _)) = missing.first() {
+        self.world.of_first(|| {
+            if let Some(base) = &self.args.base {
+                compare(&how, base)?;
+            }
+            self.settings(Some(how.clone())).check(out)
+        })?;
+        if let Some(((first, _), _)) = variants.iter().zip(&missing).find(|(_, missing)| !missing.is_empty()) {
             self.try_judges(&out.join(first))?;
         }
         self.claim(out, Some(how))?;
-        if !missing.is_empty() {
+        if missing.iter().any(|missing| !missing.is_empty()) {
             let source = (model.clone(), variant.as_deref(), tokenizer.clone());
             let open = || open(source.0, source.1, source.2, &self.args.engine, self.console);
             let mut pipeline = self.world.one_before_the_others(open)?;
-            for (name, lora) in missing {
+            for ((name, lora), missing) in variants.iter().zip(&missing).filter(|(_, missing)| !missing.is_empty()) {
                 let unet = match lora {
                     Some((file, scale)) => pipeline.unet_with(file, *scale)?,
                     None => pipeline.unet(&pipeline.unet_weights)?,
@@ -193,6 +191,7 @@ impl Work<'_> {
                 let bar = denoising_bar(self.console, name)?;
                 drawing(*lora).run(
                     &out.join(name),
+                    missing,
                     &mut pipeline,
                     &unet,
                     &bar,
@@ -204,22 +203,6 @@ impl Work<'_> {
         }
         let base = self.args.base.clone().unwrap_or_else(|| out.join(BASE));
         Ok(if lora.is_some() { (out.join(LORA), Some(base)) } else { (base, None) })
-    }
-
-    /// Says what differs from how the base's pictures were drawn, beside the LoRA. It may be meant.
-    fn compare(&self, how: &settings::Drawing, base: &Path) -> Result<()> {
-        let Some(then) = Settings::read(&home(base))?.and_then(|settings| settings.drawing) else { return Ok(()) };
-        let mut all = how.differences(&then)?;
-        if how.seeds.iter().any(|seed| !then.seeds.contains(seed)) {
-            all.push(("a seed", format!("one of {:?}", then.seeds), format!("one of {:?}", how.seeds)));
-        }
-        for (what, was, is) in all {
-            let base = base.display();
-            tracing::warn!(
-                "--base {base}: {what} was {was} there and is {is} here; it is not the LoRA alone that differs"
-            );
-        }
-        Ok(())
     }
 
     /// Opens the judges, and lets go of them: before pictures are drawn for hours that nobody can look at.
@@ -247,11 +230,29 @@ impl Work<'_> {
         Drawing { benchmark: self.benchmark, prompts: &self.prompts, seeds, sampling, batch, lora }
     }
 
-    /// Scores what is not scored yet, and returns everything that is known of the folder's pictures.
+    /// Scores what is not scored yet. Rank 0 returns everything that is known of the folder's pictures, the others nothing.
     fn score(&self, folder: &Path) -> Result<Vec<Picture>> {
+        let mut known = None; // to rank 0
+        let (found, waiting) = self.world.of_first(|| {
+            let gallery = self.gallery(folder)?;
+            let scored = Scored::read(&gallery)?;
+            let waiting = scored.waiting(&gallery);
+            known = Some(scored);
+            Ok((gallery.found, waiting))
+        })?;
+        let gallery = Gallery { folder, benchmark: self.benchmark, prompts: &self.prompts, found };
+        if waiting.is_empty() {
+            self.tell(format_args!("{}: {} pictures, all scored before", folder.display(), gallery.found.len()))?;
+        } else {
+            self.look(&gallery, &waiting)?;
+            known = self.world.leads().then(|| Scored::read(&gallery)).transpose()?;
+        }
+        Ok(known.map_or(vec![], |scored| scored.of(&gallery)))
+    }
+
+    fn gallery<'a>(&'a self, folder: &'a Path) -> Result<Gallery<'a>> {
         let gallery = Gallery::open(folder, self.benchmark, &self.prompts)?;
-        let there = gallery.found.len();
-        if there == 0 {
+        if gallery.found.is_empty() {
             bail!(
                 "{}: there are no pictures of these prompts in it; {} calls them {}",
                 folder.display(),
@@ -263,19 +264,11 @@ impl Work<'_> {
         if silent > 0 {
             tracing::warn!("{}: {silent} of {} prompts have no picture in it", folder.display(), self.prompts.len());
         }
-        let mut scored = Scored::read(&gallery, &self.world)?;
-        let awaited = scored.awaited(&gallery);
-        if awaited.is_empty() {
-            self.tell(format_args!("{}: {there} pictures, all scored before", folder.display()))?;
-        } else {
-            self.look(&gallery, &scored, &awaited)?;
-            scored = Scored::read(&gallery, &self.world)?;
-        }
-        Ok(scored.of(&gallery))
+        Ok(gallery)
     }
 
-    fn look(&self, gallery: &Gallery, scored: &Scored, awaited: &BTreeSet<Judge>) -> Result<()> {
-        let judges = self.open_judges(awaited, gallery.folder)?;
+    fn look(&self, gallery: &Gallery, waiting: &Waiting) -> Result<()> {
+        let judges = self.open_judges(&waiting.judges(gallery), gallery.folder)?;
         self.claim(&home(gallery.folder), None)?; // now that these judges are known to be ones
         let scoring = Scoring { gallery, judges: &judges, batch: self.args.judges.score_batch };
         let bar = self.console.bar();
@@ -283,7 +276,7 @@ impl Work<'_> {
             "score {wide_bar} {pos}/{len} pictures · {per_sec} · ETA {eta_precise}",
         )?);
         bar.enable_steady_tick(Duration::from_millis(500));
-        let times = scoring.run(scored, &bar, &self.console.interrupt, &self.world)?;
+        let times = scoring.run(waiting, &bar, &self.console.interrupt, &self.world)?;
         bar.finish_and_clear();
         self.tell(format_args!("{}: {times}", gallery.folder.display()))
     }
@@ -299,6 +292,20 @@ impl Work<'_> {
 
 fn typed(location: &Location) -> String {
     location.typed().display().to_string()
+}
+
+/// Says what differs from how the base's pictures were drawn, beside the LoRA. It may be meant.
+fn compare(how: &settings::Drawing, base: &Path) -> Result<()> {
+    let Some(then) = Settings::read(&home(base))?.and_then(|settings| settings.drawing) else { return Ok(()) };
+    let mut all = how.differences(&then)?;
+    if how.seeds.iter().any(|seed| !then.seeds.contains(seed)) {
+        all.push(("a seed", format!("one of {:?}", then.seeds), format!("one of {:?}", how.seeds)));
+    }
+    for (what, was, is) in all {
+        let base = base.display();
+        tracing::warn!("--base {base}: {what} was {was} there and is {is} here; it is not the LoRA alone that differs");
+    }
+    Ok(())
 }
 
 /// How a picture of the first prompt would be called.

@@ -3,7 +3,10 @@
 
 use crate::console::{self, Console};
 use anyhow::{Context, Result, bail};
-use comat::{interrupt::Interrupt, ranks::World};
+use comat::{
+    interrupt::Interrupt,
+    ranks::{Terms, World},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -26,9 +29,9 @@ const GRACE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The other processes of this run, if there are any.
-pub fn join(timeout: Duration) -> Result<World> {
+pub fn join(terms: Terms) -> Result<World> {
     end_with_parent()?;
-    World::join(timeout)
+    World::join(terms)
 }
 
 /// Runs this program with its own arguments as `count` ranks, and waits for them. Only rank 0 writes to standard output.

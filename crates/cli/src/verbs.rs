@@ -10,7 +10,9 @@ use comat::{
     config::{self, Location},
     generate,
     pipeline::Pipeline,
-    plan, prompts, trace as tracing_of,
+    plan, prompts,
+    ranks::Terms,
+    trace as tracing_of,
     train::{Ended, Leg, Trainer},
     word_maps,
 };
@@ -30,10 +32,13 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
         say!("{}", plan::memory::forecast(&config, segmenter)?);
         return Ok(());
     }
-    let world = processes::join(config.ranks.timeout())?;
+    let way_out =
+        "no step was made of it; --resume auto goes on from the last checkpoint, or begins anew where there is none";
+    let mut world = processes::join(terms(&config, way_out))?;
     world.check_same(&config)?;
     world.one_before_the_others(|| fetch::config(&mut config, console))?;
     config.model.device = world.place(config.model.device);
+    world.choose_backend(config.ranks.backend, config.model.device.device()?)?;
     let output = config.output.clone();
     console.stop_on_ctrl_c("Finishing this step, then saving. Ctrl-C once more stops at once, without saving.");
     let resume = args.resume.as_deref();
@@ -113,7 +118,9 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         init_latents: args.init_latents,
         save_latents: args.save_latents,
     };
-    let world = processes::join(config::Ranks::default().timeout())?;
+    let way_out =
+        "images that are done are whole; --overwrite draws them and the others anew, another --out all of them";
+    let world = processes::join(args.ranks.terms(way_out, &console.interrupt))?;
     let engine = Engine { device: world.place(args.engine.device), ..args.engine };
     let (mut model, mut tokenizer) = (model, tokenizer);
     world.one_before_the_others(|| fetch::model(&mut model, variant.as_deref(), &mut tokenizer, console))?;
@@ -131,7 +138,9 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
 pub fn latents(args: Latents, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
     config.fidelity.get_or_insert_default();
-    let world = processes::join(config.ranks.timeout())?;
+    let way_out = "shards that are done are whole, and the same command goes on";
+    let interrupt = Some(console.interrupt.clone());
+    let world = processes::join(Terms { interrupt, ..terms(&config, way_out) })?;
     world.check_same(&config)?;
     let model = &mut config.model;
     world.one_before_the_others(|| {
@@ -185,6 +194,11 @@ pub fn open(
 ) -> Result<Pipeline> {
     fetch::model(&mut model, variant, &mut tokenizer, console)?;
     Pipeline::open_at(&model, variant, tokenizer.as_deref(), engine.precision(), engine.device.device()?)
+}
+
+/// Of a run's ranks, as its configuration has them.
+fn terms(config: &config::Config, way_out: &'static str) -> Terms {
+    Terms { timeout: config.ranks.timeout(), setting: "ranks.timeout", way_out, interrupt: None }
 }
 
 /// Prompts as they were typed, then those of a file.

@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{Done, Folder, relative_error, train_words};
+use common::{Done, Folder, Running, relative_error, train_words};
 use serde_json::Value;
-use std::path::Path;
+use std::{fs, net::TcpListener, path::Path};
 
 /// With enough prompts for an epoch of uneven length.
 fn folder() -> Folder {
@@ -94,6 +94,7 @@ fn the_number_of_processes_changes_nothing() {
         println!("{count} processes: figures {figures:.1e}, tensors {tensors:.1e}");
         assert!(figures < 1e-9 && tensors < 1e-7, "{count} processes: figures {figures:e}, tensors {tensors:e}");
         let steps = folder.events(run);
+        assert_eq!((&steps[0]["ranks"], &steps[0]["backend"]), (&count.into(), &"gloo".into()));
         for step in steps.iter().filter(|event| event["event"] == "step") {
             let seconds = step["seconds_ranks"].as_array().unwrap();
             assert!(seconds.len() == count && seconds.iter().all(|s| s.as_f64().unwrap() > 0.0), "{step}");
@@ -268,6 +269,58 @@ fn latents_and_images_are_shared() {
     assert!(again.stderr.contains("exists already"), "{again:?}");
 }
 
+/// A network file system may show a folder as it was: what rank 0 sees is what all go by. Here the second rank has another folder.
+#[test]
+fn folders_that_look_different() {
+    let folder = folder();
+    let start = |words: &str| {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let ranks = [("0", "a"), ("1", "b")].map(|(rank, out)| {
+            let words = words.replace("OUT", out);
+            let variables = [("RANK", rank), ("WORLD_SIZE", "2"), ("MASTER_PORT", &port), ("MASTER_ADDR", "127.0.0.1")];
+            let words: Vec<&str> = words.split(' ').collect();
+            folder.start_in(&words, &variables.map(|(name, value)| (name, value.to_owned())))
+        });
+        ranks.map(Running::wait)
+    };
+    let model = common::fixture(common::SD1).display().to_string();
+    let generate = format!("generate --model {model} --prompts prompts.txt --steps 2 --grid --out OUT");
+    let old = "b/00004-a-tree-seed0.png";
+    fs::create_dir_all(folder.path("b")).unwrap();
+    folder.write(old, "old");
+    start(&generate).into_iter().for_each(|rank| _ = fine(rank));
+    assert_eq!((folder.names("a").len(), folder.names("b").len()), (2 + 1, 3), "shares, and the grid of all five");
+    assert!(folder.bytes(old).values().all(|bytes| bytes.len() > 3));
+    fs::remove_dir_all(folder.path("b")).unwrap();
+    for rank in start(&generate) {
+        rank.error(&["a/00000-a-red-dog-seed0.png exists already"]);
+    }
+
+    fs::create_dir_all(folder.path("prompts")).unwrap();
+    folder.write("prompts/color_val.txt", "a red dog\na blue cat\na small green bird\ntwo white horses\n");
+    let [vqa, clip] = ["vqa", "clip_score"].map(|name| common::fixture(name).display().to_string());
+    let evaluate = format!(
+        "evaluate --bench t2i-compbench --prompts prompts --vqa {vqa} --clip {clip} --model {model} --steps 2 --seeds 42 --device cpu"
+    );
+    fine(folder.comat(&format!("{evaluate} --out all").split(' ').collect::<Vec<_>>()));
+    let [_, cat, bird, horses] = ["red dog", "blue cat", "small green bird", "white horses"]
+        .map(|words| folder.names("all/base/color").into_iter().find(|name| name.contains(words)).unwrap());
+    fs::remove_dir_all(folder.path("a")).unwrap();
+    fs::create_dir_all(folder.path("b/base/color")).unwrap();
+    fs::copy(folder.path(&format!("all/base/color/{cat}")), folder.path(&format!("b/base/color/{cat}"))).unwrap();
+    for old in [&bird, &horses] {
+        folder.write(&format!("b/base/color/{old}"), "old");
+    }
+    start(&format!("{evaluate} --out OUT")).into_iter().for_each(|rank| _ = fine(rank));
+    assert_eq!(folder.names("a/base/color").len(), 2, "the first half");
+    for drawn in [&bird, &horses] {
+        let of = |out: &str| folder.bytes(&format!("{out}/base/color/{drawn}"));
+        assert!(of("b") == of("all"), "{drawn} was missing, but not drawn");
+    }
+    let scored = folder.read("b/base/scores.rank-1.jsonl");
+    assert!(scored.contains(&cat) && !scored.contains(&bird), "of those that rank 0 sees: {scored}");
+}
+
 #[test]
 fn what_the_environment_cannot_say() {
     let folder = folder();
@@ -280,6 +333,9 @@ fn what_the_environment_cannot_say() {
     start(&both, "").error(&["MASTER_PORT is `none`"]);
     start(&both, "--processes 2").error(&["--processes 2", "RANK is set in the environment", "leave --processes out"]);
     folder.train("ranks.timeout=0").error(&["ranks.timeout is 0"]);
+    let nccl = folder.train("--processes 2 ranks.backend=nccl model.device=cpu");
+    let why = "ranks.backend is nccl, but rank 0 cannot use NCCL: it computes on the CPU; every rank needs a GPU";
+    assert!(nccl.code == Some(1) && nccl.stderr.contains(why), "{nccl:?}");
     folder.train("--processes 0").usage(&["--processes", "at least 1"]);
     assert!(!folder.exists("out"));
     // a batch script of Slurm without srun is one process

@@ -32,12 +32,12 @@ fn logged(folder: &Folder, run: &str) -> usize {
 
 /// The survivors end in time, each with one line.
 #[track_caller]
-fn all_fail(ranks: Vec<Running>, most: Duration, said: &str) {
+fn all_fail(ranks: Vec<Running>, most: Duration, said: &[&str]) {
     let since = Instant::now();
     for rank in ranks {
         let done = rank.wait();
         assert!(since.elapsed() < most, "after {:?}: {done:?}", since.elapsed());
-        done.error(&["of 3: ", said]);
+        done.error(&[&["of 3: "], said].concat());
     }
 }
 
@@ -77,7 +77,8 @@ fn a_rank_dies_in_a_sum() {
     let before = logged(&folder, "out");
     ranks[1].signal("KILL");
     assert_eq!(ranks.remove(1).wait().code, None);
-    all_fail(ranks, Duration::from_secs(20), "another rank is gone");
+    let said = ["another rank is gone", "--resume auto goes on from the last checkpoint"];
+    all_fail(ranks, Duration::from_secs(20), &said);
     assert_eq!(logged(&folder, "out"), before, "no step was made of half a sum");
     all_is_whole(&folder, "out");
 }
@@ -91,13 +92,13 @@ fn a_rank_that_is_silent() {
     ranks[0].until("the second step", || logged(&folder, "out") >= 2);
     let silent = ranks.remove(2);
     silent.signal("STOP");
-    all_fail(ranks, Duration::from_secs(15), "another rank was not heard of for 3 s");
+    all_fail(ranks, Duration::from_secs(15), &["another rank was not heard of for 3 s (ranks.timeout)"]);
     silent.signal("KILL");
     silent.wait();
     all_is_whole(&folder, "out");
 }
 
-/// Images are drawn, and one waits at the barrier for the others.
+/// Images are drawn, and one waits at the barrier for the others. Whoever was asked to stop by then has stopped, not failed.
 #[test]
 fn a_rank_dies_at_a_barrier() {
     let folder = Folder::of_run();
@@ -110,9 +111,13 @@ fn a_rank_dies_at_a_barrier() {
     let of_rank_0 = || (0..3).all(|i| folder.names("out").iter().any(|name| name.starts_with(&format!("{i:05}-"))));
     ranks[0].until("the images of rank 0", of_rank_0);
     sleep(Duration::from_millis(500));
+    ranks[0].signal("INT");
+    sleep(Duration::from_millis(200));
     ranks[1].signal("KILL");
     assert_eq!(ranks.remove(1).wait().code, None);
-    all_fail(ranks, Duration::from_secs(20), "another rank is gone");
+    let stopped = ranks.remove(0).wait();
+    assert_eq!((stopped.code, stopped.stderr.lines().count()), (Some(130), 1), "{stopped:?}");
+    all_fail(ranks, Duration::from_secs(20), &["another rank is gone", "--overwrite draws them"]);
 }
 
 #[test]
@@ -138,7 +143,7 @@ fn rank_0_dies_while_it_writes_a_checkpoint() {
     ranks[0].signal("KILL");
     assert_eq!(ranks.remove(0).wait().code, None);
     assert!(writes());
-    all_fail(ranks, Duration::from_secs(20), "another rank is gone");
+    all_fail(ranks, Duration::from_secs(20), &["another rank is gone"]);
     all_is_whole(&folder, "out");
 }
 
@@ -147,10 +152,24 @@ fn a_rank_that_never_comes() {
     let folder = Folder::of_run();
     let mut ranks = start(&folder, 0..2, 3, &train_words("ranks.timeout=2"));
     let first = ranks.remove(0);
-    all_fail(ranks, Duration::from_secs(15), "the ranks did not come together at 127.0.0.1:");
-    first.wait().error(&["rank 0 of 3: the ranks did not come together", "within 2 s", "no sign of rank 2"]);
+    all_fail(ranks, Duration::from_secs(15), &["the ranks did not come together at 127.0.0.1:"]);
+    first.wait().error(&[
+        "rank 0 of 3: the ranks did not come together",
+        "within 2 s (ranks.timeout)",
+        "no sign of rank 2",
+    ]);
+    for verb in [
+        "generate --model none --prompt a --out out --ranks-timeout 1",
+        "evaluate --bench dsg --prompts none --images none --ranks-timeout 1",
+    ] {
+        let mut ranks = start(&folder, 0..1, 3, &verb.split(' ').collect::<Vec<_>>());
+        ranks.remove(0).wait().error(&["did not come together", "within 1 s (--ranks-timeout)"]);
+        let words = verb.replace("timeout 1", "timeout 0");
+        folder.comat(&words.split(' ').collect::<Vec<_>>()).usage(&["--ranks-timeout", "must be above 0"]);
+    }
+
     let ranks = start(&folder, 1..2, 3, &train_words("ranks.timeout=2")); // nobody serves the store
-    all_fail(ranks, Duration::from_secs(15), "cannot reach rank 0 (or torchrun) at 127.0.0.1:");
+    all_fail(ranks, Duration::from_secs(15), &["cannot reach rank 0 (or torchrun) at 127.0.0.1:"]);
     let taken = TcpListener::bind("0.0.0.0:0").unwrap();
     let variables = [("RANK", "0"), ("WORLD_SIZE", "3"), ("MASTER_ADDR", "127.0.0.1")];
     let mut variables: Vec<_> = variables.map(|(name, value)| (name, value.to_owned())).into();

@@ -30,7 +30,7 @@ pub use mixed::Mixed;
 pub use models::schedule::SamplerKind;
 pub use networks::{Captioner, Model, Reduction};
 pub use parse::read;
-pub use ranks::Ranks;
+pub use ranks::{Backend, Ranks};
 pub use replay::Replay;
 pub use sampling::Sampling;
 pub use training::{Checkpoints, Lora, Optimizer, RateSchedule, Train};

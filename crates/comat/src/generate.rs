@@ -62,7 +62,8 @@ pub fn run(
     let given = request.init_latents.as_deref().map(|path| Given::read(path, &sampler)).transpose()?;
     let size = size(&pipeline, sampling.size, given.as_ref())?;
     let shape = pipeline.latent_shape(size)?;
-    let jobs = jobs(request)?;
+    let jobs = jobs(request);
+    world.of_first(|| nothing_is_replaced(request, &jobs))?;
     if let Some(given) = &given {
         given.check(jobs.len(), shape)?;
     }
@@ -71,7 +72,6 @@ pub fn run(
         None => pipeline.unet(&pipeline.unet_weights)?,
     };
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
-    world.barrier()?; // all of them have seen that the files do not exist
     let mine = world.share(jobs.len());
     bar.set_length((mine.len() * sampler.len()) as u64);
 
@@ -96,7 +96,9 @@ pub fn run(
                 &job.path,
                 &[("parameters", &settings), ("prompt", job.prompt), ("seed", &job.seed.to_string())],
             )?;
-            pictures.push(picture);
+            if request.grid {
+                pictures.push(picture);
+            }
         }
         latents.push(drawn);
     }
@@ -108,15 +110,15 @@ pub fn run(
         }
         None => Tensor::new(),
     };
+    if request.grid {
+        pictures = of_all_ranks(pictures, size, jobs.len(), world)?;
+    }
     world.barrier()?; // all files are there
     let mut files: Vec<PathBuf> = jobs.into_iter().map(|job| job.path).collect();
     if !world.leads() {
         return Ok(files);
     }
     if request.grid {
-        if !world.is_alone() {
-            pictures = files.iter().map(|path| Picture::open(path)).collect::<Result<_>>()?;
-        }
         let columns = if request.count > 1 { request.count } else { (pictures.len() as f64).sqrt().ceil() as usize };
         let path = request.out.join("grid.png");
         Picture::grid(&pictures, columns).save(&path, &[])?;
@@ -202,7 +204,22 @@ pub fn parameters(
     text + &format!(", Version: comat {}", env!("CARGO_PKG_VERSION"))
 }
 
-fn jobs(request: &Request) -> Result<Vec<Job<'_>>> {
+/// The pictures of every rank, in order. They come by message: a network file system may not show the others' files yet.
+fn of_all_ranks(mine: Vec<Picture>, size: Size, total: usize, world: &World) -> Result<Vec<Picture>> {
+    if world.is_alone() {
+        return Ok(mine);
+    }
+    let pixels = mine.iter().flat_map(|picture| &picture.pixels).copied().collect::<Vec<u8>>();
+    let rows = Tensor::from_slice(&pixels).view([mine.len() as i64, size.height * size.width * 3]);
+    let all = world.gather(&rows, total)?;
+    let picture = |pixels: Tensor| {
+        let pixels = Vec::try_from(&pixels)?;
+        Ok(Picture { width: size.width as usize, height: size.height as usize, pixels })
+    };
+    if world.leads() { all.unbind(0).into_iter().map(picture).collect() } else { Ok(vec![]) }
+}
+
+fn jobs(request: &Request) -> Vec<Job<'_>> {
     let mut jobs = vec![];
     for prompt in &request.prompts {
         for image in 0..request.count {
@@ -211,13 +228,17 @@ fn jobs(request: &Request) -> Result<Vec<Job<'_>>> {
             jobs.push(Job { prompt, seed, path });
         }
     }
+    jobs
+}
+
+fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
     let grid = request.out.join("grid.png");
     let paths = jobs.iter().map(|job| &job.path).chain(request.grid.then_some(&grid)).chain(&request.save_latents);
     match paths.into_iter().find(|path| path.exists()) {
         Some(path) if !request.overwrite => {
             bail!("{} exists already; choose another --out, or pass --overwrite", path.display())
         }
-        _ => Ok(jobs),
+        _ => Ok(()),
     }
 }
 

@@ -1,17 +1,26 @@
 //! Many processes, one run: each computes a share of every batch, and they add up what they found (data parallelism).
 //!
-//! Ranks have the same configuration and the same frozen networks; rank 0 leads: it alone writes. Only sums travel, as tensors
-//! on the CPU over Gloo. A process that is alone does the same without sending anything.
+//! Ranks have the same configuration and the same frozen networks; rank 0 leads: it alone writes. Only sums travel, over Gloo as
+//! tensors on the CPU; where every rank has a GPU of its own, large ones over NCCL. A process that is alone does the same without
+//! sending anything.
 
+mod backend;
 mod launch;
+mod loss;
 mod slurm;
+mod table;
 
 pub use launch::Launch;
+pub use loss::Terms;
 
 use crate::config::{Config, Train, Where};
 use anyhow::{Context, Result, anyhow, bail};
+use backend::Reducer;
+use loss::{Loss, cause};
+use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use std::{ops::Range, time::Duration};
+use table::Table;
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Group, Store, first_line};
 
@@ -21,21 +30,25 @@ pub struct World {
     pub size: usize,
     /// Which of this machine's processes it is.
     local: usize,
-    timeout: Duration,
+    terms: Terms,
     /// `None` where there are no others. The store is kept as long: another rank may still be looking into it.
     group: Option<(Group, Store)>,
+    /// The way from GPU to GPU, where there is one (see [`World::choose_backend`]).
+    direct: Option<Box<dyn Reducer>>,
 }
 
 impl World {
     pub fn alone() -> Self {
-        Self { rank: 0, size: 1, local: 0, timeout: Duration::MAX, group: None }
+        let terms = Terms { timeout: Duration::MAX, setting: "", way_out: "", interrupt: None };
+        Self { rank: 0, size: 1, local: 0, terms, group: None, direct: None }
     }
 
     /// Comes together with the others, if there are any (see [`Launch::of_environment`]).
     ///
     /// # Errors
     /// One that does not come within the timeout.
-    pub fn join(timeout: Duration) -> Result<Self> {
+    pub fn join(terms: Terms) -> Result<Self> {
+        let timeout = terms.timeout;
         let Some(launch) = Launch::of_environment()? else { return Ok(Self::alone()) };
         let Launch { rank, size, local, host, port, serves, prefix } = launch;
         let me = format!("rank {rank} of {size}");
@@ -45,11 +58,10 @@ impl World {
             anyhow!("{me}: {what} {host}:{port}: {}", cause(&first_line(&e)))
         })?;
         let group = Group::join(&store, &prefix, rank, size).map_err(|e| {
-            let (why, seconds) = (cause(&first_line(&e)), timeout.as_secs_f64());
-            anyhow!("{me}: the ranks did not come together at {host}:{port} within {seconds} s (ranks.timeout): {why}")
+            let (why, seconds, setting) = (cause(&first_line(&e)), timeout.as_secs_f64(), terms.setting);
+            anyhow!("{me}: the ranks did not come together at {host}:{port} within {seconds} s ({setting}): {why}")
         })?;
-        let group = (group, store);
-        Ok(Self { rank, size, local, timeout, group: Some(group) })
+        Ok(Self { rank, size, local, terms, group: Some((group, store)), direct: None })
     }
 
     /// Whether this is the rank that writes.
@@ -80,7 +92,10 @@ impl World {
         }
     }
 
-    /// Replaces the buffers, on every rank, by their sums over the ranks, and returns every rank's figures: one message.
+    /// Replaces the buffers, on every rank, by their sums over the ranks, and returns every rank's figures.
+    ///
+    /// Over Gloo that is one message. Before NCCL the figures are a message of their own, over Gloo: whoever is gone is found then,
+    /// and not by waiting on a GPU.
     ///
     /// # Errors
     /// Another rank is gone, or was not heard of within the timeout. The buffers are as they were.
@@ -90,20 +105,18 @@ impl World {
         }
         let double = buffers.iter().any(|buffer| buffer.kind() == Kind::Double);
         let kind = if double { Kind::Double } else { Kind::Float };
-        let travels = |t: &Tensor| t.detach().to_device(Device::Cpu).to_kind(kind).flatten(0, -1);
         let table = Table { ranks: self.size, columns: figures.len() };
-        let mut parts: Vec<Tensor> = buffers.iter().map(|buffer| travels(buffer)).collect();
-        parts.push(travels(&table.with_row(self.rank, figures)));
-        let mut flat = Tensor::cat(&parts, 0);
-        self.run(|group| group.sum(&mut flat))?;
-        let mut start = 0;
-        for buffer in buffers.iter_mut() {
-            let length = buffer.numel() as i64;
-            let summed = flat.narrow(0, start, length).view_as(buffer);
-            tch::no_grad(|| buffer.copy_(&summed));
-            start += length;
-        }
-        table.rows(&flat.narrow(0, start, flat.size()[0] - start))
+        let mut row = table.with_row(self.rank, figures);
+        let Some(direct) = self.direct.as_deref().filter(|_| !buffers.is_empty()) else {
+            let mut flat = flat(buffers.iter().map(|buffer| &**buffer).chain([&row]), kind, Device::Cpu);
+            self.run(|group| Reducer::sum(group, &mut flat))?;
+            return table.rows(&spread(&flat, buffers));
+        };
+        let mut flat = flat(buffers.iter().map(|buffer| &**buffer), kind, direct.device());
+        self.run(|group| Reducer::sum(group, &mut row))?;
+        direct.sum(&mut flat).map_err(|loss| self.lost(loss))?;
+        _ = spread(&flat, buffers);
+        table.rows(&row)
     }
 
     /// Whether one of the ranks says yes.
@@ -113,7 +126,7 @@ impl World {
 
     /// Waits for all ranks.
     pub fn barrier(&self) -> Result<()> {
-        self.run(|group| group.barrier())
+        self.run(|group| Ok(group.barrier()?))
     }
 
     /// First the first process of every machine, then the others: for what the first one leaves on the disk.
@@ -132,10 +145,32 @@ impl World {
         if self.is_alone() {
             return Ok(());
         }
-        let mut copy = tensor.detach().to_device(Device::Cpu).contiguous();
-        self.run(|group| group.broadcast(&mut copy, 0))?;
+        let direct = self.direct.as_deref().filter(|direct| direct.device() == tensor.device());
+        let mut copy = tensor.detach().to_device(direct.map_or(Device::Cpu, Reducer::device)).contiguous().copy();
+        match direct {
+            None => self.run(|group| group.copy_of_first(&mut copy))?,
+            Some(direct) => {
+                self.barrier()?;
+                direct.copy_of_first(&mut copy).map_err(|loss| self.lost(loss))?;
+            }
+        }
         tch::no_grad(|| tensor.copy_(&copy));
         Ok(())
+    }
+
+    /// What rank 0 finds out, on every rank; so is its error. The others do not look themselves: a network file system may still
+    /// show them an older state of a folder.
+    pub fn of_first<T: Serialize + DeserializeOwned>(&self, look: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.is_alone() {
+            return look();
+        }
+        if self.leads() {
+            let seen = look();
+            self.text_of_first(&serde_json::to_string(&seen.as_ref().map_err(|e| format!("{e:#}")))?)?;
+            return seen;
+        }
+        let seen: Result<T, String> = serde_json::from_str(&self.text_of_first("")?)?;
+        seen.map_err(|why| anyhow!("rank {} of {}: rank 0 says: {why}", self.rank, self.size))
     }
 
     /// Rank 0's text, on every rank.
@@ -159,7 +194,7 @@ impl World {
         let shape = [&[total as i64], &rows.size()[1..]].concat();
         let mut all = Tensor::zeros(shape, (rows.kind(), Device::Cpu));
         all.narrow(0, mine.start as i64, mine.len() as i64).copy_(&rows);
-        self.run(|group| group.sum(&mut all))?;
+        self.run(|group| Reducer::sum(group, &mut all))?;
         Ok(all)
     }
 
@@ -178,90 +213,33 @@ impl World {
         }
     }
 
-    fn run(&self, work: impl FnOnce(&Group) -> Result<(), tch::TchError>) -> Result<()> {
+    fn run(&self, work: impl FnOnce(&Group) -> Result<(), Loss>) -> Result<()> {
         let Some((group, _)) = &self.group else { return Ok(()) };
-        work(group).map_err(|e| {
-            let (rank, size, why) = (self.rank, self.size, first_line(&e));
-            let why = match why.contains("Timed out") {
-                true => format!("another rank was not heard of for {} s (ranks.timeout)", self.timeout.as_secs_f64()),
-                false => format!("another rank is gone ({})", cause(&why)),
-            };
-            anyhow::anyhow!(
-                "rank {rank} of {size}: {why}; nothing is written, --resume goes on from the last checkpoint"
-            )
-        })
+        work(group).map_err(|loss| self.lost(loss))
+    }
+
+    fn lost(&self, loss: Loss) -> anyhow::Error {
+        self.terms.error(self.rank, self.size, loss)
     }
 }
 
-/// Numbers of every rank, as a buffer whose sum over the ranks is all of them: a rank leaves the others' rows at zero. A number
-/// is cut in two that float32 can hold, so that it arrives to 48 bits.
-struct Table {
-    ranks: usize,
-    columns: usize,
+/// A copy of all of them, one behind the other: what fails on the way leaves them alone.
+fn flat<'a>(buffers: impl Iterator<Item = &'a Tensor>, kind: Kind, device: Device) -> Tensor {
+    let travels = |t: &Tensor| t.detach().to_device(device).to_kind(kind).flatten(0, -1);
+    Tensor::cat(&buffers.map(travels).collect::<Vec<_>>(), 0)
 }
 
-impl Table {
-    fn with_row(&self, rank: usize, figures: &[f64]) -> Tensor {
-        let mut values = vec![0f32; self.ranks * self.columns * 2];
-        for (column, figure) in figures.iter().enumerate() {
-            let high = *figure as f32;
-            let rest = (*figure - f64::from(high)) as f32;
-            let at = (rank * self.columns + column) * 2;
-            values[at] = high;
-            values[at + 1] = if rest.is_finite() { rest } else { 0.0 };
-        }
-        Tensor::from_slice(&values)
+/// Fills the buffers in turn, and returns what is left.
+fn spread(flat: &Tensor, buffers: &mut [&mut Tensor]) -> Tensor {
+    let mut start = 0;
+    for buffer in buffers.iter_mut() {
+        let length = buffer.numel() as i64;
+        let values = flat.narrow(0, start, length).view_as(buffer);
+        tch::no_grad(|| buffer.copy_(&values));
+        start += length;
     }
-
-    fn rows(&self, buffer: &Tensor) -> Result<Vec<Vec<f64>>> {
-        let values: Vec<f64> = Vec::try_from(&buffer.to_kind(Kind::Double))?;
-        let figures: Vec<f64> = values.chunks(2).map(|parts| parts.iter().sum()).collect();
-        Ok((0..self.ranks).map(|rank| figures[rank * self.columns..][..self.columns].to_vec()).collect())
-    }
-}
-
-/// A message of c10d without its place in the source.
-fn cause(line: &str) -> String {
-    let line = line.strip_prefix("Internal torch error: ").unwrap_or(line);
-    let place = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
-    place.filter(|(place, _)| place.contains(".cc:") || place.contains(".h:")).map_or(line, |(_, text)| text).to_owned()
+    flat.narrow(0, start, flat.size()[0] - start)
 }
 
 #[cfg(test)]
-pub mod tests {
-    use super::*;
-
-    /// That knows its place, but nobody else.
-    pub fn world(rank: usize, size: usize) -> World {
-        World { rank, size, ..World::alone() }
-    }
-
-    #[test]
-    fn shares_are_everything_once() {
-        for (total, size) in [(4, 1), (4, 3), (2, 5), (0, 2), (7, 7), (100, 8)] {
-            let shares: Vec<usize> = (0..size).flat_map(|rank| world(rank, size).share(total)).collect();
-            assert_eq!(shares, (0..total).collect::<Vec<_>>(), "{total} among {size}");
-            let lengths: Vec<usize> = (0..size).map(|rank| world(rank, size).share(total).len()).collect();
-            assert!(lengths.iter().max().unwrap() - lengths.iter().min().unwrap() <= 1, "{lengths:?}");
-        }
-    }
-
-    #[test]
-    fn figures_arrive_whole() {
-        let table = Table { ranks: 3, columns: 2 };
-        let rows = [[1.0 / 3.0, 12_345_678_901.0], [-2e-9, 0.0], [f64::NAN, f64::INFINITY]];
-        let sum = rows.iter().enumerate().fold(Tensor::from(0f32), |sum, (rank, row)| sum + table.with_row(rank, row));
-        let seen = table.rows(&sum).unwrap();
-        for (row, seen) in rows.iter().zip(seen).take(2) {
-            row.iter().zip(seen).for_each(|(a, b)| assert!((a - b).abs() <= a.abs() * 1e-14, "{a} {b}"));
-        }
-        assert!(table.rows(&sum).unwrap()[2][0].is_nan());
-    }
-
-    #[test]
-    fn causes_are_without_their_place() {
-        let line = "Internal torch error: [/a/third_party/gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:3021";
-        assert_eq!(cause(line), "Connection closed by peer [127.0.0.1]:3021");
-        assert_eq!(cause("Internal torch error: no sign of rank 2"), "no sign of rank 2");
-    }
-}
+pub mod tests;

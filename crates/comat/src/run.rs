@@ -205,6 +205,7 @@ impl Run {
             "prompts": trainer.prompts.len(),
             "trainable": trainer.adapter.flat.numel(),
             "ranks": trainer.world.size,
+            "backend": trainer.world.backend(),
         }))?;
         self.validation.resume_at(trainer.step);
         self.bar.set_position(trainer.step);

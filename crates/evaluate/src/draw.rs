@@ -6,6 +6,7 @@ use benchmarks::records::Benchmark;
 use comat::{config::Sampling, generate, image::Picture, interrupt::Interrupt, pipeline::Pipeline, ranks::World};
 use indicatif::ProgressBar;
 use models::unet::UNet;
+use serde::{Deserialize, Serialize};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -24,6 +25,14 @@ pub struct Drawing<'a> {
     pub lora: Option<(&'a Path, f64)>,
 }
 
+/// A picture that is not there yet.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Missing {
+    /// Which of the prompts, and which of its pictures.
+    prompt: usize,
+    index: usize,
+}
+
 struct Job<'a> {
     prompt: &'a Prompt,
     seed: u64,
@@ -32,48 +41,52 @@ struct Job<'a> {
 
 impl Drawing<'_> {
     /// Those that are not there yet: the first of every prompt, then the second. So a drawing that was stopped has some of every prompt.
-    fn missing(&self, folder: &Path) -> Result<Vec<Job<'_>>> {
-        let mut jobs = vec![];
-        for (index, &seed) in (0..).zip(self.seeds) {
-            for prompt in self.prompts {
-                let path = folder.join(pictures::path(self.benchmark, prompt, index)?);
-                if !path.exists() {
-                    jobs.push(Job { prompt, seed, path });
-                }
-            }
-        }
-        Ok(jobs)
-    }
-
-    /// How many are not there yet.
     ///
     /// # Errors
     /// Those of [`pictures::path`].
-    pub fn count_missing(&self, folder: &Path) -> Result<usize> {
-        Ok(self.missing(folder)?.len())
+    pub fn missing(&self, folder: &Path) -> Result<Vec<Missing>> {
+        let mut all = vec![];
+        for index in 0..self.seeds.len() {
+            for prompt in 0..self.prompts.len() {
+                let missing = Missing { prompt, index };
+                if !self.job(folder, &missing)?.path.exists() {
+                    all.push(missing);
+                }
+            }
+        }
+        Ok(all)
     }
 
-    /// Draws them, every rank its share. Each file is whole or not there; the same call goes on where it was stopped.
+    fn job(&self, folder: &Path, missing: &Missing) -> Result<Job<'_>> {
+        let prompt = &self.prompts[missing.prompt];
+        let path = folder.join(pictures::path(self.benchmark, prompt, missing.index as u64)?);
+        Ok(Job { prompt, seed: self.seeds[missing.index], path })
+    }
+
+    /// Draws those, every rank its share of one list. Each file is whole or not there; what was stopped leaves the others missing.
     ///
     /// # Errors
     /// Those of drawing and writing.
+    #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
         folder: &Path,
+        missing: &[Missing],
         pipeline: &mut Pipeline,
         unet: &UNet,
         bar: &ProgressBar,
         interrupt: &Interrupt,
         world: &World,
     ) -> Result<()> {
-        let jobs = self.missing(folder)?;
-        world.barrier()?; // all of them have seen what is missing
-        if self.benchmark == Benchmark::Geneval && world.leads() {
-            // the pictures of a prompt may be of several ranks
+        let jobs = missing.iter().map(|missing| self.job(folder, missing)).collect::<Result<Vec<_>>>()?;
+        if world.leads() {
+            // rank 0 looks for the pictures later on: what it has made itself, it sees at once on a network file system, too
             for job in &jobs {
                 let parent = job.path.parent().unwrap_or(folder);
                 fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-                write_metadata(folder, job.prompt)?;
+                if self.benchmark == Benchmark::Geneval {
+                    write_metadata(folder, job.prompt)?; // the pictures of a prompt may be of several ranks
+                }
             }
         }
         let jobs = &jobs[world.share(jobs.len())];

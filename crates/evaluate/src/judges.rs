@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use benchmarks::{geneval::Thresholds, tifa};
 use comat::interrupt::Interrupt;
 use models::{blip::Vqa, clip::ClipScore, grounding_dino, sentence::SentenceEmbedder};
+use serde::{Deserialize, Serialize};
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap},
@@ -21,7 +22,7 @@ use std::{
 use tch::{Device, Kind, Tensor};
 
 /// A network, or where one is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Judge {
     Vqa,
     Clip,

@@ -8,6 +8,7 @@ use benchmarks::{
     t2i_compbench::protocol,
 };
 use comat::image::Picture;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +20,7 @@ use std::{
 const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
 /// A picture of a prompt that is there.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {
     /// Of which of the prompts.
     pub prompt: usize,

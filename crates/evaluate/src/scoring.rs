@@ -7,7 +7,7 @@ mod second_opinion;
 mod shares;
 mod times;
 
-pub use scored::Scored;
+pub use scored::{Scored, Waiting};
 pub use times::Times;
 
 use crate::{
@@ -48,22 +48,19 @@ impl Scoring<'_> {
     ///
     /// # Errors
     /// Pictures that cannot be read; those of the networks; a `scores.jsonl` of another form.
-    pub fn run(&self, scored: &Scored, bar: &ProgressBar, interrupt: &Interrupt, world: &World) -> Result<Times> {
+    pub fn run(&self, waiting: &Waiting, bar: &ProgressBar, interrupt: &Interrupt, world: &World) -> Result<Times> {
         let (mut log, before) = Log::open(&self.gallery.folder.join(shares::name(world)))?;
         if let Some(warning) = before.warning {
             tracing::warn!("{warning}");
         }
         let mut times = Times::default();
-        let waits = |found: &Found, task: &&Task| !scored.has(&self.gallery.subject(found).key(task.metric()));
-        let waiting: Vec<(&Found, Vec<&Task>)> = self
-            .gallery
-            .found
-            .iter()
-            .map(|found| (found, self.gallery.prompt(found).tasks.iter().filter(|task| waits(found, task)).collect()))
-            .filter(|(_, tasks): &(_, Vec<&Task>)| !tasks.is_empty())
-            .collect();
+        let waiting = &waiting.0;
         times.before = self.gallery.found.len() - waiting.len();
-        let waiting = &waiting[world.share(waiting.len())];
+        let of = |(found, tasks): &(usize, Vec<usize>)| {
+            let found = &self.gallery.found[*found];
+            (found, tasks.iter().map(|task| &self.gallery.prompt(found).tasks[*task]).collect())
+        };
+        let waiting: Vec<(&Found, Vec<&Task>)> = waiting[world.share(waiting.len())].iter().map(of).collect();
         bar.set_length(waiting.len() as u64);
         for batch in waiting.chunks(self.batch.max(1)) {
             interrupt.check()?;

@@ -10,8 +10,10 @@
 
 mod autograd;
 pub mod cuda;
+mod functions;
 mod group;
 pub mod memory;
+pub mod nccl;
 mod random;
 pub mod version;
 

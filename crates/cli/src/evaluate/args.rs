@@ -1,6 +1,6 @@
 //! What can be typed behind `comat evaluate`.
 
-use crate::args::{Engine, Ranks, SamplingArgs, at_least_one};
+use crate::args::{Engine, SamplingArgs, TimedRanks, at_least_one};
 use benchmarks::records::Benchmark;
 use clap::{Args as Group, ValueEnum};
 use comat::config::Location;
@@ -43,7 +43,7 @@ pub struct Evaluate {
     #[command(flatten, next_help_heading = "Computing")]
     pub engine: Engine,
     #[command(flatten)]
-    pub ranks: Ranks,
+    pub ranks: TimedRanks,
 }
 
 /// What is drawn.

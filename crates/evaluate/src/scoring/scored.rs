@@ -3,12 +3,13 @@
 use super::{SCORES, shares};
 use crate::{
     judges::Judge,
-    pictures::{self, Gallery},
+    pictures::{self, Found, Gallery},
     prompts::Task,
 };
 use anyhow::{Context, Result, bail};
 use benchmarks::records::{self, Key, Picture, Subject};
-use comat::{files::write_whole, ranks::World};
+use comat::files::write_whole;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fs,
@@ -25,41 +26,36 @@ pub struct Scored {
 }
 
 impl Scored {
-    /// Reads what is written of a folder, once the first rank has put together what several wrote. Scores of a picture that was
-    /// replaced since are taken out: it waits again.
+    /// Reads what is written of a folder, after putting together what several ranks wrote; on the first rank alone. Scores of a picture
+    /// that was replaced since are taken out: it waits again.
     ///
     /// # Errors
     /// A file of another form; one with the scores of other pictures than the folder's: of prompts that have changed since, or of files
     /// that were called otherwise.
-    pub fn read(gallery: &Gallery, world: &World) -> Result<Self> {
-        shares::collect(gallery.folder, world)?;
+    pub fn read(gallery: &Gallery) -> Result<Self> {
+        shares::merge(gallery.folder)?;
         let path = gallery.folder.join(SCORES);
         let mut pictures = if path.exists() { records::read(&path)?.pictures } else { vec![] };
         let replaced = replaced(&pictures, gallery)?;
-        world.barrier()?; // all of them have read it
         if !replaced.is_empty() {
+            let (place, number) = (path.display(), replaced.len());
+            tracing::warn!("{place}: {number} scores are of pictures that were replaced since; they are scored again");
             pictures.retain(|picture| !replaced.contains(&picture.key()));
-            if world.leads() {
-                let (path, number) = (path.display(), replaced.len());
-                tracing::warn!(
-                    "{path}: {number} scores are of pictures that were replaced since; they are scored again"
-                );
-                write(&gallery.folder.join(SCORES), &pictures)?;
-            }
-            world.barrier()?;
+            write(&path, &pictures)?;
         }
         let keys = pictures.iter().map(Picture::key).collect();
         Ok(Self { pictures, keys })
     }
 
-    pub fn has(&self, key: &Key) -> bool {
-        self.keys.contains(key)
-    }
-
-    /// The judges that pictures still wait for.
-    pub fn awaited(&self, gallery: &Gallery) -> BTreeSet<Judge> {
-        let waits = gallery.tasks().filter(|(found, task)| !self.has(&gallery.subject(found).key(task.metric())));
-        waits.flat_map(|(_, task)| Task::judges(task)).collect()
+    /// What is not scored yet.
+    pub fn waiting(&self, gallery: &Gallery) -> Waiting {
+        let tasks = |found: &Found| {
+            let tasks = &gallery.prompt(found).tasks;
+            let waits = |task: &usize| !self.keys.contains(&gallery.subject(found).key(tasks[*task].metric()));
+            (0..tasks.len()).filter(waits).collect::<Vec<_>>()
+        };
+        let all = gallery.found.iter().map(tasks).enumerate();
+        Waiting(all.filter(|(_, tasks)| !tasks.is_empty()).collect())
     }
 
     /// What is known of these pictures, in the order of the file.
@@ -67,6 +63,25 @@ impl Scored {
         let wanted: BTreeSet<Key> =
             gallery.tasks().map(|(found, task)| gallery.subject(found).key(task.metric())).collect();
         self.pictures.into_iter().filter(|picture| wanted.contains(&picture.key())).collect()
+    }
+}
+
+/// Pictures of a gallery, by their place in it, and the places of their prompts' tasks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Waiting(pub(super) Vec<(usize, Vec<usize>)>);
+
+impl Waiting {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Those that are waited for.
+    pub fn judges(&self, gallery: &Gallery) -> BTreeSet<Judge> {
+        let tasks = self.0.iter().flat_map(|(found, tasks)| {
+            let all = &gallery.prompt(&gallery.found[*found]).tasks;
+            tasks.iter().map(|task| &all[*task])
+        });
+        tasks.flat_map(Task::judges).collect()
     }
 }
 

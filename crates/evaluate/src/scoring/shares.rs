@@ -18,15 +18,8 @@ pub fn name(world: &World) -> String {
     if world.leads() { SCORES.into() } else { format!("{BEGINNING}{}{END}", world.rank) }
 }
 
-/// The first rank moves what the others have written into the one file, and all wait for it.
-pub fn collect(folder: &Path, world: &World) -> Result<()> {
-    if world.leads() {
-        merge(folder)?;
-    }
-    world.barrier()
-}
-
-fn merge(folder: &Path) -> Result<()> {
+/// Moves what the others have written into the one file.
+pub fn merge(folder: &Path) -> Result<()> {
     let mut shares: Vec<PathBuf> = vec![];
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let name = entry.with_context(|| folder.display().to_string())?.file_name();

@@ -1,0 +1,183 @@
+//! How tensors travel: over Gloo as all ranks can, or over NCCL from GPU to GPU, where every rank has one of its own.
+
+use super::{World, loss::Loss};
+use crate::config::Backend;
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+use std::{fs, time::Duration};
+use tch::{Device, Tensor};
+use torch_ext::{
+    Group,
+    nccl::{self, Communicator, Nccl},
+};
+
+/// How long NCCL may take to bring the ranks together, who have just met: seconds are usual. One that failed is waiting for the
+/// others meanwhile.
+const MEETING: Duration = Duration::from_secs(300);
+
+/// Sums and copies tensors, all ranks at once and in the same order. After an error the tensor holds garbage.
+pub trait Reducer {
+    /// Where its tensors lie.
+    fn device(&self) -> Device;
+    fn name(&self) -> &'static str;
+    /// The sum over the ranks, on every rank: the same bits everywhere.
+    fn sum(&self, tensor: &mut Tensor) -> Result<(), Loss>;
+    /// Rank 0's values, on every rank.
+    fn copy_of_first(&self, tensor: &mut Tensor) -> Result<(), Loss>;
+}
+
+impl Reducer for Group {
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    fn name(&self) -> &'static str {
+        "gloo"
+    }
+
+    fn sum(&self, tensor: &mut Tensor) -> Result<(), Loss> {
+        Ok(Group::sum(self, tensor)?)
+    }
+
+    fn copy_of_first(&self, tensor: &mut Tensor) -> Result<(), Loss> {
+        Ok(self.broadcast(tensor, 0)?)
+    }
+}
+
+impl Reducer for Communicator {
+    fn device(&self) -> Device {
+        Communicator::device(self)
+    }
+
+    fn name(&self) -> &'static str {
+        "nccl"
+    }
+
+    fn sum(&self, tensor: &mut Tensor) -> Result<(), Loss> {
+        Ok(Communicator::sum(self, tensor)?)
+    }
+
+    fn copy_of_first(&self, tensor: &mut Tensor) -> Result<(), Loss> {
+        Ok(self.broadcast(tensor, 0)?)
+    }
+}
+
+/// What a rank has for NCCL.
+struct Means {
+    library: Nccl,
+    /// Of rank 0.
+    id: [u8; 128],
+    /// Tells GPUs apart, over all machines.
+    place: f64,
+}
+
+impl Means {
+    fn of(device: Device, leads: bool) -> Result<Self> {
+        let Device::Cuda(gpu) = device else { bail!("it computes on the CPU") };
+        let library = Nccl::open()?;
+        let id = if leads { library.unique_id()? } else { [0; 128] };
+        Ok(Self { library, id, place: place(&machine()?, &nccl::bus_id(gpu)?) })
+    }
+}
+
+/// The same for all containers of a machine.
+fn machine() -> Result<String> {
+    const ID: &str = "/proc/sys/kernel/random/boot_id";
+    fs::read_to_string(ID).context(ID)
+}
+
+/// Above zero, and a whole number that a message holds.
+fn place(machine: &str, bus_id: &str) -> f64 {
+    let digest = Sha256::digest(format!("{machine} {bus_id}"));
+    digest.iter().take(5).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)) as f64 + 1.0
+}
+
+/// Why these ranks cannot use NCCL, from their places; 0: the rank lacks something.
+fn obstacle(places: &[f64]) -> Option<String> {
+    if let Some(rank) = places.iter().position(|place| *place == 0.0) {
+        return Some(format!("rank {rank} cannot use NCCL"));
+    }
+    let shared = |(rank, place): (usize, &f64)| Some((places[..rank].iter().position(|p| p == place)?, rank));
+    let (first, second) = places.iter().enumerate().find_map(shared)?;
+    Some(format!("ranks {first} and {second} share a GPU"))
+}
+
+impl World {
+    /// Lets the tensors of this rank's GPU travel over NCCL from now on, if the setting says so and all ranks can. They agree on it
+    /// over Gloo, so that none waits in NCCL for one that has none.
+    ///
+    /// # Errors
+    /// NCCL is asked for, and a rank cannot use it; another rank is gone.
+    pub fn choose_backend(&mut self, backend: Backend, device: Device) -> Result<()> {
+        if self.is_alone() || backend == Backend::Gloo {
+            return Ok(());
+        }
+        match self.meet_over_nccl(device)? {
+            Ok((ranks, version)) => {
+                if self.leads() {
+                    tracing::info!("gradients travel over NCCL {version}");
+                }
+                self.direct = Some(Box::new(ranks));
+            }
+            Err(why) if backend == Backend::Nccl => bail!(
+                "rank {} of {}: ranks.backend is nccl, but {why}; every rank needs a GPU of its own and libnccl.so.2, which \
+                 `cargo xtask setup --cuda` installs (ranks.backend = \"gloo\" needs neither)",
+                self.rank,
+                self.size
+            ),
+            Err(why) if self.leads() && device.is_cuda() => {
+                tracing::info!("gradients travel through the CPU (Gloo): {why}");
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// What travels between the ranks' devices, for the log; `None` where there is only one rank.
+    pub fn backend(&self) -> Option<&'static str> {
+        let (group, _) = self.group.as_ref()?;
+        Some(self.direct.as_deref().unwrap_or(group).name())
+    }
+
+    /// The communicator and NCCL's version, or why there is none: every rank comes to the same end.
+    fn meet_over_nccl(&self, device: Device) -> Result<Result<(Communicator, String), String>> {
+        let mine = Means::of(device, self.leads());
+        let places = self.column(mine.as_ref().map_or(0.0, |means| means.place))?;
+        let means = match (mine, obstacle(&places)) {
+            (Ok(means), None) => means,
+            (Ok(_), Some(why)) => return Ok(Err(why)),
+            (Err(own), _) => return Ok(Err(format!("rank {} cannot use NCCL: {own:#}", self.rank))),
+        };
+        let mut id = Tensor::from_slice(&means.id);
+        self.copy_of_first(&mut id)?;
+        let id: Vec<u8> = Vec::try_from(&id)?;
+        let id = id.try_into().map_err(|_| anyhow::anyhow!("rank 0's id of NCCL is not whole"))?;
+        let limit = self.terms.timeout.min(MEETING);
+        let joined = Communicator::join(means.library, id, self.rank, self.size, device, limit);
+        let failed = self.column(f64::from(joined.is_err()))?.iter().position(|failed| *failed > 0.0);
+        Ok(match (joined, failed) {
+            (Ok(ranks), None) => Ok((ranks, means.library.version())),
+            (Err(own), _) => Err(format!("rank {} does not reach the others: {own}", self.rank)),
+            (Ok(_), Some(rank)) => Err(format!("rank {rank} does not reach the others by NCCL")),
+        })
+    }
+
+    /// A number of every rank.
+    fn column(&self, mine: f64) -> Result<Vec<f64>> {
+        Ok(self.exchange(&mut [], &[mine])?.into_iter().map(|row| row[0]).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stands_in_the_way() {
+        let places = ["0000:0f:00.0", "0000:10:00.0"].map(|bus| place("a", bus));
+        assert!(places.iter().all(|place| *place > 0.0) && place("b", "0000:0f:00.0") != places[0]);
+        assert_eq!(obstacle(&places), None);
+        assert_eq!(obstacle(&[3.0, 0.0, 3.0]).unwrap(), "rank 1 cannot use NCCL");
+        assert_eq!(obstacle(&[3.0, 4.0, 5.0, 4.0]).unwrap(), "ranks 1 and 3 share a GPU");
+    }
+}
