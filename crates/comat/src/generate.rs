@@ -5,7 +5,7 @@ use crate::{
     denoiser::Denoiser,
     image::{Picture, slug},
     interrupt::Interrupt,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, wide},
     ranks::World,
     trajectory,
 };
@@ -17,7 +17,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-use tch::{Kind, Tensor};
+use tch::Tensor;
 use torch_ext::Generator;
 
 /// What to draw, and where to put it.
@@ -102,8 +102,7 @@ pub fn run(
     }
     let latents = match &request.save_latents {
         Some(_) => {
-            latents
-                .push(Tensor::zeros([&[0], shape.as_slice()].concat(), (latent_kind(pipeline.kind), pipeline.device)));
+            latents.push(Tensor::zeros([&[0], shape.as_slice()].concat(), (wide(pipeline.kind), pipeline.device)));
             world.gather(&Tensor::cat(&latents, 0), jobs.len())?
         }
         None => Tensor::new(),
@@ -158,7 +157,7 @@ fn draw_batch(
     let denoiser = Denoiser { unet, guidance: sampling.guidance(), kind: pipeline.kind };
     let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
     let text = pipeline.text.guided(prompts, negative, denoiser.guidance.is_on(), (size.height, size.width))?;
-    let to_device = |t: Tensor| t.to_device(pipeline.device).to_kind(latent_kind(pipeline.kind));
+    let to_device = |t: Tensor| t.to_device(pipeline.device).to_kind(wide(pipeline.kind));
     let start = to_device(noise.start()?);
     let draw = |step| Ok(to_device(noise.step(step)?));
     let walked = trajectory::walk(denoiser.conditioned_on(&text), sampler, start, &BTreeSet::new(), draw, each)?;
@@ -231,10 +230,6 @@ fn size(pipeline: &Pipeline, asked: Option<Size>, given: Option<&Given>) -> Resu
         Some(asked) if asked != size => bail!("--size {asked}, but the given latents make images of {size}"),
         _ => Ok(size),
     }
-}
-
-fn latent_kind(kind: Kind) -> Kind {
-    if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
 
 /// Noise from a file, to repeat another program's run.

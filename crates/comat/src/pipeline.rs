@@ -173,3 +173,8 @@ struct Parts {
 pub fn is_single_file(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|end| end == "safetensors")
 }
+
+/// The precision of weights that are trained, and of losses, beside networks that compute in `kind`.
+pub fn wide(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
+}
