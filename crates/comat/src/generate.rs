@@ -66,10 +66,8 @@ pub fn run(
     if let Some(given) = &given {
         given.check(jobs.len(), shape)?;
     }
-    let unet = match &request.lora {
-        Some(file) => pipeline.unet_with(file, request.lora_scale)?,
-        None => pipeline.unet(&pipeline.unet_weights)?,
-    };
+    let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
+    let unet = pipeline.adapt(adapter)?;
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
     world.barrier()?; // all of them have seen that the files do not exist
     let mine = world.share(jobs.len());
@@ -90,7 +88,6 @@ pub fn run(
         let (drawn, images) = draw_batch(&mut pipeline, &unet, sampling, &sampler, size, &prompts, noise, each)?;
         for (i, job) in batch.iter().enumerate() {
             let picture = Picture::from_tensor(&images.get(i as i64))?;
-            let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
             let settings = parameters(sampling, job.prompt, job.seed, size, &pipeline.name, adapter);
             picture.save(
                 &job.path,

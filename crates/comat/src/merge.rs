@@ -1,19 +1,21 @@
-//! `comat lora merge`: a model folder with LoRAs added to its UNet, for programs that take no LoRA.
+//! `comat lora merge`: a model folder with LoRAs added to its UNet and text encoders, for programs that take no LoRA.
 
 use crate::{
     interrupt::Interrupt,
-    model_folder::{NewFolder, UNET},
+    model_folder::{NewFolder, Part, UNET},
     pipeline,
 };
 use anyhow::{Context, Result};
 use models::{
-    lora::Lora,
+    Error,
+    clip::{TextConfig, TextEncoder},
+    lora::{AdapterFile, Lora, Network},
     tensors,
     unet::{self, UNet},
     weights::{Weights, files_of},
 };
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 pub struct Request {
@@ -22,7 +24,7 @@ pub struct Request {
     pub loras: Vec<(PathBuf, f64)>,
     /// A folder that does not exist yet.
     pub out: PathBuf,
-    /// Precision of the UNet's weights; `None` leaves it.
+    /// Precision of the changed networks' weights; `None` leaves it.
     pub kind: Option<Kind>,
 }
 
@@ -31,7 +33,7 @@ pub struct Merged {
     pub left_out: Vec<PathBuf>,
 }
 
-/// Adds the LoRAs to the UNet's weights, in float32, and copies everything else.
+/// Adds the LoRAs to the weights of the networks that they adapt, in float32, and copies everything else.
 ///
 /// # Errors
 /// A folder that exists; a model or LoRA that is not understood or do not fit together; too little room on the disk; sums
@@ -39,20 +41,56 @@ pub struct Merged {
 pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
     let model = &request.model;
     pipeline::class(model)?;
-    let folder = NewFolder::plan(model, &request.out, &[UNET], request.kind)?;
-    let unet = model.join(UNET.folder);
-    let config = unet::Config::read(&unet.join("config.json"))?;
-    let kind = kind_of(&files_of(&unet, UNET.stem, None)?)?;
-    let weights = Weights::open(&unet, UNET.stem, kind, Device::Cpu)?; // in the file's own precision nothing is copied
-    UNet::new(&config, &weights).context("the UNet's weights do not fit its config.json")?;
-    let mut loras = vec![];
-    for (path, scale) in &request.loras {
-        let lora = Lora::read(path, &weights)?.scaled(*scale);
-        weights.with_adapter(&lora)?; // checks the shapes
-        loras.push(lora);
+    let unet = open(model, Network::UNet)?;
+    let read = |(path, scale): &(PathBuf, f64)| Ok((AdapterFile::read_beside(path, &unet)?, *scale));
+    let files: Vec<(AdapterFile, f64)> = request.loras.iter().map(read).collect::<Result<_>>()?;
+    let mut changed: Vec<(Part, Vec<Lora>)> = vec![];
+    for network in [Network::UNet, Network::TextEncoder, Network::TextEncoder2] {
+        let of_it: Vec<_> = files.iter().filter(|(file, _)| file.networks().contains(&network)).collect();
+        let Some((first, _)) = of_it.first() else { continue };
+        if !model.join(part(network).folder).is_dir() {
+            let message = format!("it adapts {network}, which {} does not have", model.display());
+            return Err(Error::file(&first.path, message).into());
+        }
+        let weights = open(model, network)?;
+        let mut loras = vec![];
+        for (file, scale) in of_it {
+            let lora = file.adapter_of(network, &weights)?.scaled(*scale);
+            weights.with_adapter(&lora)?; // checks the shapes
+            loras.push(lora);
+        }
+        changed.push((part(network), loras));
     }
-    folder.write(&|_, key, weight| sum(key, weight, &loras), mark(&request.loras), interrupt)?;
+    let parts: Vec<Part> = changed.iter().map(|(part, _)| *part).collect();
+    let folder = NewFolder::plan(model, &request.out, &parts, request.kind)?;
+    let change = |part: Part, key: &str, weight: &Tensor| {
+        let (_, loras) = changed.iter().find(|(changed, _)| *changed == part)?;
+        sum(key, weight, loras)
+    };
+    folder.write(&change, mark(&request.loras), interrupt)?;
     Ok(Merged { left_out: folder.left_out })
+}
+
+fn part(network: Network) -> Part {
+    match network {
+        Network::UNet => UNET,
+        Network::TextEncoder => Part { folder: "text_encoder", stem: "model" },
+        Network::TextEncoder2 => Part { folder: "text_encoder_2", stem: "model" },
+    }
+}
+
+/// A network's weights in the file's own precision, in which nothing is copied; they fit its configuration.
+fn open(model: &Path, network: Network) -> Result<Weights> {
+    let Part { folder, stem } = part(network);
+    let (folder, misfit) = (model.join(folder), || format!("the weights of {network} do not fit its config.json"));
+    let kind = kind_of(&files_of(&folder, stem, None)?)?;
+    let weights = Weights::open(&folder, stem, kind, Device::Cpu)?;
+    let config = folder.join("config.json");
+    match network {
+        Network::UNet => drop(UNet::new(&unet::Config::read(&config)?, &weights).with_context(misfit)?),
+        _ => drop(TextEncoder::new(&TextConfig::read(&config)?, &weights).with_context(misfit)?),
+    }
+    Ok(weights)
 }
 
 /// Of the first tensor with numbers in it.

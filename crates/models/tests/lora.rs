@@ -5,7 +5,7 @@ mod common;
 use models::{
     lora::{
         AdapterFile, Base, Network,
-        check::{Problem, check},
+        check::{Layers, Problem, check},
         convert::{Options, Target, convert},
         info::Info,
     },
@@ -255,8 +255,9 @@ fn problems_by_name() {
     );
 
     let file = write(&path, &kohya());
-    let sdxl = Base::Sdxl.unet_layers();
+    let sdxl = Layers::from([(Network::UNet, Base::Sdxl.unet_layers())]);
     has(&check(&file, Some(&sdxl)).unwrap(), true, "text of width 768 (Stable Diffusion 1.x), the model's is for 2048");
+    has(&check(&file, Some(&sdxl)).unwrap(), true, "the model has no text_encoder");
     has(&check(&file, None).unwrap(), false, "adapts text_encoder too");
 }
 

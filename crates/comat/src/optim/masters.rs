@@ -91,7 +91,9 @@ mod tests {
         let leaf = |masters: &Masters| masters.leaves()[0].double_value(&[0]);
         step(&mut masters, &[0.5]);
         assert_eq!(leaf(&masters), 1.0);
-        (0..3).for_each(|_| drop(step(&mut masters, &[0.5])));
+        for _ in 0..3 {
+            step(&mut masters, &[0.5]);
+        }
         assert_eq!(leaf(&masters), 1.0 - 1.0 / 256.0);
         let value = masters.into_values().next().unwrap().double_value(&[0]);
         assert!((value - 0.996).abs() < 1e-6, "{value}");
