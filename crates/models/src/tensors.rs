@@ -8,7 +8,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
     fs::{self, File},
-    io::Read,
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 use tch::{Device, Kind, Tensor};
@@ -62,7 +62,7 @@ pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
     Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
 }
 
-/// Writes through a temporary file in the same folder, so that `path` is never half a file.
+/// Writes through a temporary file in the same folder, so that `path` is never half a file. The same values give the same bytes.
 pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) -> Result<()> {
     let views = tensors.iter().map(|(name, t)| Ok((name, Raw::new(t)?))).collect::<Result<Vec<_>>>()?;
     let metadata = (!metadata.is_empty()).then_some(metadata);
@@ -75,12 +75,32 @@ pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) 
             e => Error::file(path, e.to_string()),
         })
         .and_then(|()| fs::set_permissions(&partial, permissions).map_err(Error::io(path)))
-        .and_then(|()| File::open(&partial).and_then(|f| f.sync_all()).map_err(Error::io(path)))
+        .and_then(|()| sort_metadata(&partial).map_err(Error::io(path)))
         .and_then(|()| fs::rename(&partial, path).map_err(Error::io(path)));
     if result.is_err() {
         let _ = fs::remove_file(&partial);
     }
     result
+}
+
+/// Puts the metadata of a new file in order, which the library leaves to chance, and has the system write the file out.
+fn sort_metadata(path: &Path) -> io::Result<()> {
+    const START: &[u8] = br#"{"__metadata__":"#;
+    let mut file = File::options().read(true).write(true).open(path)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let mut header = vec![0; u64::from_le_bytes(length) as usize];
+    file.read_exact(&mut header)?;
+    if let Some(rest) = header.strip_prefix(START) {
+        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<BTreeMap<String, String>>();
+        let sorted = values.next().transpose()?.unwrap_or_default();
+        let sorted = serde_json::to_vec(&sorted)?;
+        if sorted.len() == values.byte_offset() {
+            file.seek(SeekFrom::Start((length.len() + START.len()) as u64))?;
+            file.write_all(&sorted)?;
+        }
+    }
+    file.sync_all()
 }
 
 /// The name under which a file is written before it is whole.
