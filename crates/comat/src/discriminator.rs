@@ -7,7 +7,7 @@
 use crate::{
     config,
     optim::{AdamW, Gradients},
-    pipeline::Pipeline,
+    pipeline::{Pipeline, wide},
     precision,
     random::{Purpose, stream},
     replay::chunks,
@@ -84,8 +84,7 @@ impl Discriminator {
             Ok(draws(layer).map_err(|e| models::Error::Input(e.to_string()))?.randn(shape)?)
         };
         let lora = Lora::fresh(&base, targets, settings.rank, settings.rank as f64, draw)?;
-        let trained_kind = if kind == Kind::Double { Kind::Double } else { Kind::Float };
-        let trained = lora.trainable_with(head(draws(usize::MAX)?, channels)?, trained_kind, device);
+        let trained = lora.trainable_with(head(draws(usize::MAX)?, channels)?, wide(kind), device);
         let optimizer = AdamW::new(settings.optimizer(), &trained.flat);
         Ok(Self {
             gradients: Gradients::zeros(&trained),

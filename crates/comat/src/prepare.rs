@@ -86,9 +86,9 @@ pub fn run(mut pipeline: Pipeline, request: &Request, bars: &Bars, interrupt: &I
             Course::of_lora(request, latents, &pipeline, &lora)
         }
     };
-    let before = course.measure(&mut pipeline)?;
+    let before = course.measure(&mut pipeline, interrupt)?;
     course.train(&mut pipeline, bars, interrupt)?;
-    let after = course.measure(&mut pipeline)?;
+    let after = course.measure(&mut pipeline, interrupt)?;
     drop(pipeline);
     course.write(&folder, interrupt)?;
     Ok(Prepared { before, after })

@@ -132,13 +132,15 @@ impl<'a> Course<'a> {
     }
 
     /// The mean squared error on the first pictures, from the same noise every time.
-    pub fn measure(&self, pipeline: &mut Pipeline) -> Result<f64> {
+    pub fn measure(&self, pipeline: &mut Pipeline, interrupt: &Interrupt) -> Result<f64> {
         let _guard = tch::no_grad_guard();
         let unet = self.unet(pipeline)?;
         let rows = 0..self.latents.size()[0].min(MEASURED);
-        let losses = rows
-            .map(|row| Ok(self.loss(pipeline, &unet, row, u64::MAX, row as u64)?.double_value(&[])))
-            .collect::<Result<Vec<f64>>>()?;
+        let mut loss = |row: i64| {
+            interrupt.check()?;
+            Ok(self.loss(pipeline, &unet, row, u64::MAX, row as u64)?.double_value(&[]))
+        };
+        let losses = rows.map(&mut loss).collect::<Result<Vec<f64>>>()?;
         Ok(losses.iter().sum::<f64>() / losses.len() as f64)
     }
 
