@@ -111,6 +111,33 @@ fn panels_of_words() {
     assert!(both.difference(&none) > 0);
 }
 
+/// Base and LoRA are drawn one after the other, each with its own text.
+#[test]
+fn evaluated_beside_its_base() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("prompts")).unwrap();
+    folder.write("prompts/color_val.txt", "a red dog\n");
+    let (model, lora) = (fixture(SD1), of("sd1"));
+    let settings = "--steps 2 --size 32 --guidance-scale 2";
+    let words = format!(
+        "evaluate --bench t2i-compbench --prompts prompts --out eval --seeds 42 --vqa {} --clip {} {settings} --model {} --lora {}",
+        fixture("vqa").display(),
+        fixture("clip_score").display(),
+        model.display(),
+        lora.display()
+    );
+    folder.comat(&words.split_whitespace().collect::<Vec<_>>()).ok();
+    let sides = [("base", String::new()), ("lora", format!("--lora {}", lora.display()))];
+    let pictures = sides.map(|(side, lora)| {
+        folder.generate(SD1, &["a red dog"], &format!("{settings} --seed 42 --out {side} {lora}")).ok();
+        let alone = common::Picture::open(&folder.path(&format!("{side}/00000-a-red-dog-seed42.png")));
+        let name = format!("eval/{side}/color/a red dog_000000.png");
+        assert_eq!(common::Picture::open(&folder.path(&name)).difference(&alone), 0, "{side}");
+        alone
+    });
+    assert!(pictures[0].difference(&pictures[1]) > 0);
+}
+
 #[test]
 fn what_is_refused() {
     let folder = Folder::of_run();
