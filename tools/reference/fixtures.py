@@ -14,6 +14,7 @@ import discriminator
 import grounding_dino
 import ldm
 import lora
+import lora_text
 import networks
 import pipelines
 import sam
@@ -47,6 +48,7 @@ MAKERS = {
     "discriminator": discriminator.discriminator,
     "ldm_sd1": ldm.ldm_sd1,  # these two rewrite the pipelines above
     "ldm_sdxl": ldm.ldm_sdxl,
+    "lora_text": lora_text.lora_text,  # on the pipelines
 }
 
 

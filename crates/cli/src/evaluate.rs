@@ -184,10 +184,7 @@ impl Work<'_> {
             let open = || open(source.0, source.1, source.2, &self.args.engine, self.console);
             let mut pipeline = self.world.one_before_the_others(open)?;
             for ((name, lora), missing) in variants.iter().zip(&missing).filter(|(_, missing)| !missing.is_empty()) {
-                let unet = match lora {
-                    Some((file, scale)) => pipeline.unet_with(file, *scale)?,
-                    None => pipeline.unet(&pipeline.unet_weights)?,
-                };
+                let unet = pipeline.adapt(*lora)?;
                 let bar = denoising_bar(self.console, name)?;
                 drawing(*lora).run(
                     &out.join(name),

@@ -6,22 +6,22 @@ use crate::{
     fetch,
 };
 use anyhow::{Context, Result, bail};
-use clap::Args as Group;
+use clap::{Args as Group, ValueEnum};
 use comat::{
-    config::{Location, Lora, SamplerKind, Sampling, Size},
-    merge,
+    config::{Dtype, Location, Lora, SamplerKind, Sampling, Size},
     pipeline::Pipeline,
     prepare, prompts,
 };
 use hub::Layout;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{path::PathBuf, time::Duration};
+use tch::Device;
 
 /// Make a model ready for pictures smaller than its own
 ///
-/// SDXL at 512 pixels draws badly, since it was trained at 1024. This draws pictures at the model's own size, reduces them, tunes a LoRA
-/// on them for some steps, and writes a model folder with that LoRA in it, to be trained on: `model.path` of a run with a
-/// smaller `sampling.size`. Pictures that are drawn already are not drawn again.
+/// SDXL at 512 pixels draws badly, since it was trained at 1024. This draws pictures at the model's own size, reduces them, tunes the UNet
+/// on them for some steps, and writes a model folder with that UNet in it, to be trained on: `model.path` of a run with a
+/// smaller `sampling.size`. After an interruption the same command goes on with the pictures that are there; the tuning starts anew.
 #[derive(Group)]
 pub struct Prepare {
     /// Model folder in diffusers layout, or an id of the hub
@@ -36,20 +36,27 @@ pub struct Prepare {
     /// What to make it ready for: WIDTHxHEIGHT in pixels, or one number for a square
     #[arg(long, default_value = "512")]
     size: Size,
+    /// What is tuned
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "unet")]
+    tune: What,
+    /// Where the 16 bytes a weight of --tune unet lie [default: device]
+    #[arg(long, value_enum, value_name = "WHERE")]
+    optimizer_on: Option<OptimizerOn>,
+    /// Of the LoRA of --tune lora [default: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    rank: Option<i64>,
     /// Pictures to draw
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = at_least_one)]
     images: usize,
     /// Training steps
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     /// Pictures of a training step, and drawn at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
     batch: usize,
-    #[arg(long, value_name = "RATE", default_value_t = 1e-4)]
-    learning_rate: f64,
-    /// Of the LoRA
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(i64).range(1..))]
-    rank: i64,
+    /// Of AdamW [default: 1e-5, or 1e-4 for a LoRA]
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f64>,
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Sampling steps of the pictures
@@ -61,13 +68,38 @@ pub struct Prepare {
     /// Folder for the pictures and the LoRA; OUT.preparation when absent
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
+    /// Precision of the UNet's weights in the new folder; that of the model when absent
+    #[arg(long, value_name = "DTYPE")]
+    save_dtype: Option<Dtype>,
     #[command(flatten)]
     engine: Engine,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum What {
+    /// Every weight, as the paper's authors do. AdamW takes 16 bytes a weight (float32 master, gradient, two moments): 41 GB for
+    /// SDXL, 14 GB for SD1.5. The GPU also holds the weights and a gradient in --dtype: 10 GB for SDXL in bfloat16, and a picture's graph
+    Unet,
+    /// A LoRA, which is then added to the UNet's weights: 1.5 GB beside the model and a picture's graph, at rank 64 for SDXL
+    Lora,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum OptimizerOn {
+    /// On --device
+    Device,
+    /// In the host's memory, for a GPU with too little; a step takes longer
+    Cpu,
 }
 
 pub fn run(args: Prepare, console: &Console) -> Result<()> {
     if args.out.exists() {
         bail!("{} exists already; choose another --out", args.out.display());
+    }
+    match (args.tune, args.rank, args.optimizer_on) {
+        (What::Unet, Some(_), _) => bail!("--rank is that of a LoRA; add --tune lora, or leave it out"),
+        (What::Lora, _, Some(_)) => bail!("--optimizer-on is for --tune unet; a LoRA's optimizer is small"),
+        _ => {}
     }
     let sampling = Sampling {
         sampler: SamplerKind::Ddim,
@@ -76,8 +108,9 @@ pub fn run(args: Prepare, console: &Console) -> Result<()> {
         ..Sampling::default()
     };
     sampling.check().context("prepare")?;
-    if !(args.learning_rate > 0.0 && args.learning_rate.is_finite()) {
-        bail!("--learning-rate {}: it must be above 0", args.learning_rate);
+    let learning_rate = args.learning_rate.unwrap_or(if args.tune == What::Unet { 1e-5 } else { 1e-4 });
+    if !(learning_rate > 0.0 && learning_rate.is_finite()) {
+        bail!("--learning-rate {learning_rate}: it must be above 0");
     }
     let texts: Vec<String> = prompts::read(&args.prompts)?.into_iter().map(|p| p.text).take(args.images).collect();
     let work = args.work.unwrap_or_else(|| {
@@ -85,21 +118,29 @@ pub fn run(args: Prepare, console: &Console) -> Result<()> {
         beside.push(".preparation");
         beside.into()
     });
+    let device = args.engine.device.device()?;
+    let tune = match args.tune {
+        What::Unet => prepare::Tune::Unet {
+            optimizer_on: if args.optimizer_on == Some(OptimizerOn::Cpu) { Device::Cpu } else { device },
+        },
+        What::Lora => prepare::Tune::Lora { rank: args.rank.unwrap_or(64), targets: Lora::default().targets },
+    };
     let request = prepare::Request {
         prompts: texts,
         seed: args.seed,
         sampling,
         size: args.size,
+        tune,
         steps: args.steps,
         batch: args.batch,
-        learning_rate: args.learning_rate,
-        rank: args.rank,
-        targets: Lora::default().targets,
+        learning_rate,
         work,
+        out: args.out,
+        kind: args.save_dtype.map(Dtype::kind),
     };
     let mut model = args.model;
     fetch::option("--model", &mut model, Layout::Diffusion, None, console)?;
-    let mut pipeline = Pipeline::open_at(&model, None, None, args.engine.precision(), args.engine.device.device()?)?;
+    let pipeline = Pipeline::open_at(&model, None, None, args.engine.precision(), device)?;
     console.stop_on_ctrl_c("Stopping; pictures that are done are not drawn again.");
     let bars = |name: &str| -> Result<ProgressBar> {
         let bar = console.bar();
@@ -108,7 +149,7 @@ pub fn run(args: Prepare, console: &Console) -> Result<()> {
         bar.enable_steady_tick(Duration::from_millis(500));
         Ok(bar)
     };
-    let prepared = prepare::run(&mut pipeline, &request, &bars, &console.interrupt)?;
+    let prepared = prepare::run(pipeline, &request, &bars, &console.interrupt)?;
     say!(
         "denoising error at {} on {}: {:.4} → {:.4}",
         request.size,
@@ -116,13 +157,9 @@ pub fn run(args: Prepare, console: &Console) -> Result<()> {
         prepared.before,
         prepared.after
     );
-    drop(pipeline);
-    let merging =
-        merge::Request { model: model.to_path_buf(), loras: vec![(prepared.lora, 1.0)], out: args.out, kind: None };
-    merge::run(&merging, &console.interrupt)?;
     say!(
         "the prepared model is {}; train with model.path = that folder, sampling.size = \"{}\"",
-        merging.out.display(),
+        request.out.display(),
         request.size
     );
     Ok(())

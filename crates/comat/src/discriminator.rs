@@ -7,7 +7,7 @@
 use crate::{
     config,
     optim::{AdamW, Gradients},
-    pipeline::{self, Pipeline},
+    pipeline::{self, Pipeline, wide},
     precision,
     random::{Purpose, stream},
     replay::chunks,
@@ -88,8 +88,7 @@ impl Discriminator {
             Ok(draws(layer).map_err(|e| models::Error::Input(e.to_string()))?.randn(shape)?)
         };
         let lora = Lora::fresh(&base, targets, settings.rank, settings.rank as f64, draw)?;
-        let trained_kind = if kind == Kind::Double { Kind::Double } else { Kind::Float };
-        let trained = lora.trainable_with(head(draws(usize::MAX)?, channels)?, trained_kind, device);
+        let trained = lora.trainable_with(head(draws(usize::MAX)?, channels)?, wide(kind), device);
         let optimizer = AdamW::new(settings.optimizer(), &trained.flat);
         let unet_config = pipeline.unet_config.clone();
         Ok(Self {

@@ -5,7 +5,7 @@ use crate::{
     denoiser::Denoiser,
     image::{Picture, slug},
     interrupt::Interrupt,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, wide},
     ranks::World,
     trajectory,
 };
@@ -17,7 +17,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-use tch::{Kind, Tensor};
+use tch::Tensor;
 use torch_ext::Generator;
 
 /// What to draw, and where to put it.
@@ -67,10 +67,8 @@ pub fn run(
     if let Some(given) = &given {
         given.check(jobs.len(), shape)?;
     }
-    let unet = match &request.lora {
-        Some(file) => pipeline.unet_with(file, request.lora_scale)?,
-        None => pipeline.unet(&pipeline.unet_weights)?,
-    };
+    let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
+    let unet = pipeline.adapt(adapter)?;
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
     let mine = world.share(jobs.len());
     bar.set_length((mine.len() * sampler.len()) as u64);
@@ -90,7 +88,6 @@ pub fn run(
         let (drawn, images) = draw_batch(&mut pipeline, &unet, sampling, &sampler, size, &prompts, noise, each)?;
         for (i, job) in batch.iter().enumerate() {
             let picture = Picture::from_tensor(&images.get(i as i64))?;
-            let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
             let settings = parameters(sampling, job.prompt, job.seed, size, &pipeline.name, adapter);
             picture.save(
                 &job.path,
@@ -104,8 +101,7 @@ pub fn run(
     }
     let latents = match &request.save_latents {
         Some(_) => {
-            latents
-                .push(Tensor::zeros([&[0], shape.as_slice()].concat(), (latent_kind(pipeline.kind), pipeline.device)));
+            latents.push(Tensor::zeros([&[0], shape.as_slice()].concat(), (wide(pipeline.kind), pipeline.device)));
             world.gather(&Tensor::cat(&latents, 0), jobs.len())?
         }
         None => Tensor::new(),
@@ -160,7 +156,7 @@ fn draw_batch(
     let denoiser = Denoiser { unet, guidance: sampling.guidance(), kind: pipeline.kind };
     let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
     let text = pipeline.text.guided(prompts, negative, denoiser.guidance.is_on(), (size.height, size.width))?;
-    let to_device = |t: Tensor| t.to_device(pipeline.device).to_kind(latent_kind(pipeline.kind));
+    let to_device = |t: Tensor| t.to_device(pipeline.device).to_kind(wide(pipeline.kind));
     let start = to_device(noise.start()?);
     let draw = |step| Ok(to_device(noise.step(step)?));
     let walked = trajectory::walk(denoiser.conditioned_on(&text), sampler, start, &BTreeSet::new(), draw, each)?;
@@ -252,10 +248,6 @@ fn size(pipeline: &Pipeline, asked: Option<Size>, given: Option<&Given>) -> Resu
         Some(asked) if asked != size => bail!("--size {asked}, but the given latents make images of {size}"),
         _ => Ok(size),
     }
-}
-
-fn latent_kind(kind: Kind) -> Kind {
-    if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
 
 /// Noise from a file, to repeat another program's run.

@@ -23,6 +23,7 @@ pub mod latents;
 pub mod loss;
 pub mod merge;
 pub mod mixed;
+pub mod model_folder;
 pub mod optim;
 pub mod pairs;
 pub mod pipeline;

@@ -1,9 +1,13 @@
-//! AdamW (Loshchilov and Hutter 2019) on one flat buffer, which all trained matrices are views of.
+//! AdamW (Loshchilov and Hutter 2019) on one flat buffer, which all matrices of an adapter are views of; and on [`Masters`].
+
+mod masters;
 
 use crate::config::{Optimizer, RateSchedule};
 use models::lora::Trainable;
 use std::f64::consts::PI;
 use tch::Tensor;
+
+pub use masters::Masters;
 
 /// The learning rate at a step, counted from 0, of a run of `total` steps.
 pub fn learning_rate(config: &Optimizer, step: u64, total: u64) -> f64 {
@@ -53,11 +57,17 @@ impl Gradients {
     /// Scales down to `most` where the norm exceeds it; returns the norm before.
     pub fn clip(&mut self, most: f64) -> f64 {
         let norm = self.flat.norm().double_value(&[]);
-        if norm > most {
-            self.scale(most / (norm + 1e-6));
+        match clipping(norm, most) {
+            1.0 => {}
+            factor => self.scale(factor),
         }
         norm
     }
+}
+
+/// What a gradient of that norm is multiplied by.
+fn clipping(norm: f64, most: f64) -> f64 {
+    if norm > most { most / (norm + 1e-6) } else { 1.0 }
 }
 
 pub struct AdamW {

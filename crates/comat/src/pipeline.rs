@@ -6,11 +6,11 @@ mod single;
 use crate::{
     config::{Location, Size},
     resident::Resident,
-    text::TextEncoders,
+    text::{Adapter, TextEncoders},
 };
 use anyhow::{Context, Result, bail};
 use models::{
-    lora::{Base, Lora},
+    lora::{AdapterFile, Base, Network},
     schedule::NoiseSchedule,
     unet::{self, UNet},
     vae::{self, AutoencoderKl},
@@ -137,13 +137,21 @@ impl Pipeline {
         UNet::new(&self.unet_config, weights)
     }
 
-    /// The UNet with so much of a LoRA file in its weights.
+    /// The UNet with so much of a LoRA file in its weights, or as it is. The text encoders have the file's adapters of them, or none,
+    /// from now on: what is drawn with a UNet is drawn before the next one is asked for, or from text that was encoded then.
     ///
     /// # Errors
     /// A file that cannot be read, or that is of another base model.
-    pub fn unet_with(&self, file: &Path, scale: f64) -> models::Result<UNet> {
-        let lora = Lora::read(file, &self.unet_weights)?.scaled(scale);
-        self.unet(&self.unet_weights.merged(&lora)?)
+    pub fn adapt(&mut self, lora: Option<(&Path, f64)>) -> Result<UNet> {
+        let Some((path, scale)) = lora else {
+            self.text.adapt(None)?;
+            return Ok(self.unet(&self.unet_weights)?);
+        };
+        let file = AdapterFile::read_beside(path, &self.unet_weights)?;
+        let lora = file.adapter_of(Network::UNet, &self.unet_weights)?.scaled(scale);
+        let unet = self.unet(&self.unet_weights.merged(&lora)?)?;
+        self.text.adapt(Some(Adapter { file, scale }))?;
+        Ok(unet)
     }
 
     /// Image size in pixels that the model was trained for.
@@ -176,4 +184,9 @@ struct Parts {
 /// Whether a model is one file rather than a folder.
 pub fn is_single_file(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|end| end == "safetensors")
+}
+
+/// The precision of weights that are trained, and of losses, beside networks that compute in `kind`.
+pub fn wide(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }

@@ -17,8 +17,8 @@ const OF_LOSS: f64 = 4096.0;
 const STEP: f64 = 64.0;
 const TRIES: usize = 5;
 
-/// As [`torch_ext::vjp`], for outputs computed by networks in `kind`. Inputs that need no scaling keep their kind, which must
-/// be wider than float16 to hold small gradients.
+/// As [`torch_ext::vjp`], for outputs computed by networks in `kind`. Gradients have the kind of their inputs, but those of
+/// float16 are float32, which can hold small ones.
 ///
 /// # Errors
 /// float16 cannot hold the gradients at any scale.
@@ -49,7 +49,8 @@ fn scaled(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Re
         // the graph is kept for another try; it is freed with its outputs
         let grads = torch_ext::vjp_and_keep(outputs, inputs, &larger.iter().collect::<Vec<_>>())?;
         if grads.iter().flatten().all(|g| g.isfinite().all().int64_value(&[]) != 0) {
-            return Ok(grads.into_iter().map(|g| g.map(|g| g / scale)).collect());
+            let wide = |g: &Tensor| if g.kind() == Kind::Half { Kind::Float } else { g.kind() };
+            return Ok(grads.into_iter().map(|g| g.map(|g| g.to_kind(wide(&g)) / scale)).collect());
         }
         scale /= STEP;
     }

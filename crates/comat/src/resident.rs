@@ -23,6 +23,17 @@ impl<T: 'static> Resident<T> {
         Self { kept: Some(network), open: Box::new(open) }
     }
 
+    /// Puts another one in its place, kept or let go as it was.
+    ///
+    /// # Errors
+    /// Those of opening it; then all is as before.
+    pub fn replace(&mut self, open: impl Fn() -> Result<T> + 'static) -> Result<()> {
+        let other = open()?;
+        self.kept = self.kept.take().map(|_| other);
+        self.open = Box::new(open);
+        Ok(())
+    }
+
     /// From now on it is in memory only while it works.
     pub fn let_go(&mut self) {
         self.kept = None;
@@ -65,6 +76,13 @@ mod tests {
         let mut failing = Resident::of((), fails);
         assert!(failing.with(|()| Ok(())).is_ok());
         failing.let_go();
+        assert!(failing.replace(|| anyhow::bail!("no file")).is_err());
         assert!(failing.with(|()| Ok(())).is_err());
+        let mut one = Resident::open(|| Ok(1)).unwrap();
+        one.replace(|| Ok(2)).unwrap();
+        assert_eq!((one.kept, one.with(|n| Ok(*n)).unwrap()), (Some(2), 2));
+        one.let_go();
+        one.replace(|| Ok(3)).unwrap();
+        assert_eq!((one.kept, one.with(|n| Ok(*n)).unwrap()), (None, 3));
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     denoiser::Denoiser,
     judge::Judge,
     loss::caption::CaptionLoss,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, wide},
     replay::chunks,
     resident::Resident,
     segment::Segmenter,
@@ -126,7 +126,7 @@ impl Session {
 
     /// Latents are sampled in float32 whatever the networks run in, or in float64.
     pub fn latent_kind(&self) -> Kind {
-        if self.pipeline.kind == Kind::Double { Kind::Double } else { Kind::Float }
+        wide(self.pipeline.kind)
     }
 
     /// Images `[B, 3, H, W]` in 0..1, not clamped, without a graph.

@@ -3,30 +3,52 @@
 use crate::resident::Resident;
 use anyhow::{Context, Result, bail};
 use models::{
+    Error,
     clip::{TextConfig, TextEncoder},
+    lora::{AdapterFile, Network},
     tokenizer::ClipTokenizer,
     unet::{Added, Text},
+    weights::Weights,
 };
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 use tch::{Device, Kind, Tensor};
+
+/// The networks in the order of the encoders.
+pub const NETWORKS: [Network; 2] = [Network::TextEncoder, Network::TextEncoder2];
 
 /// What the rows that are kept may take, in bytes.
 const MOST_KEPT: usize = 1 << 30;
 
 /// The text encoder of SD1 and SD2, or SDXL's two.
 pub struct TextEncoders {
+    /// The model, to be named in errors.
+    model: PathBuf,
     tokenizers: Vec<ClipTokenizer>,
     encoders: Resident<Vec<TextEncoder>>,
+    open: Rc<Open>,
+    /// What is in the encoders' weights.
+    adapter: Option<Rc<Adapter>>,
     /// Of the context.
     width: i64,
     /// SDXL was trained with zeros in place of an absent negative prompt.
     zeros_for_no_prompt: bool,
     kind: Kind,
     device: Device,
+    /// Rows of the encoders as they are now.
     cache: Cache,
+}
+
+/// The weights of every encoder, from their files.
+type Open = dyn Fn() -> Result<Vec<(TextConfig, Weights)>>;
+
+/// A LoRA file, and how much of it to add.
+pub struct Adapter {
+    pub file: AdapterFile,
+    pub scale: f64,
 }
 
 /// Rows of prompts, in the host's memory: of 20,000 prompts they are gigabytes.
@@ -37,35 +59,18 @@ struct Cache {
 }
 
 impl TextEncoders {
-    /// `folders`: the names of tokenizer and encoder folders in the model's.
+    /// `open` reads the encoders, one for each tokenizer. `model` is what to name in errors.
     pub fn open(
         model: &Path,
-        folders: &[(&str, &str)],
-        zeros_for_no_prompt: bool,
-        variant: Option<&str>,
-        kind: Kind,
-        device: Device,
-    ) -> Result<Self> {
-        let open = |(name, _): &(&str, &str)| Ok(ClipTokenizer::open(&model.join(name))?);
-        let tokenizers: Vec<ClipTokenizer> = folders.iter().map(open).collect::<Result<_>>()?;
-        let places: Vec<PathBuf> = folders.iter().map(|(_, encoder)| model.join(encoder)).collect();
-        let variant = variant.map(str::to_owned);
-        let encoders = Resident::open(move || {
-            let open = |place: &PathBuf| Ok(TextEncoder::open_variant(place, variant.as_deref(), kind, device)?);
-            places.iter().map(open).collect()
-        })?;
-        Self::new(model, tokenizers, encoders, zeros_for_no_prompt, kind, device)
-    }
-
-    /// Of encoders, each with its tokenizer. `model` is what to name in errors.
-    pub fn new(
-        model: &Path,
         tokenizers: Vec<ClipTokenizer>,
-        encoders: Resident<Vec<TextEncoder>>,
+        open: impl Fn() -> Result<Vec<(TextConfig, Weights)>> + 'static,
         zeros_for_no_prompt: bool,
         kind: Kind,
         device: Device,
     ) -> Result<Self> {
+        let open: Rc<Open> = Rc::new(open);
+        let plain = open.clone();
+        let encoders = Resident::open(move || networks(&*plain, None))?;
         let configs: Vec<TextConfig> =
             encoders.with(|encoders| Ok(encoders.iter().map(|encoder| encoder.config().clone()).collect()))?;
         for (tokenizer, config) in tokenizers.iter().zip(&configs) {
@@ -79,12 +84,39 @@ impl TextEncoders {
             }
         }
         let width = configs.iter().map(|config| config.hidden_size).sum();
-        Ok(Self { tokenizers, encoders, width, zeros_for_no_prompt, kind, device, cache: Cache::default() })
+        let (model, adapter, cache) = (model.to_owned(), None, Cache::default());
+        Ok(Self { model, tokenizers, encoders, open, adapter, width, zeros_for_no_prompt, kind, device, cache })
     }
 
     /// Lets the encoders go whenever they have nothing to do.
     pub fn offload(&mut self) {
         self.encoders.let_go();
+    }
+
+    /// Adds a file's adapters of text encoders to their weights, in place of those of the file before. Rows that were encoded with
+    /// others are forgotten.
+    ///
+    /// # Errors
+    /// The file is of another base model.
+    pub fn adapt(&mut self, adapter: Option<Adapter>) -> Result<()> {
+        let count = self.tokenizers.len();
+        let adapts = |a: &Adapter, which: &[Network]| which.iter().any(|network| a.file.networks().contains(network));
+        if let Some(adapter) = adapter.as_ref().filter(|a| adapts(a, &NETWORKS[count..])) {
+            let message = format!(
+                "it adapts {}, and {} has {count} text encoder; was the LoRA made for another base model?",
+                NETWORKS[count],
+                self.model.display()
+            );
+            return Err(Error::file(&adapter.file.path, message).into());
+        }
+        let adapter = adapter.filter(|a| adapts(a, &NETWORKS)).map(Rc::new);
+        if adapter.is_none() && self.adapter.is_none() {
+            return Ok(());
+        }
+        let (open, of) = (self.open.clone(), adapter.clone());
+        self.encoders.replace(move || networks(&*open, of.as_deref()))?;
+        (self.adapter, self.cache) = (adapter, Cache::default());
+        Ok(())
     }
 
     /// The tokenizer whose positions the context and its attention maps have.
@@ -184,6 +216,16 @@ impl TextEncoders {
         }
         Ok(GuidedText::new(cond, Some(uncond)))
     }
+}
+
+/// Encoders with what an adapter has for them.
+fn networks(open: &Open, adapter: Option<&Adapter>) -> Result<Vec<TextEncoder>> {
+    let network = |((config, weights), network): ((TextConfig, Weights), Network)| {
+        let Some(Adapter { file, scale }) = adapter else { return Ok(TextEncoder::new(&config, &weights)?) };
+        let lora = file.adapter_of(network, &weights)?.scaled(*scale);
+        Ok(TextEncoder::new(&config, &weights.merged(&lora)?)?)
+    };
+    open()?.into_iter().zip(NETWORKS).map(network).collect()
 }
 
 impl Cache {

@@ -157,18 +157,21 @@ pub fn run(
         .map(|prompt| chosen(prompt, &pipeline.text.tokenizer().encode(prompt)?, &request.only))
         .collect::<Result<_>>()?;
     let files = files(request)?;
-    let mut unets = vec![("base", pipeline.unet(&pipeline.unet_weights)?)];
-    if let Some(path) = &request.lora {
-        unets.push(("tuned", pipeline.unet_with(path, request.lora_scale)?));
-    }
-    fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
-    bar.set_length((request.prompts.len() * unets.len() * sampler.len()) as u64);
-
     let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
     let guidance = sampling.guidance();
-    for ((prompt, words), file) in request.prompts.iter().zip(&seen).zip(&files) {
-        let text = pipeline.text.guided(&[prompt], negative, guidance.is_on(), (size.height, size.width))?;
-        let draw = |unet: &UNet| -> Result<Looks> {
+    let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
+    let mut sides = vec![];
+    for (side, adapter) in [("base", None)].into_iter().chain(adapter.map(|adapter| ("tuned", Some(adapter)))) {
+        let unet = pipeline.adapt(adapter)?;
+        let mut text = |prompt| pipeline.text.guided(&[prompt], negative, guidance.is_on(), (size.height, size.width));
+        let texts = request.prompts.iter().map(|prompt| text(prompt)).collect::<Result<Vec<_>>>()?;
+        sides.push((side, unet, texts));
+    }
+    fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
+    bar.set_length((request.prompts.len() * sides.len() * sampler.len()) as u64);
+
+    for (i, ((prompt, words), file)) in request.prompts.iter().zip(&seen).zip(&files).enumerate() {
+        let draw = |unet: &UNet, text: &GuidedText| -> Result<Looks> {
             let mut stream = Generator::seeded(request.seed)?;
             let mut noise = || Ok(stream.randn(&[&[1], shape.as_slice()].concat())?.to_device(pipeline.device));
             let start = noise()?;
@@ -177,14 +180,14 @@ pub fn run(
                 Ok(interrupt.check()?)
             };
             let denoiser = Denoiser { unet, guidance, kind: pipeline.kind };
-            let (latents, sum) = walk(&denoiser, &sampler, &text, start, |_| noise(), each)?;
+            let (latents, sum) = walk(&denoiser, &sampler, text, start, |_| noise(), each)?;
             let image = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.decode(&latents)?)))? / 2.0 + 0.5;
             Ok(Looks { picture: Picture::from_tensor(&image.get(0))?, maps: sum.of(0, words)? })
         };
-        let rows = unets.iter().map(|(side, unet)| Ok((*side, draw(unet)?))).collect::<Result<Vec<_>>>()?;
+        let draw = |(side, unet, texts): &(_, _, Vec<_>)| Ok((*side, draw(unet, &texts[i])?));
+        let rows = sides.iter().map(draw).collect::<Result<Vec<_>>>()?;
         let rows: Vec<(&str, &Looks)> = rows.iter().map(|(side, looks)| (*side, looks)).collect();
         let texts: Vec<&str> = words.iter().map(|w| w.text.as_str()).collect();
-        let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
         let settings = crate::generate::parameters(sampling, prompt, request.seed, size, &pipeline.name, adapter);
         panel(&texts, &rows).save(file, &[("parameters", &settings), ("prompt", prompt)])?;
     }

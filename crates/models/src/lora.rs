@@ -7,6 +7,7 @@ mod file;
 pub mod info;
 mod ldm;
 mod names;
+mod of_network;
 mod peft;
 mod write;
 
@@ -122,8 +123,8 @@ impl Lora {
     ///
     /// # Errors
     /// A file that is not understood, has adapters of text encoders, or was made for another base model.
-    pub fn read(path: &Path, weights: &Weights) -> Result<Self> {
-        Self::of_file(&AdapterFile::read_for(path, layers_per_block(weights))?, weights)
+    pub fn read(path: &Path, unet: &Weights) -> Result<Self> {
+        Self::alone(&AdapterFile::read_beside(path, unet)?, unet)
     }
 
     /// As [`Lora::read`], from tensors in memory; `origin` is the file to name in errors.
@@ -131,47 +132,25 @@ impl Lora {
         tensors: crate::tensors::Tensors,
         metadata: &std::collections::HashMap<String, String>,
         origin: &Path,
-        weights: &Weights,
+        unet: &Weights,
     ) -> Result<Self> {
-        let file = AdapterFile::parse(tensors, metadata.clone(), origin, layers_per_block(weights))?;
-        Self::of_file(&file, weights)
+        let file = AdapterFile::parse(tensors, metadata.clone(), origin, layers_per_block(unet))?;
+        Self::alone(&file, unet)
     }
 
-    fn of_file(file: &AdapterFile, weights: &Weights) -> Result<Self> {
-        let fail = |message: String| Err(Error::file(&file.path, message));
-        let all = file.pairs()?;
-        if let Some(name) = all.keys().find(|name| name.network != Network::UNet) {
-            return fail(format!(
-                "{} is an adapter of the text encoder; only UNet adapters are supported (`comat lora convert --unet-only` \
-                 leaves the others out)",
-                name.dotted()
+    /// Of a file that adapts the UNet and nothing else.
+    fn alone(file: &AdapterFile, unet: &Weights) -> Result<Self> {
+        if let Some(name) = file.entries.keys().find(|name| name.network != Network::UNet) {
+            return Err(Error::file(
+                &file.path,
+                format!(
+                    "{} is an adapter of a text encoder; only the UNet's are trained (`comat lora convert --unet-only` \
+                     leaves the others out)",
+                    name.dotted()
+                ),
             ));
         }
-        let shape = |layer: &str| Some(weights.get(&format!("{layer}.weight"))?.size());
-        let model = weights.all_layers().find_map(|l| base::text_width(Network::UNet, l, &shape(l)?));
-        if let (Some(theirs), Some(ours)) = (file.text_width(), model)
-            && theirs != ours
-        {
-            return fail(format!(
-                "it adapts a UNet for text of width {}, this model's is for {}; was the LoRA made for another base model?",
-                base::describe_width(theirs),
-                base::describe_width(ours)
-            ));
-        }
-        if let Some(name) = all.keys().find(|name| shape(&name.layer).is_none()) {
-            return fail(format!(
-                "{} belongs to no layer of this UNet; was the LoRA made for another base model?",
-                name.dotted()
-            ));
-        }
-        let ready = |t: &Tensor| {
-            let kind = if t.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-            t.to_device(weights.device()).to_kind(kind)
-        };
-        let pairs = all.into_iter().map(|(name, pair)| {
-            (name.layer, LowRank { down: ready(&pair.down), up: ready(&pair.up), alpha: pair.alpha })
-        });
-        Ok(Self { pairs: pairs.collect(), origin: file.path.clone() })
+        file.adapter_of(Network::UNet, unet)
     }
 
     pub fn pairs(&self) -> impl Iterator<Item = (&String, &LowRank)> {

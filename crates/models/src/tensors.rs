@@ -11,7 +11,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
     fs::{self, File},
-    io::Read,
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 use tch::{Device, Kind, Tensor};
@@ -65,7 +65,7 @@ pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
     Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
 }
 
-/// Writes a file, whole or not at all.
+/// Writes a file, whole or not at all. The same values give the same bytes.
 pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) -> Result<()> {
     let views = tensors.iter().map(|(name, t)| Ok((name, Raw::new(t)?))).collect::<Result<Vec<_>>>()?;
     let metadata = (!metadata.is_empty()).then_some(metadata);
@@ -77,8 +77,28 @@ pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) 
             e => Error::file(path, e.to_string()),
         })?;
         fs::set_permissions(partial, permissions).map_err(Error::io(path))?;
-        File::open(partial).and_then(|f| f.sync_all()).map_err(Error::io(path))
+        sort_metadata(partial).map_err(Error::io(path))
     })
+}
+
+/// Puts the metadata of a new file in order, which the library leaves to chance, and has the system write the file out.
+fn sort_metadata(path: &Path) -> io::Result<()> {
+    const START: &[u8] = br#"{"__metadata__":"#;
+    let mut file = File::options().read(true).write(true).open(path)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let mut header = vec![0; u64::from_le_bytes(length) as usize];
+    file.read_exact(&mut header)?;
+    if let Some(rest) = header.strip_prefix(START) {
+        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<BTreeMap<String, String>>();
+        let sorted = values.next().transpose()?.unwrap_or_default();
+        let sorted = serde_json::to_vec(&sorted)?;
+        if sorted.len() == values.byte_offset() {
+            file.seek(SeekFrom::Start((length.len() + START.len()) as u64))?;
+            file.write_all(&sorted)?;
+        }
+    }
+    file.sync_all()
 }
 
 /// The name under which a file is written before it is whole.

@@ -5,7 +5,7 @@ mod common;
 use models::{
     lora::{
         AdapterFile, Base, Network,
-        check::{Problem, check},
+        check::{Layers, Problem, check},
         convert::{Options, Target, convert},
         info::Info,
     },
@@ -137,6 +137,10 @@ fn round_trips_are_exact() {
     let at = |name: &str| folder.path().join(format!("{name}.safetensors"));
     let original = write(&at("original"), &kohya());
     convert(&original, Target::Peft, PLAIN, &at("peft")).unwrap();
+    let said = &AdapterFile::read(&at("peft")).unwrap().metadata["lora_adapter_metadata"];
+    let said: serde_json::Value = serde_json::from_str(said).unwrap();
+    let target = "encoder.layers.0.self_attn.q_proj"; // peft compares ends, and transformers 5 has no `text_model.` before it
+    assert_eq!(said["text_encoder.target_modules"], serde_json::json!([target]));
     convert(&AdapterFile::read(&at("peft")).unwrap(), Target::Kohya, PLAIN, &at("kohya")).unwrap();
     let (back, metadata) = tensors::read(&at("kohya")).unwrap();
     assert_eq!(back, kohya());
@@ -156,6 +160,22 @@ fn round_trips_are_exact() {
         assert!(error < 1e-6, "{}: {error:e}", name.layer);
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 6, "temporary files are gone");
+}
+
+/// Metadata are in order, whatever the order in memory.
+#[test]
+fn files_repeat_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    let bytes = |shift: usize| {
+        let metadata = (0..9).map(|i| (format!("key {}", (i + shift) % 9), "a \"value\"\n".to_owned())).collect();
+        tensors::write(&path, &kohya(), metadata).unwrap();
+        let (back, metadata) = tensors::read(&path).unwrap();
+        assert!(back == kohya() && metadata.len() == 9);
+        fs::read(&path).unwrap()
+    };
+    let first = bytes(0);
+    assert!((1..9).all(|shift| bytes(shift) == first));
 }
 
 #[test]
@@ -255,8 +275,9 @@ fn problems_by_name() {
     );
 
     let file = write(&path, &kohya());
-    let sdxl = Base::Sdxl.unet_layers();
+    let sdxl = Layers::from([(Network::UNet, Base::Sdxl.unet_layers())]);
     has(&check(&file, Some(&sdxl)).unwrap(), true, "text of width 768 (Stable Diffusion 1.x), the model's is for 2048");
+    has(&check(&file, Some(&sdxl)).unwrap(), true, "the model has no text_encoder");
     has(&check(&file, None).unwrap(), false, "adapts text_encoder too");
 }
 

@@ -34,6 +34,15 @@ char* ext_cuda_memory(int device, int64_t* out) {
   });
 }
 
+// Bytes that nobody holds. What the allocator keeps for later counts as held.
+char* ext_cuda_free_memory(int device, int64_t* out) {
+  return guarded([&] {
+    auto* allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(c10::DeviceType::CUDA));
+    TORCH_CHECK(allocator, "no CUDA allocator");
+    *out = allocator->getMemoryInfo(device).first;
+  });
+}
+
 char* ext_cuda_reset_peak(int device) {
   return guarded([&] {
     auto* allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(c10::DeviceType::CUDA));

@@ -1,4 +1,4 @@
-//! Peak memory, of this process or of a GPU, in bytes.
+//! Memory in bytes: what this process or a GPU has used at most, and what is free.
 
 use crate::{Result, check};
 use std::{
@@ -9,6 +9,7 @@ use tch::Device;
 
 unsafe extern "C" {
     fn ext_cuda_memory(device: c_int, out: *mut i64) -> *mut c_char;
+    fn ext_cuda_free_memory(device: c_int, out: *mut i64) -> *mut c_char;
     fn ext_cuda_reset_peak(device: c_int) -> *mut c_char;
     fn ext_release_free_memory();
 }
@@ -18,7 +19,7 @@ unsafe extern "C" {
 pub fn peak(device: Device) -> Option<u64> {
     match device {
         Device::Cuda(index) => cuda(index).ok().map(|[_, peak]| peak as u64),
-        _ => status("VmHWM:"),
+        _ => figure("/proc/self/status", "VmHWM:"),
     }
 }
 
@@ -36,6 +37,19 @@ pub fn reset_peak(device: Device) {
     }
 }
 
+/// What can still be taken: of a GPU, or of the host's memory without pushing others out. `None` where the system does not tell.
+pub fn free(device: Device) -> Option<u64> {
+    match device {
+        Device::Cuda(index) => {
+            let mut out = 0;
+            // SAFETY: the shim writes one number.
+            check(unsafe { ext_cuda_free_memory(index as c_int, &mut out) }).ok()?;
+            Some(out as u64)
+        }
+        _ => figure("/proc/meminfo", "MemAvailable:"),
+    }
+}
+
 /// Bytes held by tensors of a GPU now, and at most.
 fn cuda(index: usize) -> Result<[i64; 2]> {
     let mut out = [0; 2];
@@ -44,9 +58,9 @@ fn cuda(index: usize) -> Result<[i64; 2]> {
     Ok(out)
 }
 
-/// A figure of /proc/self/status, which counts in KiB.
-fn status(key: &str) -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/status").ok()?;
+/// A figure of such a file, which counts in KiB.
+fn figure(file: &str, key: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix(key))?;
     Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
 }

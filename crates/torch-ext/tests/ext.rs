@@ -55,6 +55,13 @@ fn generators_draw_what_python_draws() {
 }
 
 #[test]
+fn some_memory_is_free() {
+    let free = memory::free(Device::Cpu).unwrap();
+    assert!(free > 1 << 20 && free < 1 << 50, "{free}");
+    assert_eq!(memory::free(Device::Cuda(99)), None);
+}
+
+#[test]
 fn peak_memory_sees_a_tensor() {
     memory::reset_peak(Device::Cpu);
     let before = memory::peak(Device::Cpu).unwrap();

@@ -3,10 +3,13 @@
 use anyhow::{Result, bail};
 use clap::Args as Group;
 use models::{
-    lora::{AdapterFile, check},
+    lora::{
+        AdapterFile, Network,
+        check::{self, Layers},
+    },
     weights::layer_shapes,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Look for everything that is wrong with a LoRA file
 ///
@@ -24,10 +27,7 @@ pub struct Check {
 pub fn run(args: &Check) -> Result<()> {
     let file = AdapterFile::read(&args.file)?;
     let model = match &args.model {
-        Some(folder) => {
-            comat::pipeline::class(folder)?;
-            Some(layer_shapes(&folder.join("unet"), "diffusion_pytorch_model")?)
-        }
+        Some(folder) => Some(layers(folder)?),
         None => None,
     };
     let problems = check::check(&file, model.as_ref())?;
@@ -41,6 +41,18 @@ pub fn run(args: &Check) -> Result<()> {
     }
     say!("{}: no errors, {warnings}", args.file.display());
     Ok(())
+}
+
+/// Of every network of a model folder that a LoRA can adapt.
+fn layers(model: &Path) -> Result<Layers> {
+    let (xl, _) = comat::pipeline::class(model)?;
+    let networks = [Network::UNet, Network::TextEncoder, Network::TextEncoder2];
+    let networks = networks.into_iter().take(if xl { 3 } else { 2 });
+    let of = |network: Network| {
+        let stem = if network == Network::UNet { "diffusion_pytorch_model" } else { "model" };
+        Ok((network, layer_shapes(&model.join(network.to_string()), stem)?))
+    };
+    networks.map(of).collect()
 }
 
 fn counted(count: usize, noun: &str) -> String {

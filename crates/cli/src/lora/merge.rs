@@ -10,9 +10,9 @@ use comat::{
 use hub::Layout;
 use std::path::{Path, PathBuf};
 
-/// Write a model folder with LoRAs added to its UNet
+/// Write a model folder with LoRAs added to its UNet and text encoders
 ///
-/// Everything but the UNet's weights is copied as it is. The new folder draws what the model draws with the LoRAs; in half
+/// Everything but the weights of the networks that a LoRA adapts is copied as it is. The new folder draws what the model draws with the LoRAs; in half
 /// precision the sums are rounded, which --dtype float32 avoids.
 #[derive(Group)]
 pub struct Merge {
@@ -25,7 +25,7 @@ pub struct Merge {
     /// The new model folder
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Precision of the UNet's weights: float32, float16, bfloat16 or float64; that of the model when absent
+    /// Precision of those networks' weights: float32, float16, bfloat16 or float64; that of the model when absent
     #[arg(long)]
     pub dtype: Option<Dtype>,
 }

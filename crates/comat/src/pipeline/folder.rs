@@ -1,17 +1,22 @@
 //! Folders in diffusers layout.
 
 use super::{Parts, Precision, is_single_file};
-use crate::{resident::Resident, text::TextEncoders};
+use crate::{
+    resident::Resident,
+    text::{self, TextEncoders},
+};
 use anyhow::{Result, bail};
 use models::{
     Error,
+    clip::TextConfig,
     config::Json,
     schedule::NoiseSchedule,
+    tokenizer::ClipTokenizer,
     unet,
     vae::{self, AutoencoderKl},
     weights::{self, Weights},
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
 pub fn open(path: &Path, variant: Option<&str>, precision: Precision, device: Device) -> Result<Parts> {
@@ -21,17 +26,24 @@ pub fn open(path: &Path, variant: Option<&str>, precision: Precision, device: De
     }
     let kind = precision.networks;
     let zeros: bool = xl && index.get_or("force_zeros_for_empty_prompt", true)?;
-    let folders: &[_] = if xl {
-        &[("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")]
-    } else {
-        &[("tokenizer", "text_encoder")]
+    let tokenizers = if xl { &["tokenizer", "tokenizer_2"][..] } else { &["tokenizer"] };
+    let tokenizers = tokenizers.iter().map(|name| Ok(ClipTokenizer::open(&path.join(name))?)).collect::<Result<_>>()?;
+    let places: Vec<PathBuf> =
+        text::NETWORKS[..if xl { 2 } else { 1 }].iter().map(|n| path.join(n.to_string())).collect();
+    let of_text = variant.map(str::to_owned);
+    let encoders = move || {
+        let open = |place: &PathBuf| {
+            let weights = Weights::open_variant(place, "model", of_text.as_deref(), kind, device)?;
+            Ok((TextConfig::read(&place.join("config.json"))?, weights))
+        };
+        places.iter().map(open).collect()
     };
     let vae = path.join("vae");
     let vae_kind = precision.of_vae(&vae::Config::read(&vae.join("config.json"))?);
     Ok(Parts {
         xl,
         unet_config: unet::Config::read(&path.join("unet/config.json"))?,
-        text: TextEncoders::open(path, folders, zeros, variant, kind, device)?,
+        text: TextEncoders::open(path, tokenizers, encoders, zeros, kind, device)?,
         vae: {
             let variant = variant.map(str::to_owned);
             Resident::open(move || Ok(AutoencoderKl::open_in(&vae, variant.as_deref(), vae_kind, device)?))?

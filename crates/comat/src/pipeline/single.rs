@@ -4,51 +4,53 @@ use super::{Parts, Precision};
 use crate::{resident::Resident, text::TextEncoders};
 use anyhow::Result;
 use models::{
-    Error, clip::TextEncoder, config::Json, ldm, schedule::NoiseSchedule, tensors::Tensors, tokenizer::ClipTokenizer,
+    Error, clip::TextConfig, config::Json, ldm, schedule::NoiseSchedule, tensors::Tensors, tokenizer::ClipTokenizer,
     vae::AutoencoderKl, weights::Weights,
 };
 use std::path::Path;
-use tch::Device;
+use tch::{Device, Kind};
 
 /// `tokenizer`: a folder with the vocabulary of CLIP, which all these models have.
 pub fn open(path: &Path, tokenizer: &Path, precision: Precision, device: Device) -> Result<Parts> {
     let kind = precision.networks;
     let file = ldm::Parts::read(path)?;
     let xl = file.is_xl();
-    let unknown = |part: &str| {
-        Error::file(
-            path,
-            format!("{part} has other sizes than those of SD1.x and SDXL; name a folder in diffusers layout"),
-        )
-    };
+    let unknown = |part: &str| unknown(path, part);
     let weights = |tensors: Tensors, kind| Weights::new(tensors, path.to_owned(), kind, device);
     let unet_config = ldm::unet_config(&ldm::shapes(&file.unet)).ok_or_else(|| unknown("the UNet"))?;
     let vae_config = ldm::vae_config(&ldm::shapes(&file.vae), xl).ok_or_else(|| unknown("the autoencoder"))?;
-    let (mut tokenizers, mut text_configs) = (vec![], vec![]);
-    for (i, tensors) in file.text.iter().enumerate() {
-        let config = ldm::text_config(&ldm::shapes(tensors), i == 1).ok_or_else(|| unknown("a text encoder"))?;
-        let words = ClipTokenizer::open(tokenizer)?;
-        tokenizers.push(if i == 1 { words.padded_with("!")? } else { words });
-        text_configs.push(config);
+    let words = ClipTokenizer::open(tokenizer)?;
+    let mut tokenizers = vec![words];
+    if file.text.len() > 1 {
+        tokenizers.push(ClipTokenizer::open(tokenizer)?.padded_with("!")?);
     }
+    let place = path.to_owned();
+    let encoders = move || text_encoders(ldm::Parts::read(&place)?.text, &place, kind, device);
     let vae_kind = precision.of_vae(&vae_config);
     let place = path.to_owned();
     let vae = Resident::open(move || {
         let weights = Weights::new(ldm::Parts::read(&place)?.vae, place.clone(), vae_kind, device)?;
         Ok(AutoencoderKl::new(&vae_config, &weights, vae_kind)?)
     })?;
-    let place = path.to_owned();
-    let encoders = Resident::open(move || {
-        let open =
-            |(config, tensors)| Ok(TextEncoder::new(config, &Weights::new(tensors, place.clone(), kind, device)?)?);
-        text_configs.iter().zip(ldm::Parts::read(&place)?.text).map(open).collect()
-    })?;
     Ok(Parts {
         xl,
         unet_weights: weights(file.unet, kind)?,
         unet_config,
         vae,
-        text: TextEncoders::new(path, tokenizers, encoders, xl, kind, device)?,
+        text: TextEncoders::open(path, tokenizers, encoders, xl, kind, device)?,
         schedule: NoiseSchedule::of(&Json::of(ldm::scheduler(file.predicts_velocity), path)?)?,
     })
+}
+
+fn text_encoders(parts: Vec<Tensors>, path: &Path, kind: Kind, device: Device) -> Result<Vec<(TextConfig, Weights)>> {
+    let of = |(i, tensors): (usize, Tensors)| {
+        let config = ldm::text_config(&ldm::shapes(&tensors), i == 1).ok_or_else(|| unknown(path, "a text encoder"))?;
+        Ok((config, Weights::new(tensors, path.to_owned(), kind, device)?))
+    };
+    parts.into_iter().enumerate().map(of).collect()
+}
+
+fn unknown(path: &Path, part: &str) -> Error {
+    let message = format!("{part} has other sizes than those of SD1.x and SDXL; name a folder in diffusers layout");
+    Error::file(path, message)
 }

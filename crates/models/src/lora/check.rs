@@ -1,8 +1,13 @@
 //! What is wrong with an adapter file, by name.
 
-use super::{AdapterFile, Base, LowRank, Name, Network, Spelling, base::describe_width, info, write::HASH};
+use super::{
+    AdapterFile, Base, LowRank, Name, Network, Spelling, base::describe_width, info, of_network::spellings, write::HASH,
+};
 use crate::{error::Result, weights::Layout};
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 use tch::Tensor;
 
 #[derive(Debug, PartialEq)]
@@ -28,16 +33,22 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Looks at everything. `model` is the UNet's layers, each with the shape of its weight; without it they are those of the
-/// published model that the file's shapes point to, if any.
-pub fn check(file: &AdapterFile, model: Option<&Layout>) -> Result<Vec<Problem>> {
+/// The layers of a model's networks, each with the shape of its weight.
+pub type Layers = BTreeMap<Network, Layout>;
+
+/// Looks at everything. Without a model the UNet's layers are those of the published one that the file's shapes point to, if any.
+pub fn check(file: &AdapterFile, model: Option<&Layers>) -> Result<Vec<Problem>> {
     let mut all = Problems(vec![]);
     all.each(&file.foreign, |(key, why)| format!("{key} {why}"));
     values(file, &mut all);
     ranks_and_alphas(file, &mut all);
-    let published = file.base().map(Base::unet_layers);
-    if let Some(layers) = model.or(published.as_ref()) {
+    let published = || Some(Layers::from([(Network::UNet, file.base()?.unet_layers())]));
+    if let Some(layers) = model {
+        let lacking = file.networks().into_iter().filter(|network| !layers.contains_key(network));
+        lacking.for_each(|network| all.error(format!("the model has no {network}")));
         shapes(file, layers, &mut all);
+    } else if let Some(layers) = published() {
+        shapes(file, &layers, &mut all);
     }
     metadata(file, &mut all)?;
     Ok(all.0)
@@ -146,9 +157,10 @@ fn pair(file: &AdapterFile, name: &Name) -> Option<LowRank> {
     are_matrices.then(|| LowRank { down: down.shallow_clone(), up: up.shallow_clone(), alpha: 1.0 })
 }
 
-/// Against the layers of a UNet.
-fn shapes(file: &AdapterFile, layers: &Layout, all: &mut Problems) {
-    let model = layers.iter().find_map(|(layer, shape)| super::base::text_width(Network::UNet, layer, shape));
+/// Against the layers of the networks that are known.
+fn shapes(file: &AdapterFile, layers: &Layers, all: &mut Problems) {
+    let mut unets = layers.get(&Network::UNet).into_iter().flatten();
+    let model = unets.find_map(|(layer, shape)| super::base::text_width(Network::UNet, layer, shape));
     if let (Some(theirs), Some(ours)) = (file.text_width(), model)
         && theirs != ours
     {
@@ -160,8 +172,9 @@ fn shapes(file: &AdapterFile, layers: &Layout, all: &mut Problems) {
         return; // no need to hear it of every layer
     }
     let (mut unknown, mut unfit) = (vec![], vec![]);
-    for name in file.entries.keys().filter(|name| name.network == Network::UNet) {
-        match (layers.get(&name.layer), pair(file, name)) {
+    for name in file.entries.keys() {
+        let Some(layers) = layers.get(&name.network) else { continue };
+        match (spellings(name).find_map(|layer| layers.get(&layer)), pair(file, name)) {
             (None, _) => unknown.push(name),
             (Some(weight), Some(pair)) if !pair.fits(weight) && pair.up.size()[1] == pair.rank() => {
                 unfit.push((name, pair.down.size(), pair.up.size(), weight));
@@ -187,7 +200,7 @@ fn metadata(file: &AdapterFile, all: &mut Problems) -> Result<()> {
         all.warn(format!("its keys are in several spellings ({}); some programs read only one", spellings.join("; ")));
     }
     if let Some(network) = file.networks().into_iter().find(|network| *network != Network::UNet) {
-        all.warn(format!("it adapts {network} too, which comat does not use: `comat generate` refuses it"));
+        all.warn(format!("it adapts {network} too: it can be drawn with and merged, but not be trained on"));
     }
     if let Some(hash) = file.metadata.get(HASH) {
         let (_, tensors) = info::digests(&file.path)?;

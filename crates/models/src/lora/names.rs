@@ -167,7 +167,13 @@ fn dotted(stem: &str) -> Option<(Name, bool)> {
         Some((block, projection)) => format!("{block}.self_attn.{projection}_proj"),
         None => layer,
     };
-    Some((Name { network, layer }, whole_model))
+    Some((Name { network, layer: with_prefix(network, layer) }, whole_model))
+}
+
+/// transformers 5 leaves the prefix out that all layers of text encoders but the projection have had.
+fn with_prefix(network: Network, layer: String) -> String {
+    let bare = ["encoder.", "embeddings.", "final_layer_norm"].iter().any(|start| layer.starts_with(start));
+    if bare && network != Network::UNet { format!("text_model.{layer}") } else { layer }
 }
 
 /// kohya's names; whether blocks are named as in LDM.
@@ -183,7 +189,7 @@ fn flattened(stem: &str, layers_per_block: usize) -> Option<(Name, bool)> {
     let path = with_dots(flat);
     match ldm::is_ldm(&path) && network == Network::UNet {
         true => Some((Name::unet(ldm::to_diffusers(&path, layers_per_block)?), true)),
-        false => Some((Name { network, layer: path }, false)),
+        false => Some((Name { network, layer: with_prefix(network, path) }, false)),
     }
 }
 
@@ -286,6 +292,8 @@ mod tests {
             (format!("text_encoder.{path}.lora_linear_layer.down.weight"), "text_encoder"),
             (format!("text_encoder_2.{path}.lora_A.weight"), "text_encoder_2"),
             ("text_encoder.text_model.encoder.layers.11.self_attn.to_q_lora.up.weight".into(), "text_encoder"),
+            ("text_encoder.encoder.layers.11.self_attn.q_proj.lora_A.weight".into(), "text_encoder"),
+            ("lora_te2_encoder_layers_11_self_attn_q_proj.alpha".into(), "text_encoder_2"),
             (format!("base_model.model.{path}.lora_A.weight"), "text_encoder"),
             (format!("lora_te_{flat}.lora_down.weight"), "text_encoder"),
             (format!("lora_te1_{flat}.lora_down.weight"), "text_encoder"),

@@ -58,12 +58,12 @@ pub fn metadata(pairs: &BTreeMap<Name, LowRank>, old: Option<&String>) -> String
             continue;
         };
         let (rank, alpha) = (first.rank(), first.alpha);
-        let ranks = layers.iter().filter(|(_, p)| p.rank() != rank).map(|(n, p)| (n.layer.clone(), p.rank().into()));
-        let alphas = layers.iter().filter(|(_, p)| p.alpha != alpha).map(|(n, p)| (n.layer.clone(), p.alpha.into()));
+        let ranks = layers.iter().filter(|(_, p)| p.rank() != rank).map(|(n, p)| (ending(n).into(), p.rank().into()));
+        let alphas = layers.iter().filter(|(_, p)| p.alpha != alpha).map(|(n, p)| (ending(n).into(), p.alpha.into()));
         for (key, value) in [
             ("r", json!(rank)),
             ("lora_alpha", json!(alpha)),
-            ("target_modules", layers.iter().map(|(name, _)| name.layer.as_str()).collect()),
+            ("target_modules", layers.iter().map(|(name, _)| ending(name)).collect()),
             ("rank_pattern", Value::Object(ranks.collect())),
             ("alpha_pattern", Value::Object(alphas.collect())),
             ("bias", json!("none")),
@@ -75,4 +75,9 @@ pub fn metadata(pairs: &BTreeMap<Name, LowRank>, old: Option<&String>) -> String
         }
     }
     Value::Object(all).to_string()
+}
+
+/// What every layer of that name ends in: peft compares ends, and transformers 5 leaves the prefix of text encoders out.
+fn ending(name: &Name) -> &str {
+    name.layer.strip_prefix("text_model.").unwrap_or(&name.layer)
 }

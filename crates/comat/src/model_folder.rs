@@ -1,0 +1,234 @@
+//! A model folder written anew with some weights changed. Everything else is copied as it is.
+
+use crate::{files::write_whole, interrupt::Interrupt};
+use anyhow::{Context, Result, bail};
+use models::{
+    Error,
+    tensors::{self, partial_name},
+    weights::files_of,
+};
+use serde_json::json;
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+};
+use tch::{Kind, Tensor};
+
+/// A network whose weights change: its folder in the model's, and how its weight files begin.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Part {
+    pub folder: &'static str,
+    pub stem: &'static str,
+}
+
+pub const UNET: Part = Part { folder: "unet", stem: "diffusion_pytorch_model" };
+
+/// What is to be written, after all checks that can be made beforehand.
+pub struct NewFolder {
+    model: PathBuf,
+    out: PathBuf,
+    /// Precision of the changed networks; `None` leaves it.
+    kind: Option<Kind>,
+    /// Each with its weight files.
+    parts: Vec<(Part, Vec<PathBuf>)>,
+    files: Vec<PathBuf>,
+    /// Weight files of the model that are not copied, as they hold it unchanged.
+    pub left_out: Vec<PathBuf>,
+    bytes: u64,
+}
+
+/// How a tensor of a part changes, by its key; `None` leaves it, bit for bit.
+pub type Change<'a> = dyn Fn(Part, &str, &Tensor) -> Option<Tensor> + 'a;
+
+impl NewFolder {
+    /// # Errors
+    /// `out` exists, lies in the model's folder, or there is too little room for it; the model's files cannot be read.
+    pub fn plan(model: &Path, out: &Path, parts: &[Part], kind: Option<Kind>) -> Result<Self> {
+        if out.symlink_metadata().is_ok() {
+            bail!("{}: exists already; choose another --out", out.display());
+        }
+        let partial = partial_name(out);
+        if partial.symlink_metadata().is_ok() {
+            bail!("{}: left by a run that was cut off; delete it first", partial.display());
+        }
+        let with_sources = |part: &Part| Ok((*part, files_of(&model.join(part.folder), part.stem, None)?));
+        let mut this = Self {
+            model: model.to_owned(),
+            out: out.to_owned(),
+            kind,
+            parts: parts.iter().map(with_sources).collect::<Result<_>>()?,
+            files: vec![],
+            left_out: vec![],
+            bytes: 0,
+        };
+        this.list(Path::new(""), 0)?;
+        let sources: Vec<&PathBuf> = this.parts.iter().flat_map(|(_, sources)| sources).collect();
+        let is_source = |file: &PathBuf| sources.contains(&&model.join(file));
+        let left_out = this.left_out.iter().filter(|file| !is_source(file) && !is_index(file)).cloned().collect();
+        for source in sources {
+            this.bytes += bytes(source, kind)?;
+        }
+        this.left_out = left_out;
+        this.check_place()?;
+        Ok(this)
+    }
+
+    /// Hub folders hold links to files; what they point to is copied.
+    fn list(&mut self, inside: &Path, depth: usize) -> Result<()> {
+        let folder = self.model.join(inside);
+        if depth > 8 {
+            bail!("{}: the folders go too deep; is there a link that leads back?", folder.display());
+        }
+        let entries = fs::read_dir(&folder).map_err(Error::io(&folder))?;
+        let mut names =
+            entries.map(|e| Ok(e?.file_name())).collect::<std::io::Result<Vec<_>>>().map_err(Error::io(&folder))?;
+        names.sort();
+        for name in names {
+            let path = inside.join(&name);
+            let what = fs::metadata(self.model.join(&path)).map_err(Error::io(self.model.join(&path)))?;
+            if is_hidden(&name) {
+                continue; // a version control's or the hub's own
+            } else if what.is_dir() {
+                self.list(&path, depth + 1)?;
+            } else if self.holds_the_original(&path) {
+                self.left_out.push(path);
+            } else {
+                self.bytes += what.len();
+                self.files.push(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Weights of the parts, and whole models in one file, which lie at the top of some folders.
+    fn holds_the_original(&self, path: &Path) -> bool {
+        const WEIGHTS: [&str; 8] = ["safetensors", "bin", "ckpt", "pt", "pth", "msgpack", "onnx", "gguf"];
+        let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+        let place = path.parent().unwrap_or(Path::new(""));
+        let changes = place == Path::new("") || self.parts.iter().any(|(part, _)| place == Path::new(part.folder));
+        changes && (WEIGHTS.contains(&extension) || is_index(path))
+    }
+
+    /// Makes the folder that `out` lies in.
+    fn check_place(&self) -> Result<()> {
+        let parent = self.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        let real = |path: &Path| path.canonicalize().map_err(Error::io(path));
+        if real(parent)?.starts_with(real(&self.model)?) {
+            bail!("{}: lies in the model's own folder; choose another --out", parent.display());
+        }
+        let (needed, free) = (self.bytes, fs4::available_space(parent).map_err(Error::io(parent))?);
+        if needed > free {
+            let megabytes = |bytes: u64| bytes as f64 / 1e6;
+            bail!("{}: {:.1} MB are needed, {:.1} MB are free", self.out.display(), megabytes(needed), megabytes(free));
+        }
+        Ok(())
+    }
+
+    /// Written beside and renamed, so a folder that is there is whole. `mark` goes into the metadata of the changed files.
+    ///
+    /// # Errors
+    /// New values that are no numbers, or too large for the precision.
+    pub fn write(&self, change: &Change, mark: (&str, String), interrupt: &Interrupt) -> Result<()> {
+        let partial = partial_name(&self.out);
+        let written = (|| {
+            fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
+            for file in &self.files {
+                interrupt.check()?;
+                copy(&self.model.join(file), &partial.join(file))?;
+            }
+            for (part, sources) in &self.parts {
+                let folder = partial.join(part.folder);
+                fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+                for source in sources {
+                    interrupt.check()?;
+                    self.write_changed(*part, source, &folder, change, &mark)?;
+                }
+                if sources.len() > 1 {
+                    write_index(part.stem, &self.model.join(part.folder), &folder, sources)?;
+                }
+            }
+            fs::rename(&partial, &self.out).map_err(Error::io(&self.out))?;
+            Ok(())
+        })();
+        if written.is_err() {
+            let _ = fs::remove_dir_all(&partial);
+        }
+        written
+    }
+
+    /// One weight file, under its own name.
+    fn write_changed(
+        &self,
+        part: Part,
+        source: &Path,
+        folder: &Path,
+        change: &Change,
+        mark: &(&str, String),
+    ) -> Result<()> {
+        let (mut all, mut metadata) = tensors::read(source)?;
+        for (key, tensor) in all.iter_mut().filter(|(_, t)| t.is_floating_point()) {
+            let kind = self.kind.unwrap_or(tensor.kind());
+            let new = change(part, key, tensor).unwrap_or_else(|| tensor.shallow_clone()).to_kind(kind);
+            if !is_finite(&new) && is_finite(tensor) {
+                let message = format!("{key} is now too large for {kind:?}; write it in float32");
+                return Err(Error::file(source, message).into());
+            }
+            *tensor = new;
+        }
+        metadata.insert(mark.0.to_owned(), mark.1.clone());
+        metadata.entry("format".into()).or_insert("pt".into());
+        let name = source.file_name().context("a weight file has no name")?;
+        Ok(tensors::write(&folder.join(name), &all, metadata)?)
+    }
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+fn is_index(path: &Path) -> bool {
+    let name = path.to_string_lossy();
+    name.contains(".index.") && name.ends_with(".json")
+}
+
+/// Of a weight file in that precision.
+fn bytes(file: &Path, kind: Option<Kind>) -> Result<u64> {
+    let Some(kind) = kind else { return Ok(fs::metadata(file).map_err(Error::io(file))?.len()) };
+    let (tensors, _) = tensors::read(file)?;
+    let of = |t: &Tensor| t.numel() * if t.is_floating_point() { kind } else { t.kind() }.elt_size_in_bytes();
+    Ok(tensors.values().map(of).sum::<usize>() as u64)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    }
+    fs::copy(from, to).map_err(Error::io(to))?;
+    Ok(())
+}
+
+fn is_finite(tensor: &Tensor) -> bool {
+    tensor.isfinite().all().int64_value(&[]) != 0
+}
+
+/// The index of a network in several files: the files are the same, their size may not be.
+fn write_index(stem: &str, from: &Path, to: &Path, sources: &[PathBuf]) -> Result<()> {
+    let mut map = serde_json::Map::new();
+    let mut bytes = 0;
+    for source in sources {
+        let name = source.file_name().unwrap_or_default();
+        let (tensors, _) = tensors::read(&to.join(name))?;
+        for (key, tensor) in tensors {
+            bytes += tensor.numel() * tensor.kind().elt_size_in_bytes();
+            map.insert(key, name.to_string_lossy().into());
+        }
+    }
+    let fp16 = sources.iter().any(|s| s.to_string_lossy().contains(".fp16"));
+    let names = [format!("{stem}.fp16.safetensors.index.json"), format!("{stem}.safetensors.index.fp16.json")];
+    let variant = names.into_iter().find(|name| fp16 && from.join(name).exists());
+    let name = variant.unwrap_or(format!("{stem}.safetensors.index.json"));
+    let index = json!({ "metadata": { "total_size": bytes }, "weight_map": map });
+    Ok(write_whole(&to.join(name), &serde_json::to_string_pretty(&index)?)?)
+}
