@@ -5,7 +5,7 @@ use crate::config::Backend;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::{fs, time::Duration};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 use torch_ext::{
     Group,
     nccl::{self, Communicator, Nccl},
@@ -154,12 +154,35 @@ impl World {
         let id = id.try_into().map_err(|_| anyhow::anyhow!("rank 0's id of NCCL is not whole"))?;
         let limit = self.terms.timeout.min(MEETING);
         let joined = Communicator::join(means.library, id, self.rank, self.size, device, limit);
-        let failed = self.column(f64::from(joined.is_err()))?.iter().position(|failed| *failed > 0.0);
-        Ok(match (joined, failed) {
-            (Ok(ranks), None) => Ok((ranks, means.library.version())),
-            (Err(own), _) => Err(format!("rank {} does not reach the others: {own}", self.rank)),
-            (Ok(_), Some(rank)) => Err(format!("rank {rank} does not reach the others by NCCL")),
+        let failed = self.first_that(joined.is_err())?;
+        let ranks = match (joined, failed) {
+            (Ok(ranks), None) => ranks,
+            (Err(own), _) => return Ok(Err(format!("rank {} does not reach the others: {own}", self.rank))),
+            (Ok(_), Some(rank)) => return Ok(Err(format!("rank {rank} does not reach the others by NCCL"))),
+        };
+        Ok(match self.first_that(!self.adds_up(&ranks))? {
+            None => Ok((ranks, means.library.version())),
+            Some(rank) => Err(format!("a sum of known numbers came out wrong on rank {rank}")),
         })
+    }
+
+    /// Whether a reducer gives what it should, for numbers that are known on every rank: before a run is entrusted to it.
+    pub(super) fn adds_up(&self, reducer: &dyn Reducer) -> bool {
+        const LENGTH: i64 = 10_007; // no round number
+        // whole numbers that float32 adds up exactly, for thousands of ranks
+        let numbers = |factor: usize| Tensor::arange(LENGTH, (Kind::Float, Device::Cpu)).fmod(1000) * factor as i64;
+        let factor = |rank: usize| rank % 4 + 1;
+        let mine = || numbers(factor(self.rank)).to_device(reducer.device());
+        let is = |tensor: &Tensor, factor| tensor.to_device(Device::Cpu).equal(&numbers(factor));
+        let mut tensor = mine();
+        let sum = reducer.sum(&mut tensor).is_ok() && is(&tensor, (0..self.size).map(factor).sum());
+        let mut tensor = mine();
+        let copy = reducer.copy_of_first(&mut tensor).is_ok() && is(&tensor, factor(0));
+        sum && copy
+    }
+
+    fn first_that(&self, failed: bool) -> Result<Option<usize>> {
+        Ok(self.column(f64::from(failed))?.iter().position(|failed| *failed > 0.0))
     }
 
     /// A number of every rank.

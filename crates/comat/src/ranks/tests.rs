@@ -113,6 +113,14 @@ fn a_rank_that_is_gone_is_found_before_the_direct_way() {
 }
 
 #[test]
+fn a_way_that_adds_up_wrongly_is_not_taken() {
+    two(|world, second| {
+        assert!(world.adds_up(&second));
+        assert!(!world.adds_up(&Second { fails: true, ..second }));
+    });
+}
+
+#[test]
 fn half_a_sum_is_not_seen() {
     two(|mut world, second| {
         world.direct = Some(Box::new(Second { fails: true, ..second }));
