@@ -129,9 +129,9 @@ impl Work<'_> {
         })
     }
 
-    /// Writes into the folder what this evaluation makes of it.
-    fn claim(&self, folder: &Path, drawing: Option<settings::Drawing>) -> Result<()> {
-        self.world.of_first(|| self.settings(drawing).claim(folder))
+    /// Writes down who scores the pictures.
+    fn claim(&self, pictures: &Path) -> Result<()> {
+        self.world.of_first(|| self.settings(None).claim(&home(pictures)))
     }
 
     /// Those that these prompts need, and what they are called.
@@ -178,7 +178,8 @@ impl Work<'_> {
         if let Some(((first, _), _)) = variants.iter().zip(&missing).find(|(_, missing)| !missing.is_empty()) {
             self.try_judges(&out.join(first))?;
         }
-        self.claim(out, Some(how))?;
+        // who scores is written down when they are known to be judges
+        self.world.of_first(|| Settings { judges: BTreeMap::new(), ..self.settings(Some(how)) }.claim(out))?;
         if missing.iter().any(|missing| !missing.is_empty()) {
             let source = (model.clone(), variant.as_deref(), tokenizer.clone());
             let open = || open(source.0, source.1, source.2, &self.args.engine, self.console);
@@ -242,7 +243,18 @@ impl Work<'_> {
             self.tell(format_args!("{}: {} pictures, all scored before", folder.display(), gallery.found.len()))?;
         } else {
             self.look(&gallery, &waiting)?;
-            known = self.world.leads().then(|| Scored::read(&gallery)).transpose()?;
+            self.world.of_first(|| {
+                let scored = Scored::again(&gallery)?;
+                let missing = scored.waiting(&gallery).len();
+                if missing > 0 {
+                    bail!(
+                        "{}: the scores of {missing} pictures have not come; the same command goes on",
+                        folder.display()
+                    );
+                }
+                known = Some(scored);
+                Ok(())
+            })?;
         }
         Ok(known.map_or(vec![], |scored| scored.of(&gallery)))
     }
@@ -266,7 +278,7 @@ impl Work<'_> {
 
     fn look(&self, gallery: &Gallery, waiting: &Waiting) -> Result<()> {
         let judges = self.open_judges(&waiting.judges(gallery), gallery.folder)?;
-        self.claim(&home(gallery.folder), None)?; // now that these judges are known to be ones
+        self.claim(gallery.folder)?;
         let scoring = Scoring { gallery, judges: &judges, batch: self.args.judges.score_batch };
         let bar = self.console.bar();
         bar.set_style(ProgressStyle::with_template(

@@ -190,12 +190,14 @@ fn nothing_is_drawn_or_scored_twice() {
     assert!(done.stdout.contains("5 pictures scored") && done.stdout.contains("(3 before)"), "{}", done.stdout);
     assert!(folder.read("eval/base/scores.jsonl").starts_with(&again));
 
-    // another picture by the same name
+    // another picture by the same name, noticed whatever is asked for, and whatever was written since
     let picture = "eval/base/color/a small green bird_000010.png";
-    let scored = folder.read("eval/base/scores.jsonl");
     fs::copy(folder.path("eval/base/spatial/a dog on the left of a cat_000000.png"), folder.path(picture)).unwrap();
-    let done = evaluate(&folder, "t2i-compbench", &more);
-    assert!(done.code == Some(0) && done.stderr.contains("2 scores are of pictures that were replaced"), "{done:?}");
+    let scored = folder.read("eval/base/scores.jsonl");
+    folder.write("eval/base/scores.jsonl", &scored);
+    let others = evaluate(&folder, "t2i-compbench", &drawn("--categories spatial --seeds 42-43"));
+    assert!(others.stderr.contains("2 scores are of pictures that were replaced"), "{others:?}");
+    let done = evaluate(&folder, "t2i-compbench", &more).ok();
     assert!(done.stdout.contains("1 picture scored"), "{}", done.stdout);
     let again = folder.read("eval/base/scores.jsonl");
     assert_eq!(again.lines().count(), scored.lines().count());
@@ -376,6 +378,9 @@ fn what_cannot_be_evaluated() {
     evaluate(&folder, "geneval", &drawn("--prompts prompts/x")).usage(&["--prompts"]);
     folder.edit_text("eval/base/scores.jsonl", |text| text.replace("000000.png", "000007.png"));
     t2i("--images eval/base --categories non_spatial").error(&["it has the scores of `a dog looks at a cat`"]);
+    // a judge that is none is not written down, though all pictures are there
+    t2i(&drawn("--categories non_spatial --seeds 1 --endpoint ftp://x --endpoint-model typo")).error(&["000007.png"]);
+    assert!(!folder.read("eval/evaluation.json").contains("typo"));
     folder.edit_text("eval/base/scores.jsonl", |text| text.replace("000007.png", "000000.png"));
     folder.write("eval/base/non_spatial/a dog looks at a cat_000001.png", "no picture");
     t2i("--images eval/base --categories non_spatial").error(&["a dog looks at a cat_000001.png cannot be read"]);

@@ -11,9 +11,8 @@ use benchmarks::records::{self, Key, Picture, Subject};
 use comat::files::write_whole;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     fs,
-    os::unix::fs::MetadataExt,
     path::Path,
 };
 
@@ -33,18 +32,74 @@ impl Scored {
     /// A file of another form; one with the scores of other pictures than the folder's: of prompts that have changed since, or of files
     /// that were called otherwise.
     pub fn read(gallery: &Gallery) -> Result<Self> {
+        let mut scored = Self::again(gallery)?;
+        scored.check(gallery)?;
+        let replaced = scored.replaced(gallery.folder)?;
+        if !replaced.is_empty() {
+            let (path, number) = (gallery.folder.join(SCORES), replaced.len());
+            tracing::warn!(
+                "{}: {number} scores are of pictures that were replaced since; they are scored again",
+                path.display()
+            );
+            scored.pictures.retain(|picture| !replaced.contains(&picture.key()));
+            scored.keys.retain(|key| !replaced.contains(key));
+            write(&path, &scored.pictures)?;
+        }
+        Ok(scored)
+    }
+
+    /// The same after more was written, without looking at the pictures.
+    ///
+    /// # Errors
+    /// A file of another form.
+    pub fn again(gallery: &Gallery) -> Result<Self> {
         shares::merge(gallery.folder)?;
         let path = gallery.folder.join(SCORES);
-        let mut pictures = if path.exists() { records::read(&path)?.pictures } else { vec![] };
-        let replaced = replaced(&pictures, gallery)?;
-        if !replaced.is_empty() {
-            let (place, number) = (path.display(), replaced.len());
-            tracing::warn!("{place}: {number} scores are of pictures that were replaced since; they are scored again");
-            pictures.retain(|picture| !replaced.contains(&picture.key()));
-            write(&path, &pictures)?;
-        }
+        let pictures = if path.exists() { records::read(&path)?.pictures } else { vec![] };
         let keys = pictures.iter().map(Picture::key).collect();
         Ok(Self { pictures, keys })
+    }
+
+    /// That what is written is of the gallery's prompts and files.
+    fn check(&self, gallery: &Gallery) -> Result<()> {
+        let known: BTreeMap<Key, &Subject> = self.pictures.iter().map(|p| (p.key(), p.subject())).collect();
+        for (found, task) in gallery.tasks() {
+            let now = gallery.subject(found);
+            let Some(then) = known.get(&now.key(task.metric())) else { continue };
+            if (&then.prompt, &then.file) != (&now.prompt, &now.file) {
+                bail!(
+                    "{}: it has the scores of `{}` ({}) where `{}` ({}) is now; have prompts or pictures changed? Choose another \
+                     folder, or remove the file",
+                    gallery.folder.join(SCORES).display(),
+                    then.prompt,
+                    then.file,
+                    now.prompt,
+                    now.file
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// All that is written of files that are others now, whoever asks for it: every file is read, since no time tells it surely.
+    fn replaced(&self, folder: &Path) -> Result<BTreeSet<Key>> {
+        let mut digests = BTreeMap::<&str, Option<String>>::new();
+        let mut replaced = BTreeSet::new();
+        for picture in &self.pictures {
+            let Subject { file, digest: Some(then), .. } = picture.subject() else { continue };
+            if !digests.contains_key(file.as_str()) {
+                let path = folder.join(file);
+                let digest = match path.exists() {
+                    true => Some(pictures::digest(&fs::read(&path).with_context(|| path.display().to_string())?)),
+                    false => None,
+                };
+                digests.insert(file, digest);
+            }
+            if digests[file.as_str()].as_ref().is_some_and(|now| now != then) {
+                replaced.insert(picture.key());
+            }
+        }
+        Ok(replaced)
     }
 
     /// What is not scored yet.
@@ -75,6 +130,11 @@ impl Waiting {
         self.0.is_empty()
     }
 
+    /// How many pictures.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Those that are waited for.
     pub fn judges(&self, gallery: &Gallery) -> BTreeSet<Judge> {
         let tasks = self.0.iter().flat_map(|(found, tasks)| {
@@ -83,52 +143,6 @@ impl Waiting {
         });
         tasks.flat_map(Task::judges).collect()
     }
-}
-
-/// What is written of files that are others now. Only those are read that were changed since the scores were written.
-fn replaced(pictures: &[Picture], gallery: &Gallery) -> Result<BTreeSet<Key>> {
-    let known: BTreeMap<Key, &Subject> = pictures.iter().map(|picture| (picture.key(), picture.subject())).collect();
-    let path = gallery.folder.join(SCORES);
-    let written = if path.exists() { Some(last_change(&path)?) } else { None };
-    let mut digests = BTreeMap::new();
-    let mut replaced = BTreeSet::new();
-    for (found, task) in gallery.tasks() {
-        let now = gallery.subject(found);
-        let key = now.key(task.metric());
-        let Some(then) = known.get(&key) else { continue };
-        if (&then.prompt, &then.file) != (&now.prompt, &now.file) {
-            bail!(
-                "{}: it has the scores of `{}` ({}) where `{}` ({}) is now; have prompts or pictures changed? Choose another folder, or \
-                 remove the file",
-                path.display(),
-                then.prompt,
-                then.file,
-                now.prompt,
-                now.file
-            );
-        }
-        let Some(digest) = &then.digest else { continue };
-        let file = gallery.folder.join(&found.file);
-        if Some(last_change(&file)?) < written {
-            continue;
-        }
-        let now = match digests.entry(&found.file) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                new.insert(pictures::digest(&fs::read(&file).with_context(|| file.display().to_string())?))
-            }
-        };
-        if now != digest {
-            replaced.insert(key);
-        }
-    }
-    Ok(replaced)
-}
-
-/// Seconds and nanoseconds; of the file or of its name, which a copy cannot set back.
-fn last_change(path: &Path) -> Result<(i64, i64)> {
-    let of = fs::metadata(path).with_context(|| path.display().to_string())?;
-    Ok((of.mtime(), of.mtime_nsec()).max((of.ctime(), of.ctime_nsec())))
 }
 
 fn write(path: &Path, pictures: &[Picture]) -> Result<()> {
