@@ -248,7 +248,7 @@ impl Work<'_> {
                 let missing = scored.waiting(&gallery).len();
                 if missing > 0 {
                     bail!(
-                        "{}: the scores of {missing} pictures have not come; the same command goes on",
+                        "{}: scores of {missing} of its pictures have not come; the same command goes on",
                         folder.display()
                     );
                 }

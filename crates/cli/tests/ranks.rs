@@ -311,7 +311,10 @@ fn folders_that_look_different() {
     for old in [&bird, &horses] {
         folder.write(&format!("b/base/color/{old}"), "old");
     }
-    start(&format!("{evaluate} --out OUT")).into_iter().for_each(|rank| _ = fine(rank));
+    for rank in start(&format!("{evaluate} --out OUT")) {
+        let said = "a/base: scores of 1 of its pictures have not come; the same command goes on"; // they are in b
+        assert!(rank.code == Some(1) && rank.stderr.contains(said), "{rank:?}");
+    }
     assert_eq!(folder.names("a/base/color").len(), 2, "the first half");
     for drawn in [&bird, &horses] {
         let of = |out: &str| folder.bytes(&format!("{out}/base/color/{drawn}"));
