@@ -104,7 +104,7 @@ pub fn one_line_for_panics() {
         let text = text.unwrap_or("unknown error");
         let (source, inner) = text.split_once("Torch(\"").map_or(("", text), |(_, inner)| ("libtorch: ", inner));
         let line = inner.split("\\n").next().unwrap_or(inner).lines().next().unwrap_or(inner);
-        eprintln!("comat: error: {}", out_of_memory(line).unwrap_or_else(|| format!("{source}{line}")));
+        tell_error(&out_of_memory(line).unwrap_or_else(|| format!("{source}{line}")));
         if let (None, Some(place)) = (out_of_memory(line), info.location()) {
             eprintln!(
                 "comat: this should not happen; please report it with the command ({}:{})",
@@ -133,6 +133,11 @@ fn out_of_memory(message: &str) -> Option<String> {
     })
 }
 
+/// At once: several ranks may speak at the same time, and their lines must not run into each other.
+fn tell_error(line: &str) {
+    let _ = io::stderr().write_all(format!("comat: error: {line}\n").as_bytes());
+}
+
 /// 0, or 1 after an error, or 130 after Ctrl-C.
 pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
@@ -140,7 +145,7 @@ pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
         Err(error) if error.is::<Interrupted>() => ExitCode::from(130),
         Err(error) => {
             let line = format!("{error:#}").replace('\n', " ");
-            eprintln!("comat: error: {}", out_of_memory(&line).unwrap_or(line));
+            tell_error(&out_of_memory(&line).unwrap_or(line));
             ExitCode::FAILURE
         }
     }
