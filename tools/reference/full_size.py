@@ -5,7 +5,7 @@ the texts mean nothing. Weights are written in bfloat16 unless told otherwise.
 
     python tools/reference/full_size.py sd15 --out DIR [--dtype float32]
     python tools/reference/full_size.py sdxl --out DIR
-    python tools/reference/full_size.py blip --out DIR
+    python tools/reference/full_size.py blip --out DIR [--device cuda]      # made on a GPU: faster
 
 Beside them lie `noise.safetensors` (for `comat trace` and `iteration.py`) and `prompts.txt`.
 """
@@ -97,28 +97,31 @@ def tokenizer(fixture, name, out):
     path.write_text(json.dumps(config))
 
 
-def diffusion(fixture, unet, out, dtype):
+def diffusion(fixture, unet, out, dtype, device):
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy(FIXTURES / fixture / "model_index.json", out)
     shutil.copytree(FIXTURES / fixture / "scheduler", out / "scheduler", dirs_exist_ok=True)
     with torch.device("meta"):
         network = UNet2DConditionModel(**unet)
-    save(random(network, dtype), out / "unet", dtype)
+    save(random(network, dtype, device), out / "unet", dtype)
     xl = fixture.endswith("sdxl")
-    vae = AutoencoderKL(**VAE, sample_size=1024 if xl else 512, scaling_factor=0.13025 if xl else 0.18215)
+    size, factor = (1024, 0.13025) if xl else (512, 0.18215)
+    with torch.device(device):
+        vae = AutoencoderKL(**VAE, sample_size=size, scaling_factor=factor, force_upcast=xl)
+        encoder = CLIPTextModel(CLIPTextConfig(**CLIP_L, **tokens(fixture)))
     save(vae, out / "vae", dtype)
-    encoder = CLIPTextModel(CLIPTextConfig(**CLIP_L, **tokens(fixture)))
     save(encoder, out / "text_encoder", dtype)
     tokenizer(fixture, "tokenizer", out)
     if xl:
-        encoder = CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_G, **tokens(fixture)))
+        with torch.device(device):
+            encoder = CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_G, **tokens(fixture)))
         save(encoder, out / "text_encoder_2", dtype)
         tokenizer(fixture, "tokenizer_2", out)
 
 
-def random(network, dtype):
+def random(network, dtype, device):
     """Fills a network without memory: small matrices, and norms and biases as they start."""
-    network = network.to(dtype).to_empty(device="cpu")
+    network = network.to(dtype).to_empty(device=device)
     for name, parameter in network.named_parameters():
         with torch.no_grad():
             if parameter.dim() > 1:
@@ -128,11 +131,13 @@ def random(network, dtype):
     return network
 
 
-def blip(out, dtype):
+def blip(out, dtype, device):
     vision = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
     text = dict(hidden_size=768, encoder_hidden_size=1024, vocab_size=30524, num_hidden_layers=12)
     config = BlipConfig(vision_config=dict(**vision, image_size=384, patch_size=16), text_config=text)
-    save(BlipForConditionalGeneration(config), out, dtype)
+    with torch.device(device):
+        network = BlipForConditionalGeneration(config)
+    save(network, out, dtype)
     for name in ("preprocessor_config.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copy(FIXTURES / "blip" / name, out)
     path = out / "preprocessor_config.json"
@@ -147,12 +152,14 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16")
     parser.add_argument("--steps", type=int, default=4, help="of the noise that is written")
+    parser.add_argument("--device", default="cpu", help="where the weights are made")
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
     torch.manual_seed(0)
     if args.which == "blip":
-        return blip(args.out, dtype)
-    diffusion("pipeline_sd1" if args.which == "sd15" else "pipeline_sdxl", SD15 if args.which == "sd15" else SDXL, args.out, dtype)
+        return blip(args.out, dtype, args.device)
+    fixture, unet = ("pipeline_sd1", SD15) if args.which == "sd15" else ("pipeline_sdxl", SDXL)
+    diffusion(fixture, unet, args.out, dtype, args.device)
     noise = {"x_T": torch.randn(1, 4, 64, 64), "z": torch.randn(args.steps, 1, 4, 64, 64)}
     save_file(noise, args.out / "noise.safetensors")
     (args.out / "prompts.txt").write_text("a red dog and a blue cat\na small green bird\n")

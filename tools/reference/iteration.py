@@ -1,7 +1,8 @@
 """One CoMat training iteration in plain PyTorch, for numbers and for speed.
 
 It is written the usual way: the sampler runs with gradient mode on for the tracked steps, one autograd graph spans
-trajectory, VAE, captioner and loss, and `backward` goes through all of it. Only the caption loss, DDPM steps.
+trajectory, VAE, captioner and loss, and `backward` goes through all of it. Only the caption loss, DDPM steps. With networks in half
+precision the LoRA's float32 products may use TF32, and a VAE that is known to overflow in float16 is in float32, as in `comat`.
 
     python tools/reference/iteration.py --model DIR --captioner DIR --prompts FILE --noise FILE --out FILE
 """
@@ -44,6 +45,7 @@ def arguments():
     p.add_argument("--mode", choices=["detached", "chained"], default="detached")
     p.add_argument("--dtype", choices=["float64", "float32", "bfloat16", "float16"], default="float32")
     p.add_argument("--device", default="cpu")
+    p.add_argument("--checkpointing", action="store_true", help="UNet and VAE compute their activations again in the backward pass")
     p.add_argument("--threads", type=int, help="default: PyTorch's choice")
     p.add_argument("--repeat", type=int, default=1)
     p.add_argument("--out", help="safetensors to write")
@@ -79,8 +81,13 @@ class Iteration:
         # diffusers computes the steps' coefficients in float32; in a float64 run they are computed in float64.
         self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.master)
         self.scheduler.one = self.scheduler.one.to(self.master)
-        self.unet, self.vae = pipe.unet.to(**to).requires_grad_(False), pipe.vae.to(**to).requires_grad_(False)
         self.context, self.added = self.conditions(pipe.to(**to))
+        self.unet, self.vae = pipe.unet.requires_grad_(False), pipe.vae.requires_grad_(False)
+        if self.dtype == torch.float16 and self.vae.config.force_upcast:
+            self.vae.to(torch.float32)
+        if args.checkpointing:
+            self.unet.enable_gradient_checkpointing()
+            self.vae.enable_gradient_checkpointing()
         self.adapter = self.attach_adapter()
 
         self.captioner = BlipForConditionalGeneration.from_pretrained(args.captioner).to(**to).requires_grad_(False)
@@ -154,7 +161,7 @@ class Iteration:
 
     def decode(self, x_0):
         """Image around 0..1, not clamped."""
-        image = self.vae.decode((x_0 / self.vae.config.scaling_factor).to(self.dtype)).sample
+        image = self.vae.decode((x_0 / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
         return image.to(self.master) / 2 + 0.5
 
     def caption_loss(self, image):
@@ -172,7 +179,7 @@ class Iteration:
         return self.captioner(pixels, batch.input_ids, batch.attention_mask, labels=labels).loss.to(self.master)
 
     def run(self):
-        """One iteration; returns the results and the seconds of (trajectory, everything)."""
+        """One iteration; returns the results and the seconds of (trajectory, everything, decoder and captioner forward)."""
         for p in self.adapter.values():
             p.grad = None
         started = self.clock()
@@ -180,11 +187,12 @@ class Iteration:
         sampled = self.clock()
         image = self.decode(x_0)
         loss = self.caption_loss(image)
+        captioned = self.clock()
         loss.backward()
         ended = self.clock()
         results = {"x_0": x_0, "image": image, "loss.caption": loss}
         results |= {f"grad.{k}": p.grad for k, p in self.adapter.items()}
-        return results, (sampled - started, ended - started)
+        return results, (sampled - started, ended - started, captioned - sampled)
 
     def clock(self):
         if self.args.device.startswith("cuda"):
@@ -196,6 +204,8 @@ def main():
     args = arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.dtype in ("bfloat16", "float16"):
+        torch.backends.cuda.matmul.allow_tf32 = True
     iteration = Iteration(args)
     times = []
     for _ in range(args.repeat):
@@ -204,9 +214,10 @@ def main():
     norm = torch.stack([v.double().square().sum() for k, v in results.items() if k.startswith("grad.")]).sum().sqrt()
     loss = results["loss.caption"].item()
     print(f"tracked steps {sorted(iteration.tracked)}, caption loss {loss:.8f}, norm of the gradient {norm:.6e}")
-    trajectory, whole = (statistics.median(column) for column in zip(*times))
+    trajectory, whole, captioned = (statistics.median(column) for column in zip(*times))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"median of {args.repeat}: trajectory {trajectory:.3f} s, iteration {whole:.3f} s")
+    print(f"of it decoder and captioner forward {captioned:.3f} s, backward {whole - trajectory - captioned:.3f} s")
     print(f"peak resident set {peak:.0f} MiB")
     if args.device.startswith("cuda"):
         print(f"peak on the device {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")

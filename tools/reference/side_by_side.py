@@ -24,6 +24,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TARGETS = '["to_q", "to_k", "to_v", "to_out.0"]'
 GUIDANCE = 7.5
+LIMIT = None  # seconds that a program may take
+
+
+class Failed(Exception):
+    """A program that failed, or took too long: command, exit code and the ends of what it wrote."""
+
+    def __init__(self, command, code, out, err):
+        self.command, self.code, self.out, self.err = command, code, out[-2000:], err[-4000:]
+        super().__init__(f"{command}\nexit code {code}\n{self.out}{self.err}")
 
 
 def arguments():
@@ -39,6 +48,8 @@ def arguments():
     p.add_argument("--rank", type=int, default=128)
     p.add_argument("--mode", choices=["detached", "chained"], default="detached")
     p.add_argument("--micro-batch", type=int, default=2, help="of ours; PyTorch's side does the batch at once")
+    p.add_argument("--latents", type=int, help="their side; default: 64, and the world's own")
+    p.add_argument("--checkpointing", action="store_true", help="of PyTorch's side")
     p.add_argument("--repeat", type=int, default=3)
     p.add_argument("--sides", nargs="+", choices=["comat", "pytorch"], default=["comat", "pytorch"])
     for name in ("sd15", "sdxl", "blip"):
@@ -47,11 +58,17 @@ def arguments():
 
 
 def run(command):
-    """A program's output, and the most memory that it held on the host, in MiB."""
-    began = time.perf_counter()
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=ROOT)
+    """A program's output."""
+    began, line = time.perf_counter(), " ".join(map(str, command))
+    try:
+        done = subprocess.run(
+            [str(word) for word in command], capture_output=True, encoding="utf-8", errors="replace", cwd=ROOT, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired as late:
+        out, err = ((text or b"").decode(errors="replace") for text in (late.stdout, late.stderr))
+        raise Failed(line, f"stopped after {LIMIT:.0f} s", out, err) from None
     if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        raise Failed(line, done.returncode, done.stdout, done.stderr)
     print(f"  ({time.perf_counter() - began:.0f} s) {' '.join(map(str, command[:3]))} …", file=sys.stderr)
     return done.stdout
 
@@ -66,7 +83,10 @@ def folders(args, case):
         path = given or args.work / name
         if not given and not path.exists():
             dtype = "float32" if args.dtype == "float32" else "bfloat16"
-            run([sys.executable, HERE / "full_size.py", name, "--out", path, "--dtype", dtype])
+            partial = args.work / f"{name}.partial"
+            make = [sys.executable, HERE / "full_size.py", name, "--out", partial, "--dtype", dtype]
+            run([*make, "--device", args.device])
+            partial.rename(path)
         return path
 
     return made(case), made("blip")
@@ -75,17 +95,20 @@ def folders(args, case):
 def prepare(args, case, batch):
     """Model, captioner, noise, prompts and the side of the latents."""
     model, captioner = folders(args, case)
-    side = 64 if case != "world" else json.loads((model / "unet/config.json").read_text())["sample_size"]
-    noise, prompts = args.work / f"noise-{case}.safetensors", args.work / "prompts.txt"
-    command = [sys.executable, HERE / "noise.py", model, "--batch", batch, "--steps", args.steps, "--latents", side]
-    run([*command, "--out", noise])
+    side = json.loads((model / "unet/config.json").read_text())["sample_size"] if case == "world" else 64
+    side = args.latents or side
+    noise, prompts = args.work / f"noise-{batch}-{args.steps}-{side}.safetensors", args.work / "prompts.txt"
+    if not noise.exists():
+        command = [sys.executable, HERE / "noise.py", model, "--batch", batch, "--steps", args.steps, "--latents", side]
+        run([*command, "--out", noise])
     colours = ["red", "blue", "green", "yellow", "black", "white", "brown", "pink"]
     prompts.write_text("".join(f"a {c} dog and a small cat, number {i}\n" for i, c in enumerate(colours * 4)))
     return model, captioner, noise, prompts, side
 
 
-def ours(args, case, batch, parts, device, dtype, repeat):
-    model, captioner, noise, prompts, side = parts
+def configuration(args, case, batch, parts, device, dtype):
+    """The file that `comat` reads."""
+    model, captioner, _, prompts, side = parts
     scale = json.loads((model / "vae/config.json").read_text())["block_out_channels"]
     pixels = side * 2 ** (len(scale) - 1)
     config = args.work / f"{case}.toml"
@@ -117,13 +140,22 @@ targets = {TARGETS}
 batch_size = {batch}
 """
     )
-    out = args.work / f"{case}-{device.replace(':', '')}.safetensors"
-    command = [args.comat.resolve(), "trace", "--config", config, "--noise", noise, "--out", out]
+    return config
+
+
+def ours(args, case, batch, parts, device, dtype, repeat):
+    """Seconds and MiB, the largest and by leg; and the file with the gradients."""
+    config = configuration(args, case, batch, parts, device, dtype)
+    out = args.work / f"{case}-{device.replace(':', '')}-{dtype}.safetensors"
+    command = [args.comat.resolve(), "trace", "--config", config, "--noise", parts[2], "--out", out]
     text = run([*command, "--tracked-start", 0, "--repeat", repeat])
     seconds = float(re.search(r"^iteration ([\d.]+) s", text, re.M)[1])
-    trajectory = float(re.search(r"trajectory ([\d.]+) s", text)[1])
-    legs = [int(mib) for mib in re.findall(r"(\d+) MiB", re.search(r"^memory at most: (.*)$", text, re.M)[1])]
-    return {"seconds": seconds, "trajectory": trajectory, "mib": max(legs)}, out
+    took = re.search(r"^of it (.*)$", text, re.M)[1]
+    took = {leg: float(s) for leg, s in re.findall(r"(\w+) ([\d.]+) s", took)}
+    held = re.search(r"^memory at most: (.*)$", text, re.M)[1]
+    held = {leg: int(mib) for leg, mib in re.findall(r"(\w+) (\d+) MiB", held)}
+    found = {"seconds": seconds, "trajectory": took["trajectory"], "mib": max(held.values())}
+    return found | {"legs_seconds": took, "legs_mib": held}, out
 
 
 def theirs(args, case, parts):
@@ -131,12 +163,15 @@ def theirs(args, case, parts):
     command = [sys.executable, "-B", HERE / "iteration.py", "--model", model, "--captioner", captioner]
     command += ["--prompts", prompts, "--noise", noise, "--rank", args.rank, "--steps", args.steps]
     command += ["--tracked", args.tracked, "--guidance-scale", GUIDANCE, "--mode", args.mode]
+    command += ["--checkpointing"] if args.checkpointing else []
     text = run([*command, "--dtype", args.dtype, "--device", args.device, "--repeat", args.repeat])
     trajectory, seconds = re.search(r"trajectory ([\d.]+) s, iteration ([\d.]+) s", text).groups()
+    captioned, backward = re.search(r"captioner forward ([\d.]+) s, backward ([\d.]+) s", text).groups()
     memory = "peak on the device" if args.device.startswith("cuda") else "peak resident set"
     return {
         "seconds": float(seconds),
         "trajectory": float(trajectory),
+        "legs_seconds": {"decode and caption": float(captioned), "backward": float(backward)},
         "mib": int(re.search(rf"{memory} (\d+) MiB", text)[1]),
     }
 
@@ -159,32 +194,41 @@ def flops(model, batch, steps, tracked, side):
     return counter.get_total_flops() * 2 * batch * (steps + 3 * tracked)
 
 
-def rate(device):
+def rate(device, n=8192):
     """What the card multiplies matrices at in bfloat16, in FLOP a second."""
-    n = 8192
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(5):
         a @ b
-    torch.cuda.synchronize()
+    synchronize()
     began = time.perf_counter()
     for _ in range(20):
         a @ b
-    torch.cuda.synchronize()
+    synchronize()
     return 20 * 2 * n**3 / (time.perf_counter() - began)
 
 
-def parity(args):
-    """The largest relative error of our gradients on this device, against ours on the CPU."""
+def small_world(args):
+    """A short iteration on the miniature world: settings and parts."""
+    small = argparse.Namespace(**{**vars(args), "steps": 10, "tracked": 3, "rank": 8, "latents": None})
+    return small, prepare(small, "world", 4)
+
+
+def relative_error(one, other, start=""):
+    """Of the tensors of two files, over those keys that start so: the norm of the difference over the norm of the other."""
     from safetensors.torch import load_file
 
-    small = argparse.Namespace(**{**vars(args), "steps": 10, "tracked": 3, "rank": 8})
-    parts = prepare(small, "world", 4)
-    one, other = (
-        load_file(ours(small, "world", 4, parts, device, "float32", 1)[1]) for device in (args.device, "cpu")
-    )
+    one, other = load_file(one), load_file(other)
     norm = lambda tensors: torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt()
-    keys = [key for key in one if key.startswith("grad.")]
-    return (norm([one[k] - other[k] for k in keys]) / norm([other[k] for k in keys])).item()
+    keys = [key for key in other if key.startswith(start)]
+    return (norm([one[k].double() - other[k].double() for k in keys]) / norm([other[k] for k in keys])).item()
+
+
+def parity(args):
+    """The relative error of our gradients on this device, against ours on the CPU."""
+    small, parts = small_world(args)
+    one, other = (ours(small, "world", 4, parts, device, "float32", 1)[1] for device in (args.device, "cpu"))
+    return relative_error(one, other, "grad.")
 
 
 def main():
@@ -223,4 +267,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Failed as error:
+        raise SystemExit(str(error)) from None
