@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TARGETS = '["to_q", "to_k", "to_v", "to_out.0"]'
 GUIDANCE = 7.5
-LIMIT = None  # seconds that a program may take
+ENDS = None  # when programs are stopped, by time.monotonic()
 
 
 class Failed(Exception):
@@ -60,13 +60,14 @@ def arguments():
 def run(command):
     """A program's output."""
     began, line = time.perf_counter(), " ".join(map(str, command))
+    limit = max(ENDS - time.monotonic(), 1) if ENDS else None
     try:
         done = subprocess.run(
-            [str(word) for word in command], capture_output=True, encoding="utf-8", errors="replace", cwd=ROOT, timeout=LIMIT
+            [str(word) for word in command], capture_output=True, encoding="utf-8", errors="replace", cwd=ROOT, timeout=limit
         )
     except subprocess.TimeoutExpired as late:
         out, err = ((text or b"").decode(errors="replace") for text in (late.stdout, late.stderr))
-        raise Failed(line, f"stopped after {LIMIT:.0f} s", out, err) from None
+        raise Failed(line, f"stopped after {limit:.0f} s", out, err) from None
     if done.returncode:
         raise Failed(line, done.returncode, done.stdout, done.stderr)
     print(f"  ({time.perf_counter() - began:.0f} s) {' '.join(map(str, command[:3]))} …", file=sys.stderr)
