@@ -88,7 +88,7 @@ class Kit:
         said = found if row["ok"] else row.get("skipped") or row.get("error") or last_lines(row["stderr"])
         said = said if isinstance(said, str) else json.dumps(said, default=str)
         state = {True: "", False: "FAILED ", None: "skipped "}[row["ok"]]
-        print(f"{self.part}: {name} ({row['wall']:.0f} s): {state}{said[:700]}", flush=True)
+        print(f"{self.part}: {name} ({row['wall']:.0f} s): {state}{said[:400]}", flush=True)
         return found
 
     def save(self):
