@@ -161,6 +161,9 @@ pub struct Generate {
     /// Seed of a prompt's first image
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Give every image noise of its own: its seed is made from --seed, the prompt and i. To compare means over many prompts
+    #[arg(long)]
+    pub own_seeds: bool,
     #[command(flatten)]
     pub sampling: SamplingArgs,
     /// Images drawn at a time

@@ -108,6 +108,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         prompts: texts,
         count: args.count,
         seed: args.seed,
+        seeds: if args.own_seeds { generate::Seeds::Own } else { generate::Seeds::Shared },
         sampling,
         batch: args.batch,
         out: args.out,

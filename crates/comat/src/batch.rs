@@ -117,6 +117,7 @@ impl Batch {
             first: 0,
             weight: 1.0,
             attention: attention_steps(session, step, &tracked)?,
+            anchor: anchor_steps(session, step, &tracked)?,
             tracked,
             crops: self.places.iter().map(crop).collect::<Result<_>>()?,
         })
@@ -135,6 +136,13 @@ fn attention_steps(session: &Session, step: u64, tracked: &BTreeSet<usize>) -> R
     let Some(attention) = &session.config.attention else { return Ok(BTreeSet::new()) };
     let mut draws = stream(session.config.seed, Purpose::Attention, step, 0)?;
     tracked::some_of(tracked, attention.steps, |n| Ok(draws.below(0, n as i64)? as usize))
+}
+
+/// Those of the tracked steps that have the anchor.
+fn anchor_steps(session: &Session, step: u64, tracked: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
+    let Some(anchor) = &session.config.anchor else { return Ok(BTreeSet::new()) };
+    let mut draws = stream(session.config.seed, Purpose::Anchor, step, 0)?;
+    tracked::subset(tracked, anchor.steps, |n| Ok(draws.below(0, n as i64)? as usize))
 }
 
 /// Starting latents and step noise, every sample from its own stream.

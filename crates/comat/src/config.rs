@@ -1,5 +1,6 @@
 //! `run.toml`: everything that a run depends on.
 
+mod anchor;
 mod attention;
 mod fetching;
 mod fidelity;
@@ -20,6 +21,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+pub use anchor::Anchor;
 pub use attention::{Attention, Form, Segmenter};
 pub use fetching::fetch_tokenizer;
 pub use fidelity::Fidelity;
@@ -52,6 +54,9 @@ pub struct Config {
     pub sampling: Sampling,
     #[serde(default)]
     pub replay: Replay,
+    /// Guidance distillation, or an anchor to the original model; absent: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Anchor>,
     /// Attribute Concentration; absent: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<Attention>,
@@ -97,6 +102,7 @@ impl Config {
         self.captioner.check()?;
         self.sampling.check()?;
         self.replay.check(&self.sampling)?;
+        self.anchor.iter().try_for_each(Anchor::check)?;
         self.attention.iter().try_for_each(Attention::check)?;
         self.fidelity.iter().try_for_each(Fidelity::check)?;
         self.mixed.iter().try_for_each(Mixed::check)?;

@@ -12,6 +12,7 @@ use crate::{
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use models::{Error, schedule::Sampler, tensors, unet::UNet};
+use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
@@ -25,8 +26,8 @@ pub struct Request {
     pub prompts: Vec<String>,
     /// Images of each prompt.
     pub count: usize,
-    /// Seed of a prompt's first image; the next have the next ones.
     pub seed: u64,
+    pub seeds: Seeds,
     pub sampling: Sampling,
     pub batch: usize,
     pub out: PathBuf,
@@ -39,6 +40,29 @@ pub struct Request {
     pub init_latents: Option<PathBuf>,
     /// Receives `x_0` `[B, C, h, w]`.
     pub save_latents: Option<PathBuf>,
+}
+
+/// Which images have noise in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Seeds {
+    /// Image i of every prompt has the seed `seed + i`, as other programs have it.
+    #[default]
+    Shared,
+    /// Every image has a seed of its own, made from seed, prompt and i. Means over images then have no luck in common.
+    Own,
+}
+
+impl Seeds {
+    /// The seed of a prompt's image.
+    pub fn of(self, seed: u64, prompt: &str, image: u64) -> u64 {
+        match self {
+            Self::Shared => seed.wrapping_add(image),
+            Self::Own => {
+                let digest = Sha256::digest(format!("{seed} {image} {prompt}"));
+                digest.iter().take(4).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+            }
+        }
+    }
 }
 
 /// One image to be made.
@@ -219,7 +243,7 @@ fn jobs(request: &Request) -> Vec<Job<'_>> {
     let mut jobs = vec![];
     for prompt in &request.prompts {
         for image in 0..request.count {
-            let seed = request.seed.wrapping_add(image as u64);
+            let seed = request.seeds.of(request.seed, prompt, image as u64);
             let path = request.out.join(format!("{:05}-{}-seed{seed}.png", jobs.len(), slug(prompt)));
             jobs.push(Job { prompt, seed, path });
         }

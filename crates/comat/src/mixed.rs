@@ -88,6 +88,7 @@ impl Mixed {
             weight: settings.weight,
             tracked,
             attention: BTreeSet::new(),
+            anchor: BTreeSet::new(),
             crops: places.iter().map(crop).collect::<Result<_>>()?,
         })
     }

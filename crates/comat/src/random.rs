@@ -20,6 +20,8 @@ pub enum Purpose {
     Tracked,
     /// Which of the tracked steps have attention losses.
     Attention,
+    /// Which of the tracked steps have the anchor.
+    Anchor,
     /// The order of the prompts; step: the epoch.
     Order,
     /// Where pictures enter, and their noise; index: the sample's place in the step.

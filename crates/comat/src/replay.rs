@@ -17,7 +17,7 @@ use anyhow::Result;
 use models::schedule::{Sampler, Step};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -34,6 +34,8 @@ pub struct Replay<'a> {
     pub sampler: &'a Sampler,
     pub text: &'a GuidedText,
     pub mode: Mode,
+    /// Of what flows through the model's input in `chained` mode, how much goes on: 1 is all of it.
+    pub discount: f64,
     /// The most that a sample's cotangent may be when it enters a step (0: no limit).
     pub max_cotangent: f64,
     /// Samples replayed at a time (0: all): bounds memory and changes nothing else.
@@ -43,6 +45,7 @@ pub struct Replay<'a> {
     /// The matrices of the adapter, in the order of `Lora::parameters`.
     pub leaves: &'a [&'a Tensor],
     pub attention: Option<Concentration<'a>>,
+    pub anchor: Option<Anchored<'a>>,
 }
 
 /// The attention losses: some of the tracked steps add them to what they pass back.
@@ -54,6 +57,23 @@ pub struct Concentration<'a> {
     pub targets: &'a [Vec<Target>],
 }
 
+/// The original model, to which some of the tracked steps are held.
+pub struct Anchored<'a> {
+    /// Without an adapter, with guidance of its own.
+    pub denoiser: Denoiser<'a>,
+    pub text: &'a GuidedText,
+    pub weight: f64,
+    pub steps: BTreeSet<usize>,
+}
+
+/// What the steps add to the losses; means over the batch, not weighted.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StepLosses {
+    pub attention: AttentionLosses,
+    /// Squared distance to the original model's output, in the mean over latent values and steps.
+    pub anchor: f64,
+}
+
 /// Values of the attention losses, summed over their steps, not weighted.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct AttentionLosses {
@@ -63,15 +83,10 @@ pub struct AttentionLosses {
 
 impl Replay<'_> {
     /// Adds to `gradients` what the cotangent `dL/dx_0` gives for every leaf.
-    /// Attention losses join on the way. Returns their values.
-    pub fn run(
-        &self,
-        trajectory: &Trajectory,
-        cotangent: Tensor,
-        gradients: &mut Gradients,
-    ) -> Result<AttentionLosses> {
+    /// The losses of the steps themselves join on the way. Returns their values.
+    pub fn run(&self, trajectory: &Trajectory, cotangent: Tensor, gradients: &mut Gradients) -> Result<StepLosses> {
         let mut g = cotangent;
-        let mut losses = AttentionLosses::default();
+        let mut losses = StepLosses::default();
         let first = trajectory.before.keys().next().copied().unwrap_or(usize::MAX);
         for (i, step) in self.sampler.steps.iter().enumerate().rev().take_while(|(i, _)| *i >= first) {
             g = limited(g, self.max_cotangent, self.batch);
@@ -82,11 +97,16 @@ impl Replay<'_> {
                     let text = self.text.narrow(start, length);
                     let attention = self.attention.as_ref().filter(|a| a.steps.contains(&i));
                     let attention = attention.map(|a| (a, &a.targets[start as usize..(start + length) as usize]));
-                    let (through_input, values) = self.step(step, cut(x), &text, cut(&g), attention, gradients)?;
-                    losses.token += values.token;
-                    losses.pixel += values.pixel;
+                    let anchor = self.anchor.as_ref().filter(|a| a.steps.contains(&i));
+                    let anchor = anchor.map(|a| (a, a.text.narrow(start, length)));
+                    let anchor = anchor.as_ref().map(|(a, text)| (*a, text));
+                    let (through_input, values) =
+                        self.step(step, cut(x), &text, cut(&g), attention, anchor, gradients)?;
+                    losses.attention.token += values.attention.token;
+                    losses.attention.pixel += values.attention.pixel;
+                    losses.anchor += values.anchor;
                     if let Some(through_input) = through_input {
-                        let _ = cut(&next).g_add_(&through_input);
+                        let _ = cut(&next).g_add_(&(through_input * self.discount));
                     }
                 }
             }
@@ -95,7 +115,8 @@ impl Replay<'_> {
         Ok(losses)
     }
 
-    /// One tracked step with gradient; returns what flows through the model's input, and the attention losses.
+    /// One tracked step with gradient; returns what flows through the model's input, and the step's losses.
+    #[allow(clippy::too_many_arguments)]
     fn step(
         &self,
         step: &Step,
@@ -103,11 +124,12 @@ impl Replay<'_> {
         text: &GuidedText,
         g: Tensor,
         attention: Option<(&Concentration, &[Vec<Target>])>,
+        anchor: Option<(&Anchored, &GuidedText)>,
         gradients: &mut Gradients,
-    ) -> Result<(Option<Tensor>, AttentionLosses)> {
+    ) -> Result<(Option<Tensor>, StepLosses)> {
         let chained = self.mode == Mode::Chained;
         let x = x.detach().set_requires_grad(chained);
-        let mut values = AttentionLosses::default();
+        let mut values = StepLosses::default();
         let (mut outputs, mut cotangents) = (vec![], vec![g * step.b]);
         match attention {
             None => outputs.push(self.denoiser.predict(&x, step.timestep, text)?),
@@ -116,11 +138,22 @@ impl Replay<'_> {
                 outputs.push(e);
                 let config = attention.config;
                 if let Some(parts) = attention::losses(config.form, &maps, targets, self.batch) {
-                    values =
+                    values.attention =
                         AttentionLosses { token: parts.token.double_value(&[]), pixel: parts.pixel.double_value(&[]) };
                     let loss = parts.token * config.token_weight + parts.pixel * config.pixel_weight;
                     cotangents.push(loss.ones_like());
                     outputs.push(loss);
+                }
+            }
+        }
+        if let Some((anchor, text)) = anchor {
+            let (loss, pull) = self.distance(anchor, step, &x, text, &outputs[0])?;
+            values.anchor = loss;
+            match self.mode {
+                Mode::Detached => cotangents[0] += pull,
+                // it is about this step alone: nothing of it goes on through the model's input
+                Mode::Chained => {
+                    gradients.add(&precision::vjp_and_keep(self.denoiser.kind, &[&outputs[0]], self.leaves, &[&pull])?)
                 }
             }
         }
@@ -130,6 +163,23 @@ impl Replay<'_> {
         let through_input = grads.drain(self.leaves.len()..).next().flatten();
         gradients.add(&grads);
         Ok((through_input, values))
+    }
+
+    /// The anchor loss of some samples at one step, and its cotangent, weighted, at the output `e` `[b, C, h, w]`.
+    fn distance(
+        &self,
+        anchor: &Anchored,
+        step: &Step,
+        x: &Tensor,
+        text: &GuidedText,
+        e: &Tensor,
+    ) -> Result<(f64, Tensor)> {
+        let _guard = tch::no_grad_guard();
+        let apart = e.detach() - anchor.denoiser.predict(&x.detach(), step.timestep, text)?;
+        let values = apart.numel() as f64 / apart.size()[0] as f64;
+        let share = 1.0 / (values * (self.batch * anchor.steps.len()) as f64);
+        let loss = apart.square().sum(Kind::Double).double_value(&[]) * share;
+        Ok((loss, apart * (2.0 * share * anchor.weight)))
     }
 }
 

@@ -40,6 +40,7 @@ pub struct StepReport {
     pub grad_norm: f64,
     pub learning_rate: f64,
     attention: Option<(AttentionLosses, Counts)>,
+    anchor_loss: Option<f64>,
     fidelity: Option<FidelityReport>,
     pulls: Pulls,
     mixed_loss: Option<f64>,
@@ -58,6 +59,7 @@ impl StepReport {
             grad_norm: 0.0,
             learning_rate,
             attention: session.attention.as_ref().map(|_| Default::default()),
+            anchor_loss: session.config.anchor.as_ref().map(|_| 0.0),
             fidelity: session.config.fidelity.as_ref().map(|_| Default::default()),
             pulls: Pulls::default(),
             mixed_loss: session.config.mixed.as_ref().map(|_| 0.0),
@@ -75,6 +77,9 @@ impl StepReport {
             losses.token += outcome.attention_losses.token / parts as f64;
             losses.pixel += outcome.attention_losses.pixel / parts as f64;
             counts.add(outcome.counts);
+        }
+        if let Some(loss) = &mut self.anchor_loss {
+            *loss += outcome.anchor_loss / parts as f64;
         }
         if let (Some(report), Some(verdict)) = (&mut self.fidelity, &outcome.verdict) {
             report.adversarial += verdict.adversarial / parts as f64;
@@ -99,6 +104,7 @@ impl StepReport {
         [
             self.caption_loss,
             self.mixed_loss.unwrap_or(0.0),
+            self.anchor_loss.unwrap_or(0.0),
             self.grad_norm,
             fidelity.adversarial,
             fidelity.discriminator,
@@ -259,6 +265,9 @@ impl Run {
         if let (Some((seconds, adding_up)), Some(line)) = (&report.ranks, line.as_object_mut()) {
             line.insert("seconds_ranks".into(), json!(seconds));
             line.insert("seconds_adding_up".into(), json!(adding_up));
+        }
+        if let (Some(loss), Some(line)) = (report.anchor_loss, line.as_object_mut()) {
+            line.insert("anchor_loss".into(), loss.into());
         }
         if let (Some(loss), Some(line)) = (report.mixed_loss, line.as_object_mut()) {
             line.insert("mixed_loss".into(), loss.into());

@@ -7,7 +7,7 @@ use crate::{
     judge::Judge,
     loss::caption::CaptionLoss,
     pipeline::{Pipeline, wide},
-    replay::chunks,
+    replay::{Anchored, chunks},
     resident::Resident,
     segment::Segmenter,
     stages,
@@ -16,7 +16,7 @@ use crate::{
     trajectory, word_maps,
 };
 use anyhow::{Result, bail};
-use models::{lora::Lora, schedule::Sampler, unet::UNet, vae::AutoencoderKl};
+use models::{guidance::Guidance, lora::Lora, schedule::Sampler, unet::UNet, vae::AutoencoderKl};
 use std::collections::BTreeSet;
 use tch::{Device, Kind, Tensor};
 
@@ -25,6 +25,23 @@ pub type SegmenterOf = fn(&config::Segmenter, Kind, Device) -> Result<Box<dyn Se
 
 /// Opens a judge in the same way.
 pub type JudgeOf = fn(&config::Judge, Kind, Device) -> Result<Box<dyn Judge>>;
+
+/// The original model as the anchor sees it.
+pub struct Original {
+    unet: UNet,
+    text: GuidedText,
+    guidance: Guidance,
+    kind: Kind,
+    weight: f64,
+}
+
+impl Original {
+    /// Towards it, at these steps.
+    pub fn pull(&self, steps: BTreeSet<usize>) -> Anchored<'_> {
+        let denoiser = Denoiser { unet: &self.unet, guidance: self.guidance, kind: self.kind };
+        Anchored { denoiser, text: &self.text, weight: self.weight, steps }
+    }
+}
 
 pub struct Session {
     pub config: Config,
@@ -122,6 +139,20 @@ impl Session {
         let negative = (!negative.is_empty()).then_some(negative.as_str());
         let guided = self.config.sampling.guidance().is_on();
         self.pipeline.text.guided(prompts, negative, guided, (self.size.height, self.size.width))
+    }
+
+    /// The original model, where a step is held to it: its UNet, and the prompts as its guidance takes them.
+    pub fn anchor(&mut self, prompts: &[&str], steps: &BTreeSet<usize>) -> Result<Option<Original>> {
+        let Some(config) = self.config.anchor.clone().filter(|_| !steps.is_empty()) else { return Ok(None) };
+        let sampling = &self.config.sampling;
+        let scale = config.guidance_scale.unwrap_or(sampling.guidance_scale);
+        let guidance = Guidance { scale, ..sampling.guidance() };
+        let negative = &sampling.negative_prompt;
+        let negative = (!negative.is_empty()).then_some(negative.as_str());
+        let size = (self.size.height, self.size.width);
+        let text = self.pipeline.text.guided(prompts, negative, guidance.is_on(), size)?;
+        let unet = self.pipeline.unet(&self.pipeline.unet_weights)?;
+        Ok(Some(Original { unet, text, guidance, kind: self.pipeline.kind, weight: config.weight }))
     }
 
     /// Latents are sampled in float32 whatever the networks run in, or in float64.

@@ -96,6 +96,7 @@ pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<
             noise: Box::new(noise),
             first: 0,
             weight: 1.0,
+            anchor: if session.config.anchor.is_some() { tracked.clone() } else { BTreeSet::new() },
             tracked,
             attention,
             crops,

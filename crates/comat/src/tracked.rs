@@ -50,6 +50,19 @@ pub fn some_of<E>(
     (0..count).map(|_| Ok(steps[below(steps.len())?])).collect()
 }
 
+/// So many different ones of the given steps; 0: all of them.
+pub fn subset<E>(
+    steps: &BTreeSet<usize>,
+    count: usize,
+    mut below: impl FnMut(usize) -> Result<usize, E>,
+) -> Result<BTreeSet<usize>, E> {
+    let mut rest: Vec<usize> = steps.iter().copied().collect();
+    if count == 0 || count >= rest.len() {
+        return Ok(steps.clone());
+    }
+    (0..count).map(|_| Ok(rest.swap_remove(below(rest.len())?))).collect()
+}
+
 /// `start, start + T/K, …`
 pub fn grid(total: usize, count: usize, start: usize) -> BTreeSet<usize> {
     (start..total).step_by((total / count).max(1)).take(count).collect()
@@ -85,6 +98,14 @@ mod tests {
                 assert!(steps.iter().all(|&s| s < total));
             }
         }
+    }
+
+    #[test]
+    fn subsets_have_different_steps() {
+        let all = BTreeSet::from([1, 4, 6, 8]);
+        assert_eq!(subset(&all, 0, never).unwrap(), all);
+        assert_eq!(subset(&all, 9, never).unwrap(), all);
+        assert_eq!(subset(&all, 3, |_| Ok::<_, ()>(0)).unwrap(), BTreeSet::from([1, 8, 6]));
     }
 
     #[test]

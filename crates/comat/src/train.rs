@@ -17,7 +17,7 @@ use crate::{
     optim::{AdamW, Gradients, learning_rate},
     prompts::Prompt,
     ranks::World,
-    replay::{AttentionLosses, Concentration, Replay},
+    replay::{AttentionLosses, Concentration, Replay, StepLosses},
     run::{Run, StepReport},
     session::Session,
     trajectory,
@@ -154,7 +154,7 @@ pub fn iterate(
     gradients: &mut Gradients,
     each: impl FnMut() -> Result<()>,
 ) -> Result<Outcome> {
-    let Draws { start, first, weight, noise, tracked, attention, crops } = draws;
+    let Draws { start, first, weight, noise, tracked, attention, anchor, crops } = draws;
     let (prompts, batch) = (share.prompts(), share.batch.len());
     let sampler = session.sampler.from(first);
     let mut clock = Clock::start(session.pipeline.device, "trajectory");
@@ -196,11 +196,13 @@ pub fn iterate(
     let segment = clock.lap("replay");
 
     let branched = session.branched(&adapter.lora)?;
+    let original = session.anchor(prompts, &anchor)?;
     let replay = Replay {
         denoiser: &session.denoiser(&branched),
         sampler: &sampler,
         text: &text,
         mode: session.config.replay.mode,
+        discount: session.config.replay.discount,
         max_cotangent: session.config.replay.max_cotangent,
         micro_batch: session.config.replay.micro_batch,
         batch,
@@ -210,10 +212,21 @@ pub fn iterate(
             steps: attention,
             targets: &targets,
         }),
+        anchor: original.as_ref().map(|original| original.pull(anchor)),
     };
-    let attention_losses = replay.run(&walked, cotangent, gradients)?;
+    let StepLosses { attention: attention_losses, anchor: anchor_loss } = replay.run(&walked, cotangent, gradients)?;
     let legs = Legs { trajectory, decode, caption, fidelity, segment, replay: clock.end() };
-    Ok(Outcome { latents: walked.latents, images, caption_loss: loss, verdict, pulls, attention_losses, counts, legs })
+    Ok(Outcome {
+        latents: walked.latents,
+        images,
+        caption_loss: loss,
+        verdict,
+        pulls,
+        attention_losses,
+        anchor_loss,
+        counts,
+        legs,
+    })
 }
 
 /// The norm of a sample's cotangent, in the mean over the batch.
@@ -234,6 +247,8 @@ pub struct Draws<'a> {
     pub tracked: BTreeSet<usize>,
     /// Those of the tracked steps that have attention losses.
     pub attention: BTreeSet<usize>,
+    /// Those of the tracked steps that have the anchor.
+    pub anchor: BTreeSet<usize>,
     pub crops: Vec<Crop>,
 }
 
@@ -254,6 +269,8 @@ pub struct Outcome {
     pub verdict: Option<Verdict>,
     pub pulls: Pulls,
     pub attention_losses: AttentionLosses,
+    /// Squared distance to the original model, not weighted.
+    pub anchor_loss: f64,
     pub counts: Counts,
     pub legs: Legs,
 }
@@ -265,6 +282,7 @@ impl Outcome {
         let attention = config.attention.as_ref().map_or(0.0, |a| a.token_weight * token + a.pixel_weight * pixel);
         let weight = config.fidelity.as_ref().map_or(0.0, |fidelity| fidelity.weight);
         let adversarial = self.verdict.as_ref().map_or(0.0, |verdict| weight * verdict.adversarial);
-        config.captioner.weight * self.caption_loss + attention + adversarial
+        let anchor = config.anchor.as_ref().map_or(0.0, |anchor| anchor.weight * self.anchor_loss);
+        config.captioner.weight * self.caption_loss + attention + adversarial + anchor
     }
 }

@@ -180,6 +180,7 @@ impl Ablation<'_> {
             prompts: questions.iter().map(|q| q.prompt.clone()).collect(),
             count: self.plan.count,
             seed: 0,
+            seeds: generate::Seeds::Own,
             sampling: config.sampling.clone(),
             batch: 16,
             out: out.clone(),

@@ -13,15 +13,15 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Category {
-    /// Two or three objects, each with its colour.
+    /// Two objects, each with its colour.
     Color,
-    /// Shapes and how many of each.
+    /// Two objects by their shape, alike or not, in one colour or none.
     Shape,
-    /// Two or three objects, each with its texture.
+    /// Two objects, each with its texture.
     Texture,
     /// How two objects lie to each other.
     Spatial,
-    /// Colour and texture together, of three objects or with a relation.
+    /// Colour and texture together, of two objects with a relation or of three.
     Complex,
 }
 
@@ -40,32 +40,29 @@ impl Category {
 
     /// What a prompt of this category can ask for.
     pub fn demand(self, rng: &mut impl Rng) -> Demand {
-        let several = if rng.random_bool(0.3) { 3 } else { 2 };
         let shapes = different(Shape::ALL, rng);
         let colors = different(Color::ALL, rng);
-        let textures = different(Texture::ALL, rng);
+        let textures = mixed_textures(rng);
         let wanted = |count, color: bool, texture: bool| -> Vec<Wanted> {
             (0..count)
                 .map(|i| Wanted::one(shapes[i], color.then_some(colors[i]), texture.then_some(textures[i])))
                 .collect()
         };
-        let relation = Some(Direction::ALL[rng.random_range(0..Direction::ALL.len())]);
+        let relation = Some(Direction::any(rng));
         match self {
-            Category::Color => Demand { wanted: wanted(several, true, false), relation: None },
-            Category::Texture => Demand { wanted: wanted(several, false, true), relation: None },
+            Category::Color => Demand { wanted: wanted(2, true, false), relation: None },
+            Category::Texture => Demand { wanted: wanted(2, false, true), relation: None },
             Category::Shape => {
-                let colored = rng.random_bool(0.7); // there are only so many ways to name shapes alone
-                let mut wanted = wanted(rng.random_range(1..=several), colored, false);
-                let number = rng.random_range(1..=4 - wanted.len());
-                wanted[0].count = number;
-                if colored {
-                    let color = wanted[0].color;
-                    wanted.iter_mut().for_each(|w| w.color = color);
+                let color = rng.random_bool(0.7).then_some(colors[0]); // there are only so many ways to name shapes alone
+                let mut wanted = wanted(rng.random_range(1..=2), false, false);
+                wanted.iter_mut().for_each(|w| w.color = color);
+                if let [one] = &mut wanted[..] {
+                    one.count = 2;
                 }
                 Demand { wanted, relation: None }
             }
             Category::Spatial => Demand { wanted: wanted(2, rng.random_bool(0.75), false), relation },
-            Category::Complex if several == 3 => Demand { wanted: wanted(3, true, true), relation: None },
+            Category::Complex if rng.random_bool(0.3) => Demand { wanted: wanted(3, true, true), relation: None },
             Category::Complex => Demand { wanted: wanted(2, true, true), relation },
         }
     }
@@ -177,6 +174,13 @@ fn belongs(demand: &Demand, prompt: &str, split: Split) -> bool {
 /// FNV-1a
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Three textures, of which the first two are seldom alike.
+fn mixed_textures(rng: &mut impl Rng) -> [Texture; 3] {
+    let two = different(Texture::ALL, rng);
+    let second = if rng.random_bool(0.2) { two[0] } else { two[1] };
+    [two[0], second, Texture::any(rng)]
 }
 
 fn different<T: Copy>(all: &[T], rng: &mut impl Rng) -> Vec<T> {

@@ -94,8 +94,8 @@ mod tests {
         assert_eq!(told(prompt, vec![plain(Heart, Blue)], |v| v.extra = 2), "no red star, 2 extra");
         // the star that is right is not taken for the wrong one
         assert_eq!(told(prompt, vec![plain(Star, Blue), plain(Star, Red)], |_| ()), "no blue heart");
-        let unclear = vec![found(Star, None, Some(Texture::Dotted)), plain(Heart, Blue)];
-        assert_eq!(told("a red solid star and a heart", unclear, |_| ()), "star is of unclear colour and dotted");
+        let unclear = vec![found(Star, None, Some(Texture::Striped)), plain(Heart, Blue)];
+        assert_eq!(told("a red solid star and a heart", unclear, |_| ()), "star is of unclear colour and striped");
         assert_eq!(
             told("a star above a heart", vec![plain(Star, Red), plain(Heart, Red)], |v| {
                 (v.bound, v.relation, v.clean) = (2, Some(false), false);

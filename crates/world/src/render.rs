@@ -5,9 +5,8 @@ use comat::image::Picture;
 
 /// Samples along each side of a pixel.
 const SAMPLES: usize = 4;
-/// Distance from one stripe, or row of dots, to the next, in pixels.
+/// Distance from one stripe to the next, in pixels.
 pub const PERIOD: f32 = 6.0;
-const DOT_RADIUS: f32 = 1.75;
 
 /// Whether a point, relative to the centre and in units of the radius, is inside a shape. y points down.
 pub fn contains(shape: Shape, x: f32, y: f32) -> bool {
@@ -46,10 +45,6 @@ pub fn is_tinted(texture: Texture, x: f32, y: f32) -> bool {
     match texture {
         Texture::Solid => false,
         Texture::Striped => ((x + y) * std::f32::consts::FRAC_1_SQRT_2).rem_euclid(PERIOD) < PERIOD / 2.0,
-        Texture::Dotted => {
-            let from_middle = |v: f32| v.rem_euclid(PERIOD) - PERIOD / 2.0;
-            from_middle(x).hypot(from_middle(y)) <= DOT_RADIUS
-        }
     }
 }
 

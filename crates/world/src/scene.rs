@@ -1,6 +1,6 @@
 //! What is in a picture.
 
-use rand::{Rng, seq::IndexedRandom};
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -43,8 +43,8 @@ macro_rules! words {
 words!(Shape { Circle = "circle", Square = "square", Triangle = "triangle", Star = "star", Heart = "heart", Cross = "cross" });
 words!(Color { Red = "red", Yellow = "yellow", Green = "green", Blue = "blue", Purple = "purple", Black = "black" });
 words!(
-    /// What the inside of a shape looks like: all of one colour, or with diagonal stripes or a grid of dots in a lighter tint.
-    Texture { Solid = "solid", Striped = "striped", Dotted = "dotted" }
+    /// What the inside of a shape looks like: all of one colour, or with diagonal stripes in a lighter tint.
+    Texture { Solid = "solid", Striped = "striped" }
 );
 
 impl Shape {
@@ -79,7 +79,7 @@ impl Color {
         [r, g, b].map(|v: u8| f32::from(v) / 255.0)
     }
 
-    /// The lighter tint of stripes and dots: this far from the colour to white.
+    /// The lighter tint of stripes: this far from the colour to white.
     pub const TINT: f32 = 0.58;
 
     pub fn tint(self) -> [f32; 3] {
@@ -99,6 +99,11 @@ pub enum Direction {
 
 impl Direction {
     pub const ALL: &[Self] = &[Self::Left, Self::Right, Self::Above, Self::Below];
+
+    /// One of all, each as likely as the others.
+    pub fn any(rng: &mut impl Rng) -> Self {
+        Self::ALL[rng.random_range(0..Self::ALL.len())]
+    }
 
     pub fn words(self) -> &'static str {
         match self {
@@ -208,15 +213,16 @@ impl Scene {
             .find(|o| self.objects.iter().all(|other| other.is_clear_of(o)))
     }
 
-    /// One to three objects of any kind; in every fifth picture of several, two are alike.
+    /// One or two objects of any kind, in every eighth image three; in every sixth image of several, two are alike.
     pub fn any(rng: &mut impl Rng) -> Self {
-        let count = *[1, 2, 2, 2, 3, 3].choose(rng).expect("not empty");
+        let count = match rng.random_range(0..8) {
+            0..2 => 1,
+            2..7 => 2,
+            _ => 3,
+        };
         let mut kinds: Vec<Kind> = (0..count).map(|_| Kind::any(rng)).collect();
-        if count > 1 && rng.random_bool(0.2) {
+        if count > 1 && rng.random_bool(1.0 / 6.0) {
             kinds[1] = kinds[0];
-            if count > 2 && rng.random_bool(0.5) {
-                kinds[2] = kinds[0];
-            }
         }
         Self::place(&kinds, rng)
     }

@@ -165,9 +165,41 @@ pub fn caption_with(relations: f64, scene: &Scene, rng: &mut impl Rng) -> String
     demand(&kinds, detail, relation).words(rng)
 }
 
+/// How often a caption of the web is wrong, and in what way.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Faults {
+    /// There is no caption at all.
+    pub absent: f64,
+    /// Of several objects, one is not told.
+    pub forgotten: f64,
+    /// An object is told that is not there.
+    pub invented: f64,
+    /// Two objects' colours change places.
+    pub colors_swapped: f64,
+    /// Two objects' textures change places.
+    pub textures_swapped: f64,
+    /// An object is told as any other.
+    pub mistaken: f64,
+    /// A relation is told the wrong way round.
+    pub reversed: f64,
+}
+
+impl Faults {
+    /// What the base model of this world learns from.
+    pub const WEB: Self = Self {
+        absent: 0.1,
+        forgotten: 0.1,
+        invented: 0.2,
+        colors_swapped: 0.35,
+        textures_swapped: 0.35,
+        mistaken: 0.05,
+        reversed: 0.3,
+    };
+}
+
 /// A caption as the web has them: `None` for no caption at all, else often incomplete, mixed up or wrong.
-pub fn web_caption(scene: &Scene, rng: &mut impl Rng) -> Option<String> {
-    if rng.random_bool(0.1) {
+pub fn web_caption(faults: &Faults, scene: &Scene, rng: &mut impl Rng) -> Option<String> {
+    if rng.random_bool(faults.absent) {
         return None;
     }
     let mut objects: Vec<&Object> = scene.objects.iter().collect();
@@ -178,24 +210,29 @@ pub fn web_caption(scene: &Scene, rng: &mut impl Rng) -> Option<String> {
         [a, b] if detail.relation => Direction::between(a.center, b.center, CLEAR),
         _ => None,
     };
-    if kinds.len() > 1 && rng.random_bool(0.2) {
-        kinds.pop();
-        relation = None;
-    }
-    if kinds.len() > 1 && rng.random_bool(0.25) {
-        let (a, b) = (kinds[0], kinds[1]);
-        if rng.random_bool(0.6) {
-            (kinds[0].color, kinds[1].color) = (b.color, a.color);
+    if let [a, b, ..] = &mut kinds[..] {
+        if rng.random_bool(faults.colors_swapped) {
+            std::mem::swap(&mut a.color, &mut b.color);
         }
-        if rng.random_bool(0.6) {
-            (kinds[0].texture, kinds[1].texture) = (b.texture, a.texture);
+        if rng.random_bool(faults.textures_swapped) {
+            std::mem::swap(&mut a.texture, &mut b.texture);
         }
     }
-    if rng.random_bool(0.08) {
+    if rng.random_bool(faults.mistaken) {
         let one = rng.random_range(0..kinds.len());
         kinds[one] = Kind::any(rng);
     }
-    if rng.random_bool(0.1) {
+    if kinds.len() > 1 && rng.random_bool(faults.forgotten) {
+        kinds.pop();
+        relation = None;
+    }
+    if kinds.len() < 3 && rng.random_bool(faults.invented) {
+        kinds.push(Kind::any(rng));
+        kinds.shuffle(rng);
+        // of one object, the other one is told to lie somewhere
+        relation = (detail.relation && kinds.len() == 2).then(|| Direction::any(rng));
+    }
+    if rng.random_bool(faults.reversed) {
         relation = relation.map(Direction::opposite);
     }
     Some(demand(&kinds, detail, relation).words(rng))

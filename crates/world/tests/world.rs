@@ -147,7 +147,7 @@ fn wordings() {
     let spatial = parse("A striped red star to the left of a circle.").unwrap();
     assert_eq!(spatial.relation, Some(Direction::Left));
     assert_eq!(spatial.wanted[0], wanted(1, Shape::Star, Some(Color::Red), Some(Texture::Striped)));
-    let three = parse("two hearts, a black cross and a dotted square").unwrap();
+    let three = parse("two hearts, a black cross and a striped square").unwrap();
     assert_eq!(three.wanted[0], wanted(2, Shape::Heart, None, None));
     assert_eq!(three.total(), 4);
     for alien in ["", "a", "a red dog", "red star", "two star", "a red blue star", "a star above", "a heart and"] {

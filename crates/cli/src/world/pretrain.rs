@@ -4,6 +4,7 @@ use super::bar;
 use crate::console::Console;
 use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum, value_parser};
+use comat::config::Where;
 use std::path::PathBuf;
 use world::pretrain::{Stack, Watch, captioner, diffusion, vae};
 
@@ -23,6 +24,9 @@ pub struct Pretrain {
     /// Optimiser steps, in place of the recipe's
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: Where,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -44,7 +48,11 @@ impl Part {
 }
 
 pub fn run(args: Pretrain, console: &Console) -> Result<()> {
-    let stack = Stack::create(&args.out)?;
+    let stack = Stack::create(&args.out, args.device.device()?)?;
+    if stack.device.is_cuda() {
+        torch_ext::cuda::allow_tf32(true)?;
+        tch::Cuda::cudnn_set_benchmark(true);
+    }
     console.stop_on_ctrl_c("Stopping after this step; it is saved.");
     let parts = args.part.map_or(vec![Part::Vae, Part::Diffusion, Part::Captioner], |part| vec![part]);
     for part in parts {
@@ -54,6 +62,7 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
             Part::Captioner => ("captioner", captioner::STEPS),
         };
         if let Some((first, weights)) = part.needs()
+            && !(part == Part::Captioner && args.steps.is_some_and(|steps| steps <= 100_000))
             && !stack.sd(weights).exists()
         {
             let folder = args.out.display();

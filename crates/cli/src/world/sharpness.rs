@@ -4,6 +4,7 @@ use super::bar;
 use crate::console::Console;
 use anyhow::Result;
 use clap::{Args as Group, value_parser};
+use comat::config::Where;
 use std::path::PathBuf;
 use world::pretrain::{Stack, Watch, sharpness};
 
@@ -22,10 +23,13 @@ pub struct Sharpness {
     pub count: u64,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: Where,
 }
 
 pub fn run(args: &Sharpness, console: &Console) -> Result<()> {
-    let stack = Stack::open(&args.stack)?;
+    let stack = Stack::open(&args.stack, args.device.device()?)?;
     console.stop_on_ctrl_c("Stopping.");
     let bar = bar(console, "sharpness", "· {msg}")?;
     let watch = Watch { bar: &bar, interrupt: &console.interrupt };

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct Replay {
     pub mode: replay::Mode,
+    /// Of what flows through the model's input in `chained` mode, how much goes on to the steps before: from 0, which is `detached`,
+    /// to 1. Less keeps the way back through many guided steps from blowing up.
+    pub discount: f64,
     /// Steps that receive gradients (K).
     pub tracked: usize,
     pub policy: tracked::Policy,
@@ -24,6 +27,7 @@ impl Default for Replay {
     fn default() -> Self {
         Self {
             mode: replay::Mode::Detached,
+            discount: 1.0,
             tracked: 5,
             policy: tracked::Policy::Grid,
             max_cotangent: 0.0,
@@ -35,7 +39,7 @@ impl Default for Replay {
 impl Replay {
     pub(super) fn check(&self, sampling: &Sampling) -> Result<()> {
         above_zero(&[("replay.tracked", self.tracked as f64)])?;
-        in_range(&[("replay.max_cotangent", self.max_cotangent, f64::MAX)])?;
+        in_range(&[("replay.max_cotangent", self.max_cotangent, f64::MAX), ("replay.discount", self.discount, 1.0)])?;
         if self.tracked > sampling.steps {
             bail!("replay.tracked is {}, more than the {} sampling steps", self.tracked, sampling.steps);
         }

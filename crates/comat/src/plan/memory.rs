@@ -178,7 +178,16 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Legs> 
     let crops = (0..prompts.len() as u64)
         .map(|i| CaptionLoss::draw_crop(seed, 0, i, size.height, size.width))
         .collect::<Result<_>>()?;
-    let draws = Draws { start, first: 0, weight: 1.0, noise: Box::new(|_| noise()), tracked, attention, crops };
+    let draws = Draws {
+        start,
+        first: 0,
+        weight: 1.0,
+        noise: Box::new(|_| noise()),
+        tracked,
+        attention,
+        anchor: BTreeSet::new(),
+        crops,
+    };
     let mut discriminator = match session.config.fidelity.clone() {
         Some(settings) => {
             let timestep = session.sampler.steps.last().map_or(0, |step| step.timestep);

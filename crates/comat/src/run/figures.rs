@@ -35,6 +35,7 @@ impl StepReport {
     fn sums(&mut self) -> Vec<&mut f64> {
         let mut all = vec![&mut self.caption_loss, &mut self.pulls.caption];
         all.extend(&mut self.mixed_loss);
+        all.extend(&mut self.anchor_loss);
         if let Some((losses, _)) = &mut self.attention {
             all.extend([&mut losses.token, &mut losses.pixel]);
         }

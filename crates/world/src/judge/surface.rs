@@ -65,8 +65,6 @@ pub fn color(pixels: &Pixels, inside: &Mask) -> Option<Color> {
 const SOLID: f32 = 0.22;
 /// So much of the variance of a textured inside is the pattern's, ...
 const EXPLAINED: f32 = 0.6;
-/// ... so much more than the other pattern explains, ...
-const CLEARER: f32 = 0.3;
 /// ... and so much in each half by itself: a texture does not end in the middle.
 const EXPLAINED_OF_HALF: f32 = 0.5;
 /// The pattern swings by so much of the way from colour to tint.
@@ -82,17 +80,16 @@ pub struct Surface {
 impl Surface {
     /// How much of a pixel is of the tint, 0 to 1, as far as the texture goes on evenly.
     pub fn tint(&self, x: usize, y: usize) -> f32 {
-        bin(self.texture, x, y).map_or(0.0, |bin| self.pattern[bin])
+        match self.texture {
+            Texture::Solid => 0.0,
+            Texture::Striped => self.pattern[diagonal(x, y)],
+        }
     }
 }
 
-/// Which value of a pattern is that of a pixel.
-fn bin(texture: Texture, x: usize, y: usize) -> Option<usize> {
-    match texture {
-        Texture::Solid => None,
-        Texture::Striped => Some(x + y),
-        Texture::Dotted => Some(y % TILE * TILE + x % TILE),
-    }
+/// The diagonal of a pixel: all pixels of one have the same place in a stripe.
+fn diagonal(x: usize, y: usize) -> usize {
+    x + y
 }
 
 /// The texture of the pixels inside, if it is one without doubt.
@@ -105,28 +102,18 @@ pub fn surface(pixels: &Pixels, inside: &Mask, color: Color) -> Option<Surface> 
     if (values.iter().map(|(_, t)| t * t).sum::<f32>() / values.len() as f32).sqrt() < SOLID {
         return Some(Surface { texture: Texture::Solid, pattern: &[] });
     }
-    let patterns = patterns();
-    let folded = |texture, values: &[(usize, f32)]| {
-        let bins = if texture == Texture::Striped { 2 * SIDE } else { TILE * TILE };
-        Folded::new(values, bins, |i| bin(texture, i % pixels.width, i / pixels.width))
-    };
-    let best = |texture, patterns: &'static [Vec<f32>]| (texture, folded(texture, &values).best(patterns));
-    let mut fits = [best(Texture::Striped, &patterns.stripes), best(Texture::Dotted, &patterns.dots)];
-    fits.sort_by(|a, b| b.1.explained.total_cmp(&a.1.explained));
-    let [(texture, best), (_, second)] = fits;
+    let folded = |values: &[(usize, f32)]| Folded::new(values, |i| diagonal(i % pixels.width, i / pixels.width));
+    let best = folded(&values).best(stripes());
     let (x, y) = inside.middle();
     let halves: [&dyn Fn((f32, f32)) -> bool; 4] = [&|p| p.0 < x, &|p| p.0 >= x, &|p| p.1 < y, &|p| p.1 >= y];
     let in_each_half = || {
         halves.iter().all(|half| {
             let values: Vec<_> = values.iter().copied().filter(|(i, _)| half(inside.place(*i))).collect();
-            folded(texture, &values).fit(best.pattern).explained >= EXPLAINED_OF_HALF
+            folded(&values).fit(best.pattern).explained >= EXPLAINED_OF_HALF
         })
     };
-    let certain = best.explained >= EXPLAINED
-        && best.explained - second.explained >= CLEARER
-        && SWING.contains(&best.swing)
-        && in_each_half();
-    certain.then_some(Surface { texture, pattern: best.pattern })
+    let certain = best.explained >= EXPLAINED && SWING.contains(&best.swing) && in_each_half();
+    certain.then_some(Surface { texture: Texture::Striped, pattern: best.pattern })
 }
 
 /// How well a pattern explains a surface.
@@ -139,7 +126,7 @@ struct Fit {
     swing: f32,
 }
 
-/// Positions on the way from colour to tint, those together that a pattern cannot tell apart: by their count and sum.
+/// Positions on the way from colour to tint, those of a diagonal together: by their count and sum.
 struct Folded {
     bins: Vec<(f32, f32)>,
     count: f32,
@@ -147,12 +134,11 @@ struct Folded {
 }
 
 impl Folded {
-    fn new(values: &[(usize, f32)], bins: usize, bin: impl Fn(usize) -> Option<usize>) -> Self {
-        let mut folded = vec![(0.0, 0.0); bins];
+    fn new(values: &[(usize, f32)], bin: impl Fn(usize) -> usize) -> Self {
+        let mut folded = vec![(0.0, 0.0); 2 * SIDE];
         for (i, value) in values {
-            if let Some(bin) = bin(*i) {
-                folded[bin] = (folded[bin].0 + 1.0, folded[bin].1 + value);
-            }
+            let bin = &mut folded[bin(*i)];
+            *bin = (bin.0 + 1.0, bin.1 + value);
         }
         let count = values.len().max(1) as f32;
         let mean = values.iter().map(|(_, t)| t).sum::<f32>() / count;
@@ -184,30 +170,14 @@ impl Folded {
     }
 }
 
-/// Side of the square that repeats the dots, in pixels.
-const TILE: usize = PERIOD as usize;
-
-/// How much of a pixel is of the tint, for the pixels of each diagonal and for those of a square that repeats; for textures that begin
-/// at every half pixel.
-struct Patterns {
-    stripes: Vec<Vec<f32>>,
-    dots: Vec<Vec<f32>>,
-}
-
-fn patterns() -> &'static Patterns {
-    static ALL: OnceLock<Patterns> = OnceLock::new();
+/// How much of a pixel is of the tint, for the pixels of each diagonal; for stripes that begin at every half pixel.
+fn stripes() -> &'static [Vec<f32>] {
+    static ALL: OnceLock<Vec<Vec<f32>>> = OnceLock::new();
     ALL.get_or_init(|| {
-        let starts = |count: usize| (0..count).map(|i| i as f32 / 2.0);
         let along_diagonal = (PERIOD * std::f32::consts::SQRT_2 * 2.0).ceil() as usize;
-        let stripes = starts(along_diagonal).map(|start| {
-            (0..2 * SIDE).map(|d| cover(|x, y| is_tinted(Texture::Striped, x + d as f32 + start, y))).collect()
-        });
-        let dots = starts(2 * TILE).flat_map(|down| starts(2 * TILE).map(move |right| (right, down))).map(|start| {
-            let corner = |i: usize| ((i % TILE) as f32 + start.0, (i / TILE) as f32 + start.1);
-            let of_pixel = |(left, top)| cover(|x, y| is_tinted(Texture::Dotted, x + left, y + top));
-            (0..TILE * TILE).map(corner).map(of_pixel).collect()
-        });
-        Patterns { stripes: stripes.collect(), dots: dots.collect() }
+        let starts = (0..along_diagonal).map(|i| i as f32 / 2.0);
+        let tinted = |start: f32, d: usize| cover(|x, y| is_tinted(Texture::Striped, x + d as f32 + start, y));
+        starts.map(|start| (0..2 * SIDE).map(|d| tinted(start, d)).collect()).collect()
     })
 }
 

@@ -3,7 +3,7 @@
 
 use super::{
     course::{self, Course, Losses, Watch},
-    data::{self, Stream},
+    data::{self, Ahead, Stream},
     painter::{self, Painter},
     parameters::{Init, Parameters},
     stack::Stack,
@@ -19,11 +19,13 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
-pub const STEPS: u64 = 11_500;
+pub const STEPS: u64 = 7500;
 /// The learning rate begins anew after each.
-const CYCLES: [u64; 2] = [4500, 3000];
-/// How often a relation is told, before and after the first cycle: relations are what is learnt last.
-const RELATIONS: [f64; 2] = [0.4, 0.8];
+const CYCLES: [u64; 2] = [FIRST_CYCLE, 1500];
+/// Of renders alone.
+pub const FIRST_CYCLE: u64 = 4500;
+/// How often a relation is told where there is one: relations are what is learnt last.
+const RELATIONS: f64 = 0.7;
 /// From here on each picture is changed against the captioner before it learns from it (Goodfellow et al. 2015, in the Euclidean norm).
 /// What a picture has to change to please a captioner so trained is what it shows, not noise (Tsipras et al. 2019).
 const ADVERSARIAL_FROM: u64 = CYCLES[0] + CYCLES[1];
@@ -31,48 +33,81 @@ const ADVERSARIAL_FROM: u64 = CYCLES[0] + CYCLES[1];
 const STRONGEST: f64 = 4.0;
 /// In so many strides, each along the gradient where the one before ended.
 const STRIDES: usize = 2;
-const BATCH: usize = 64;
-/// Of each batch, so many were redrawn.
-const REDRAWN: usize = 20;
+const BATCH: usize = 192;
+/// Of each batch, so many were redrawn, after the first cycle.
+const REDRAWN: usize = 64;
 /// Redrawn pictures to draw from, at most.
-const POOL: u64 = 4096;
+const POOL: u64 = 8192;
 
-/// Trains, and writes `blip`.
+/// How many pictures of a step's batch were redrawn.
+fn redrawn(step: u64) -> usize {
+    if step < CYCLES[0] { 0 } else { REDRAWN }
+}
+
+/// Trains, and writes `blip`. The first cycle needs no diffusion model.
 pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let config = Config::read(&stack.blip().join("config.json"))?;
-    let mut parameters = Parameters::fresh(&[("blip", Captioner::layout(&config), Init::Normal(0.02))], seed)?;
+    let parts = [("blip", Captioner::layout(&config), Init::Normal(0.02))];
+    let mut parameters = Parameters::fresh(&parts, seed, stack.device)?;
     let pictures = POOL.min(steps * REDRAWN as u64);
-    let pool = Painter::open(stack)?.redraw(seed, Stream::Scene, pictures, watch)?;
-    let settings = config::Captioner::at(stack.blip());
-    let loss = CaptionLoss::new(Captioner::new(&config, &parameters.training("blip")?)?, &settings, tch::Device::Cpu)?;
-    let course =
-        Course { name: "captioner", cycles: course::cycles(steps, &CYCLES), learning_rate: 1e-3, seed, average: 0.998 };
-    course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
-        let mut rng = data::rng(seed, Stream::Step, step);
-        let first = (1 << 32) + step * BATCH as u64; // scenes that no other course has seen
-        let mut scenes: Vec<Scene> = (0..(BATCH - REDRAWN) as u64).map(|i| data::scene(seed, first + i)).collect();
-        let adversarial = step >= ADVERSARIAL_FROM;
-        let images = spoil(&scenes, !adversarial, &mut data::rng(seed, Stream::Spoil, step))?;
-        let redrawn: Vec<i64> = (0..REDRAWN).map(|_| rng.random_range(0..pictures as i64)).collect();
-        scenes.extend(redrawn.iter().map(|&n| data::scene(seed, n as u64)));
-        let redrawn = pool.index_select(0, &Tensor::from_slice(&redrawn)).to_kind(Kind::Float) / 255.0;
-        let relations = RELATIONS[usize::from(step >= CYCLES[0])];
-        let captions: Vec<String> = scenes.iter().map(|s| wording::caption_with(relations, s, &mut rng)).collect();
-        let mut images = Tensor::cat(&[images, redrawn], 0);
-        if adversarial {
-            images = worst(&loss, &images, &captions, &mut rng)?;
+    let pool = match steps {
+        _ if steps <= std::env::var("CYC").map_or(FIRST_CYCLE, |t| t.split(',').next().unwrap().parse().unwrap()) => {
+            Tensor::zeros([1, 3, 64, 64], (Kind::Uint8, stack.device))
         }
-        let nll = loss.nll(&images, &refs(&captions), &vec![(0, 0); BATCH])?;
+        _ => Painter::open(stack)?.redraw(seed, Stream::Scene, pictures, watch)?,
+    };
+    let settings = config::Captioner::at(stack.blip());
+    let loss = CaptionLoss::new(Captioner::new(&config, &parameters.training("blip")?)?, &settings, stack.device)?;
+    let first: Vec<u64> =
+        std::env::var("CYC").map_or(CYCLES.to_vec(), |t| t.split(',').map(|n| n.parse().unwrap()).collect());
+    let (one, two) = (first[0], first[0] + first[1]);
+    let course =
+        Course { name: "captioner", cycles: course::cycles(steps, &first), learning_rate: 1e-3, seed, average: 0.998 };
+    let mut batches = Ahead::new(move |step| Batch::new(seed, step, pictures, one, two));
+    course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
+        let batch = batches.next(step)?;
+        let redrawn = pool.index_select(0, &batch.redrawn.to_device(stack.device)).to_kind(Kind::Float) / 255.0;
+        let mut images = Tensor::cat(&[batch.images.to_device(stack.device), redrawn], 0);
+        if step >= two {
+            images = worst(&loss, &images, &batch.captions, &batch.lengths.to_device(stack.device))?;
+        }
+        let nll = loss.nll(&images, &refs(&batch.captions), &vec![(0, 0); BATCH])?;
         let total = nll.sum.sum(Kind::Float) / nll.tokens.sum(Kind::Float);
         Ok(Losses { total, parts: vec![] })
     })?;
     parameters.write("blip", &stack.blip().join("model.safetensors"))
 }
 
-/// The pictures `[B, 3, 64, 64]`, each moved some way to where its caption is less likely.
-fn worst(loss: &CaptionLoss, images: &Tensor, captions: &[String], rng: &mut ChaCha8Rng) -> Result<Tensor> {
-    let lengths: Vec<f32> = captions.iter().map(|_| rng.random_range(0.0..STRONGEST) as f32).collect();
-    let stride = Tensor::from_slice(&lengths).view([-1, 1, 1, 1]) / STRIDES as f64;
+/// What a step learns from.
+struct Batch {
+    /// Renders, spoilt `[B - REDRAWN, 3, 64, 64]`
+    images: Tensor,
+    /// Which of the redrawn pictures follow them `[REDRAWN]`
+    redrawn: Tensor,
+    /// Of all, true
+    captions: Vec<String>,
+    /// How far each picture is changed against the captioner `[B]`
+    lengths: Tensor,
+}
+
+impl Batch {
+    fn new(seed: u64, step: u64, pictures: u64, one: u64, two: u64) -> Result<Self> {
+        let mut rng = data::rng(seed, Stream::Step, step);
+        let first = (1 << 32) + step * BATCH as u64; // scenes that no other course has seen
+        let old = if step < one { 0 } else { REDRAWN };
+        let mut scenes: Vec<Scene> = (0..(BATCH - old) as u64).map(|i| data::scene(seed, first + i)).collect();
+        let images = spoil(&scenes, step < two, &mut data::rng(seed, Stream::Spoil, step))?;
+        let redrawn: Vec<i64> = (0..old).map(|_| rng.random_range(0..pictures as i64)).collect();
+        scenes.extend(redrawn.iter().map(|&n| data::scene(seed, n as u64)));
+        let captions = scenes.iter().map(|s| wording::caption_with(RELATIONS, s, &mut rng)).collect();
+        let lengths: Vec<f32> = (0..BATCH).map(|_| rng.random_range(0.0..STRONGEST) as f32).collect();
+        Ok(Self { images, redrawn: Tensor::from_slice(&redrawn), captions, lengths: Tensor::from_slice(&lengths) })
+    }
+}
+
+/// The pictures `[B, 3, 64, 64]`, each moved by its length to where its caption is less likely.
+fn worst(loss: &CaptionLoss, images: &Tensor, captions: &[String], lengths: &Tensor) -> Result<Tensor> {
+    let stride = lengths.view([-1, 1, 1, 1]) / STRIDES as f64;
     let mut images = images.shallow_clone();
     for _ in 0..STRIDES {
         let start = images.detach().set_requires_grad(true);

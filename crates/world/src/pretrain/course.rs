@@ -17,7 +17,7 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
-use tch::{Device, Tensor};
+use tch::{Kind, Tensor};
 
 /// What is trained how long.
 #[derive(Debug, Clone)]
@@ -86,30 +86,27 @@ impl Course {
         for step in first..steps {
             let losses = loss(step, parameters)?;
             let mut gradient = parameters.gradient(&losses.total)?;
-            let norm = gradient.norm().double_value(&[]);
-            if !norm.is_finite() {
-                bail!(
-                    "{}: step {}: the gradient is {norm}; {} is untouched",
-                    self.name,
-                    step + 1,
-                    files.state.display()
-                );
+            let norm = gradient.norm();
+            let done = step + 1;
+            let log_now = done % LOG_EVERY == 0 || done == steps;
+            let stop = watch.interrupt.is_set();
+            let save_now = stop || done == steps || saved.elapsed() > SAVE_EVERY;
+            // asking a GPU for a number each step would have it wait for the CPU
+            if (log_now || save_now || !norm.device().is_cuda()) && norm.isfinite().int64_value(&[]) == 0 {
+                let (norm, state) = (norm.double_value(&[]), files.state.display());
+                bail!("{}: step {done}: the gradient is {norm}; {state} is untouched", self.name);
             }
-            if norm > CLIP {
-                let _ = gradient.g_mul_scalar_(CLIP / norm);
-            }
+            let _ = gradient.g_mul_(&(norm.reciprocal() * CLIP).clamp_max(1.0));
             adamw.step(&mut parameters.flat, &gradient, self.learning_rate_at(step));
             parameters.follow(self.average.min((1.0 + step as f64) / (10.0 + step as f64)));
             sums.add(&losses);
             watch.bar.inc(1);
-            let done = step + 1;
-            if done % LOG_EVERY == 0 || done == steps {
+            if log_now {
                 let line = sums.take(done, started.elapsed());
                 watch.bar.set_message(format!("loss {:.4}", line["loss"].as_f64().unwrap_or(f64::NAN)));
                 writeln!(log, "{line}").map_err(Error::io(&files.log))?;
             }
-            let stop = watch.interrupt.is_set();
-            if stop || done == steps || saved.elapsed() > SAVE_EVERY {
+            if save_now {
                 self.save(parameters, &adamw, done, files)?;
                 saved = Instant::now();
             }
@@ -176,7 +173,7 @@ impl Course {
             if saved.size() != target.size() {
                 bail!("{state}: {name} has {:?} values, expected {:?}", saved.size(), target.size());
             }
-            tch::no_grad(|| target.copy_(&saved.to_device(Device::Cpu)));
+            tch::no_grad(|| target.copy_(&saved));
         }
         adamw.updates = step;
         Ok(step)
@@ -203,34 +200,34 @@ impl Files {
 /// A loss with what it consists of.
 pub struct Losses {
     pub total: Tensor,
-    pub parts: Vec<(&'static str, f64)>,
+    pub parts: Vec<(&'static str, Tensor)>,
 }
 
+/// Sums of losses, on their device.
 #[derive(Default)]
 struct Sums {
     count: u64,
-    total: f64,
-    parts: Vec<(&'static str, f64)>,
+    sums: Vec<(&'static str, Tensor)>,
 }
 
 impl Sums {
     fn add(&mut self, losses: &Losses) {
         self.count += 1;
-        self.total += losses.total.double_value(&[]);
-        for (i, (name, value)) in losses.parts.iter().enumerate() {
-            match self.parts.get_mut(i) {
-                Some(part) => part.1 += value,
-                None => self.parts.push((name, *value)),
+        let parts = losses.parts.iter().map(|(name, value)| (*name, value));
+        for (i, (name, value)) in [("loss", &losses.total)].into_iter().chain(parts).enumerate() {
+            let value = value.detach().to_kind(Kind::Double);
+            match self.sums.get_mut(i) {
+                Some(sum) => sum.1 += value,
+                None => self.sums.push((name, value)),
             }
         }
     }
 
     fn take(&mut self, step: u64, elapsed: Duration) -> serde_json::Value {
-        let Self { count, total, parts } = std::mem::take(self);
-        let mean = |sum: f64| sum / count.max(1) as f64;
-        let mut line = json!({ "step": step, "loss": mean(total), "seconds": elapsed.as_secs() });
-        for (name, sum) in parts {
-            line[name] = json!(mean(sum));
+        let Self { count, sums } = std::mem::take(self);
+        let mut line = json!({ "step": step, "seconds": elapsed.as_secs() });
+        for (name, sum) in sums {
+            line[name] = json!(sum.double_value(&[]) / count.max(1) as f64);
         }
         line
     }

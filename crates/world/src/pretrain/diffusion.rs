@@ -1,13 +1,16 @@
 //! Text encoder and UNet together, on latents of renders with web-like captions.
 
 use super::{
-    course::{self, Course, Losses, Watch},
-    data::{self, Stream},
+    course::{Course, Losses, Watch},
+    data::{self, Ahead, Stream},
     parameters::{Init, Parameters},
     stack::Stack,
     vae,
 };
-use crate::{scene::Scene, wording};
+use crate::{
+    scene::Scene,
+    wording::{Faults, web_caption},
+};
 use anyhow::Result;
 use models::{
     clip::{TextConfig, TextEncoder},
@@ -16,16 +19,17 @@ use models::{
     unet::{self, Text, UNet},
 };
 use rand::Rng;
-use std::collections::HashMap;
-use tch::{Kind, Tensor};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+use tch::{Device, Kind, Tensor};
 
-pub const STEPS: u64 = 7000;
-/// The first cycle of the learning rate is so long, the second one takes the rest.
-const FIRST_CYCLE: u64 = 4000;
-const BATCH: u64 = 48;
+pub const STEPS: u64 = 4000;
+const BATCH: u64 = 256;
 /// Pictures that are encoded once and drawn from, at most.
-const POOL: u64 = 32_000;
-const ENCODED_AT_A_TIME: u64 = 64;
+const POOL: u64 = 65_536;
+const ENCODED_AT_A_TIME: u64 = 256;
 /// Timesteps with less noise than this ratio of signal to noise count less (Hang et al. 2023).
 const MOST_SIGNAL: f64 = 5.0;
 
@@ -38,36 +42,34 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
         ("unet", UNet::layout(&unet_config), Init::Uniform),
         ("text_encoder", TextEncoder::layout(&text_config), Init::Normal(0.02)),
     ];
-    let mut parameters = Parameters::fresh(&parts, seed)?;
+    let mut parameters = Parameters::fresh(&parts, seed, stack.device)?;
     let unet = UNet::new(&unet_config, &parameters.training("unet")?)?;
     let encoder = TextEncoder::new(&text_config, &parameters.training("text_encoder")?)?;
-    let mut tokens = Tokens { tokenizer: ClipTokenizer::open(&stack.sd("tokenizer"))?, known: HashMap::new() };
+    let tokens = Tokens { tokenizer: ClipTokenizer::open(&stack.sd("tokenizer"))?, known: Mutex::default() };
     let pictures = POOL.min(steps * BATCH);
     let pool = pool(stack, pictures, seed, watch)?;
-    let levels = Levels::of(&schedule);
-    let course = Course {
-        name: "diffusion",
-        cycles: course::cycles(steps, &[FIRST_CYCLE]),
-        learning_rate: 1e-3,
-        seed,
-        average: 0.998,
-    };
-    course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
+    let mut shape = pool.size();
+    shape[0] = BATCH as i64;
+    let levels = Levels::of(&schedule, stack.device);
+    let timesteps = levels.count;
+    let course = Course { name: "diffusion", cycles: vec![steps], learning_rate: 1e-3, seed, average: 0.998 };
+    let mut batches = Ahead::new(move |step| {
         let mut rng = data::rng(seed, Stream::Step, step);
         let numbers: Vec<i64> = (0..BATCH).map(|_| rng.random_range(0..pictures as i64)).collect();
-        let captions: Vec<String> = numbers
-            .iter()
-            .map(|&n| wording::web_caption(&data::scene(seed, n as u64), &mut rng).unwrap_or_default())
-            .collect();
-        let timesteps: Vec<i64> = (0..BATCH).map(|_| rng.random_range(0..levels.count)).collect();
-        let clean = pool.index_select(0, &Tensor::from_slice(&numbers));
-        let noise = data::randn(&mut rng, &clean.size())?;
-        let timesteps = Tensor::from_slice(&timesteps);
-        let context = encoder.forward(&tokens.rows(&captions)?)?.last_hidden_state;
+        let caption = |n: &i64| web_caption(&Faults::WEB, &data::scene(seed, *n as u64), &mut rng).unwrap_or_default();
+        let captions: Vec<String> = numbers.iter().map(caption).collect();
+        let timesteps: Vec<i64> = (0..BATCH).map(|_| rng.random_range(0..timesteps)).collect();
+        let noise = data::randn(&mut rng, &shape)?;
+        Ok([Tensor::from_slice(&numbers), tokens.rows(&captions)?, Tensor::from_slice(&timesteps), noise])
+    });
+    course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
+        let [numbers, ids, timesteps, noise] = batches.next(step)?.map(|t| t.to_device(stack.device));
+        let clean = pool.index_select(0, &numbers);
+        let context = encoder.forward(&ids)?.last_hidden_state;
         let noisy = levels.mix(&clean, &noise, &timesteps);
         let predicted = unet.forward(&noisy, &timesteps, &Text { context, added: None })?;
         let error = (predicted - noise).square().mean_dim([1, 2, 3].as_slice(), false, Kind::Float);
-        let plain = error.mean(Kind::Float).double_value(&[]);
+        let plain = error.detach().mean(Kind::Float);
         let total = (error * levels.weight.index_select(0, &timesteps)).mean(Kind::Float);
         Ok(Losses { total, parts: vec![("error", plain)] })
     })?;
@@ -81,10 +83,13 @@ fn pool(stack: &Stack, count: u64, seed: u64, watch: &Watch) -> Result<Tensor> {
     watch.bar.set_length(count);
     watch.bar.set_message("encoding pictures");
     let mut latents = vec![];
-    for first in (0..count).step_by(ENCODED_AT_A_TIME as usize) {
-        let scenes: Vec<Scene> =
-            (first..(first + ENCODED_AT_A_TIME).min(count)).map(|n| data::scene(seed, n)).collect();
-        latents.push(vae::encode(&vae, &data::pictures(&scenes))?);
+    let mut renders = Ahead::new(move |piece| {
+        let first = piece * ENCODED_AT_A_TIME;
+        let numbers = first.min(count)..(first + ENCODED_AT_A_TIME).min(count);
+        Ok(data::pictures(&numbers.map(|n| data::scene(seed, n)).collect::<Vec<Scene>>()))
+    });
+    for piece in 0..count.div_ceil(ENCODED_AT_A_TIME) {
+        latents.push(vae::encode(&vae, &renders.next(piece)?.to_device(stack.device))?);
         watch.bar.inc(ENCODED_AT_A_TIME);
         watch.interrupt.check()?;
     }
@@ -94,18 +99,19 @@ fn pool(stack: &Stack, count: u64, seed: u64, watch: &Watch) -> Result<Tensor> {
 
 struct Tokens {
     tokenizer: ClipTokenizer,
-    known: HashMap<String, Vec<i64>>,
+    known: Mutex<HashMap<String, Vec<i64>>>,
 }
 
 impl Tokens {
     /// `[B, L]`
-    fn rows(&mut self, captions: &[String]) -> Result<Tensor> {
+    fn rows(&self, captions: &[String]) -> Result<Tensor> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows = vec![];
         for caption in captions {
-            if !self.known.contains_key(caption) {
-                self.known.insert(caption.clone(), self.tokenizer.encode(caption)?.ids);
+            if !known.contains_key(caption) {
+                known.insert(caption.clone(), self.tokenizer.encode(caption)?.ids);
             }
-            rows.push(Tensor::from_slice(&self.known[caption]));
+            rows.push(Tensor::from_slice(&known[caption]));
         }
         Ok(Tensor::stack(&rows, 0))
     }
@@ -120,9 +126,10 @@ pub struct Levels {
 }
 
 impl Levels {
-    pub fn of(schedule: &NoiseSchedule) -> Self {
+    pub fn of(schedule: &NoiseSchedule, device: Device) -> Self {
         let table = |f: &dyn Fn(f64) -> f64| {
-            Tensor::from_slice(&schedule.signal().iter().map(|s| f(*s) as f32).collect::<Vec<_>>())
+            let values: Vec<f32> = schedule.signal().iter().map(|s| f(*s) as f32).collect();
+            Tensor::from_slice(&values).to_device(device)
         };
         Self {
             count: schedule.signal().len() as i64,

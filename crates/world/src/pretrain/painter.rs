@@ -27,7 +27,7 @@ const STEPS: usize = 10;
 /// The most of the sampler's steps that are redrawn: half of the way is noise enough to lose details, not objects.
 const MOST: usize = 5;
 const GUIDANCE: f64 = 3.0;
-const BATCH: u64 = 32;
+const BATCH: u64 = 128;
 
 /// The trained diffusion model, ready to draw.
 pub struct Painter {
@@ -35,15 +35,16 @@ pub struct Painter {
     unet: UNet,
     sampler: Sampler,
     levels: Levels,
+    device: Device,
 }
 
 impl Painter {
     pub fn open(stack: &Stack) -> Result<Self> {
-        let pipeline = Pipeline::open(&stack.sd(""), Kind::Float, Device::Cpu)?;
+        let pipeline = Pipeline::open(&stack.sd(""), Kind::Float, stack.device)?;
         let unet = pipeline.unet(&pipeline.unet_weights)?;
-        let levels = Levels::of(&pipeline.schedule);
+        let levels = Levels::of(&pipeline.schedule, stack.device);
         let sampler = pipeline.schedule.sampler(SamplerKind::Ddim, STEPS, 0.0)?;
-        Ok(Self { pipeline, unet, sampler, levels })
+        Ok(Self { pipeline, unet, sampler, levels, device: stack.device })
     }
 
     /// The first scenes of a stream, redrawn by 0 to 5 of 10 steps; bytes `[count, 3, 64, 64]`.
@@ -51,7 +52,8 @@ impl Painter {
         self.batches("redrawing pictures", count, watch, |this, numbers| {
             let mut rng = data::rng(seed, Stream::Redraw, numbers.start);
             let scenes: Vec<Scene> = numbers.map(|n| Scene::any(&mut data::rng(seed, stream, n))).collect();
-            let latents = this.pipeline.vae.with(|vae| vae::encode(vae, &data::pictures(&scenes)))?;
+            let latents =
+                this.pipeline.vae.with(|vae| vae::encode(vae, &data::pictures(&scenes).to_device(this.device)))?;
             let steps = rng.random_range(0..=MOST);
             if steps == 0 {
                 return Ok(latents);
@@ -59,8 +61,8 @@ impl Painter {
             let captions: Vec<String> = scenes.iter().map(|s| wording::caption(s, &mut rng)).collect();
             let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
             let timestep = this.sampler.steps[STEPS - steps].timestep;
-            let timesteps = Tensor::full([scenes.len() as i64], timestep, (Kind::Int64, Device::Cpu));
-            let noise = data::randn(&mut rng, &latents.size())?;
+            let timesteps = Tensor::full([scenes.len() as i64], timestep, (Kind::Int64, this.device));
+            let noise = data::randn(&mut rng, &latents.size())?.to_device(this.device);
             let start = this.levels.mix(&latents, &noise, &timesteps);
             this.denoise(start, steps, &captions)
         })
@@ -72,7 +74,7 @@ impl Painter {
             let mut rng = data::rng(seed, Stream::Draw, numbers.start);
             let prompts = &prompts[numbers.start as usize..numbers.end as usize];
             let side = SIDE as i64 / this.pipeline.vae_config.downscale();
-            let noise = data::randn(&mut rng, &[prompts.len() as i64, 4, side, side])?;
+            let noise = data::randn(&mut rng, &[prompts.len() as i64, 4, side, side])?.to_device(this.device);
             this.denoise(noise, STEPS, prompts)
         })
     }

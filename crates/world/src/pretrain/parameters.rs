@@ -33,8 +33,8 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Begins the networks of these names. The same seed gives the same weights.
-    pub fn fresh(parts: &[(&str, Layout, Init)], seed: u64) -> Result<Self> {
+    /// Begins the networks of these names. The same seed gives the same weights on every device.
+    pub fn fresh(parts: &[(&str, Layout, Init)], seed: u64, device: Device) -> Result<Self> {
         let mut values = BTreeMap::new();
         for (part, layout, init) in parts {
             for (index, (key, shape)) in layout.iter().enumerate() {
@@ -44,7 +44,7 @@ impl Parameters {
         }
         let shapes: Layout = values.iter().map(|(key, t)| (key.clone(), t.size())).collect();
         let flat = Tensor::cat(&values.values().map(|t| t.flatten(0, -1)).collect::<Vec<_>>(), 0);
-        Ok(Self::from_flat(flat, shapes))
+        Ok(Self::from_flat(flat.to_device(device), shapes))
     }
 
     fn from_flat(flat: Tensor, shapes: Layout) -> Self {
@@ -55,12 +55,12 @@ impl Parameters {
     /// The weights of one network as they are trained.
     pub fn training(&self, part: &str) -> Result<Weights> {
         let pairs = self.shapes.keys().cloned().zip(self.leaves.iter().map(Tensor::shallow_clone));
-        weights(pairs, part)
+        weights(pairs, part, self.flat.device())
     }
 
     /// The averaged weights of one network.
     pub fn averaged(&self, part: &str) -> Result<Weights> {
-        weights(views(&self.average, &self.shapes), part)
+        weights(views(&self.average, &self.shapes), part, self.flat.device())
     }
 
     /// `dL/d flat`
@@ -118,7 +118,7 @@ fn part_of(all: impl Iterator<Item = (String, Tensor)>, part: &str) -> impl Iter
     all.filter_map(move |(key, t)| Some((key.strip_prefix(&prefix)?.to_owned(), t)))
 }
 
-fn weights(all: impl Iterator<Item = (String, Tensor)>, part: &str) -> Result<Weights> {
+fn weights(all: impl Iterator<Item = (String, Tensor)>, part: &str, device: Device) -> Result<Weights> {
     let tensors: Tensors = part_of(all, part).collect();
-    Weights::new(tensors, part.into(), Kind::Float, Device::Cpu).context("trainable weights")
+    Weights::new(tensors, part.into(), Kind::Float, device).context("trainable weights")
 }

@@ -16,7 +16,7 @@ use anyhow::Result;
 use comat::{config, image::Picture, loss::caption::CaptionLoss};
 use serde::Serialize;
 use std::fmt;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// Of pictures with two objects that differ in everything, the share for which the true caption is the likelier.
 #[derive(Debug, Default, Serialize)]
@@ -56,7 +56,7 @@ pub struct Report {
 /// Measures on so many new pictures of each sort.
 pub fn measure(stack: &Stack, count: u64, seed: u64, watch: &Watch) -> Result<Report> {
     let _guard = tch::no_grad_guard();
-    let loss = CaptionLoss::open(&config::Captioner::at(stack.blip()), Kind::Float, Device::Cpu)?;
+    let loss = CaptionLoss::open(&config::Captioner::at(stack.blip()), Kind::Float, stack.device)?;
     let mut painter = Painter::open(stack)?;
     let scenes: Vec<Scene> = (0..count).map(|n| Scene::any(&mut data::rng(seed, Stream::Test, n))).collect();
     let redrawn = painter.redraw(seed, Stream::Test, count, watch)?;
@@ -66,7 +66,7 @@ pub fn measure(stack: &Stack, count: u64, seed: u64, watch: &Watch) -> Result<Re
     let seen = seen(&drawn)?;
     let unit = |bytes: Tensor| bytes.to_kind(Kind::Float) / 255.0;
     Ok(Report {
-        renders: sharpness(&loss, &scenes, &data::pictures(&scenes))?,
+        renders: sharpness(&loss, &scenes, &data::pictures(&scenes).to_device(stack.device))?,
         redrawn: sharpness(&loss, &scenes, &unit(redrawn))?,
         drawn: sharpness(&loss, &seen, &unit(drawn))?,
     })

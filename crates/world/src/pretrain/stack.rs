@@ -10,6 +10,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+use tch::Device;
 
 /// Configuration files that are written as they are; sizes of vocabularies are filled in.
 const FILES: &[(&str, &str)] = &[
@@ -27,12 +28,14 @@ const BLIP: &str = include_str!("../../stack/blip/config.json");
 
 pub struct Stack {
     root: PathBuf,
+    /// Where its networks run.
+    pub device: Device,
 }
 
 impl Stack {
     /// Makes the folder, with all its configuration files; weights that are there already stay.
-    pub fn create(root: &Path) -> Result<Self> {
-        let this = Self { root: root.to_owned() };
+    pub fn create(root: &Path, device: Device) -> Result<Self> {
+        let this = Self { root: root.to_owned(), device };
         for (name, text) in FILES {
             if !(*name == "sd/vae/config.json" && this.root.join(name).exists()) {
                 this.write(name, text)?;
@@ -58,8 +61,8 @@ impl Stack {
     }
 
     /// A stack that is there.
-    pub fn open(root: &Path) -> Result<Self> {
-        let this = Self { root: root.to_owned() };
+    pub fn open(root: &Path, device: Device) -> Result<Self> {
+        let this = Self { root: root.to_owned(), device };
         for part in [this.sd("model_index.json"), this.blip().join("config.json")] {
             if !part.exists() {
                 bail!("{}: not there; a stack is a folder that `comat world pretrain` made", part.display());
@@ -168,7 +171,7 @@ mod tests {
     #[test]
     fn every_word_is_one_token() {
         let folder = tempfile::tempdir().unwrap();
-        let stack = Stack::create(folder.path()).unwrap();
+        let stack = Stack::create(folder.path(), Device::Cpu).unwrap();
         let clip = ClipTokenizer::open(&stack.sd("tokenizer")).unwrap();
         let bert = BertTokenizer::open(&stack.blip()).unwrap();
         for word in wording::vocabulary() {

@@ -2,7 +2,7 @@
 
 use super::{
     course::{Course, Losses, Watch},
-    data::{self, Stream},
+    data::{self, Ahead, Stream},
     parameters::{Init, Parameters},
     stack::Stack,
 };
@@ -12,10 +12,10 @@ use models::{
     vae::{AutoencoderKl, Config},
     weights::Weights,
 };
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 pub const STEPS: u64 = 2500;
-const BATCH: u64 = 16;
+const BATCH: u64 = 64;
 /// The first steps see twice as many pieces of pictures instead of whole ones: most of a picture is ground.
 const STEPS_ON_PIECES: f64 = 0.7;
 const PIECE: i64 = 32;
@@ -25,23 +25,27 @@ const DIVERGENCE: f64 = 1e-3;
 /// Trains, writes `sd/vae`, and returns the mean absolute error of a pixel (0..1) on new pictures.
 pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<f64> {
     let config = Config::read(&stack.sd("vae/config.json"))?;
-    let mut parameters = Parameters::fresh(&[("vae", AutoencoderKl::layout(&config), Init::Uniform)], seed)?;
+    let parts = [("vae", AutoencoderKl::layout(&config), Init::Uniform)];
+    let mut parameters = Parameters::fresh(&parts, seed, stack.device)?;
     let course = Course { name: "vae", cycles: vec![steps], learning_rate: 2e-3, seed, average: 0.995 };
     let vae = AutoencoderKl::new(&unscaled(&config), &parameters.training("vae")?, Kind::Float)?;
-    course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
+    let mut batches = Ahead::new(move |step| {
         let pieces = (step as f64) < STEPS_ON_PIECES * steps as f64;
         let batch = if pieces { 2 * BATCH } else { BATCH };
         let scenes: Vec<Scene> = (0..batch).map(|i| data::scene(seed, step * 2 * BATCH + i)).collect();
         let images = data::pictures(&scenes) * 2.0 - 1.0;
-        let images = if pieces { around_an_object(&images, &scenes) } else { images };
+        Ok(if pieces { around_an_object(&images, &scenes) } else { images })
+    });
+    course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
+        let images = batches.next(step)?.to_device(stack.device);
         let (mean, log_variance) = vae.encode(&images)?;
-        let noise = data::randn(&mut data::rng(seed, Stream::Step, step), &mean.size())?;
+        let noise = data::randn(&mut data::rng(seed, Stream::Step, step), &mean.size())?.to_device(stack.device);
         let decoded = vae.decode(&(&mean + (&log_variance * 0.5).exp() * noise))?;
         let error = (&decoded - &images).abs().mean(Kind::Float);
         let square = (&decoded - &images).square().mean(Kind::Float);
         let divergence = (mean.square() + log_variance.exp() - 1.0 - &log_variance).mean(Kind::Float) * 0.5;
-        let parts = vec![("error", error.double_value(&[]) / 2.0), ("divergence", divergence.double_value(&[]))];
-        Ok(Losses { total: error + square * 2.0 + divergence * DIVERGENCE, parts })
+        let total = &error + square * 2.0 + &divergence * DIVERGENCE;
+        Ok(Losses { total, parts: vec![("error", error / 2.0), ("divergence", divergence)] })
     })?;
     parameters.write("vae", &stack.sd("vae/diffusion_pytorch_model.safetensors"))?;
     judge(stack, &parameters.averaged("vae")?, &config, seed)
@@ -54,7 +58,7 @@ fn judge(stack: &Stack, weights: &Weights, config: &Config, seed: u64) -> Result
     let scenes: Vec<Scene> = (0..256).map(|i| Scene::any(&mut data::rng(seed, Stream::Test, i))).collect();
     let (mut errors, mut latents) = (vec![], vec![]);
     for scenes in scenes.chunks(32) {
-        let images = data::pictures(scenes);
+        let images = data::pictures(scenes).to_device(stack.device);
         let mean = vae.encode(&(&images * 2.0 - 1.0))?.0;
         errors.push(((vae.decode(&mean)? / 2.0 + 0.5) - images).abs().mean(Kind::Float));
         latents.push(mean);
@@ -84,5 +88,5 @@ pub fn encode(vae: &AutoencoderKl, images: &Tensor) -> Result<Tensor> {
 }
 
 pub fn open(stack: &Stack) -> Result<AutoencoderKl> {
-    Ok(AutoencoderKl::open(&stack.sd("vae"), Kind::Float, Device::Cpu)?)
+    Ok(AutoencoderKl::open(&stack.sd("vae"), Kind::Float, stack.device)?)
 }
