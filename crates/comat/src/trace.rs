@@ -69,6 +69,7 @@ pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<
     if let Some(attention) = &mut session.attention {
         attention.take_explicit(&prompts[..rows])?;
     }
+    session.captioner.contrast_with(&prompts[..rows])?;
     let prompts: Vec<&str> = prompts[..rows].iter().map(|p| p.text.as_str()).collect();
 
     let extra = Extra::read(&request.noise, &session, rows)?;

@@ -57,6 +57,10 @@ pub struct Captioner {
     /// Of the caption loss, beside the other losses.
     #[serde(default = "Captioner::default_weight")]
     pub weight: f64,
+    /// How much of the loss with a wrong caption, in which two things have each other's attributes, is subtracted from the loss
+    /// with the right one: 0 (none) to below 1. What makes any caption likelier then cancels.
+    #[serde(default)]
+    pub contrast: f64,
     /// Samples decoded and captioned at a time; 0: the whole batch.
     #[serde(default)]
     pub micro_batch: usize,
@@ -64,7 +68,7 @@ pub struct Captioner {
 
 impl Captioner {
     pub(super) fn check(&self) -> Result<()> {
-        in_range(&[("captioner.weight", self.weight, f64::MAX)])
+        in_range(&[("captioner.weight", self.weight, f64::MAX), ("captioner.contrast", self.contrast, 1.0)])
     }
 
     /// The captioner of a folder, with everything else as it is by default.
@@ -74,6 +78,7 @@ impl Captioner {
             prefix: Self::default_prefix(),
             reduction: Reduction::default(),
             weight: 1.0,
+            contrast: 0.0,
             micro_batch: 0,
         }
     }

@@ -3,7 +3,9 @@
 use crate::{
     batch::Share,
     config::{self, Reduction},
+    loss::contrast::Contrast,
     precision,
+    prompts::Prompt,
     random::{Purpose, stream},
     replay::chunks,
     resident::Resident,
@@ -24,6 +26,8 @@ pub struct CaptionLoss {
     tokenizer: BertTokenizer,
     preprocess: Preprocess,
     config: config::Captioner,
+    /// Wrong captions, where the loss has any
+    contrast: Contrast,
     /// Tokens of the prefix, the start token among them.
     prefix_tokens: usize,
     max_length: usize,
@@ -57,7 +61,8 @@ impl CaptionLoss {
         let path = config.path.to_path_buf();
         let captioner = Resident::of(captioner, move || Ok(Captioner::open(&path, kind, device)?));
         let config = config.clone();
-        Ok(Self { captioner, kind, image_size, tokenizer, preprocess, config, prefix_tokens, max_length })
+        let contrast = Contrast::default();
+        Ok(Self { captioner, kind, image_size, tokenizer, preprocess, config, contrast, prefix_tokens, max_length })
     }
 
     /// Lets the captioner go whenever it has nothing to do.
@@ -85,7 +90,37 @@ impl CaptionLoss {
             parts.iter().filter_map(|p| p.cotangent.as_ref().map(Tensor::shallow_clone)).collect();
         let count = self.count(&share.batch)?;
         let loss = parts.iter().map(|p| p.nll).sum::<f64>() / count;
-        Ok(Caption { loss, cotangent: Tensor::cat(&cotangents, 0) * (1.0 / count) })
+        let mut cotangent = Tensor::cat(&cotangents, 0) * (1.0 / count);
+        if self.config.contrast > 0.0 {
+            self.away_from_wrong(images, share, crops, &mut cotangent)?;
+        }
+        Ok(Caption { loss, cotangent })
+    }
+
+    /// Finds the wrong captions of these prompts, which `captioner.contrast` makes less likely.
+    pub fn contrast_with(&mut self, prompts: &[Prompt]) -> Result<()> {
+        if self.config.contrast > 0.0 {
+            self.contrast = Contrast::of(prompts)?;
+        }
+        Ok(())
+    }
+
+    /// Subtracts from the cotangent that of the same loss with wrong captions, where there are any.
+    fn away_from_wrong(&self, images: &Tensor, share: &Share, crops: &[Crop], cotangent: &mut Tensor) -> Result<()> {
+        let all: Vec<&str> = share.batch.iter().filter_map(|prompt| self.contrast.get(prompt)).collect();
+        let mine = share.prompts().iter().enumerate();
+        let (rows, wrong): (Vec<i64>, Vec<&str>) =
+            mine.filter_map(|(row, prompt)| Some((row as i64, self.contrast.get(prompt)?))).unzip();
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let crops: Vec<Crop> = rows.iter().map(|row| crops[*row as usize]).collect();
+        let rows = Tensor::from_slice(&rows).to_device(images.device());
+        let parts = self.parts(&images.index_select(0, &rows), &wrong, &crops, true)?;
+        let pulls: Vec<Tensor> = parts.into_iter().filter_map(|p| p.cotangent).collect();
+        let share = -self.config.contrast / self.count(&all)?;
+        let _ = cotangent.index_add_(0, &rows, &(Tensor::cat(&pulls, 0) * share));
+        Ok(())
     }
 
     /// The loss of each image with its prompt, alone and not moved. The captioner is opened once for all.

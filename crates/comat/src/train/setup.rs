@@ -49,6 +49,7 @@ impl Trainer {
         if let Some(attention) = &mut session.attention {
             attention.take_explicit(&prompts)?;
         }
+        session.captioner.contrast_with(&prompts)?;
         let (weights, kind, device) = (&session.pipeline.unet_weights, session.latent_kind(), session.pipeline.device);
         let mut changed = vec![];
         let (adapter, optimizer, step) = match &found {
