@@ -160,10 +160,10 @@ pub fn iterate(
     let mut clock = Clock::start(session.pipeline.device, "trajectory");
     let text = session.text(prompts)?;
 
-    let merged = session.merged(&adapter.lora)?;
-    let denoiser = session.denoiser(&merged);
+    let frozen = session.frozen(&adapter.lora)?;
+    let denoiser = session.denoiser(&frozen);
     let walked = trajectory::walk(denoiser.conditioned_on(&text), &sampler, start, &tracked, noise, each)?;
-    drop(merged);
+    drop(frozen);
     let trajectory = clock.lap("decode");
 
     let images = session.decode(&walked.latents)?;

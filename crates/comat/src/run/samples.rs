@@ -53,7 +53,7 @@ fn round(
 ) -> Result<Vec<Picture>> {
     let config = session.config.clone();
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let unet = session.merged(lora)?;
+    let unet = session.frozen(lora)?;
     let mut pictures = vec![];
     let mut maps = word_maps::Store::default();
     for (start, length) in chunks(run.samples.len() as i64, at_a_time) {

@@ -191,7 +191,7 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
 /// Every rank measures its share of the prompts; all of them have the whole round in the end.
 fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
     let (session, world) = (&mut trainer.session, &trainer.world);
-    let unet = session.merged(&trainer.adapter.lora)?;
+    let unet = session.frozen(&trainer.adapter.lora)?;
     let (mut losses, mut judged, mut bytes) = (vec![], vec![], vec![]);
     let all = &run.validation.prompts;
     let mine = world.share(all.len());
