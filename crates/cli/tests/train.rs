@@ -127,7 +127,10 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     run.signal("INT");
     let Done { code, stdout, stderr } = run.wait();
     assert_eq!(code, Some(0), "{stdout}{stderr}");
-    assert_eq!(stderr, "Finishing this step, then saving. Ctrl-C once more stops at once, without saving.\n");
+    assert_eq!(
+        stderr,
+        "Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.\n"
+    );
     folder.assert_no_leftovers();
 
     let step = steps(&folder, "out").len();
