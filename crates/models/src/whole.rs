@@ -48,7 +48,7 @@ pub fn write_durable<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> R
 /// A folder that cannot be read; those of the disk.
 pub fn sync_folder(folder: &Path) -> crate::Result<()> {
     let file = File::open(folder).map_err(Error::io(folder))?;
-    Ok(sync(&file).map_err(Error::io(folder))?)
+    sync(&file).map_err(Error::io(folder))
 }
 
 /// Has the system write a file to the disk, if it is on one: devices and some network file systems know no such thing.
