@@ -174,7 +174,7 @@ fn ctrl_c_does_not_wait_for_the_step() {
     assert_same_checkpoint(&folder, "out/checkpoints/step-2", "straight/checkpoints/step-2");
 
     let words =
-        "output=watched prompts.validation=held_out.txt validation.every=1 sampling.steps=1000 train.batch_size=1";
+        "output=watched prompts.validation=held_out.txt validation.every=1 sampling.steps=500 train.batch_size=1";
     let mut run = folder.start(&train_words(words));
     run.until("the start", || folder.exists("watched/events.jsonl") && !folder.events("watched").is_empty());
     run.signal("INT");
