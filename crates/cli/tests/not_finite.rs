@@ -22,7 +22,7 @@ fn folder_with_one_bad_prompt() -> Folder {
     folder.edit_tensors(TEXT, |all| {
         let key = all.keys().find(|key| key.ends_with("token_embedding.weight")).unwrap().clone();
         let poisoned = all[&key].copy();
-        let _ = poisoned.get(i64::from(word)).fill_(f64::NAN);
+        let _ = poisoned.get(word).fill_(f64::NAN);
         all.insert(key, poisoned);
     });
     folder

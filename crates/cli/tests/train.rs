@@ -78,7 +78,7 @@ fn what_a_run_depends_on() {
         folder.bytes(&format!("{output}/checkpoints/step-1/adapter.safetensors"))
     };
     let first = adapter("a", "");
-    assert!(first == adapter("b", ""));
+    assert!(first == adapter("b", "") && first == adapter("d", "model.deterministic=true"));
     let others = ["replay.mode=chained", "train.accumulation=2", "seed=4", "replay.policy=last", "train.batch_size=1"];
     for (i, other) in others.into_iter().enumerate() {
         assert!(first != adapter(&format!("c{i}"), other), "{other} makes no difference");

@@ -46,6 +46,7 @@ impl Session {
         let (kind, device) = (config.model.dtype.kind(), config.model.device.device()?);
         if device.is_cuda() {
             torch_ext::cuda::allow_tf32(config.model.tf32)?;
+            torch_ext::cuda::set_deterministic(config.model.deterministic)?;
         }
         let mut pipeline = config.model.open()?;
         let mut captioner = CaptionLoss::open(&config.captioner, kind, device)?;

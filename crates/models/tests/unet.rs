@@ -137,7 +137,7 @@ fn layers_round_once() {
     let weights = Weights::new(tensors, "test".into(), Kind::BFloat16, Device::Cpu).unwrap();
     let lora = Lora::fresh(&weights, &["to_q".into()], 1, 1.0, |_, shape| Ok(draw(shape).to_kind(Kind::Float)));
     let lora = lora.unwrap().trainable(Kind::Float, Device::Cpu);
-    let _ = lora.views_of(&lora.flat)[1].copy_(&(draw(&[256, 1]).to_kind(Kind::Float) * 1e-5));
+    lora.views_of(&lora.flat)[1].copy_(&(draw(&[256, 1]).to_kind(Kind::Float) * 1e-5));
     let out = |weights: &Weights| {
         weights.build(&[], |at| Linear::new(at / "to_q", 256, 256)).unwrap().forward(&x).to_kind(Kind::Double)
     };
