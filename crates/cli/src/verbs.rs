@@ -40,7 +40,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     config.model.device = world.place(config.model.device);
     world.choose_backend(config.ranks.backend, config.model.device.device()?)?;
     let output = config.output.clone();
-    console.stop_on_ctrl_c("Finishing this step, then saving. Ctrl-C once more stops at once, without saving.");
+    console.stop_on_ctrl_c("Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.");
     let resume = args.resume.as_deref();
     let (mut trainer, mut run) =
         Trainer::open(config, segmenter, judge, resume, console.bar(), &console.interrupt, world)?;

@@ -100,7 +100,7 @@ fn latents_are_made_once_and_are_those_of_the_original_model() {
     fs::remove_file(folder.path("real/00000.safetensors")).unwrap();
     latents("fidelity.latents=real").error(&["00000.safetensors"]);
     folder.write("real/latents.json", &index[..index.len() / 2]);
-    latents("fidelity.latents=real").error(&["latents.json"]);
+    latents("fidelity.latents=real").error(&["latents.json", "delete their folder"]);
 }
 
 /// Ctrl-C before the first step: what is made is kept, and the run can be started again.

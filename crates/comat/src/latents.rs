@@ -71,7 +71,9 @@ impl Store {
             return Ok(store);
         }
         let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let index: Index = serde_json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
+        let index: Index = serde_json::from_str(&text)
+            .map_err(|e| Error::file(&path, e.to_string()))
+            .context("latents can be made again: delete their folder, and run the same command")?;
         let differences = index.origin.differences(&store.index.origin);
         if !differences.is_empty() {
             bail!(

@@ -151,6 +151,17 @@ fn an_empty_mask_only_pushes_down() {
     }
 }
 
+/// libtorch's own cross-entropy stops the program at such maps, on a GPU without a word about the cause.
+#[test]
+fn maps_that_are_no_numbers_give_losses_that_are_none() {
+    let layers = layers(3);
+    let _ = layers[1].modules[0].get(0).fill_(f64::NAN);
+    for form in [Form::Reference, Form::Paper] {
+        let Parts { token, pixel } = losses(form, &layers, &targets(), 3).unwrap();
+        assert!(value(&token).is_nan() && value(&pixel).is_nan());
+    }
+}
+
 #[test]
 fn no_targets_no_loss() {
     assert!(losses(Form::Reference, &layers(2), &[vec![], vec![]], 2).is_none());

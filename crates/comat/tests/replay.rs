@@ -65,7 +65,14 @@ impl Given {
 }
 
 /// All steps in one graph, as a plain PyTorch program would do it.
-fn one_graph(session: &Session, unet: &UNet, text: &GuidedText, given: &Given, chained: bool) -> Tensor {
+fn one_graph(
+    session: &Session,
+    unet: &UNet,
+    text: &GuidedText,
+    halves: &[GuidedText; 2],
+    given: &Given,
+    chained: bool,
+) -> Tensor {
     let denoiser = session.denoiser(unet);
     let mut x = given.x.copy();
     let mut losses = Tensor::from(0.0); // of the steps themselves
@@ -74,8 +81,8 @@ fn one_graph(session: &Session, unet: &UNet, text: &GuidedText, given: &Given, c
             let discount = session.config.replay.discount;
             let input = if chained { &x * discount + x.detach() * (1.0 - discount) } else { x.detach() };
             if given.anchor.contains(&i) {
-                let apart =
-                    denoiser.predict(&x.detach(), step.timestep, text).unwrap() - original(session, &x, step.timestep);
+                let apart = denoiser.predict(&x.detach(), step.timestep, text).unwrap()
+                    - original(session, halves, &x, step.timestep);
                 losses += apart.square().mean(Kind::Double) / given.anchor.len() as f64
                     * session.config.anchor.as_ref().unwrap().weight;
             }
@@ -99,14 +106,11 @@ fn one_graph(session: &Session, unet: &UNet, text: &GuidedText, given: &Given, c
 }
 
 /// What the model without an adapter predicts, with the anchor's guidance worked out by hand.
-fn original(session: &Session, x: &Tensor, timestep: i64) -> Tensor {
+fn original(session: &Session, [cond, uncond]: &[GuidedText; 2], x: &Tensor, timestep: i64) -> Tensor {
     let _guard = tch::no_grad_guard();
     let unet = session.pipeline.unet(&session.pipeline.unet_weights).unwrap();
-    let predict = |prompts: &[&str]| {
-        let text = session.pipeline.text.guided(prompts, None, false, (32, 48)).unwrap();
-        unet.forward(x, &Tensor::full([3], timestep, (Kind::Int64, Device::Cpu)), &text.cond).unwrap()
-    };
-    let (cond, uncond) = (predict(&PROMPTS), predict(&[""; 3]));
+    let timesteps = Tensor::full([PROMPTS.len() as i64], timestep, (Kind::Int64, Device::Cpu));
+    let [cond, uncond] = [cond, uncond].map(|text| unet.forward(x, &timesteps, &text.cond).unwrap());
     &uncond + (cond - &uncond) * session.config.anchor.as_ref().unwrap().guidance_scale.unwrap_or(7.5)
 }
 
@@ -189,8 +193,9 @@ fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
     let weights = session.pipeline.unet_weights.with_adapter(&adapter.lora).unwrap();
     let unet = session.pipeline.unet(&weights).unwrap();
     let text = session.text(&PROMPTS).unwrap();
+    let halves = [PROMPTS, [""; 3]].map(|texts| session.pipeline.text.guided(&texts, None, false, (32, 48)).unwrap());
     let chained = settings.contains(&"replay.mode=chained");
-    let loss = one_graph(&session, &unet, &text, &given, chained);
+    let loss = one_graph(&session, &unet, &text, &halves, &given, chained);
     let config = &session.config;
     let total = outcome.caption_loss * config.captioner.weight
         + config.attention.as_ref().map_or(0.0, |a| {

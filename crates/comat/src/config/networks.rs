@@ -21,12 +21,17 @@ pub struct Model {
     /// Of the frozen networks. The adapter, the latents and the losses are in float32.
     #[serde(default)]
     pub dtype: Dtype,
-    /// Of the autoencoder. Absent: `dtype`, or float32 where its configuration says that it overflows in float16 (SDXL's own).
+    /// Of the autoencoder. Absent: `dtype`; but float32 in place of float16 where its configuration says that it overflows there
+    /// (`force_upcast`), and for SDXL where it does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae_dtype: Option<Dtype>,
-    /// Whether float32 products on a GPU may round their factors to 10 bits (TF32): faster, and as good as float16.
+    /// Whether float32 matrix products on a GPU may round their factors to 10 bits (TF32): faster, and as good as float16.
+    /// Convolutions do, as PyTorch's by default.
     #[serde(default)]
     pub tf32: bool,
+    /// Whether a GPU is to compute the same bits every time, as far as libtorch can, at the price of speed.
+    #[serde(default)]
+    pub deterministic: bool,
     #[serde(default)]
     pub device: Where,
 }

@@ -3,6 +3,7 @@
 use crate::{
     batch::Share,
     config::{self, Reduction},
+    finite::{self, Part},
     loss::contrast::Contrast,
     precision,
     prompts::Prompt,
@@ -147,7 +148,7 @@ impl CaptionLoss {
         })
     }
 
-    fn parts(&self, images: &Tensor, prompts: &[&str], crops: &[Crop], gradient: bool) -> Result<Vec<Part>> {
+    fn parts(&self, images: &Tensor, prompts: &[&str], crops: &[Crop], gradient: bool) -> Result<Vec<Piece>> {
         self.captioner.with(|captioner| self.parts_by(captioner, images, prompts, crops, gradient))
     }
 
@@ -158,18 +159,22 @@ impl CaptionLoss {
         prompts: &[&str],
         crops: &[Crop],
         gradient: bool,
-    ) -> Result<Vec<Part>> {
+    ) -> Result<Vec<Piece>> {
         let mut parts = vec![];
         for (start, length) in chunks(images.size()[0], self.config.micro_batch) {
             let range = start as usize..(start + length) as usize;
             let images = images.narrow(0, start, length).detach().set_requires_grad(gradient);
             let nll = self.nll_by(captioner, &images, &prompts[range.clone()], &crops[range])?;
             let total = nll.sum.sum(nll.sum.kind());
+            let value = total.double_value(&[]);
+            if gradient {
+                finite::check_value(Part::CaptionLoss, value)?;
+            }
             let cotangent = match gradient {
                 true => precision::vjp(self.kind, &[&total], &[&images], &[&total.ones_like()])?.remove(0),
                 false => None,
             };
-            parts.push(Part { nll: total.double_value(&[]), cotangent });
+            parts.push(Piece { nll: value, cotangent });
         }
         Ok(parts)
     }
@@ -212,7 +217,7 @@ impl CaptionLoss {
     }
 }
 
-struct Part {
+struct Piece {
     nll: f64,
     cotangent: Option<Tensor>,
 }
