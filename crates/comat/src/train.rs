@@ -57,7 +57,7 @@ pub struct Trainer {
 /// What Fidelity Preservation needs.
 pub struct Fidelity {
     pub discriminator: Discriminator,
-    /// Of the original model, for every prompt.
+    /// Of the original model, for every prompt that the run comes to.
     pub real: latents::Store,
 }
 
@@ -168,10 +168,11 @@ pub fn iterate(
 
     let images = session.decode(&walked.latents)?;
     let mut decode = clock.lap("caption");
-    let Caption { loss, cotangent } = session.captioner.with_cotangent(&images, share, &crops)?;
+    let Caption { loss, smoothed, cotangent } = session.captioner.with_cotangent(&images, share, &crops)?;
     let caption = clock.lap("decode");
+    let image_gradient = cotangent;
     let mut cotangent =
-        session.decode_cotangent(&walked.latents, &(cotangent * session.config.captioner.weight * weight))?;
+        session.decode_cotangent(&walked.latents, &(&image_gradient * session.config.captioner.weight * weight))?;
     decode += clock.lap("fidelity");
 
     let verdict = match adversary {
@@ -213,7 +214,18 @@ pub fn iterate(
     };
     let attention_losses = replay.run(&walked, cotangent, gradients)?;
     let legs = Legs { trajectory, decode, caption, fidelity, segment, replay: clock.end() };
-    Ok(Outcome { latents: walked.latents, images, caption_loss: loss, verdict, pulls, attention_losses, counts, legs })
+    Ok(Outcome {
+        latents: walked.latents,
+        images,
+        image_gradient,
+        caption_loss: loss,
+        smoothed_loss: smoothed,
+        verdict,
+        pulls,
+        attention_losses,
+        counts,
+        legs,
+    })
 }
 
 /// The norm of a sample's cotangent, in the mean over the batch.
@@ -250,7 +262,11 @@ pub struct Outcome {
     pub latents: Tensor,
     /// `[B, 3, H, W]` in 0..1, not clamped
     pub images: Tensor,
+    /// Of the caption loss `[B, 3, H, W]`
+    pub image_gradient: Tensor,
     pub caption_loss: f64,
+    /// The caption loss with smoothed labels, which the gradients are of.
+    pub smoothed_loss: f64,
     pub verdict: Option<Verdict>,
     pub pulls: Pulls,
     pub attention_losses: AttentionLosses,
@@ -265,6 +281,6 @@ impl Outcome {
         let attention = config.attention.as_ref().map_or(0.0, |a| a.token_weight * token + a.pixel_weight * pixel);
         let weight = config.fidelity.as_ref().map_or(0.0, |fidelity| fidelity.weight);
         let adversarial = self.verdict.as_ref().map_or(0.0, |verdict| weight * verdict.adversarial);
-        config.captioner.weight * self.caption_loss + attention + adversarial
+        config.captioner.weight * self.smoothed_loss + attention + adversarial
     }
 }
