@@ -78,7 +78,8 @@ def prepare(args, case, batch):
     side = 64 if case != "world" else json.loads((model / "unet/config.json").read_text())["sample_size"]
     noise, prompts = args.work / f"noise-{case}.safetensors", args.work / "prompts.txt"
     command = [sys.executable, HERE / "noise.py", model, "--batch", batch, "--steps", args.steps, "--latents", side]
-    run([*command, "--out", noise])
+    pixels = side * 2 ** (len(json.loads((model / "vae/config.json").read_text())["block_out_channels"]) - 1)
+    run([*command, "--jitter", pixels // 224, "--out", noise])
     colours = ["red", "blue", "green", "yellow", "black", "white", "brown", "pink"]
     prompts.write_text("".join(f"a {c} dog and a small cat, number {i}\n" for i, c in enumerate(colours * 4)))
     return model, captioner, noise, prompts, side
@@ -131,14 +132,27 @@ def theirs(args, case, parts):
     command = [sys.executable, "-B", HERE / "iteration.py", "--model", model, "--captioner", captioner]
     command += ["--prompts", prompts, "--noise", noise, "--rank", args.rank, "--steps", args.steps]
     command += ["--tracked", args.tracked, "--guidance-scale", GUIDANCE, "--mode", args.mode]
-    text = run([*command, "--dtype", args.dtype, "--device", args.device, "--repeat", args.repeat])
+    out = args.work / f"{case}-pytorch.safetensors"
+    text = run([*command, "--dtype", args.dtype, "--device", args.device, "--repeat", args.repeat, "--out", out])
     trajectory, seconds = re.search(r"trajectory ([\d.]+) s, iteration ([\d.]+) s", text).groups()
     memory = "peak on the device" if args.device.startswith("cuda") else "peak resident set"
     return {
         "seconds": float(seconds),
         "trajectory": float(trajectory),
         "mib": int(re.search(rf"{memory} (\d+) MiB", text)[1]),
-    }
+    }, out
+
+
+def differences(one, other):
+    """Of two programs' results: image and dL/d image, Euclidean and relative, and the difference of the losses. (Fresh adapters are not the same on
+    both sides, but they add nothing yet.)"""
+    from safetensors.torch import load_file
+
+    one, other = load_file(one), load_file(other)
+    norm = lambda t: t.double().norm().item()
+    parts = [f"{key} {norm(one[key].double() - other[key]) / norm(other[key]):.1e}" for key in ("image", "image_gradient")]
+    losses = [results["loss.caption"].item() for results in (one, other)]
+    return f"relative difference of {', of '.join(parts)}; losses {losses[0]:.8f} and {losses[1]:.8f}"
 
 
 def flops(model, batch, steps, tracked, side):
@@ -201,12 +215,12 @@ def main():
         batch = args.batch or (6 if case == "sdxl" else 4)
         parts = prepare(args, case, batch)
         work = flops(parts[0], batch, args.steps, args.tracked, parts[4])
-        found = {}
+        found, files = {}, {}
         for side in args.sides:
             if side == "comat":
-                found[side] = ours(args, case, batch, parts, args.device, args.dtype, args.repeat)[0]
+                found[side], files[side] = ours(args, case, batch, parts, args.device, args.dtype, args.repeat)
             else:
-                found[side] = theirs(args, case, parts)
+                found[side], files[side] = theirs(args, case, parts)
             row = found[side]
             speed = work / row["seconds"]
             share = f"{speed / peak:.2f}" if cuda else "–"
@@ -218,6 +232,7 @@ def main():
         if len(found) == 2:
             a, b = found["comat"], found["pytorch"]
             print(f"{case}: {b['seconds'] / a['seconds']:.2f} times the speed, {a['mib'] / b['mib']:.2f} of the memory")
+            print(f"{case}: {differences(files['comat'], files['pytorch'])}")
     if cuda:
         print(f"gradients on {args.device} against the CPU, miniature world, float32: relative error {parity(args):.1e}")
 

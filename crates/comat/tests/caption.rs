@@ -57,8 +57,7 @@ fn by_hand(label_smoothing: f64, images: &Tensor, crops: &[Crop]) -> (f64, Tenso
     let length = labels.size()[1];
     let told = logits.narrow(1, 0, length - 1).flatten(0, 1);
     let labels = labels.narrow(1, 1, length - 1).flatten(0, 1);
-    let loss =
-        told.cross_entropy_loss(&labels, None::<&Tensor>, tch::Reduction::Mean, IGNORED, label_smoothing);
+    let loss = told.cross_entropy_loss(&labels, None::<&Tensor>, tch::Reduction::Mean, IGNORED, label_smoothing);
     let gradient = torch_ext::vjp(&[&loss], &[&images], &[&loss.ones_like()]).unwrap().remove(0).unwrap();
     (loss.double_value(&[]), gradient)
 }

@@ -78,7 +78,12 @@ fn the_published_loss_has_smoothed_labels() {
             let loss = nll.smoothed(0.1).sum(nll.sum.kind()) / nll.tokens.sum(Kind::Int64);
             assert_close(&format!("{kind:?} loss{name}"), &loss, &expected[&format!("loss{name}")], 1e-5);
             let grad = torch_ext::vjp(&[&loss], &[&pixels], &[&loss.ones_like()]).unwrap().remove(0).unwrap();
-            assert_close(&format!("{kind:?} gradient{name}"), &grad, &expected[&format!("grad.pixel_values{name}")], 1e-5);
+            assert_close(
+                &format!("{kind:?} gradient{name}"),
+                &grad,
+                &expected[&format!("grad.pixel_values{name}")],
+                1e-5,
+            );
         };
         (0..2).for_each(|i| check(row(&io, i), &format!(".{i}")));
         check(io.iter().map(|(k, t)| (k.clone(), t.shallow_clone())).collect(), "");

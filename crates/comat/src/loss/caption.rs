@@ -191,7 +191,8 @@ impl CaptionLoss {
 impl CaptionLoss {
     /// Says once that a caption is too long.
     fn tell(&self, prompts: &[&str], cut: &[Option<String>]) {
-        let Some((prompt, cut)) = prompts.iter().zip(cut).find_map(|(prompt, cut)| Some((prompt, cut.as_ref()?))) else {
+        let Some((prompt, cut)) = prompts.iter().zip(cut).find_map(|(prompt, cut)| Some((prompt, cut.as_ref()?)))
+        else {
             return;
         };
         if !self.told.swap(true, Ordering::Relaxed) {
