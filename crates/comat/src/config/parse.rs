@@ -130,8 +130,11 @@ mod tests {
         assert_eq!(of("sd15-recommended.toml"), (Mode::Detached, 0.0, entities::Mode::Repaired, base));
 
         // apart from these, the short file says what the long one says
-        let [mut published, mut recommended] = ["sd15.toml", "sd15-recommended.toml"]
-            .map(|name| toml::Table::try_from(read(&folder.join(name), &[]).unwrap()).unwrap());
+        let [mut published, mut recommended] = ["sd15.toml", "sd15-recommended.toml"].map(|name| {
+            let mut config = read(&folder.join(name), &[]).unwrap();
+            config.lora.alpha = Some(config.lora.alpha());
+            toml::Table::try_from(config).unwrap()
+        });
         for table in [&mut published, &mut recommended] {
             table.remove("output");
             for (section, key) in [
@@ -143,7 +146,6 @@ mod tests {
                 table[section].as_table_mut().unwrap().remove(key).unwrap();
             }
         }
-        assert_eq!(published["attention"], recommended["attention"]);
         assert_eq!(published, recommended);
     }
 
