@@ -285,7 +285,7 @@ pub struct Attention {
     pub engine: Engine,
 }
 
-/// Sample the original model's latents of all training prompts, for runs with [fidelity]
+/// Sample the original model's latents of the prompts that a run with [fidelity] comes to
 ///
 /// They go into fidelity.latents, or into `latents` in the run's folder. `comat train` makes missing ones by itself; this
 /// makes them beforehand. Run it again to go on where it was stopped.

@@ -149,13 +149,12 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
     })?;
     model.device = world.place(model.device);
     let prompts = prompts::read(&config.prompts.train)?;
-    let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
     let mut pipeline = config.model.open()?;
     console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
     let bar = console.bar();
     bar.set_style(ProgressStyle::with_template("latents {wide_bar} {pos}/{len} · {per_sec} · ETA {eta_precise}")?);
     bar.enable_steady_tick(Duration::from_millis(500));
-    let store = comat::latents::complete(&config, &mut pipeline, &texts, &bar, &console.interrupt, &world)?;
+    let store = comat::latents::complete(&config, &mut pipeline, &prompts, &bar, &console.interrupt, &world)?;
     bar.finish_and_clear();
     if world.leads() {
         say!("{}", store.plan(store.len()));

@@ -517,3 +517,30 @@ fn too_large_a_picture_names_the_leg() {
     folder.with_address_space(3 << 20, &words).error(&[said, help]);
     folder.assert_no_leftovers();
 }
+
+/// The captioner of the fixture takes 24 tokens. What it does not see of a prompt is said once.
+#[test]
+fn captions_that_are_too_long_are_named_once() {
+    let folder = Folder::of_run();
+    let long = |end: &str| format!("a {} {end}\n", "red dog and a blue cat ".repeat(4).trim());
+    folder.write("prompts.txt", long("here") + &long("there"));
+    let done = folder.train("train.steps=2");
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let said = done.stderr.matches("tokens that the captioner takes").count();
+    assert_eq!(said, 1, "{}", done.stderr);
+    assert!(done.stderr.contains("prompt longer than the 24 tokens"), "{}", done.stderr);
+}
+
+/// With smoothed labels the log has both losses, and the gradient is another one.
+#[test]
+fn smoothed_labels() {
+    let folder = Folder::of_run();
+    folder.train("output=plain train.steps=1").ok();
+    folder.train("output=smoothed train.steps=1 captioner.label_smoothing=0.1").ok();
+    let step = |run: &str| folder.events(run).into_iter().find(|e| e["event"] == "step").unwrap();
+    let (plain, smoothed) = (step("plain"), step("smoothed"));
+    assert_eq!(plain["caption_loss"], smoothed["caption_loss"]);
+    assert!(plain.get("smoothed_loss").is_none() && smoothed["smoothed_loss"] != smoothed["caption_loss"]);
+    assert!(plain["grad_norm"] != smoothed["grad_norm"]);
+    folder.train("output=x captioner.label_smoothing=1.5").error(&["captioner.label_smoothing is 1.5"]);
+}

@@ -38,6 +38,8 @@ use validation::{Validation, mean};
 /// What one step has to say for itself.
 pub struct StepReport {
     pub caption_loss: f64,
+    /// Where labels are smoothed.
+    smoothed_loss: Option<f64>,
     pub grad_norm: f64,
     pub learning_rate: f64,
     attention: Option<(AttentionLosses, Counts)>,
@@ -61,6 +63,7 @@ impl StepReport {
     pub fn start(session: &Session, learning_rate: f64) -> Self {
         Self {
             caption_loss: 0.0,
+            smoothed_loss: (session.config.captioner.label_smoothing > 0.0).then_some(0.0),
             grad_norm: 0.0,
             learning_rate,
             attention: session.attention.as_ref().map(|_| Default::default()),
@@ -80,6 +83,9 @@ impl StepReport {
     /// Adds one of `parts` trajectories.
     pub fn add(&mut self, outcome: &Outcome, parts: usize) {
         self.caption_loss += outcome.caption_loss / parts as f64;
+        if let Some(loss) = &mut self.smoothed_loss {
+            *loss += outcome.smoothed_loss / parts as f64;
+        }
         if let Some((losses, counts)) = &mut self.attention {
             losses.token += outcome.attention_losses.token / parts as f64;
             losses.pixel += outcome.attention_losses.pixel / parts as f64;
@@ -323,6 +329,9 @@ impl Run {
         }
         if let (Some(loss), Some(line)) = (report.anchor_loss, line.as_object_mut()) {
             line.insert("anchor_loss".into(), loss.into());
+        }
+        if let (Some(loss), Some(line)) = (report.smoothed_loss, line.as_object_mut()) {
+            line.insert("smoothed_loss".into(), loss.into());
         }
         if let (Some(loss), Some(line)) = (report.mixed_loss, line.as_object_mut()) {
             line.insert("mixed_loss".into(), loss.into());

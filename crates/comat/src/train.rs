@@ -61,7 +61,7 @@ pub struct Trainer {
 /// What Fidelity Preservation needs.
 pub struct Fidelity {
     pub discriminator: Discriminator,
-    /// Of the original model, for every prompt.
+    /// Of the original model, for every prompt that the run comes to.
     pub real: latents::Store,
 }
 
@@ -233,10 +233,11 @@ pub fn iterate(
     finite::check(&[(Part::Latents, &walked.latents), (Part::Image, &images)])?;
     each()?;
     let mut decode = clock.lap("caption");
-    let Caption { loss, cotangent } = session.captioner.with_cotangent(&images, share, &crops)?;
+    let Caption { loss, smoothed, cotangent } = session.captioner.with_cotangent(&images, share, &crops)?;
     let caption = clock.lap("decode");
+    let image_gradient = cotangent;
     let mut cotangent =
-        session.decode_cotangent(&walked.latents, &(cotangent * session.config.captioner.weight * weight))?;
+        session.decode_cotangent(&walked.latents, &(&image_gradient * session.config.captioner.weight * weight))?;
     decode += clock.lap("fidelity");
 
     let verdict = match adversary {
@@ -287,7 +288,9 @@ pub fn iterate(
     Ok(Outcome {
         latents: walked.latents,
         images,
+        image_gradient,
         caption_loss: loss,
+        smoothed_loss: smoothed,
         verdict,
         pulls,
         attention_losses,
@@ -333,7 +336,11 @@ pub struct Outcome {
     pub latents: Tensor,
     /// `[B, 3, H, W]` in 0..1, not clamped
     pub images: Tensor,
+    /// Of the caption loss `[B, 3, H, W]`
+    pub image_gradient: Tensor,
     pub caption_loss: f64,
+    /// The caption loss with smoothed labels, which the gradients are of.
+    pub smoothed_loss: f64,
     pub verdict: Option<Verdict>,
     pub pulls: Pulls,
     pub attention_losses: AttentionLosses,
@@ -351,6 +358,6 @@ impl Outcome {
         let weight = config.fidelity.as_ref().map_or(0.0, |fidelity| fidelity.weight);
         let adversarial = self.verdict.as_ref().map_or(0.0, |verdict| weight * verdict.adversarial);
         let anchor = config.anchor.as_ref().map_or(0.0, |anchor| anchor.weight * self.anchor_loss);
-        config.captioner.weight * self.caption_loss + attention + adversarial + anchor
+        config.captioner.weight * self.smoothed_loss + attention + adversarial + anchor
     }
 }

@@ -7,7 +7,7 @@ use world::{
     prompts::{self, Category, Split},
     render,
     scene::{Color, Direction, Kind, SIDE, Scene, Shape, Texture},
-    wording::{self, Demand, Wanted},
+    wording::{self, Demand, Faults, Wanted},
 };
 
 fn rng(seed: u64) -> ChaCha8Rng {
@@ -89,7 +89,7 @@ fn web_captions_are_poor() {
             continue;
         }
         all += 1;
-        let Some(caption) = wording::web_caption(&scene, &mut rng(seed + 10_000)) else {
+        let Some(caption) = wording::web_caption(&Faults::WEB, &scene, &mut rng(seed + 10_000)) else {
             silent += 1;
             continue;
         };
@@ -117,7 +117,7 @@ fn prompts_of_the_two_splits_have_nothing_in_common() {
     };
     assert!(train.iter().all(|p| kinds(p).iter().all(|k| !k.is_held_out())));
     let complex = held_out.iter().filter(|p| p.category == Category::Complex);
-    assert!(complex.clone().count() == 100 && complex.clone().all(|p| kinds(p).iter().any(|k| k.is_held_out())));
+    assert!(complex.clone().count() > 100 && complex.clone().all(|p| kinds(p).iter().any(|k| k.is_held_out())));
     // every pair of shape and colour occurs in training all the same
     let pairs: BTreeSet<(Shape, Color)> = train.iter().flat_map(&kinds).map(|k| (k.shape, k.color)).collect();
     assert_eq!(pairs.len(), Shape::ALL.len() * Color::ALL.len());

@@ -59,6 +59,10 @@ pub struct Captioner {
     pub prefix: String,
     #[serde(default)]
     pub reduction: Reduction,
+    /// Part of each token's label that the gradient's loss spreads over the vocabulary; the loss that is logged and measured on
+    /// held-out prompts has none.
+    #[serde(default)]
+    pub label_smoothing: f64,
     /// Of the caption loss, beside the other losses.
     #[serde(default = "Captioner::default_weight")]
     pub weight: f64,
@@ -73,7 +77,11 @@ pub struct Captioner {
 
 impl Captioner {
     pub(super) fn check(&self) -> Result<()> {
-        in_range(&[("captioner.weight", self.weight, f64::MAX), ("captioner.contrast", self.contrast, 1.0)])
+        in_range(&[
+            ("captioner.weight", self.weight, f64::MAX),
+            ("captioner.label_smoothing", self.label_smoothing, 1.0),
+            ("captioner.contrast", self.contrast, 1.0),
+        ])
     }
 
     /// The captioner of a folder, with everything else as it is by default.
@@ -82,6 +90,7 @@ impl Captioner {
             path: path.into(),
             prefix: Self::default_prefix(),
             reduction: Reduction::default(),
+            label_smoothing: 0.0,
             weight: 1.0,
             contrast: 0.0,
             micro_batch: 0,

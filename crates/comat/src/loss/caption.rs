@@ -17,6 +17,7 @@ use models::{
     preprocess::Preprocess,
     tokenizer::BertTokenizer,
 };
+use std::sync::atomic::{AtomicBool, Ordering};
 use tch::{Device, Kind, Tensor};
 
 pub struct CaptionLoss {
@@ -32,12 +33,16 @@ pub struct CaptionLoss {
     /// Tokens of the prefix, the start token among them.
     prefix_tokens: usize,
     max_length: usize,
+    /// Whether it was said already that a caption is too long.
+    told: AtomicBool,
 }
 
 /// A loss of a batch of images, or what some of them add to it.
 pub struct Caption {
     /// Mean over all tokens of the batch (or mean over samples of sums), as configured.
     pub loss: f64,
+    /// The same with smoothed labels, as configured: L, which the cotangent is of.
+    pub smoothed: f64,
     /// `dL/d image` `[B, 3, H, W]`
     pub cotangent: Tensor,
 }
@@ -62,8 +67,19 @@ impl CaptionLoss {
         let path = config.path.to_path_buf();
         let captioner = Resident::of(captioner, move || Ok(Captioner::open(&path, kind, device)?));
         let config = config.clone();
-        let contrast = Contrast::default();
-        Ok(Self { captioner, kind, image_size, tokenizer, preprocess, config, contrast, prefix_tokens, max_length })
+        let (contrast, told) = (Contrast::default(), AtomicBool::new(false));
+        Ok(Self {
+            captioner,
+            kind,
+            image_size,
+            tokenizer,
+            preprocess,
+            config,
+            contrast,
+            prefix_tokens,
+            max_length,
+            told,
+        })
     }
 
     /// Lets the captioner go whenever it has nothing to do.
@@ -90,12 +106,13 @@ impl CaptionLoss {
         let cotangents: Vec<Tensor> =
             parts.iter().filter_map(|p| p.cotangent.as_ref().map(Tensor::shallow_clone)).collect();
         let count = self.count(&share.batch)?;
-        let loss = parts.iter().map(|p| p.nll).sum::<f64>() / count;
+        let mean = |of: fn(&Piece) -> f64| parts.iter().map(of).sum::<f64>() / count;
+        let (loss, smoothed) = (mean(|p| p.nll), mean(|p| p.smoothed));
         let mut cotangent = Tensor::cat(&cotangents, 0) * (1.0 / count);
         if self.config.contrast > 0.0 {
             self.away_from_wrong(images, share, crops, &mut cotangent)?;
         }
-        Ok(Caption { loss, cotangent })
+        Ok(Caption { loss, smoothed, cotangent })
     }
 
     /// Finds the wrong captions of these prompts, which `captioner.contrast` makes less likely.
@@ -165,16 +182,18 @@ impl CaptionLoss {
             let range = start as usize..(start + length) as usize;
             let images = images.narrow(0, start, length).detach().set_requires_grad(gradient);
             let nll = self.nll_by(captioner, &images, &prompts[range.clone()], &crops[range])?;
-            let total = nll.sum.sum(nll.sum.kind());
-            let value = total.double_value(&[]);
+            let (plain, smoothed) = (&nll.sum, nll.smoothed(self.config.label_smoothing));
+            let [plain, smoothed] = [plain, &smoothed].map(|rows| rows.sum(rows.kind()));
+            let values = Tensor::stack(&[&plain, &smoothed], 0).detach();
+            let (nll, value) = (values.double_value(&[0]), values.double_value(&[1]));
             if gradient {
-                finite::check_value(Part::CaptionLoss, value)?;
+                finite::check_value(Part::CaptionLoss, nll)?;
             }
             let cotangent = match gradient {
-                true => precision::vjp(self.kind, &[&total], &[&images], &[&total.ones_like()])?.remove(0),
+                true => precision::vjp(self.kind, &[&smoothed], &[&images], &[&smoothed.ones_like()])?.remove(0),
                 false => None,
             };
-            parts.push(Piece { nll: value, cotangent });
+            parts.push(Piece { nll, smoothed: value, cotangent });
         }
         Ok(parts)
     }
@@ -210,6 +229,7 @@ impl CaptionLoss {
             prompts.iter().map(|p| format!("{}{}", self.config.prefix, p.to_lowercase())).collect();
         let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
         let batch = self.tokenizer.encode_batch(&captions, self.max_length)?;
+        self.tell(prompts, &batch.cut);
         let (ids, mask) = (batch.ids.to_device(device), batch.attention_mask.to_device(device));
         let labels = ids.masked_fill(&mask.eq(0), -100);
         let _ = labels.narrow(1, 0, (self.prefix_tokens as i64).min(labels.size()[1])).fill_(-100);
@@ -217,7 +237,25 @@ impl CaptionLoss {
     }
 }
 
+impl CaptionLoss {
+    /// Says once that a caption is too long.
+    fn tell(&self, prompts: &[&str], cut: &[Option<String>]) {
+        let Some((prompt, cut)) = prompts.iter().zip(cut).find_map(|(prompt, cut)| Some((prompt, cut.as_ref()?)))
+        else {
+            return;
+        };
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "prompt longer than the {} tokens that the captioner takes; the caption loss does not see the end of `{prompt}`: \
+                 …{cut}. Further ones are not named",
+                self.max_length
+            );
+        }
+    }
+}
+
 struct Piece {
     nll: f64,
+    smoothed: f64,
     cotangent: Option<Tensor>,
 }

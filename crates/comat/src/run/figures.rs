@@ -39,6 +39,7 @@ impl StepReport {
     /// Parts of means over the batch. Every rank has the same ones.
     fn sums(&mut self) -> Vec<&mut f64> {
         let mut all = vec![&mut self.caption_loss, &mut self.pulls.caption];
+        all.extend(&mut self.smoothed_loss);
         all.extend(&mut self.mixed_loss);
         all.extend(&mut self.anchor_loss);
         if let Some((losses, _)) = &mut self.attention {

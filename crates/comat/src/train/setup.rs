@@ -173,8 +173,7 @@ fn fidelity(
     if let Some(path) = checkpoint {
         checkpoint::load_discriminator(path, &mut discriminator)?;
     }
-    let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
-    let real = latents::complete(&config, &mut session.pipeline, &texts, bar, interrupt, world)?;
+    let real = latents::complete(&config, &mut session.pipeline, prompts, bar, interrupt, world)?;
     Ok(Some(Fidelity { discriminator, real }))
 }
 
