@@ -11,22 +11,31 @@ use std::process::ExitCode;
 /// Where the demo writes, relative to the workspace.
 const FOLDER: &str = "runs/demo";
 
-/// How held-out prompts are drawn, with and without the LoRA.
-const DRAW: &str = "generate --model weights/world/sd --prompts configs/world/held_out.jsonl --count 3 --steps 10 \
-                    --guidance-scale 1 --batch 16";
+/// How held-out prompts are drawn: every image from noise of its own, the same for all sides.
+const DRAW: &str = "generate --model weights/world/sd --prompts configs/world/held_out.jsonl --count 2 --own-seeds --sampler ddim \
+                    --steps 10 --batch 50";
+const JUDGE: &str = "world judge --prompts configs/world/held_out.jsonl";
 
-/// What the demo does: a line to say, then the command line of `comat`, in which DRAW stands for [`DRAW`].
+/// What the demo does: a line to say, then the command line of `comat`, in which DRAW and JUDGE stand for [`DRAW`] and [`JUDGE`].
+/// Each side is drawn at the guidance scale at which it draws best (chosen on other prompts), the base model also without guidance.
 const STEPS: &[(&str, &str)] = &[
     ("a LoRA from prompts alone", "train --config configs/world.toml --set output=runs/demo"),
-    ("held-out prompts, drawn by the base model", "DRAW --out runs/demo/base"),
+    ("held-out prompts, the base model at its best guidance", "DRAW --guidance-scale 6 --out runs/demo/base"),
+    ("the same without guidance", "DRAW --guidance-scale 1 --out runs/demo/base-unguided"),
     (
-        "the same prompts and seeds with the LoRA",
-        "DRAW --lora runs/demo/adapter/pytorch_lora_weights.safetensors --out runs/demo/tuned",
+        "the same prompts and noises with the LoRA, without guidance",
+        "DRAW --guidance-scale 1 --lora runs/demo/adapter/pytorch_lora_weights.safetensors --out runs/demo/tuned",
     ),
-    ("the base pictures, judged", "world judge --images runs/demo/base --prompts configs/world/held_out.jsonl"),
-    ("the tuned pictures, judged", "world judge --images runs/demo/tuned --prompts configs/world/held_out.jsonl"),
     (
-        "the report",
+        "the same with the LoRA of a long training",
+        "DRAW --guidance-scale 1.5 --lora weights/world/lora/comat.safetensors --out runs/demo/long",
+    ),
+    ("the base model at its best guidance, judged", "JUDGE --images runs/demo/base"),
+    ("the base model without guidance, judged", "JUDGE --images runs/demo/base-unguided"),
+    ("this training's LoRA without guidance, judged", "JUDGE --images runs/demo/tuned"),
+    ("the long training's LoRA, judged", "JUDGE --images runs/demo/long"),
+    (
+        "the report: the base model at its best guidance, and this training's LoRA",
         "world report --run runs/demo --base runs/demo/base --tuned runs/demo/tuned \
          --prompts configs/world/held_out.jsonl --out runs/demo/report.html",
     ),
@@ -36,7 +45,7 @@ const STEPS: &[(&str, &str)] = &[
 const RESULTS: &[(&str, &str)] = &[
     ("report.html", "for the browser: before and after, scores with intervals, curves of the run"),
     ("before-after.png", "sample prompts: the base model above, the tuned one below"),
-    ("base/, tuned/", "held-out prompts without and with the LoRA, and scores.jsonl"),
+    ("base/, tuned/, …", "held-out prompts without and with a LoRA, and scores.jsonl"),
     ("adapter/", "the LoRA, for diffusers and for ComfyUI or A1111"),
     ("events.jsonl", "loss, gradient norm, time and memory of every step"),
 ];
@@ -49,7 +58,7 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
         eprintln!("demo: the previous run lies in {} now", aside.display());
     }
     for (number, (what, args)) in STEPS.iter().enumerate() {
-        let args = args.replace("DRAW", DRAW);
+        let args = args.replace("DRAW", DRAW).replace("JUDGE", JUDGE);
         eprintln!("demo: {}/{} {what}: comat {args}", number + 1, STEPS.len());
         must(program(&comat).args(args.split_whitespace()).current_dir(workspace.root()))?;
     }
