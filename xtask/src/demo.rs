@@ -17,7 +17,8 @@ const DRAW: &str = "generate --model weights/world/sd --prompts configs/world/he
 const JUDGE: &str = "world judge --prompts configs/world/held_out.jsonl";
 
 /// What the demo does: a line to say, then the command line of `comat`, in which DRAW and JUDGE stand for [`DRAW`] and [`JUDGE`].
-/// Each side is drawn at the guidance scale at which it draws best (chosen on other prompts), the base model also without guidance.
+/// The base model is drawn at the guidance scale at which it draws best (chosen on other prompts) and without guidance; the LoRAs without, as they
+/// were trained.
 const STEPS: &[(&str, &str)] = &[
     ("a LoRA from prompts alone", "train --config configs/world.toml --set output=runs/demo"),
     ("held-out prompts, the base model at its best guidance", "DRAW --guidance-scale 6 --out runs/demo/base"),
@@ -28,7 +29,7 @@ const STEPS: &[(&str, &str)] = &[
     ),
     (
         "the same with the LoRA of a long training",
-        "DRAW --guidance-scale 1.5 --lora weights/world/lora/comat.safetensors --out runs/demo/long",
+        "DRAW --guidance-scale 1 --lora weights/world/lora/comat.safetensors --out runs/demo/long",
     ),
     ("the base model at its best guidance, judged", "JUDGE --images runs/demo/base"),
     ("the base model without guidance, judged", "JUDGE --images runs/demo/base-unguided"),

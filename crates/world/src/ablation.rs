@@ -21,7 +21,7 @@ use comat::{
     checkpoint,
     config::{self, Config},
     files::write_whole,
-    generate,
+    generate::{self, Seeds},
     interrupt::{Interrupt, Interrupted},
     ranks::World,
     session::{JudgeOf, SegmenterOf},
@@ -59,6 +59,9 @@ const ADAPTER: &str = "adapter/pytorch_lora_weights.safetensors";
 const PAIRS: &str = "pairs";
 /// Beside the pictures: what they were drawn with.
 const ORIGIN: &str = "drawn.toml";
+/// Every image has noise of its own, the same for all variants.
+const SEEDS: Seeds = Seeds::Own;
+const SEED: u64 = 0;
 
 fn origin(config: &Config) -> Result<String> {
     Ok(format!("model = {:?}\n{}", config.model.path.typed(), toml::to_string(&config.sampling)?))
@@ -179,8 +182,8 @@ impl Ablation<'_> {
         let request = generate::Request {
             prompts: questions.iter().map(|q| q.prompt.clone()).collect(),
             count: self.plan.count,
-            seed: 0,
-            seeds: generate::Seeds::Own,
+            seed: SEED,
+            seeds: SEEDS,
             sampling: config.sampling.clone(),
             batch: 16,
             out: out.clone(),
@@ -213,7 +216,8 @@ impl Ablation<'_> {
         let judged = judging::read_lines(&path)?;
         let there: BTreeSet<(&str, u64)> = judged.iter().map(|j| (j.prompt.as_str(), j.seed)).collect();
         let prompts: BTreeSet<&str> = questions.iter().map(|q| q.prompt.as_str()).collect();
-        let wanted = prompts.iter().flat_map(|p| (0..self.plan.count as u64).map(move |seed| (*p, seed)));
+        let images = 0..self.plan.count as u64;
+        let wanted = prompts.iter().flat_map(|p| images.clone().map(move |image| (*p, SEEDS.of(SEED, p, image))));
         Ok((there == wanted.collect()).then_some(judged))
     }
 

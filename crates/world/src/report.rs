@@ -10,6 +10,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use comat::{
+    generate::Seeds,
     image::Picture,
     prompts,
     report::{
@@ -31,6 +32,8 @@ const SHOWN: usize = 8;
 const PANELS: usize = 3;
 
 const TUNED: &str = "tuned";
+/// Of a prompt, among whose seeds those of `--own-seeds` are looked for.
+const MOST_IMAGES: u64 = 64;
 
 /// What the report is about.
 #[derive(Debug, Clone)]
@@ -119,6 +122,8 @@ impl Outcome {
 struct Pairs {
     all: Vec<Pair>,
     comparison: Comparison,
+    /// How base and tuned images were drawn, as the first of them say.
+    drawn: [String; 2],
 }
 
 impl Pairs {
@@ -145,7 +150,26 @@ impl Pairs {
             .filter_map(|base| Some(Pair { tuned: others.remove(&(base.prompt.clone(), base.seed))?, base }))
             .collect();
         all.sort_by_key(|pair| (places[&pair.base.prompt], pair.base.seed));
-        Ok(Self { all, comparison })
+        let drawn = match all.first() {
+            Some(first) => {
+                [settings(&request.base.join(&first.base.file))?, settings(&request.tuned.join(&first.tuned.file))?]
+            }
+            None => Default::default(),
+        };
+        Ok(Self { all, comparison, drawn })
+    }
+
+    /// The guidance scales of both sides, where their images tell them.
+    fn guidance(&self) -> [Option<&str>; 2] {
+        [0, 1].map(|side| parameter(&self.drawn[side], "CFG scale"))
+    }
+
+    /// Whether every image has noise of its own.
+    fn own_seeds(&self) -> bool {
+        self.all.iter().take(1).any(|pair| {
+            let Judged { prompt, seed, .. } = &pair.base;
+            (0..MOST_IMAGES).any(|image| Seeds::Own.of(0, prompt, image) == *seed)
+        })
     }
 
     fn count(&self, outcome: Outcome) -> usize {
@@ -210,20 +234,22 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs) -> Result<Vec<Vec<Strin
     let word = |path: &Path| path.display().to_string();
     let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
     let Some(first) = pairs.all.first() else { return Ok(vec![]) };
-    let (_, texts) = Picture::open_with_texts(&base.join(&first.base.file))?;
-    let drawn = texts.get("parameters").map_or("", String::as_str);
     let seeds = pairs.all.iter().filter(|pair| pair.base.prompt == first.base.prompt).count();
 
     let mut train = words("comat train --config");
     train.extend([word(&run.join("config.toml")), "--set".into(), format!("output={}", word(run))]);
-    let generate = |out: &Path, lora: Option<PathBuf>| {
+    let generate = |out: &Path, lora: Option<PathBuf>, drawn: &str| {
         let mut all = words("comat generate --model");
         all.push(log.setting("model.path").unwrap_or("MODEL").into());
         if let Some(lora) = lora {
             all.extend(["--lora".into(), word(&lora)]);
         }
         all.extend(["--prompts".into(), word(prompts)]);
-        all.extend(["--count".into(), seeds.to_string(), "--seed".into(), first.base.seed.to_string()]);
+        all.extend(["--count".into(), seeds.to_string()]);
+        match pairs.own_seeds() {
+            true => all.push("--own-seeds".into()),
+            false => all.extend(["--seed".into(), first.base.seed.to_string()]),
+        }
         for (name, flag) in [("Steps", "--steps"), ("Sampler", "--sampler"), ("CFG scale", "--guidance-scale")] {
             if let Some(value) = parameter(drawn, name) {
                 all.extend([flag.into(), value.to_lowercase()]);
@@ -241,7 +267,15 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs) -> Result<Vec<Vec<Strin
     report.extend([word(run), "--base".into(), word(base), "--tuned".into(), word(tuned)]);
     report.extend(["--prompts".into(), word(prompts), "--out".into(), word(out)]);
     let adapter = run.join("adapter/pytorch_lora_weights.safetensors");
-    Ok(vec![train, generate(base, None), generate(tuned, Some(adapter)), judge(base), judge(tuned), report])
+    let [of_base, of_tuned] = &pairs.drawn;
+    let drawings = [generate(base, None, of_base), generate(tuned, Some(adapter), of_tuned)];
+    Ok([train].into_iter().chain(drawings).chain([judge(base), judge(tuned), report]).collect())
+}
+
+/// What an image says of how it was drawn.
+fn settings(image: &Path) -> Result<String> {
+    let (_, mut texts) = Picture::open_with_texts(image)?;
+    Ok(texts.remove("parameters").unwrap_or_default())
 }
 
 /// The value of `NAME: VALUE,` in the last line of what a picture says of itself.

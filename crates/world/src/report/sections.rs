@@ -25,6 +25,8 @@ pub fn headline(pairs: &Pairs) -> String {
             Scale::PERCENT.interval(e)
         )
     };
+    let scales = pairs.guidance();
+    let side = |name: &str, i: usize| scales[i].map_or(name.to_owned(), |scale| format!("{name}, guidance {scale}"));
     let outcomes: String = Outcome::ALL.iter().map(|outcome| outcome_bar(*outcome, pairs.count(*outcome))).collect();
     let keys: String = Outcome::ALL
         .iter()
@@ -35,14 +37,14 @@ pub fn headline(pairs: &Pairs) -> String {
          <h1>Do the pictures show what the prompts say?</h1>\n\
          <p class=\"lead\">CoMat tuned a text-to-image model with prompts alone: a frozen captioner told how likely each \
          prompt is, given the picture drawn for it, and the gradient of that trained a LoRA. \
-         Here the base model and the tuned one draw the same held-out prompts from the same seeds, and a program judges \
+         Here the base model and the tuned one draw the same held-out prompts from the same noise, and a program judges \
          every picture from its pixels.</p>\n</header>\n\
          <div class=\"panel headline\">\n<p class=\"what\">Pictures in which everything is as asked, and nothing else is there</p>\n\
          <div class=\"numbers\">\n{}{}<div class=\"number difference {}\"><span>difference, points</span><strong>{}</strong><small>{}</small></div>\n</div>\n\
          <div class=\"outcomes\" role=\"img\" aria-label=\"What became of the pictures\">{outcomes}</div>\n<ul class=\"outcome-keys\">\n{keys}</ul>\n\
          <p class=\"soft\">{} pictures of {} held-out prompts on each side. Small figures are 95 % intervals.</p>\n</div>\n",
-        number("base", "base", &change.base),
-        number("tuned", "tuned", &change.tuned),
+        number("base", &side("base", 0), &change.base),
+        number("tuned", &side("tuned", 1), &change.tuned),
         verdict(&change.difference, Measure::Correct.is_fault()),
         Scale::PERCENT.signed(change.difference.value),
         Scale::PERCENT.signed_interval(&change.difference),
