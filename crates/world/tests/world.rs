@@ -100,8 +100,8 @@ fn web_captions_are_poor() {
     let share = |n: usize| n as f64 / all as f64;
     println!("none {:.3}, incomplete {:.3}, wrong {:.3}", share(silent), share(short), share(wrong));
     assert!((0.07..0.13).contains(&share(silent)));
-    assert!((0.14..0.24).contains(&share(short)));
-    assert!((0.1..0.35).contains(&share(wrong)));
+    assert!((0.05..0.12).contains(&share(short))); // one in ten forgets, unless another is invented
+    assert!((0.2..0.4).contains(&share(wrong)));
 }
 
 #[test]
