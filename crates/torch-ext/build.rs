@@ -10,6 +10,7 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .define("NDEBUG", None) // as libtorch itself: some of its classes have more members without it
         .warnings(false)
         .include("cpp/gloo-decl")
         .include(&include)

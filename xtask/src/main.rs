@@ -47,6 +47,9 @@ enum Verb {
 ///   CXX                   another C++ compiler than c++
 ///   LIBTORCH              your own libtorch, an absolute path; nothing is downloaded
 ///   LIBTORCH_USE_PYTORCH  the PyTorch that python3 imports, whatever LIBTORCH says
+///
+/// With --cuda it is the build for CUDA 13.0: NVIDIA driver 580 or newer, cards of compute
+/// capability 7.5 or newer. For an older driver, name another build of torch 2.11.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 struct SetupArgs {

@@ -31,6 +31,10 @@ use wheels::Wheel;
 /// The libtorch that tch 0.24 is made for.
 const VERSION: &str = "2.11.0";
 
+/// Of the build for GPUs, which is made with CUDA 13.0.
+const NEEDS: &str = "it runs on NVIDIA cards of compute capability 7.5 or newer with driver 580 or newer; for an older driver, set LIBTORCH or \
+                     LIBTORCH_USE_PYTORCH to another build of torch 2.11 (README.md)";
+
 pub fn run(workspace: &Workspace, cuda: bool) -> Result<ExitCode> {
     ensure(workspace, cuda)?;
     Ok(ExitCode::SUCCESS)
@@ -67,6 +71,9 @@ fn install(root: &Path, want: Kind) -> Result<()> {
         libtorch.display(),
         wheels.len()
     );
+    if want == Kind::Cuda {
+        eprintln!("setup: {NEEDS}");
+    }
     let partial = root.join("libtorch.partial");
     let result = build(&partial, &wheels, want).and_then(|()| swap(&partial, &libtorch));
     result.with_context(|| format!("libtorch {VERSION} ({want}) is not set up"))?;

@@ -1,7 +1,10 @@
 //! `comat doctor`: what the program finds on this machine, and what to do about what it does not find.
 
+mod check;
+
 use anyhow::Result;
 use clap::Args as Group;
+use comat::config::Where;
 use std::{env, fs, path::PathBuf, process::Command, thread};
 use torch_ext::nccl::Nccl;
 
@@ -9,8 +12,21 @@ use torch_ext::nccl::Nccl;
 ///
 /// libtorch, processor and memory, GPUs and their driver, disk, the hub's settings. Nothing is changed and nothing is
 /// downloaded.
+///
+/// With --check it also computes: one iteration of the miniature world in each precision, held against the CPU in float64, the same one
+/// twice, and how fast the device is. The exit code is 1 where something is off.
 #[derive(Group)]
-pub struct Doctor {}
+pub struct Doctor {
+    /// Compute on the device, and hold it against the CPU
+    #[arg(long)]
+    check: bool,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto", requires = "check")]
+    device: Where,
+    /// Folder with the miniature world's networks
+    #[arg(long, value_name = "DIR", default_value = "weights/world", requires = "check")]
+    world: PathBuf,
+}
 
 /// A line of the answer, and what to do where something is amiss.
 #[derive(Debug, PartialEq)]
@@ -31,7 +47,7 @@ impl Finding {
     }
 }
 
-pub fn run(Doctor {}: Doctor) -> Result<()> {
+pub fn run(args: Doctor) -> Result<()> {
     say!("comat {}", env!("CARGO_PKG_VERSION"));
     for Finding { about, found, advice } in findings() {
         say!("{about:<10} {found}");
@@ -39,7 +55,7 @@ pub fn run(Doctor {}: Doctor) -> Result<()> {
             say!("{:<10} → {advice}", "");
         }
     }
-    Ok(())
+    if args.check { check::run(&args.world, args.device) } else { Ok(()) }
 }
 
 fn findings() -> Vec<Finding> {
@@ -120,7 +136,8 @@ fn gpus(seen: usize, missing: Option<&str>, driver: Option<&str>) -> Vec<Finding
         (0, None, Some(text)) => {
             let mut all = list(text);
             all.push(Finding::new("CUDA", "libtorch's CUDA half is there, but it cannot use the GPU").advice(
-                "most likely the driver is too old for it: update the NVIDIA driver; CUDA_VISIBLE_DEVICES may also hide the GPU",
+                "most likely the driver is too old for it (the build of setup --cuda needs 580 or newer, and compute capability 7.5 or newer): update the NVIDIA driver, \
+                 or use another build of torch 2.11 (README.md); CUDA_VISIBLE_DEVICES may also hide the GPU",
             ));
             all
         }

@@ -7,7 +7,7 @@ use common::{Done, Folder, SD1, SDXL, fixture};
 
 fn attention(folder: &Folder, model: &str, prompt: &str, words: &str) -> Done {
     let model = fixture(model);
-    let mut all = vec!["attention", "--model", model.to_str().unwrap(), "--prompt", prompt, "--device", "cpu"];
+    let mut all = vec!["attention", "--model", model.to_str().unwrap(), "--prompt", prompt];
     all.extend(words.split_whitespace());
     folder.comat(&all)
 }

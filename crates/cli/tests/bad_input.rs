@@ -268,8 +268,7 @@ fn generating_on_a_full_disk() {
     let folder = Folder::new();
     let model = fixture(SD1);
     let model = model.to_str().unwrap();
-    let words =
-        common::generate_words(model, &["x"], "--out disk/g --steps 1 --count 8 --batch 1 --size 64 --device cpu");
+    let words = common::generate_words(model, &["x"], "--out disk/g --steps 1 --count 8 --batch 1 --size 64");
     let Some(done) = folder.on_small_disk(64, &words) else { return };
     done.error(&["disk/g/0000", "seed", ".png", "the disk is full"]);
     folder.assert_no_leftovers();
@@ -277,11 +276,7 @@ fn generating_on_a_full_disk() {
     assert!(!names.is_empty() && names.len() < 8, "{names:?}");
     names.iter().for_each(|name| drop(common::Picture::open(&folder.path(&format!("disk.after/g/{name}")))));
 
-    let words = common::generate_words(
-        model,
-        &["x"],
-        "--out g --steps 1 --size 256 --device cpu --save-latents disk/l.safetensors",
-    );
+    let words = common::generate_words(model, &["x"], "--out g --steps 1 --size 256 --save-latents disk/l.safetensors");
     folder.on_small_disk(16, &words).unwrap().error(&["disk/l.safetensors: the disk is full"]);
     assert_eq!(folder.names("disk.after"), [""; 0]);
 }

@@ -8,7 +8,8 @@ use common::{Done, Folder, SD1, fixture};
 use models::{blip::Vqa, clip::ClipScore, sentence::SentenceEmbedder};
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::PathBuf};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
+use torch_ext::testing::device;
 
 const DRAW: &str = "--out eval --steps 2 --size 32 --guidance-scale 2 --batch 3";
 
@@ -33,7 +34,7 @@ fn evaluate(folder: &Folder, bench: &str, words: &str) -> Done {
     let place = |name: &str| fixture(name).display().to_string();
     let (vqa, clip) = (place("vqa"), place("clip_score"));
     let (detector, sentences) = (place("grounding_dino"), place("sentence_mpnet"));
-    let mut all = vec!["evaluate", "--bench", bench, "--prompts", "prompts", "--device", "cpu"];
+    let mut all = vec!["evaluate", "--bench", bench, "--prompts", "prompts"];
     for judge in [["--vqa", &vqa], ["--clip", &clip], ["--detector", &detector], ["--sentences", &sentences]] {
         if !words.contains(judge[0]) {
             all.extend(judge);
@@ -89,8 +90,8 @@ fn a_lora_beside_its_base() {
     assert!(same.difference(&common::Picture::open(&folder.path(&format!("eval/base/{picture}")))) <= 1);
 
     // what the networks say of it
-    let vqa = Vqa::open(&fixture("vqa"), Kind::Float, Device::Cpu).unwrap();
-    let clip = ClipScore::open(&fixture("clip_score"), Kind::Float, Device::Cpu).unwrap();
+    let vqa = Vqa::open(&fixture("vqa"), Kind::Float, device()).unwrap();
+    let clip = ClipScore::open(&fixture("clip_score"), Kind::Float, device()).unwrap();
     let all = scores(&folder, "eval/lora");
     let of = |metric: Metric, file: &str| {
         all.iter()
@@ -277,8 +278,8 @@ fn questions_with_choices() {
     evaluate(&folder, "tifa", &drawn("")).ok();
     assert_eq!(folder.names("eval/base"), ["coco_1_00.png", "drawbench_2_00.png", "scores.jsonl"]);
     let all = scores(&folder, "eval/base");
-    let vqa = Vqa::open(&fixture("vqa"), Kind::Float, Device::Cpu).unwrap();
-    let sentences = SentenceEmbedder::open(&fixture("sentence_mpnet"), Kind::Float, Device::Cpu).unwrap();
+    let vqa = Vqa::open(&fixture("vqa"), Kind::Float, device()).unwrap();
+    let sentences = SentenceEmbedder::open(&fixture("sentence_mpnet"), Kind::Float, device()).unwrap();
     let choices = [vec!["yes", "no"], vec!["red", "blue", "green"], vec!["no", "yes"]];
     let pictures = ["coco_1_00.png", "coco_1_00.png", "drawbench_2_00.png"];
     let right = ["yes", "red", "no"];

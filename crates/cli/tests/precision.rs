@@ -75,7 +75,7 @@ fn the_autoencoder_in_float16() {
         let folder = Folder::new();
         folder.copy(model, "model");
         let kind = || {
-            let pipeline = Pipeline::open(&folder.path("model"), Kind::Half, tch::Device::Cpu).unwrap();
+            let pipeline = Pipeline::open(&folder.path("model"), Kind::Half, torch_ext::testing::device()).unwrap();
             pipeline.vae.with(|vae| Ok(vae.kind())).unwrap()
         };
         assert_eq!(kind(), Kind::Float, "{model}: force_upcast is true");

@@ -300,7 +300,7 @@ fn folders_that_look_different() {
     folder.write("prompts/color_val.txt", "a red dog\na blue cat\na small green bird\ntwo white horses\n");
     let [vqa, clip] = ["vqa", "clip_score"].map(|name| common::fixture(name).display().to_string());
     let evaluate = format!(
-        "evaluate --bench t2i-compbench --prompts prompts --vqa {vqa} --clip {clip} --model {model} --steps 2 --seeds 42 --device cpu"
+        "evaluate --bench t2i-compbench --prompts prompts --vqa {vqa} --clip {clip} --model {model} --steps 2 --seeds 42"
     );
     fine(folder.comat(&format!("{evaluate} --out all").split(' ').collect::<Vec<_>>()));
     let [_, cat, bird, horses] = ["red dog", "blue cat", "small green bird", "white horses"]

@@ -29,7 +29,7 @@ fn segment(folder: &Folder, nouns: &str, words: &str) -> Done {
 }
 
 fn run(folder: &Folder, nouns: &str, detector: &Path, segmenter: &Path, words: &str) -> Done {
-    let mut all = vec!["segment", "--image", "in.png", "--nouns", nouns, "--device", "cpu"];
+    let mut all = vec!["segment", "--image", "in.png", "--nouns", nouns];
     all.extend(["--detector", detector.to_str().unwrap(), "--segmenter", segmenter.to_str().unwrap()]);
     all.extend(words.split_whitespace());
     folder.comat(&all)

@@ -10,7 +10,7 @@ use crate::{
     tracked,
     train::Draws,
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::{collections::BTreeSet, ops::Range};
 use tch::Tensor;
 use torch_ext::Generator;
@@ -164,18 +164,34 @@ pub fn noise(
     noise_from(session, streams)
 }
 
-/// As [`noise`], from given generators.
+/// As [`noise`], from given generators. What all the steps need is drawn when the first one asks, and copied to the device at once.
 #[allow(clippy::type_complexity)]
 pub fn noise_from(
     session: &Session,
     mut streams: Vec<Generator>,
 ) -> Result<(Tensor, Box<dyn FnMut(usize) -> Result<Tensor>>)> {
     let (shape, kind, device) = (session.latent_shape, session.latent_kind(), session.pipeline.device);
-    let mut draw = move || -> Result<Tensor> {
-        let rows = streams.iter_mut().map(|s| Ok(s.randn(&shape)?)).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::stack(&rows, 0).to_device(device).to_kind(kind))
+    let stochastic = session.sampler.steps.iter().filter(|step| step.sigma != 0.0).count();
+    let start = draw(&mut streams, &shape, 1)?.to_device(device).to_kind(kind).get(0);
+    let mut ready = vec![];
+    let next = move |_| -> Result<Tensor> {
+        if ready.is_empty() {
+            ready = draw(&mut streams, &shape, stochastic.max(1))?.to_device(device).to_kind(kind).unbind(0);
+            ready.reverse(); // the next one is the last
+        }
+        ready.pop().context("there is noise for every step")
     };
-    Ok((draw()?, Box::new(move |_| draw())))
+    Ok((start, Box::new(next)))
+}
+
+/// The next draws `[times, B, C, h, w]` of each stream: the same as one at a time.
+fn draw(streams: &mut [Generator], shape: &[i64], times: usize) -> Result<Tensor> {
+    let one = |streams: &mut [Generator]| -> Result<Tensor> {
+        let rows = streams.iter_mut().map(|s| Ok(s.randn(shape)?)).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::stack(&rows, 0))
+    };
+    let all = (0..times).map(|_| one(streams)).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::stack(&all, 0))
 }
 
 #[cfg(test)]
@@ -202,6 +218,18 @@ mod tests {
             let seen: BTreeSet<usize> = (0..samples).map(|n| order.prompt(n).unwrap()).collect();
             assert_eq!(Order::reached(5, prompts, samples).unwrap(), seen, "{prompts} {samples}");
         }
+    }
+
+    #[test]
+    fn draws_at_once_are_those_one_at_a_time() {
+        let streams = || -> Vec<Generator> { [3, 4].map(|seed| Generator::seeded(seed).unwrap()).into() };
+        let (mut at_once, mut each) = (streams(), streams());
+        let all = draw(&mut at_once, &[4, 3, 2], 3).unwrap();
+        assert_eq!(all.size(), [3, 2, 4, 3, 2]);
+        for step in 0..3 {
+            assert_eq!(all.get(step), draw(&mut each, &[4, 3, 2], 1).unwrap().get(0));
+        }
+        assert_eq!(draw(&mut at_once, &[5], 1).unwrap(), draw(&mut each, &[5], 1).unwrap(), "as far along");
     }
 
     #[test]

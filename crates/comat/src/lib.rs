@@ -11,6 +11,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod denoiser;
+pub mod device_check;
 pub mod discriminator;
 pub mod ema;
 pub mod events;

@@ -41,38 +41,53 @@ pub fn vjp_and_keep(
 }
 
 fn scaled(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Result<Vec<Option<Tensor>>> {
-    let found = scale(cotangents);
-    // what is not finite already, no scale can help
-    let (mut scale, tries) = found.map_or((1.0, 1), |scale| (scale, TRIES));
-    for last in (0..tries).map(|i| i + 1 == tries) {
-        let larger: Vec<Tensor> = cotangents.iter().map(|c| *c * scale).collect();
+    let Scale { mut factor, hopeless } = Scale::of(cotangents);
+    for last in (0..TRIES).map(|i| i + 1 == TRIES) {
+        let larger: Vec<Tensor> = cotangents.iter().map(|c| (*c * &factor).to_kind(c.kind())).collect();
         // the graph is kept for another try; it is freed with its outputs
         let grads = torch_ext::vjp_and_keep(outputs, inputs, &larger.iter().collect::<Vec<_>>())?;
-        if last || grads.iter().flatten().all(|g| g.isfinite().all().int64_value(&[]) != 0) {
+        // the host asks the device once a try
+        if last || all_finite(&grads).logical_or(&hopeless).int64_value(&[]) != 0 {
             let wide = |g: &Tensor| if g.kind() == Kind::Half { Kind::Float } else { g.kind() };
-            return Ok(grads.into_iter().map(|g| g.map(|g| g.to_kind(wide(&g)) / scale)).collect());
+            return Ok(grads.into_iter().map(|g| g.map(|g| (g.to_kind(wide(&g)) / &factor).to_kind(wide(&g)))).collect());
         }
-        scale /= STEP;
+        factor /= STEP;
     }
     Ok(vec![])
 }
 
-/// A power of two, so that nothing is rounded. `None`: the cotangents are not finite.
-fn scale(cotangents: &[&Tensor]) -> Option<f64> {
-    let largest = |c: &&Tensor| {
-        let largest = c.abs().max().double_value(&[]);
-        if c.numel() == 1 { largest / OF_LOSS } else { largest }
-    };
-    let all: Vec<f64> = cotangents.iter().filter(|c| c.numel() > 0).map(largest).collect();
-    let largest = all.iter().copied().fold(0.0, f64::max);
-    let scale = if largest > 0.0 { (LARGEST / largest).log2().floor().exp2() } else { 1.0 };
-    all.iter().all(|value| value.is_finite()).then_some(scale) // `max` would pass over a NaN
+fn all_finite(gradients: &[Option<Tensor>]) -> Tensor {
+    let each: Vec<Tensor> = gradients.iter().flatten().map(|g| g.isfinite().all()).collect();
+    if each.is_empty() { Tensor::from(true) } else { Tensor::stack(&each, 0).all() }
+}
+
+/// Numbers that stay on the device.
+struct Scale {
+    /// A power of two, so that nothing is rounded.
+    factor: Tensor,
+    /// The cotangents are not finite, which no scale can help: then the factor is 1.
+    hopeless: Tensor,
+}
+
+impl Scale {
+    fn of(cotangents: &[&Tensor]) -> Self {
+        let largest = |c: &&Tensor| {
+            let largest = c.abs().max().to_kind(Kind::Double);
+            if c.numel() == 1 { largest / OF_LOSS } else { largest }
+        };
+        let all: Vec<Tensor> = cotangents.iter().filter(|c| c.numel() > 0).map(largest).collect();
+        let largest = if all.is_empty() { Tensor::from(0.0) } else { Tensor::stack(&all, 0).max() }; // a NaN is the largest
+        let fine = largest.isfinite();
+        let one = largest.ones_like();
+        let factor = (LARGEST / &largest).log2().floor().exp2().where_self(&fine.logical_and(&largest.gt(0.0)), &one);
+        Self { factor, hopeless: fine.logical_not() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
+    use torch_ext::testing::device;
 
     /// `x` through a float16 product, as through a layer of a network.
     fn layer(x: &Tensor, weight: &Tensor) -> Tensor {
@@ -80,8 +95,8 @@ mod tests {
     }
 
     fn gradients(cotangent: f64, weight: f64) -> [f64; 3] {
-        let x = Tensor::full([4, 4], 0.5, (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let weight = Tensor::full([4, 4], weight, (Kind::Float, Device::Cpu));
+        let x = Tensor::full([4, 4], 0.5, (Kind::Float, device())).set_requires_grad(true);
+        let weight = Tensor::full([4, 4], weight, (Kind::Float, device()));
         let out = layer(&x, &weight);
         let g = out.full_like(cotangent);
         let plain = torch_ext::vjp_and_keep(&[&out], &[&x], &[&g]).unwrap().remove(0).unwrap();
@@ -107,8 +122,8 @@ mod tests {
 
     #[test]
     fn what_no_scale_can_hold_is_not_finite() {
-        let x = Tensor::full([2, 2], 1.0, (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let out = layer(&x, &Tensor::full([2, 2], f64::INFINITY, (Kind::Float, Device::Cpu)));
+        let x = Tensor::full([2, 2], 1.0, (Kind::Float, device())).set_requires_grad(true);
+        let out = layer(&x, &Tensor::full([2, 2], f64::INFINITY, (Kind::Float, device())));
         let gradient = vjp(Kind::Half, &[&out], &[&x], &[&out.ones_like()]).unwrap().remove(0).unwrap();
         assert_eq!(gradient.isfinite().any().int64_value(&[]), 0);
     }
@@ -116,6 +131,10 @@ mod tests {
     #[test]
     fn scales_are_powers_of_two() {
         let t = |v: f64| Tensor::from_slice(&[v, -v / 3.0]);
+        let scale = |cotangents: &[&Tensor]| {
+            let Scale { factor, hopeless } = Scale::of(cotangents);
+            (hopeless.int64_value(&[]) == 0).then(|| factor.double_value(&[]))
+        };
         assert_eq!(scale(&[&t(0.3e-5)]), Some(2f64.powi(18)));
         assert_eq!(scale(&[&t(1e4)]), Some(2f64.powi(-14)));
         assert_eq!(scale(&[&t(0.0)]), Some(1.0));

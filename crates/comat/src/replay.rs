@@ -81,12 +81,39 @@ pub struct AttentionLosses {
     pub pixel: f64,
 }
 
+/// Which of the losses a value belongs to.
+#[derive(Clone, Copy)]
+enum Term {
+    Token,
+    Pixel,
+    Anchor,
+}
+
+impl StepLosses {
+    /// The sums of such values, which are read from the device all at once.
+    fn read(values: Vec<(Term, Tensor)>) -> Result<Self> {
+        let mut losses = Self::default();
+        if values.is_empty() {
+            return Ok(losses);
+        }
+        let all: Vec<Tensor> = values.iter().map(|(_, value)| value.to_kind(Kind::Double)).collect();
+        for ((term, _), value) in values.iter().zip(Vec::<f64>::try_from(&Tensor::stack(&all, 0))?) {
+            *match term {
+                Term::Token => &mut losses.attention.token,
+                Term::Pixel => &mut losses.attention.pixel,
+                Term::Anchor => &mut losses.anchor,
+            } += value;
+        }
+        Ok(losses)
+    }
+}
+
 impl Replay<'_> {
     /// Adds to `gradients` what the cotangent `dL/dx_0` gives for every leaf.
     /// The losses of the steps themselves join on the way. Returns their values.
     pub fn run(&self, trajectory: &Trajectory, cotangent: Tensor, gradients: &mut Gradients) -> Result<StepLosses> {
         let mut g = cotangent;
-        let mut losses = StepLosses::default();
+        let mut values = vec![];
         let first = trajectory.before.keys().next().copied().unwrap_or(usize::MAX);
         for (i, step) in self.sampler.steps.iter().enumerate().rev().take_while(|(i, _)| *i >= first) {
             g = limited(g, self.max_cotangent, self.batch);
@@ -100,11 +127,9 @@ impl Replay<'_> {
                     let anchor = self.anchor.as_ref().filter(|a| a.steps.contains(&i));
                     let anchor = anchor.map(|a| (a, a.text.narrow(start, length)));
                     let anchor = anchor.as_ref().map(|(a, text)| (*a, text));
-                    let (through_input, values) =
+                    let (through_input, of_step) =
                         self.step(step, cut(x), &text, cut(&g), attention, anchor, gradients)?;
-                    losses.attention.token += values.attention.token;
-                    losses.attention.pixel += values.attention.pixel;
-                    losses.anchor += values.anchor;
+                    values.extend(of_step);
                     if let Some(through_input) = through_input {
                         let _ = cut(&next).g_add_(&(through_input * self.discount));
                     }
@@ -112,7 +137,7 @@ impl Replay<'_> {
             }
             g = next;
         }
-        Ok(losses)
+        StepLosses::read(values)
     }
 
     /// One tracked step with gradient; returns what flows through the model's input, and the step's losses.
@@ -126,10 +151,10 @@ impl Replay<'_> {
         attention: Option<(&Concentration, &[Vec<Target>])>,
         anchor: Option<(&Anchored, &GuidedText)>,
         gradients: &mut Gradients,
-    ) -> Result<(Option<Tensor>, StepLosses)> {
+    ) -> Result<(Option<Tensor>, Vec<(Term, Tensor)>)> {
         let chained = self.mode == Mode::Chained;
         let x = x.detach().set_requires_grad(chained);
-        let mut values = StepLosses::default();
+        let mut values = vec![];
         let (mut outputs, mut cotangents) = (vec![], vec![g * step.b]);
         match attention {
             None => outputs.push(self.denoiser.predict(&x, step.timestep, text)?),
@@ -138,8 +163,8 @@ impl Replay<'_> {
                 outputs.push(e);
                 let config = attention.config;
                 if let Some(parts) = attention::losses(config.form, &maps, targets, self.batch) {
-                    values.attention =
-                        AttentionLosses { token: parts.token.double_value(&[]), pixel: parts.pixel.double_value(&[]) };
+                    values.push((Term::Token, parts.token.detach()));
+                    values.push((Term::Pixel, parts.pixel.detach()));
                     let loss = parts.token * config.token_weight + parts.pixel * config.pixel_weight;
                     cotangents.push(loss.ones_like());
                     outputs.push(loss);
@@ -148,7 +173,7 @@ impl Replay<'_> {
         }
         if let Some((anchor, text)) = anchor {
             let (loss, pull) = self.distance(anchor, step, &x, text, &outputs[0])?;
-            values.anchor = loss;
+            values.push((Term::Anchor, loss));
             match self.mode {
                 Mode::Detached => cotangents[0] += pull,
                 // it is about this step alone: nothing of it goes on through the model's input
@@ -173,12 +198,12 @@ impl Replay<'_> {
         x: &Tensor,
         text: &GuidedText,
         e: &Tensor,
-    ) -> Result<(f64, Tensor)> {
+    ) -> Result<(Tensor, Tensor)> {
         let _guard = tch::no_grad_guard();
         let apart = e.detach() - anchor.denoiser.predict(&x.detach(), step.timestep, text)?;
         let values = apart.numel() as f64 / apart.size()[0] as f64;
         let share = 1.0 / (values * (self.batch * anchor.steps.len()) as f64);
-        let loss = apart.square().sum(Kind::Double).double_value(&[]) * share;
+        let loss = apart.square().sum(Kind::Double) * share;
         Ok((loss, apart * (2.0 * share * anchor.weight)))
     }
 }
@@ -202,7 +227,8 @@ pub fn chunks(total: i64, size: usize) -> impl Iterator<Item = (i64, i64)> {
 #[cfg(test)]
 mod tests {
     use super::{chunks, limited};
-    use tch::{Device, Kind, Tensor};
+    use tch::{Kind, Tensor};
+    use torch_ext::testing::device;
 
     #[test]
     fn large_cotangents_are_scaled_down_small_ones_are_not() {
@@ -211,7 +237,7 @@ mod tests {
         let factors = Vec::<f64>::try_from(ones.flatten(0, -1)).unwrap();
         assert!(factors.iter().zip([0.2, 0.2, 1.0, 1.0]).all(|(a, b)| (a - b).abs() < 1e-12), "{factors:?}");
         assert_eq!(limited(given.shallow_clone(), 0.0, 2), given);
-        let zero = Tensor::zeros([2, 1, 1, 2], (Kind::Double, Device::Cpu));
+        let zero = Tensor::zeros([2, 1, 1, 2], (Kind::Double, device()));
         assert_eq!(limited(zero.shallow_clone(), 2.0, 2), zero);
     }
 

@@ -70,6 +70,7 @@ fn united(masks: &Tensor, owners: &[usize], nouns: usize) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use torch_ext::testing::device;
 
     #[test]
     fn masks_of_one_noun_are_united() {
@@ -84,10 +85,10 @@ mod tests {
     #[test]
     fn images_do_not_know_of_each_other() {
         let fixture = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures").join(name);
-        let open = || Grounded::open(&fixture("grounding_dino"), &fixture("sam"), Kind::Double, Device::Cpu);
+        let open = || Grounded::open(&fixture("grounding_dino"), &fixture("sam"), Kind::Double, device());
         let mut grounded = open().unwrap();
         grounded.detector.box_threshold = 0.1;
-        let images = Tensor::arange(2 * 3 * 30 * 40, (Kind::Double, Device::Cpu)).view([2, 3, 30, 40]).sin().square();
+        let images = Tensor::arange(2 * 3 * 30 * 40, (Kind::Double, device())).view([2, 3, 30, 40]).sin().square();
         let nouns = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let mut boxes = 0;
         for lists in [["dog", ""], ["house dog", "tree dog"], ["", ""], ["zzz", "cat cat"]].map(|l| l.map(nouns)) {

@@ -38,14 +38,16 @@ pub fn decoder_vjp(vae: &AutoencoderKl, latents: &Tensor, cotangent: Tensor) -> 
 mod tests {
     use super::*;
     use std::path::Path;
-    use tch::{Device, Kind};
+    use tch::Kind;
+    use torch_ext::testing::device;
 
     fn relative_error(kind: Kind, latents: Kind) -> f64 {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/vae");
-        let vae = AutoencoderKl::open_variant(&folder, None, kind, Device::Cpu).unwrap();
-        let exact = AutoencoderKl::open_variant(&folder, None, Kind::Double, Device::Cpu).unwrap();
-        let noise =
-            |shape: &[i64], seed| torch_ext::Generator::seeded(seed).unwrap().randn(shape).unwrap().to_kind(latents);
+        let vae = AutoencoderKl::open_variant(&folder, None, kind, device()).unwrap();
+        let exact = AutoencoderKl::open_variant(&folder, None, Kind::Double, device()).unwrap();
+        let noise = |shape: &[i64], seed| {
+            torch_ext::Generator::seeded(seed).unwrap().randn(shape).unwrap().to_kind(latents).to_device(device())
+        };
         let z = noise(&[2, vae.config().latent_channels, 6, 5], 1);
         let scale = vae.config().downscale();
         // a small cotangent, as of a loss that is a mean over pixels

@@ -5,17 +5,17 @@ use models::{
     tensors::Tensors,
     weights::Weights,
 };
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
+use torch_ext::testing::device;
 
 /// An adapter of a single 2×2 layer with rank 1, every value the same.
 pub fn one_matrix(value: f64) -> Trainable {
-    let layer = Tensors::from([("to_q.weight".into(), Tensor::zeros([2, 2], (Kind::Double, Device::Cpu)))]);
-    let weights = Weights::new(layer, "test".into(), Kind::Double, Device::Cpu).unwrap();
-    let lora = Lora::fresh(&weights, &["to_q".into()], 1, 1.0, |_, shape| {
-        Ok(Tensor::ones(shape, (Kind::Double, Device::Cpu)))
-    })
-    .unwrap();
-    let mut adapter = lora.trainable(Kind::Double, Device::Cpu);
+    let layer = Tensors::from([("to_q.weight".into(), Tensor::zeros([2, 2], (Kind::Double, device())))]);
+    let weights = Weights::new(layer, "test".into(), Kind::Double, device()).unwrap();
+    let lora =
+        Lora::fresh(&weights, &["to_q".into()], 1, 1.0, |_, shape| Ok(Tensor::ones(shape, (Kind::Double, device()))))
+            .unwrap();
+    let mut adapter = lora.trainable(Kind::Double, device());
     let _ = adapter.flat.fill_(value);
     adapter
 }

@@ -121,10 +121,11 @@ mod tests {
     use super::*;
     use models::vae::AutoencoderKl;
     use std::path::Path;
-    use tch::{Device, Kind};
+    use tch::Kind;
+    use torch_ext::testing::device;
 
     fn noise(shape: &[i64], seed: u64) -> Tensor {
-        torch_ext::Generator::seeded(seed).unwrap().randn(shape).unwrap().to_kind(Kind::Double)
+        torch_ext::Generator::seeded(seed).unwrap().randn(shape).unwrap().to_kind(Kind::Double).to_device(device())
     }
 
     fn largest(x: Tensor) -> f64 {
@@ -153,7 +154,7 @@ mod tests {
     #[test]
     fn the_gradient_is_that_of_the_tiled_picture() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/vae");
-        let vae = AutoencoderKl::open_variant(&folder, None, Kind::Double, Device::Cpu).unwrap();
+        let vae = AutoencoderKl::open_variant(&folder, None, Kind::Double, device()).unwrap();
         let scale = vae.config().downscale();
         let decode = |z: &Tensor| Ok(vae.decode(z)?);
         let z = noise(&[2, vae.config().latent_channels, 11, 8], 1);

@@ -7,13 +7,18 @@ use comat::{
 };
 use models::unet::{Layer, Place};
 use tch::{Device, Kind, Tensor};
+use torch_ext::testing::device;
 
-const OPTIONS: (Kind, Device) = (Kind::Double, Device::Cpu);
+fn options() -> (Kind, Device) {
+    (Kind::Double, device())
+}
+
 const TOKENS: i64 = 9;
 
 /// Maps as a UNet has them: two resolutions, one of them not square, one with two modules.
 fn layers(samples: i64) -> Vec<Layer> {
-    let map = |heads, cells| (Tensor::randn([samples, heads, cells, TOKENS], OPTIONS) * 2.0).softmax(-1, Kind::Double);
+    let map =
+        |heads, cells| (Tensor::randn([samples, heads, cells, TOKENS], options()) * 2.0).softmax(-1, Kind::Double);
     vec![
         Layer { place: Place::Mid, height: 2, width: 3, modules: vec![map(2, 6)] },
         Layer { place: Place::Up, height: 4, width: 6, modules: vec![map(2, 24), map(2, 24)] },
@@ -22,7 +27,7 @@ fn layers(samples: i64) -> Vec<Layer> {
 
 /// A mask of 8×12 with a rectangle in it.
 fn mask(top: i64, left: i64, height: i64, width: i64) -> Tensor {
-    let mask = Tensor::zeros([8, 12], (Kind::Bool, Device::Cpu));
+    let mask = Tensor::zeros([8, 12], (Kind::Bool, device()));
     let _ = mask.narrow(0, top, height).narrow(1, left, width).fill_(1.0);
     mask
 }
@@ -129,8 +134,8 @@ fn values_are_those_of_the_formulas() {
 fn gradients_are_those_of_finite_differences() {
     tch::manual_seed(2);
     let targets = targets();
-    let scores = Tensor::randn([3, 2, 24, TOKENS], OPTIONS).set_requires_grad(true);
-    let direction = Tensor::randn(scores.size(), OPTIONS);
+    let scores = Tensor::randn([3, 2, 24, TOKENS], options()).set_requires_grad(true);
+    let direction = Tensor::randn(scores.size(), options());
     for form in [Form::Reference, Form::Paper] {
         for pick in [|p: Parts| p.token, |p: Parts| p.pixel] {
             let loss = |scores: &Tensor| {
@@ -154,7 +159,7 @@ fn gradients_are_those_of_finite_differences() {
 fn an_empty_mask_only_pushes_down() {
     tch::manual_seed(3);
     for form in [Form::Reference, Form::Paper] {
-        let maps = (Tensor::randn([1, 2, 24, TOKENS], OPTIONS)).softmax(-1, Kind::Double).set_requires_grad(true);
+        let maps = (Tensor::randn([1, 2, 24, TOKENS], options())).softmax(-1, Kind::Double).set_requires_grad(true);
         let layer = Layer { place: Place::Up, height: 4, width: 6, modules: vec![maps.shallow_clone()] };
         let targets = [vec![Target { tokens: vec![2, 3], mask: mask(0, 0, 0, 0) }]];
         let gradient = |pick: fn(Parts) -> Tensor| {
@@ -204,7 +209,7 @@ fn a_shared_attribute_counts_for_both() {
 /// Probabilities of half precision may add up to a little more than 1.
 #[test]
 fn sums_past_one_are_no_error() {
-    let maps = Tensor::full([1, 1, 24, TOKENS], 0.6, OPTIONS);
+    let maps = Tensor::full([1, 1, 24, TOKENS], 0.6, options());
     let layer = Layer { place: Place::Up, height: 4, width: 6, modules: vec![maps] };
     let targets = [vec![Target { tokens: vec![2, 3], mask: mask(0, 0, 4, 5) }]];
     let parts = losses(Form::Reference, &[layer], &targets, 1).unwrap();

@@ -11,7 +11,8 @@ use models::{
     tokenizer::BertTokenizer,
 };
 use std::path::PathBuf;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
+use torch_ext::testing::device;
 
 const PROMPTS: [&str; 2] = ["Small blackish cats on the old house", "a round dog"];
 /// Not square, and large enough to be moved by up to two pixels.
@@ -24,13 +25,13 @@ fn folder() -> PathBuf {
 
 fn ours(label_smoothing: f64, images: &Tensor, crops: &[Crop]) -> Caption {
     let config = config::Captioner { label_smoothing, ..config::Captioner::at(folder()) };
-    let loss = CaptionLoss::open(&config, Kind::Double, Device::Cpu).unwrap();
+    let loss = CaptionLoss::open(&config, Kind::Double, device()).unwrap();
     loss.with_cotangent(images, &Share::whole(&PROMPTS), crops).unwrap()
 }
 
 fn images() -> Tensor {
     tch::manual_seed(4);
-    Tensor::rand([2, 3, SIZE[0], SIZE[1]], (Kind::Double, Device::Cpu))
+    Tensor::rand([2, 3, SIZE[0], SIZE[1]], (Kind::Double, device()))
 }
 
 /// Loss and `dL/d image`, with pieces that are cut out of the images by rows and columns.
@@ -39,8 +40,8 @@ fn by_hand(label_smoothing: f64, images: &Tensor, crops: &[Crop]) -> (f64, Tenso
     let (height, width) = (448, 510); // 450 // 224 = 2 less on either side
     let piece = |i: usize| {
         let (top, left) = crops[i];
-        let rows = Tensor::arange_start(top, top + height, (Kind::Int64, Device::Cpu));
-        let columns = Tensor::arange_start(left, left + width, (Kind::Int64, Device::Cpu));
+        let rows = Tensor::arange_start(top, top + height, (Kind::Int64, device()));
+        let columns = Tensor::arange_start(left, left + width, (Kind::Int64, device()));
         images.get(i as i64).index_select(1, &rows).index_select(2, &columns)
     };
     let pieces = Tensor::stack(&[piece(0), piece(1)], 0);
@@ -48,8 +49,9 @@ fn by_hand(label_smoothing: f64, images: &Tensor, crops: &[Crop]) -> (f64, Tenso
     let pixels = preprocess.normalise(&resize(&pieces, (32, 32)).unwrap()).unwrap();
 
     let texts = PROMPTS.map(|prompt| format!("a photography of {}", prompt.to_lowercase()));
-    let batch = BertTokenizer::open(&folder()).unwrap().encode_batch(&[&texts[0], &texts[1]], 24).unwrap();
-    let captioner = Captioner::open(&folder(), Kind::Double, Device::Cpu).unwrap();
+    let mut batch = BertTokenizer::open(&folder()).unwrap().encode_batch(&[&texts[0], &texts[1]], 24).unwrap();
+    (batch.ids, batch.attention_mask) = (batch.ids.to_device(device()), batch.attention_mask.to_device(device()));
+    let captioner = Captioner::open(&folder(), Kind::Double, device()).unwrap();
     let embeds = captioner.embed_image(&pixels).unwrap();
     let logits = captioner.logits(&embeds, &batch.ids, &batch.attention_mask).unwrap();
     let labels = batch.ids.masked_fill(&batch.attention_mask.eq(0), IGNORED);
@@ -109,7 +111,7 @@ fn smoothed_labels_have_a_part_in_the_gradient_alone() {
 
     let value = |label_smoothing| {
         let config = config::Captioner { label_smoothing, ..config::Captioner::at(folder()) };
-        CaptionLoss::open(&config, Kind::Double, Device::Cpu).unwrap().values(&images, &PROMPTS).unwrap()
+        CaptionLoss::open(&config, Kind::Double, device()).unwrap().values(&images, &PROMPTS).unwrap()
     };
     assert_eq!(value(0.1), value(0.0));
 }

@@ -8,7 +8,8 @@ use comat::{
 };
 use models::tensors::{self, Tensors};
 use std::path::{Path, PathBuf};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
+use torch_ext::testing::device;
 
 const TIMESTEP: i64 = 51;
 
@@ -17,7 +18,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn pipeline(kind: Kind) -> Pipeline {
-    Pipeline::open(&fixture("pipeline_sd1"), kind, Device::Cpu).unwrap()
+    Pipeline::open(&fixture("pipeline_sd1"), kind, device()).unwrap()
 }
 
 fn targets() -> Vec<String> {
@@ -40,7 +41,8 @@ fn known(kind: Kind, micro_batch: usize) -> Discriminator {
 }
 
 fn io() -> Tensors {
-    tensors::read(&fixture("discriminator/io.safetensors")).unwrap().0
+    let (all, _) = tensors::read(&fixture("discriminator/io.safetensors")).unwrap();
+    all.into_iter().map(|(key, tensor)| (key, tensor.to_device(device()))).collect()
 }
 
 fn far(got: &Tensor, expected: &Tensor) -> f64 {
@@ -109,7 +111,7 @@ fn it_learns_to_tell_and_what_it_asks_for_fools_it() {
     let settings = Fidelity { rank: 2, learning_rate: 1e-2, ..Default::default() };
     let mut judge = discriminator(&settings, &mut pipeline(Kind::Float));
     tch::manual_seed(3);
-    let real = Tensor::randn([6, 4, 8, 6], (Kind::Float, Device::Cpu));
+    let real = Tensor::randn([6, 4, 8, 6], (Kind::Float, device()));
     let generated = &real * 0.5 + 0.5;
     let first = judge.judge(&generated, &real).unwrap();
     for _ in 0..40 {
@@ -135,7 +137,7 @@ fn weights_are_shared_with_the_tuned_model() {
     let named = discriminator(&by(Some(fixture("../fixtures/pipeline_sd1"))), &mut tuned);
     assert_eq!(place(&named.base().unwrap()), place(&tuned.unet_weights));
     assert_eq!(named.trained.flat, same.trained.flat);
-    let mut xl = Pipeline::open(&fixture("pipeline_sdxl"), Kind::Float, Device::Cpu).unwrap();
+    let mut xl = Pipeline::open(&fixture("pipeline_sdxl"), Kind::Float, device()).unwrap();
     let mut other = discriminator(&by(Some(fixture("pipeline_sd1"))), &mut xl);
     assert_ne!(place(&other.base().unwrap()), place(&tuned.unet_weights));
     let io = io();

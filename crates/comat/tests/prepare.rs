@@ -16,7 +16,8 @@ use models::{
     weights::Weights,
 };
 use std::path::{Path, PathBuf};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
+use torch_ext::testing::device;
 
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 const SIZE: Size = Size { width: 16, height: 16 };
@@ -31,7 +32,7 @@ fn request(folder: &Path, steps: u64, learning_rate: f64, kind: Kind) -> Request
         seed: 5,
         sampling: Sampling { sampler: SamplerKind::Ddim, steps: 2, ..Sampling::default() },
         size: SIZE,
-        tune: Tune::Unet { optimizer_on: Device::Cpu },
+        tune: Tune::Unet { optimizer_on: device() },
         steps,
         batch: 2,
         learning_rate,
@@ -42,7 +43,7 @@ fn request(folder: &Path, steps: u64, learning_rate: f64, kind: Kind) -> Request
 }
 
 fn prepare(request: &Request, kind: Kind) -> Tensors {
-    let pipeline = Pipeline::open(&model(), kind, Device::Cpu).unwrap();
+    let pipeline = Pipeline::open(&model(), kind, device()).unwrap();
     prepare::run(pipeline, request, &|_| Ok(ProgressBar::hidden()), &Interrupt::default()).unwrap();
     tensors::read(&request.out.join(UNET)).unwrap().0
 }
@@ -56,11 +57,13 @@ struct Weight {
 
 /// The same in the textbook's words.
 fn by_hand(request: &Request) -> Tensors {
-    let mut pipeline = Pipeline::open(&model(), Kind::Double, Device::Cpu).unwrap();
+    let mut pipeline = Pipeline::open(&model(), Kind::Double, device()).unwrap();
     let latents: Vec<Tensor> = (0..request.prompts.len())
         .map(|n| {
             let file = request.work.join(format!("images/{n:05}.png"));
-            let pixels = Picture::open_with_texts(&file).unwrap().0.tensor().unwrap().unsqueeze(0) * 2.0 - 1.0;
+            let pixels = Picture::open_with_texts(&file).unwrap().0.tensor().unwrap().to_device(device()).unsqueeze(0)
+                * 2.0
+                - 1.0;
             pipeline.vae.with(|vae| Ok(vae.encode(&pixels)?)).unwrap().0 * pipeline.vae_config.scaling_factor
         })
         .collect();
@@ -71,7 +74,7 @@ fn by_hand(request: &Request) -> Tensors {
         .0
         .into_iter()
         .map(|(key, t)| {
-            let value = t.to_kind(Kind::Double);
+            let value = t.to_device(device()).to_kind(Kind::Double);
             (key, Weight { mean: value.zeros_like(), square: value.zeros_like(), value })
         })
         .collect();
@@ -80,14 +83,14 @@ fn by_hand(request: &Request) -> Tensors {
         let leaves: Vec<Tensor> = weights.iter().map(|(_, w)| w.value.detach().set_requires_grad(true)).collect();
         let named: Tensors =
             weights.iter().zip(&leaves).map(|((key, _), leaf)| (key.clone(), leaf.shallow_clone())).collect();
-        let unet = pipeline.unet(&Weights::new(named, file.clone(), Kind::Double, Device::Cpu).unwrap()).unwrap();
+        let unet = pipeline.unet(&Weights::new(named, file.clone(), Kind::Double, device()).unwrap()).unwrap();
         let mut order = stream(request.seed, Purpose::Order, step, 1).unwrap();
         let rows: Vec<usize> = (0..request.batch).map(|_| order.below(0, 3).unwrap() as usize).collect();
         let mut losses = vec![];
         for (place, row) in rows.into_iter().enumerate() {
             let mut draws = stream(request.seed, Purpose::Trajectory, step, place as u64).unwrap();
             let timestep = draws.below(0, signal.len() as i64).unwrap();
-            let noise = draws.randn(&latents[row].size()).unwrap().to_kind(Kind::Double);
+            let noise = draws.randn(&latents[row].size()).unwrap().to_device(device()).to_kind(Kind::Double);
             let share = signal[timestep as usize];
             let noisy = &latents[row] * share.sqrt() + &noise * (1.0 - share).sqrt();
             let text = pipeline.text.guided(&[&request.prompts[row]], None, false, (16, 16)).unwrap();
@@ -111,7 +114,7 @@ fn by_hand(request: &Request) -> Tensors {
             w.value = &w.value * (1.0 - rate * weight_decay) - mean / (square.sqrt() + epsilon) * rate;
         }
     }
-    weights.into_iter().map(|(key, w)| (key, w.value)).collect()
+    weights.into_iter().map(|(key, w)| (key, w.value.to_device(tch::Device::Cpu))).collect()
 }
 
 #[test]

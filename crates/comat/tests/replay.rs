@@ -16,8 +16,12 @@ use comat::{
 use models::unet::UNet;
 use std::{collections::BTreeSet, path::Path};
 use tch::{Device, Kind, Tensor};
+use torch_ext::testing::{device, device_name};
 
-const OPTIONS: (Kind, Device) = (Kind::Double, Device::Cpu);
+fn options() -> (Kind, Device) {
+    (Kind::Double, device())
+}
+
 const PROMPTS: [&str; 3] = ["a red dog and a blue cat", "two green cars", "a bench"];
 
 fn config(settings: &[&str]) -> Config {
@@ -25,10 +29,11 @@ fn config(settings: &[&str]) -> Config {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("run.toml");
     let text = format!(
-        "output = 'none'\n[model]\npath = '{0}/pipeline_sd1'\ndtype = 'float64'\ndevice = 'cpu'\n\
+        "output = 'none'\n[model]\npath = '{0}/pipeline_sd1'\ndtype = 'float64'\ndevice = '{1}'\n\
          [captioner]\npath = '{0}/blip'\n[prompts]\ntrain = 'none.txt'\n\
          [sampling]\nsteps = 6\nsize = '48x32'\n[replay]\ntracked = 3\n[lora]\nrank = 3\nalpha = 2\n",
-        fixtures.display()
+        fixtures.display(),
+        device_name(),
     );
     std::fs::write(&file, text).unwrap();
     config::read(&file, &settings.iter().map(|s| s.to_string()).collect::<Vec<_>>()).unwrap()
@@ -48,8 +53,8 @@ impl Given {
         let rows = PROMPTS.len() as i64;
         tch::manual_seed(5);
         Self {
-            x: Tensor::randn([rows, c, h, w], OPTIONS),
-            z: Tensor::randn([session.sampler.len() as i64, rows, c, h, w], OPTIONS),
+            x: Tensor::randn([rows, c, h, w], options()),
+            z: Tensor::randn([session.sampler.len() as i64, rows, c, h, w], options()),
             tracked: BTreeSet::from([1, 3, 5]),
             attention: BTreeSet::from([3, 5]),
             anchor: session.config.anchor.iter().flat_map(|_| [1, 5]).collect(),
@@ -75,7 +80,7 @@ fn one_graph(
 ) -> Tensor {
     let denoiser = session.denoiser(unet);
     let mut x = given.x.copy();
-    let mut losses = Tensor::from(0.0); // of the steps themselves
+    let mut losses = Tensor::from(0.0).to_device(device()); // of the steps themselves
     for (i, step) in session.sampler.steps.iter().enumerate() {
         let e = if given.tracked.contains(&i) {
             let discount = session.config.replay.discount;
@@ -109,7 +114,7 @@ fn one_graph(
 fn original(session: &Session, [cond, uncond]: &[GuidedText; 2], x: &Tensor, timestep: i64) -> Tensor {
     let _guard = tch::no_grad_guard();
     let unet = session.pipeline.unet(&session.pipeline.unet_weights).unwrap();
-    let timesteps = Tensor::full([PROMPTS.len() as i64], timestep, (Kind::Int64, Device::Cpu));
+    let timesteps = Tensor::full([PROMPTS.len() as i64], timestep, (Kind::Int64, device()));
     let [cond, uncond] = [cond, uncond].map(|text| unet.forward(x, &timesteps, &text.cond).unwrap());
     &uncond + (cond - &uncond) * session.config.anchor.as_ref().unwrap().guidance_scale.unwrap_or(7.5)
 }
@@ -118,7 +123,7 @@ const TOP: fn() -> Tensor = || mask(0, 10, 4, 20);
 const BOTTOM: fn() -> Tensor = || mask(20, 12, 0, 48);
 
 fn mask(top: i64, height: i64, left: i64, width: i64) -> Tensor {
-    let mask = Tensor::zeros([32, 48], (Kind::Bool, Device::Cpu));
+    let mask = Tensor::zeros([32, 48], (Kind::Bool, device()));
     let _ = mask.narrow(0, top, height).narrow(1, left, width.min(48 - left)).fill_(1.0);
     mask
 }
@@ -132,11 +137,7 @@ impl Segmenter for AboveAndBelow {
         assert_eq!(nouns, [vec!["dog", "cat"], vec!["cars"], vec![]]);
         let masks = |nouns: &Vec<String>| {
             let masks: Vec<Tensor> = (0..nouns.len()).map(|i| if i == 0 { TOP() } else { BOTTOM() }).collect();
-            if masks.is_empty() {
-                Tensor::zeros([0, 32, 48], (Kind::Bool, Device::Cpu))
-            } else {
-                Tensor::stack(&masks, 0)
-            }
+            if masks.is_empty() { Tensor::zeros([0, 32, 48], (Kind::Bool, device())) } else { Tensor::stack(&masks, 0) }
         };
         Ok(nouns.iter().map(masks).collect())
     }
@@ -181,8 +182,8 @@ fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
         attention.take_explicit(&entities()).unwrap();
     }
     let given = Given::new(&session);
-    let mut adapter = adapter::start(&session).unwrap().trainable(Kind::Double, Device::Cpu);
-    let noise = Tensor::randn(adapter.flat.size(), OPTIONS) * 0.1; // `up` starts at zero, which would hide `down`
+    let mut adapter = adapter::start(&session).unwrap().trainable(Kind::Double, device());
+    let noise = Tensor::randn(adapter.flat.size(), options()) * 0.1; // `up` starts at zero, which would hide `down`
     let _ = adapter.flat.g_add_(&noise);
 
     let mut gradients = Gradients::zeros(&adapter);

@@ -2,7 +2,8 @@
 
 use comat::pipeline::Pipeline;
 use std::path::{Path, PathBuf};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
+use torch_ext::testing::device;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures").join(name)
@@ -12,7 +13,7 @@ fn fixture(name: &str) -> PathBuf {
 fn rows_follow_the_adapter() {
     let lora = fixture("lora_text/sdxl.safetensors");
     for offload in [false, true] {
-        let mut pipeline = Pipeline::open(&fixture("pipeline_sdxl"), Kind::Float, Device::Cpu).unwrap();
+        let mut pipeline = Pipeline::open(&fixture("pipeline_sdxl"), Kind::Float, device()).unwrap();
         if offload {
             pipeline.text.offload();
         }

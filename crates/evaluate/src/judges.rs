@@ -137,11 +137,12 @@ pub use detector::detect;
 mod tests {
     use super::*;
     use benchmarks::tifa::Similarity;
+    use torch_ext::testing::device;
 
     #[test]
     fn what_is_known_is_the_same_as_what_is_new() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/sentence_mpnet");
-        let sentences = Sentences::open(&folder, Kind::Double, Device::Cpu).unwrap();
+        let sentences = Sentences::open(&folder, Kind::Double, device()).unwrap();
         let choices = ["a dog", "two dogs on a hill", "a dog", "no"].map(str::to_owned);
         for answer in ["a dog", "yes", "two"] {
             let likeness = sentences.similarities(answer, &choices).unwrap();

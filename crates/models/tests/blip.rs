@@ -3,7 +3,7 @@
 mod common;
 mod edited;
 
-use common::{assert_close, fixture, io};
+use common::{assert_close, device, fixture, io};
 use edited::{assert_error, copy};
 use models::{
     blip::{Captioner, IGNORED, Nll},
@@ -11,10 +11,10 @@ use models::{
     tokenizer::BertTokenizer,
 };
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 fn open(kind: Kind) -> Captioner {
-    Captioner::open(&fixture("blip"), kind, Device::Cpu).unwrap()
+    Captioner::open(&fixture("blip"), kind, device()).unwrap()
 }
 
 fn logits(captioner: &Captioner, io: &Tensors) -> Tensor {
@@ -152,8 +152,8 @@ fn the_tokenizer_beside_it() {
     let texts: Vec<String> = serde_json::from_str(&texts).unwrap();
     let tokenizer = BertTokenizer::open(&fixture("blip")).unwrap();
     let batch = tokenizer.encode_batch(&texts.iter().map(String::as_str).collect::<Vec<_>>(), 24).unwrap();
-    assert_eq!(batch.ids, io["input_ids"]);
-    assert_eq!(batch.attention_mask, io["attention_mask"]);
+    assert_eq!(batch.ids.to_device(device()), io["input_ids"]);
+    assert_eq!(batch.attention_mask.to_device(device()), io["attention_mask"]);
     assert!(tokenizer.vocab_size() <= open(Kind::Float).config().text.vocab_size);
 }
 
@@ -167,7 +167,7 @@ fn tied_weights_may_be_in_the_file() {
         let bias = tensors[&format!("{head}.bias")].copy();
         tensors.insert(format!("{head}.decoder.weight"), words);
         tensors.insert(format!("{head}.decoder.bias"), bias);
-        let positions = Tensor::arange(24, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+        let positions = Tensor::arange(24, (Kind::Int64, device())).unsqueeze(0);
         tensors.insert("text_decoder.bert.embeddings.position_ids".into(), positions);
         tensors
     });
@@ -177,7 +177,7 @@ fn tied_weights_may_be_in_the_file() {
         tensors
     });
     for folder in [written_out, one_name] {
-        let captioner = Captioner::open(folder.path(), Kind::Float, Device::Cpu).unwrap();
+        let captioner = Captioner::open(folder.path(), Kind::Float, device()).unwrap();
         assert_close("logits", &logits(&captioner, &io), &io["logits"], 1e-5);
     }
 }
@@ -188,12 +188,12 @@ fn untied_weights_are_used_or_missed() {
     let io = io("blip");
     let key = "text_decoder.cls.predictions.decoder.weight";
     let untied = copy(&fixture("blip")).set("config.json", "text_config.tie_word_embeddings", json!(false));
-    assert_error(Captioner::open(untied.path(), Kind::Float, Device::Cpu), &[&format!("{key} is missing")]);
+    assert_error(Captioner::open(untied.path(), Kind::Float, device()), &[&format!("{key} is missing")]);
     let untied = untied.weights(|mut tensors| {
-        tensors.insert(key.into(), Tensor::zeros([39, 24], (Kind::Float, Device::Cpu)));
+        tensors.insert(key.into(), Tensor::zeros([39, 24], (Kind::Float, device())));
         tensors
     });
-    let captioner = Captioner::open(untied.path(), Kind::Float, Device::Cpu).unwrap();
+    let captioner = Captioner::open(untied.path(), Kind::Float, device()).unwrap();
     let bias = models::tensors::read(&fixture("blip").join("model.safetensors")).unwrap().0;
     let bias = bias["text_decoder.cls.predictions.bias"].expand([2, 14, 39], false);
     assert_close("logits", &logits(&captioner, &io), &bias, 1e-6);
@@ -213,7 +213,7 @@ fn texts_without_labels_count_nothing() {
     for key in ["input_ids", "attention_mask", "labels"] {
         io.insert(key.into(), io[key].narrow(1, 0, 1));
     }
-    assert_eq!(nll(&captioner, &io).sum, Tensor::zeros([2], (Kind::Float, Device::Cpu)));
+    assert_eq!(nll(&captioner, &io).sum, Tensor::zeros([2], (Kind::Float, device())));
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn wrong_inputs_are_errors() {
     let io = io("blip");
     let captioner = open(Kind::Float);
     assert_eq!(captioner.image_size(), (32, 32));
-    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, Device::Cpu));
+    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, device()));
     assert_error(captioner.embed_image(&zeros(&[1, 3, 32, 40])), &["[1, 3, 32, 40]", "32, 32"]);
     assert_error(captioner.embed_image(&zeros(&[0, 3, 32, 32])), &["captioner"]);
     assert_error(captioner.embed_image(&zeros(&[3, 32, 32])), &["captioner"]);
@@ -230,7 +230,7 @@ fn wrong_inputs_are_errors() {
         let result = captioner.nll(&get("pixel_values"), &get("input_ids"), &get("attention_mask"), &get("labels"));
         assert_error(result, words);
     };
-    let ones = |size: &[i64]| Tensor::ones(size, (Kind::Int64, Device::Cpu));
+    let ones = |size: &[i64]| Tensor::ones(size, (Kind::Int64, device()));
     refused("input_ids", ones(&[2, 25]), &["25", "max_position_embeddings"]);
     refused("input_ids", ones(&[2, 14]) * 39, &["39", "vocabulary"]);
     refused("input_ids", ones(&[3, 14]), &["image embeddings"]);
@@ -246,10 +246,7 @@ fn wrong_inputs_are_errors() {
 fn configurations_that_mean_something_else_are_refused() {
     let refused = |key: &str, value: serde_json::Value, words: &[&str]| {
         let folder = copy(&fixture("blip")).set("config.json", key, value);
-        assert_error(
-            Captioner::open(folder.path(), Kind::Float, Device::Cpu),
-            &[&["config.json", key], words].concat(),
-        );
+        assert_error(Captioner::open(folder.path(), Kind::Float, device()), &[&["config.json", key], words].concat());
     };
     refused("model_type", json!("blip-2"), &["blip-2"]);
     refused("qformer_config", json!({}), &["not known"]);
@@ -274,5 +271,5 @@ fn old_configurations_are_read() {
         .set("config.json", "text_config.pruned_heads", json!({}))
         .set("config.json", "vision_config.id2label", json!({"0": "LABEL_0"}))
         .set("config.json", "torch_dtype", json!("float32"));
-    Captioner::open(folder.path(), Kind::Float, Device::Cpu).unwrap();
+    Captioner::open(folder.path(), Kind::Float, device()).unwrap();
 }

@@ -3,16 +3,16 @@
 mod common;
 mod edited;
 
-use common::{assert_close, fixture, io};
+use common::{assert_close, device, fixture, io};
 use edited::{assert_error, copy};
 use models::clip::{Encoded, TextEncoder};
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const FIXTURES: [&str; 3] = ["clip_sd1", "clip_sd2", "clip_sdxl2"];
 
 fn open(folder: &std::path::Path) -> models::Result<TextEncoder> {
-    TextEncoder::open(folder, Kind::Float, Device::Cpu)
+    TextEncoder::open(folder, Kind::Float, device())
 }
 
 fn compare(name: &str, got: &Encoded, tolerance: f64) {
@@ -31,7 +31,7 @@ fn compare(name: &str, got: &Encoded, tolerance: f64) {
 fn parity_in_float32_and_float64() {
     for name in FIXTURES {
         for kind in [Kind::Float, Kind::Double] {
-            let encoder = TextEncoder::open(&fixture(name), kind, Device::Cpu).unwrap();
+            let encoder = TextEncoder::open(&fixture(name), kind, device()).unwrap();
             let encoded = encoder.forward(&io(name)["input_ids"]).unwrap();
             assert_eq!(encoded.last_hidden_state.kind(), kind);
             compare(name, &encoded, 1e-5);
@@ -43,7 +43,7 @@ fn parity_in_float32_and_float64() {
 fn half_precision_comes_near() {
     for name in FIXTURES {
         for (kind, tolerance) in [(Kind::Half, 2e-2), (Kind::BFloat16, 1e-1)] {
-            let encoder = TextEncoder::open(&fixture(name), kind, Device::Cpu).unwrap();
+            let encoder = TextEncoder::open(&fixture(name), kind, device()).unwrap();
             let encoded = encoder.forward(&io(name)["input_ids"]).unwrap();
             assert_eq!(encoded.pooled.kind(), kind);
             compare(name, &encoded, tolerance);
@@ -109,7 +109,7 @@ fn shorter_prompts_are_taken() {
 #[test]
 fn wrong_ids_are_errors() {
     let encoder = open(&fixture("clip_sd2")).unwrap();
-    let ids = |size: &[i64], id: i64| Tensor::full(size, id, (Kind::Int64, Device::Cpu));
+    let ids = |size: &[i64], id: i64| Tensor::full(size, id, (Kind::Int64, device()));
     let refused = |ids: &Tensor, words: &[&str]| assert_error(encoder.forward(ids), words);
     refused(&ids(&[16], 59), &["[B, L]"]);
     refused(&ids(&[0, 16], 59), &["empty"]);

@@ -3,7 +3,7 @@
 mod common;
 mod edited;
 
-use common::{assert_close, fixture, io};
+use common::{assert_close, device, fixture, io};
 use edited::{assert_error, copy};
 use models::{
     clip::{CentreCrop, Clip, ClipScore},
@@ -11,17 +11,17 @@ use models::{
 };
 use serde_json::json;
 use std::{collections::BTreeMap, path::Path};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const NAME: &str = "clip_score";
 const CASES: [&str; 4] = ["wide", "tall", "small", "whole"];
 
 fn open(folder: &Path) -> models::Result<Clip> {
-    Clip::open(folder, Kind::Float, Device::Cpu)
+    Clip::open(folder, Kind::Float, device())
 }
 
 fn score(folder: &Path) -> models::Result<ClipScore> {
-    ClipScore::open(folder, Kind::Float, Device::Cpu)
+    ClipScore::open(folder, Kind::Float, device())
 }
 
 fn prompts(case: &str) -> Vec<String> {
@@ -51,7 +51,7 @@ fn compare(clip: &Clip, tolerance: f64) {
 #[test]
 fn parity_in_float32_and_float64() {
     for kind in [Kind::Float, Kind::Double] {
-        let clip = Clip::open(&fixture(NAME), kind, Device::Cpu).unwrap();
+        let clip = Clip::open(&fixture(NAME), kind, device()).unwrap();
         assert_eq!(clip.image_size(), (16, 16));
         assert_eq!(clip.image_embeds(&io(NAME)["wide.pixel_values"]).unwrap().kind(), kind);
         compare(&clip, 1e-5);
@@ -62,7 +62,7 @@ fn parity_in_float32_and_float64() {
 #[test]
 fn half_precision_comes_near() {
     for (kind, tolerance) in [(Kind::Half, 2e-2), (Kind::BFloat16, 1e-1)] {
-        let clip = Clip::open(&fixture(NAME), kind, Device::Cpu).unwrap();
+        let clip = Clip::open(&fixture(NAME), kind, device()).unwrap();
         let embeds = clip.image_embeds(&io(NAME)["wide.pixel_values"]).unwrap();
         assert_eq!(embeds.kind(), Kind::Float);
         let length = embeds.square().sum_dim_intlist(1, false, Kind::Float);
@@ -90,7 +90,7 @@ fn pictures_become_pixels_as_upstream() {
 #[test]
 fn the_whole_way() {
     for kind in [Kind::Float, Kind::Double] {
-        let score = ClipScore::open(&fixture(NAME), kind, Device::Cpu).unwrap();
+        let score = ClipScore::open(&fixture(NAME), kind, device()).unwrap();
         for case in CASES {
             let expected = &io(NAME)[&format!("{case}.cosines")];
             assert_close(&format!("{case} {kind:?}"), &cosines(&score, case), expected, 1e-4);
@@ -119,7 +119,10 @@ fn the_tokenizer_beside_it() {
     let tokenizer = ClipTokenizer::open(&fixture(NAME)).unwrap();
     for case in CASES {
         let rows = prompts(case).iter().flat_map(|p| tokenizer.encode(p).unwrap().ids).collect::<Vec<_>>();
-        assert_eq!(Tensor::from_slice(&rows).view([-1, 16]), io(NAME)[&format!("{case}.input_ids")]);
+        assert_eq!(
+            Tensor::from_slice(&rows).view([-1, 16]).to_device(device()),
+            io(NAME)[&format!("{case}.input_ids")]
+        );
     }
 }
 
@@ -127,7 +130,7 @@ fn the_tokenizer_beside_it() {
 /// numbers for sizes in its preprocessing.
 #[test]
 fn old_folders_are_read() {
-    let positions = |count: i64| Tensor::arange(count, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+    let positions = |count: i64| Tensor::arange(count, (Kind::Int64, device())).unsqueeze(0);
     let mut folder = copy(&fixture(NAME))
         .weights(|mut tensors| {
             tensors.insert("text_model.embeddings.position_ids".into(), positions(16));
@@ -230,7 +233,7 @@ fn weights_that_do_not_fit_are_named() {
     let larger = copy(&fixture(NAME)).set("config.json", "vision_config.image_size", json!(24));
     assert_error(open(larger.path()), &["vision_model.embeddings.position_embedding.weight", "[17, 24]", "[37, 24]"]);
     let more = copy(&fixture(NAME)).weights(|mut tensors| {
-        tensors.insert("classifier.weight".into(), Tensor::zeros([2, 24], (Kind::Float, Device::Cpu)));
+        tensors.insert("classifier.weight".into(), Tensor::zeros([2, 24], (Kind::Float, device())));
         tensors
     });
     assert_error(open(more.path()), &["classifier.weight is unexpected"]);
@@ -270,12 +273,15 @@ fn tokenizers_of_other_models_are_refused() {
 #[test]
 fn wrong_inputs_are_errors() {
     let (clip, score) = (open(&fixture(NAME)).unwrap(), score(&fixture(NAME)).unwrap());
-    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, Device::Cpu));
+    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, device()));
     assert_error(clip.image_embeds(&zeros(&[1, 3, 16, 20])), &["[1, 3, 16, 20]", "16, 16"]);
     assert_error(clip.image_embeds(&zeros(&[0, 3, 16, 16])), &["CLIP"]);
     assert_error(clip.image_embeds(&zeros(&[3, 16, 16])), &["CLIP"]);
     assert_error(clip.image_embeds(&zeros(&[1, 3, 16, 16]).to_kind(Kind::Uint8)), &["Uint8"]);
-    assert_error(clip.text_embeds(&Tensor::from_slice(&[599i64]).view([1, 1])), &["599", "vocabulary"]);
+    assert_error(
+        clip.text_embeds(&Tensor::from_slice(&[599i64]).view([1, 1]).to_device(device())),
+        &["599", "vocabulary"],
+    );
     assert_error(clip.text_embeds(&zeros(&[1, 4])), &["Float", "Int64"]);
     assert_error(score.cosines(&zeros(&[1, 3, 16, 16]), &[]), &["1 images for 0 prompts"]);
     assert_error(score.cosines(&zeros(&[0, 3, 16, 16]), &[]), &["[0, 3, 16, 16]"]);
@@ -284,7 +290,7 @@ fn wrong_inputs_are_errors() {
     assert_error(score.cosines(&zeros(&[1, 4, 16, 16]), &["a cat"]), &["[1, 4, 16, 16]"]);
     assert_error(score.cosines(&zeros(&[1, 3, 16, 16]).to_kind(Kind::Uint8), &["a cat"]), &["Uint8"]);
     assert_error(score.text_embeds(&[]), &["empty"]);
-    let broken = Tensor::full([1, 3, 16, 16], f64::NAN, (Kind::Float, Device::Cpu));
+    let broken = Tensor::full([1, 3, 16, 16], f64::NAN, (Kind::Float, device()));
     assert_error(score.cosines(&broken, &["a cat"]), &["image 1", "a cat", "not a number"]);
     assert!(score.cosines(&zeros(&[1, 3, 1, 40]), &[""]).unwrap()[0].abs() <= 1.0);
 }

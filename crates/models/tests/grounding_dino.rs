@@ -3,7 +3,7 @@
 mod common;
 mod edited;
 
-use common::{assert_close, fixture, io};
+use common::{assert_close, device, fixture, io};
 use edited::{assert_error, copy};
 use models::{
     grounding_dino::{Caption, Config, Detection, Detector, Found, Inputs, Network, Outputs, Resize},
@@ -12,12 +12,12 @@ use models::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const NAME: &str = "grounding_dino";
 
 fn open(kind: Kind) -> Detector {
-    Detector::open(&fixture(NAME), kind, Device::Cpu).unwrap()
+    Detector::open(&fixture(NAME), kind, device()).unwrap()
 }
 
 fn read<T: for<'a> Deserialize<'a>>(file: &str) -> T {
@@ -315,7 +315,7 @@ fn shared_heads_may_have_other_names() {
                 tensors.insert(format!("{place}.{key}"), t.copy());
             }
         }
-        let buffer = Tensor::zeros([9, 9], (Kind::Int64, Device::Cpu));
+        let buffer = Tensor::zeros([9, 9], (Kind::Int64, device()));
         let attention = "model.backbone.conv_encoder.model.encoder.layers.0.blocks.0.attention.self";
         tensors.insert(format!("{attention}.relative_position_index"), buffer.copy());
         tensors.insert("model.text_backbone.embeddings.position_ids".into(), buffer);
@@ -329,7 +329,7 @@ fn shared_heads_may_have_other_names() {
         tensors
     });
     for folder in [everywhere, other_name] {
-        let detector = Detector::open(folder.path(), Kind::Float, Device::Cpu).unwrap();
+        let detector = Detector::open(folder.path(), Kind::Float, device()).unwrap();
         assert_outputs("renamed", &detector.network.forward(&inputs(&detector, &io)).unwrap(), &io, 1e-4);
     }
 }
@@ -340,7 +340,7 @@ fn every_layer_may_have_its_own_box_head() {
     for place in ["", "model.decoder."] {
         let folder = copy(&fixture(NAME)).set("config.json", "decoder_bbox_embed_share", json!(false));
         let message = "bbox_embed.1.layers.0.weight is missing";
-        assert_error(Detector::open(folder.path(), Kind::Float, Device::Cpu), &[message]);
+        assert_error(Detector::open(folder.path(), Kind::Float, device()), &[message]);
         let folder = folder.weights(|mut tensors| {
             tensors.retain(|key, _| !key.starts_with("bbox_embed."));
             for (key, t) in io.iter().filter_map(|(key, t)| Some((key.strip_prefix("unshared.bbox_embed.")?, t))) {
@@ -348,7 +348,7 @@ fn every_layer_may_have_its_own_box_head() {
             }
             tensors
         });
-        let detector = Detector::open(folder.path(), Kind::Float, Device::Cpu).unwrap();
+        let detector = Detector::open(folder.path(), Kind::Float, device()).unwrap();
         let outputs = detector.network.forward(&inputs(&detector, &io)).unwrap();
         assert_close("proposals", &outputs.proposals, &io["unshared.proposals"], 1e-4);
         assert_decoded("unshared", &outputs, &io, "unshared.", 1e-4);
@@ -370,7 +370,7 @@ fn layout() {
 fn wrong_inputs_are_errors() {
     let io = io(NAME);
     let detector = open(Kind::Float);
-    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, Device::Cpu));
+    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, device()));
     let dog = || vec![vec!["dog".to_string()]];
     assert_error(detector.detect(&zeros(&[3, 32, 32]), &dog()), &["[3, 32, 32]", "[B, 3, H, W]"]);
     assert_error(detector.detect(&zeros(&[2, 3, 32, 32]), &dog()), &["2 images", "1 lists"]);
@@ -407,7 +407,7 @@ fn wrong_inputs_are_errors() {
 fn tiny_images() {
     let folder =
         copy(&fixture(NAME)).set("preprocessor_config.json", "size", json!({"shortest_edge": 4, "longest_edge": 9}));
-    let mut detector = Detector::open(folder.path(), Kind::Float, Device::Cpu).unwrap();
+    let mut detector = Detector::open(folder.path(), Kind::Float, device()).unwrap();
     detector.box_threshold = 0.0;
     let captions = captions(&detector);
     let found = detector.find(&images(&io(NAME)), &captions).unwrap();
@@ -417,7 +417,7 @@ fn tiny_images() {
 #[test]
 fn folders_of_another_kind_are_refused() {
     let error = |folder: &std::path::Path, words: &[&str]| {
-        assert_error(Detector::open(folder, Kind::Float, Device::Cpu), words);
+        assert_error(Detector::open(folder, Kind::Float, device()), words);
     };
     error(&fixture("blip"), &["config.json", "model_type", "blip", "grounding-dino"]);
     error(&fixture("vae"), &["config.json", "model_type", "missing"]);
@@ -434,7 +434,7 @@ fn folders_of_another_kind_are_refused() {
     });
     error(folder.path(), &["model.level_embed is missing"]);
     let folder = copy(&fixture(NAME)).weights(|mut tensors| {
-        tensors.insert("model.reference_points.weight".into(), Tensor::zeros([20, 4], (Kind::Float, Device::Cpu)));
+        tensors.insert("model.reference_points.weight".into(), Tensor::zeros([20, 4], (Kind::Float, device())));
         tensors
     });
     error(folder.path(), &["model.reference_points.weight is unexpected"]);
@@ -445,7 +445,7 @@ fn configurations_that_mean_something_else_are_refused() {
     let refused = |key: &str, value: serde_json::Value, words: &[&str]| {
         let folder = copy(&fixture(NAME)).set("config.json", key, value);
         let words = [&["config.json", key], words].concat();
-        assert_error(Detector::open(folder.path(), Kind::Float, Device::Cpu), &words);
+        assert_error(Detector::open(folder.path(), Kind::Float, device()), &words);
     };
     refused("two_stage", json!(false), &["only true"]);
     refused("two_stage_bbox_embed_share", json!(true), &["only false"]);
@@ -471,7 +471,7 @@ fn configurations_that_mean_something_else_are_refused() {
     let preprocessor = |key: &str, value: serde_json::Value, words: &[&str]| {
         let folder = copy(&fixture(NAME)).set("preprocessor_config.json", key, value);
         let words = [&["preprocessor_config.json", key], words].concat();
-        assert_error(Detector::open(folder.path(), Kind::Float, Device::Cpu), &words);
+        assert_error(Detector::open(folder.path(), Kind::Float, device()), &words);
     };
     preprocessor("resample", json!(3), &["only 2"]);
     preprocessor("size", json!({"height": 800, "width": 800}), &["height"]);
@@ -529,12 +529,12 @@ fn seconds_of_a_full_pass() {
     let folder = copy(&fixture(NAME)).write("config.json", &text.to_string());
     let config = Config::read(&folder.path().join("config.json")).unwrap();
     let mut detector = open(Kind::Float);
-    let tensor = |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu)) * 0.02;
+    let tensor = |size: &[i64]| Tensor::randn(size, (Kind::Float, device())) * 0.02;
     let tensors = Network::layout(&config).iter().map(|(key, size)| (key.clone(), tensor(size))).collect();
-    let weights = Weights::new(tensors, "random".into(), Kind::Float, Device::Cpu).unwrap();
+    let weights = Weights::new(tensors, "random".into(), Kind::Float, device()).unwrap();
     detector.network = Network::new(&config, &weights).unwrap();
     detector.resize = Resize::default();
-    let image = Tensor::rand([1, 3, 512, 512], (Kind::Float, Device::Cpu));
+    let image = Tensor::rand([1, 3, 512, 512], (Kind::Float, device()));
     for _ in 0..3 {
         let start = std::time::Instant::now();
         detector.detect(&image, &[vec!["red bird".into(), "house".into()]]).unwrap();

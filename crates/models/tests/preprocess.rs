@@ -3,11 +3,11 @@
 mod common;
 mod edited;
 
-use common::{assert_close, fixture, io};
+use common::{assert_close, device, fixture, io};
 use edited::{assert_error, copy};
 use models::preprocess::{Preprocess, crop, resize};
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 #[test]
 fn values_and_gradients() {
@@ -65,7 +65,7 @@ fn crops() {
 
 #[test]
 fn wrong_inputs_are_errors() {
-    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, Device::Cpu));
+    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, device()));
     let image = zeros(&[1, 3, 8, 8]);
     assert_error(resize(&zeros(&[3, 8, 8]), (4, 4)), &["[3, 8, 8]"]);
     assert_error(resize(&zeros(&[1, 4, 8, 8]), (4, 4)), &["[1, 4, 8, 8]"]);
@@ -89,7 +89,7 @@ fn the_file_beside_the_model() {
         .set(file, "image_std", json!([0.5, 0.5, 0.25]));
     let read = Preprocess::open(changed.path()).unwrap();
     assert_eq!(read, Preprocess { mean: [0.5, 0.25, 0.5], std: [0.5, 0.5, 0.25], size: Some((384, 384)) });
-    let image = Tensor::full([1, 3, 2, 2], 0.75, (Kind::Double, Device::Cpu));
+    let image = Tensor::full([1, 3, 2, 2], 0.75, (Kind::Double, device()));
     let channels = read.normalise(&image).unwrap().mean_dim([0i64, 2, 3].as_slice(), false, Kind::Double);
     assert_eq!(Vec::<f64>::try_from(&channels).unwrap(), [0.5, 1.0, 1.0]);
 }

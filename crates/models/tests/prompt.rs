@@ -2,13 +2,13 @@
 
 mod common;
 
-use common::{assert_close, fixture, io};
+use common::{assert_close, device, fixture, io};
 use models::{
     clip::{Encoded, TextEncoder},
     tokenizer::ClipTokenizer,
 };
 use serde::Deserialize;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 #[derive(Deserialize)]
 struct Prompts {
@@ -20,11 +20,11 @@ fn encode(pipeline: &str, which: &str) -> Encoded {
     let Prompts { prompts } = serde_json::from_str(&file).unwrap();
     let tokenizer = ClipTokenizer::open(&fixture(pipeline).join(format!("tokenizer{which}"))).unwrap();
     let folder = fixture(pipeline).join(format!("text_encoder{which}"));
-    let encoder = TextEncoder::open(&folder, Kind::Float, Device::Cpu).unwrap();
+    let encoder = TextEncoder::open(&folder, Kind::Float, device()).unwrap();
     assert!(tokenizer.vocab_size() <= encoder.config().vocab_size);
     let rows: Vec<Tensor> =
         prompts.iter().map(|prompt| Tensor::from_slice(&tokenizer.encode(prompt).unwrap().ids)).collect();
-    encoder.forward(&Tensor::stack(&rows, 0)).unwrap()
+    encoder.forward(&Tensor::stack(&rows, 0).to_device(device())).unwrap()
 }
 
 #[test]

@@ -3,15 +3,15 @@
 mod common;
 mod edited;
 
-use common::{assert_close, fixture, io};
+use common::{assert_close, device, fixture, io};
 use edited::{assert_error, copy};
 use models::{sam::Segmenter, tensors::Tensors};
 use serde_json::json;
 use std::collections::BTreeMap;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 fn open(kind: Kind) -> Segmenter {
-    Segmenter::open(&fixture("sam"), kind, Device::Cpu).unwrap()
+    Segmenter::open(&fixture("sam"), kind, device()).unwrap()
 }
 
 /// The boxes of every image of every case.
@@ -21,7 +21,7 @@ fn boxes() -> BTreeMap<String, Vec<Vec<[f64; 4]>>> {
 }
 
 fn zeros(size: &[i64]) -> Tensor {
-    Tensor::zeros(size, (Kind::Float, Device::Cpu))
+    Tensor::zeros(size, (Kind::Float, device()))
 }
 
 /// The share of pixels in which two masks differ.
@@ -112,7 +112,7 @@ fn boxes_do_not_know_of_each_other() {
 fn images_without_boxes_cost_nothing() {
     let segmenter = open(Kind::Float);
     // An image of NaN would make every mask empty; a batch of a thousand large ones would be felt.
-    let images = Tensor::full([1, 1, 1, 1], f64::NAN, (Kind::Float, Device::Cpu)).expand([1000, 3, 500, 700], false);
+    let images = Tensor::full([1, 1, 1, 1], f64::NAN, (Kind::Float, device())).expand([1000, 3, 500, 700], false);
     let masks = segmenter.masks(&images, &vec![vec![]; 1000]).unwrap();
     assert!(masks.len() == 1000 && masks.iter().all(|m| m.size() == [0, 500, 700] && m.kind() == Kind::Bool));
     assert!(segmenter.masks(&zeros(&[0, 3, 8, 8]), &[]).unwrap().is_empty());
@@ -131,7 +131,7 @@ fn the_position_matrix_has_two_names() {
             names.iter().for_each(|name| drop(all.insert((*name).to_owned(), matrix.copy())));
             all
         });
-        let opened = Segmenter::open(folder.path(), Kind::Float, Device::Cpu);
+        let opened = Segmenter::open(folder.path(), Kind::Float, device());
         if names.is_empty() {
             assert_error(opened, &[&format!("{one} is missing")]);
             continue;
@@ -150,7 +150,7 @@ fn tensors_that_are_missing_or_do_not_fit() {
         all
     });
     assert_error(
-        Segmenter::open(folder.path(), Kind::Float, Device::Cpu),
+        Segmenter::open(folder.path(), Kind::Float, device()),
         &[
             "vision_encoder.layers.2.attn.rel_pos_w is missing",
             "mask_decoder.iou_token.weight has shape [2, 24], expected [1, 24]",
@@ -161,7 +161,7 @@ fn tensors_that_are_missing_or_do_not_fit() {
 
 #[test]
 fn folders_of_another_kind() {
-    let open = |folder: &std::path::Path| Segmenter::open(folder, Kind::Float, Device::Cpu);
+    let open = |folder: &std::path::Path| Segmenter::open(folder, Kind::Float, device());
     assert_error(open(&fixture("blip")), &["config.json", "model_type is \"blip\"", "only \"sam\""]);
     assert_error(open(&fixture("nowhere")), &["config.json: no such file or folder"]);
     assert_error(open(copy(&fixture("sam")).remove("model.safetensors").path()), &["model.safetensors: no such file"]);
@@ -193,7 +193,7 @@ fn configurations_that_mean_something_else_are_refused() {
     let refused = |key: &str, value: serde_json::Value, words: &[&str]| {
         let folder = copy(&fixture("sam")).set("config.json", key, value);
         let words = [&["config.json", key], words].concat();
-        assert_error(Segmenter::open(folder.path(), Kind::Float, Device::Cpu), &words);
+        assert_error(Segmenter::open(folder.path(), Kind::Float, device()), &words);
     };
     refused("model_type", json!("sam2"), &["sam2"]);
     refused("memory_config", json!({}), &["not known"]);
@@ -234,7 +234,7 @@ fn old_configurations_are_read() {
             json!(50),
         );
     }
-    let segmenter = Segmenter::open(folder.path(), Kind::Float, Device::Cpu).unwrap();
+    let segmenter = Segmenter::open(folder.path(), Kind::Float, device()).unwrap();
     let pixels = segmenter.pixels(&io("sam")["tall.images"]).unwrap();
     assert_close("ImageNet's values", &pixels.narrow(0, 0, 1), &io("sam")["tall.pixel_values"], 1e-5);
 }
@@ -245,7 +245,7 @@ fn other_preprocessing_is_refused() {
     let refused = |key: &str, value: serde_json::Value, words: &[&str]| {
         let folder = copy(&fixture("sam")).set(file, key, value);
         let words = [&[file, key], words].concat();
-        assert_error(Segmenter::open(folder.path(), Kind::Float, Device::Cpu), &words);
+        assert_error(Segmenter::open(folder.path(), Kind::Float, device()), &words);
     };
     refused("resample", json!(3), &["only 2"]);
     refused("do_pad", json!(false), &["only true"]);
@@ -257,5 +257,5 @@ fn other_preprocessing_is_refused() {
         .remove(file)
         .write("processor_config.json", r#"{"image_processor": {"pad_size": 65}, "processor_class": "SamProcessor"}"#);
     let words = ["processor_config.json", "image_processor.pad_size is 65"];
-    assert_error(Segmenter::open(newer.path(), Kind::Float, Device::Cpu), &words);
+    assert_error(Segmenter::open(newer.path(), Kind::Float, device()), &words);
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{io, relative_error};
+use common::{device, io, relative_error};
 use models::schedule::{NoiseSchedule, SamplerKind};
 use std::{collections::BTreeMap, fs, path::Path};
 use tch::{Kind, Tensor};
@@ -77,8 +77,8 @@ fn what_cannot_be_replayed_is_refused() {
 #[test]
 fn guidance_rescale() {
     use models::guidance::Guidance;
-    let x = Tensor::randn([2, 4, 5, 6], (Kind::Double, tch::Device::Cpu));
-    let y = Tensor::randn([2, 4, 5, 6], (Kind::Double, tch::Device::Cpu)) * 0.5;
+    let x = Tensor::randn([2, 4, 5, 6], (Kind::Double, device()));
+    let y = Tensor::randn([2, 4, 5, 6], (Kind::Double, device())) * 0.5;
     let plain = Guidance { scale: 7.5, rescale: 0.0 }.combine(&x, &y);
     assert!(relative_error(&plain, &(&x * -6.5 + &y * 7.5)) < 1e-14);
     let deviation = |t: &Tensor| t.std_dim([1, 2, 3].as_slice(), true, false);

@@ -3,18 +3,18 @@
 mod common;
 mod edited;
 
-use common::{assert_close, fixture, io};
+use common::{assert_close, device, fixture, io};
 use edited::{assert_error, copy};
 use models::sentence::SentenceEmbedder;
 use serde_json::json;
 use std::{fs, path::Path};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const BERT: &str = "sentence_bert";
 const MPNET: &str = "sentence_mpnet";
 
 fn open(folder: &Path) -> models::Result<SentenceEmbedder> {
-    SentenceEmbedder::open(folder, Kind::Float, Device::Cpu)
+    SentenceEmbedder::open(folder, Kind::Float, device())
 }
 
 fn texts(name: &str) -> Vec<String> {
@@ -30,7 +30,7 @@ fn parity_in_float32_and_float64() {
     for (name, length) in [(BERT, 16), (MPNET, 40)] {
         let io = io(name);
         for kind in [Kind::Float, Kind::Double] {
-            let embedder = SentenceEmbedder::open(&fixture(name), kind, Device::Cpu).unwrap();
+            let embedder = SentenceEmbedder::open(&fixture(name), kind, device()).unwrap();
             assert_eq!(embedder.max_length(), length);
             let embeddings = embedder.embed_ids(&io["input_ids"], &io["attention_mask"]).unwrap();
             assert_eq!(embeddings.kind(), kind);
@@ -43,7 +43,7 @@ fn parity_in_float32_and_float64() {
 #[test]
 fn half_precision_comes_near() {
     for name in [BERT, MPNET] {
-        let embedder = SentenceEmbedder::open(&fixture(name), Kind::BFloat16, Device::Cpu).unwrap();
+        let embedder = SentenceEmbedder::open(&fixture(name), Kind::BFloat16, device()).unwrap();
         let embeddings = embed(&embedder, name);
         assert_eq!(embeddings.kind(), Kind::Float);
         assert_close(name, &embeddings, &io(name)["embeddings"], 1e-1);
@@ -57,8 +57,8 @@ fn texts_become_tokens_as_upstream() {
         let (embedder, texts) = (open(&fixture(name)).unwrap(), texts(name));
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let batch = embedder.tokenizer().encode_batch(&texts, embedder.max_length()).unwrap();
-        assert_eq!(batch.ids, io(name)["input_ids"]);
-        assert_eq!(batch.attention_mask, io(name)["attention_mask"]);
+        assert_eq!(batch.ids.to_device(device()), io(name)["input_ids"]);
+        assert_eq!(batch.attention_mask.to_device(device()), io(name)["attention_mask"]);
     }
 }
 
@@ -66,7 +66,7 @@ fn texts_become_tokens_as_upstream() {
 #[test]
 fn a_batch_may_be_cut() {
     for name in [BERT, MPNET] {
-        let embedder = SentenceEmbedder::open(&fixture(name), Kind::Double, Device::Cpu).unwrap();
+        let embedder = SentenceEmbedder::open(&fixture(name), Kind::Double, device()).unwrap();
         let together = embed(&embedder, name);
         for (i, text) in texts(name).iter().enumerate() {
             assert_close(text, &embedder.embed(&[text]).unwrap().get(0), &together.get(i as i64), 1e-12);
@@ -91,7 +91,7 @@ fn cosines() {
 #[test]
 fn other_layouts_are_read() {
     let buffers = copy(&fixture(BERT)).weights(|mut tensors| {
-        let positions = Tensor::arange(24, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+        let positions = Tensor::arange(24, (Kind::Int64, device())).unsqueeze(0);
         tensors.insert("embeddings.position_ids".into(), positions);
         tensors
     });
@@ -158,13 +158,13 @@ fn folders_that_do_not_fit_are_refused() {
         });
         assert_error(open(missing.path()), &["model.safetensors", &format!("{key} is missing")]);
         let other = copy(&fixture(name)).weights(|mut tensors| {
-            tensors.insert(key.into(), Tensor::zeros([2, 5], (Kind::Float, Device::Cpu)));
+            tensors.insert(key.into(), Tensor::zeros([2, 5], (Kind::Float, device())));
             tensors
         });
         assert_error(open(other.path()), &["model.safetensors", &format!("{key} has shape [2, 5]")]);
     }
     let more = copy(&fixture(BERT)).weights(|mut tensors| {
-        tensors.insert("classifier.weight".into(), Tensor::zeros([2, 24], (Kind::Float, Device::Cpu)));
+        tensors.insert("classifier.weight".into(), Tensor::zeros([2, 24], (Kind::Float, device())));
         tensors
     });
     assert_error(open(more.path()), &["classifier.weight is unexpected"]);
@@ -180,7 +180,7 @@ fn wrong_inputs_are_errors() {
     for name in [BERT, MPNET] {
         let embedder = open(&fixture(name)).unwrap();
         let length = embedder.max_length() as i64;
-        let ones = |size: &[i64]| Tensor::ones(size, (Kind::Int64, Device::Cpu));
+        let ones = |size: &[i64]| Tensor::ones(size, (Kind::Int64, device()));
         assert_error(embedder.embed(&[]), &["no texts"]);
         assert_error(embedder.similarities("a dog", &[]), &["no texts to compare"]);
         assert_error(embedder.embed_ids(&ones(&[1, length + 1]), &ones(&[1, length + 1])), &[&length.to_string()]);

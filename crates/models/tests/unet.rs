@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{assert_close, fixture, io};
+use common::{assert_close, device, fixture, io};
 use models::{
     layers::Linear,
     lora::{self, Base, Lora},
@@ -11,12 +11,12 @@ use models::{
     weights::Weights,
 };
 use std::{collections::BTreeSet, fs};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 fn open(name: &str, kind: Kind) -> (Config, Weights) {
     let folder = fixture(name);
     let config = Config::read(&folder.join("config.json")).unwrap();
-    (config, Weights::open(&folder, "diffusion_pytorch_model", kind, Device::Cpu).unwrap())
+    (config, Weights::open(&folder, "diffusion_pytorch_model", kind, device()).unwrap())
 }
 
 /// The inputs of a case, with the timestep as one number a sample.
@@ -114,7 +114,7 @@ fn a_small_update_samples_as_it_trains() {
         let shape = half.1.get(&format!("{path}.weight")).unwrap().size();
         pair.product(&shape).abs().max().double_value(&[])
     });
-    let lora = lora.scaled(1e-5 / largest.fold(0.0, f64::max)).trainable(Kind::Float, Device::Cpu).lora;
+    let lora = lora.scaled(1e-5 / largest.fold(0.0, f64::max)).trainable(Kind::Float, device()).lora;
 
     let of_half = |weights: models::Result<Weights>| run(&half, weights.unwrap(), Kind::BFloat16);
     let (base, sampled) = (of_half(Ok(half.1.shallow_clone())), of_half(half.1.with_frozen(&lora)));
@@ -134,9 +134,9 @@ fn layers_round_once() {
     let mut draw = |shape: &[i64]| draws.randn(shape).unwrap().to_kind(Kind::BFloat16);
     let (weight, bias, x) = (draw(&[256, 256]) * 0.03, draw(&[256]) * 0.03, draw(&[2, 512, 256]));
     let tensors = Tensors::from([("to_q.weight".into(), weight.shallow_clone()), ("to_q.bias".into(), bias)]);
-    let weights = Weights::new(tensors, "test".into(), Kind::BFloat16, Device::Cpu).unwrap();
+    let weights = Weights::new(tensors, "test".into(), Kind::BFloat16, device()).unwrap();
     let lora = Lora::fresh(&weights, &["to_q".into()], 1, 1.0, |_, shape| Ok(draw(shape).to_kind(Kind::Float)));
-    let lora = lora.unwrap().trainable(Kind::Float, Device::Cpu);
+    let lora = lora.unwrap().trainable(Kind::Float, device());
     lora.views_of(&lora.flat)[1].copy_(&(draw(&[256, 1]).to_kind(Kind::Float) * 1e-5));
     let out = |weights: &Weights| {
         weights.build(&[], |at| Linear::new(at / "to_q", 256, 256)).unwrap().forward(&x).to_kind(Kind::Double)
@@ -155,7 +155,7 @@ fn adapter_gradients() {
     let (inputs, expected) = (io("unet_sd1"), io("lora"));
     let (sample, timesteps, text) = case(&inputs, "case0");
     let lora =
-        Lora::read(&fixture("lora").join("peft.safetensors"), &weights).unwrap().trainable(Kind::Float, Device::Cpu);
+        Lora::read(&fixture("lora").join("peft.safetensors"), &weights).unwrap().trainable(Kind::Float, device());
     let unet = UNet::new(&config, &weights.with_adapter(&lora.lora).unwrap()).unwrap();
     let out = unet.forward(&sample, &timesteps, &text).unwrap();
     let parameters = lora.lora.parameters();

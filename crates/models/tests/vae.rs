@@ -2,13 +2,13 @@
 
 mod common;
 
-use common::{assert_close, fixture, io};
+use common::{assert_close, device, fixture, io};
 use models::vae::AutoencoderKl;
 use std::collections::BTreeSet;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 fn parity(name: &str) -> BTreeSet<String> {
-    let vae = AutoencoderKl::open(&fixture(name), Kind::Float, Device::Cpu).unwrap();
+    let vae = AutoencoderKl::open(&fixture(name), Kind::Float, device()).unwrap();
     let io = io(name);
     let cases: BTreeSet<String> = io.keys().filter_map(|k| k.split('.').next()).map(str::to_owned).collect();
     for case in &cases {
@@ -38,8 +38,8 @@ fn old_names_of_the_attention() {
 
 #[test]
 fn wrong_inputs_are_errors() {
-    let vae = AutoencoderKl::open(&fixture("vae"), Kind::Float, Device::Cpu).unwrap();
-    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, Device::Cpu));
+    let vae = AutoencoderKl::open(&fixture("vae"), Kind::Float, device()).unwrap();
+    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, device()));
     assert!(vae.decode(&zeros(&[1, 3, 8, 8])).is_err());
     assert!(vae.encode(&zeros(&[1, 3, 2, 8])).is_err());
 }

@@ -3,7 +3,7 @@
 mod common;
 mod edited;
 
-use common::{assert_close, fixture, io};
+use common::{assert_close, device, fixture, io};
 use edited::{assert_error, copy};
 use models::{
     blip::{Question, QuestionAnswering, Vqa, prepare},
@@ -11,16 +11,16 @@ use models::{
 };
 use serde_json::json;
 use std::{collections::BTreeMap, fs, path::Path};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const NAME: &str = "vqa";
 
 fn open(folder: &Path) -> models::Result<Vqa> {
-    Vqa::open(folder, Kind::Float, Device::Cpu)
+    Vqa::open(folder, Kind::Float, device())
 }
 
 fn network(folder: &Path) -> models::Result<QuestionAnswering> {
-    QuestionAnswering::open(folder, Kind::Float, Device::Cpu)
+    QuestionAnswering::open(folder, Kind::Float, device())
 }
 
 /// Questions of a sort, with what upstream made of them, in the order of the fixture's rows.
@@ -54,13 +54,13 @@ fn compare(network: &QuestionAnswering, tolerance: f64) {
 #[test]
 fn parity_in_float32_and_float64() {
     for kind in [Kind::Float, Kind::Double] {
-        compare(&QuestionAnswering::open(&fixture(NAME), kind, Device::Cpu).unwrap(), 1e-5);
+        compare(&QuestionAnswering::open(&fixture(NAME), kind, device()).unwrap(), 1e-5);
     }
 }
 
 #[test]
 fn half_precision_comes_near() {
-    let half = QuestionAnswering::open(&fixture(NAME), Kind::BFloat16, Device::Cpu).unwrap();
+    let half = QuestionAnswering::open(&fixture(NAME), Kind::BFloat16, device()).unwrap();
     let io = io(NAME);
     assert_close("logits", &half.first_token(&read(&half, &io)), &io["logits"], 1e-1);
 }
@@ -75,8 +75,8 @@ fn questions_become_tokens_as_upstream() {
     assert_eq!(prepare("The \"Red\" (big) dog: #1*; ~x.!? "), "the red big dog 1 x?");
     assert_eq!(prepare(&"a ".repeat(60)).split(' ').count(), 50);
     let batch = open(&fixture(NAME)).unwrap().tokens(&asked(&pairs)).unwrap();
-    assert_eq!(batch.ids, io["input_ids"]);
-    assert_eq!(batch.attention_mask, io["attention_mask"]);
+    assert_eq!(batch.ids.to_device(device()), io["input_ids"]);
+    assert_eq!(batch.attention_mask.to_device(device()), io["attention_mask"]);
     assert_eq!(batch.ids.size(), [4, 35]); // the longest of them is cut
 }
 
@@ -96,7 +96,7 @@ fn pictures_become_pixels_as_upstream() {
 fn yes_or_no_from_picture_and_question() {
     let (io, pairs) = (io(NAME), questions("yes_no"));
     for kind in [Kind::Float, Kind::Double] {
-        let vqa = Vqa::open(&fixture(NAME), kind, Device::Cpu).unwrap();
+        let vqa = Vqa::open(&fixture(NAME), kind, device()).unwrap();
         let yes_no = vqa.yes_no(&io["images"], &asked(&pairs)).unwrap();
         assert_close(&format!("{kind:?} yes_no"), &Tensor::from_slice(&yes_no), &io["yes_no"], 1e-4);
         let probabilities = vqa.probabilities(&io["images"], &asked(&pairs)).unwrap();
@@ -117,7 +117,7 @@ fn probabilities_of_the_two_words() {
     let all = network.first_token(&read(&network, &io)).to_kind(Kind::Double).softmax(1, Kind::Double);
     let vocabulary = fs::read_to_string(fixture(NAME).join("vocab.txt")).unwrap();
     let id = |word| vocabulary.lines().position(|line| line == word).unwrap() as i64;
-    let both = all.index_select(1, &Tensor::from_slice(&[id("yes"), id("no")]));
+    let both = all.index_select(1, &Tensor::from_slice(&[id("yes"), id("no")]).to_device(device()));
     assert_close("probabilities", &both, &io["probabilities"], 1e-5);
 }
 
@@ -128,7 +128,7 @@ fn free_answers() {
     let lengths: Vec<i64> = (0..4).map(|i| io[&format!("answer.{i}")].size()[0]).collect();
     assert!(lengths.contains(&2) && lengths.contains(&21), "{lengths:?}: one that is empty, one that is cut");
     for kind in [Kind::Float, Kind::Double] {
-        let vqa = Vqa::open(&fixture(NAME), kind, Device::Cpu).unwrap();
+        let vqa = Vqa::open(&fixture(NAME), kind, device()).unwrap();
         assert_eq!(vqa.answer(&io["images"], &asked(&pairs)).unwrap(), expected);
         for (i, question) in asked(&pairs).into_iter().enumerate() {
             let image = io["images"].narrow(0, i as i64, 1);
@@ -141,9 +141,9 @@ fn free_answers() {
 /// Images of several sizes, one of them without questions, as each of them alone.
 #[test]
 fn several_images_at_once() {
-    let vqa = Vqa::open(&fixture(NAME), Kind::Double, Device::Cpu).unwrap();
+    let vqa = Vqa::open(&fixture(NAME), Kind::Double, device()).unwrap();
     let image = |height: i64, width: i64| {
-        Tensor::arange(3 * height * width, (Kind::Double, Device::Cpu)).view([3, height, width]).sin().square()
+        Tensor::arange(3 * height * width, (Kind::Double, device())).view([3, height, width]).sin().square()
     };
     let images = [image(20, 30), image(16, 16), image(33, 9)];
     let asked = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
@@ -167,7 +167,7 @@ fn several_images_at_once() {
 #[test]
 fn a_batch_may_be_cut() {
     let (io, pairs) = (io(NAME), questions("yes_no"));
-    let vqa = Vqa::open(&fixture(NAME), Kind::Double, Device::Cpu).unwrap();
+    let vqa = Vqa::open(&fixture(NAME), Kind::Double, device()).unwrap();
     let image = io["images"].narrow(0, 1, 1);
     let together = vqa.yes_no(&image, &asked(&pairs)).unwrap();
     let copies = vqa.yes_no(&image.expand([4, -1, -1, -1], false), &asked(&pairs)).unwrap();
@@ -194,7 +194,7 @@ fn the_token_before_a_question() {
 #[test]
 fn old_folders_are_read() {
     let folder = copy(&fixture(NAME)).weights(|mut tensors| {
-        let positions = || Tensor::arange(40, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+        let positions = || Tensor::arange(40, (Kind::Int64, device())).unsqueeze(0);
         tensors.insert("text_encoder.embeddings.position_ids".into(), positions());
         tensors.insert("text_decoder.bert.embeddings.position_ids".into(), positions());
         let words = tensors["text_decoder.bert.embeddings.word_embeddings.weight"].copy();
@@ -216,7 +216,7 @@ fn other_models_are_refused() {
         tensors
     });
     assert_error(open(retrieval.path()), &["text_decoder", "not a BLIP that answers questions"]);
-    let captioner = models::blip::Captioner::open(&fixture(NAME), Kind::Float, Device::Cpu);
+    let captioner = models::blip::Captioner::open(&fixture(NAME), Kind::Float, device());
     assert_error(captioner, &["text_encoder.embeddings", "unexpected"]);
 }
 
@@ -256,7 +256,7 @@ fn folders_that_do_not_fit_are_refused() {
 #[test]
 fn wrong_inputs_are_errors() {
     let (vqa, io) = (open(&fixture(NAME)).unwrap(), io(NAME));
-    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, Device::Cpu));
+    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, device()));
     let images = zeros(&[2, 3, 20, 20]);
     for result in [vqa.yes_no(&images, &[]).map(|_| ()), vqa.answer(&images, &[]).map(|_| ())] {
         assert_error(result, &["no questions"]);
@@ -274,7 +274,7 @@ fn wrong_inputs_are_errors() {
     assert!(vqa.yes_no(&zeros(&[1, 3, 1, 90]), &[""]).unwrap()[0].is_finite());
     let network = vqa.network();
     let embeds = network.embed_image(&io["pixel_values"]).unwrap();
-    let ones = |size: &[i64]| Tensor::ones(size, (Kind::Int64, Device::Cpu));
+    let ones = |size: &[i64]| Tensor::ones(size, (Kind::Int64, device()));
     let read = |embeds: &Tensor, ids: &Tensor, mask: &Tensor| network.read(embeds, ids, mask);
     assert_error(network.embed_image(&zeros(&[1, 3, 16, 20])), &["VQA", "[1, 3, 16, 20]", "16, 16"]);
     assert_error(read(&embeds, &ones(&[4, 41]), &ones(&[4, 41])), &["41", "max_position_embeddings"]);

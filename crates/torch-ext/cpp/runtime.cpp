@@ -22,6 +22,13 @@ char* ext_allow_tf32(bool allow) {
   });
 }
 
+char* ext_allow_tf32_convolutions(bool allow) {
+  return guarded([&] {
+    const auto precision = allow ? at::Float32Precision::TF32 : at::Float32Precision::IEEE;
+    at::globalContext().setFloat32Precision(at::Float32Backend::CUDA, at::Float32Op::CONV, precision);
+  });
+}
+
 // What has no deterministic algorithm warns, and runs.
 char* ext_set_deterministic(bool on) {
   return guarded([&] {

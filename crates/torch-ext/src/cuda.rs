@@ -6,6 +6,7 @@ use std::ffi::c_char;
 
 unsafe extern "C" {
     fn ext_allow_tf32(allow: bool) -> *mut c_char;
+    fn ext_allow_tf32_convolutions(allow: bool) -> *mut c_char;
     fn ext_set_deterministic(on: bool) -> *mut c_char;
 }
 
@@ -29,6 +30,12 @@ pub fn allow_tf32(allow: bool) -> Result<()> {
     check(unsafe { ext_allow_tf32(allow) })
 }
 
+/// As [`allow_tf32`], for convolutions.
+pub fn allow_tf32_convolutions(allow: bool) -> Result<()> {
+    // SAFETY: sets a flag of libtorch's global context.
+    check(unsafe { ext_allow_tf32_convolutions(allow) })
+}
+
 /// The same bits for the same work every time, as far as there are such algorithms; what has none says so on stderr. Otherwise cuDNN
 /// tries its algorithms for each new shape, and takes the fastest.
 pub fn set_deterministic(on: bool) -> Result<()> {
@@ -43,6 +50,9 @@ mod tests {
     /// The flags are there without a GPU, too.
     #[test]
     fn flags_can_be_set_and_taken_back() {
+        for on in [false, true] {
+            allow_tf32_convolutions(on).unwrap();
+        }
         for on in [true, false] {
             allow_tf32(on).unwrap();
             set_deterministic(on).unwrap();

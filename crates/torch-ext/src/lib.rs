@@ -9,12 +9,14 @@
 //! ```
 
 mod autograd;
+pub mod count;
 pub mod cuda;
 mod functions;
 mod group;
 pub mod memory;
 pub mod nccl;
 mod random;
+pub mod testing;
 pub mod version;
 
 pub use autograd::{vjp, vjp_and_keep};

@@ -4,7 +4,8 @@ use comat::image::Picture;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::{collections::BTreeMap, path::PathBuf};
-use tch::{Device, Kind as Type, Tensor};
+use tch::{Kind as Type, Tensor};
+use torch_ext::testing::device;
 use world::{
     judge::{self, Look, Verdict},
     pretrain::{data, painter, vae},
@@ -404,12 +405,12 @@ fn pictures_of_another_size_show_nothing() {
 fn renders_through_the_autoencoder_are_right() {
     let shipped = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../weights/world/sd/vae");
     let folder = std::env::var_os("WORLD_VAE").map_or_else(shipped, PathBuf::from);
-    let network = models::vae::AutoencoderKl::open(&folder, Type::Float, Device::Cpu).unwrap();
+    let network = models::vae::AutoencoderKl::open(&folder, Type::Float, device()).unwrap();
     let _guard = tch::no_grad_guard();
     let mut right = Tally::new("renders through the autoencoder found right");
     for cases in cases(400, 16).chunks(20) {
         let scenes: Vec<Scene> = cases.iter().map(|case| case.scene.clone()).collect();
-        let latents = vae::encode(&network, &data::pictures(&scenes)).unwrap();
+        let latents = vae::encode(&network, &data::pictures(&scenes).to_device(device())).unwrap();
         let images = network.decode(&latents).unwrap() / 2.0 + 0.5;
         for (i, case) in cases.iter().enumerate() {
             let (verdict, look) = verdict(&case.demand, &Picture::from_tensor(&images.get(i as i64)).unwrap());

@@ -5,6 +5,7 @@ use indicatif::ProgressBar;
 use models::weights::{Layout, Scope};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
+use torch_ext::testing::device;
 use world::pretrain::{
     Course, Files, Watch,
     course::Losses,
@@ -18,7 +19,7 @@ fn course(cycles: &[u64]) -> Course {
 
 fn fresh() -> Parameters {
     let layout = Layout::from([("slope.weight".to_owned(), vec![3, 2]), ("slope.bias".to_owned(), vec![3])]);
-    Parameters::fresh(&[("toy", layout, Init::Uniform)], 4, Device::Cpu).unwrap()
+    Parameters::fresh(&[("toy", layout, Init::Uniform)], 4, device()).unwrap()
 }
 
 fn files(folder: &Path) -> Files {

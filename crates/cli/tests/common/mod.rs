@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tch::{Kind, Tensor};
+use torch_ext::testing;
 
 pub const SD1: &str = "pipeline_sd1";
 pub const SDXL: &str = "pipeline_sdxl";
@@ -159,6 +160,7 @@ impl Folder {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_comat"));
         command.args(words).current_dir(self.0.path()).env("OMP_NUM_THREADS", "1").env("RUST_BACKTRACE", "0");
+        command.env("CUDA_VISIBLE_DEVICES", visible(&testing::device_name()));
         command.env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", self.path("hub")); // no test needs the network
         command
     }
@@ -243,6 +245,15 @@ impl Folder {
         command.arg(program.get_program()).args(program.get_args());
         command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
         command.output().unwrap().into()
+    }
+}
+
+/// The GPU that the program finds, as it takes what it finds where it is told nothing; empty: none.
+fn visible(device: &str) -> &str {
+    match device.split_once(':') {
+        Some((_, number)) => number,
+        None if device == "cuda" => "0",
+        None => "",
     }
 }
 

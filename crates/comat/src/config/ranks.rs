@@ -18,12 +18,12 @@ pub struct Ranks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// NCCL where every rank has a GPU of its own and finds the library; else Gloo.
+    /// As `gloo`, until NCCL has been seen to work between two GPUs.
     #[default]
     Auto,
     /// Through the CPU.
     Gloo,
-    /// From GPU to GPU; an error where that cannot be.
+    /// From GPU to GPU: every rank needs one of its own, and the library. An error where that cannot be.
     Nccl,
 }
 

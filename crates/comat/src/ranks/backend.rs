@@ -103,13 +103,21 @@ fn obstacle(places: &[f64]) -> Option<String> {
 }
 
 impl World {
-    /// Lets the tensors of this rank's GPU travel over NCCL from now on, if the setting says so and all ranks can. They agree on it
-    /// over Gloo, so that none waits in NCCL for one that has none.
+    /// Lets the tensors of this rank's GPU travel over NCCL from now on, if the setting says so. The ranks agree on it over Gloo, so that
+    /// none waits in NCCL for one that has none. Without a setting it is Gloo, until NCCL has been seen to work between two GPUs.
     ///
     /// # Errors
     /// NCCL is asked for, and a rank cannot use it; another rank is gone.
     pub fn choose_backend(&mut self, backend: Backend, device: Device) -> Result<()> {
-        if self.is_alone() || backend == Backend::Gloo {
+        if self.is_alone() {
+            return Ok(());
+        }
+        if backend != Backend::Nccl {
+            if backend == Backend::Auto && self.leads() && device.is_cuda() {
+                tracing::info!(
+                    "gradients travel through the CPU (Gloo); ranks.backend = \"nccl\" is the way from GPU to GPU"
+                );
+            }
             return Ok(());
         }
         match self.meet_over_nccl(device)? {
@@ -119,16 +127,12 @@ impl World {
                 }
                 self.direct = Some(Box::new(ranks));
             }
-            Err(why) if backend == Backend::Nccl => bail!(
+            Err(why) => bail!(
                 "rank {} of {}: ranks.backend is nccl, but {why}; every rank needs a GPU of its own and libnccl.so.2, which \
                  `cargo xtask setup --cuda` installs (ranks.backend = \"gloo\" needs neither)",
                 self.rank,
                 self.size
             ),
-            Err(why) if self.leads() && device.is_cuda() => {
-                tracing::info!("gradients travel through the CPU (Gloo): {why}");
-            }
-            Err(_) => {}
         }
         Ok(())
     }

@@ -55,13 +55,13 @@ mod tests {
     use super::*;
     use benchmarks::boxes::BoundingBox;
     use std::path::Path;
-    use tch::Device;
+    use torch_ext::testing::device;
 
     #[test]
     fn boxes_are_cut_within_the_picture() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/clip_score");
-        let clip = ClipScore::open(&folder, Kind::Double, Device::Cpu).unwrap();
-        let image = Tensor::arange(3 * 20 * 30, (Kind::Double, Device::Cpu)).view([3, 20, 30]).sin().square();
+        let clip = ClipScore::open(&folder, Kind::Double, device()).unwrap();
+        let image = Tensor::arange(3 * 20 * 30, (Kind::Double, device())).view([3, 20, 30]).sin().square();
         let colours = ByClip { clip: &clip, image: &image };
         let object = |left, top, right, bottom| Detection {
             label: "dog".into(),

@@ -3,21 +3,24 @@
 
 use models::tensors::{self, Tensors};
 use std::path::PathBuf;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
+
+pub use torch_ext::testing::device;
 
 pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// The inputs and expected outputs of a fixture.
+/// The inputs and expected outputs of a fixture, on the device of the tests.
 pub fn io(name: &str) -> Tensors {
-    tensors::read(&fixture(name).join("io.safetensors")).unwrap().0
+    let (all, _) = tensors::read(&fixture(name).join("io.safetensors")).unwrap();
+    all.into_iter().map(|(key, tensor)| (key, tensor.to_device(device()))).collect()
 }
 
 /// Largest difference over the largest expected value.
 pub fn relative_error(got: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(got.size(), expected.size());
-    let (got, expected) = (got.to_kind(Kind::Double), expected.to_kind(Kind::Double));
+    let [got, expected] = [got, expected].map(|t| t.to_device(Device::Cpu).to_kind(Kind::Double));
     (&got - &expected).abs().max().double_value(&[]) / expected.abs().max().double_value(&[])
 }
 

@@ -1,0 +1,71 @@
+use super::*;
+
+fn world() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../weights/world")
+}
+
+fn here() -> Where {
+    torch_ext::testing::device();
+    torch_ext::testing::device_name().parse().unwrap()
+}
+
+fn failed(findings: &[Finding]) -> Vec<&str> {
+    findings.iter().filter(|f| f.verdict == Verdict::Failed).map(|f| f.what.as_str()).collect()
+}
+
+#[test]
+fn this_device_is_right() {
+    let mut told = 0;
+    let findings = Check::new(&world(), here())
+        .unwrap()
+        .run(|_| {
+            told += 1;
+            Ok(())
+        })
+        .unwrap();
+    findings.iter().for_each(|f| println!("{f:?}"));
+    assert_eq!((failed(&findings), told), (vec![], findings.len()));
+    for dtype in ["float32", "float16", "bfloat16"] {
+        let judged = findings.iter().filter(|f| f.what.starts_with(dtype) && f.verdict == Verdict::Passed).count();
+        assert_eq!(judged, 3, "{dtype}");
+    }
+    assert!(findings.iter().any(|f| f.found == "the same bits"));
+    assert!(findings.iter().all(|f| f.advice.is_none() && !f.found.is_empty()));
+}
+
+/// A layer whose weights are a little too large, as a kernel that is a little wrong would have it.
+#[test]
+fn a_spoilt_layer_is_noticed() {
+    fn spoil(session: &Session) {
+        let key = "mid_block.resnets.0.conv1.weight";
+        let weight = session.pipeline.unet_weights.get(key).expect(key);
+        tch::no_grad(|| _ = weight.shallow_clone().g_mul_scalar_(1.01));
+    }
+    let check = Check { alter: spoil, ..Check::new(&world(), here()).unwrap() };
+    let exact = Iteration::new(&check.world, Device::Cpu, Kind::Double).compute(|_| {}).unwrap();
+    let float32 = of(check.device).next().unwrap();
+    let findings = check.precision(float32, &exact);
+    assert_eq!(failed(&findings), ["float32: loss", "float32: latents", "float32: gradients"], "{findings:?}");
+    assert!(findings.iter().all(|f| f.advice == Some(WRONG)));
+}
+
+/// Nor does a NaN pass, or a device that cannot do it at all.
+#[test]
+fn what_is_not_a_number_does_not_pass() {
+    fn spoil(session: &Session) {
+        let weight = session.pipeline.unet_weights.get("conv_out.bias").unwrap();
+        tch::no_grad(|| _ = weight.shallow_clone().fill_(f64::NAN));
+    }
+    let check = Check { alter: spoil, ..Check::new(&world(), here()).unwrap() };
+    let exact = Iteration::new(&check.world, Device::Cpu, Kind::Double).compute(|_| {}).unwrap();
+    let findings = check.precision(of(check.device).next().unwrap(), &exact);
+    assert_eq!(failed(&findings), ["float32: an iteration"], "{findings:?}");
+    assert!(findings[0].found.contains("not finite: latents"), "{findings:?}");
+}
+
+#[test]
+fn a_folder_without_the_world_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Check::new(folder.path(), Where::Cpu).err().unwrap().to_string();
+    assert!(error.contains("no folder sd in it") && error.contains("--world"), "{error}");
+}
