@@ -13,8 +13,8 @@ fn a_check_passes_here() {
     println!("{}", done.stdout);
     for line in [
         "libtorch ",
-        "float32: gradients ",
-        "float16: loss ",
+        "float32: dL/d adapter ",
+        "float16: caption loss ",
         "bfloat16: latents ",
         "twice the same iteration ",
         "matrix product, TFLOP/s ",

@@ -97,7 +97,7 @@ impl Check {
             all.extend(findings);
             Ok(())
         };
-        let exact = Iteration::new(&self.world, Device::Cpu, Kind::Double).compute(|_| {})?;
+        let exact = Iteration::new(&self.world, Device::Cpu, Kind::Double).compute(None, |_| {})?;
         for precision in of(self.device) {
             found(self.precision(precision, &exact))?;
         }
@@ -115,7 +115,8 @@ impl Check {
 
     fn precision(&self, bounds: &Bounds, exact: &Computed) -> Vec<Finding> {
         let computed = self.with_tf32(bounds.tf32, || {
-            Iteration { tf32: bounds.tf32, ..Iteration::new(&self.world, self.device, bounds.kind) }.compute(self.alter)
+            Iteration { tf32: bounds.tf32, ..Iteration::new(&self.world, self.device, bounds.kind) }
+                .compute(Some(exact), self.alter)
         });
         let advice = if bounds.kind == Kind::Float { WRONG } else { HALF };
         let computed = match computed {
@@ -126,29 +127,23 @@ impl Check {
             }
         };
         let errors = computed.errors(exact);
-        [
-            ("loss", errors.loss, bounds.loss),
-            ("latents", errors.latents, bounds.latents),
-            ("gradients", errors.gradients, bounds.gradients),
-        ]
-        .into_iter()
-        .map(|(what, error, most)| {
-            // not so for NaN
-            Finding::judged(
-                format!("{}: {what}", bounds.name),
-                format!("{error:.1e}"),
-                format!("{most:.0e}"),
-                error <= most,
-            )
-            .or(advice)
-        })
-        .collect()
+        let values = errors.values.map(|error| (error, bounds.values));
+        let gradients = errors.gradients.map(|error| (error, bounds.gradients));
+        values
+            .into_iter()
+            .chain(gradients)
+            .map(|((what, error), most)| {
+                let what = format!("{}: {what}", bounds.name);
+                // not so for NaN
+                Finding::judged(what, format!("{error:.1e}"), format!("{most:.0e}"), error <= most).or(advice)
+            })
+            .collect()
     }
 
     fn determinism(&self) -> Finding {
         let twice = || -> Result<bool> {
             let iteration = Iteration { deterministic: true, ..Iteration::new(&self.world, self.device, Kind::Float) };
-            Ok(iteration.compute(self.alter)?.equals(&iteration.compute(self.alter)?))
+            Ok(iteration.compute(None, self.alter)?.equals(&iteration.compute(None, self.alter)?))
         };
         let (found, same) = match twice() {
             Ok(same) => (if same { "the same bits" } else { "other bits" }.to_owned(), same),

@@ -49,7 +49,10 @@ fn scaled(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Re
         // the host asks the device once a try
         if last || all_finite(&grads).logical_or(&hopeless).int64_value(&[]) != 0 {
             let wide = |g: &Tensor| if g.kind() == Kind::Half { Kind::Float } else { g.kind() };
-            return Ok(grads.into_iter().map(|g| g.map(|g| (g.to_kind(wide(&g)) / &factor).to_kind(wide(&g)))).collect());
+            return Ok(grads
+                .into_iter()
+                .map(|g| g.map(|g| (g.to_kind(wide(&g)) / &factor).to_kind(wide(&g))))
+                .collect());
         }
         factor /= STEP;
     }

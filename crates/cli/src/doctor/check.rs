@@ -16,7 +16,7 @@ pub fn run(world: &Path, device: Where) -> Result<()> {
     };
     say!("");
     say!(
-        "Check of {name}: one iteration of the miniature world (3 steps of DDIM, 2 prompts), relative errors from float64 on the CPU"
+        "Check of {name}: one iteration of the miniature world (3 steps of DDIM, 2 prompts), each part from the same inputs; relative errors from float64 on the CPU"
     );
     say!("{}", line("", "found", "at most", ""));
     let findings = check.run(|finding| {

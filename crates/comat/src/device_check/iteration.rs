@@ -1,18 +1,20 @@
 //! One short iteration of the miniature world, the same on every device.
 //!
-//! Three steps of DDIM without guidance, each with its own gradient (`detached`): a long guided way would carry the rounding of half
-//! precision far from where float64 goes, and say nothing of the device.
+//! Three steps of DDIM without guidance, each with its own gradient (`detached`). Every part begins from what float64 came to before it: carried
+//! from part to part, the rounding of half precision would grow until it said nothing of the device.
 
 use crate::{
     adapter,
     batch::Share,
     config::{Captioner, Config, Dtype, Location, Model, Prompts, Replay, SamplerKind, Sampling, Where},
+    finite::{self, Part},
     optim::Gradients,
+    replay,
     session::Session,
-    train::{Draws, iterate},
+    trajectory,
 };
 use anyhow::{Result, bail};
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeMap, path::Path};
 use tch::{Device, Kind, Tensor};
 use torch_ext::Generator;
 
@@ -27,19 +29,22 @@ pub struct Iteration<'a> {
     pub deterministic: bool,
 }
 
-/// What it came to, on the CPU.
+/// What each part came to, on the CPU.
 pub struct Computed {
     loss: f64,
     latents: Tensor,
-    gradients: Tensor,
+    /// Before each step.
+    before: BTreeMap<usize, Tensor>,
+    image: Tensor,
+    image_gradient: Tensor,
+    latent_gradient: Tensor,
+    adapter_gradient: Tensor,
 }
 
-/// Relative; of tensors in the Euclidean norm.
-#[derive(Debug)]
+/// Relative; of tensors in the Euclidean norm. By what they are of.
 pub struct Errors {
-    pub loss: f64,
-    pub latents: f64,
-    pub gradients: f64,
+    pub values: [(&'static str, f64); 3],
+    pub gradients: [(&'static str, f64); 3],
 }
 
 impl<'a> Iteration<'a> {
@@ -88,35 +93,65 @@ impl<'a> Iteration<'a> {
         }
     }
 
-    /// `alter` is for tests.
-    pub fn compute(&self, alter: impl FnOnce(&Session)) -> Result<Computed> {
+    /// From its own parts, or each part from those that are given. `alter` is for tests.
+    pub fn compute(&self, given: Option<&Computed>, alter: impl FnOnce(&Session)) -> Result<Computed> {
         let mut session = Session::open(self.config(), |_, _, _| bail!("the check has no attention losses"))?;
         alter(&session);
-        let mut adapter = adapter::start(&session)?.trainable(session.latent_kind(), self.device);
+        let (device, kind) = (self.device, session.latent_kind());
+        let here = |t: &Tensor| t.to_device(device).to_kind(kind);
+        let mut adapter = adapter::start(&session)?.trainable(kind, device);
         let mut random = Generator::seeded(0)?;
-        let mut draw = |shape: &[i64]| -> Result<Tensor> {
-            Ok(random.randn(shape)?.to_device(self.device).to_kind(session.latent_kind()))
-        };
         let shape = [&[PROMPTS.len() as i64], session.latent_shape.as_slice()].concat();
-        let start = draw(&shape)?;
+        let start = here(&random.randn(&shape)?);
         // `up` starts at zero, which would hide `down`
-        let noise = draw(&adapter.flat.size())? * 0.02;
+        let noise = here(&random.randn(&adapter.flat.size())?) * 0.02;
         tch::no_grad(|| _ = adapter.flat.g_add_(&noise));
-        let draws = Draws {
-            start,
-            first: 0,
-            weight: 1.0,
-            noise: Box::new(|step| bail!("step {step} of DDIM is not stochastic")),
-            tracked: (0..STEPS).collect(),
-            attention: BTreeSet::new(),
-            anchor: BTreeSet::new(),
-            crops: vec![(0, 0); PROMPTS.len()],
-        };
+
+        let text = session.text(&PROMPTS)?;
+        let frozen = session.frozen(&adapter.lora)?;
+        let denoiser = session.denoiser(&frozen);
+        let none = |step| bail!("step {step} of DDIM is not stochastic");
+        let predict = denoiser.conditioned_on(&text);
+        let mut walked = trajectory::walk(predict, &session.sampler, start, &(0..STEPS).collect(), none, || Ok(()))?;
+        let latents = walked.latents.shallow_clone();
+        if let Some(given) = given {
+            walked.latents = here(&given.latents);
+            walked.before = given.before.iter().map(|(step, x)| (*step, here(x))).collect();
+        }
+        let image = session.decode(&walked.latents)?;
+        finite::check(&[(Part::Latents, &latents), (Part::Image, &image)])?;
+        let seen = given.map_or_else(|| image.shallow_clone(), |given| here(&given.image));
+        let caption = session.captioner.with_cotangent(&seen, &Share::whole(&PROMPTS), &[(0, 0); PROMPTS.len()])?;
+        let image_gradient = caption.cotangent;
+        let pull = given.map_or_else(|| image_gradient.shallow_clone(), |given| here(&given.image_gradient));
+        let latent_gradient = session.decode_cotangent(&walked.latents, &pull)?;
+        let pull = given.map_or_else(|| latent_gradient.shallow_clone(), |given| here(&given.latent_gradient));
         let mut gradients = Gradients::zeros(&adapter);
-        let share = Share::whole(&PROMPTS);
-        let outcome = iterate(&mut session, &adapter, &share, draws, None, &mut gradients, || Ok(()))?;
-        let [latents, gradients] = [&outcome.latents, &gradients.flat].map(|t| t.detach().to_device(Device::Cpu));
-        Ok(Computed { loss: outcome.caption_loss, latents, gradients })
+        let branched = session.branched(&adapter.lora)?;
+        let replay = replay::Replay {
+            denoiser: &session.denoiser(&branched),
+            sampler: &session.sampler,
+            text: &text,
+            mode: replay::Mode::Detached,
+            discount: 1.0,
+            max_cotangent: 0.0,
+            micro_batch: 0,
+            batch: PROMPTS.len(),
+            leaves: &adapter.lora.matrices(),
+            attention: None,
+            anchor: None,
+        };
+        replay.run(&walked, pull, &mut gradients)?;
+        let host = |t: &Tensor| t.detach().to_device(Device::Cpu);
+        Ok(Computed {
+            loss: caption.loss,
+            latents: host(&latents),
+            before: walked.before.iter().map(|(step, x)| (*step, host(x))).collect(),
+            image: host(&image),
+            image_gradient: host(&image_gradient),
+            latent_gradient: host(&latent_gradient),
+            adapter_gradient: host(&gradients.flat),
+        })
     }
 }
 
@@ -128,9 +163,16 @@ impl Computed {
             ((a - &b).norm() / b.norm()).double_value(&[])
         };
         Errors {
-            loss: (self.loss - exact.loss).abs() / exact.loss.abs(),
-            latents: of(&self.latents, &exact.latents),
-            gradients: of(&self.gradients, &exact.gradients),
+            values: [
+                ("latents", of(&self.latents, &exact.latents)),
+                ("image", of(&self.image, &exact.image)),
+                ("caption loss", (self.loss - exact.loss).abs() / exact.loss.abs()),
+            ],
+            gradients: [
+                ("dL/d image", of(&self.image_gradient, &exact.image_gradient)),
+                ("dL/d latents", of(&self.latent_gradient, &exact.latent_gradient)),
+                ("dL/d adapter", of(&self.adapter_gradient, &exact.adapter_gradient)),
+            ],
         }
     }
 
@@ -139,6 +181,9 @@ impl Computed {
         let same = |a: &Tensor, b: &Tensor| a.size() == b.size() && a.equal(b);
         self.loss.to_bits() == other.loss.to_bits()
             && same(&self.latents, &other.latents)
-            && same(&self.gradients, &other.gradients)
+            && same(&self.image, &other.image)
+            && same(&self.image_gradient, &other.image_gradient)
+            && same(&self.latent_gradient, &other.latent_gradient)
+            && same(&self.adapter_gradient, &other.adapter_gradient)
     }
 }
