@@ -89,9 +89,12 @@ enum Term {
     Anchor,
 }
 
+/// Values of losses, still on the device.
+type Values = Vec<(Term, Tensor)>;
+
 impl StepLosses {
     /// The sums of such values, which are read from the device all at once.
-    fn read(values: Vec<(Term, Tensor)>) -> Result<Self> {
+    fn read(values: Values) -> Result<Self> {
         let mut losses = Self::default();
         if values.is_empty() {
             return Ok(losses);
@@ -151,7 +154,7 @@ impl Replay<'_> {
         attention: Option<(&Concentration, &[Vec<Target>])>,
         anchor: Option<(&Anchored, &GuidedText)>,
         gradients: &mut Gradients,
-    ) -> Result<(Option<Tensor>, Vec<(Term, Tensor)>)> {
+    ) -> Result<(Option<Tensor>, Values)> {
         let chained = self.mode == Mode::Chained;
         let x = x.detach().set_requires_grad(chained);
         let mut values = vec![];
