@@ -36,6 +36,11 @@ const STEPS: &[(&str, &str)] = &[
     ("this training's LoRA without guidance, judged", "JUDGE --images runs/demo/tuned"),
     ("the long training's LoRA, judged", "JUDGE --images runs/demo/long"),
     (
+        "a report at equal cost: both without guidance",
+        "world report --run runs/demo --base runs/demo/base-unguided --tuned runs/demo/tuned \
+         --prompts configs/world/held_out.jsonl --out runs/demo/unguided.html",
+    ),
+    (
         "the report: the base model at its best guidance, and this training's LoRA",
         "world report --run runs/demo --base runs/demo/base --tuned runs/demo/tuned \
          --prompts configs/world/held_out.jsonl --out runs/demo/report.html",
@@ -44,7 +49,11 @@ const STEPS: &[(&str, &str)] = &[
 
 /// Where to look afterwards.
 const RESULTS: &[(&str, &str)] = &[
-    ("report.html", "for the browser: before and after, scores with intervals, curves of the run"),
+    (
+        "report.html",
+        "for the browser: the base model at its best guidance beside the LoRA, scores with intervals, curves of the run",
+    ),
+    ("unguided.html", "the same, both without guidance: at equal cost"),
     ("before-after.png", "sample prompts: the base model above, the tuned one below"),
     ("base/, tuned/, …", "held-out prompts without and with a LoRA, and scores.jsonl"),
     ("adapter/", "the LoRA, for diffusers and for ComfyUI or A1111"),

@@ -173,7 +173,7 @@ fn the_page_fits_the_screen() {
     let won = page.split("won <small>").nth(1).and_then(|rest| rest.split('<').next()).unwrap();
     for (width, height) in [(390, 844), (1280, 900)] {
         let Some(said) = page::look(&folder, "world-report", &page, (width, height), LOOK) else { return };
-        assert_eq!(said, format!("{width} of {width}, 80 pictures, {won} won, true"));
+        assert_eq!(said, format!("{width} of {width}, 64 pictures, {won} won, true"));
     }
 }
 

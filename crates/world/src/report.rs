@@ -55,7 +55,7 @@ pub fn write(request: &Request) -> Result<Comparison> {
     let pairs = Pairs::read(request)?;
     let body = [
         sections::headline(&pairs),
-        sections::pictures(&filters(), &cards(&pairs, request)?),
+        sections::pictures(&filters(&pairs), &cards(&pairs, request)?),
         sections::categories(&pairs.comparison),
         sections::quality(&pairs.comparison),
         sections::words(&samples::attention(&request.run, PANELS)?),
@@ -198,10 +198,12 @@ fn judged(folder: &Path) -> Result<Vec<Judged>> {
     read_lines(&path)
 }
 
-fn filters() -> [Vec<Filter>; 2] {
+/// By outcome, and by the categories that there are prompts of.
+fn filters(pairs: &Pairs) -> [Vec<Filter>; 2] {
     let filter = |tag: &str, label: &str| Filter { tag: tag.into(), label: label.into() };
     let outcomes = vec![filter("", "all"), filter("won", "won"), filter("lost", "lost")];
-    let categories = Category::ALL.iter().map(|c| filter(&c.to_string(), &c.to_string()));
+    let asked = Category::ALL.iter().filter(|c| pairs.comparison.categories.contains_key(c));
+    let categories = asked.map(|c| filter(&c.to_string(), &c.to_string()));
     [outcomes, [filter("", "all")].into_iter().chain(categories).collect()]
 }
 

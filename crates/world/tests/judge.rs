@@ -188,7 +188,7 @@ fn wrong_renders_are_rejected() {
             rejected.count(how, !verdict.correct);
         }
     }
-    assert_eq!(rejected.1.len(), WAYS.len());
+    assert_eq!(rejected.1.len(), WAYS.len() - 1); // prompts ask for no relations, so none can be turned round
     rejected.at_least(0.98);
 }
 
