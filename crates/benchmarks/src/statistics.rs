@@ -85,13 +85,13 @@ fn over_trainings<T>(trainings: &[Vec<T>], statistic: impl Fn(&[T], &[usize]) ->
     let prompts = trainings.iter().map(Vec::len).min().unwrap_or(0);
     let count = trainings.len() as f64;
     let of_all = |drawn: &[usize]| trainings.iter().map(|t| statistic(t, drawn)).sum::<f64>() / count;
-    let Estimate { value, low, high } = bootstrap(prompts, of_all);
+    let over_prompts @ Estimate { value, low, high } = bootstrap(prompts, of_all);
+    if trainings.len() < 2 {
+        return over_prompts; // one training says nothing of what trainings differ by
+    }
     let all: Vec<usize> = (0..prompts).collect();
     let squares: f64 = trainings.iter().map(|t| (statistic(t, &all) - value).powi(2)).sum();
-    let of_training = match trainings.len() {
-        0 | 1 => 0.0,
-        n => students_t(n - 1) * (squares / (count - 1.0) / count).sqrt(),
-    };
+    let of_training = students_t(trainings.len() - 1) * (squares / (count - 1.0) / count).sqrt();
     Estimate { value, low: value - (value - low).hypot(of_training), high: value + (high - value).hypot(of_training) }
 }
 

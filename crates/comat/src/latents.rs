@@ -6,7 +6,7 @@
 
 mod origin;
 
-pub use origin::Origin;
+pub use origin::{Origin, fingerprint};
 
 use crate::{
     config::Config, denoiser::Denoiser, files::write_whole, interrupt::Interrupt, pipeline::Pipeline, ranks::World,

@@ -57,6 +57,8 @@ pub struct Trained {
 
 const ADAPTER: &str = "adapter/pytorch_lora_weights.safetensors";
 const PAIRS: &str = "pairs";
+/// Of the images; every image has a seed of its own, made from this one.
+const SEED: u64 = 0;
 /// Beside the pictures: what they were drawn with.
 const ORIGIN: &str = "drawn.toml";
 
@@ -179,7 +181,7 @@ impl Ablation<'_> {
         let request = generate::Request {
             prompts: questions.iter().map(|q| q.prompt.clone()).collect(),
             count: self.plan.count,
-            seed: 0,
+            seed: SEED,
             seeds: generate::Seeds::Own,
             sampling: config.sampling.clone(),
             batch: 16,
@@ -213,7 +215,8 @@ impl Ablation<'_> {
         let judged = judging::read_lines(&path)?;
         let there: BTreeSet<(&str, u64)> = judged.iter().map(|j| (j.prompt.as_str(), j.seed)).collect();
         let prompts: BTreeSet<&str> = questions.iter().map(|q| q.prompt.as_str()).collect();
-        let wanted = prompts.iter().flat_map(|p| (0..self.plan.count as u64).map(move |seed| (*p, seed)));
+        let seed = |prompt: &str, image| generate::Seeds::Own.of(SEED, prompt, image);
+        let wanted = prompts.iter().flat_map(|p| (0..self.plan.count as u64).map(move |image| (*p, seed(p, image))));
         Ok((there == wanted.collect()).then_some(judged))
     }
 
