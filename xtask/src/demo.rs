@@ -11,32 +11,55 @@ use std::process::ExitCode;
 /// Where the demo writes, relative to the workspace.
 const FOLDER: &str = "runs/demo";
 
-/// How held-out prompts are drawn, with and without the LoRA.
-const DRAW: &str = "generate --model weights/world/sd --prompts configs/world/held_out.jsonl --count 3 --steps 10 \
-                    --guidance-scale 1 --batch 16";
+/// Guidance scales at which held-out prompts are drawn: the base model's and the LoRAs' best, as `comat world sweep` finds them.
+/// 1 is no guidance.
+const GUIDANCE_BASE: &str = "1";
+const GUIDANCE_TUNED: &str = "1";
+const GUIDANCE_SHIPPED: &str = "1";
 
-/// What the demo does: a line to say, then the command line of `comat`, in which DRAW stands for [`DRAW`].
-const STEPS: &[(&str, &str)] = &[
-    ("a LoRA from prompts alone", "train --config configs/world.toml --set output=runs/demo"),
-    ("held-out prompts, drawn by the base model", "DRAW --out runs/demo/base"),
-    (
-        "the same prompts and seeds with the LoRA",
-        "DRAW --lora runs/demo/adapter/pytorch_lora_weights.safetensors --out runs/demo/tuned",
-    ),
-    ("the base pictures, judged", "world judge --images runs/demo/base --prompts configs/world/held_out.jsonl"),
-    ("the tuned pictures, judged", "world judge --images runs/demo/tuned --prompts configs/world/held_out.jsonl"),
-    (
-        "the report",
-        "world report --run runs/demo --base runs/demo/base --tuned runs/demo/tuned \
-         --prompts configs/world/held_out.jsonl --out runs/demo/report.html",
-    ),
-];
+/// A LoRA of a longer training; drawn and judged too where it is there.
+const SHIPPED: &str = "weights/world/lora/comat.safetensors";
+
+/// What the demo does: a line to say, then the command line of `comat`.
+fn steps(with_shipped: bool) -> Vec<(&'static str, String)> {
+    const PROMPTS: &str = "--prompts configs/world/held_out.jsonl";
+    let draw = |side: &str, guidance: &str, lora: &str| {
+        let lora = if lora.is_empty() { String::new() } else { format!("--lora {lora} ") };
+        format!(
+            "generate --model weights/world/sd {lora}{PROMPTS} --count 3 --own-seeds --sampler ddim --steps 10 \
+             --guidance-scale {guidance} --batch 16 --out {FOLDER}/{side}"
+        )
+    };
+    let judge = |side: &str| format!("world judge --images {FOLDER}/{side} {PROMPTS}");
+    let tuned = format!("{FOLDER}/adapter/pytorch_lora_weights.safetensors");
+    let mut steps = vec![
+        ("a LoRA from prompts alone", format!("train --config configs/world.toml --set output={FOLDER}")),
+        ("held-out prompts, drawn by the base model", draw("base", GUIDANCE_BASE, "")),
+        ("the same prompts and seeds with the LoRA", draw("tuned", GUIDANCE_TUNED, &tuned)),
+        ("the base images, judged", judge("base")),
+        ("the tuned images, judged", judge("tuned")),
+    ];
+    let mut also = String::new();
+    if with_shipped {
+        steps.push(("the same with the LoRA of a longer training", draw("shipped", GUIDANCE_SHIPPED, SHIPPED)));
+        steps.push(("its images, judged", judge("shipped")));
+        also = format!("--also shipped={FOLDER}/shipped ");
+    }
+    let report = format!(
+        "world report --run {FOLDER} --base {FOLDER}/base --tuned {FOLDER}/tuned {also}{PROMPTS} --out {FOLDER}/report.html"
+    );
+    steps.push(("the report", report));
+    steps
+}
 
 /// Where to look afterwards.
 const RESULTS: &[(&str, &str)] = &[
     ("report.html", "for the browser: before and after, scores with intervals, curves of the run"),
     ("before-after.png", "sample prompts: the base model above, the tuned one below"),
-    ("base/, tuned/", "held-out prompts without and with the LoRA, and scores.jsonl"),
+    (
+        "base/, tuned/",
+        "held-out prompts without and with the LoRA, and scores.jsonl; shipped/: with the longer training's",
+    ),
     ("adapter/", "the LoRA, for diffusers and for ComfyUI or A1111"),
     ("events.jsonl", "loss, gradient norm, time and memory of every step"),
 ];
@@ -48,9 +71,9 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
     if let Some(aside) = move_aside(&workspace.root().join(FOLDER))? {
         eprintln!("demo: the previous run lies in {} now", aside.display());
     }
-    for (number, (what, args)) in STEPS.iter().enumerate() {
-        let args = args.replace("DRAW", DRAW);
-        eprintln!("demo: {}/{} {what}: comat {args}", number + 1, STEPS.len());
+    let steps = steps(workspace.root().join(SHIPPED).exists());
+    for (number, (what, args)) in steps.iter().enumerate() {
+        eprintln!("demo: {}/{} {what}: comat {args}", number + 1, steps.len());
         must(program(&comat).args(args.split_whitespace()).current_dir(workspace.root()))?;
     }
     println!("demo: done. Look into {FOLDER}:");
@@ -79,6 +102,19 @@ fn move_aside(folder: &Path) -> Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shipped_lora_is_a_third_column() {
+        let line = |steps: &[(&str, String)]| steps.iter().map(|(_, args)| args.clone()).collect::<Vec<_>>();
+        let (without, with) = (line(&steps(false)), line(&steps(true)));
+        assert_eq!((without.len(), with.len()), (6, 8));
+        assert!(without.iter().all(|args| !args.contains("shipped") && !args.contains("  ")), "{without:?}");
+        assert!(
+            with[5].contains(&format!("--lora {SHIPPED} ")) && with[7].contains("--also shipped=runs/demo/shipped ")
+        );
+        let drawn = with.iter().filter(|args| args.starts_with("generate"));
+        assert_eq!(drawn.filter(|args| args.contains("--own-seeds")).count(), 3);
+    }
 
     #[test]
     fn earlier_runs_are_kept() {

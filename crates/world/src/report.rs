@@ -10,6 +10,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use comat::{
+    generate::Seeds,
     image::Picture,
     prompts,
     report::{
@@ -41,6 +42,8 @@ pub struct Request {
     pub base: PathBuf,
     /// Judged pictures of the same prompts and seeds with the adapter.
     pub tuned: PathBuf,
+    /// Judged images of the same prompts and seeds with another LoRA, and what it is called.
+    pub also: Option<(String, PathBuf)>,
     /// The file with those prompts.
     pub prompts: PathBuf,
     pub out: PathBuf,
@@ -50,15 +53,17 @@ pub struct Request {
 pub fn write(request: &Request) -> Result<Comparison> {
     let log = Log::read(&request.run)?;
     let pairs = Pairs::read(request)?;
+    let also = request.also.as_ref().map(|(name, folder)| Also::read(name, folder, &pairs)).transpose()?;
     let body = [
-        sections::headline(&pairs),
-        sections::pictures(&filters(), &cards(&pairs, request)?),
+        sections::headline(&pairs, &guidances(request, &pairs, also.as_ref())?),
+        sections::pictures(&filters(), &cards(&pairs, also.as_ref(), request)?),
         sections::categories(&pairs.comparison),
         sections::quality(&pairs.comparison),
+        also.as_ref().map(|also| sections::also(&also.name, &also.comparison)).unwrap_or_default(),
         sections::words(&samples::attention(&request.run, PANELS)?),
         sections::training(&log),
         sections::reading(),
-        sections::making(&log, &commands(request, &log, &pairs)?),
+        sections::making(&log, &commands(request, &log, &pairs, also.as_ref())?),
     ];
     let page =
         Page { title: "CoMat on the miniature world", body: body.concat(), style: include_str!("report/page.css") };
@@ -80,6 +85,32 @@ impl Pair {
             (true, false) => Outcome::Lost,
             (false, false) => Outcome::Wrong,
         }
+    }
+}
+
+/// What another LoRA draws, by prompt and seed.
+struct Also {
+    name: String,
+    folder: PathBuf,
+    judged: BTreeMap<(String, u64), Judged>,
+    /// Of base and this one.
+    comparison: Comparison,
+}
+
+impl Also {
+    fn read(name: &str, folder: &Path, pairs: &Pairs) -> Result<Self> {
+        if ["base", TUNED].contains(&name) {
+            bail!("--also {name}=…: so another side is called; choose another name");
+        }
+        let all = judged(folder)?;
+        let base: Vec<Judged> = pairs.all.iter().map(|pair| pair.base.clone()).collect();
+        let comparison = compare(&base, &all).with_context(|| format!("the base pictures and {}", folder.display()))?;
+        let judged = all.into_iter().map(|j| ((j.prompt.clone(), j.seed), j)).collect();
+        Ok(Self { name: name.to_owned(), folder: folder.to_owned(), judged, comparison })
+    }
+
+    fn of(&self, base: &Judged) -> Option<&Judged> {
+        self.judged.get(&(base.prompt.clone(), base.seed))
     }
 }
 
@@ -181,11 +212,11 @@ fn filters() -> [Vec<Filter>; 2] {
     [outcomes, [filter("", "all")].into_iter().chain(categories).collect()]
 }
 
-fn cards(pairs: &Pairs, request: &Request) -> Result<Vec<Card>> {
+fn cards(pairs: &Pairs, also: Option<&Also>, request: &Request) -> Result<Vec<Card>> {
     let shot = |side: &str, folder: &Path, judged: &Judged| -> Result<Shot> {
         Ok(Shot {
             side: side.into(),
-            is_tuned: side == TUNED,
+            is_tuned: side != "base",
             picture: Some(picture::inlined(&folder.join(&judged.file), SHOT)?),
             mark: Some(judged.verdict.correct),
             note: reason(&judged.prompt, &judged.look, &judged.verdict),
@@ -194,43 +225,85 @@ fn cards(pairs: &Pairs, request: &Request) -> Result<Vec<Card>> {
     };
     let card = |pair: &&Pair| {
         let Judged { prompt, category, seed, .. } = &pair.base;
+        let mut shots = vec![shot("base", &request.base, &pair.base)?, shot(TUNED, &request.tuned, &pair.tuned)?];
+        if let Some((also, judged)) = also.and_then(|also| Some((also, also.of(&pair.base)?))) {
+            shots.push(shot(&also.name, &also.folder, judged)?);
+        }
         Ok(Card {
             prompt: prompt.clone(),
             note: format!("{category}, seed {seed}"),
             tags: vec![category.to_string(), pair.outcome().tag().into()],
-            shots: vec![shot("base", &request.base, &pair.base)?, shot(TUNED, &request.tuned, &pair.tuned)?],
+            shots,
         })
     };
     pairs.shown().iter().map(card).collect()
 }
 
+/// What an image says of how it was drawn.
+fn drawn(folder: &Path, judged: &Judged) -> Result<String> {
+    let (_, texts) = Picture::open_with_texts(&folder.join(&judged.file))?;
+    Ok(texts.get("parameters").cloned().unwrap_or_default())
+}
+
+/// Each side and its guidance scale, where its images say it.
+fn guidances(request: &Request, pairs: &Pairs, also: Option<&Also>) -> Result<Vec<(String, String)>> {
+    let Some(first) = pairs.all.first() else { return Ok(vec![]) };
+    let mut sides = vec![("base", &request.base, &first.base), (TUNED, &request.tuned, &first.tuned)];
+    sides.extend(also.and_then(|also| Some((also.name.as_str(), &also.folder, also.of(&first.base)?))));
+    let guidance = |(side, folder, judged): (&str, &PathBuf, &Judged)| {
+        let drawn = drawn(folder, judged)?;
+        Ok(parameter(&drawn, "CFG scale").map(|scale| (side.to_owned(), scale.to_owned())))
+    };
+    sides.into_iter().filter_map(|side| guidance(side).transpose()).collect()
+}
+
+/// The flags that give a prompt's images these seeds.
+fn seed_flags(prompt: &str, seeds: &[u64]) -> Vec<String> {
+    /// Seeds that are tried, to find the one that images' own seeds were made from.
+    const TRIED: u64 = 1000;
+    let first = seeds.first().copied().unwrap_or(0);
+    let sorted = |kind: Seeds, seed| {
+        let mut all: Vec<u64> = (0..seeds.len() as u64).map(|image| kind.of(seed, prompt, image)).collect();
+        all.sort_unstable();
+        all
+    };
+    let flags = |seed: String| vec!["--count".into(), seeds.len().to_string(), "--seed".into(), seed];
+    if sorted(Seeds::Shared, first) == seeds {
+        return flags(first.to_string());
+    }
+    let from = (0..TRIED).find(|seed| sorted(Seeds::Own, *seed) == seeds);
+    let mut all = flags(from.map_or("SEED".into(), |seed| seed.to_string()));
+    all.push("--own-seeds".into());
+    all
+}
+
 /// The commands that lead to this report.
-fn commands(request: &Request, log: &Log, pairs: &Pairs) -> Result<Vec<Vec<String>>> {
-    let Request { run, base, tuned, prompts, out } = request;
+fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) -> Result<Vec<Vec<String>>> {
+    let Request { run, base, tuned, prompts, out, .. } = request;
     let word = |path: &Path| path.display().to_string();
     let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
     let Some(first) = pairs.all.first() else { return Ok(vec![]) };
-    let (_, texts) = Picture::open_with_texts(&base.join(&first.base.file))?;
-    let drawn = texts.get("parameters").map_or("", String::as_str);
-    let seeds = pairs.all.iter().filter(|pair| pair.base.prompt == first.base.prompt).count();
+    let of_prompt = pairs.all.iter().filter(|pair| pair.base.prompt == first.base.prompt);
+    let seeds: Vec<u64> = of_prompt.map(|pair| pair.base.seed).collect();
 
     let mut train = words("comat train --config");
     train.extend([word(&run.join("config.toml")), "--set".into(), format!("output={}", word(run))]);
-    let generate = |out: &Path, lora: Option<PathBuf>| {
+    let generate = |out: &Path, judged: &Judged, lora: Option<PathBuf>| -> Result<Vec<String>> {
+        let drawn = drawn(out, judged)?;
         let mut all = words("comat generate --model");
         all.push(log.setting("model.path").unwrap_or("MODEL").into());
         if let Some(lora) = lora {
             all.extend(["--lora".into(), word(&lora)]);
         }
         all.extend(["--prompts".into(), word(prompts)]);
-        all.extend(["--count".into(), seeds.to_string(), "--seed".into(), first.base.seed.to_string()]);
+        all.extend(seed_flags(&first.base.prompt, &seeds));
         for (name, flag) in [("Steps", "--steps"), ("Sampler", "--sampler"), ("CFG scale", "--guidance-scale")] {
-            if let Some(value) = parameter(drawn, name) {
+            if let Some(value) = parameter(&drawn, name) {
                 all.extend([flag.into(), value.to_lowercase()]);
             }
         }
         all.extend(["--out".into(), word(out)]);
-        all
+        Ok(all)
     };
     let judge = |folder: &Path| {
         let mut all = words("comat world judge --images");
@@ -239,9 +312,21 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs) -> Result<Vec<Vec<Strin
     };
     let mut report = words("comat world report --run");
     report.extend([word(run), "--base".into(), word(base), "--tuned".into(), word(tuned)]);
-    report.extend(["--prompts".into(), word(prompts), "--out".into(), word(out)]);
     let adapter = run.join("adapter/pytorch_lora_weights.safetensors");
-    Ok(vec![train, generate(base, None), generate(tuned, Some(adapter)), judge(base), judge(tuned), report])
+    let mut all = vec![train, generate(base, &first.base, None)?, generate(tuned, &first.tuned, Some(adapter))?];
+    let mut judges = vec![judge(base), judge(tuned)];
+    if let Some((also, judged)) = also.and_then(|also| Some((also, also.of(&first.base)?))) {
+        // an image says only what the file is called
+        let drawn = drawn(&also.folder, judged)?;
+        let lora = parameter(&drawn, "Lora").and_then(|lora| lora.rsplit_once(':')).map_or("LORA", |(file, _)| file);
+        all.push(generate(&also.folder, judged, Some(lora.into()))?);
+        judges.push(judge(&also.folder));
+        report.extend(["--also".into(), format!("{}={}", also.name, word(&also.folder))]);
+    }
+    report.extend(["--prompts".into(), word(prompts), "--out".into(), word(out)]);
+    all.extend(judges);
+    all.push(report);
+    Ok(all)
 }
 
 /// The value of `NAME: VALUE,` in the last line of what a picture says of itself.
@@ -252,7 +337,17 @@ fn parameter<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::parameter;
+    use super::{Seeds, parameter, seed_flags};
+
+    #[test]
+    fn seeds_become_flags_again() {
+        let shared: Vec<u64> = (7..10).collect();
+        assert_eq!(seed_flags("a star", &shared).join(" "), "--count 3 --seed 7");
+        let mut own: Vec<u64> = (0..3).map(|image| Seeds::Own.of(5, "a star", image)).collect();
+        own.sort_unstable();
+        assert_eq!(seed_flags("a star", &own).join(" "), "--count 3 --seed 5 --own-seeds");
+        assert_eq!(seed_flags("a heart", &own).join(" "), "--count 3 --seed SEED --own-seeds");
+    }
 
     #[test]
     fn parameters_of_a_picture() {

@@ -19,11 +19,7 @@ use cells::Cell;
 use comat::{files::write_whole, interrupt::Interrupt, latents, pipeline::Pipeline};
 use indicatif::ProgressBar;
 use models::{Error, weights};
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 /// What is drawn, and where the results go.
 #[derive(Debug, Clone)]

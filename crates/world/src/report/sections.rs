@@ -7,6 +7,7 @@ use comat::report::{
     chart::{self, Bar, Group},
     compare::{self, Line},
     gallery::{self, Card, Filter},
+    html::Text,
     log::Log,
     numbers::{Scale, gibibytes, thousands, time, verdict},
     page,
@@ -15,7 +16,9 @@ use comat::report::{
 };
 
 /// What was done, and what came of it.
-pub fn headline(pairs: &Pairs) -> String {
+///
+/// `guidances`: each side and its guidance scale, where that is known.
+pub fn headline(pairs: &Pairs, guidances: &[(String, String)]) -> String {
     let all = &pairs.comparison.all;
     let Some(change) = all.get(Measure::Correct) else { return String::new() };
     let number = |side: &str, name: &str, e: &Estimate| {
@@ -30,6 +33,12 @@ pub fn headline(pairs: &Pairs) -> String {
         .iter()
         .map(|o| format!("<li><i class=\"{}\"></i>{} {}</li>\n", o.tag(), pairs.count(*o), o.words()))
         .collect();
+    let guidances: Vec<String> = guidances.iter().map(|(side, scale)| format!("{side} {scale}")).collect();
+    let guidance = if guidances.is_empty() {
+        String::new()
+    } else {
+        format!(" Guidance scales: {}.", Text(&guidances.join(", ")))
+    };
     format!(
         "<header>\n<p class=\"eyebrow\">CoMat on the miniature world</p>\n\
          <h1>Do the pictures show what the prompts say?</h1>\n\
@@ -40,7 +49,7 @@ pub fn headline(pairs: &Pairs) -> String {
          <div class=\"panel headline\">\n<p class=\"what\">Pictures in which everything is as asked, and nothing else is there</p>\n\
          <div class=\"numbers\">\n{}{}<div class=\"number difference {}\"><span>difference, points</span><strong>{}</strong><small>{}</small></div>\n</div>\n\
          <div class=\"outcomes\" role=\"img\" aria-label=\"What became of the pictures\">{outcomes}</div>\n<ul class=\"outcome-keys\">\n{keys}</ul>\n\
-         <p class=\"soft\">{} pictures of {} held-out prompts on each side. Small figures are 95 % intervals.</p>\n</div>\n",
+         <p class=\"soft\">{} pictures of {} held-out prompts on each side.{guidance} Small figures are 95 % intervals.</p>\n</div>\n",
         number("base", "base", &change.base),
         number("tuned", "tuned", &change.tuned),
         verdict(&change.difference, Measure::Correct.is_fault()),
@@ -102,6 +111,27 @@ pub fn quality(comparison: &Comparison) -> String {
         measures(&comparison.all),
     );
     page::section("quality", "Objects, attributes and quality", &body)
+}
+
+/// Another LoRA beside the base model: what is correct by category, and every measure.
+pub fn also(name: &str, comparison: &Comparison) -> String {
+    let rows: Vec<(String, &Row<Change>)> = comparison.rows().collect();
+    let correct: Vec<Line> = rows
+        .iter()
+        .filter_map(|(label, row)| {
+            Some(line(label, None, Measure::Correct, row.get(Measure::Correct)?, label == "all"))
+        })
+        .collect();
+    let every: Vec<Line> =
+        comparison.all.measures.iter().map(|(m, change)| line(m.name(), None, *m, change, false)).collect();
+    let body = format!(
+        "<p>The same prompts and seeds, drawn with another LoRA: {}.</p>\n\
+         <div class=\"columns\">\n<div class=\"panel\">\n{}</div>\n<div class=\"panel\">\n{}</div>\n</div>\n",
+        Text(name),
+        compare::table("all correct, %", ["base", name], &correct),
+        compare::table("measure, %", ["base", name], &every),
+    );
+    page::section("also", &format!("Base and {name}"), &body)
 }
 
 /// Where the words of some sample prompts look; nothing where the run did not record it.
