@@ -59,7 +59,7 @@ pub struct Sweep {
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one)]
     steps: usize,
     /// Images drawn at a time
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
     batch: usize,
     /// Folder for the results; made when it does not exist
     #[arg(long, value_name = "DIR", default_value = "runs/sweep")]
