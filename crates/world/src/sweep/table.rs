@@ -3,7 +3,7 @@
 use super::{At, Request};
 use crate::{
     judging::Judged,
-    scores::{self, Comparison, Measure, Scores, spread},
+    scores::{self, Change, Comparison, Measure, Scores, spread},
 };
 use anyhow::Result;
 use benchmarks::statistics::Estimate;
@@ -66,6 +66,9 @@ pub struct Best {
     pub base: f64,
     pub tuned: f64,
     pub comparison: Comparison,
+    /// The same tuned images against the base where it has the most all correct of the judged prompts, which favours the base:
+    /// that guidance, and all correct. `None` where that is the chosen guidance.
+    pub strictest: Option<(f64, Change)>,
 }
 
 const COLUMNS: &[Measure] =
@@ -87,7 +90,15 @@ impl Sweep {
         let tuned_at = (!trainings.is_empty()).then(|| best(rows.iter().map(|row| row.tuned.as_ref())));
         let best = tuned_at.map(|tuned| {
             let comparison = scores::compare_trainings(&base[base_at].judged, &all(tuned, |at| &at.judged))?;
-            anyhow::Ok(Best { base: rows[base_at].guidance, tuned: rows[tuned].guidance, comparison })
+            let of_base = rows.iter().map(|row| row.base.scores.all.get(Measure::Correct));
+            let most = greatest(of_base);
+            let strictest = if most == base_at {
+                None
+            } else {
+                let strict = scores::compare_trainings(&base[most].judged, &all(tuned, |at| &at.judged))?;
+                strict.all.get(Measure::Correct).map(|change| (rows[most].guidance, *change))
+            };
+            anyhow::Ok(Best { base: rows[base_at].guidance, tuned: rows[tuned].guidance, comparison, strictest })
         });
         let judged: BTreeSet<&str> = request.questions.iter().map(|q| q.prompt.as_str()).collect();
         let chosen = (rows.len() > 1).then(|| Chosen {
@@ -118,9 +129,14 @@ impl Side {
     }
 }
 
-/// Which of the sides is the best on the prompts for that purpose; the first of equals, which has the least guidance.
+/// Which of the sides is the best on the prompts for that purpose.
 fn best<'a>(sides: impl Iterator<Item = Option<&'a Side>>) -> usize {
-    let values = sides.map(|side| side.and_then(|side| side.choosing).map_or(f64::NEG_INFINITY, |e| e.value));
+    greatest(sides.map(|side| side.and_then(|side| side.choosing.as_ref())))
+}
+
+/// The first of equals, which has the least guidance.
+fn greatest<'a>(all: impl Iterator<Item = Option<&'a Estimate>>) -> usize {
+    let values = all.map(|e| e.map_or(f64::NEG_INFINITY, |e| e.value));
     let better = |best: (usize, f64), (place, value)| if value > best.1 { (place, value) } else { best };
     values.enumerate().fold((0, f64::NEG_INFINITY), better).0
 }
@@ -218,6 +234,13 @@ impl Sweep {
             for (side, _) in sides.iter().filter(|(_, at)| *at == most) {
                 notes.push(format!("- {side} is best at the largest guidance tried; a larger one may be better."));
             }
+        }
+        if let Some((guidance, change)) = self.best.as_ref().and_then(|best| best.strictest.as_ref()) {
+            notes.push(format!(
+                "- On the judged prompts themselves the base is best at guidance {guidance}. Against that, which favours the base, \
+                 all correct differs by {}.",
+                self.signed(Measure::Correct, &change.difference)
+            ));
         }
         if self.loras.len() == 1 {
             notes.push("- One training: the intervals leave out what another training changes.".into());
@@ -323,6 +346,9 @@ mod tests {
         assert!(text.contains("on 1 other prompts (training prompts): base 4, tuned 1."), "{text}");
         assert!(text.contains("by guidance: base 1: 0.0, 4: 50.0; tuned 1: 100.0, 4: 50.0.\n"), "{text}");
         assert!(text.contains("\n- base is best at the largest guidance tried") && !text.contains("- tuned is best"));
+        let strict = "- On the judged prompts themselves the base is best at guidance 1. Against that, which favours the base, all \
+                      correct differs by −25.0 [";
+        assert!(text.contains(strict), "{text}");
         assert!(text.ends_with("- One training: the intervals leave out what another training changes.\n"), "{text}");
     }
 
