@@ -353,7 +353,7 @@ class Iterations:
                 if side == "comat":
                     row |= side_by_side.ours(of, self.case, batch, parts, of.device, dtype, of.repeat)[0]
                 else:
-                    row |= side_by_side.theirs(of, self.case, parts)
+                    row |= side_by_side.theirs(of, self.case, parts)[0]
             done = side_by_side.flops(parts[0], batch, of.steps, of.tracked, parts[4])
             row["UNet TFLOP/s"] = round(done / row["seconds"] / 1e12, 3)
             row["share of the bf16 rate"] = round(done / row["seconds"] / self.kit.rate(), 4)

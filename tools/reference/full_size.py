@@ -120,8 +120,13 @@ def diffusion(fixture, unet, out, dtype, device):
 
 
 def random(network, dtype, device):
-    """Fills a network without memory: small matrices, and norms and biases as they start."""
-    network = network.to(dtype).to_empty(device=device)
+    """Fills a network without memory."""
+    return fill(network.to(dtype).to_empty(device=device))
+
+
+def fill(network):
+    """Matrices that keep the size of what passes through them, and norms and biases as they start. (BLIP's own start is of no use here: its
+    vision weights are about 0, so that the texts' likelihood would not depend on the image.)"""
     for name, parameter in network.named_parameters():
         with torch.no_grad():
             if parameter.dim() > 1:
@@ -136,7 +141,7 @@ def blip(out, dtype, device):
     text = dict(hidden_size=768, encoder_hidden_size=1024, vocab_size=30524, num_hidden_layers=12)
     config = BlipConfig(vision_config=dict(**vision, image_size=384, patch_size=16), text_config=text)
     with torch.device(device):
-        network = BlipForConditionalGeneration(config)
+        network = fill(BlipForConditionalGeneration(config))
     save(network, out, dtype)
     for name in ("preprocessor_config.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copy(FIXTURES / "blip" / name, out)

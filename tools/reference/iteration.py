@@ -33,7 +33,7 @@ def arguments():
     p.add_argument("--model", required=True, help="diffusers folder")
     p.add_argument("--captioner", required=True, help="BLIP folder")
     p.add_argument("--prompts", required=True, help=".txt or .jsonl; the first B prompts are used")
-    p.add_argument("--noise", required=True, help="safetensors: x_T [B,C,h,w], z [T,B,C,h,w]")
+    p.add_argument("--noise", required=True, help="safetensors: x_T [B,C,h,w], z [T,B,C,h,w]; perhaps crop [B,2]: top, left")
     p.add_argument("--lora", help="starting adapter with PEFT keys unet.….lora_A.weight")
     p.add_argument("--rank", type=int, default=4)
     p.add_argument("--alpha", type=float, help="default: the rank")
@@ -42,6 +42,7 @@ def arguments():
     p.add_argument("--tracked-start", type=int, default=0)
     p.add_argument("--guidance-scale", type=float, default=7.5)
     p.add_argument("--guidance-rescale", type=float, default=0.0)
+    p.add_argument("--label-smoothing", type=float, default=0.0, help="of the captioner")
     p.add_argument("--mode", choices=["detached", "chained"], default="detached")
     p.add_argument("--dtype", choices=["float64", "float32", "bfloat16", "float16"], default="float32")
     p.add_argument("--device", default="cpu")
@@ -71,6 +72,7 @@ class Iteration:
 
         noise = load_file(args.noise, device=args.device)
         self.x_T, self.z = noise["x_T"].to(self.master), noise["z"].to(self.master)
+        self.crops = noise.get("crop", torch.zeros(len(self.x_T), 2)).long().tolist()
         self.prompts = read_prompts(args.prompts)[: len(self.x_T)]
         assert len(self.prompts) == len(self.x_T), "fewer prompts than rows of x_T"
         assert len(self.z) >= args.steps, "fewer noise draws than steps"
@@ -92,6 +94,7 @@ class Iteration:
 
         self.captioner = BlipForConditionalGeneration.from_pretrained(args.captioner).to(**to).requires_grad_(False)
         self.captioner.eval()
+        self.captioner.text_decoder.label_smoothing = args.label_smoothing
         self.tokenizer = BertTokenizer.from_pretrained(args.captioner)
         self.image_settings = json.loads((Path(args.captioner) / "preprocessor_config.json").read_text())
 
@@ -164,12 +167,19 @@ class Iteration:
         image = self.vae.decode((x_0 / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
         return image.to(self.master) / 2 + 0.5
 
+    def crop(self, image):
+        """Each image without `min(h, w) // 224` of its rows and columns, from (top, left) on: what is left is resized."""
+        height, width = image.shape[-2:]
+        less = min(height, width) // 224
+        pieces = [x[:, top : top + height - less, left : left + width - less] for x, (top, left) in zip(image, self.crops)]
+        return torch.stack(pieces)
+
     def caption_loss(self, image):
         """Mean negative log-likelihood of the prompts' tokens."""
         size = self.image_settings["size"]
         size = (size["height"], size["width"])
         mean, std = (torch.tensor(self.image_settings[k]).to(image).view(3, 1, 1) for k in ("image_mean", "image_std"))
-        resized = F.interpolate(image, size=size, mode="bicubic", align_corners=False, antialias=True)
+        resized = F.interpolate(self.crop(image), size=size, mode="bicubic", align_corners=False, antialias=True)
         pixels = ((resized - mean) / std).to(self.dtype)
         texts = [f"{PREFIX} {p.lower()}" for p in self.prompts]
         limit = self.captioner.config.text_config.max_position_embeddings
@@ -186,11 +196,12 @@ class Iteration:
         x_0 = self.trajectory()
         sampled = self.clock()
         image = self.decode(x_0)
+        image.retain_grad()
         loss = self.caption_loss(image)
         captioned = self.clock()
         loss.backward()
         ended = self.clock()
-        results = {"x_0": x_0, "image": image, "loss.caption": loss}
+        results = {"x_0": x_0, "image": image, "image_gradient": image.grad, "loss.caption": loss}
         results |= {f"grad.{k}": p.grad for k, p in self.adapter.items()}
         return results, (sampled - started, ended - started, captioned - sampled)
 

@@ -98,10 +98,11 @@ def prepare(args, case, batch):
     model, captioner = folders(args, case)
     side = json.loads((model / "unet/config.json").read_text())["sample_size"] if case == "world" else 64
     side = args.latents or side
-    noise, prompts = args.work / f"noise-{batch}-{args.steps}-{side}.safetensors", args.work / "prompts.txt"
+    noise, prompts = args.work / f"noise-{case}-{batch}-{args.steps}-{side}.safetensors", args.work / "prompts.txt"
     if not noise.exists():
+        pixels = side * 2 ** (len(json.loads((model / "vae/config.json").read_text())["block_out_channels"]) - 1)
         command = [sys.executable, HERE / "noise.py", model, "--batch", batch, "--steps", args.steps, "--latents", side]
-        run([*command, "--out", noise])
+        run([*command, "--jitter", pixels // 224, "--out", noise])
     colours = ["red", "blue", "green", "yellow", "black", "white", "brown", "pink"]
     prompts.write_text("".join(f"a {c} dog and a small cat, number {i}\n" for i, c in enumerate(colours * 4)))
     return model, captioner, noise, prompts, side
@@ -165,7 +166,8 @@ def theirs(args, case, parts):
     command += ["--prompts", prompts, "--noise", noise, "--rank", args.rank, "--steps", args.steps]
     command += ["--tracked", args.tracked, "--guidance-scale", GUIDANCE, "--mode", args.mode]
     command += ["--checkpointing"] if args.checkpointing else []
-    text = run([*command, "--dtype", args.dtype, "--device", args.device, "--repeat", args.repeat])
+    out = args.work / f"{case}-pytorch.safetensors"
+    text = run([*command, "--dtype", args.dtype, "--device", args.device, "--repeat", args.repeat, "--out", out])
     trajectory, seconds = re.search(r"trajectory ([\d.]+) s, iteration ([\d.]+) s", text).groups()
     captioned, backward = re.search(r"captioner forward ([\d.]+) s, backward ([\d.]+) s", text).groups()
     memory = "peak on the device" if args.device.startswith("cuda") else "peak resident set"
@@ -174,7 +176,19 @@ def theirs(args, case, parts):
         "trajectory": float(trajectory),
         "legs_seconds": {"decode and caption": float(captioned), "backward": float(backward)},
         "mib": int(re.search(rf"{memory} (\d+) MiB", text)[1]),
-    }
+    }, out
+
+
+def differences(one, other):
+    """Of two programs' results: image and dL/d image, Euclidean and relative, and the difference of the losses. (Fresh adapters are not the same on
+    both sides, but they add nothing yet.)"""
+    from safetensors.torch import load_file
+
+    one, other = load_file(one), load_file(other)
+    norm = lambda t: t.double().norm().item()
+    parts = [f"{key} {norm(one[key].double() - other[key]) / norm(other[key]):.1e}" for key in ("image", "image_gradient")]
+    losses = [results["loss.caption"].item() for results in (one, other)]
+    return f"relative difference of {', of '.join(parts)}; losses {losses[0]:.8f} and {losses[1]:.8f}"
 
 
 def flops(model, batch, steps, tracked, side):
@@ -246,12 +260,12 @@ def main():
         batch = args.batch or (6 if case == "sdxl" else 4)
         parts = prepare(args, case, batch)
         work = flops(parts[0], batch, args.steps, args.tracked, parts[4])
-        found = {}
+        found, files = {}, {}
         for side in args.sides:
             if side == "comat":
-                found[side] = ours(args, case, batch, parts, args.device, args.dtype, args.repeat)[0]
+                found[side], files[side] = ours(args, case, batch, parts, args.device, args.dtype, args.repeat)
             else:
-                found[side] = theirs(args, case, parts)
+                found[side], files[side] = theirs(args, case, parts)
             row = found[side]
             speed = work / row["seconds"]
             share = f"{speed / peak:.2f}" if cuda else "–"
@@ -263,6 +277,7 @@ def main():
         if len(found) == 2:
             a, b = found["comat"], found["pytorch"]
             print(f"{case}: {b['seconds'] / a['seconds']:.2f} times the speed, {a['mib'] / b['mib']:.2f} of the memory")
+            print(f"{case}: {differences(files['comat'], files['pytorch'])}")
     if cuda:
         print(f"gradients on {args.device} against the CPU, miniature world, float32: relative error {parity(args):.1e}")
 

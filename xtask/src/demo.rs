@@ -11,55 +11,45 @@ use std::process::ExitCode;
 /// Where the demo writes, relative to the workspace.
 const FOLDER: &str = "runs/demo";
 
-/// Guidance scales at which held-out prompts are drawn: the base model's and the LoRAs' best, as `comat world sweep` finds them.
-/// 1 is no guidance.
-const GUIDANCE_BASE: &str = "1";
-const GUIDANCE_TUNED: &str = "1";
-const GUIDANCE_SHIPPED: &str = "1";
+/// How held-out prompts are drawn: every image from noise of its own, the same for all sides.
+const DRAW: &str = "generate --model weights/world/sd --prompts configs/world/held_out.jsonl --count 2 --own-seeds --sampler ddim \
+                    --steps 10 --batch 50";
+/// Guidance scales: at which the base model draws best, chosen on other prompts (`comat world sweep`); of the LoRAs; and none.
+const GUIDANCE_BASE: &str = "--guidance-scale 6";
+const GUIDANCE_TUNED: &str = "--guidance-scale 1";
+const UNGUIDED: &str = "--guidance-scale 1";
+const JUDGE: &str = "world judge --prompts configs/world/held_out.jsonl";
 
-/// A LoRA of a longer training; drawn and judged too where it is there.
-const SHIPPED: &str = "weights/world/lora/comat.safetensors";
-
-/// What the demo does: a line to say, then the command line of `comat`.
-fn steps(with_shipped: bool) -> Vec<(&'static str, String)> {
-    const PROMPTS: &str = "--prompts configs/world/held_out.jsonl";
-    let draw = |side: &str, guidance: &str, lora: &str| {
-        let lora = if lora.is_empty() { String::new() } else { format!("--lora {lora} ") };
-        format!(
-            "generate --model weights/world/sd {lora}{PROMPTS} --count 3 --own-seeds --sampler ddim --steps 10 \
-             --guidance-scale {guidance} --batch 16 --out {FOLDER}/{side}"
-        )
-    };
-    let judge = |side: &str| format!("world judge --images {FOLDER}/{side} {PROMPTS}");
-    let tuned = format!("{FOLDER}/adapter/pytorch_lora_weights.safetensors");
-    let mut steps = vec![
-        ("a LoRA from prompts alone", format!("train --config configs/world.toml --set output={FOLDER}")),
-        ("held-out prompts, drawn by the base model", draw("base", GUIDANCE_BASE, "")),
-        ("the same prompts and seeds with the LoRA", draw("tuned", GUIDANCE_TUNED, &tuned)),
-        ("the base images, judged", judge("base")),
-        ("the tuned images, judged", judge("tuned")),
-    ];
-    let mut also = String::new();
-    if with_shipped {
-        steps.push(("the same with the LoRA of a longer training", draw("shipped", GUIDANCE_SHIPPED, SHIPPED)));
-        steps.push(("its images, judged", judge("shipped")));
-        also = format!("--also shipped={FOLDER}/shipped ");
-    }
-    let report = format!(
-        "world report --run {FOLDER} --base {FOLDER}/base --tuned {FOLDER}/tuned {also}{PROMPTS} --out {FOLDER}/report.html"
-    );
-    steps.push(("the report", report));
-    steps
-}
+/// What the demo does: a line to say, then the command line of `comat`, in which the names of the constants above stand for them.
+/// The base model is drawn at its best guidance and without guidance; the LoRAs without, as they were trained.
+const STEPS: &[(&str, &str)] = &[
+    ("a LoRA from prompts alone", "train --config configs/world.toml --set output=runs/demo"),
+    ("held-out prompts, the base model at its best guidance", "DRAW GUIDANCE_BASE --out runs/demo/base"),
+    ("the same without guidance", "DRAW UNGUIDED --out runs/demo/base-unguided"),
+    (
+        "the same prompts and noises with the LoRA, without guidance",
+        "DRAW GUIDANCE_TUNED --lora runs/demo/adapter/pytorch_lora_weights.safetensors --out runs/demo/tuned",
+    ),
+    (
+        "the same with the LoRA of a long training",
+        "DRAW GUIDANCE_TUNED --lora weights/world/lora/comat.safetensors --out runs/demo/long",
+    ),
+    ("the base model at its best guidance, judged", "JUDGE --images runs/demo/base"),
+    ("the base model without guidance, judged", "JUDGE --images runs/demo/base-unguided"),
+    ("this training's LoRA without guidance, judged", "JUDGE --images runs/demo/tuned"),
+    ("the long training's LoRA, judged", "JUDGE --images runs/demo/long"),
+    (
+        "the report: the base model at its best guidance, this training's LoRA, and the long training's",
+        "world report --run runs/demo --base runs/demo/base --tuned runs/demo/tuned --also long=runs/demo/long \
+         --prompts configs/world/held_out.jsonl --out runs/demo/report.html",
+    ),
+];
 
 /// Where to look afterwards.
 const RESULTS: &[(&str, &str)] = &[
     ("report.html", "for the browser: before and after, scores with intervals, curves of the run"),
     ("before-after.png", "sample prompts: the base model above, the tuned one below"),
-    (
-        "base/, tuned/",
-        "held-out prompts without and with the LoRA, and scores.jsonl; shipped/: with the longer training's",
-    ),
+    ("base/, tuned/, …", "held-out prompts without and with a LoRA, and scores.jsonl"),
     ("adapter/", "the LoRA, for diffusers and for ComfyUI or A1111"),
     ("events.jsonl", "loss, gradient norm, time and memory of every step"),
 ];
@@ -71,9 +61,9 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
     if let Some(aside) = move_aside(&workspace.root().join(FOLDER))? {
         eprintln!("demo: the previous run lies in {} now", aside.display());
     }
-    let steps = steps(workspace.root().join(SHIPPED).exists());
-    for (number, (what, args)) in steps.iter().enumerate() {
-        eprintln!("demo: {}/{} {what}: comat {args}", number + 1, steps.len());
+    for (number, (what, args)) in STEPS.iter().enumerate() {
+        let args = written_out(args);
+        eprintln!("demo: {}/{} {what}: comat {args}", number + 1, STEPS.len());
         must(program(&comat).args(args.split_whitespace()).current_dir(workspace.root()))?;
     }
     println!("demo: done. Look into {FOLDER}:");
@@ -81,6 +71,18 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
         println!("  {name:17} {what}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A step's command line, without names of constants.
+fn written_out(args: &str) -> String {
+    let names = [
+        ("GUIDANCE_BASE", GUIDANCE_BASE),
+        ("GUIDANCE_TUNED", GUIDANCE_TUNED),
+        ("UNGUIDED", UNGUIDED),
+        ("DRAW", DRAW),
+        ("JUDGE", JUDGE),
+    ];
+    names.iter().fold(args.to_owned(), |args, (name, words)| args.replace(name, words))
 }
 
 /// Renames the folder to the first free name with a number, so that no run is ever lost; None if there is no folder.
@@ -104,16 +106,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shipped_lora_is_a_third_column() {
-        let line = |steps: &[(&str, String)]| steps.iter().map(|(_, args)| args.clone()).collect::<Vec<_>>();
-        let (without, with) = (line(&steps(false)), line(&steps(true)));
-        assert_eq!((without.len(), with.len()), (6, 8));
-        assert!(without.iter().all(|args| !args.contains("shipped") && !args.contains("  ")), "{without:?}");
-        assert!(
-            with[5].contains(&format!("--lora {SHIPPED} ")) && with[7].contains("--also shipped=runs/demo/shipped ")
-        );
-        let drawn = with.iter().filter(|args| args.starts_with("generate"));
-        assert_eq!(drawn.filter(|args| args.contains("--own-seeds")).count(), 3);
+    fn no_name_of_a_constant_is_left() {
+        for (_, args) in STEPS {
+            let args = written_out(args);
+            assert!(!args.contains(|c: char| c.is_ascii_uppercase()), "{args}");
+            assert!(!args.starts_with("generate") || args.contains("--guidance-scale "), "{args}");
+        }
     }
 
     #[test]

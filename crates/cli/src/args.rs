@@ -104,7 +104,7 @@ fn timeout(text: &str) -> Result<f64, String> {
 ///
 /// The run's folder (`output` in the configuration) receives config.toml, events.jsonl, tensorboard/, samples/,
 /// checkpoints/ and, at the end, adapter/ with the LoRA in two spellings: pytorch_lora_weights.safetensors (diffusers) and NAME.safetensors
-/// (kohya: ComfyUI, A1111). Ctrl-C finishes the step, saves a checkpoint and says how to go on.
+/// (kohya: ComfyUI, A1111). Ctrl-C gives up the step under way, saves what came before it and says how to go on.
 #[derive(Group)]
 pub struct Train {
     /// The run's configuration (TOML)
@@ -285,7 +285,7 @@ pub struct Attention {
     pub engine: Engine,
 }
 
-/// Sample the original model's latents of all training prompts, for runs with [fidelity]
+/// Sample the original model's latents of the prompts that a run with [fidelity] comes to
 ///
 /// They go into fidelity.latents, or into `latents` in the run's folder. `comat train` makes missing ones by itself; this
 /// makes them beforehand. Run it again to go on where it was stopped.

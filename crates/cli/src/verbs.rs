@@ -40,7 +40,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     config.model.device = world.place(config.model.device);
     world.choose_backend(config.ranks.backend, config.model.device.device()?)?;
     let output = config.output.clone();
-    console.stop_on_ctrl_c("Finishing this step, then saving. Ctrl-C once more stops at once, without saving.");
+    console.stop_on_ctrl_c("Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.");
     let resume = args.resume.as_deref();
     let (mut trainer, mut run) =
         Trainer::open(config, segmenter, judge, resume, console.bar(), &console.interrupt, world)?;
@@ -149,13 +149,12 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
     })?;
     model.device = world.place(model.device);
     let prompts = prompts::read(&config.prompts.train)?;
-    let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
     let mut pipeline = config.model.open()?;
     console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
     let bar = console.bar();
     bar.set_style(ProgressStyle::with_template("latents {wide_bar} {pos}/{len} · {per_sec} · ETA {eta_precise}")?);
     bar.enable_steady_tick(Duration::from_millis(500));
-    let store = comat::latents::complete(&config, &mut pipeline, &texts, &bar, &console.interrupt, &world)?;
+    let store = comat::latents::complete(&config, &mut pipeline, &prompts, &bar, &console.interrupt, &world)?;
     bar.finish_and_clear();
     if world.leads() {
         say!("{}", store.plan(store.len()));

@@ -8,6 +8,12 @@ use tch::Kind;
 
 const FIDELITY: &str = "fidelity.rank=2 fidelity.learning_rate=1e-3";
 
+fn latents(folder: &Folder, settings: &str) -> Done {
+    let mut words = vec!["latents", "--config", "run.toml"];
+    settings.split_whitespace().for_each(|s| words.extend(["--set", s]));
+    folder.comat(&words)
+}
+
 /// What was made on the way is said on stderr.
 #[track_caller]
 fn fine(done: Done) -> Done {
@@ -58,11 +64,7 @@ fn a_run_that_was_stopped_and_resumed_is_the_run_that_was_not() {
 #[test]
 fn latents_are_made_once_and_are_those_of_the_original_model() {
     let folder = Folder::of_run();
-    let latents = |settings: &str| {
-        let mut words = vec!["latents", "--config", "run.toml"];
-        settings.split_whitespace().for_each(|s| words.extend(["--set", s]));
-        folder.comat(&words)
-    };
+    let latents = |settings: &str| latents(&folder, settings);
     let done = fine(latents("fidelity.latents=real"));
     assert!(done.stdout.starts_with("3 latents of [4, 8, 8] for real, 0.0 MB"), "{done:?}");
     assert_eq!(folder.names("real"), ["00000.safetensors", "latents.json"]);
@@ -71,10 +73,10 @@ fn latents_are_made_once_and_are_those_of_the_original_model() {
 
     // A prompt that is new is added in a shard of its own, what is there stays; how they are cut into batches is of no matter.
     folder.write("prompts.txt", "a tree\na red dog\na red dog\na blue cat\na small green bird\n");
-    fine(latents("fidelity.latents=real train.batch_size=1"));
+    fine(latents("fidelity.latents=real fidelity.latents_batch=1"));
     assert_eq!(folder.tensors("real/00000.safetensors")["latents"], shard["latents"]);
     assert_eq!(folder.tensors("real/00001.safetensors")["latents"].size(), [1, 4, 8, 8]);
-    fine(latents("fidelity.latents=again train.batch_size=4"));
+    fine(latents("fidelity.latents=again fidelity.latents_batch=4"));
     let again = folder.tensors("again/00000.safetensors")["latents"].to_kind(Kind::Float);
     let furthest = (again.narrow(0, 1, 3) - shard["latents"].to_kind(Kind::Float)).abs().max().double_value(&[]);
     assert!(furthest < 1e-2, "{furthest}");
@@ -100,7 +102,7 @@ fn latents_are_made_once_and_are_those_of_the_original_model() {
     fs::remove_file(folder.path("real/00000.safetensors")).unwrap();
     latents("fidelity.latents=real").error(&["00000.safetensors"]);
     folder.write("real/latents.json", &index[..index.len() / 2]);
-    latents("fidelity.latents=real").error(&["latents.json"]);
+    latents("fidelity.latents=real").error(&["latents.json", "delete their folder"]);
 }
 
 /// Ctrl-C before the first step: what is made is kept, and the run can be started again.
@@ -109,16 +111,54 @@ fn a_run_that_is_stopped_while_it_makes_latents() {
     let folder = Folder::of_run();
     let prompts: String = (0..600).map(|i| format!("a red dog and {i} birds\n")).collect();
     folder.write("prompts.txt", prompts);
-    let words = format!("{FIDELITY} train.steps=1 train.batch_size=32 replay.tracked=1 sampling.steps=2");
-    let mut run = folder.start(&common::train_words(&words));
+    let words = format!("{FIDELITY} train.batch_size=32 replay.tracked=1 sampling.steps=2");
+    let mut run = folder.start(&common::train_words(&format!("{words} train.steps=20")));
     run.until("the first shard", || folder.exists("out/latents/latents.json"));
     run.signal("INT");
     let stopped = run.wait();
     assert_eq!(stopped.code, Some(130), "{stopped:?}");
     let first = folder.bytes("out/latents/00000.safetensors");
-    fine(folder.train(&words));
+    fine(latents(&folder, &format!("{words} train.steps=20")));
     assert!(folder.bytes("out/latents/00000.safetensors") == first);
     assert_eq!(folder.names("out/latents").len(), 4);
+    fine(folder.train(&format!("{words} train.steps=1")));
+    assert_eq!(folder.names("out/latents").len(), 4);
+}
+
+/// Of a short run few prompts have latents, and a longer one adds those that are new.
+#[test]
+fn only_prompts_that_the_run_reaches() {
+    let folder = Folder::of_run();
+    folder.write("prompts.txt", (0..9).map(|i| format!("a red dog and {i} birds\n")).collect::<String>());
+    let listed = |name: &str| {
+        let index: serde_json::Value = serde_json::from_str(&folder.read(&format!("{name}/latents.json"))).unwrap();
+        let shards = index["shards"].as_array().unwrap().iter();
+        shards.map(|s| s["prompts"].as_array().unwrap().len()).collect::<Vec<_>>()
+    };
+    let words = format!("{FIDELITY} fidelity.latents=real train.batch_size=2");
+    fine(folder.train(&format!("{words} train.steps=1 output=short")));
+    assert_eq!(listed("real"), [2]);
+    let first = folder.bytes("real/00000.safetensors");
+    fine(latents(&folder, &format!("{words} train.steps=1 train.accumulation=3")));
+    assert_eq!(listed("real"), [2, 4]);
+    fine(latents(&folder, &format!("{words} train.steps=100")));
+    assert_eq!(listed("real"), [2, 4, 3]);
+    assert!(folder.bytes("real/00000.safetensors") == first);
+    fine(folder.train(&format!("{words} train.steps=5 output=long")));
+}
+
+/// However many are sampled at a time, a prompt's latents are the same ones.
+#[test]
+fn the_batch_changes_nothing() {
+    let folder = Folder::of_run();
+    let made = |at_a_time: usize| {
+        let words = format!("fidelity.latents=by{at_a_time} fidelity.latents_batch={at_a_time} model.dtype=float64");
+        fine(latents(&folder, &words));
+        folder.tensors(&format!("by{at_a_time}/00000.safetensors"))
+    };
+    let one = made(1);
+    assert_eq!(one["latents"].size(), [3, 4, 8, 8]);
+    assert!(one == made(2) && one == made(3) && one == made(50));
 }
 
 #[test]

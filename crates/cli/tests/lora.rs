@@ -75,6 +75,26 @@ fn converted_and_merged_it_draws_the_same() {
     folder.assert_no_leftovers();
 }
 
+/// Weights of 16 bits take in what is large beside their last place, and lose what is small; it is said how much.
+#[test]
+fn merging_says_what_the_rounding_leaves() {
+    let folder = folder();
+    let merge = |scale: &str, out: &str, dtype: &str| {
+        let (lora, model) = (format!("{OURS}:{scale}"), world());
+        let words = ["lora", "merge", "--model", &model, "--lora", &lora, "--out", out, "--dtype", dtype];
+        folder.comat(&words).ok().stdout
+    };
+    let share = |said: &str, kind: &str| -> f64 {
+        let line = said.lines().find(|line| line.contains("% of the update")).unwrap_or_else(|| panic!("{said}"));
+        assert!(line.ends_with(&format!("survives the rounding to {kind}; --dtype float32 keeps all of it")), "{line}");
+        line.split_once(" %").unwrap().0.parse().unwrap()
+    };
+    assert!((99.0..101.0).contains(&share(&merge("1", "large", "float16"), "float16")));
+    assert!(share(&merge("1e-5", "small", "float16"), "float16") < 50.0);
+    assert!(share(&merge("1", "other", "bfloat16"), "bfloat16") > 90.0);
+    assert!(!merge("1", "wide", "float32").contains("survives"));
+}
+
 /// Other files that hold the original's weights would be taken for the merged ones.
 #[test]
 fn files_with_the_original_weights_are_left_out() {
@@ -86,6 +106,7 @@ fn files_with_the_original_weights_are_left_out() {
     let done = folder.comat(&["lora", "merge", "--model", "model", "--lora", OURS, "--out", "merged"]).ok();
     let mut lines: Vec<&str> = done.stdout.lines().collect();
     assert_eq!(lines.pop(), Some("written to merged"));
+    assert!(lines.pop().is_some_and(|line| line.contains("survives the rounding to float16")));
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[0].ends_with("unet/diffusion_pytorch_model.bin") && lines[1].ends_with("whole.ckpt"), "{lines:?}");
     assert!(folder.exists("merged/card.md") && !folder.exists("merged/.hidden"));

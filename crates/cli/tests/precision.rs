@@ -67,6 +67,25 @@ fn a_run_in_half_precision_follows_one_in_float32() {
     }
 }
 
+/// An autoencoder overflows in float16 where its configuration says so; where it says nothing, SDXL's does and others do not.
+#[test]
+fn the_autoencoder_in_float16() {
+    use comat::pipeline::Pipeline;
+    for (model, absent) in [(common::SD1, Kind::Half), (common::SDXL, Kind::Float)] {
+        let folder = Folder::new();
+        folder.copy(model, "model");
+        let kind = || {
+            let pipeline = Pipeline::open(&folder.path("model"), Kind::Half, tch::Device::Cpu).unwrap();
+            pipeline.vae.with(|vae| Ok(vae.kind())).unwrap()
+        };
+        assert_eq!(kind(), Kind::Float, "{model}: force_upcast is true");
+        folder.edit_text("model/vae/config.json", |text| text.replace("\"force_upcast\": true,", ""));
+        assert_eq!(kind(), absent, "{model}: force_upcast is absent");
+        folder.edit_json("model/vae/config.json", "force_upcast", false);
+        assert_eq!(kind(), Kind::Half, "{model}: force_upcast is false");
+    }
+}
+
 /// Latents are as in float32, and so are the pictures, up to a rounding of their bytes.
 #[test]
 fn the_autoencoder_has_a_precision_of_its_own() {

@@ -249,7 +249,10 @@ fn the_process_that_watches_over_the_ranks() {
     let done = stopped.wait();
     assert_eq!(done.code, Some(0), "{done:?}");
     assert!(done.stdout.starts_with("Stopped after step "), "{done:?}");
-    assert_eq!(done.stderr, "Finishing this step, then saving. Ctrl-C once more stops at once, without saving.\n");
+    assert_eq!(
+        done.stderr,
+        "Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.\n"
+    );
 
     // it dies itself
     let killed = run("killed");

@@ -34,6 +34,7 @@ fn everything_that_was_promised() {
     let (adapter, trace) = (folder.tensors(ADAPTER), folder.tensors("t.safetensors"));
     let size = |key: &str| trace[key].size();
     assert_eq!((size("x_0"), size("image")), (vec![2, 4, 8, 8], vec![2, 3, 32, 32]));
+    assert_eq!(size("image_gradient"), size("image"));
     assert_eq!(Vec::<i64>::try_from(&trace["tracked"]).unwrap(), [0, 2]);
     let loss = trace["loss.caption"].double_value(&[]);
     assert!(loss > 0.0 && loss == trace["loss"].double_value(&[]));
@@ -42,7 +43,7 @@ fn everything_that_was_promised() {
     assert!(lines[1].starts_with("iteration 0.") && lines.contains(&"written to t.safetensors"), "{}", done.stdout);
 
     let gradients = gradients(&trace);
-    assert!(gradients.len() == 64 && gradients.len() + 5 == trace.len());
+    assert!(gradients.len() == 64 && gradients.len() + 6 == trace.len());
     assert!(gradients.iter().map(|(key, _)| *key).eq(adapter.keys().map(String::as_str)));
     for (key, gradient) in gradients {
         assert_eq!(gradient.size(), adapter[key].size(), "{key}");

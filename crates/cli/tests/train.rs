@@ -78,7 +78,7 @@ fn what_a_run_depends_on() {
         folder.bytes(&format!("{output}/checkpoints/step-1/adapter.safetensors"))
     };
     let first = adapter("a", "");
-    assert!(first == adapter("b", ""));
+    assert!(first == adapter("b", "") && first == adapter("d", "model.deterministic=true"));
     let others = ["replay.mode=chained", "train.accumulation=2", "seed=4", "replay.policy=last", "train.batch_size=1"];
     for (i, other) in others.into_iter().enumerate() {
         assert!(first != adapter(&format!("c{i}"), other), "{other} makes no difference");
@@ -127,7 +127,10 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     run.signal("INT");
     let Done { code, stdout, stderr } = run.wait();
     assert_eq!(code, Some(0), "{stdout}{stderr}");
-    assert_eq!(stderr, "Finishing this step, then saving. Ctrl-C once more stops at once, without saving.\n");
+    assert_eq!(
+        stderr,
+        "Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.\n"
+    );
     folder.assert_no_leftovers();
 
     let step = steps(&folder, "out").len();
@@ -149,17 +152,66 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     assert_eq!(numbers, (1..=step as u64 + 2).collect::<Vec<_>>());
 }
 
-/// The second one does not wait for the step, and leaves what was saved before.
+/// It is heard in the middle of a trajectory, and in a validation: the step is given up, and what was saved goes on as if nothing had been.
+#[test]
+fn ctrl_c_does_not_wait_for_the_step() {
+    let folder = Folder::of_run();
+    folder.write("held_out.txt", "a red square\na blue circle\n");
+    let settings = "train.accumulation=500 train.batch_size=4 sampling.steps=20 train.steps=1"; // minutes
+    let mut run = folder.start(&train_words(settings));
+    run.until("the start", || folder.exists("out/events.jsonl") && !folder.events("out").is_empty());
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    run.signal("INT");
+    let began = std::time::Instant::now();
+    let done = run.wait();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(began.elapsed().as_secs() < 10 && done.stdout.starts_with("Stopped after step 0; it is saved"), "{done:?}");
+    assert!(steps(&folder, "out").is_empty());
+    assert_eq!(folder.names("out/checkpoints"), ["latest", "step-0"]);
+    let rest = "train.accumulation=1 train.steps=2 checkpoints.every=1";
+    folder.train(&format!("{rest} --resume")).ok();
+    folder.train(&format!("output=straight {rest}")).ok();
+    assert_same_checkpoint(&folder, "out/checkpoints/step-2", "straight/checkpoints/step-2");
+
+    let words =
+        "output=watched prompts.validation=held_out.txt validation.every=1 sampling.steps=500 train.batch_size=1";
+    let mut run = folder.start(&train_words(words));
+    run.until("the start", || folder.exists("watched/events.jsonl") && !folder.events("watched").is_empty());
+    run.signal("INT");
+    let done = run.wait();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(folder.events("watched").iter().all(|event| event["event"] != "validation"));
+}
+
+/// Killed while a checkpoint takes the place of another one of the same step, a run still has the old one.
+#[test]
+fn a_checkpoint_that_is_being_replaced_is_there() {
+    let folder = Folder::of_run();
+    let settings = "checkpoints.every=1 train.steps=";
+    folder.train(&format!("{settings}3")).ok();
+    let last = folder.bytes("out/checkpoints/step-3");
+    let moved = |from: &str, to: &str| fs::rename(folder.path(from), folder.path(to)).unwrap();
+    moved("out/checkpoints/step-3", "out/checkpoints/step-3.replaced");
+    folder.train(&format!("{settings}4 --resume")).ok();
+    assert_eq!(folder.events("out").iter().rfind(|e| e["event"] == "start").unwrap()["step"], 3);
+    fs::remove_dir_all(folder.path("out/checkpoints/step-3.replaced")).unwrap();
+    folder.train(&format!("{settings}3 --resume out/checkpoints/step-2")).ok();
+    folder.train(&format!("{settings}3 --resume out/checkpoints/step-2")).ok();
+    assert_eq!(folder.names("out/checkpoints"), ["latest", "step-2", "step-3", "step-4"]);
+    assert!(folder.bytes("out/checkpoints/step-3").iter().all(|(name, bytes)| last[name] == *bytes));
+}
+
+/// The second one does not wait for anything, and leaves what was saved before.
 #[test]
 fn two_ctrl_c_stop_at_once() {
     let folder = Folder::of_run();
     folder.train("train.steps=1").ok();
     let before = folder.bytes("out/checkpoints");
-    let words = train_words("sampling.steps=500 train.steps=3 --resume"); // a step of many seconds
+    let words = train_words("sampling.size=512 train.batch_size=8 train.steps=3 --resume"); // a denoising step of seconds
     let mut run = folder.start(&words);
     run.until("the start", || folder.events("out").iter().filter(|e| e["event"] == "start").count() == 2);
+    std::thread::sleep(std::time::Duration::from_millis(300));
     run.signal("INT");
-    std::thread::sleep(std::time::Duration::from_millis(200));
     run.signal("INT");
     let done = run.wait();
     assert_eq!(done.code, Some(130), "{done:#?}");
@@ -464,4 +516,31 @@ fn too_large_a_picture_names_the_leg() {
     let help = "a smaller train.batch_size needs less; `comat plan --memory";
     folder.with_address_space(3 << 20, &words).error(&[said, help]);
     folder.assert_no_leftovers();
+}
+
+/// The captioner of the fixture takes 24 tokens. What it does not see of a prompt is said once.
+#[test]
+fn captions_that_are_too_long_are_named_once() {
+    let folder = Folder::of_run();
+    let long = |end: &str| format!("a {} {end}\n", "red dog and a blue cat ".repeat(4).trim());
+    folder.write("prompts.txt", long("here") + &long("there"));
+    let done = folder.train("train.steps=2");
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let said = done.stderr.matches("tokens that the captioner takes").count();
+    assert_eq!(said, 1, "{}", done.stderr);
+    assert!(done.stderr.contains("prompt longer than the 24 tokens"), "{}", done.stderr);
+}
+
+/// With smoothed labels the log has both losses, and the gradient is another one.
+#[test]
+fn smoothed_labels() {
+    let folder = Folder::of_run();
+    folder.train("output=plain train.steps=1").ok();
+    folder.train("output=smoothed train.steps=1 captioner.label_smoothing=0.1").ok();
+    let step = |run: &str| folder.events(run).into_iter().find(|e| e["event"] == "step").unwrap();
+    let (plain, smoothed) = (step("plain"), step("smoothed"));
+    assert_eq!(plain["caption_loss"], smoothed["caption_loss"]);
+    assert!(plain.get("smoothed_loss").is_none() && smoothed["smoothed_loss"] != smoothed["caption_loss"]);
+    assert!(plain["grad_norm"] != smoothed["grad_norm"]);
+    folder.train("output=x captioner.label_smoothing=1.5").error(&["captioner.label_smoothing is 1.5"]);
 }

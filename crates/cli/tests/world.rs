@@ -57,7 +57,7 @@ fn prompts_of_both_splits() {
     assert!(test.lines().all(|prompt| !train.iter().any(|p| p == prompt)));
     let shown = make("--split train --count 20 --seed 1");
     assert_eq!(shown, folder.read("train.jsonl"));
-    assert_eq!(lines(&shown)[3]["category"], "spatial");
+    assert_eq!(lines(&shown)[3]["category"], "complex");
 }
 
 /// Scenes stand for drawn pictures, named as T2I-CompBench names them.

@@ -134,11 +134,12 @@ impl Attention {
         if let Some(known) = self.subjects.get(prompt) {
             return Ok(known.clone());
         }
+        let mode = self.config.entities;
         let entities = match self.explicit.remove(prompt) {
             Some(entities) => entities,
-            None => self.parser()?.entities(prompt, Mode::Repaired),
+            None => self.parser()?.entities(prompt, mode),
         };
-        let found = subjects(prompt, &entities, &tokenizer.encode(prompt)?);
+        let found = subjects(prompt, &entities, mode, &tokenizer.encode(prompt)?);
         self.subjects.insert(prompt.to_owned(), found.clone());
         Ok(found)
     }
@@ -154,13 +155,13 @@ impl Attention {
 
 /// The entities that the losses can use. A noun that stands for two entities cannot tell them apart, so both are dropped; a noun
 /// of the scene has no outline; of a prompt that is too long, what the text encoder does not see takes no part.
-fn subjects(prompt: &str, entities: &[Entity], encoding: &Encoding) -> Vec<Subject> {
+fn subjects(prompt: &str, entities: &[Entity], mode: Mode, encoding: &Encoding) -> Vec<Subject> {
     let tokens = |part: &Range<usize>| encoding.tokens_of(part);
     let noun = |entity: &Entity| entity.noun(prompt);
     let is_alone = |entity: &&Entity| entities.iter().filter(|e| noun(e) == noun(entity)).count() == 1;
     let usable = entities.iter().filter(is_alone).filter(|e| {
         let name = prompt.get(e.head.clone()).unwrap_or_default();
-        !entities::is_scenery(name) && !tokens(&e.head).is_empty()
+        !entities::is_scenery(name, mode) && !tokens(&e.head).is_empty()
     });
     let subject = |entity: &Entity| {
         let mut positions: Vec<i64> = entity.parts().flat_map(tokens).collect();
@@ -187,9 +188,13 @@ mod tests {
         Encoding { ids: vec![0; 20], spans, cut: None }
     }
 
+    fn found_by(mode: Mode, prompt: &str, seen: usize) -> Vec<(String, Vec<i64>)> {
+        let entities = Parser::shipped().unwrap().entities(prompt, mode);
+        subjects(prompt, &entities, mode, &words(prompt, seen)).into_iter().map(|s| (s.noun, s.tokens)).collect()
+    }
+
     fn found(prompt: &str, seen: usize) -> Vec<(String, Vec<i64>)> {
-        let entities = Parser::shipped().unwrap().entities(prompt, Mode::Repaired);
-        subjects(prompt, &entities, &words(prompt, seen)).into_iter().map(|s| (s.noun, s.tokens)).collect()
+        found_by(Mode::Repaired, prompt, seen)
     }
 
     fn expected(all: &[(&str, &[i64])]) -> Vec<(String, Vec<i64>)> {
@@ -200,6 +205,17 @@ mod tests {
     fn nouns_with_their_attributes() {
         assert_eq!(found("a red dog and a blue cat", 99), expected(&[("dog", &[2, 3]), ("cat", &[6, 7])]));
         assert_eq!(found("a large coffee table", 99), expected(&[("coffee table", &[2, 3, 4])]));
+    }
+
+    /// A modifier at least, fewer than four words, the head noun alone, a list of their own.
+    #[test]
+    fn the_authors_take_fewer() {
+        let reference = |prompt| found_by(Mode::Reference, prompt, 99);
+        assert_eq!(reference("a red dog and a cat"), expected(&[("dog", &[2, 3])]));
+        assert_eq!(reference("a wooden coffee table"), expected(&[("table", &[2, 3, 4])]));
+        assert_eq!(reference("a very large wooden coffee table"), []);
+        assert_eq!(reference("a red dog on the green grass"), expected(&[("dog", &[2, 3])]));
+        assert_eq!(found("a red dog on the green grass", 99), expected(&[("dog", &[2, 3]), ("grass", &[6, 7])]));
     }
 
     #[test]

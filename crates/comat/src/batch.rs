@@ -27,6 +27,12 @@ impl Order {
         Ok(Self { seed, epoch: 0, order: permutation(stream(seed, Purpose::Order, 0, 0)?, prompts)? })
     }
 
+    /// Which prompts the first so many samples of a run are of.
+    pub fn reached(seed: u64, prompts: usize, samples: u64) -> Result<BTreeSet<usize>> {
+        let first = Self::new(seed, prompts)?.order;
+        Ok(first.into_iter().take(usize::try_from(samples).unwrap_or(usize::MAX)).collect())
+    }
+
     /// Index of the prompt of the n-th sample of the run.
     pub fn prompt(&mut self, n: u64) -> Result<usize> {
         let length = self.order.len() as u64;
@@ -187,6 +193,15 @@ mod tests {
             batch.places
         };
         (0..ranks).map(|rank| (0..parts).map(|part| of(rank, part)).collect()).collect()
+    }
+
+    #[test]
+    fn prompts_that_a_run_reaches() {
+        for (prompts, samples) in [(7, 0), (7, 3), (7, 7), (7, 20), (1, 2)] {
+            let mut order = Order::new(5, prompts).unwrap();
+            let seen: BTreeSet<usize> = (0..samples).map(|n| order.prompt(n).unwrap()).collect();
+            assert_eq!(Order::reached(5, prompts, samples).unwrap(), seen, "{prompts} {samples}");
+        }
     }
 
     #[test]

@@ -23,12 +23,19 @@ const DISCRIMINATOR: &str = "discriminator.safetensors";
 const DISCRIMINATOR_OPTIMIZER: &str = "discriminator.optimizer.safetensors";
 const EMA: &str = "ema.safetensors";
 const STATE: &str = "state.json";
+/// What the name of a checkpoint ends in while another one of the same step takes its place.
+const REPLACED: &str = ".replaced";
 
 /// Besides tensors: random draws depend on seed and step alone, so these numbers are all of the random state too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// Optimiser steps done.
+    /// Steps done, those that were skipped among them.
     pub step: u64,
+    /// Steps skipped so far, and how many of them were the last ones, since something was not finite.
+    #[serde(default)]
+    pub skipped: u64,
+    #[serde(default)]
+    pub skipped_in_a_row: u64,
     pub seed: u64,
     /// Prompts seen in one epoch, and a digest of them: another file would be another order.
     pub prompts: String,
@@ -74,12 +81,13 @@ pub fn save(root: &Path, state: &State, parts: &Parts, config: &Config) -> Resul
         }
         fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
         lora::write_peft(&adapter.lora, &partial.join(ADAPTER))?;
-        tensors::write(&partial.join(OPTIMIZER), &moments(adapter, optimizer), HashMap::new())?;
-        if let Some(Discriminator { trained, optimizer, .. }) = discriminator {
+        tensors::write(&partial.join(OPTIMIZER), &moments(adapter, optimizer), updates(optimizer))?;
+        if let Some(Discriminator { trained, optimizer, skipped, .. }) = discriminator {
             let values = trained.parameters().into_iter().map(|(key, t)| (key, t.detach())).collect();
             tensors::write(&partial.join(DISCRIMINATOR), &values, HashMap::new())?;
-            let updates = HashMap::from([("updates".into(), optimizer.updates.to_string())]);
-            tensors::write(&partial.join(DISCRIMINATOR_OPTIMIZER), &moments(trained, optimizer), updates)?;
+            let mut metadata = updates(optimizer);
+            metadata.insert("skipped".into(), skipped.to_string());
+            tensors::write(&partial.join(DISCRIMINATOR_OPTIMIZER), &moments(trained, optimizer), metadata)?;
         }
         if let Some(ema) = ema {
             lora::write_peft(&ema.lora(adapter), &partial.join(EMA))?;
@@ -87,11 +95,20 @@ pub fn save(root: &Path, state: &State, parts: &Parts, config: &Config) -> Resul
         write_text(&partial.join("config.toml"), &toml::to_string(config)?)?;
         write_text(&partial.join(STATE), &serde_json::to_string_pretty(state)?)?;
         write_text(&latest, &name)?; // all that needs room on the disk is written now
+        let before = root.join(format!("{name}{REPLACED}"));
         if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(Error::io(&folder))?; // the same step, saved again after a resume
+            // the same step, saved again after a resume: until the new one is there, the old one is found by this name
+            if before.exists() {
+                fs::remove_dir_all(&before).map_err(Error::io(&before))?;
+            }
+            fs::rename(&folder, &before).map_err(Error::io(&folder))?;
         }
         fs::rename(&partial, &folder).map_err(Error::io(&folder))?;
         fs::rename(&latest, root.join("latest")).map_err(Error::io(root))?;
+        models::sync_folder(root)?;
+        if before.exists() {
+            fs::remove_dir_all(&before).map_err(Error::io(&before))?;
+        }
         Ok(())
     };
     if let Err(error) = write() {
@@ -134,8 +151,8 @@ pub fn load(path: &Path, weights: &Weights, config: &Config, kind: Kind, device:
     }
     let adapter = lora.trainable(kind, device);
     let mut optimizer = AdamW::new(config.optimizer.clone(), &adapter.flat);
-    read_moments(&path.join(OPTIMIZER), &adapter, &mut optimizer)?;
-    optimizer.updates = state.step;
+    let metadata = read_moments(&path.join(OPTIMIZER), &adapter, &mut optimizer)?;
+    optimizer.updates = number(&metadata, "updates").unwrap_or(state.step); // older files: no step was skipped
     Ok(Checkpoint { state, adapter, optimizer })
 }
 
@@ -150,9 +167,10 @@ pub fn load_discriminator(path: &Path, discriminator: &mut Discriminator) -> Res
     tch::no_grad(|| discriminator.trained.flat.copy_(&values));
     let file = path.join(DISCRIMINATOR_OPTIMIZER);
     let metadata = read_moments(&file, &discriminator.trained, &mut discriminator.optimizer)?;
-    let updates = metadata.get("updates").and_then(|updates| updates.parse().ok());
+    let updates = number(&metadata, "updates");
     discriminator.optimizer.updates =
         updates.ok_or_else(|| Error::file(&file, "the number of updates is missing from its metadata"))?;
+    discriminator.skipped = number(&metadata, "skipped").unwrap_or(0);
     Ok(())
 }
 
@@ -167,6 +185,15 @@ pub fn load_ema(path: &Path, weights: &Weights, adapter: &Trainable, ema: &mut E
         }
     }
     Ok(())
+}
+
+/// The metadata of a file of moments.
+fn updates(optimizer: &AdamW) -> HashMap<String, String> {
+    HashMap::from([("updates".into(), optimizer.updates.to_string())])
+}
+
+fn number(metadata: &HashMap<String, String>, key: &str) -> Option<u64> {
+    metadata.get(key)?.parse().ok()
 }
 
 fn moments(trained: &Trainable, optimizer: &AdamW) -> Tensors {
@@ -246,7 +273,7 @@ pub fn find(root: &Path, which: &str) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Complete checkpoints by step, oldest first.
+/// Complete checkpoints by step, oldest first; each step once.
 pub fn steps(root: &Path) -> Result<Vec<(u64, PathBuf)>> {
     if !root.exists() {
         return Ok(vec![]);
@@ -258,12 +285,13 @@ pub fn steps(root: &Path) -> Result<Vec<(u64, PathBuf)>> {
             .file_name()
             .and_then(|n| n.to_str())
             .and_then(|n| n.strip_prefix("step-"))
-            .and_then(|n| n.parse().ok());
+            .and_then(|n| n.strip_suffix(REPLACED).unwrap_or(n).parse().ok());
         if let (Some(step), true) = (step, path.join(STATE).exists()) {
             found.push((step, path));
         }
     }
-    found.sort();
+    found.sort(); // `step-7` before `step-7.replaced`
+    found.dedup_by_key(|(step, _)| *step);
     Ok(found)
 }
 

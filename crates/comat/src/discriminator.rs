@@ -6,6 +6,7 @@
 
 use crate::{
     config,
+    finite::{self, Part},
     optim::{AdamW, Gradients},
     pipeline::{self, Pipeline, wide},
     precision,
@@ -38,6 +39,8 @@ pub struct Discriminator {
     /// Adapter and head.
     pub trained: Trainable,
     pub optimizer: AdamW,
+    /// Updates that were not made, since their gradients were not finite.
+    pub skipped: u64,
     gradients: Gradients,
 }
 
@@ -102,6 +105,7 @@ impl Discriminator {
             kind,
             trained,
             optimizer,
+            skipped: 0,
         })
     }
 
@@ -114,6 +118,9 @@ impl Discriminator {
 
     /// Judges generated latents against real ones `[B, C, h, w]`, and adds to its own gradients. The generated half runs
     /// once: both losses are differentiated on one graph.
+    ///
+    /// # Errors
+    /// [`finite::NotFinite`] where a loss is not finite.
     pub fn judge(&mut self, generated: &Tensor, real: &Tensor) -> Result<Verdict> {
         self.judge_some(generated, real, generated.size()[0] as usize)
     }
@@ -134,33 +141,44 @@ impl Discriminator {
                 let piece = generated.narrow(0, start, length).detach().set_requires_grad(true);
                 let logits = self.logits(&unet, &piece)?;
                 let (pass, told) = (surprise(&logits, true) / pixels, surprise(&logits, false) / (2.0 * pixels));
+                let values = [&pass, &told].map(|value| value.double_value(&[]));
+                values.into_iter().try_for_each(|value| finite::check_value(Part::Discriminator, value))?;
                 let back = precision::vjp_and_keep(self.kind, &[&pass], &[&piece], &[&pass.ones_like()])?;
                 cotangents
                     .push(back.into_iter().next().flatten().context("the discriminator's logits depend on its input")?);
                 self.gradients.add(&precision::vjp(self.kind, &[&told], &leaves, &[&told.ones_like()])?);
-                adversarial += pass.double_value(&[]);
-                loss += told.double_value(&[]);
+                adversarial += values[0];
+                loss += values[1];
                 right += logits.lt(0.0).sum(Kind::Double).double_value(&[]);
             } // its graph is gone before the next one is made
             let logits = self.logits(&unet, &real.narrow(0, start, length).detach())?;
             let told = surprise(&logits, true) / (2.0 * pixels);
+            let value = told.double_value(&[]);
+            finite::check_value(Part::Discriminator, value)?;
             self.gradients.add(&precision::vjp(self.kind, &[&told], &leaves, &[&told.ones_like()])?);
-            loss += told.double_value(&[]);
+            loss += value;
             right += logits.gt(0.0).sum(Kind::Double).double_value(&[]);
         }
         let accuracy = right / (2.0 * pixels);
         Ok(Verdict { adversarial, cotangent: Tensor::cat(&cotangents, 0).to_kind(given), loss, accuracy })
     }
 
-    /// An optimiser step on the gradients of so many batches; returns their norm. Without finite gradients nothing changes.
+    /// An optimiser step on the gradients of so many batches; returns their norm. If that is not finite, the update is skipped.
     pub fn update(&mut self, batches: usize) -> f64 {
         self.gradients.scale(1.0 / batches as f64);
         let norm = self.gradients.clip(self.settings.max_grad_norm);
         if norm.is_finite() {
             self.optimizer.step(&mut self.trained.flat, &self.gradients.flat, self.settings.learning_rate);
+        } else {
+            self.skipped += 1;
         }
-        let _ = self.gradients.flat.zero_();
+        self.forget();
         norm
+    }
+
+    /// Drops what was added up since the last update.
+    pub fn forget(&mut self) {
+        let _ = self.gradients.flat.zero_();
     }
 
     /// What was added up since the last update, in the order of `Trainable::parameters`.

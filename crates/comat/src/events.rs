@@ -28,6 +28,7 @@ impl Events {
             if last == [b'\n'] { Ok(()) } else { file.write_all(b"\n") }
         };
         close(&mut file).map_err(Error::io(path))?;
+        models::sync_folder(path.parent().unwrap_or(Path::new(".")))?;
         Ok(Self { file: Some(file), path: path.to_owned() })
     }
 
@@ -36,7 +37,7 @@ impl Events {
         Self { file: None, path: PathBuf::new() }
     }
 
-    /// Writes one line, whole or not at all. Each has an `event` key that says what it is.
+    /// Writes one line, whole or not at all, and has it on the disk in the end. Each has an `event` key that says what it is.
     pub fn write(&mut self, event: Value) -> Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         let before = file.metadata().map_err(Error::io(&self.path))?.len();
@@ -44,6 +45,6 @@ impl Events {
         if written.is_err() {
             let _ = file.set_len(before);
         }
-        Ok(written.map_err(Error::io(&self.path))?)
+        Ok(written.and_then(|()| models::sync(file)).map_err(Error::io(&self.path))?)
     }
 }

@@ -1,20 +1,22 @@
-//! The original model's latents, a sample of every prompt: what the discriminator takes for real. They are made once, and can be
-//! shared by runs.
+//! The original model's latents, a sample of every prompt that a run comes to: what the discriminator takes for real. They are made
+//! once, and can be shared by runs.
 //!
 //! A folder holds `latents.json` and shards `NNNNN.safetensors` with a tensor `latents` `[n, C, h, w]` in float16. A shard is
 //! in the index when it is whole, so a sampling that was stopped goes on behind the last one.
 
 mod origin;
+mod pace;
 
 pub use origin::{Origin, fingerprint};
 
 use crate::{
-    config::Config, denoiser::Denoiser, files::write_whole, interrupt::Interrupt, pipeline::Pipeline, ranks::World,
-    trajectory,
+    batch::Order, config::Config, denoiser::Denoiser, files::write_whole, interrupt::Interrupt, pipeline::Pipeline,
+    prompts::Prompt, ranks::World, trajectory,
 };
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use models::{Error, schedule::Sampler, tensors};
+use pace::Pace;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -71,7 +73,9 @@ impl Store {
             return Ok(store);
         }
         let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let index: Index = serde_json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
+        let index: Index = serde_json::from_str(&text)
+            .map_err(|e| Error::file(&path, e.to_string()))
+            .context("latents can be made again: delete their folder, and run the same command")?;
         let differences = index.origin.differences(&store.index.origin);
         if !differences.is_empty() {
             bail!(
@@ -151,14 +155,14 @@ impl Store {
         format!("{prompts} latents of {:?} for {}, {}", self.index.origin.shape, self.folder.display(), megabytes(size))
     }
 
-    /// Samples the missing ones, `batch` at a time, every rank its share of each shard.
+    /// Samples the missing ones, every rank its share of each shard.
     #[allow(clippy::too_many_arguments)]
     pub fn make(
         &mut self,
         pipeline: &mut Pipeline,
         sampler: &Sampler,
         prompts: &[&str],
-        batch: usize,
+        mut pace: Pace,
         bar: &ProgressBar,
         interrupt: &Interrupt,
         world: &World,
@@ -171,9 +175,13 @@ impl Store {
         let unet = pipeline.unet(&pipeline.unet_weights)?;
         for prompts in prompts.chunks(SHARD) {
             let mut rows = vec![self.index.origin.blank(0)];
-            for prompts in prompts[world.share(prompts.len())].chunks(batch.max(1)) {
-                rows.push(self.sample(pipeline, &unet, sampler, prompts, interrupt)?);
-                bar.inc((prompts.len() * world.size) as u64);
+            let mut mine = &prompts[world.share(prompts.len())];
+            while !mine.is_empty() {
+                let (now, later) = mine.split_at(pace.samples.min(mine.len()));
+                let device = pipeline.device;
+                rows.push(pace.watch(device, now.len(), || self.sample(pipeline, &unet, sampler, now, interrupt))?);
+                bar.inc((now.len() * world.size) as u64);
+                mine = later;
             }
             let values = world.gather(&Tensor::cat(&rows, 0), prompts.len());
             let values = values.or_else(|e| interrupt.check().map_err(Into::into).and(Err(e)))?; // they were stopped, too
@@ -245,15 +253,18 @@ impl Store {
     }
 }
 
-/// Opens the latents that a run needs, and makes those that are missing.
+/// Opens the latents that a run needs, and makes those that are missing: of the prompts that its steps will come to. A longer run
+/// adds to those of a shorter one.
 pub fn complete(
     config: &Config,
     pipeline: &mut Pipeline,
-    prompts: &[&str],
+    prompts: &[Prompt],
     bar: &ProgressBar,
     interrupt: &Interrupt,
     world: &World,
 ) -> Result<Store> {
+    let reached = Order::reached(config.seed, prompts.len(), config.train.samples())?;
+    let prompts: Vec<&str> = reached.into_iter().map(|i| prompts[i].text.as_str()).collect();
     let folder = config.fidelity.as_ref().and_then(|fidelity| fidelity.latents.clone());
     let folder = folder.unwrap_or_else(|| config.output.join("latents"));
     let mut store = Store::of_first(&folder, Origin::of(config, pipeline)?, world)?;
@@ -262,7 +273,8 @@ pub fn complete(
         tracing::info!("the original model samples {}", store.plan(missing));
         let sampling = &config.sampling;
         let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
-        store.make(pipeline, &sampler, prompts, world.at_a_time(&config.train), bar, interrupt, world)?;
+        let pace = Pace::of(config, pipeline.device, world);
+        store.make(pipeline, &sampler, &prompts, pace, bar, interrupt, world)?;
     }
     Ok(store)
 }

@@ -15,6 +15,7 @@ pub mod discriminator;
 pub mod ema;
 pub mod events;
 pub mod files;
+pub mod finite;
 pub mod generate;
 pub mod image;
 pub mod interrupt;

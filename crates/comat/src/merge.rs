@@ -9,13 +9,17 @@ use anyhow::{Context, Result};
 use models::{
     Error,
     clip::{TextConfig, TextEncoder},
+    layers::is_half,
     lora::{AdapterFile, Lora, Network},
     tensors,
     unet::{self, UNet},
     weights::{Weights, files_of},
 };
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+};
 use tch::{Device, Kind, Tensor};
 
 pub struct Request {
@@ -28,9 +32,44 @@ pub struct Request {
     pub kind: Option<Kind>,
 }
 
-/// Weight files of the folder that were left out, as they hold the model without the LoRAs.
 pub struct Merged {
+    /// Weight files of the folder that were left out, as they hold the model without the LoRAs.
     pub left_out: Vec<PathBuf>,
+    /// Where sums were rounded to 16 bits: how much of the update is in the rounded weights.
+    pub surviving: Option<Surviving>,
+}
+
+/// How much of an update dW survives when W + dW is rounded: with k = round(W + dW) - round(W), it is `<k, dW> / <dW, dW>`
+/// over all changed weights. 1: all of it; 0: none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Surviving {
+    pub kind: Kind,
+    pub share: f64,
+}
+
+/// Sums over the weights that were written so far.
+#[derive(Default)]
+struct Rounding {
+    kind: Option<Kind>,
+    kept: f64,
+    whole: f64,
+}
+
+impl Rounding {
+    /// `sum`: the weight with the update, before it is rounded to that kind.
+    fn add(&mut self, weight: &Tensor, sum: &Tensor, kind: Kind) {
+        let rounded = |t: &Tensor| t.to_kind(kind).to_kind(Kind::Float);
+        let update = sum - weight.to_kind(Kind::Float);
+        let kept = rounded(sum) - rounded(weight);
+        self.kind = Some(kind);
+        self.kept += (kept * &update).sum(Kind::Double).double_value(&[]);
+        self.whole += update.square().sum(Kind::Double).double_value(&[]);
+    }
+
+    fn surviving(&self) -> Option<Surviving> {
+        let share = self.kept / self.whole;
+        self.kind.filter(|_| self.whole > 0.0).map(|kind| Surviving { kind, share })
+    }
 }
 
 /// Adds the LoRAs to the weights of the networks that they adapt, in float32, and copies everything else.
@@ -63,12 +102,18 @@ pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
     }
     let parts: Vec<Part> = changed.iter().map(|(part, _)| *part).collect();
     let folder = NewFolder::plan(model, &request.out, &parts, request.kind)?;
+    let rounding = RefCell::new(Rounding::default());
     let change = |part: Part, key: &str, weight: &Tensor| {
         let (_, loras) = changed.iter().find(|(changed, _)| *changed == part)?;
-        sum(key, weight, loras)
+        let sum = sum(key, weight, loras)?;
+        let kind = request.kind.unwrap_or(weight.kind());
+        if is_half(kind) {
+            rounding.borrow_mut().add(weight, &sum, kind);
+        }
+        Some(sum)
     };
     folder.write(&change, mark(&request.loras), interrupt)?;
-    Ok(Merged { left_out: folder.left_out })
+    Ok(Merged { left_out: folder.left_out, surviving: rounding.into_inner().surviving() })
 }
 
 fn part(network: Network) -> Part {

@@ -47,8 +47,8 @@ pub struct Precision {
 
 impl Precision {
     /// Of an autoencoder of that configuration.
-    fn of_vae(self, config: &vae::Config) -> Kind {
-        self.vae.unwrap_or(config.kind(self.networks))
+    fn of_vae(self, config: &vae::Config, xl: bool) -> Kind {
+        self.vae.unwrap_or(config.kind(self.networks, xl))
     }
 }
 
@@ -137,7 +137,7 @@ impl Pipeline {
         UNet::new(&self.unet_config, weights)
     }
 
-    /// The UNet with so much of a LoRA file in its weights, or as it is. The text encoders have the file's adapters of them, or none,
+    /// The UNet with so much of a LoRA file, or as it is. The text encoders have the file's adapters of them, or none,
     /// from now on: what is drawn with a UNet is drawn before the next one is asked for, or from text that was encoded then.
     ///
     /// # Errors
@@ -149,7 +149,7 @@ impl Pipeline {
         };
         let file = AdapterFile::read_beside(path, &self.unet_weights)?;
         let lora = file.adapter_of(Network::UNet, &self.unet_weights)?.scaled(scale);
-        let unet = self.unet(&self.unet_weights.merged(&lora)?)?;
+        let unet = self.unet(&self.unet_weights.with_frozen(&lora)?)?;
         self.text.adapt(Some(Adapter { file, scale }))?;
         Ok(unet)
     }

@@ -10,7 +10,8 @@ use crate::{
     checkpoint,
     config::Config,
     files::write_whole,
-    interrupt::Interrupt,
+    finite::{NotFinite, Part},
+    interrupt::{Interrupt, Interrupted},
     judge::Judge,
     prompts::{self, Prompt},
     ranks::World,
@@ -37,6 +38,8 @@ use validation::{Validation, mean};
 /// What one step has to say for itself.
 pub struct StepReport {
     pub caption_loss: f64,
+    /// Where labels are smoothed.
+    smoothed_loss: Option<f64>,
     pub grad_norm: f64,
     pub learning_rate: f64,
     attention: Option<(AttentionLosses, Counts)>,
@@ -50,12 +53,17 @@ pub struct StepReport {
     ranks: Option<(Vec<f64>, f64)>,
     /// Whether somebody has asked the run to stop.
     pub stop: bool,
+    /// Whether that was before all ranks had computed their parts: the step is given up.
+    pub abandoned: bool,
+    /// Why the step is skipped, if it is.
+    pub not_finite: Option<Part>,
 }
 
 impl StepReport {
     pub fn start(session: &Session, learning_rate: f64) -> Self {
         Self {
             caption_loss: 0.0,
+            smoothed_loss: (session.config.captioner.label_smoothing > 0.0).then_some(0.0),
             grad_norm: 0.0,
             learning_rate,
             attention: session.attention.as_ref().map(|_| Default::default()),
@@ -67,12 +75,17 @@ impl StepReport {
             began: Instant::now(),
             ranks: None,
             stop: false,
+            abandoned: false,
+            not_finite: None,
         }
     }
 
     /// Adds one of `parts` trajectories.
     pub fn add(&mut self, outcome: &Outcome, parts: usize) {
         self.caption_loss += outcome.caption_loss / parts as f64;
+        if let Some(loss) = &mut self.smoothed_loss {
+            *loss += outcome.smoothed_loss / parts as f64;
+        }
         if let Some((losses, counts)) = &mut self.attention {
             losses.token += outcome.attention_losses.token / parts as f64;
             losses.pixel += outcome.attention_losses.pixel / parts as f64;
@@ -99,18 +112,48 @@ impl StepReport {
         self.legs += outcome.legs;
     }
 
-    pub fn is_finite(&self) -> bool {
+    /// Takes note of why this rank's part of the step ended early, where all ranks can go on from that.
+    ///
+    /// # Errors
+    /// Any other error.
+    pub fn note(&mut self, computed: Result<()>) -> Result<()> {
+        let Err(error) = computed else { return Ok(()) };
+        match error.downcast_ref::<NotFinite>() {
+            Some(NotFinite(part)) => self.not_finite = Some(*part),
+            None if error.is::<Interrupted>() => self.abandoned = true,
+            None => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// In what was added up over the ranks, which is the same on all of them.
+    pub fn look_for_what_is_not_finite(&mut self) {
         let fidelity = self.fidelity.unwrap_or_default();
-        [
-            self.caption_loss,
-            self.mixed_loss.unwrap_or(0.0),
-            self.anchor_loss.unwrap_or(0.0),
-            self.grad_norm,
-            fidelity.adversarial,
-            fidelity.discriminator,
-        ]
-        .iter()
-        .all(|v| v.is_finite())
+        let figures = [
+            (Part::CaptionLoss, self.caption_loss),
+            (Part::CaptionLoss, self.mixed_loss.unwrap_or(0.0)),
+            (Part::Gradients, self.anchor_loss.unwrap_or(0.0)),
+            (Part::Discriminator, fidelity.adversarial),
+            (Part::Discriminator, fidelity.discriminator),
+            (Part::Gradients, self.grad_norm),
+        ];
+        let first = figures.into_iter().find(|(_, figure)| !figure.is_finite()).map(|(part, _)| part);
+        self.not_finite = self.not_finite.or(first);
+    }
+
+    /// The norm of the discriminator's gradient, and how many of its updates were skipped so far.
+    pub fn discriminator_updated(&mut self, norm: f64, skipped: u64) {
+        if let Some(fidelity) = &mut self.fidelity {
+            (fidelity.grad_norm, fidelity.skipped) = (norm, skipped);
+        }
+    }
+}
+
+/// `None` for work that Ctrl-C has ended.
+fn unless_stopped<T>(work: Result<T>) -> Result<Option<T>> {
+    match work {
+        Err(error) if error.is::<Interrupted>() => Ok(None),
+        work => work.map(Some),
     }
 }
 
@@ -120,6 +163,8 @@ struct FidelityReport {
     adversarial: f64,
     discriminator: f64,
     accuracy: f64,
+    grad_norm: f64,
+    skipped: u64,
 }
 
 pub struct Run {
@@ -130,6 +175,8 @@ pub struct Run {
     samples: Vec<String>,
     /// Step and caption loss of every held-out prompt, as measured in this sitting.
     pub measured: Vec<(u64, Vec<f64>)>,
+    /// Step of the last checkpoint that was written in this sitting.
+    pub newest: Option<u64>,
 }
 
 impl Run {
@@ -187,6 +234,7 @@ impl Run {
             bar,
             samples,
             measured: vec![],
+            newest: None,
         })
     }
 
@@ -195,7 +243,7 @@ impl Run {
     }
 
     /// Measures and draws what the run starts from.
-    pub fn start(&mut self, trainer: &mut Trainer) -> Result<()> {
+    pub fn start(&mut self, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<()> {
         let config = &trainer.session.config;
         if config.logging.tensorboard && trainer.world.leads() {
             self.journal.begin_tensorboard(&self.folder, trainer.step)?;
@@ -218,20 +266,33 @@ impl Run {
         self.bar.reset_eta();
         self.bar.enable_steady_tick(Duration::from_millis(500));
         if trainer.step == 0 {
-            validation::measure(self, trainer)?;
-            samples::draw(self, trainer)?;
+            validation::measure(self, trainer, interrupt)?;
+            samples::draw(self, trainer, interrupt)?;
         }
         Ok(())
     }
 
-    /// Called after every denoising step.
+    /// Called after every denoising step, and now and then in between.
     pub fn tick(&self) -> Result<()> {
         self.bar.tick();
         Ok(())
     }
 
+    /// The same, where Ctrl-C ends the work at once.
+    pub fn tick_unless_stopped(&self, interrupt: &Interrupt) -> Result<()> {
+        self.tick()?;
+        Ok(interrupt.check()?)
+    }
+
     pub fn log(&mut self, trainer: &Trainer, report: &StepReport) -> Result<()> {
         let seconds = report.began.elapsed().as_secs_f64();
+        if let Some(part) = report.not_finite {
+            self.bar.set_position(trainer.step);
+            return self.journal.write(json!({
+                "event": "skipped", "step": trainer.step, "not_finite": part.to_string(),
+                "skipped": trainer.skipped, "seconds": seconds,
+            }));
+        }
         let mut line = json!({
             "event": "step",
             "step": trainer.step,
@@ -269,6 +330,9 @@ impl Run {
         if let (Some(loss), Some(line)) = (report.anchor_loss, line.as_object_mut()) {
             line.insert("anchor_loss".into(), loss.into());
         }
+        if let (Some(loss), Some(line)) = (report.smoothed_loss, line.as_object_mut()) {
+            line.insert("smoothed_loss".into(), loss.into());
+        }
         if let (Some(loss), Some(line)) = (report.mixed_loss, line.as_object_mut()) {
             line.insert("mixed_loss".into(), loss.into());
         }
@@ -277,6 +341,8 @@ impl Run {
                 ("adversarial_loss".into(), fidelity.adversarial.into()),
                 ("discriminator_loss".into(), fidelity.discriminator.into()),
                 ("discriminator_accuracy".into(), fidelity.accuracy.into()),
+                ("discriminator_grad_norm".into(), fidelity.grad_norm.into()),
+                ("discriminator_skipped".into(), fidelity.skipped.into()),
                 ("adversarial_cotangent".into(), report.pulls.adversarial.into()),
             ]);
         }
@@ -287,6 +353,7 @@ impl Run {
     }
 
     pub fn saved(&mut self, path: &Path, step: u64) -> Result<()> {
+        self.newest = Some(step);
         self.journal.write(json!({ "event": "checkpoint", "step": step, "path": path }))
     }
 
@@ -295,10 +362,10 @@ impl Run {
         let (step, config) = (trainer.step, &trainer.session.config);
         let (last, validate, sample) = (step == config.train.steps, config.validation.every, config.samples.every);
         if (last || due(validate, step)) && !trainer.world.any(interrupt.is_set())? {
-            validation::measure(self, trainer)?;
+            validation::measure(self, trainer, interrupt)?;
         }
         if !interrupt.is_set() && (last || due(sample, step)) {
-            samples::draw(self, trainer)?;
+            samples::draw(self, trainer, interrupt)?;
         }
         let patience = trainer.session.config.validation.early_stop;
         if patience == 0 || last {

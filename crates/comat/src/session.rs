@@ -63,6 +63,7 @@ impl Session {
         let (kind, device) = (config.model.dtype.kind(), config.model.device.device()?);
         if device.is_cuda() {
             torch_ext::cuda::allow_tf32(config.model.tf32)?;
+            torch_ext::cuda::set_deterministic(config.model.deterministic)?;
         }
         let mut pipeline = config.model.open()?;
         let mut captioner = CaptionLoss::open(&config.captioner, kind, device)?;
@@ -90,7 +91,7 @@ impl Session {
         Ok(Self { config, pipeline, captioner, attention, sampler, size, latent_shape, tiling })
     }
 
-    /// Images from noise, with an adapter merged in or without one; `[B, 3, H, W]` in 0..1, not clamped.
+    /// Images from noise, with an adapter or without one; `[B, 3, H, W]` in 0..1, not clamped.
     pub fn draw(
         &mut self,
         unet: &UNet,
@@ -120,9 +121,9 @@ impl Session {
         Ok((self.decode(&latents)?, sum))
     }
 
-    /// The UNet as it samples: the adapter added to the weights.
-    pub fn merged(&self, lora: &Lora) -> models::Result<UNet> {
-        self.pipeline.unet(&self.pipeline.unet_weights.merged(lora)?)
+    /// The UNet as it samples: with the adapter, without gradient (see [`models::weights::Weights::with_frozen`]).
+    pub fn frozen(&self, lora: &Lora) -> models::Result<UNet> {
+        self.pipeline.unet(&self.pipeline.unet_weights.with_frozen(lora)?)
     }
 
     /// The UNet as it is trained: the adapter beside the weights, with gradient.

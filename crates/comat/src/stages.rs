@@ -42,8 +42,8 @@ mod tests {
 
     fn relative_error(kind: Kind, latents: Kind) -> f64 {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/vae");
-        let vae = AutoencoderKl::open_in(&folder, None, kind, Device::Cpu).unwrap();
-        let exact = AutoencoderKl::open_in(&folder, None, Kind::Double, Device::Cpu).unwrap();
+        let vae = AutoencoderKl::open_variant(&folder, None, kind, Device::Cpu).unwrap();
+        let exact = AutoencoderKl::open_variant(&folder, None, Kind::Double, Device::Cpu).unwrap();
         let noise =
             |shape: &[i64], seed| torch_ext::Generator::seeded(seed).unwrap().randn(shape).unwrap().to_kind(latents);
         let z = noise(&[2, vae.config().latent_channels, 6, 5], 1);

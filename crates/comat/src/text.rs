@@ -223,7 +223,7 @@ fn networks(open: &Open, adapter: Option<&Adapter>) -> Result<Vec<TextEncoder>> 
     let network = |((config, weights), network): ((TextConfig, Weights), Network)| {
         let Some(Adapter { file, scale }) = adapter else { return Ok(TextEncoder::new(&config, &weights)?) };
         let lora = file.adapter_of(network, &weights)?.scaled(*scale);
-        Ok(TextEncoder::new(&config, &weights.merged(&lora)?)?)
+        Ok(TextEncoder::new(&config, &weights.with_frozen(&lora)?)?)
     };
     open()?.into_iter().zip(NETWORKS).map(network).collect()
 }

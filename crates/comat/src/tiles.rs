@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn the_gradient_is_that_of_the_tiled_picture() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/vae");
-        let vae = AutoencoderKl::open_in(&folder, None, Kind::Double, Device::Cpu).unwrap();
+        let vae = AutoencoderKl::open_variant(&folder, None, Kind::Double, Device::Cpu).unwrap();
         let scale = vae.config().downscale();
         let decode = |z: &Tensor| Ok(vae.decode(z)?);
         let z = noise(&[2, vae.config().latent_channels, 11, 8], 1);

@@ -50,7 +50,7 @@ pub struct Summary {
     pub peak_memory: Option<u64>,
 }
 
-/// Attention losses, where the configuration has them, are on all the tracked steps. Writes `x_0`, `image`, `loss.caption`, with attention losses `loss.token` and `loss.pixel`, `loss` (all, weighted), `tracked`, and `grad.KEY` for each matrix by its PEFT key. The prompts
+/// Attention losses, where the configuration has them, are on all the tracked steps. Writes `x_0`, `image`, `image_gradient` (of the caption loss), `loss.caption`, with attention losses `loss.token` and `loss.pixel`, `loss` (all, weighted), `tracked`, and `grad.KEY` for each matrix by its PEFT key. The prompts
 /// are the first B of the training file.
 pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<Summary> {
     for (section, there) in [("fidelity", config.fidelity.is_some()), ("mixed", config.mixed.is_some())] {
@@ -69,6 +69,7 @@ pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<
     if let Some(attention) = &mut session.attention {
         attention.take_explicit(&prompts[..rows])?;
     }
+    session.captioner.contrast_with(&prompts[..rows])?;
     let prompts: Vec<&str> = prompts[..rows].iter().map(|p| p.text.as_str()).collect();
 
     let extra = Extra::read(&request.noise, &session, rows)?;
@@ -112,6 +113,7 @@ pub fn run(config: Config, segmenter: SegmenterOf, request: &Request) -> Result<
     let mut out = Tensors::from([
         ("x_0".to_owned(), outcome.latents),
         ("image".to_owned(), outcome.images),
+        ("image_gradient".to_owned(), outcome.image_gradient),
         ("loss.caption".to_owned(), Tensor::from(outcome.caption_loss)),
         ("loss".to_owned(), Tensor::from(loss)),
         ("tracked".to_owned(), Tensor::from_slice(&tracked.iter().map(|s| *s as i64).collect::<Vec<_>>())),

@@ -10,6 +10,7 @@ use crate::{
     config::Config,
     discriminator::{Discriminator, Verdict},
     ema::Ema,
+    finite::{self, MOST_SKIPPED, Part},
     interrupt::Interrupt,
     latents,
     loss::caption::{Caption, Crop},
@@ -35,7 +36,7 @@ pub use setup::{digest, due};
 #[derive(Debug, PartialEq)]
 pub enum Ended {
     Finished,
-    /// By Ctrl-C, after this many steps; they are saved.
+    /// By Ctrl-C, after this many steps; they are saved. One that was under way was given up.
     Stopped(u64),
 }
 
@@ -48,8 +49,11 @@ pub struct Trainer {
     pub fidelity: Option<Fidelity>,
     pub mixed: Option<Mixed>,
     pub ema: Option<Ema>,
-    /// Steps done.
+    /// Steps done, those that were skipped among them.
     pub step: u64,
+    /// Steps skipped so far, and how many of them were the last ones.
+    pub skipped: u64,
+    pub skipped_in_a_row: u64,
     /// Settings that are not those of the checkpoint that this run goes on from.
     pub changed: Vec<String>,
 }
@@ -57,7 +61,7 @@ pub struct Trainer {
 /// What Fidelity Preservation needs.
 pub struct Fidelity {
     pub discriminator: Discriminator,
-    /// Of the original model, for every prompt.
+    /// Of the original model, for every prompt that the run comes to.
     pub real: latents::Store,
 }
 
@@ -66,9 +70,13 @@ impl Trainer {
     pub fn run(&mut self, run: &mut Run, interrupt: &Interrupt) -> Result<Ended> {
         let config = self.session.config.clone();
         let mut order = Order::new(config.seed, self.prompts.len())?;
-        run.start(self)?;
+        run.start(self, interrupt)?;
         while self.step < config.train.steps {
             let report = self.step(&config, &mut order, run, interrupt)?;
+            if report.abandoned {
+                self.save(run)?;
+                return Ok(Ended::Stopped(self.step));
+            }
             self.step += 1;
             run.log(self, &report)?;
             let stop = report.stop;
@@ -87,11 +95,42 @@ impl Trainer {
         Ok(Ended::Finished)
     }
 
-    /// One optimiser step.
+    /// One optimiser step. It is abandoned when a rank is asked to stop before it has computed its part: nothing has changed then, and
+    /// since draws are a function of seed and step, it can be taken later. It is skipped when something is not finite.
     fn step(&mut self, config: &Config, order: &mut Order, run: &Run, interrupt: &Interrupt) -> Result<StepReport> {
         let mut gradients = Gradients::zeros(&self.adapter);
         let mut report =
             StepReport::start(&self.session, learning_rate(&config.optimizer, self.step, config.train.steps));
+        let computed = self.compute(config, order, run, interrupt, &mut gradients, &mut report);
+        report.note(computed)?;
+        let mut buffers = vec![&mut gradients.flat];
+        buffers.extend(self.fidelity.as_mut().map(|fidelity| fidelity.discriminator.gradient_buffer()));
+        report.add_up(&self.world, &mut buffers, interrupt)?; // from here on all ranks know the same
+        if report.abandoned {
+            return Ok(report);
+        }
+        gradients.scale(1.0 / config.train.accumulation as f64);
+        report.grad_norm = gradients.clip(config.optimizer.max_grad_norm);
+        report.look_for_what_is_not_finite();
+        match report.not_finite {
+            Some(part) => self.skip(part)?,
+            None => self.update(config, &gradients, &mut report),
+        }
+        Ok(report)
+    }
+
+    /// This rank's part of a step: what it adds to the gradients and to the report.
+    fn compute(
+        &mut self,
+        config: &Config,
+        order: &mut Order,
+        run: &Run,
+        interrupt: &Interrupt,
+        gradients: &mut Gradients,
+        report: &mut StepReport,
+    ) -> Result<()> {
+        let each = || run.tick_unless_stopped(interrupt);
+        each()?;
         for part in 0..config.train.accumulation {
             let batch = Batch::new(config, order, &self.prompts, self.step, part, &self.world)?;
             let share = batch.share();
@@ -101,50 +140,74 @@ impl Trainer {
             let draws = batch.draws(&self.session)?;
             let real = self.fidelity.as_ref().map(|fidelity| fidelity.real.of(share.prompts())).transpose()?;
             let adversary = self.fidelity.as_mut().map(|fidelity| &mut fidelity.discriminator).zip(real);
-            let each = || run.tick();
-            let outcome = iterate(&mut self.session, &self.adapter, &share, draws, adversary, &mut gradients, each)?;
+            let outcome = iterate(&mut self.session, &self.adapter, &share, draws, adversary, gradients, each)?;
             report.add(&outcome, config.train.accumulation);
         }
-        if let Some(mixed) = &mut self.mixed {
-            for part in 0..config.train.accumulation {
-                let batch = mixed.batch(config, self.step, part, &self.world)?;
-                let share = batch.share();
-                if share.prompts().is_empty() {
-                    continue;
-                }
-                let draws = mixed.draws(&self.session, config, self.step, &batch)?;
-                let each = || run.tick();
-                let outcome = iterate(&mut self.session, &self.adapter, &share, draws, None, &mut gradients, each)?;
-                report.add_mixed(&outcome, config.train.accumulation);
+        let Some(mixed) = &mut self.mixed else { return Ok(()) };
+        for part in 0..config.train.accumulation {
+            let batch = mixed.batch(config, self.step, part, &self.world)?;
+            let share = batch.share();
+            if share.prompts().is_empty() {
+                continue;
             }
+            let draws = mixed.draws(&self.session, config, self.step, &batch)?;
+            let outcome = iterate(&mut self.session, &self.adapter, &share, draws, None, gradients, each)?;
+            report.add_mixed(&outcome, config.train.accumulation);
         }
-        let mut buffers = vec![&mut gradients.flat];
-        buffers.extend(self.fidelity.as_mut().map(|fidelity| fidelity.discriminator.gradient_buffer()));
-        report.add_up(&self.world, &mut buffers, interrupt)?;
-        gradients.scale(1.0 / config.train.accumulation as f64);
-        report.grad_norm = gradients.clip(config.optimizer.max_grad_norm);
-        if !report.is_finite() {
-            bail!(
-                "step {}: the loss is {} and the gradient norm {}; this step was not taken, the checkpoints are untouched. \
-                 Try a lower optimizer.learning_rate, or model.dtype = \"float32\"",
-                self.step + 1,
-                report.caption_loss,
-                report.grad_norm
-            );
-        }
+        Ok(())
+    }
+
+    /// What was learned from a step goes into the weights.
+    fn update(&mut self, config: &Config, gradients: &Gradients, report: &mut StepReport) {
+        self.skipped_in_a_row = 0;
         self.optimizer.step(&mut self.adapter.flat, &gradients.flat, report.learning_rate);
         if let Some(ema) = &mut self.ema {
             ema.update(&self.adapter.flat, self.step + 1);
         }
-        if let Some(fidelity) = &mut self.fidelity {
-            fidelity.discriminator.update(config.train.accumulation);
+        if let Some(Fidelity { discriminator, .. }) = &mut self.fidelity {
+            let norm = discriminator.update(config.train.accumulation);
+            report.discriminator_updated(norm, discriminator.skipped);
         }
-        Ok(report)
+    }
+
+    /// A step that changes nothing.
+    ///
+    /// # Errors
+    /// It was one too many in a row.
+    fn skip(&mut self, part: Part) -> Result<()> {
+        self.skipped += 1;
+        self.skipped_in_a_row += 1;
+        if let Some(fidelity) = &mut self.fidelity {
+            fidelity.discriminator.forget();
+        }
+        let step = self.step + 1;
+        if self.skipped_in_a_row < MOST_SKIPPED {
+            if self.world.leads() {
+                tracing::warn!("step {step} was skipped: not finite: {part} ({} skipped so far)", self.skipped);
+            }
+            return Ok(());
+        }
+        let dtype = &self.session.config.model.dtype;
+        let advice = match (part, dtype.kind()) {
+            (Part::Gradients, Kind::Half) => {
+                "float16 cannot hold them at any scale: try model.dtype = \"bfloat16\" or \"float32\", or model.vae_dtype = \"float32\""
+            }
+            (_, Kind::Half | Kind::BFloat16) => "try model.dtype = \"float32\", or a lower optimizer.learning_rate",
+            _ => "try a lower optimizer.learning_rate; are the weights of the networks finite?",
+        };
+        bail!(
+            "step {step}: {MOST_SKIPPED} steps in a row were skipped, the last one since this was not finite: {part}. They changed \
+             nothing, and the checkpoints are untouched; {advice}"
+        )
     }
 }
 
 /// One iteration, section 1 of the method: adds `dL/d adapter` to the gradients. Of a share of a batch, it is the share's part
-/// of the batch's losses and gradients. `adversary`: the discriminator and the original model's latents of these prompts.
+/// of the batch's losses and gradients. `adversary`: the discriminator and the original model's latents of these prompts. `each` is
+/// called after every denoising step and between the parts; its error ends the iteration.
+///
+/// # Errors
+/// [`finite::NotFinite`], among others. What has come to the gradients until then is a part of them.
 pub fn iterate(
     session: &mut Session,
     adapter: &Trainable,
@@ -152,7 +215,7 @@ pub fn iterate(
     draws: Draws,
     adversary: Option<(&mut Discriminator, Tensor)>,
     gradients: &mut Gradients,
-    each: impl FnMut() -> Result<()>,
+    mut each: impl FnMut() -> Result<()>,
 ) -> Result<Outcome> {
     let Draws { start, first, weight, noise, tracked, attention, anchor, crops } = draws;
     let (prompts, batch) = (share.prompts(), share.batch.len());
@@ -160,18 +223,21 @@ pub fn iterate(
     let mut clock = Clock::start(session.pipeline.device, "trajectory");
     let text = session.text(prompts)?;
 
-    let merged = session.merged(&adapter.lora)?;
-    let denoiser = session.denoiser(&merged);
-    let walked = trajectory::walk(denoiser.conditioned_on(&text), &sampler, start, &tracked, noise, each)?;
-    drop(merged);
+    let frozen = session.frozen(&adapter.lora)?;
+    let denoiser = session.denoiser(&frozen);
+    let walked = trajectory::walk(denoiser.conditioned_on(&text), &sampler, start, &tracked, noise, &mut each)?;
+    drop(frozen);
     let trajectory = clock.lap("decode");
 
     let images = session.decode(&walked.latents)?;
+    finite::check(&[(Part::Latents, &walked.latents), (Part::Image, &images)])?;
+    each()?;
     let mut decode = clock.lap("caption");
-    let Caption { loss, cotangent } = session.captioner.with_cotangent(&images, share, &crops)?;
+    let Caption { loss, smoothed, cotangent } = session.captioner.with_cotangent(&images, share, &crops)?;
     let caption = clock.lap("decode");
+    let image_gradient = cotangent;
     let mut cotangent =
-        session.decode_cotangent(&walked.latents, &(cotangent * session.config.captioner.weight * weight))?;
+        session.decode_cotangent(&walked.latents, &(&image_gradient * session.config.captioner.weight * weight))?;
     decode += clock.lap("fidelity");
 
     let verdict = match adversary {
@@ -187,6 +253,9 @@ pub fn iterate(
         pulls.adversarial = Some(mean_norm(&adversarial, batch));
         cotangent += adversarial;
     }
+    finite::check_value(Part::Discriminator, pulls.adversarial.unwrap_or(0.0))?;
+    finite::check_value(Part::Gradients, pulls.caption)?;
+    each()?;
     let fidelity = clock.lap("segment");
 
     let (targets, counts) = match &mut session.attention {
@@ -219,7 +288,9 @@ pub fn iterate(
     Ok(Outcome {
         latents: walked.latents,
         images,
+        image_gradient,
         caption_loss: loss,
+        smoothed_loss: smoothed,
         verdict,
         pulls,
         attention_losses,
@@ -265,7 +336,11 @@ pub struct Outcome {
     pub latents: Tensor,
     /// `[B, 3, H, W]` in 0..1, not clamped
     pub images: Tensor,
+    /// Of the caption loss `[B, 3, H, W]`
+    pub image_gradient: Tensor,
     pub caption_loss: f64,
+    /// The caption loss with smoothed labels, which the gradients are of.
+    pub smoothed_loss: f64,
     pub verdict: Option<Verdict>,
     pub pulls: Pulls,
     pub attention_losses: AttentionLosses,
@@ -283,6 +358,6 @@ impl Outcome {
         let weight = config.fidelity.as_ref().map_or(0.0, |fidelity| fidelity.weight);
         let adversarial = self.verdict.as_ref().map_or(0.0, |verdict| weight * verdict.adversarial);
         let anchor = config.anchor.as_ref().map_or(0.0, |anchor| anchor.weight * self.anchor_loss);
-        config.captioner.weight * self.caption_loss + attention + adversarial + anchor
+        config.captioner.weight * self.smoothed_loss + attention + adversarial + anchor
     }
 }

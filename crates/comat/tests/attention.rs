@@ -36,15 +36,30 @@ fn targets() -> Vec<Vec<Target>> {
     ]
 }
 
-/// A cell is in a mask when it and the cell's surroundings, as far as the antialiased resize looks, have a pixel in common.
+/// A cell is in a mask when one of the mask's pixels is nearer to the cell's middle than the cell is wide, and than it is high: there the
+/// triangle of the antialiased bilinear resize is above zero.
 fn covers(mask: &Tensor, layer: &Layer) -> Vec<bool> {
-    let resized = mask.to_kind(Kind::Float).view([1, 1, 8, 12]).internal_upsample_bilinear2d_aa(
-        [layer.height, layer.width],
-        false,
-        None,
-        None,
-    );
-    Vec::<f32>::try_from(resized.flatten(0, -1)).unwrap().into_iter().map(|v| v > 0.0).collect()
+    let near = |cell: i64, cells: i64, pixel: i64, pixels: i64| {
+        let side = pixels as f64 / cells as f64;
+        ((cell as f64 + 0.5) * side - (pixel as f64 + 0.5)).abs() < side
+    };
+    let (rows, columns) = mask.size2().unwrap();
+    let is_in = |y: i64, x: i64| {
+        let of_row = |row: i64| {
+            (0..columns).any(|column| near(x, layer.width, column, columns) && mask.double_value(&[row, column]) > 0.0)
+        };
+        (0..rows).any(|row| near(y, layer.height, row, rows) && of_row(row))
+    };
+    (0..layer.height).flat_map(|y| (0..layer.width).map(move |x| (y, x))).map(|(y, x)| is_in(y, x)).collect()
+}
+
+/// As PyTorch says: `interpolate(mask, (4, 6), mode="bilinear", antialias=True) > 0` of the first mask below.
+#[test]
+fn what_a_mask_covers() {
+    let layer = Layer { place: Place::Up, height: 4, width: 6, modules: vec![] };
+    let row = |count: usize| (0..6).map(move |cell| cell < count);
+    let expected: Vec<bool> = [3, 3, 3, 0].into_iter().flat_map(row).collect();
+    assert_eq!(covers(&mask(0, 0, 4, 5), &layer), expected);
 }
 
 /// Section 3 of the method, number by number.
@@ -148,6 +163,17 @@ fn an_empty_mask_only_pushes_down() {
         };
         assert!(value(&gradient(|p| p.token).abs().max()) < 1e-12, "{form:?}");
         assert!(value(&gradient(|p| p.pixel).min()) > 0.0, "less attention everywhere is better");
+    }
+}
+
+/// libtorch's own cross-entropy stops the program at such maps, on a GPU without a word about the cause.
+#[test]
+fn maps_that_are_no_numbers_give_losses_that_are_none() {
+    let layers = layers(3);
+    let _ = layers[1].modules[0].get(0).fill_(f64::NAN);
+    for form in [Form::Reference, Form::Paper] {
+        let Parts { token, pixel } = losses(form, &layers, &targets(), 3).unwrap();
+        assert!(value(&token).is_nan() && value(&pixel).is_nan());
     }
 }
 

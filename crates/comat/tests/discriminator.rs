@@ -3,6 +3,7 @@
 use comat::{
     config::Fidelity,
     discriminator::{Discriminator, Verdict},
+    finite::{NotFinite, Part},
     pipeline::Pipeline,
 };
 use models::tensors::{self, Tensors};
@@ -67,6 +68,24 @@ fn losses_and_gradients_are_those_of_the_plain_program() {
         println!("{kind:?}, micro-batch {micro_batch}: gradients {furthest:.1e}");
         assert!(furthest < most, "{furthest:e}");
     }
+}
+
+/// Neither the weights nor the moments take in what is not finite; it is counted, and the next update starts anew.
+#[test]
+fn an_update_that_is_not_finite_is_skipped() {
+    let io = io();
+    let mut known = known(Kind::Double, 0);
+    let before = (known.trained.flat.detach().copy(), known.optimizer.mean.copy());
+    let _ = known.gradient_buffer().get(0).fill_(f64::NAN);
+    assert!(known.update(1).is_nan());
+    assert_eq!((known.trained.flat.detach(), known.optimizer.mean.copy()), before);
+    assert_eq!((known.skipped, known.optimizer.updates), (1, 0));
+    known.judge(&io["generated"], &io["real"]).unwrap();
+    assert!(known.update(1) > 0.0);
+    assert_eq!((known.skipped, known.optimizer.updates), (1, 1));
+
+    let error = known.judge(&(&io["generated"] * f64::NAN), &io["real"]).err().unwrap();
+    assert_eq!(error.downcast_ref(), Some(&NotFinite(Part::Discriminator)));
 }
 
 /// What is added up over two batches is their mean after an update, and the next one starts anew.

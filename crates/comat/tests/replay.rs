@@ -39,6 +39,7 @@ struct Given {
     z: Tensor,
     tracked: BTreeSet<usize>,
     attention: BTreeSet<usize>,
+    anchor: BTreeSet<usize>,
 }
 
 impl Given {
@@ -51,30 +52,45 @@ impl Given {
             z: Tensor::randn([session.sampler.len() as i64, rows, c, h, w], OPTIONS),
             tracked: BTreeSet::from([1, 3, 5]),
             attention: BTreeSet::from([3, 5]),
+            anchor: session.config.anchor.iter().flat_map(|_| [1, 5]).collect(),
         }
     }
 
     fn draws(&self) -> Draws<'_> {
         let noise = |step: usize| Ok(self.z.get(step as i64));
         let crops = vec![(0, 0); PROMPTS.len()];
-        let (tracked, attention) = (self.tracked.clone(), self.attention.clone());
-        Draws { start: self.x.copy(), noise: Box::new(noise), first: 0, weight: 1.0, tracked, attention, crops }
+        let (tracked, attention, anchor) = (self.tracked.clone(), self.attention.clone(), self.anchor.clone());
+        Draws { start: self.x.copy(), noise: Box::new(noise), first: 0, weight: 1.0, tracked, attention, anchor, crops }
     }
 }
 
 /// All steps in one graph, as a plain PyTorch program would do it.
-fn one_graph(session: &Session, unet: &UNet, text: &GuidedText, given: &Given, chained: bool) -> Tensor {
+fn one_graph(
+    session: &Session,
+    unet: &UNet,
+    text: &GuidedText,
+    halves: &[GuidedText; 2],
+    given: &Given,
+    chained: bool,
+) -> Tensor {
     let denoiser = session.denoiser(unet);
     let mut x = given.x.copy();
-    let mut attention_losses = Tensor::from(0.0);
+    let mut losses = Tensor::from(0.0); // of the steps themselves
     for (i, step) in session.sampler.steps.iter().enumerate() {
         let e = if given.tracked.contains(&i) {
-            let input = if chained { x.shallow_clone() } else { x.detach() };
+            let discount = session.config.replay.discount;
+            let input = if chained { &x * discount + x.detach() * (1.0 - discount) } else { x.detach() };
+            if given.anchor.contains(&i) {
+                let apart = denoiser.predict(&x.detach(), step.timestep, text).unwrap()
+                    - original(session, halves, &x, step.timestep);
+                losses += apart.square().mean(Kind::Double) / given.anchor.len() as f64
+                    * session.config.anchor.as_ref().unwrap().weight;
+            }
             match &session.config.attention {
                 Some(config) if given.attention.contains(&i) => {
                     let (e, maps) = denoiser.predict_with_maps(&input, step.timestep, text).unwrap();
                     let parts = attention::losses(config.form, &maps, &targets(), 3).unwrap();
-                    attention_losses += parts.token * config.token_weight + parts.pixel * config.pixel_weight;
+                    losses += parts.token * config.token_weight + parts.pixel * config.pixel_weight;
                     e
                 }
                 _ => denoiser.predict(&input, step.timestep, text).unwrap(),
@@ -86,7 +102,16 @@ fn one_graph(session: &Session, unet: &UNet, text: &GuidedText, given: &Given, c
     }
     let images = session.pipeline.vae.with(|vae| Ok(vae.decode(&x)?)).unwrap() / 2.0 + 0.5;
     let nll = session.captioner.nll(&images, &PROMPTS, &[(0, 0); 3]).unwrap();
-    nll.sum.sum(Kind::Double) / nll.tokens.sum(Kind::Double) * session.config.captioner.weight + attention_losses
+    nll.sum.sum(Kind::Double) / nll.tokens.sum(Kind::Double) * session.config.captioner.weight + losses
+}
+
+/// What the model without an adapter predicts, with the anchor's guidance worked out by hand.
+fn original(session: &Session, [cond, uncond]: &[GuidedText; 2], x: &Tensor, timestep: i64) -> Tensor {
+    let _guard = tch::no_grad_guard();
+    let unet = session.pipeline.unet(&session.pipeline.unet_weights).unwrap();
+    let timesteps = Tensor::full([PROMPTS.len() as i64], timestep, (Kind::Int64, Device::Cpu));
+    let [cond, uncond] = [cond, uncond].map(|text| unet.forward(x, &timesteps, &text.cond).unwrap());
+    &uncond + (cond - &uncond) * session.config.anchor.as_ref().unwrap().guidance_scale.unwrap_or(7.5)
 }
 
 const TOP: fn() -> Tensor = || mask(0, 10, 4, 20);
@@ -168,14 +193,16 @@ fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
     let weights = session.pipeline.unet_weights.with_adapter(&adapter.lora).unwrap();
     let unet = session.pipeline.unet(&weights).unwrap();
     let text = session.text(&PROMPTS).unwrap();
+    let halves = [PROMPTS, [""; 3]].map(|texts| session.pipeline.text.guided(&texts, None, false, (32, 48)).unwrap());
     let chained = settings.contains(&"replay.mode=chained");
-    let loss = one_graph(&session, &unet, &text, &given, chained);
+    let loss = one_graph(&session, &unet, &text, &halves, &given, chained);
     let config = &session.config;
     let total = outcome.caption_loss * config.captioner.weight
         + config.attention.as_ref().map_or(0.0, |a| {
             assert_eq!(outcome.counts, Counts { subjects: 3, not_found: 0, without: 1 });
             a.token_weight * outcome.attention_losses.token + a.pixel_weight * outcome.attention_losses.pixel
         });
+    let total = total + config.anchor.as_ref().map_or(0.0, |anchor| anchor.weight * outcome.anchor_loss);
     assert!((loss.double_value(&[]) - total).abs() < 1e-9);
     assert!((outcome.loss(config) - total).abs() < 1e-12);
     let parameters = adapter.lora.parameters();
@@ -252,6 +279,25 @@ fn in_micro_batches() {
         "captioner.micro_batch=1",
         "sampling.guidance_rescale=0.7",
     ]);
+}
+
+/// The distance to the original model joins at two of the tracked steps, and is about each of them alone.
+#[test]
+fn with_an_anchor() {
+    for mode in ["replay.mode=detached", "replay.mode=chained"] {
+        exact(&[mode, "anchor.weight=30", "anchor.guidance_scale=3", "sampling.guidance_scale=1"]);
+        exact(&[mode, "anchor.weight=30", "replay.micro_batch=2"]);
+    }
+    let settings = ["replay.mode=chained", "attention.segmenter={kind=\"world\"}", "attention.token_weight=1"];
+    exact(&[&settings[..], &["anchor.weight=30"]].concat());
+}
+
+#[test]
+fn with_a_discount_on_the_way_back() {
+    exact(&["replay.mode=chained", "replay.discount=0.3"]);
+    let (detached, _) = both_ways(&["replay.mode=detached"]);
+    let (none, _) = both_ways(&["replay.mode=chained", "replay.discount=0"]);
+    assert!(relative_error(&none, &detached) < 1e-12);
 }
 
 /// The two modes are two different gradients: what makes them equal would be a mistake.

@@ -23,7 +23,7 @@ pub use token::Token;
 use extract::Group;
 use network::{Encoder, Matrix, Tensors, WIDTH};
 use rules::{Attribute, Rules};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// A noun and what belongs to it, as bytes of the text.
@@ -54,9 +54,11 @@ impl Entity {
 }
 
 /// How entities are taken from a parsed text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// As the authors' program does, quirks included; for comparisons.
+    /// As the authors' program does, quirks included: nouns with at least one modifier, at most three words together, asked for by
+    /// the head noun alone.
     Reference,
     #[default]
     Repaired,

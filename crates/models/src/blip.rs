@@ -32,8 +32,20 @@ pub const IGNORED: i64 = -100;
 pub struct Nll {
     /// Sum of -log p over the tokens that count `[B]`, float32 or better
     pub sum: Tensor,
+    /// Of -log p of all words of the vocabulary the mean, summed over the same tokens `[B]`
+    pub uniform: Tensor,
     /// How many those are `[B]`, int64
     pub tokens: Tensor,
+}
+
+impl Nll {
+    /// The sum with smoothed labels `[B]`: of each token's label a part (0 to 1) is spread evenly over the vocabulary.
+    pub fn smoothed(&self, label_smoothing: f64) -> Tensor {
+        match label_smoothing {
+            0.0 => self.sum.shallow_clone(),
+            part => &self.sum * (1.0 - part) + &self.uniform * part,
+        }
+    }
 }
 
 pub struct Captioner {
@@ -120,9 +132,12 @@ impl Captioner {
         let targets = labels.narrow(1, 1, length - 1).to_device(logits.device());
         let kind = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
         let logits = logits.narrow(1, 0, length - 1).to_kind(kind).reshape([rows * (length - 1), words]);
-        let nll = logits.cross_entropy_loss(&targets.flatten(0, 1), None::<&Tensor>, Reduction::None, IGNORED, 0.0);
+        let log_p = logits.log_softmax(-1, kind);
+        let nll = log_p.g_nll_loss(&targets.flatten(0, 1), None::<&Tensor>, Reduction::None, IGNORED);
+        let uniform = -log_p.mean_dim(-1, false, kind).view([rows, length - 1]);
         Ok(Nll {
             sum: nll.view([rows, length - 1]).sum_dim_intlist(1, false, kind),
+            uniform: uniform.masked_fill(&targets.eq(IGNORED), 0.0).sum_dim_intlist(1, false, kind),
             tokens: targets.ne(IGNORED).sum_dim_intlist(1, false, Kind::Int64),
         })
     }

@@ -29,12 +29,28 @@ impl Linear {
 
     /// `[…, in]` → `[…, out]`
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let y = x.linear(&self.weight, self.bias.as_ref());
         match &self.adapter {
-            None => y,
-            Some(adapter) => y + adapter.forward(x),
+            None => x.linear(&self.weight, self.bias.as_ref()),
+            Some(adapter) if is_half(x.kind()) => self.forward_rounded_once(x, adapter),
+            Some(adapter) => x.linear(&self.weight, self.bias.as_ref()) + adapter.forward(x),
         }
     }
+
+    /// `W x` and what the adapter adds to it, summed in float32 and then rounded. Were `W x` rounded first, an adapter's output below
+    /// half of its last place would be lost: that of the first steps of a training.
+    fn forward_rounded_once(&self, x: &Tensor, adapter: &LowRank) -> Tensor {
+        let added = adapter.forward(x);
+        let y = added.flatten(0, -2).addmm(&x.flatten(0, -2), &self.weight.tr()).view_as(&added);
+        match &self.bias {
+            Some(bias) => y + bias,
+            None => y,
+        }
+    }
+}
+
+/// Whether numbers of that kind have 16 bits.
+pub fn is_half(kind: Kind) -> bool {
+    matches!(kind, Kind::Half | Kind::BFloat16)
 }
 
 pub struct Conv2d {

@@ -47,7 +47,14 @@ impl LowRank {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let none = None::<&Tensor>;
         let hidden = x.linear(&self.down.to_kind(x.kind()), none);
-        hidden.linear(&(&self.up * self.scale()).to_kind(x.kind()), none)
+        let up = if self.scale() == 1.0 { self.up.shallow_clone() } else { &self.up * self.scale() };
+        hidden.linear(&up.to_kind(x.kind()), none)
+    }
+
+    /// The same function for a layer in that precision, with the scale in `up`: nothing is left to be cast at every call.
+    pub(crate) fn frozen(&self, kind: Kind) -> Self {
+        let up = (self.up.detach() * self.scale()).to_kind(kind);
+        Self { down: self.down.detach().to_kind(kind), up, alpha: self.rank() as f64 }
     }
 
     /// `scale · up down`, in the shape of the layer's weight.

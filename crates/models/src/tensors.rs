@@ -4,7 +4,7 @@
 
 use crate::{
     error::{Error, Result},
-    whole::write_whole,
+    whole::write_durable,
 };
 use safetensors::tensor::{Dtype, Metadata, View};
 use std::{
@@ -65,11 +65,11 @@ pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
     Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
 }
 
-/// Writes a file, whole or not at all. The same values give the same bytes.
+/// Writes a file, whole or not at all, and has it on the disk in the end. The same values give the same bytes.
 pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) -> Result<()> {
     let views = tensors.iter().map(|(name, t)| Ok((name, Raw::new(t)?))).collect::<Result<Vec<_>>>()?;
     let metadata = (!metadata.is_empty()).then_some(metadata);
-    write_whole(path, |partial| {
+    write_durable(path, |partial| {
         // The library makes files that only their owner may read; ours get the permissions of any new file.
         let permissions = fs::metadata(partial).map_err(Error::io(path))?.permissions();
         safetensors::serialize_to_file(views, metadata, partial).map_err(|e| match e {
@@ -81,7 +81,7 @@ pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) 
     })
 }
 
-/// Puts the metadata of a new file in order, which the library leaves to chance, and has the system write the file out.
+/// Puts the metadata of a new file in order, which the library leaves to chance.
 fn sort_metadata(path: &Path) -> io::Result<()> {
     const START: &[u8] = br#"{"__metadata__":"#;
     let mut file = File::options().read(true).write(true).open(path)?;
@@ -98,7 +98,7 @@ fn sort_metadata(path: &Path) -> io::Result<()> {
             file.write_all(&sorted)?;
         }
     }
-    file.sync_all()
+    Ok(())
 }
 
 /// The name under which a file is written before it is whole.

@@ -118,6 +118,8 @@ pub struct Batch {
     pub ids: Tensor,
     /// 1 for tokens, 0 for padding `[B, L]`
     pub attention_mask: Tensor,
+    /// Of each text the end that did not fit, as it was written.
+    pub cut: Vec<Option<String>>,
 }
 
 impl BertTokenizer {
@@ -163,7 +165,7 @@ impl BertTokenizer {
         self.inner.encode(text, max_length)
     }
 
-    /// At most `max_length` ids for each text. What did not fit is gone; [`BertTokenizer::encode`] tells.
+    /// At most `max_length` ids for each text.
     pub fn encode_batch(&self, texts: &[&str], max_length: usize) -> Result<Batch> {
         let encoded = texts.iter().map(|text| self.encode(text, max_length)).collect::<Result<Vec<_>>>()?;
         let Some(longest) = encoded.iter().map(|e| e.ids.len()).max() else {
@@ -176,7 +178,11 @@ impl BertTokenizer {
             mask.extend(std::iter::repeat_n(1i64, row.ids.len()).chain(std::iter::repeat_n(0, padding)));
         }
         let size = [texts.len() as i64, longest as i64];
-        Ok(Batch { ids: Tensor::from_slice(&ids).view(size), attention_mask: Tensor::from_slice(&mask).view(size) })
+        Ok(Batch {
+            ids: Tensor::from_slice(&ids).view(size),
+            attention_mask: Tensor::from_slice(&mask).view(size),
+            cut: encoded.into_iter().map(|row| row.cut).collect(),
+        })
     }
 
     /// The text that tokens spell, with a space between words.

@@ -24,8 +24,8 @@ pub struct Config {
     pub mid_attention: bool,
     /// Latents are multiplied by this after encoding and divided before decoding.
     pub scaling_factor: f64,
-    /// The weights overflow in float16: run them in float32 instead.
-    pub force_upcast: bool,
+    /// Whether the network overflows in float16, and is to run in float32 instead; `None` where the file does not say.
+    pub force_upcast: Option<bool>,
 }
 
 impl Config {
@@ -54,7 +54,7 @@ impl Config {
             norm_groups: groups,
             mid_attention: json.get_or("mid_block_add_attention", true)?,
             scaling_factor: json.get_or("scaling_factor", 0.18215)?,
-            force_upcast: json.get_or("force_upcast", true)?,
+            force_upcast: json.maybe("force_upcast")?,
         };
         json.only("act_fn", "silu")?;
         json.only("latents_mean", serde_json::Value::Null)?;
@@ -72,9 +72,10 @@ impl Config {
         1 << (self.channels.len() - 1)
     }
 
-    /// The precision that the network runs in: one that overflows in float16 runs in float32.
-    pub fn kind(&self, kind: Kind) -> Kind {
-        if self.force_upcast && kind == Kind::Half { Kind::Float } else { kind }
+    /// The precision that the network runs in beside others in `kind`: one that overflows in float16 runs in float32. Where the file
+    /// does not say so, that is SDXL's (diffusers asks no other pipeline's).
+    pub fn kind(&self, kind: Kind, xl: bool) -> Kind {
+        if self.force_upcast.unwrap_or(xl) && kind == Kind::Half { Kind::Float } else { kind }
     }
 
     fn norm(&self) -> (i64, f64) {
@@ -92,20 +93,13 @@ pub struct AutoencoderKl {
 }
 
 impl AutoencoderKl {
-    /// Reads `config.json` and `diffusion_pytorch_model.safetensors` of a folder. A network that overflows in float16
-    /// is loaded in float32.
+    /// Reads `config.json` and `diffusion_pytorch_model.safetensors` of a folder.
     pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
         Self::open_variant(folder, None, kind, device)
     }
 
     /// As [`AutoencoderKl::open`], but the weights of that variant come first where there are any.
     pub fn open_variant(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
-        let config = Config::read(&folder.join("config.json"))?;
-        Self::open_in(folder, variant, config.kind(kind), device)
-    }
-
-    /// As [`AutoencoderKl::open_variant`], in this very precision.
-    pub fn open_in(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let config = Config::read(&folder.join("config.json"))?;
         let weights = Weights::open_variant(folder, "diffusion_pytorch_model", variant, kind, device)?;
         Self::new(&config, &weights, kind)

@@ -6,6 +6,7 @@
 
 use crate::{
     error::{Error, Result},
+    layers::is_half,
     lora::{Lora, LowRank},
     tensors::{self, Tensors},
 };
@@ -79,18 +80,41 @@ impl Weights {
         Ok(Self { tensors: self.share(), adapter, origin: self.origin.clone() })
     }
 
+    /// These weights with the adapter, to compute with but not to train it: added in where that is exact enough, for speed. In half
+    /// precision it is a side branch, since an update below half of a weight's last place (6e-5 for bfloat16 and a weight of
+    /// 0.03) would be rounded away. A convolution has no branch: there it is added in all the same.
+    pub fn with_frozen(&self, lora: &Lora) -> Result<Self> {
+        self.check_adapter(lora)?;
+        let has_branch = |path: &str| {
+            let weight = &self.tensors[&format!("{path}.weight")];
+            is_half(weight.kind()) && weight.dim() == 2
+        };
+        let added = self.sum(lora.pairs().filter(|(path, _)| !has_branch(path)));
+        let branch = |(path, pair): (&String, &LowRank)| {
+            let kind = self.tensors[&format!("{path}.weight")].kind();
+            (path.clone(), pair.frozen(kind))
+        };
+        let adapter = lora.pairs().filter(|(path, _)| has_branch(path)).map(branch).collect();
+        Ok(Self { tensors: added, adapter, origin: self.origin.clone() })
+    }
+
     /// These weights with the adapter added in: `W + scale * up down`. Only the adapted tensors are new.
     pub fn merged(&self, lora: &Lora) -> Result<Self> {
         self.check_adapter(lora)?;
+        Ok(Self { tensors: self.sum(lora.pairs()), adapter: BTreeMap::new(), origin: self.origin.clone() })
+    }
+
+    /// All tensors, those of these layers with their pair added in. They have been checked.
+    fn sum<'a>(&self, pairs: impl Iterator<Item = (&'a String, &'a LowRank)>) -> Tensors {
         let _guard = tch::no_grad_guard();
         let mut tensors = self.share();
-        for (path, pair) in lora.pairs() {
+        for (path, pair) in pairs {
             let key = format!("{path}.weight");
             let weight = &self.tensors[&key];
             let sum = weight.to_kind(pair.up.kind()) + pair.product(&weight.size());
             tensors.insert(key, sum.to_kind(weight.kind()));
         }
-        Ok(Self { tensors, adapter: BTreeMap::new(), origin: self.origin.clone() })
+        tensors
     }
 
     /// What a network that is yet to be trained is made of: the shape of every tensor that its constructor asks for, by

@@ -1,7 +1,13 @@
 //! Files that are whole or not there.
 
 use crate::Error;
-use std::{ffi::OsString, fs::Permissions, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    ffi::OsString,
+    fs::{File, Permissions},
+    io::{self, ErrorKind},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
 
 /// Writes a file under a name of its own in the same folder, and gives it its real name when it is whole. What was there before stays
 /// until then, and of two processes that write the same file neither sees half of the other's.
@@ -9,7 +15,7 @@ use std::{ffi::OsString, fs::Permissions, os::unix::fs::PermissionsExt, path::Pa
 /// # Errors
 /// Those of `write`, which receives the other name; of a folder that cannot be written to.
 pub fn write_whole<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let mut name = path.file_name().map(OsString::from).unwrap_or_default();
     name.push(".");
     let partial = tempfile::Builder::new()
@@ -21,6 +27,43 @@ pub fn write_whole<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Res
         .into_temp_path(); // removed when it is dropped
     write(&partial)?;
     partial.persist(path).map_err(|e| E::from(Error::io(path)(e.error)))
+}
+
+/// As [`write_whole`], and it outlives a loss of power: the file is on the disk before it gets its name, and so is its name in the end.
+///
+/// # Errors
+/// As [`write_whole`].
+pub fn write_durable<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+    write_whole(path, |partial| {
+        write(partial)?;
+        let synced = File::options().write(true).open(partial).and_then(|file| sync(&file));
+        synced.map_err(|e| E::from(Error::io(path)(e)))
+    })?;
+    sync_folder(folder_of(path)).map_err(E::from)
+}
+
+/// Has the system write the names in a folder to the disk.
+///
+/// # Errors
+/// A folder that cannot be read; those of the disk.
+pub fn sync_folder(folder: &Path) -> crate::Result<()> {
+    let file = File::open(folder).map_err(Error::io(folder))?;
+    sync(&file).map_err(Error::io(folder))
+}
+
+/// Has the system write a file to the disk, if it is on one: devices and some network file systems know no such thing.
+///
+/// # Errors
+/// Those of the disk.
+pub fn sync(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        done => done,
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

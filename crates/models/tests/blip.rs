@@ -65,6 +65,32 @@ fn gradient_with_respect_to_the_image() {
     }
 }
 
+/// transformers 4.31, which the CoMat authors pin, smooths the labels by 0.1 (`tools/reference/label_smoothing.py`).
+#[test]
+fn the_published_loss_has_smoothed_labels() {
+    let (io, expected) = (io("blip"), common::io("blip_smoothed"));
+    for kind in [Kind::Float, Kind::Double] {
+        let captioner = open(kind);
+        let check = |rows: Tensors, name: &str| {
+            let pixels = rows["pixel_values"].copy().set_requires_grad(true);
+            let rows = rows.into_iter().chain([("pixel_values".to_owned(), pixels.shallow_clone())]).collect();
+            let nll = nll(&captioner, &rows);
+            let loss = nll.smoothed(0.1).sum(nll.sum.kind()) / nll.tokens.sum(Kind::Int64);
+            assert_close(&format!("{kind:?} loss{name}"), &loss, &expected[&format!("loss{name}")], 1e-5);
+            let grad = torch_ext::vjp(&[&loss], &[&pixels], &[&loss.ones_like()]).unwrap().remove(0).unwrap();
+            assert_close(
+                &format!("{kind:?} gradient{name}"),
+                &grad,
+                &expected[&format!("grad.pixel_values{name}")],
+                1e-5,
+            );
+        };
+        (0..2).for_each(|i| check(row(&io, i), &format!(".{i}")));
+        check(io.iter().map(|(k, t)| (k.clone(), t.shallow_clone())).collect(), "");
+    }
+    assert!((&expected["loss"] - &io["loss"]).abs().double_value(&[]) > 0.01, "smoothing makes a difference");
+}
+
 /// The sums of a batch are those of its rows, and the counts make them the mean over all tokens.
 #[test]
 fn a_batch_may_be_cut() {
@@ -74,9 +100,11 @@ fn a_batch_may_be_cut() {
     let parts = [0, 1].map(|i| nll(&captioner, &row(&io, i)));
     let joined = Nll {
         sum: Tensor::cat(&[&parts[0].sum, &parts[1].sum], 0),
+        uniform: Tensor::cat(&[&parts[0].uniform, &parts[1].uniform], 0),
         tokens: Tensor::cat(&[&parts[0].tokens, &parts[1].tokens], 0),
     };
     assert_close("sums", &joined.sum, &whole.sum, 1e-12);
+    assert_close("smoothed sums", &joined.smoothed(0.1), &whole.smoothed(0.1), 1e-12);
     assert_eq!(joined.tokens, whole.tokens);
     assert_eq!(whole.tokens, io["labels"].narrow(1, 1, 13).ne(IGNORED).sum_dim_intlist(1, false, Kind::Int64));
     assert_close("mean", &mean(&joined), &io["loss"], 1e-5);
@@ -180,7 +208,7 @@ fn texts_without_labels_count_nothing() {
     io.insert("labels".into(), labels);
     let result = nll(&captioner, &io);
     assert_eq!(result.tokens.int64_value(&[1]), 0);
-    assert_eq!(result.sum.double_value(&[1]), 0.0);
+    assert_eq!((result.sum.double_value(&[1]), result.smoothed(0.1).double_value(&[1])), (0.0, 0.0));
     assert!(result.sum.double_value(&[0]) > 0.0);
     for key in ["input_ids", "attention_mask", "labels"] {
         io.insert(key.into(), io[key].narrow(1, 0, 1));

@@ -4,6 +4,7 @@ mod common;
 
 use common::{assert_close, fixture, io};
 use models::{
+    layers::Linear,
     lora::{self, Base, Lora},
     tensors::Tensors,
     unet::{Added, Config, Place, Recorder, Text, UNet},
@@ -96,6 +97,55 @@ fn adapters_in_every_spelling() {
             assert_close(&format!("{spelling} {form}"), &out, &expected["out"], 1e-5);
         }
     }
+}
+
+/// An update of 1e-5 is far below half of a bfloat16 weight's last place: added to the weights it is rounded away. What samples is the
+/// function whose gradient is taken, and it goes where float32 goes.
+#[test]
+fn a_small_update_samples_as_it_trains() {
+    let (inputs, [single, half]) = (io("unet_sd1"), [Kind::Float, Kind::BFloat16].map(|kind| open("unet_sd1", kind)));
+    let (sample, timesteps, text) = case(&inputs, "case0");
+    let run = |(config, _): &(Config, Weights), weights: Weights, kind: Kind| {
+        let unet = UNet::new(config, &weights).unwrap();
+        unet.forward(&sample.to_kind(kind), &timesteps, &text.map(|t| t.to_kind(kind))).unwrap().to_kind(Kind::Double)
+    };
+    let lora = Lora::read(&fixture("lora").join("kohya.safetensors"), &half.1).unwrap();
+    let largest = lora.pairs().map(|(path, pair)| {
+        let shape = half.1.get(&format!("{path}.weight")).unwrap().size();
+        pair.product(&shape).abs().max().double_value(&[])
+    });
+    let lora = lora.scaled(1e-5 / largest.fold(0.0, f64::max)).trainable(Kind::Float, Device::Cpu).lora;
+
+    let of_half = |weights: models::Result<Weights>| run(&half, weights.unwrap(), Kind::BFloat16);
+    let (base, sampled) = (of_half(Ok(half.1.shallow_clone())), of_half(half.1.with_frozen(&lora)));
+    assert_eq!(sampled, of_half(half.1.with_adapter(&lora)).detach(), "sampling is not what is trained");
+    assert_ne!(sampled, base, "the update is lost");
+    let away = |out: &Tensor| (out - &base).norm().double_value(&[]);
+    println!("bfloat16 moves by {:.1e}, merged by {:.1e}", away(&sampled), away(&of_half(half.1.merged(&lora))));
+
+    let wide = |weights: models::Result<Weights>| run(&single, weights.unwrap(), Kind::Float);
+    assert_eq!(wide(single.1.with_frozen(&lora)), wide(single.1.merged(&lora)), "float32 is added in");
+}
+
+/// What survives of an update is as large as it is: in the mean over outputs, rounding takes nothing away.
+#[test]
+fn layers_round_once() {
+    let mut draws = torch_ext::Generator::seeded(1).unwrap();
+    let mut draw = |shape: &[i64]| draws.randn(shape).unwrap().to_kind(Kind::BFloat16);
+    let (weight, bias, x) = (draw(&[256, 256]) * 0.03, draw(&[256]) * 0.03, draw(&[2, 512, 256]));
+    let tensors = Tensors::from([("to_q.weight".into(), weight.shallow_clone()), ("to_q.bias".into(), bias)]);
+    let weights = Weights::new(tensors, "test".into(), Kind::BFloat16, Device::Cpu).unwrap();
+    let lora = Lora::fresh(&weights, &["to_q".into()], 1, 1.0, |_, shape| Ok(draw(shape).to_kind(Kind::Float)));
+    let lora = lora.unwrap().trainable(Kind::Float, Device::Cpu);
+    lora.views_of(&lora.flat)[1].copy_(&(draw(&[256, 1]).to_kind(Kind::Float) * 1e-5));
+    let out = |weights: &Weights| {
+        weights.build(&[], |at| Linear::new(at / "to_q", 256, 256)).unwrap().forward(&x).to_kind(Kind::Double)
+    };
+    let pair = lora.lora.get("to_q").unwrap();
+    let exact = pair.forward(&x.to_kind(Kind::Float)).to_kind(Kind::Double);
+    let moved = out(&weights.with_frozen(&lora.lora).unwrap()) - out(&weights);
+    let survives = ((&moved * &exact).sum(Kind::Double) / exact.square().sum(Kind::Double)).double_value(&[]);
+    assert!((survives - 1.0).abs() < 0.1, "{survives} of the update survives");
 }
 
 /// Gradients of every adapter matrix for a given cotangent, against peft's.

@@ -17,8 +17,17 @@ char* ext_cpu_capability() { return strdup(at::get_cpu_capability().c_str()); }
 
 char* ext_allow_tf32(bool allow) {
   return guarded([&] {
-    at::globalContext().setAllowTF32CuBLAS(allow);
-    at::globalContext().setAllowTF32CuDNN(allow);
+    const auto precision = allow ? at::Float32Precision::TF32 : at::Float32Precision::IEEE;
+    at::globalContext().setFloat32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL, precision);
+  });
+}
+
+// What has no deterministic algorithm warns, and runs.
+char* ext_set_deterministic(bool on) {
+  return guarded([&] {
+    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/true);
+    at::globalContext().setDeterministicCuDNN(on);
+    at::globalContext().setBenchmarkCuDNN(!on);
   });
 }
 

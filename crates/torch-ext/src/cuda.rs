@@ -6,6 +6,7 @@ use std::ffi::c_char;
 
 unsafe extern "C" {
     fn ext_allow_tf32(allow: bool) -> *mut c_char;
+    fn ext_set_deterministic(on: bool) -> *mut c_char;
 }
 
 /// Brings the CUDA half of libtorch into this process. Call it first thing in `main`: libtorch looks for its CUDA
@@ -22,8 +23,29 @@ pub fn load() -> std::result::Result<(), libloading::Error> {
     Ok(())
 }
 
-/// Lets float32 matrix products and convolutions on the GPU use TF32 (10 bits of mantissa).
+/// Lets float32 matrix products on the GPU use TF32 (10 bits of mantissa). Convolutions do so by libtorch's own default.
 pub fn allow_tf32(allow: bool) -> Result<()> {
-    // SAFETY: sets two flags of libtorch's global context.
+    // SAFETY: sets a flag of libtorch's global context.
     check(unsafe { ext_allow_tf32(allow) })
+}
+
+/// The same bits for the same work every time, as far as there are such algorithms; what has none says so on stderr. Otherwise cuDNN
+/// tries its algorithms for each new shape, and takes the fastest.
+pub fn set_deterministic(on: bool) -> Result<()> {
+    // SAFETY: sets flags of libtorch's global context.
+    check(unsafe { ext_set_deterministic(on) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The flags are there without a GPU, too.
+    #[test]
+    fn flags_can_be_set_and_taken_back() {
+        for on in [true, false] {
+            allow_tf32(on).unwrap();
+            set_deterministic(on).unwrap();
+        }
+    }
 }

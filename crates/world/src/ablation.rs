@@ -21,7 +21,7 @@ use comat::{
     checkpoint,
     config::{self, Config},
     files::write_whole,
-    generate,
+    generate::{self, Seeds},
     interrupt::{Interrupt, Interrupted},
     ranks::World,
     session::{JudgeOf, SegmenterOf},
@@ -57,10 +57,11 @@ pub struct Trained {
 
 const ADAPTER: &str = "adapter/pytorch_lora_weights.safetensors";
 const PAIRS: &str = "pairs";
-/// Of the images; every image has a seed of its own, made from this one.
-const SEED: u64 = 0;
 /// Beside the pictures: what they were drawn with.
 const ORIGIN: &str = "drawn.toml";
+/// Every image has noise of its own, the same for all variants.
+const SEEDS: Seeds = Seeds::Own;
+const SEED: u64 = 0;
 
 fn origin(config: &Config) -> Result<String> {
     Ok(format!("model = {:?}\n{}", config.model.path.typed(), toml::to_string(&config.sampling)?))
@@ -182,7 +183,7 @@ impl Ablation<'_> {
             prompts: questions.iter().map(|q| q.prompt.clone()).collect(),
             count: self.plan.count,
             seed: SEED,
-            seeds: generate::Seeds::Own,
+            seeds: SEEDS,
             sampling: config.sampling.clone(),
             batch: 16,
             out: out.clone(),
@@ -215,8 +216,8 @@ impl Ablation<'_> {
         let judged = judging::read_lines(&path)?;
         let there: BTreeSet<(&str, u64)> = judged.iter().map(|j| (j.prompt.as_str(), j.seed)).collect();
         let prompts: BTreeSet<&str> = questions.iter().map(|q| q.prompt.as_str()).collect();
-        let seed = |prompt: &str, image| generate::Seeds::Own.of(SEED, prompt, image);
-        let wanted = prompts.iter().flat_map(|p| (0..self.plan.count as u64).map(move |image| (*p, seed(p, image))));
+        let images = 0..self.plan.count as u64;
+        let wanted = prompts.iter().flat_map(|p| images.clone().map(move |image| (*p, SEEDS.of(SEED, p, image))));
         Ok((there == wanted.collect()).then_some(judged))
     }
 

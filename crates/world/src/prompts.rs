@@ -21,12 +21,15 @@ pub enum Category {
     Texture,
     /// How two objects lie to each other.
     Spatial,
-    /// Colour and texture together, of two objects with a relation or of three.
+    /// Colour and texture together, of two or three objects.
     Complex,
 }
 
 impl Category {
     pub const ALL: &[Self] = &[Self::Color, Self::Shape, Self::Texture, Self::Spatial, Self::Complex];
+
+    /// Those that prompts are made of. How things lie is left out: the captioner of this world cannot tell it.
+    pub const ASKED: &[Self] = &[Self::Color, Self::Shape, Self::Texture, Self::Complex];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -62,8 +65,10 @@ impl Category {
                 Demand { wanted, relation: None }
             }
             Category::Spatial => Demand { wanted: wanted(2, rng.random_bool(0.75), false), relation },
-            Category::Complex if rng.random_bool(0.3) => Demand { wanted: wanted(3, true, true), relation: None },
-            Category::Complex => Demand { wanted: wanted(2, true, true), relation },
+            Category::Complex => {
+                let count = if rng.random_bool(0.3) { 3 } else { 2 };
+                Demand { wanted: wanted(count, true, true), relation: None }
+            }
         }
     }
 
@@ -143,7 +148,7 @@ pub fn make(split: Split, count: usize, seed: u64) -> Vec<Prompt> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut seen = BTreeSet::new();
     let mut prompts = vec![];
-    let mut categories = Category::ALL.to_vec();
+    let mut categories = Category::ASKED.to_vec();
     while prompts.len() < count && !categories.is_empty() {
         let category = categories[prompts.len() % categories.len()];
         let new = (0..PATIENCE).find_map(|_| {

@@ -32,6 +32,8 @@ const SHOWN: usize = 8;
 const PANELS: usize = 3;
 
 const TUNED: &str = "tuned";
+/// Of a prompt, among whose seeds those of `--own-seeds` are looked for.
+const MOST_IMAGES: u64 = 64;
 
 /// What the report is about.
 #[derive(Debug, Clone)]
@@ -55,11 +57,11 @@ pub fn write(request: &Request) -> Result<Comparison> {
     let pairs = Pairs::read(request)?;
     let also = request.also.as_ref().map(|(name, folder)| Also::read(name, folder, &pairs)).transpose()?;
     let body = [
-        sections::headline(&pairs, &guidances(request, &pairs, also.as_ref())?),
+        sections::headline(&pairs),
         sections::pictures(&filters(), &cards(&pairs, also.as_ref(), request)?),
         sections::categories(&pairs.comparison),
         sections::quality(&pairs.comparison),
-        also.as_ref().map(|also| sections::also(&also.name, &also.comparison)).unwrap_or_default(),
+        also.as_ref().map(sections::also).unwrap_or_default(),
         sections::words(&samples::attention(&request.run, PANELS)?),
         sections::training(&log),
         sections::reading(),
@@ -93,6 +95,8 @@ struct Also {
     name: String,
     folder: PathBuf,
     judged: BTreeMap<(String, u64), Judged>,
+    /// How its images were drawn, as the first of them says.
+    drawn: String,
     /// Of base and this one.
     comparison: Comparison,
 }
@@ -105,8 +109,13 @@ impl Also {
         let all = judged(folder)?;
         let base: Vec<Judged> = pairs.all.iter().map(|pair| pair.base.clone()).collect();
         let comparison = compare(&base, &all).with_context(|| format!("the base pictures and {}", folder.display()))?;
+        let drawn = all.first().map(|first| settings(&folder.join(&first.file))).transpose()?.unwrap_or_default();
         let judged = all.into_iter().map(|j| ((j.prompt.clone(), j.seed), j)).collect();
-        Ok(Self { name: name.to_owned(), folder: folder.to_owned(), judged, comparison })
+        Ok(Self { name: name.to_owned(), folder: folder.to_owned(), judged, drawn, comparison })
+    }
+
+    fn guidance(&self) -> Option<&str> {
+        parameter(&self.drawn, "CFG scale")
     }
 
     fn of(&self, base: &Judged) -> Option<&Judged> {
@@ -150,6 +159,8 @@ impl Outcome {
 struct Pairs {
     all: Vec<Pair>,
     comparison: Comparison,
+    /// How base and tuned images were drawn, as the first of them say.
+    drawn: [String; 2],
 }
 
 impl Pairs {
@@ -176,7 +187,26 @@ impl Pairs {
             .filter_map(|base| Some(Pair { tuned: others.remove(&(base.prompt.clone(), base.seed))?, base }))
             .collect();
         all.sort_by_key(|pair| (places[&pair.base.prompt], pair.base.seed));
-        Ok(Self { all, comparison })
+        let drawn = match all.first() {
+            Some(first) => {
+                [settings(&request.base.join(&first.base.file))?, settings(&request.tuned.join(&first.tuned.file))?]
+            }
+            None => Default::default(),
+        };
+        Ok(Self { all, comparison, drawn })
+    }
+
+    /// The guidance scales of both sides, where their images tell them.
+    fn guidance(&self) -> [Option<&str>; 2] {
+        [0, 1].map(|side| parameter(&self.drawn[side], "CFG scale"))
+    }
+
+    /// Whether every image has noise of its own.
+    fn own_seeds(&self) -> bool {
+        self.all.iter().take(1).any(|pair| {
+            let Judged { prompt, seed, .. } = &pair.base;
+            (0..MOST_IMAGES).any(|image| Seeds::Own.of(0, prompt, image) == *seed)
+        })
     }
 
     fn count(&self, outcome: Outcome) -> usize {
@@ -239,71 +269,35 @@ fn cards(pairs: &Pairs, also: Option<&Also>, request: &Request) -> Result<Vec<Ca
     pairs.shown().iter().map(card).collect()
 }
 
-/// What an image says of how it was drawn.
-fn drawn(folder: &Path, judged: &Judged) -> Result<String> {
-    let (_, texts) = Picture::open_with_texts(&folder.join(&judged.file))?;
-    Ok(texts.get("parameters").cloned().unwrap_or_default())
-}
-
-/// Each side and its guidance scale, where its images say it.
-fn guidances(request: &Request, pairs: &Pairs, also: Option<&Also>) -> Result<Vec<(String, String)>> {
-    let Some(first) = pairs.all.first() else { return Ok(vec![]) };
-    let mut sides = vec![("base", &request.base, &first.base), (TUNED, &request.tuned, &first.tuned)];
-    sides.extend(also.and_then(|also| Some((also.name.as_str(), &also.folder, also.of(&first.base)?))));
-    let guidance = |(side, folder, judged): (&str, &PathBuf, &Judged)| {
-        let drawn = drawn(folder, judged)?;
-        Ok(parameter(&drawn, "CFG scale").map(|scale| (side.to_owned(), scale.to_owned())))
-    };
-    sides.into_iter().filter_map(|side| guidance(side).transpose()).collect()
-}
-
-/// The flags that give a prompt's images these seeds.
-fn seed_flags(prompt: &str, seeds: &[u64]) -> Vec<String> {
-    /// Seeds that are tried, to find the one that images' own seeds were made from.
-    const TRIED: u64 = 1000;
-    let first = seeds.first().copied().unwrap_or(0);
-    let sorted = |kind: Seeds, seed| {
-        let mut all: Vec<u64> = (0..seeds.len() as u64).map(|image| kind.of(seed, prompt, image)).collect();
-        all.sort_unstable();
-        all
-    };
-    let flags = |seed: String| vec!["--count".into(), seeds.len().to_string(), "--seed".into(), seed];
-    if sorted(Seeds::Shared, first) == seeds {
-        return flags(first.to_string());
-    }
-    let from = (0..TRIED).find(|seed| sorted(Seeds::Own, *seed) == seeds);
-    let mut all = flags(from.map_or("SEED".into(), |seed| seed.to_string()));
-    all.push("--own-seeds".into());
-    all
-}
-
 /// The commands that lead to this report.
 fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) -> Result<Vec<Vec<String>>> {
     let Request { run, base, tuned, prompts, out, .. } = request;
     let word = |path: &Path| path.display().to_string();
     let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
     let Some(first) = pairs.all.first() else { return Ok(vec![]) };
-    let of_prompt = pairs.all.iter().filter(|pair| pair.base.prompt == first.base.prompt);
-    let seeds: Vec<u64> = of_prompt.map(|pair| pair.base.seed).collect();
+    let seeds = pairs.all.iter().filter(|pair| pair.base.prompt == first.base.prompt).count();
 
     let mut train = words("comat train --config");
     train.extend([word(&run.join("config.toml")), "--set".into(), format!("output={}", word(run))]);
-    let generate = |out: &Path, judged: &Judged, lora: Option<PathBuf>| -> Result<Vec<String>> {
-        let drawn = drawn(out, judged)?;
+    let generate = |out: &Path, lora: Option<PathBuf>, drawn: &str| {
         let mut all = words("comat generate --model");
         all.push(log.setting("model.path").unwrap_or("MODEL").into());
         if let Some(lora) = lora {
             all.extend(["--lora".into(), word(&lora)]);
         }
         all.extend(["--prompts".into(), word(prompts)]);
-        all.extend(seed_flags(&first.base.prompt, &seeds));
+        all.extend(["--count".into(), seeds.to_string()]);
+        match pairs.own_seeds() {
+            true => all.push("--own-seeds".into()),
+            false => all.extend(["--seed".into(), first.base.seed.to_string()]),
+        }
         for (name, flag) in [("Steps", "--steps"), ("Sampler", "--sampler"), ("CFG scale", "--guidance-scale")] {
-            if let Some(value) = parameter(&drawn, name) {
+            if let Some(value) = parameter(drawn, name) {
                 all.extend([flag.into(), value.to_lowercase()]);
             }
         }
         all.extend(["--out".into(), word(out)]);
-        Ok(all)
+        all
     };
     let judge = |folder: &Path| {
         let mut all = words("comat world judge --images");
@@ -313,20 +307,24 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) ->
     let mut report = words("comat world report --run");
     report.extend([word(run), "--base".into(), word(base), "--tuned".into(), word(tuned)]);
     let adapter = run.join("adapter/pytorch_lora_weights.safetensors");
-    let mut all = vec![train, generate(base, &first.base, None)?, generate(tuned, &first.tuned, Some(adapter))?];
+    let [of_base, of_tuned] = &pairs.drawn;
+    let mut drawings = vec![generate(base, None, of_base), generate(tuned, Some(adapter), of_tuned)];
     let mut judges = vec![judge(base), judge(tuned)];
-    if let Some((also, judged)) = also.and_then(|also| Some((also, also.of(&first.base)?))) {
+    if let Some(also) = also {
         // an image says only what the file is called
-        let drawn = drawn(&also.folder, judged)?;
-        let lora = parameter(&drawn, "Lora").and_then(|lora| lora.rsplit_once(':')).map_or("LORA", |(file, _)| file);
-        all.push(generate(&also.folder, judged, Some(lora.into()))?);
+        let lora = parameter(&also.drawn, "Lora").and_then(|lora| lora.rsplit_once(':'));
+        drawings.push(generate(&also.folder, Some(lora.map_or("LORA", |(file, _)| file).into()), &also.drawn));
         judges.push(judge(&also.folder));
         report.extend(["--also".into(), format!("{}={}", also.name, word(&also.folder))]);
     }
     report.extend(["--prompts".into(), word(prompts), "--out".into(), word(out)]);
-    all.extend(judges);
-    all.push(report);
-    Ok(all)
+    Ok([train].into_iter().chain(drawings).chain(judges).chain([report]).collect())
+}
+
+/// What an image says of how it was drawn.
+fn settings(image: &Path) -> Result<String> {
+    let (_, mut texts) = Picture::open_with_texts(image)?;
+    Ok(texts.remove("parameters").unwrap_or_default())
 }
 
 /// The value of `NAME: VALUE,` in the last line of what a picture says of itself.
@@ -337,17 +335,7 @@ fn parameter<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Seeds, parameter, seed_flags};
-
-    #[test]
-    fn seeds_become_flags_again() {
-        let shared: Vec<u64> = (7..10).collect();
-        assert_eq!(seed_flags("a star", &shared).join(" "), "--count 3 --seed 7");
-        let mut own: Vec<u64> = (0..3).map(|image| Seeds::Own.of(5, "a star", image)).collect();
-        own.sort_unstable();
-        assert_eq!(seed_flags("a star", &own).join(" "), "--count 3 --seed 5 --own-seeds");
-        assert_eq!(seed_flags("a heart", &own).join(" "), "--count 3 --seed SEED --own-seeds");
-    }
+    use super::parameter;
 
     #[test]
     fn parameters_of_a_picture() {

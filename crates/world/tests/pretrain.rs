@@ -18,7 +18,7 @@ fn course(cycles: &[u64]) -> Course {
 
 fn fresh() -> Parameters {
     let layout = Layout::from([("slope.weight".to_owned(), vec![3, 2]), ("slope.bias".to_owned(), vec![3])]);
-    Parameters::fresh(&[("toy", layout, Init::Uniform)], 4).unwrap()
+    Parameters::fresh(&[("toy", layout, Init::Uniform)], 4, Device::Cpu).unwrap()
 }
 
 fn files(folder: &Path) -> Files {

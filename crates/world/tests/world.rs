@@ -7,7 +7,7 @@ use world::{
     prompts::{self, Category, Split},
     render,
     scene::{Color, Direction, Kind, SIDE, Scene, Shape, Texture},
-    wording::{self, Demand, Wanted},
+    wording::{self, Demand, Faults, Wanted},
 };
 
 fn rng(seed: u64) -> ChaCha8Rng {
@@ -89,7 +89,7 @@ fn web_captions_are_poor() {
             continue;
         }
         all += 1;
-        let Some(caption) = wording::web_caption(&scene, &mut rng(seed + 10_000)) else {
+        let Some(caption) = wording::web_caption(&Faults::WEB, &scene, &mut rng(seed + 10_000)) else {
             silent += 1;
             continue;
         };
@@ -100,8 +100,8 @@ fn web_captions_are_poor() {
     let share = |n: usize| n as f64 / all as f64;
     println!("none {:.3}, incomplete {:.3}, wrong {:.3}", share(silent), share(short), share(wrong));
     assert!((0.07..0.13).contains(&share(silent)));
-    assert!((0.14..0.24).contains(&share(short)));
-    assert!((0.1..0.35).contains(&share(wrong)));
+    assert!((0.05..0.12).contains(&share(short))); // one in ten forgets, unless another is invented
+    assert!((0.2..0.4).contains(&share(wrong)));
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn prompts_of_the_two_splits_have_nothing_in_common() {
     };
     assert!(train.iter().all(|p| kinds(p).iter().all(|k| !k.is_held_out())));
     let complex = held_out.iter().filter(|p| p.category == Category::Complex);
-    assert!(complex.clone().count() == 100 && complex.clone().all(|p| kinds(p).iter().any(|k| k.is_held_out())));
+    assert!(complex.clone().count() > 100 && complex.clone().all(|p| kinds(p).iter().any(|k| k.is_held_out())));
     // every pair of shape and colour occurs in training all the same
     let pairs: BTreeSet<(Shape, Color)> = train.iter().flat_map(&kinds).map(|k| (k.shape, k.color)).collect();
     assert_eq!(pairs.len(), Shape::ALL.len() * Color::ALL.len());

@@ -5,10 +5,11 @@ use anyhow::Result;
 use clap::Args as Group;
 use comat::{
     config::{Dtype, Location},
-    merge,
+    merge::{self, Surviving},
 };
 use hub::Layout;
 use std::path::{Path, PathBuf};
+use tch::Kind;
 
 /// Write a model folder with LoRAs added to its UNet and text encoders
 ///
@@ -42,6 +43,10 @@ pub fn run(mut args: Merge, console: &Console) -> Result<()> {
     let merged = merge::run(&request, &console.interrupt)?;
     for file in merged.left_out {
         say!("left out, as it holds the model without the LoRA: {}", file.display());
+    }
+    if let Some(Surviving { kind, share }) = merged.surviving {
+        let kind = if kind == Kind::Half { "float16" } else { "bfloat16" };
+        say!("{:.1} % of the update survives the rounding to {kind}; --dtype float32 keeps all of it", 100.0 * share);
     }
     say!("written to {}", request.out.display());
     Ok(())

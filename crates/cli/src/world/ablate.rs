@@ -27,7 +27,7 @@ pub struct Ablate {
 
 pub fn run(args: Ablate, console: &Console) -> Result<()> {
     let Ablate { plan, out, only } = args;
-    console.stop_on_ctrl_c("Finishing this step; the same command goes on. Ctrl-C once more stops at once.");
+    console.stop_on_ctrl_c("Stopping; the same command goes on. Ctrl-C once more stops at once.");
     let ablation = Ablation {
         plan: Plan::read(&plan)?,
         out: out.clone(),

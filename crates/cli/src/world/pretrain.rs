@@ -62,7 +62,7 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
             Part::Captioner => ("captioner", captioner::STEPS),
         };
         if let Some((first, weights)) = part.needs()
-            && !(part == Part::Captioner && args.steps.is_some_and(|steps| steps <= 100_000))
+            && !(part == Part::Captioner && args.steps.is_some_and(|steps| steps <= captioner::FIRST_CYCLE))
             && !stack.sd(weights).exists()
         {
             let folder = args.out.display();

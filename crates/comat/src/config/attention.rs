@@ -2,6 +2,7 @@
 
 use super::{Location, above_zero, in_range};
 use anyhow::Result;
+use entities::Mode;
 use serde::{Deserialize, Serialize};
 
 /// Attribute Concentration: a noun's attention on its object.
@@ -14,6 +15,9 @@ pub struct Attention {
     pub steps: usize,
     #[serde(default)]
     pub form: Form,
+    /// How nouns and what is said of them are taken from a prompt: `repaired`, or `reference`, as the authors' program does.
+    #[serde(default)]
+    pub entities: Mode,
     #[serde(default = "Attention::default_token_weight")]
     pub token_weight: f64,
     #[serde(default = "Attention::default_pixel_weight")]

@@ -16,6 +16,8 @@ pub struct Fidelity {
     pub latents: Option<PathBuf>,
     /// The seed that they are sampled from: runs with other seeds can share them.
     pub latents_seed: u64,
+    /// How many are sampled at a time; 0: on the CPU as many as a trajectory of the training has, on a GPU up to 32, as memory allows.
+    pub latents_batch: usize,
     /// Guidance scale that they are sampled with; absent: that of `sampling`. A run that trains without guidance can so be held
     /// to the pictures that the original model draws with it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,6 +41,7 @@ impl Default for Fidelity {
             weight: 1.0,
             latents: None,
             latents_seed: 0,
+            latents_batch: 0,
             guidance_scale: None,
             model: None,
             rank: 128,

@@ -21,12 +21,17 @@ pub struct Model {
     /// Of the frozen networks. The adapter, the latents and the losses are in float32.
     #[serde(default)]
     pub dtype: Dtype,
-    /// Of the autoencoder. Absent: `dtype`, or float32 where its configuration says that it overflows in float16 (SDXL's own).
+    /// Of the autoencoder. Absent: `dtype`; but float32 in place of float16 where its configuration says that it overflows there
+    /// (`force_upcast`), and for SDXL where it does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae_dtype: Option<Dtype>,
-    /// Whether float32 products on a GPU may round their factors to 10 bits (TF32): faster, and as good as float16.
+    /// Whether float32 matrix products on a GPU may round their factors to 10 bits (TF32): faster, and as good as float16.
+    /// Convolutions do, as PyTorch's by default.
     #[serde(default)]
     pub tf32: bool,
+    /// Whether a GPU is to compute the same bits every time, as far as libtorch can, at the price of speed.
+    #[serde(default)]
+    pub deterministic: bool,
     #[serde(default)]
     pub device: Where,
 }
@@ -54,9 +59,17 @@ pub struct Captioner {
     pub prefix: String,
     #[serde(default)]
     pub reduction: Reduction,
+    /// Part of each token's label that the gradient's loss spreads over the vocabulary; the loss that is logged and measured on
+    /// held-out prompts has none.
+    #[serde(default)]
+    pub label_smoothing: f64,
     /// Of the caption loss, beside the other losses.
     #[serde(default = "Captioner::default_weight")]
     pub weight: f64,
+    /// How much of the loss with a wrong caption, in which two things have each other's attributes, is subtracted from the loss
+    /// with the right one: 0 (none) to below 1. What makes any caption likelier then cancels.
+    #[serde(default)]
+    pub contrast: f64,
     /// Samples decoded and captioned at a time; 0: the whole batch.
     #[serde(default)]
     pub micro_batch: usize,
@@ -64,7 +77,11 @@ pub struct Captioner {
 
 impl Captioner {
     pub(super) fn check(&self) -> Result<()> {
-        in_range(&[("captioner.weight", self.weight, f64::MAX)])
+        in_range(&[
+            ("captioner.weight", self.weight, f64::MAX),
+            ("captioner.label_smoothing", self.label_smoothing, 1.0),
+            ("captioner.contrast", self.contrast, 1.0),
+        ])
     }
 
     /// The captioner of a folder, with everything else as it is by default.
@@ -73,7 +90,9 @@ impl Captioner {
             path: path.into(),
             prefix: Self::default_prefix(),
             reduction: Reduction::default(),
+            label_smoothing: 0.0,
             weight: 1.0,
+            contrast: 0.0,
             micro_batch: 0,
         }
     }

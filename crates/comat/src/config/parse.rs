@@ -83,6 +83,7 @@ fn with_suggestion(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replay::Mode;
 
     const LEAST: &str = "output = 'o'\n[model]\npath = 'm'\n[captioner]\npath = 'c'\n[prompts]\ntrain = 'p.txt'\n";
 
@@ -109,6 +110,43 @@ mod tests {
         let configs = files.iter().filter(|path| path.extension().is_some_and(|end| end == "toml"));
         let outputs: std::collections::BTreeSet<_> = configs.map(|path| read(path, &[]).unwrap().output).collect();
         assert!(outputs.len() >= 5, "every one has an output of its own: {outputs:?}");
+    }
+
+    /// What is the published runs' alone, and what the recommended file has in its place.
+    #[test]
+    fn published_and_recommended_settings() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let of = |name: &str| {
+            let config = read(&folder.join(name), &[]).unwrap();
+            let attention = config.attention.unwrap();
+            let super::super::Segmenter::Grounded { detector, .. } = attention.segmenter else { panic!("{name}") };
+            let detector = detector.typed().to_string_lossy().into_owned();
+            (config.replay.mode, config.captioner.label_smoothing, attention.entities, detector)
+        };
+        let (tiny, base) =
+            ("IDEA-Research/grounding-dino-tiny".to_owned(), "IDEA-Research/grounding-dino-base".to_owned());
+        assert_eq!(of("sd15.toml"), (Mode::Chained, 0.1, entities::Mode::Reference, tiny.clone()));
+        assert_eq!(of("sdxl.toml"), (Mode::Detached, 0.1, entities::Mode::Reference, tiny));
+        assert_eq!(of("sd15-recommended.toml"), (Mode::Detached, 0.0, entities::Mode::Repaired, base));
+
+        // apart from these, the short file says what the long one says
+        let [mut published, mut recommended] = ["sd15.toml", "sd15-recommended.toml"].map(|name| {
+            let mut config = read(&folder.join(name), &[]).unwrap();
+            config.lora.alpha = Some(config.lora.alpha());
+            toml::Table::try_from(config).unwrap()
+        });
+        for table in [&mut published, &mut recommended] {
+            table.remove("output");
+            for (section, key) in [
+                ("captioner", "label_smoothing"),
+                ("replay", "mode"),
+                ("attention", "entities"),
+                ("attention", "segmenter"),
+            ] {
+                table[section].as_table_mut().unwrap().remove(key).unwrap();
+            }
+        }
+        assert_eq!(published, recommended);
     }
 
     #[test]

@@ -114,6 +114,11 @@ impl Default for Train {
 }
 
 impl Train {
+    /// Of the whole run.
+    pub fn samples(&self) -> u64 {
+        self.steps.saturating_mul((self.batch_size * self.accumulation) as u64)
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         above_zero(&[("train.batch_size", self.batch_size as f64), ("train.accumulation", self.accumulation as f64)])?;
         in_range(&[

@@ -124,11 +124,13 @@ impl Index {
         sum(&(maps * masks)) / sum(maps)
     }
 
-    /// maps `[N, h·w]`, masks `[E, h·w]`
+    /// maps `[N, h·w]`, masks `[E, h·w]`. Written out: libtorch's own kernel stops the program at a map that is no number.
     fn cross_entropy(&self, maps: &Tensor, masks: &Tensor) -> Tensor {
         // rounding may take a sum of probabilities past 1
         let together = masks.zeros_like().index_add(0, &self.entity, maps).clamp(0.0, 1.0);
-        let each = together.binary_cross_entropy::<Tensor>(masks, None, tch::Reduction::None);
+        let log = |share: &Tensor| share.clamp_min(1e-12).log(); // as little as libtorch divides its gradient by
+        let outside: Tensor = 1.0 - &together;
+        let each = (masks * log(&together) + masks.eq(0.0) * log(&outside)) * -1.0;
         (each.mean_dim(1, false, None) * &self.entity_mean).sum(None)
     }
 }

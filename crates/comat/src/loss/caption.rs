@@ -3,7 +3,10 @@
 use crate::{
     batch::Share,
     config::{self, Reduction},
+    finite::{self, Part},
+    loss::contrast::Contrast,
     precision,
+    prompts::Prompt,
     random::{Purpose, stream},
     replay::chunks,
     resident::Resident,
@@ -14,6 +17,7 @@ use models::{
     preprocess::Preprocess,
     tokenizer::BertTokenizer,
 };
+use std::sync::atomic::{AtomicBool, Ordering};
 use tch::{Device, Kind, Tensor};
 
 pub struct CaptionLoss {
@@ -24,15 +28,21 @@ pub struct CaptionLoss {
     tokenizer: BertTokenizer,
     preprocess: Preprocess,
     config: config::Captioner,
+    /// Wrong captions, where the loss has any
+    contrast: Contrast,
     /// Tokens of the prefix, the start token among them.
     prefix_tokens: usize,
     max_length: usize,
+    /// Whether it was said already that a caption is too long.
+    told: AtomicBool,
 }
 
 /// A loss of a batch of images, or what some of them add to it.
 pub struct Caption {
     /// Mean over all tokens of the batch (or mean over samples of sums), as configured.
     pub loss: f64,
+    /// The same with smoothed labels, as configured: L, which the cotangent is of.
+    pub smoothed: f64,
     /// `dL/d image` `[B, 3, H, W]`
     pub cotangent: Tensor,
 }
@@ -57,7 +67,19 @@ impl CaptionLoss {
         let path = config.path.to_path_buf();
         let captioner = Resident::of(captioner, move || Ok(Captioner::open(&path, kind, device)?));
         let config = config.clone();
-        Ok(Self { captioner, kind, image_size, tokenizer, preprocess, config, prefix_tokens, max_length })
+        let (contrast, told) = (Contrast::default(), AtomicBool::new(false));
+        Ok(Self {
+            captioner,
+            kind,
+            image_size,
+            tokenizer,
+            preprocess,
+            config,
+            contrast,
+            prefix_tokens,
+            max_length,
+            told,
+        })
     }
 
     /// Lets the captioner go whenever it has nothing to do.
@@ -84,8 +106,39 @@ impl CaptionLoss {
         let cotangents: Vec<Tensor> =
             parts.iter().filter_map(|p| p.cotangent.as_ref().map(Tensor::shallow_clone)).collect();
         let count = self.count(&share.batch)?;
-        let loss = parts.iter().map(|p| p.nll).sum::<f64>() / count;
-        Ok(Caption { loss, cotangent: Tensor::cat(&cotangents, 0) * (1.0 / count) })
+        let mean = |of: fn(&Piece) -> f64| parts.iter().map(of).sum::<f64>() / count;
+        let (loss, smoothed) = (mean(|p| p.nll), mean(|p| p.smoothed));
+        let mut cotangent = Tensor::cat(&cotangents, 0) * (1.0 / count);
+        if self.config.contrast > 0.0 {
+            self.away_from_wrong(images, share, crops, &mut cotangent)?;
+        }
+        Ok(Caption { loss, smoothed, cotangent })
+    }
+
+    /// Finds the wrong captions of these prompts, which `captioner.contrast` makes less likely.
+    pub fn contrast_with(&mut self, prompts: &[Prompt]) -> Result<()> {
+        if self.config.contrast > 0.0 {
+            self.contrast = Contrast::of(prompts)?;
+        }
+        Ok(())
+    }
+
+    /// Subtracts from the cotangent that of the same loss with wrong captions, where there are any.
+    fn away_from_wrong(&self, images: &Tensor, share: &Share, crops: &[Crop], cotangent: &mut Tensor) -> Result<()> {
+        let all: Vec<&str> = share.batch.iter().filter_map(|prompt| self.contrast.get(prompt)).collect();
+        let mine = share.prompts().iter().enumerate();
+        let (rows, wrong): (Vec<i64>, Vec<&str>) =
+            mine.filter_map(|(row, prompt)| Some((row as i64, self.contrast.get(prompt)?))).unzip();
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let crops: Vec<Crop> = rows.iter().map(|row| crops[*row as usize]).collect();
+        let rows = Tensor::from_slice(&rows).to_device(images.device());
+        let parts = self.parts(&images.index_select(0, &rows), &wrong, &crops, true)?;
+        let pulls: Vec<Tensor> = parts.into_iter().filter_map(|p| p.cotangent).collect();
+        let share = -self.config.contrast / self.count(&all)?;
+        let _ = cotangent.index_add_(0, &rows, &(Tensor::cat(&pulls, 0) * share));
+        Ok(())
     }
 
     /// The loss of each image with its prompt, alone and not moved. The captioner is opened once for all.
@@ -112,7 +165,7 @@ impl CaptionLoss {
         })
     }
 
-    fn parts(&self, images: &Tensor, prompts: &[&str], crops: &[Crop], gradient: bool) -> Result<Vec<Part>> {
+    fn parts(&self, images: &Tensor, prompts: &[&str], crops: &[Crop], gradient: bool) -> Result<Vec<Piece>> {
         self.captioner.with(|captioner| self.parts_by(captioner, images, prompts, crops, gradient))
     }
 
@@ -123,18 +176,24 @@ impl CaptionLoss {
         prompts: &[&str],
         crops: &[Crop],
         gradient: bool,
-    ) -> Result<Vec<Part>> {
+    ) -> Result<Vec<Piece>> {
         let mut parts = vec![];
         for (start, length) in chunks(images.size()[0], self.config.micro_batch) {
             let range = start as usize..(start + length) as usize;
             let images = images.narrow(0, start, length).detach().set_requires_grad(gradient);
             let nll = self.nll_by(captioner, &images, &prompts[range.clone()], &crops[range])?;
-            let total = nll.sum.sum(nll.sum.kind());
+            let (plain, smoothed) = (&nll.sum, nll.smoothed(self.config.label_smoothing));
+            let [plain, smoothed] = [plain, &smoothed].map(|rows| rows.sum(rows.kind()));
+            let values = Tensor::stack(&[&plain, &smoothed], 0).detach();
+            let (nll, value) = (values.double_value(&[0]), values.double_value(&[1]));
+            if gradient {
+                finite::check_value(Part::CaptionLoss, nll)?;
+            }
             let cotangent = match gradient {
-                true => precision::vjp(self.kind, &[&total], &[&images], &[&total.ones_like()])?.remove(0),
+                true => precision::vjp(self.kind, &[&smoothed], &[&images], &[&smoothed.ones_like()])?.remove(0),
                 false => None,
             };
-            parts.push(Part { nll: total.double_value(&[]), cotangent });
+            parts.push(Piece { nll, smoothed: value, cotangent });
         }
         Ok(parts)
     }
@@ -170,6 +229,7 @@ impl CaptionLoss {
             prompts.iter().map(|p| format!("{}{}", self.config.prefix, p.to_lowercase())).collect();
         let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
         let batch = self.tokenizer.encode_batch(&captions, self.max_length)?;
+        self.tell(prompts, &batch.cut);
         let (ids, mask) = (batch.ids.to_device(device), batch.attention_mask.to_device(device));
         let labels = ids.masked_fill(&mask.eq(0), -100);
         let _ = labels.narrow(1, 0, (self.prefix_tokens as i64).min(labels.size()[1])).fill_(-100);
@@ -177,7 +237,25 @@ impl CaptionLoss {
     }
 }
 
-struct Part {
+impl CaptionLoss {
+    /// Says once that a caption is too long.
+    fn tell(&self, prompts: &[&str], cut: &[Option<String>]) {
+        let Some((prompt, cut)) = prompts.iter().zip(cut).find_map(|(prompt, cut)| Some((prompt, cut.as_ref()?)))
+        else {
+            return;
+        };
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "prompt longer than the {} tokens that the captioner takes; the caption loss does not see the end of `{prompt}`: \
+                 …{cut}. Further ones are not named",
+                self.max_length
+            );
+        }
+    }
+}
+
+struct Piece {
     nll: f64,
+    smoothed: f64,
     cotangent: Option<Tensor>,
 }

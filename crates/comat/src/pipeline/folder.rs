@@ -39,14 +39,14 @@ pub fn open(path: &Path, variant: Option<&str>, precision: Precision, device: De
         places.iter().map(open).collect()
     };
     let vae = path.join("vae");
-    let vae_kind = precision.of_vae(&vae::Config::read(&vae.join("config.json"))?);
+    let vae_kind = precision.of_vae(&vae::Config::read(&vae.join("config.json"))?, xl);
     Ok(Parts {
         xl,
         unet_config: unet::Config::read(&path.join("unet/config.json"))?,
         text: TextEncoders::open(path, tokenizers, encoders, zeros, kind, device)?,
         vae: {
             let variant = variant.map(str::to_owned);
-            Resident::open(move || Ok(AutoencoderKl::open_in(&vae, variant.as_deref(), vae_kind, device)?))?
+            Resident::open(move || Ok(AutoencoderKl::open_variant(&vae, variant.as_deref(), vae_kind, device)?))?
         },
         unet_weights: unet_weights(path, variant, kind, device)?,
         schedule: NoiseSchedule::read(&path.join("scheduler/scheduler_config.json"))?,

@@ -26,7 +26,7 @@ pub fn open(path: &Path, tokenizer: &Path, precision: Precision, device: Device)
     }
     let place = path.to_owned();
     let encoders = move || text_encoders(ldm::Parts::read(&place)?.text, &place, kind, device);
-    let vae_kind = precision.of_vae(&vae_config);
+    let vae_kind = precision.of_vae(&vae_config, xl);
     let place = path.to_owned();
     let vae = Resident::open(move || {
         let weights = Weights::new(ldm::Parts::read(&place)?.vae, place.clone(), vae_kind, device)?;

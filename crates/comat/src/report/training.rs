@@ -16,6 +16,7 @@ pub const READING: &str = "<p class=\"soft\">The caption loss is the captionerâ€
 
 /// Figures of a step that only some runs have.
 const OTHERS: &[(&str, &str)] = &[
+    ("smoothed_loss", "Caption loss with smoothed labels"),
     ("mixed_loss", "Caption loss of mixed latents"),
     ("token_loss", "Attention: token loss"),
     ("pixel_loss", "Attention: pixel loss"),

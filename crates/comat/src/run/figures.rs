@@ -1,13 +1,14 @@
 //! A step's figures, added up over the ranks together with the gradients.
 
 use super::StepReport;
-use crate::{interrupt::Interrupt, ranks::World};
+use crate::{finite::Part, interrupt::Interrupt, ranks::World};
 use anyhow::Result;
 use std::time::Instant;
 use tch::Tensor;
 
 impl StepReport {
-    /// From this rank's gradients and figures to those of the whole batch, on every rank. Somebody who stops one rank stops all.
+    /// From this rank's gradients and figures to those of the whole batch, on every rank. Somebody who stops one rank stops all, and what
+    /// is not finite on one is not on any.
     pub fn add_up(&mut self, world: &World, gradients: &mut [&mut Tensor], interrupt: &Interrupt) -> Result<()> {
         if world.is_alone() {
             self.stop = interrupt.is_set();
@@ -17,7 +18,9 @@ impl StepReport {
         let mut figures: Vec<f64> = self.sums().iter().map(|figure| **figure).collect();
         let counted = self.counts().iter().map(|count| **count as f64).collect::<Vec<_>>();
         figures.extend(&counted);
-        figures.extend([f64::from(interrupt.is_set()), (computed - self.began).as_secs_f64()]);
+        let signals = figures.len();
+        figures.extend([f64::from(interrupt.is_set()), f64::from(self.abandoned), Part::code(self.not_finite)]);
+        figures.push((computed - self.began).as_secs_f64());
         let all = world.exchange(gradients, &figures)?;
 
         let sum = |column: usize| all.iter().map(|rank| rank[column]).sum::<f64>();
@@ -25,7 +28,9 @@ impl StepReport {
         let mut next = || sum(column.next().unwrap_or_default());
         self.sums().into_iter().for_each(|figure| *figure = next());
         self.counts().into_iter().for_each(|count| *count = next() as usize);
-        self.stop = next() > 0.0;
+        self.stop = sum(signals) > 0.0;
+        self.abandoned = sum(signals + 1) > 0.0;
+        self.not_finite = all.iter().filter_map(|rank| Part::of_code(rank[signals + 2])).min();
         let seconds = all.iter().filter_map(|rank| rank.last().copied()).collect();
         self.ranks = Some((seconds, computed.elapsed().as_secs_f64()));
         Ok(())
@@ -34,6 +39,7 @@ impl StepReport {
     /// Parts of means over the batch. Every rank has the same ones.
     fn sums(&mut self) -> Vec<&mut f64> {
         let mut all = vec![&mut self.caption_loss, &mut self.pulls.caption];
+        all.extend(&mut self.smoothed_loss);
         all.extend(&mut self.mixed_loss);
         all.extend(&mut self.anchor_loss);
         if let Some((losses, _)) = &mut self.attention {

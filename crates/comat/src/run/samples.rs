@@ -1,9 +1,10 @@
 //! Images from fixed seeds on the way, each round beside the first.
 
-use super::Run;
+use super::{Run, unless_stopped};
 use crate::{
     batch,
     image::{Picture, slug},
+    interrupt::Interrupt,
     replay::chunks,
     session::Session,
     train::Trainer,
@@ -22,38 +23,58 @@ const GRID: &str = "grid.png";
 const MAPS: &str = "attention.safetensors";
 
 /// A round: the images into `samples/step-N`, all of them in `grid.png`, those of the adapter's running average into `ema/` in
-/// it; `before-after.png` in the run's folder; and, where the configuration asks for it, where the words of each prompt look.
-pub fn draw(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
+/// it; `before-after.png` in the run's folder; and, where the configuration asks for it, where the words of each prompt look. Stopped, it
+/// leaves no half of a round.
+pub fn draw(run: &mut Run, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<()> {
     if run.samples.is_empty() {
         return Ok(());
     }
+    unless_stopped(draw_all(run, trainer, interrupt)).map(drop)
+}
+
+fn draw_all(run: &mut Run, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<()> {
     let folder = run.folder.join("samples").join(format!("step-{}", trainer.step));
     let at_a_time = trainer.world.at_a_time(&trainer.session.config.train);
     let (step, session) = (trainer.step, &mut trainer.session);
     let watched = session.config.samples.attention;
-    let pictures = round(run, session, &trainer.adapter.lora, step, &folder, watched, at_a_time)?;
+    let of = |folder: &Path, watched| Round { step, folder: folder.to_owned(), watched, at_a_time };
+    let pictures = of(&folder, watched).draw(run, session, &trainer.adapter.lora, interrupt)?;
     show(run, step, "samples", &folder, &pictures)?;
     if let Some(ema) = &trainer.ema {
         let folder = folder.join("ema");
-        let pictures = round(run, session, &ema.lora(&trainer.adapter), step, &folder, false, at_a_time)?;
+        let pictures = of(&folder, false).draw(run, session, &ema.lora(&trainer.adapter), interrupt)?;
         show(run, step, "samples-ema", &folder, &pictures)?;
     }
     compare(&run.folder, &pictures)?;
     run.journal.write(json!({ "event": "samples", "step": step, "folder": folder }))
 }
 
-fn round(
-    run: &Run,
-    session: &mut Session,
-    lora: &Lora,
+/// Where a round goes, and how it is drawn.
+struct Round {
     step: u64,
-    folder: &Path,
+    folder: PathBuf,
+    /// With the words' attention.
     watched: bool,
     at_a_time: usize,
-) -> Result<Vec<Picture>> {
+}
+
+impl Round {
+    /// Its grid comes last: a folder without it is not whole, and goes.
+    fn draw(&self, run: &Run, session: &mut Session, lora: &Lora, interrupt: &Interrupt) -> Result<Vec<Picture>> {
+        let drawn = round(self, run, session, lora, interrupt);
+        if drawn.is_err() && !self.folder.join(GRID).exists() {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+        drawn
+    }
+}
+
+fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora, interrupt: &Interrupt) -> Result<Vec<Picture>> {
+    let Round { step, folder, watched, at_a_time } = round;
+    let (step, watched, at_a_time) = (*step, *watched, *at_a_time);
     let config = session.config.clone();
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let unet = session.merged(lora)?;
+    let unet = session.frozen(lora)?;
     let mut pictures = vec![];
     let mut maps = word_maps::Store::default();
     for (start, length) in chunks(run.samples.len() as i64, at_a_time) {
@@ -64,10 +85,11 @@ fn round(
         let (x, noise) = batch::noise_from(session, streams)?;
         run.bar.set_message(format!("samples {}/{}", start, run.samples.len()));
         let (images, sum) = if watched {
-            let (images, sum) = session.draw_watched(&unet, &prompts, x, noise, || run.tick())?;
+            let (images, sum) =
+                session.draw_watched(&unet, &prompts, x, noise, || run.tick_unless_stopped(interrupt))?;
             (images, Some(sum))
         } else {
-            (session.draw(&unet, &prompts, x, noise, || run.tick())?, None)
+            (session.draw(&unet, &prompts, x, noise, || run.tick_unless_stopped(interrupt))?, None)
         };
         for (i, (prompt, seed)) in prompts.iter().zip(seeds).enumerate() {
             let picture = Picture::from_tensor(&images.get(i as i64))?;

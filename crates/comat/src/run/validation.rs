@@ -1,10 +1,10 @@
 //! The caption loss on held-out prompts, from the same noise every time; beside it figures that the loss does not see, so
 //! that one notices when the captioner is pleased and nobody else.
 
-use super::Run;
+use super::{Run, unless_stopped};
 use crate::{
-    batch, judge::Judge, prompts::Prompt, random::Purpose, ranks::World, replay::chunks, session::Session,
-    train::Trainer,
+    batch, interrupt::Interrupt, judge::Judge, prompts::Prompt, random::Purpose, ranks::World, replay::chunks,
+    session::Session, train::Trainer,
 };
 use anyhow::{Context, Result};
 use models::{Error, tensors};
@@ -144,11 +144,15 @@ impl Validation {
 }
 
 /// Measures, logs, and warns when the loss gets better and the judge's figure worse than they were at first.
-pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
+/// Stopped, it leaves nothing.
+pub fn measure(run: &mut Run, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<()> {
     if run.validation.prompts.is_empty() {
         return Ok(());
     }
-    let round = draw(run, trainer)?;
+    let share = unless_stopped(draw(run, trainer, interrupt))?;
+    let stopped = trainer.world.any(share.is_none())?;
+    let Some(share) = share.filter(|_| !stopped) else { return Ok(()) };
+    let round = gather(share, &trainer.session, run, &trainer.world)?;
     if !trainer.world.leads() {
         return Ok(());
     }
@@ -188,10 +192,10 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     Ok(())
 }
 
-/// Every rank measures its share of the prompts; all of them have the whole round in the end.
-fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
+/// A rank's share of the prompts.
+fn draw(run: &Run, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<Round> {
     let (session, world) = (&mut trainer.session, &trainer.world);
-    let unet = session.merged(&trainer.adapter.lora)?;
+    let unet = session.frozen(&trainer.adapter.lora)?;
     let (mut losses, mut judged, mut bytes) = (vec![], vec![], vec![]);
     let all = &run.validation.prompts;
     let mine = world.share(all.len());
@@ -201,7 +205,7 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
         let places: Vec<u64> = (start as u64..(start + length) as u64).collect();
         let (x, noise) = batch::noise(session, Purpose::Validation, 0, &places)?;
         run.bar.set_message(format!("validation {start}/{}", all.len()));
-        let images = session.draw(&unet, &prompts, x, noise, || run.tick())?;
+        let images = session.draw(&unet, &prompts, x, noise, || run.tick_unless_stopped(interrupt))?;
         // sample by sample, so that the mean does not depend on how the prompts are cut into batches
         losses.extend(session.captioner.values(&images, &prompts)?);
         if let Some(judge) = &run.validation.judge {
@@ -211,7 +215,7 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
         }
     }
     let images = if bytes.is_empty() { Tensor::new() } else { Tensor::cat(&bytes, 0) };
-    gather(Round { losses, judged, images }, session, run, world)
+    Ok(Round { losses, judged, images })
 }
 
 /// The whole round, from the shares of the ranks.

@@ -4,7 +4,7 @@ use std::{cell::Cell, mem, ops::AddAssign, time::Instant};
 use tch::Device;
 use torch_ext::memory;
 
-/// A part of an iteration. (A GPU works on while the clock is read, so there some time may be counted to the next part.)
+/// A part of an iteration. A GPU is waited for at its end, so that its time is counted where it belongs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Leg {
     pub seconds: f64,
@@ -94,6 +94,9 @@ impl Clock {
 
     /// What there was since the last time. Nothing is under way any more.
     pub fn end(&mut self) -> Leg {
+        if let Device::Cuda(gpu) = self.device {
+            tch::Cuda::synchronize(gpu as i64);
+        }
         UNDER_WAY.set(None);
         let peak = memory::peak(self.device);
         memory::reset_peak(self.device);

@@ -49,19 +49,21 @@ impl Trainer {
         if let Some(attention) = &mut session.attention {
             attention.take_explicit(&prompts)?;
         }
+        session.captioner.contrast_with(&prompts)?;
         let (weights, kind, device) = (&session.pipeline.unet_weights, session.latent_kind(), session.pipeline.device);
         let mut changed = vec![];
-        let (adapter, optimizer, step) = match &found {
+        let (adapter, optimizer, progress) = match &found {
             None => {
                 let adapter = adapter::start(&session)?.trainable(kind, device);
                 let optimizer = AdamW::new(session.config.optimizer.clone(), &adapter.flat);
-                (adapter, optimizer, 0)
+                (adapter, optimizer, Progress::default())
             }
             Some(path) => {
                 let c = checkpoint::load(path, weights, &session.config, kind, device)?;
                 c.state.check(session.config.seed, &digest(&prompts), path)?;
                 changed = checkpoint::changed_settings(path, &session.config)?;
-                (c.adapter, c.optimizer, c.state.step)
+                let State { step, skipped, skipped_in_a_row, .. } = c.state;
+                (c.adapter, c.optimizer, Progress { step, skipped, skipped_in_a_row })
             }
         };
         let judge = match &session.config.validation.judge {
@@ -78,7 +80,21 @@ impl Trainer {
             checkpoint::load_ema(path, &session.pipeline.unet_weights, &adapter, ema)?;
         }
         bar.set_length(session.config.train.steps);
-        let mut trainer = Self { world, session, prompts, adapter, optimizer, fidelity, mixed, ema, step, changed };
+        let Progress { step, skipped, skipped_in_a_row } = progress;
+        let mut trainer = Self {
+            world,
+            session,
+            prompts,
+            adapter,
+            optimizer,
+            fidelity,
+            mixed,
+            ema,
+            step,
+            skipped,
+            skipped_in_a_row,
+            changed,
+        };
         trainer.take_from_first()?;
         Ok((trainer, run))
     }
@@ -90,11 +106,12 @@ impl Trainer {
             return Ok(());
         }
         let mut values = vec![&mut self.adapter.flat, &mut self.optimizer.mean, &mut self.optimizer.square];
-        let mut numbers = vec![&mut self.step, &mut self.optimizer.updates];
+        let mut numbers =
+            vec![&mut self.step, &mut self.skipped, &mut self.skipped_in_a_row, &mut self.optimizer.updates];
         if let Some(Fidelity { discriminator, .. }) = &mut self.fidelity {
             let AdamW { mean, square, updates, .. } = &mut discriminator.optimizer;
             values.extend([&mut discriminator.trained.flat, mean, square]);
-            numbers.push(updates);
+            numbers.extend([updates, &mut discriminator.skipped]);
         }
         values.extend(self.ema.as_mut().map(|ema| &mut ema.flat));
         values.into_iter().try_for_each(|tensor| world.copy_of_first(tensor))?;
@@ -106,14 +123,16 @@ impl Trainer {
         Ok(())
     }
 
-    /// A checkpoint, by rank 0; the others go on.
+    /// A checkpoint, by rank 0; the others go on. One of this step that was written in this sitting is the same.
     pub(super) fn save(&self, run: &mut Run) -> Result<()> {
-        if !self.world.leads() {
+        if !self.world.leads() || run.newest == Some(self.step) {
             return Ok(());
         }
         let config = &self.session.config;
         let state = State {
             step: self.step,
+            skipped: self.skipped,
+            skipped_in_a_row: self.skipped_in_a_row,
             seed: config.seed,
             prompts: digest(&self.prompts),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -123,6 +142,14 @@ impl Trainer {
         let path = checkpoint::save(&run.checkpoints(), &state, &parts, config)?;
         run.saved(&path, self.step)
     }
+}
+
+/// How far a run has come.
+#[derive(Default)]
+struct Progress {
+    step: u64,
+    skipped: u64,
+    skipped_in_a_row: u64,
 }
 
 /// The discriminator, new or as in the checkpoint, and the original model's latents, of which the missing ones are made.
@@ -146,8 +173,7 @@ fn fidelity(
     if let Some(path) = checkpoint {
         checkpoint::load_discriminator(path, &mut discriminator)?;
     }
-    let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
-    let real = latents::complete(&config, &mut session.pipeline, &texts, bar, interrupt, world)?;
+    let real = latents::complete(&config, &mut session.pipeline, prompts, bar, interrupt, world)?;
     Ok(Some(Fidelity { discriminator, real }))
 }
 

@@ -80,7 +80,7 @@ pub fn vae_config(layout: &Layout, xl: bool) -> Option<vae::Config> {
         norm_groups: 32,
         mid_attention: count(layout, "encoder.mid_block.attentions") > 0,
         scaling_factor: if xl { 0.13025 } else { 0.18215 },
-        force_upcast: true,
+        force_upcast: None,
     };
     (levels > 0 && config.channels.iter().all(|c| c % 32 == 0)).then_some(config)
 }

@@ -19,11 +19,11 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
-pub const STEPS: u64 = 7500;
+pub const STEPS: u64 = 9700;
 /// The learning rate begins anew after each.
-const CYCLES: [u64; 2] = [FIRST_CYCLE, 1500];
+const CYCLES: [u64; 2] = [FIRST_CYCLE, 1200];
 /// Of renders alone.
-pub const FIRST_CYCLE: u64 = 4500;
+pub const FIRST_CYCLE: u64 = 7500;
 /// How often a relation is told where there is one: relations are what is learnt last.
 const RELATIONS: f64 = 0.7;
 /// From here on each picture is changed against the captioner before it learns from it (Goodfellow et al. 2015, in the Euclidean norm).
@@ -51,24 +51,19 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let mut parameters = Parameters::fresh(&parts, seed, stack.device)?;
     let pictures = POOL.min(steps * REDRAWN as u64);
     let pool = match steps {
-        _ if steps <= std::env::var("CYC").map_or(FIRST_CYCLE, |t| t.split(',').next().unwrap().parse().unwrap()) => {
-            Tensor::zeros([1, 3, 64, 64], (Kind::Uint8, stack.device))
-        }
+        ..=FIRST_CYCLE => Tensor::zeros([1, 3, 64, 64], (Kind::Uint8, stack.device)),
         _ => Painter::open(stack)?.redraw(seed, Stream::Scene, pictures, watch)?,
     };
     let settings = config::Captioner::at(stack.blip());
     let loss = CaptionLoss::new(Captioner::new(&config, &parameters.training("blip")?)?, &settings, stack.device)?;
-    let first: Vec<u64> =
-        std::env::var("CYC").map_or(CYCLES.to_vec(), |t| t.split(',').map(|n| n.parse().unwrap()).collect());
-    let (one, two) = (first[0], first[0] + first[1]);
     let course =
-        Course { name: "captioner", cycles: course::cycles(steps, &first), learning_rate: 1e-3, seed, average: 0.998 };
-    let mut batches = Ahead::new(move |step| Batch::new(seed, step, pictures, one, two));
+        Course { name: "captioner", cycles: course::cycles(steps, &CYCLES), learning_rate: 1e-3, seed, average: 0.998 };
+    let mut batches = Ahead::new(move |step| Batch::new(seed, step, pictures));
     course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
         let batch = batches.next(step)?;
         let redrawn = pool.index_select(0, &batch.redrawn.to_device(stack.device)).to_kind(Kind::Float) / 255.0;
         let mut images = Tensor::cat(&[batch.images.to_device(stack.device), redrawn], 0);
-        if step >= two {
+        if step >= ADVERSARIAL_FROM {
             images = worst(&loss, &images, &batch.captions, &batch.lengths.to_device(stack.device))?;
         }
         let nll = loss.nll(&images, &refs(&batch.captions), &vec![(0, 0); BATCH])?;
@@ -91,12 +86,12 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(seed: u64, step: u64, pictures: u64, one: u64, two: u64) -> Result<Self> {
+    fn new(seed: u64, step: u64, pictures: u64) -> Result<Self> {
         let mut rng = data::rng(seed, Stream::Step, step);
         let first = (1 << 32) + step * BATCH as u64; // scenes that no other course has seen
-        let old = if step < one { 0 } else { REDRAWN };
+        let old = redrawn(step);
         let mut scenes: Vec<Scene> = (0..(BATCH - old) as u64).map(|i| data::scene(seed, first + i)).collect();
-        let images = spoil(&scenes, step < two, &mut data::rng(seed, Stream::Spoil, step))?;
+        let images = spoil(&scenes, step < ADVERSARIAL_FROM, &mut data::rng(seed, Stream::Spoil, step))?;
         let redrawn: Vec<i64> = (0..old).map(|_| rng.random_range(0..pictures as i64)).collect();
         scenes.extend(redrawn.iter().map(|&n| data::scene(seed, n as u64)));
         let captions = scenes.iter().map(|s| wording::caption_with(RELATIONS, s, &mut rng)).collect();

@@ -1,6 +1,6 @@
 //! The sections of the page, from top to bottom.
 
-use super::{Outcome, Pairs, SHOWN};
+use super::{Also, Outcome, Pairs, SHOWN};
 use crate::scores::{Change, Comparison, Measure, Row};
 use benchmarks::statistics::Estimate;
 use comat::report::{
@@ -16,9 +16,7 @@ use comat::report::{
 };
 
 /// What was done, and what came of it.
-///
-/// `guidances`: each side and its guidance scale, where that is known.
-pub fn headline(pairs: &Pairs, guidances: &[(String, String)]) -> String {
+pub fn headline(pairs: &Pairs) -> String {
     let all = &pairs.comparison.all;
     let Some(change) = all.get(Measure::Correct) else { return String::new() };
     let number = |side: &str, name: &str, e: &Estimate| {
@@ -28,30 +26,26 @@ pub fn headline(pairs: &Pairs, guidances: &[(String, String)]) -> String {
             Scale::PERCENT.interval(e)
         )
     };
+    let scales = pairs.guidance();
+    let side = |name: &str, i: usize| scales[i].map_or(name.to_owned(), |scale| format!("{name}, guidance {scale}"));
     let outcomes: String = Outcome::ALL.iter().map(|outcome| outcome_bar(*outcome, pairs.count(*outcome))).collect();
     let keys: String = Outcome::ALL
         .iter()
         .map(|o| format!("<li><i class=\"{}\"></i>{} {}</li>\n", o.tag(), pairs.count(*o), o.words()))
         .collect();
-    let guidances: Vec<String> = guidances.iter().map(|(side, scale)| format!("{side} {scale}")).collect();
-    let guidance = if guidances.is_empty() {
-        String::new()
-    } else {
-        format!(" Guidance scales: {}.", Text(&guidances.join(", ")))
-    };
     format!(
         "<header>\n<p class=\"eyebrow\">CoMat on the miniature world</p>\n\
          <h1>Do the pictures show what the prompts say?</h1>\n\
          <p class=\"lead\">CoMat tuned a text-to-image model with prompts alone: a frozen captioner told how likely each \
          prompt is, given the picture drawn for it, and the gradient of that trained a LoRA. \
-         Here the base model and the tuned one draw the same held-out prompts from the same seeds, and a program judges \
+         Here the base model and the tuned one draw the same held-out prompts from the same noise, and a program judges \
          every picture from its pixels.</p>\n</header>\n\
          <div class=\"panel headline\">\n<p class=\"what\">Pictures in which everything is as asked, and nothing else is there</p>\n\
          <div class=\"numbers\">\n{}{}<div class=\"number difference {}\"><span>difference, points</span><strong>{}</strong><small>{}</small></div>\n</div>\n\
          <div class=\"outcomes\" role=\"img\" aria-label=\"What became of the pictures\">{outcomes}</div>\n<ul class=\"outcome-keys\">\n{keys}</ul>\n\
-         <p class=\"soft\">{} pictures of {} held-out prompts on each side.{guidance} Small figures are 95 % intervals.</p>\n</div>\n",
-        number("base", "base", &change.base),
-        number("tuned", "tuned", &change.tuned),
+         <p class=\"soft\">{} pictures of {} held-out prompts on each side. Small figures are 95 % intervals.</p>\n</div>\n",
+        number("base", &side("base", 0), &change.base),
+        number("tuned", &side("tuned", 1), &change.tuned),
         verdict(&change.difference, Measure::Correct.is_fault()),
         Scale::PERCENT.signed(change.difference.value),
         Scale::PERCENT.signed_interval(&change.difference),
@@ -114,7 +108,9 @@ pub fn quality(comparison: &Comparison) -> String {
 }
 
 /// Another LoRA beside the base model: what is correct by category, and every measure.
-pub fn also(name: &str, comparison: &Comparison) -> String {
+pub fn also(also: &Also) -> String {
+    let (name, comparison) = (also.name.as_str(), &also.comparison);
+    let guidance = also.guidance().map_or(String::new(), |scale| format!(", guidance {scale}"));
     let rows: Vec<(String, &Row<Change>)> = comparison.rows().collect();
     let correct: Vec<Line> = rows
         .iter()
@@ -125,9 +121,10 @@ pub fn also(name: &str, comparison: &Comparison) -> String {
     let every: Vec<Line> =
         comparison.all.measures.iter().map(|(m, change)| line(m.name(), None, *m, change, false)).collect();
     let body = format!(
-        "<p>The same prompts and seeds, drawn with another LoRA: {}.</p>\n\
+        "<p>The same prompts and seeds, drawn with another LoRA: {}{}.</p>\n\
          <div class=\"columns\">\n<div class=\"panel\">\n{}</div>\n<div class=\"panel\">\n{}</div>\n</div>\n",
         Text(name),
+        Text(guidance),
         compare::table("all correct, %", ["base", name], &correct),
         compare::table("measure, %", ["base", name], &every),
     );

@@ -1,0 +1,69 @@
+//! How many latents are sampled at a time.
+
+use crate::{config::Config, ranks::World};
+use anyhow::Result;
+use tch::Device;
+use torch_ext::memory;
+
+/// So many keep any GPU busy.
+const ENOUGH: usize = 32;
+/// Of a GPU's free memory, so much is used; the allocator needs some room.
+const SHARE: f64 = 0.8;
+
+/// What is sampled at a time. On a GPU the first samples show how much memory one needs, and the rest is done in larger batches.
+pub struct Pace {
+    pub samples: usize,
+    /// The most that it may grow to.
+    most: usize,
+}
+
+impl Pace {
+    pub(super) fn of(config: &Config, device: Device, world: &World) -> Self {
+        let in_training = world.at_a_time(&config.train).max(1);
+        match (config.fidelity.as_ref().map_or(0, |fidelity| fidelity.latents_batch), device) {
+            (0, Device::Cpu) => Self { samples: in_training, most: in_training },
+            (0, _) => Self { samples: in_training, most: ENOUGH.max(in_training) },
+            (samples, _) => Self { samples, most: samples },
+        }
+    }
+
+    /// Does the work for so many samples, and learns from the first.
+    pub(super) fn watch<T>(&mut self, device: Device, samples: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.samples == self.most {
+            return work();
+        }
+        memory::reset_peak(device);
+        let before = memory::peak(device);
+        let free = memory::free(device);
+        let done = work()?;
+        if let (Some(before), Some(peak), Some(free)) = (before, memory::peak(device), free) {
+            self.grow(samples, peak.saturating_sub(before), free);
+        }
+        self.most = self.samples;
+        Ok(done)
+    }
+
+    /// To as many as fit into so much free memory, when so many samples took so much.
+    fn grow(&mut self, samples: usize, taken: u64, free: u64) {
+        let each = (taken as f64 / samples.max(1) as f64).max(1.0);
+        self.samples = ((free as f64 * SHARE / each) as usize).clamp(self.samples, self.most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grows_as_far_as_memory_allows() {
+        let after = |taken, free| {
+            let mut pace = Pace { samples: 4, most: 32 };
+            pace.grow(4, taken, free);
+            pace.samples
+        };
+        assert_eq!(after(4_000, 20_000), 16, "1000 each, and 16,000 of 20,000 are used");
+        assert_eq!(after(4_000, 1_000_000), 32);
+        assert_eq!(after(4_000, 2_000), 4, "what was done once can be done again");
+        assert_eq!(after(0, 0), 4);
+    }
+}
