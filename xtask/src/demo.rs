@@ -14,22 +14,25 @@ const FOLDER: &str = "runs/demo";
 /// How held-out prompts are drawn: every image from noise of its own, the same for all sides.
 const DRAW: &str = "generate --model weights/world/sd --prompts configs/world/held_out.jsonl --count 2 --own-seeds --sampler ddim \
                     --steps 10 --batch 50";
+/// Guidance scales: at which the base model draws best, chosen on other prompts (`comat world sweep`); of the LoRAs; and none.
+const GUIDANCE_BASE: &str = "--guidance-scale 6";
+const GUIDANCE_TUNED: &str = "--guidance-scale 1";
+const UNGUIDED: &str = "--guidance-scale 1";
 const JUDGE: &str = "world judge --prompts configs/world/held_out.jsonl";
 
-/// What the demo does: a line to say, then the command line of `comat`, in which DRAW and JUDGE stand for [`DRAW`] and [`JUDGE`].
-/// The base model is drawn at the guidance scale at which it draws best (chosen on other prompts) and without guidance; the LoRAs without, as they
-/// were trained.
+/// What the demo does: a line to say, then the command line of `comat`, in which the names of the constants above stand for them.
+/// The base model is drawn at its best guidance and without guidance; the LoRAs without, as they were trained.
 const STEPS: &[(&str, &str)] = &[
     ("a LoRA from prompts alone", "train --config configs/world.toml --set output=runs/demo"),
-    ("held-out prompts, the base model at its best guidance", "DRAW --guidance-scale 6 --out runs/demo/base"),
-    ("the same without guidance", "DRAW --guidance-scale 1 --out runs/demo/base-unguided"),
+    ("held-out prompts, the base model at its best guidance", "DRAW GUIDANCE_BASE --out runs/demo/base"),
+    ("the same without guidance", "DRAW UNGUIDED --out runs/demo/base-unguided"),
     (
         "the same prompts and noises with the LoRA, without guidance",
-        "DRAW --guidance-scale 1 --lora runs/demo/adapter/pytorch_lora_weights.safetensors --out runs/demo/tuned",
+        "DRAW GUIDANCE_TUNED --lora runs/demo/adapter/pytorch_lora_weights.safetensors --out runs/demo/tuned",
     ),
     (
         "the same with the LoRA of a long training",
-        "DRAW --guidance-scale 1 --lora weights/world/lora/comat.safetensors --out runs/demo/long",
+        "DRAW GUIDANCE_TUNED --lora weights/world/lora/comat.safetensors --out runs/demo/long",
     ),
     ("the base model at its best guidance, judged", "JUDGE --images runs/demo/base"),
     ("the base model without guidance, judged", "JUDGE --images runs/demo/base-unguided"),
@@ -41,8 +44,8 @@ const STEPS: &[(&str, &str)] = &[
          --prompts configs/world/held_out.jsonl --out runs/demo/unguided.html",
     ),
     (
-        "the report: the base model at its best guidance, and this training's LoRA",
-        "world report --run runs/demo --base runs/demo/base --tuned runs/demo/tuned \
+        "the report: the base model at its best guidance, this training's LoRA, and the long training's",
+        "world report --run runs/demo --base runs/demo/base --tuned runs/demo/tuned --also long=runs/demo/long \
          --prompts configs/world/held_out.jsonl --out runs/demo/report.html",
     ),
 ];
@@ -68,7 +71,7 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
         eprintln!("demo: the previous run lies in {} now", aside.display());
     }
     for (number, (what, args)) in STEPS.iter().enumerate() {
-        let args = args.replace("DRAW", DRAW).replace("JUDGE", JUDGE);
+        let args = written_out(args);
         eprintln!("demo: {}/{} {what}: comat {args}", number + 1, STEPS.len());
         must(program(&comat).args(args.split_whitespace()).current_dir(workspace.root()))?;
     }
@@ -77,6 +80,18 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
         println!("  {name:17} {what}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A step's command line, without names of constants.
+fn written_out(args: &str) -> String {
+    let names = [
+        ("GUIDANCE_BASE", GUIDANCE_BASE),
+        ("GUIDANCE_TUNED", GUIDANCE_TUNED),
+        ("UNGUIDED", UNGUIDED),
+        ("DRAW", DRAW),
+        ("JUDGE", JUDGE),
+    ];
+    names.iter().fold(args.to_owned(), |args, (name, words)| args.replace(name, words))
 }
 
 /// Renames the folder to the first free name with a number, so that no run is ever lost; None if there is no folder.
@@ -98,6 +113,15 @@ fn move_aside(folder: &Path) -> Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_name_of_a_constant_is_left() {
+        for (_, args) in STEPS {
+            let args = written_out(args);
+            assert!(!args.contains(|c: char| c.is_ascii_uppercase()), "{args}");
+            assert!(!args.starts_with("generate") || args.contains("--guidance-scale "), "{args}");
+        }
+    }
 
     #[test]
     fn earlier_runs_are_kept() {

@@ -1,7 +1,8 @@
 //! Averages of a sample of prompts, with the interval that the choice of prompts leaves open.
 //!
 //! Pictures of one prompt resemble each other, so it is prompts that are drawn again, each with all its pictures (a cluster
-//! bootstrap, percentile intervals).
+//! bootstrap, percentile intervals). Where all prompts were drawn from the same few seeds, and where a recipe was trained several
+//! times, what seeds and trainings differ by is added ([`over_seeds`], [`mean_of_trainings`]).
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -47,6 +48,33 @@ pub fn difference_of_groups(base: &[Vec<Vec<f64>>], tuned: &[Vec<Vec<f64>>]) -> 
     })
 }
 
+/// The mean alone, as of [`mean_of_groups`]; groups without pictures do not count.
+pub fn value_of_groups(groups: &[Vec<Vec<f64>>]) -> f64 {
+    average(groups.iter().map(|group| ratio(totals(group).into_iter())).filter(|value| !value.is_nan()))
+}
+
+/// Adds to an interval over prompts what other seeds would change, where all prompts were drawn from the same seeds: one noise
+/// makes all of its images better or worse. `of_seeds`: the same mean or difference of each seed's images alone. Both errors
+/// are taken as independent, that of the seeds by Student's t, which makes it wide of two or three seeds. Of one seed nothing
+/// is known of others, and the interval stays as it is.
+pub fn over_seeds(over_prompts: Estimate, of_seeds: &[f64]) -> Estimate {
+    let known: Vec<f64> = of_seeds.iter().copied().filter(|value| !value.is_nan()).collect();
+    widened(over_prompts, &known)
+}
+
+/// By the standard error of the mean of these values, times Student's t.
+fn widened(over_prompts: Estimate, values: &[f64]) -> Estimate {
+    if values.len() < 2 {
+        return over_prompts; // one says nothing of what several differ by
+    }
+    let Estimate { value, low, high } = over_prompts;
+    let count = values.len() as f64;
+    let mean = average(values.iter().copied());
+    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    let margin = students_t(values.len() - 1) * (squares / (count - 1.0) / count).sqrt();
+    Estimate { value, low: value - (value - low).hypot(margin), high: value + (high - value).hypot(margin) }
+}
+
 fn sizes(groups: &[Vec<Vec<f64>>]) -> Vec<usize> {
     groups.iter().map(Vec::len).collect()
 }
@@ -85,14 +113,9 @@ fn over_trainings<T>(trainings: &[Vec<T>], statistic: impl Fn(&[T], &[usize]) ->
     let prompts = trainings.iter().map(Vec::len).min().unwrap_or(0);
     let count = trainings.len() as f64;
     let of_all = |drawn: &[usize]| trainings.iter().map(|t| statistic(t, drawn)).sum::<f64>() / count;
-    let Estimate { value, low, high } = bootstrap(prompts, of_all);
     let all: Vec<usize> = (0..prompts).collect();
-    let squares: f64 = trainings.iter().map(|t| (statistic(t, &all) - value).powi(2)).sum();
-    let of_training = match trainings.len() {
-        0 | 1 => 0.0,
-        n => students_t(n - 1) * (squares / (count - 1.0) / count).sqrt(),
-    };
-    Estimate { value, low: value - (value - low).hypot(of_training), high: value + (high - value).hypot(of_training) }
+    let each: Vec<f64> = trainings.iter().map(|t| statistic(t, &all)).collect();
+    widened(bootstrap(prompts, of_all), &each)
 }
 
 /// The 97.5 % quantile of Student's t with so many degrees of freedom.
@@ -226,6 +249,31 @@ mod tests {
             one_training < 150,
             "the interval of one training does not hold what trainings differ by: {one_training}"
         );
+    }
+
+    #[test]
+    fn seeds_in_common_are_more_than_their_prompts() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let (mut prompts_alone, mut both) = (0, 0);
+        for _ in 0..200 {
+            // ten seeds for all of 60 prompts; prompts differ by little, all else is between the seeds
+            let seeds: Vec<f64> = (0..10).map(|_| (0..6).map(|_| rng.random_range(-0.1..0.1)).sum()).collect();
+            let prompts: Vec<Vec<f64>> = (0..60)
+                .map(|_| seeds.iter().map(|seed| 0.5 + seed + rng.random_range(-0.05..0.05)).collect())
+                .collect();
+            let of_seed = |seed: usize| average(prompts.iter().map(|images| images[seed]));
+            let over_prompts = mean(&prompts);
+            let over_both = over_seeds(over_prompts, &(0..10).map(of_seed).collect::<Vec<_>>());
+            let covers = |e: Estimate| usize::from((e.low..=e.high).contains(&0.5));
+            prompts_alone += covers(over_prompts);
+            both += covers(over_both);
+        }
+        assert!(prompts_alone < 40, "prompts alone: {prompts_alone} of 200");
+        assert!((183..=199).contains(&both), "prompts and seeds: {both} of 200");
+        let one = Estimate { value: 0.5, low: 0.4, high: 0.6 };
+        assert_eq!(over_seeds(one, &[0.5]), one);
+        assert_eq!(over_seeds(one, &[0.5, f64::NAN]), one);
+        assert_eq!(value_of_groups(&[vec![vec![1.0, 0.0], vec![0.5]], vec![vec![]], vec![vec![0.1]]]), 0.3);
     }
 
     #[test]

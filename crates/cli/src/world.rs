@@ -7,6 +7,7 @@ mod prompts;
 mod render;
 mod report;
 mod sharpness;
+mod sweep;
 
 use crate::console::Console;
 use anyhow::Result;
@@ -23,6 +24,7 @@ pub enum World {
     Pretrain(pretrain::Pretrain),
     Sharpness(sharpness::Sharpness),
     Ablate(ablate::Ablate),
+    Sweep(Box<sweep::Sweep>),
 }
 
 pub fn run(verb: World, console: &Console) -> Result<()> {
@@ -34,6 +36,7 @@ pub fn run(verb: World, console: &Console) -> Result<()> {
         World::Pretrain(args) => pretrain::run(args, console),
         World::Sharpness(args) => sharpness::run(&args, console),
         World::Ablate(args) => ablate::run(args, console),
+        World::Sweep(args) => sweep::run(*args, console),
     }
 }
 

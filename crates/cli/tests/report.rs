@@ -95,6 +95,24 @@ fn the_report_is_one_file_that_needs_nothing_else() {
 }
 
 #[test]
+fn another_lora_is_a_third_column() {
+    let folder = judged();
+    draw(&folder, "long", &prompts::make(Split::HeldOut, 45, 1), 0.9);
+    let also = |value: &str| folder.comat(&[REPORT, &["--also", value]].concat());
+    also("longer training=long").ok();
+    let page = folder.read("report.html");
+    page::assert_alone(&page);
+    page::assert_balanced(&page);
+    assert_eq!(page.matches("src=").count(), 3 * 4 * 8, "eight prompts of each category, on three sides");
+    for part in ["Base and longer training", "with another LoRA: longer training, guidance 4."] {
+        assert!(page.contains(part), "{part}");
+    }
+    also("long").usage(&["must be NAME=DIR"]);
+    also("tuned=long").error(&["--also tuned=", "choose another name"]);
+    also("long=gone").error(&["gone/scores.jsonl does not exist; run `comat world judge` on gone first"]);
+}
+
+#[test]
 fn attention_panels_of_the_newest_samples_are_shown() {
     let folder = judged();
     assert!(!folder.comat(REPORT).ok().stdout.is_empty() && !folder.read("report.html").contains("Where words look"));

@@ -7,7 +7,7 @@
 mod origin;
 mod pace;
 
-pub use origin::Origin;
+pub use origin::{Origin, fingerprint};
 
 use crate::{
     batch::Order, config::Config, denoiser::Denoiser, files::write_whole, interrupt::Interrupt, pipeline::Pipeline,

@@ -2,7 +2,7 @@
 
 use crate::{
     judge::{self, Look, Verdict},
-    prompts::Category,
+    prompts::{self, Category},
     scene::SIDE,
     wording::Demand,
 };
@@ -71,6 +71,13 @@ pub struct Question {
     pub demand: Demand,
 }
 
+impl Question {
+    /// Of a prompt that was made; `None` where its words are not of this world.
+    pub fn made(prompts::Prompt { prompt, category, .. }: prompts::Prompt) -> Option<Self> {
+        Some(Self { demand: Demand::parse(&prompt)?, prompt, category })
+    }
+}
+
 /// A folder, judged.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Outcome {
@@ -111,21 +118,60 @@ pub fn judge(questions: &[Question], folder: &Path, bar: &ProgressBar, interrupt
     let files = pictures(folder)?;
     bar.set_length(files.len() as u64);
     let by_prompt: BTreeMap<&str, &Question> = questions.iter().map(|q| (q.prompt.trim(), q)).collect();
+    let answer = |i: usize| {
+        let answer = judge_file(&by_prompt, folder, &files[i]);
+        bar.inc(1);
+        answer
+    };
+    let answers = on_all_cores(files.len(), answer, interrupt)?;
+    let mut outcome = Outcome::default();
+    for (file, answer) in files.iter().zip(answers) {
+        match answer? {
+            Some(judged) => outcome.judged.push(judged),
+            None => outcome.foreign.push(file.clone()),
+        }
+    }
+    let seen: BTreeSet<&str> = outcome.judged.iter().map(|j| j.prompt.as_str()).collect();
+    outcome.missing = by_prompt.values().map(|q| q.prompt.clone()).filter(|p| !seen.contains(p.as_str())).collect();
+    Ok(outcome)
+}
+
+/// An image that lies in no file yet.
+pub struct Drawn<'a> {
+    pub question: &'a Question,
+    pub seed: u64,
+    pub image: Picture,
+}
+
+/// Judges images that lie in no file, in their order; `file` of each is empty.
+pub fn judge_drawn(drawn: &[Drawn], interrupt: &Interrupt) -> Result<Vec<Judged>> {
+    let of = |i: usize| {
+        let Drawn { question, seed, image } = &drawn[i];
+        let look = judge::look(image);
+        let verdict = judge::verdict(&question.demand, &look);
+        let (prompt, category) = (question.prompt.clone(), question.category);
+        Judged { prompt, category, seed: *seed, file: PathBuf::new(), look, verdict }
+    };
+    on_all_cores(drawn.len(), of, interrupt)
+}
+
+/// `work` of each number below `count`, in their order.
+fn on_all_cores<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync, interrupt: &Interrupt) -> Result<Vec<T>> {
     let next = AtomicUsize::new(0);
-    let work = || {
+    let share = || {
         let mut answers = vec![];
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(file) = files.get(i).filter(|_| interrupt.check().is_ok()) else { break };
-            answers.push((i, judge_file(&by_prompt, folder, file)));
-            bar.inc(1);
+            if i >= count || interrupt.is_set() {
+                break answers;
+            }
+            answers.push((i, work(i)));
         }
-        answers
     };
     let cores = thread::available_parallelism().map_or(1, |n| n.get());
     let mut answers = thread::scope(|scope| {
-        let others: Vec<_> = (1..cores).map(|_| scope.spawn(work)).collect();
-        let mut answers = work();
+        let others: Vec<_> = (1..cores).map(|_| scope.spawn(share)).collect();
+        let mut answers = share();
         for other in others {
             answers.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
@@ -133,16 +179,7 @@ pub fn judge(questions: &[Question], folder: &Path, bar: &ProgressBar, interrupt
     });
     interrupt.check()?;
     answers.sort_by_key(|(i, _)| *i);
-    let mut outcome = Outcome::default();
-    for (i, answer) in answers {
-        match answer? {
-            Some(judged) => outcome.judged.push(judged),
-            None => outcome.foreign.push(files[i].clone()),
-        }
-    }
-    let seen: BTreeSet<&str> = outcome.judged.iter().map(|j| j.prompt.as_str()).collect();
-    outcome.missing = by_prompt.values().map(|q| q.prompt.clone()).filter(|p| !seen.contains(p.as_str())).collect();
-    Ok(outcome)
+    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
 /// Names of the PNG files in a folder, sorted; the grid of `comat generate --grid` is none of them.

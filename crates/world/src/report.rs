@@ -44,6 +44,8 @@ pub struct Request {
     pub base: PathBuf,
     /// Judged pictures of the same prompts and seeds with the adapter.
     pub tuned: PathBuf,
+    /// Judged images of the same prompts and seeds with another LoRA, and what it is called.
+    pub also: Option<(String, PathBuf)>,
     /// The file with those prompts.
     pub prompts: PathBuf,
     pub out: PathBuf,
@@ -53,15 +55,17 @@ pub struct Request {
 pub fn write(request: &Request) -> Result<Comparison> {
     let log = Log::read(&request.run)?;
     let pairs = Pairs::read(request)?;
+    let also = request.also.as_ref().map(|(name, folder)| Also::read(name, folder, &pairs)).transpose()?;
     let body = [
         sections::headline(&pairs),
-        sections::pictures(&filters(&pairs), &cards(&pairs, request)?),
+        sections::pictures(&filters(&pairs), &cards(&pairs, also.as_ref(), request)?),
         sections::categories(&pairs.comparison),
         sections::quality(&pairs.comparison),
+        also.as_ref().map(sections::also).unwrap_or_default(),
         sections::words(&samples::attention(&request.run, PANELS)?),
         sections::training(&log),
         sections::reading(),
-        sections::making(&log, &commands(request, &log, &pairs)?),
+        sections::making(&log, &commands(request, &log, &pairs, also.as_ref())?),
     ];
     let page =
         Page { title: "CoMat on the miniature world", body: body.concat(), style: include_str!("report/page.css") };
@@ -83,6 +87,39 @@ impl Pair {
             (true, false) => Outcome::Lost,
             (false, false) => Outcome::Wrong,
         }
+    }
+}
+
+/// What another LoRA draws, by prompt and seed.
+struct Also {
+    name: String,
+    folder: PathBuf,
+    judged: BTreeMap<(String, u64), Judged>,
+    /// How its images were drawn, as the first of them says.
+    drawn: String,
+    /// Of base and this one.
+    comparison: Comparison,
+}
+
+impl Also {
+    fn read(name: &str, folder: &Path, pairs: &Pairs) -> Result<Self> {
+        if ["base", TUNED].contains(&name) {
+            bail!("--also {name}=…: so another side is called; choose another name");
+        }
+        let all = judged(folder)?;
+        let base: Vec<Judged> = pairs.all.iter().map(|pair| pair.base.clone()).collect();
+        let comparison = compare(&base, &all).with_context(|| format!("the base pictures and {}", folder.display()))?;
+        let drawn = all.first().map(|first| settings(&folder.join(&first.file))).transpose()?.unwrap_or_default();
+        let judged = all.into_iter().map(|j| ((j.prompt.clone(), j.seed), j)).collect();
+        Ok(Self { name: name.to_owned(), folder: folder.to_owned(), judged, drawn, comparison })
+    }
+
+    fn guidance(&self) -> Option<&str> {
+        parameter(&self.drawn, "CFG scale")
+    }
+
+    fn of(&self, base: &Judged) -> Option<&Judged> {
+        self.judged.get(&(base.prompt.clone(), base.seed))
     }
 }
 
@@ -207,11 +244,11 @@ fn filters(pairs: &Pairs) -> [Vec<Filter>; 2] {
     [outcomes, [filter("", "all")].into_iter().chain(categories).collect()]
 }
 
-fn cards(pairs: &Pairs, request: &Request) -> Result<Vec<Card>> {
+fn cards(pairs: &Pairs, also: Option<&Also>, request: &Request) -> Result<Vec<Card>> {
     let shot = |side: &str, folder: &Path, judged: &Judged| -> Result<Shot> {
         Ok(Shot {
             side: side.into(),
-            is_tuned: side == TUNED,
+            is_tuned: side != "base",
             picture: Some(picture::inlined(&folder.join(&judged.file), SHOT)?),
             mark: Some(judged.verdict.correct),
             note: reason(&judged.prompt, &judged.look, &judged.verdict),
@@ -220,19 +257,23 @@ fn cards(pairs: &Pairs, request: &Request) -> Result<Vec<Card>> {
     };
     let card = |pair: &&Pair| {
         let Judged { prompt, category, seed, .. } = &pair.base;
+        let mut shots = vec![shot("base", &request.base, &pair.base)?, shot(TUNED, &request.tuned, &pair.tuned)?];
+        if let Some((also, judged)) = also.and_then(|also| Some((also, also.of(&pair.base)?))) {
+            shots.push(shot(&also.name, &also.folder, judged)?);
+        }
         Ok(Card {
             prompt: prompt.clone(),
             note: format!("{category}, seed {seed}"),
             tags: vec![category.to_string(), pair.outcome().tag().into()],
-            shots: vec![shot("base", &request.base, &pair.base)?, shot(TUNED, &request.tuned, &pair.tuned)?],
+            shots,
         })
     };
     pairs.shown().iter().map(card).collect()
 }
 
 /// The commands that lead to this report.
-fn commands(request: &Request, log: &Log, pairs: &Pairs) -> Result<Vec<Vec<String>>> {
-    let Request { run, base, tuned, prompts, out } = request;
+fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) -> Result<Vec<Vec<String>>> {
+    let Request { run, base, tuned, prompts, out, .. } = request;
     let word = |path: &Path| path.display().to_string();
     let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
     let Some(first) = pairs.all.first() else { return Ok(vec![]) };
@@ -267,11 +308,19 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs) -> Result<Vec<Vec<Strin
     };
     let mut report = words("comat world report --run");
     report.extend([word(run), "--base".into(), word(base), "--tuned".into(), word(tuned)]);
-    report.extend(["--prompts".into(), word(prompts), "--out".into(), word(out)]);
     let adapter = run.join("adapter/pytorch_lora_weights.safetensors");
     let [of_base, of_tuned] = &pairs.drawn;
-    let drawings = [generate(base, None, of_base), generate(tuned, Some(adapter), of_tuned)];
-    Ok([train].into_iter().chain(drawings).chain([judge(base), judge(tuned), report]).collect())
+    let mut drawings = vec![generate(base, None, of_base), generate(tuned, Some(adapter), of_tuned)];
+    let mut judges = vec![judge(base), judge(tuned)];
+    if let Some(also) = also {
+        // an image says only what the file is called
+        let lora = parameter(&also.drawn, "Lora").and_then(|lora| lora.rsplit_once(':'));
+        drawings.push(generate(&also.folder, Some(lora.map_or("LORA", |(file, _)| file).into()), &also.drawn));
+        judges.push(judge(&also.folder));
+        report.extend(["--also".into(), format!("{}={}", also.name, word(&also.folder))]);
+    }
+    report.extend(["--prompts".into(), word(prompts), "--out".into(), word(out)]);
+    Ok([train].into_iter().chain(drawings).chain(judges).chain([report]).collect())
 }
 
 /// What an image says of how it was drawn.

@@ -129,34 +129,61 @@ impl<T> Row<T> {
 
 /// What these pictures add up to.
 pub fn scores(pictures: &[Judged]) -> Scores {
-    Table::new(pictures, |category| {
-        let within = || pictures.iter().filter(move |j| category.is_none_or(|c| c == j.category));
-        Row::new(within(), |measure| values(measure, within()).map(|values| statistics::mean(&values)))
+    scores_of_trainings(&[pictures])
+}
+
+/// What the images of several trainings of one recipe add up to, each training with the same prompts and seeds. Numbers of
+/// prompts and images are those of one training; intervals are over prompts and, from two trainings on, over trainings.
+pub fn scores_of_trainings(trainings: &[&[Judged]]) -> Scores {
+    let first = trainings.first().copied().unwrap_or_default();
+    Table::new(first, |category| {
+        let within = |training| of_category(training, category);
+        Row::new(within(first), |measure| {
+            let all: Option<Vec<_>> = trainings.iter().map(|training| values(measure, within(training))).collect();
+            Some(statistics::mean_of_trainings(&all?))
+        })
     })
+}
+
+fn of_category(pictures: &[Judged], category: Option<Category>) -> impl Iterator<Item = &Judged> {
+    pictures.iter().filter(move |j| category.is_none_or(|c| c == j.category))
 }
 
 /// What became of the same prompts and seeds.
 pub fn compare(base: &[Judged], tuned: &[Judged]) -> Result<Comparison> {
-    let (base, tuned) = (index(base, "base")?, index(tuned, "tuned")?);
-    for (one, other, [here, there]) in [(&base, &tuned, ["base", "tuned"]), (&tuned, &base, ["tuned", "base"])] {
-        if let Some((prompt, seed)) = one.keys().find(|key| !other.contains_key(*key)) {
-            bail!(
-                "the {here} pictures have one of `{prompt}` from seed {seed}, the {there} pictures have none; draw both from the same prompts, --seed and --count"
-            );
+    compare_trainings(base, &[tuned])
+}
+
+/// What became of the same prompts and seeds in each of several trainings of one recipe. Intervals are over prompts, base and
+/// tuned image together, and, from two trainings on, over trainings.
+pub fn compare_trainings(base: &[Judged], trainings: &[&[Judged]]) -> Result<Comparison> {
+    let base = index(base, "base")?;
+    let trainings = trainings.iter().map(|tuned| index(tuned, "tuned")).collect::<Result<Vec<_>>>()?;
+    for tuned in &trainings {
+        for (one, other, [here, there]) in [(&base, tuned, ["base", "tuned"]), (tuned, &base, ["tuned", "base"])] {
+            if let Some((prompt, seed)) = one.keys().find(|key| !other.contains_key(*key)) {
+                bail!(
+                    "the {here} pictures have one of `{prompt}` from seed {seed}, the {there} pictures have none; draw both from the same prompts, --seed and --count"
+                );
+            }
         }
     }
-    if base.is_empty() {
+    if base.is_empty() || trainings.is_empty() {
         bail!("there are no pictures to compare");
     }
     let pictures: Vec<Judged> = base.values().map(|j| (*j).clone()).collect();
     Ok(Table::new(&pictures, |category| {
         // the category as the base side has it
         let keys = || base.iter().filter(move |(_, j)| category.is_none_or(|c| c == j.category)).map(|(key, _)| key);
+        let of = |side: &Index, measure| values(measure, keys().map(|key| side[key]));
         Row::new(keys().map(|key| base[key]), |measure| {
-            let before = values(measure, keys().map(|key| base[key]))?;
-            let after = values(measure, keys().map(|key| tuned[key]))?;
-            let difference = statistics::difference(&before, &after);
-            Some(Change { base: statistics::mean(&before), tuned: statistics::mean(&after), difference })
+            let before = of(&base, measure)?;
+            let after = trainings.iter().map(|tuned| of(tuned, measure)).collect::<Option<Vec<_>>>()?;
+            Some(Change {
+                base: statistics::mean(&before),
+                tuned: statistics::mean_of_trainings(&after),
+                difference: statistics::difference_of_trainings(&vec![before; after.len()], &after),
+            })
         })
     }))
 }
@@ -241,7 +268,7 @@ impl fmt::Display for Comparison {
 }
 
 /// `41.2 [35.0, 47.3]`
-fn spread(measure: Measure, estimate: &Estimate, signed: bool) -> String {
+pub(crate) fn spread(measure: Measure, estimate: &Estimate, signed: bool) -> String {
     let [value, low, high] = [estimate.value, estimate.low, estimate.high].map(|v| {
         let text = measure.percent(v);
         if signed && !text.starts_with('-') { format!("+{text}") } else { text }
@@ -309,6 +336,21 @@ mod tests {
         assert!((change.difference.value - 0.2).abs() < 1e-12);
         assert!(change.difference.low >= 0.0 && change.difference.high < 0.6, "{change:?}");
         assert!(comparison.to_string().contains("+20.0 ["), "{comparison}");
+    }
+
+    #[test]
+    fn trainings_widen_the_interval() {
+        let (base, one, two) = (pictures(6), pictures(10), pictures(14));
+        let both = compare_trainings(&base, &[&one, &two]).unwrap().all.measures[&Measure::Correct];
+        let alone = compare(&base, &one).unwrap().all.measures[&Measure::Correct];
+        assert!((both.difference.value - 0.3).abs() < 1e-12 && (alone.difference.value - 0.2).abs() < 1e-12);
+        // t of one degree of freedom times the standard error of 0.2 and 0.4
+        assert!(both.difference.low < 0.3 - 12.7 * 0.1 && both.difference.high > 0.3 + 12.7 * 0.1, "{both:?}");
+        assert!(alone.difference.low > -0.1, "{alone:?}");
+        let scores = scores_of_trainings(&[&one, &two]);
+        assert_eq!((scores.all.prompts, scores.all.pictures), (10, 20));
+        assert_eq!(scores.all.measures[&Measure::Correct], both.tuned);
+        assert!(compare_trainings(&base, &[]).unwrap_err().to_string().contains("no pictures"));
     }
 
     #[test]

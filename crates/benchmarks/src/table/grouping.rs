@@ -15,9 +15,17 @@ pub struct Key {
     pub question_type: Option<String>,
 }
 
-/// Numbers of each picture: one, or in a row of questions one for each. By category, prompt and index.
+/// Numbers of each picture, by category, prompt and index.
 #[derive(Debug, Clone, Default)]
-pub struct Values(BTreeMap<(String, String), BTreeMap<u64, Vec<f64>>>);
+pub struct Values(BTreeMap<(String, String), BTreeMap<u64, Image>>);
+
+#[derive(Debug, Clone)]
+struct Image {
+    /// Seed that it was drawn from; its index where that is not known, since benchmarks give every prompt the same seeds.
+    seed: u64,
+    /// One, or in a row of questions one for each.
+    values: Vec<f64>,
+}
 
 #[derive(Debug, Default)]
 pub struct Scores {
@@ -98,7 +106,8 @@ impl Values {
     fn add(&mut self, picture: &Picture, value: f64) {
         let subject = picture.subject();
         let prompt = self.0.entry((subject.category.clone(), subject.prompt_id.clone())).or_default();
-        prompt.entry(subject.index).or_default().push(value);
+        let seed = subject.seed.unwrap_or(subject.index);
+        prompt.entry(subject.index).or_insert(Image { seed, values: vec![] }).values.push(value);
     }
 
     pub fn prompts(&self) -> usize {
@@ -110,7 +119,7 @@ impl Values {
     }
 
     pub fn by_prompt(&self) -> Vec<Vec<f64>> {
-        self.0.values().map(|images| images.values().flatten().copied().collect()).collect()
+        self.0.values().map(|images| images.values().flat_map(|image| &image.values).copied().collect()).collect()
     }
 
     /// Prompts of each category.
@@ -120,6 +129,18 @@ impl Values {
             groups.entry(category).or_default().push(values);
         }
         groups.into_values().collect()
+    }
+
+    /// The pictures of each seed alone, where prompts have seeds in common; none where every picture has a seed of its own.
+    pub fn by_seed(&self) -> Vec<Self> {
+        let mut seeds: BTreeMap<u64, Self> = BTreeMap::new();
+        for (prompt, images) in &self.0 {
+            for (index, image) in images {
+                let of_prompt = seeds.entry(image.seed).or_default().0.entry(prompt.clone()).or_default();
+                of_prompt.insert(*index, image.clone());
+            }
+        }
+        if self.images() < 2 * seeds.len() { vec![] } else { seeds.into_values().collect() }
     }
 
     /// Only the pictures that another has too.

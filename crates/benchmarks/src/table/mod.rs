@@ -13,7 +13,7 @@ pub use grouping::three_in_one;
 use grouping::{Scores, Values};
 use serde::{Deserialize, Serialize};
 
-/// A row: some pictures and their mean, with its 95 % interval over prompts.
+/// A row: some pictures and their mean, with its 95 % interval over prompts and, where prompts have seeds in common, over seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub benchmark: Benchmark,
@@ -82,18 +82,22 @@ fn rank(category: &str) -> usize {
 }
 
 fn row(key: &grouping::Key, values: &Values, base: Option<&Values>, by_group: bool) -> Row {
+    let groups = |values: &Values| if by_group { values.groups() } else { vec![values.by_prompt()] };
+    let mean_of = |values: &Values| statistics::value_of_groups(&groups(values));
     let mean = |values: &Values| {
-        if by_group { statistics::mean_of_groups(&values.groups()) } else { statistics::mean(&values.by_prompt()) }
+        let of_seeds: Vec<f64> = values.by_seed().iter().map(mean_of).collect();
+        statistics::over_seeds(statistics::mean_of_groups(&groups(values)), &of_seeds)
     };
     let against = base.map(|base| (base.also_in(values), values.also_in(base))).filter(|(_, both)| both.images() > 0);
-    let against = against.map(|(base, tuned)| Against {
-        images: tuned.images(),
-        difference: if by_group {
-            statistics::difference_of_groups(&base.groups(), &tuned.groups())
-        } else {
-            statistics::difference(&base.by_prompt(), &tuned.by_prompt())
-        },
-        base: mean(&base),
+    let against = against.map(|(base, tuned)| {
+        let of_seed = |tuned: &Values| mean_of(tuned) - mean_of(&base.also_in(tuned));
+        let of_seeds: Vec<f64> = tuned.by_seed().iter().map(of_seed).collect();
+        let over_prompts = statistics::difference_of_groups(&groups(&base), &groups(&tuned));
+        Against {
+            images: tuned.images(),
+            difference: statistics::over_seeds(over_prompts, &of_seeds),
+            base: mean(&base),
+        }
     });
     Row {
         benchmark: key.benchmark,
@@ -161,6 +165,32 @@ mod tests {
         assert!([value, low, high].iter().all(|v| (v - 0.1).abs() < 1e-12) && row.mean.high - row.mean.low > 0.2);
         let none = Table::new(&tuned, Some(&of(0.0, &[7])));
         assert_eq!(find(&none, "non_spatial", Metric::Clip).against, None);
+    }
+
+    #[test]
+    fn seeds_in_common_widen_the_interval() {
+        // every prompt has the same score; all that differs is between the seeds
+        let scores = [0.2, 0.5, 0.4, 0.7];
+        let of = |own: bool| -> Vec<Picture> {
+            let prompts = (0..20).flat_map(|prompt| (0..4).map(move |index| (prompt, index)));
+            let one = |(prompt, index): (u64, u64)| {
+                let name = format!("{prompt:02}");
+                let picture = picture(Metric::Clip, "non_spatial", &name, index, &[scores[index as usize]]);
+                let seed = if own { 100 * prompt + index } else { 42 + index };
+                with(&picture, |line| line.subject.seed = Some(seed))
+            };
+            prompts.map(one).collect()
+        };
+        let width = |e: Estimate| e.high - e.low;
+        let mean = |own| find(&Table::new(&of(own), None), "non_spatial", Metric::Clip).mean;
+        assert!(width(mean(true)) < 1e-9, "{:?}", mean(true));
+        let error = (0.1300f64 / 3.0 / 4.0).sqrt(); // of four seeds
+        assert!((width(mean(false)) - 2.0 * 3.182 * error).abs() < 1e-9, "{:?}", mean(false));
+        // what all seeds gain alike is certain
+        let tuned: Vec<Picture> = of(false).iter().map(|p| with(p, |line| line.answer.score += 0.1)).collect();
+        let table = Table::new(&tuned, Some(&of(false)));
+        let against = find(&table, "non_spatial", Metric::Clip).against.as_ref().unwrap();
+        assert!((against.difference.value - 0.1).abs() < 1e-9 && width(against.difference) < 1e-9, "{against:?}");
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub struct Report {
     /// Judged pictures with the LoRA
     #[arg(long, value_name = "DIR")]
     tuned: PathBuf,
+    /// Judged images with another LoRA, as a third column: what it is called, and their folder
+    #[arg(long, value_name = "NAME=DIR", value_parser = named)]
+    also: Option<(String, PathBuf)>,
     /// The prompt file that both were drawn from
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
@@ -28,9 +31,16 @@ pub struct Report {
     out: PathBuf,
 }
 
+fn named(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, folder)) if !name.is_empty() && !folder.is_empty() => Ok((name.to_owned(), folder.into())),
+        _ => Err("must be NAME=DIR".into()),
+    }
+}
+
 pub fn run(args: Report) -> Result<()> {
-    let Report { run, base, tuned, prompts, out } = args;
-    let comparison = report::write(&report::Request { run, base, tuned, prompts, out: out.clone() })?;
+    let Report { run, base, tuned, also, prompts, out } = args;
+    let comparison = report::write(&report::Request { run, base, tuned, also, prompts, out: out.clone() })?;
     say!("{comparison}\n");
     if let Some(change) = comparison.all.get(Measure::Correct) {
         let [base, tuned] = [change.base, change.tuned].map(|e| Measure::Correct.percent(e.value));

@@ -2,12 +2,12 @@
 
 use crate::{
     config::{Config, Sampling, Size},
+    files,
     pipeline::Pipeline,
 };
 use anyhow::Result;
 use models::{Error, weights};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::fs;
 use tch::{Device, Kind, Tensor};
 
@@ -67,12 +67,15 @@ impl Origin {
     }
 }
 
-/// Of everything that a model's latents depend on.
-fn fingerprint(pipeline: &Pipeline) -> Result<String> {
+/// Of everything that a model's latents depend on: UNet, text encoders and schedule, not the VAE.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn fingerprint(pipeline: &Pipeline) -> Result<String> {
     let (model, variant) = (&pipeline.path, pipeline.variant.as_deref());
     if model.is_file() {
         let parts = [weights::fingerprint_of(std::slice::from_ref(model))?];
-        return Ok(short(&Sha256::digest(parts.join("\n"))));
+        return Ok(files::digest(parts.join("\n").as_bytes()));
     }
     let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model", variant)?];
     for encoder in ["text_encoder", "text_encoder_2"].map(|name| model.join(name)).iter().filter(|f| f.exists()) {
@@ -80,9 +83,5 @@ fn fingerprint(pipeline: &Pipeline) -> Result<String> {
     }
     let scheduler = model.join("scheduler/scheduler_config.json");
     parts.push(fs::read_to_string(&scheduler).map_err(Error::io(&scheduler))?);
-    Ok(short(&Sha256::digest(parts.join("\n"))))
-}
-
-fn short(digest: &[u8]) -> String {
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    Ok(files::digest(parts.join("\n").as_bytes()))
 }

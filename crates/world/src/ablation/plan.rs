@@ -19,7 +19,7 @@ pub struct Plan {
     pub seeds: Vec<u64>,
     /// Prompts that are drawn and judged.
     pub prompts: PathBuf,
-    /// Pictures of each prompt, from seeds 0, 1, …
+    /// Images of each prompt, each from a seed of its own.
     pub count: usize,
     /// Renders with captions to be made in `{out}/pairs`.
     #[serde(default)]

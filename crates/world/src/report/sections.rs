@@ -1,12 +1,13 @@
 //! The sections of the page, from top to bottom.
 
-use super::{Outcome, Pairs, SHOWN};
+use super::{Also, Outcome, Pairs, SHOWN};
 use crate::scores::{Change, Comparison, Measure, Row};
 use benchmarks::statistics::Estimate;
 use comat::report::{
     chart::{self, Bar, Group},
     compare::{self, Line},
     gallery::{self, Card, Filter},
+    html::Text,
     log::Log,
     numbers::{Scale, gibibytes, thousands, time, verdict},
     page,
@@ -104,6 +105,30 @@ pub fn quality(comparison: &Comparison) -> String {
         measures(&comparison.all),
     );
     page::section("quality", "Objects, attributes and quality", &body)
+}
+
+/// Another LoRA beside the base model: what is correct by category, and every measure.
+pub fn also(also: &Also) -> String {
+    let (name, comparison) = (also.name.as_str(), &also.comparison);
+    let guidance = also.guidance().map_or(String::new(), |scale| format!(", guidance {scale}"));
+    let rows: Vec<(String, &Row<Change>)> = comparison.rows().collect();
+    let correct: Vec<Line> = rows
+        .iter()
+        .filter_map(|(label, row)| {
+            Some(line(label, None, Measure::Correct, row.get(Measure::Correct)?, label == "all"))
+        })
+        .collect();
+    let every: Vec<Line> =
+        comparison.all.measures.iter().map(|(m, change)| line(m.name(), None, *m, change, false)).collect();
+    let body = format!(
+        "<p>The same prompts and seeds, drawn with another LoRA: {}{}.</p>\n\
+         <div class=\"columns\">\n<div class=\"panel\">\n{}</div>\n<div class=\"panel\">\n{}</div>\n</div>\n",
+        Text(name),
+        Text(guidance),
+        compare::table("all correct, %", ["base", name], &correct),
+        compare::table("measure, %", ["base", name], &every),
+    );
+    page::section("also", &format!("Base and {name}"), &body)
 }
 
 /// Where the words of some sample prompts look; nothing where the run did not record it.
