@@ -29,8 +29,9 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     if args.dry_run {
         fetch::config(&mut config, console)?;
         say!("{}", plan::describe(config.clone(), segmenter)?);
-        say!("{}", plan::memory::forecast(&config, segmenter)?);
-        return Ok(());
+        let forecast = plan::memory::forecast(&config, segmenter)?;
+        say!("{forecast}");
+        return say_micro_batches(&config, &forecast, None);
     }
     let way_out =
         "no step was made of it; --resume auto goes on from the last checkpoint, or begins anew where there is none";
@@ -84,6 +85,7 @@ pub fn plan(args: Plan, console: &Console) -> Result<()> {
     let Some((leg, most)) = forecast.most() else { return Ok(()) };
     let gigabytes = plan::memory::gigabytes;
     say!("  the most is {} in {leg}", gigabytes(most));
+    say_micro_batches(&config, &forecast, args.memory)?;
     let Some(memory) = args.memory else { return Ok(()) };
     match forecast.fitting(memory) {
         Ok(settings) if settings.is_empty() => say!("{} is enough", gigabytes(memory)),
@@ -96,6 +98,18 @@ pub fn plan(args: Plan, console: &Console) -> Result<()> {
             gigabytes(memory),
             legs.join(", ")
         ),
+    }
+    Ok(())
+}
+
+/// What `micro_batch = "auto"` comes to: for this memory, or for what is free on the run's device.
+fn say_micro_batches(config: &config::Config, forecast: &plan::memory::Forecast, memory: Option<f64>) -> Result<()> {
+    let free = match memory {
+        Some(bytes) => Some(bytes),
+        None => torch_ext::memory::free(config.model.device.device()?).map(|bytes| bytes as f64),
+    };
+    if let Some(chosen) = free.and_then(|free| plan::micro_batch::describe(config, forecast, free)) {
+        say!("{chosen}");
     }
     Ok(())
 }

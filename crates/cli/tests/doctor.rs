@@ -3,7 +3,8 @@
 mod common;
 
 use common::Folder;
-use std::path::Path;
+use std::{path::Path, process::Command};
+use tch::Kind;
 
 #[test]
 fn a_check_passes_here() {
@@ -22,6 +23,26 @@ fn a_check_passes_here() {
         assert!(done.stdout.lines().any(|l| l.starts_with(line)), "{line}: {}", done.stdout);
     }
     assert!(done.stdout.trim_end().ends_with("checks passed") && !done.stdout.contains("FAILED"), "{}", done.stdout);
+}
+
+/// The last bias of the UNet is more than float16 can hold, and no trouble for the other precisions.
+#[test]
+fn a_check_that_fails_says_what_and_ends_with_1() {
+    let folder = Folder::new();
+    for part in ["sd", "blip"] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../weights/world").join(part);
+        std::fs::create_dir_all(folder.path("world")).unwrap();
+        let copied = Command::new("cp").arg("-r").arg(&from).arg(folder.path("world")).status().unwrap();
+        assert!(copied.success());
+    }
+    folder.edit_tensors("world/sd/unet/diffusion_pytorch_model.safetensors", |tensors| {
+        let bias = tensors.get_mut("conv_out.bias").unwrap();
+        *bias = (bias.to_kind(Kind::Float) + 1e5).to_kind(Kind::Float);
+    });
+    let done = folder.comat(&["doctor", "--check", "--world", "world"]);
+    let done = done.error(&["checks of cpu failed", "float16: an iteration"]);
+    let failed = |line: &str| done.stdout.lines().any(|l| l.starts_with(line) && l.ends_with("FAILED"));
+    assert!(failed("float16: an iteration") && !failed("float32: latents"), "{}", done.stdout);
 }
 
 #[test]

@@ -24,6 +24,8 @@ fn memory_is_told_leg_by_leg() {
     ] {
         assert!(done.stdout.contains(leg), "{leg} in {}", done.stdout);
     }
+    let chosen = "micro-batches of a batch of 6 samples: captioner.micro_batch = 6, fidelity.micro_batch = 6";
+    assert!(done.stdout.contains(chosen), "{}", done.stdout);
     assert!(!done.stdout.contains("  segment"), "there is none in this run");
     assert!(done.stdout.ends_with("100.00 GB is enough\n"), "{}", done.stdout);
     assert!(!folder.exists("out"), "nothing is written");

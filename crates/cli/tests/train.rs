@@ -48,6 +48,22 @@ fn resuming_is_exact() {
     }
 }
 
+/// `micro_batch = "auto"` is a number from then on, and stays it when the run goes on.
+#[test]
+fn micro_batches_are_chosen_once() {
+    let folder = Folder::of_run();
+    folder.edit_text("run.toml", |text| text.replace("micro_batch", "# micro_batch"));
+    folder.train("output=out train.steps=1").ok();
+    let chosen =
+        |file: &str| folder.read(file).lines().filter(|l| l.starts_with("micro_batch")).collect::<Vec<_>>().join(" ");
+    assert_eq!(chosen("out/config.toml"), "micro_batch = 0 micro_batch = 0");
+    folder.edit_text("out/checkpoints/step-1/config.toml", |text| text.replace("micro_batch = 0", "micro_batch = 1"));
+    let done = folder.train("output=out train.steps=2 --resume").ok();
+    assert!(!done.stdout.contains("micro_batch"), "nothing has changed: {}", done.stdout);
+    assert_eq!(chosen("out/config.toml"), "micro_batch = 1 micro_batch = 1");
+    folder.train("output=bad captioner.micro_batch=some").error(&["`some` is not a micro-batch", "auto"]);
+}
+
 /// The running average is resumed as exactly, and is an adapter of its own with samples of its own.
 #[test]
 fn a_running_average() {

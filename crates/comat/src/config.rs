@@ -36,7 +36,7 @@ pub use ranks::{Backend, Ranks};
 pub use replay::Replay;
 pub use sampling::Sampling;
 pub use training::{Checkpoints, Lora, Optimizer, RateSchedule, Train};
-pub use values::{Dtype, Size, Where};
+pub use values::{Dtype, MicroBatch, Size, Where};
 pub use watching::{Judge, Samples, Validation};
 
 /// A whole run. Paths are relative to the folder that the program is started in.

@@ -1,6 +1,7 @@
 //! `comat plan` and `comat train --dry-run`: what a run would do, before it does it.
 
 pub mod memory;
+pub mod micro_batch;
 
 use crate::{
     adapter,

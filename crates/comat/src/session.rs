@@ -165,7 +165,7 @@ impl Session {
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
         self.pipeline.vae.with(|vae| {
-            let pieces = chunks(latents.size()[0], self.config.captioner.micro_batch)
+            let pieces = chunks(latents.size()[0], self.config.captioner.micro_batch.samples())
                 .map(|(start, length)| self.decode_piece(vae, &latents.narrow(0, start, length)))
                 .collect::<Result<Vec<_>>>()?;
             Ok(Tensor::cat(&pieces, 0))
@@ -185,7 +185,7 @@ impl Session {
         self.pipeline.vae.with(|vae| {
             let vjp = |latents: &Tensor, cotangent: Tensor| stages::decoder_vjp(vae, latents, cotangent);
             let mut pieces = vec![];
-            for (start, length) in chunks(latents.size()[0], self.config.captioner.micro_batch) {
+            for (start, length) in chunks(latents.size()[0], self.config.captioner.micro_batch.samples()) {
                 // images are half the decoder's output, and a half
                 let cotangent = cotangent.narrow(0, start, length) / 2.0;
                 let latents = latents.narrow(0, start, length);

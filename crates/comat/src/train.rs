@@ -273,7 +273,7 @@ pub fn iterate(
         mode: session.config.replay.mode,
         discount: session.config.replay.discount,
         max_cotangent: session.config.replay.max_cotangent,
-        micro_batch: session.config.replay.micro_batch,
+        micro_batch: session.config.replay.micro_batch.samples(),
         batch,
         leaves: &adapter.lora.matrices(),
         attention: session.attention.as_ref().map(|a| Concentration {

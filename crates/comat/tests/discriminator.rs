@@ -1,7 +1,7 @@
 //! The discriminator against a plain program of its losses (`tools/reference/discriminator.py`).
 
 use comat::{
-    config::Fidelity,
+    config::{Fidelity, MicroBatch},
     discriminator::{Discriminator, Verdict},
     finite::{NotFinite, Part},
     pipeline::Pipeline,
@@ -31,7 +31,7 @@ fn discriminator(settings: &Fidelity, pipeline: &mut Pipeline) -> Discriminator 
 
 /// With the fixture's weights.
 fn known(kind: Kind, micro_batch: usize) -> Discriminator {
-    let settings = Fidelity { rank: 2, micro_batch, ..Default::default() };
+    let settings = Fidelity { rank: 2, micro_batch: MicroBatch::Samples(micro_batch), ..Default::default() };
     let known = discriminator(&settings, &mut pipeline(kind));
     let (weights, _) = tensors::read(&fixture("discriminator/weights.safetensors")).unwrap();
     let parameters = known.trained.parameters();

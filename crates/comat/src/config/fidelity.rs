@@ -1,6 +1,6 @@
 //! `[fidelity]`: the discriminator.
 
-use super::{Location, Optimizer, above_zero, in_range};
+use super::{Location, MicroBatch, Optimizer, above_zero, in_range};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -31,8 +31,8 @@ pub struct Fidelity {
     pub betas: [f64; 2],
     pub weight_decay: f64,
     pub max_grad_norm: f64,
-    /// Samples judged at a time; 0: the whole batch.
-    pub micro_batch: usize,
+    /// Samples judged at a time; `auto`: as many as fit; 0: the whole batch.
+    pub micro_batch: MicroBatch,
 }
 
 impl Default for Fidelity {
@@ -49,7 +49,7 @@ impl Default for Fidelity {
             betas: [0.0, 0.999],
             weight_decay: 1e-2,
             max_grad_norm: 1.0,
-            micro_batch: 0,
+            micro_batch: MicroBatch::Auto,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `[model]` and `[captioner]`: the frozen networks.
 
-use super::{Dtype, Location, Where, in_range};
+use super::{Dtype, Location, MicroBatch, Where, in_range};
 use crate::pipeline::{Pipeline, Precision};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -70,9 +70,9 @@ pub struct Captioner {
     /// with the right one: 0 (none) to below 1. What makes any caption likelier then cancels.
     #[serde(default)]
     pub contrast: f64,
-    /// Samples decoded and captioned at a time; 0: the whole batch.
+    /// Samples decoded and captioned at a time; `auto`: as many as fit; 0: the whole batch.
     #[serde(default)]
-    pub micro_batch: usize,
+    pub micro_batch: MicroBatch,
 }
 
 impl Captioner {
@@ -93,7 +93,7 @@ impl Captioner {
             label_smoothing: 0.0,
             weight: 1.0,
             contrast: 0.0,
-            micro_batch: 0,
+            micro_batch: MicroBatch::Auto,
         }
     }
 

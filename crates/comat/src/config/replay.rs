@@ -1,6 +1,6 @@
 //! `[replay]`: how gradients go back through the trajectory.
 
-use super::{Sampling, above_zero, in_range};
+use super::{MicroBatch, Sampling, above_zero, in_range};
 use crate::{replay, tracked};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,8 @@ pub struct Replay {
     /// A sample's cotangent (of its own loss, at its latents) is scaled down to this norm before it enters a step, where it
     /// exceeds it: a few samples would else drown the others. 0: it is left as it is.
     pub max_cotangent: f64,
-    /// Samples replayed at a time: less memory for smaller ones; 0: the whole batch.
-    pub micro_batch: usize,
+    /// Samples replayed at a time: fewer need less memory. `auto`: as many as fit; 0: the whole batch.
+    pub micro_batch: MicroBatch,
 }
 
 impl Default for Replay {
@@ -31,7 +31,7 @@ impl Default for Replay {
             tracked: 5,
             policy: tracked::Policy::Grid,
             max_cotangent: 0.0,
-            micro_batch: 0,
+            micro_batch: MicroBatch::Auto,
         }
     }
 }

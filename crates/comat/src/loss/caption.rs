@@ -178,7 +178,7 @@ impl CaptionLoss {
         gradient: bool,
     ) -> Result<Vec<Piece>> {
         let mut parts = vec![];
-        for (start, length) in chunks(images.size()[0], self.config.micro_batch) {
+        for (start, length) in chunks(images.size()[0], self.config.micro_batch.samples()) {
             let range = start as usize..(start + length) as usize;
             let images = images.narrow(0, start, length).detach().set_requires_grad(gradient);
             let nll = self.nll_by(captioner, &images, &prompts[range.clone()], &crops[range])?;

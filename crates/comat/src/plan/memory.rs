@@ -8,7 +8,7 @@
 use crate::{
     adapter,
     batch::Share,
-    config::{Config, Size},
+    config::{Config, MicroBatch, Size},
     discriminator::Discriminator,
     loss::caption::CaptionLoss,
     optim::Gradients,
@@ -42,7 +42,7 @@ impl Need {
     }
 
     /// The most samples at a time that fit, up to `most`; 0 where not even one does.
-    fn fitting(&self, memory: f64, pixels: f64, most: usize) -> usize {
+    pub(super) fn fitting(&self, memory: f64, pixels: f64, most: usize) -> usize {
         (0..=most).rev().find(|samples| *samples == 0 || self.of(*samples, pixels) <= memory).unwrap_or(0)
     }
 }
@@ -72,7 +72,7 @@ pub fn setting_of(leg: &str) -> &'static str {
 }
 
 impl Line {
-    fn setting(&self) -> &'static str {
+    pub(super) fn setting(&self) -> &'static str {
         setting_of(self.leg)
     }
 }
@@ -100,13 +100,13 @@ pub fn forecast(config: &Config, segmenter: SegmenterOf) -> Result<Forecast> {
     small.train.batch_size = 1;
     small.sampling.steps = 2;
     small.replay.tracked = 1;
-    (small.replay.micro_batch, small.captioner.micro_batch) = (0, 0);
+    (small.replay.micro_batch, small.captioner.micro_batch) = (MicroBatch::WHOLE, MicroBatch::WHOLE);
     small.mixed = None; // its pictures go the way of the prompts, beside them
     if let Some(attention) = &mut small.attention {
         attention.steps = 1;
     }
     if let Some(fidelity) = &mut small.fidelity {
-        fidelity.micro_batch = 0;
+        fidelity.micro_batch = MicroBatch::WHOLE;
     }
     let texts: Vec<String> = prompts::read(&config.prompts.train)?.into_iter().map(|p| p.text).take(2).collect();
     let texts: Vec<&str> =
@@ -124,7 +124,10 @@ pub fn forecast(config: &Config, segmenter: SegmenterOf) -> Result<Forecast> {
     };
     let pixels = [latent(&session, probes[0])?, latent(&session, probes[1])?];
     let (batch, accumulation) = (config.train.batch_size, config.train.accumulation);
-    let at_a_time = |micro: usize| if micro == 0 { batch } else { micro.min(batch) };
+    let at_a_time = |micro: MicroBatch| match micro.samples() {
+        0 => batch,
+        samples => samples.min(batch),
+    };
     let mut lines = vec![];
     for (i, (leg, setting)) in SETTINGS.into_iter().enumerate() {
         let there = match leg {
@@ -134,7 +137,7 @@ pub fn forecast(config: &Config, segmenter: SegmenterOf) -> Result<Forecast> {
         };
         let samples = match setting {
             "captioner.micro_batch" => at_a_time(config.captioner.micro_batch),
-            "fidelity.micro_batch" => at_a_time(config.fidelity.as_ref().map_or(0, |f| f.micro_batch)),
+            "fidelity.micro_batch" => at_a_time(config.fidelity.as_ref().map_or(MicroBatch::WHOLE, |f| f.micro_batch)),
             "replay.micro_batch" => at_a_time(config.replay.micro_batch),
             _ => batch,
         };

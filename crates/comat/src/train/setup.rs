@@ -11,6 +11,7 @@ use crate::{
     latents,
     mixed::Mixed,
     optim::AdamW,
+    plan::micro_batch,
     prompts::{self, Prompt},
     ranks::World,
     run::Run,
@@ -24,7 +25,7 @@ use tch::Tensor;
 impl Trainer {
     /// Opens everything a run needs: anew, or from a checkpoint (`latest`, or its folder).
     pub fn open(
-        config: Config,
+        mut config: Config,
         segmenter: SegmenterOf,
         judge: JudgeOf,
         resume: Option<&str>,
@@ -45,6 +46,7 @@ impl Trainer {
             Some(which) if world.leads() => checkpoint::find(&config.output.join("checkpoints"), which)?,
             _ => None, // the other ranks have it from rank 0
         };
+        micro_batch::choose(&mut config, found.as_deref(), segmenter, &world)?;
         let mut session = Session::open(config, segmenter)?;
         if let Some(attention) = &mut session.attention {
             attention.take_explicit(&prompts)?;
