@@ -60,10 +60,15 @@ struct SetupArgs {
 
 /// Set up, then run the tests of the whole workspace
 ///
+/// Without arguments the tests that meet a device most run once more on a stand-in for a GPU.
+///
 /// What follows `--` goes to `cargo test`: `cargo xtask test -- -p models`, `cargo xtask test -- some_name`. A second
 /// `--` reaches the test programs: `cargo xtask test -- -- --nocapture`.
 #[derive(Args)]
 struct TestArgs {
+    /// On a device that stands in for a GPU, which shows what CUDA would refuse (crates/stand-in)
+    #[arg(long)]
+    stand_in: bool,
     /// Arguments of `cargo test`; with -p or --package only those packages are tested
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CARGO TEST ARGUMENTS")]
     args: Vec<String>,
@@ -105,7 +110,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     match verb {
         Verb::Setup(args) => setup::run(&workspace, args.cuda),
-        Verb::Test(args) => test::run(&workspace, &args.args),
+        Verb::Test(args) => test::run(&workspace, args.stand_in, &args.args),
         Verb::Lint => lint::run(&workspace),
         Verb::Demo => demo::run(&workspace),
         Verb::Bench(args) => bench::run(&workspace, &args.names, args.runs),

@@ -22,7 +22,8 @@ pub fn device() -> Device {
     let Some(device) = parse(&name) else { panic!("{VARIABLE} is `{name}`; there are cpu, cuda and cuda:N") };
     if let Device::Cuda(index) = device {
         READY.call_once(|| {
-            if let Err(error) = cuda::load() {
+            let opened = if tch::Cuda::is_available() { Ok(()) } else { cuda::load() };
+            if let Err(error) = opened {
                 panic!("{VARIABLE} is `{name}`, but libtorch's CUDA half cannot be opened: {error}");
             }
             cuda::allow_tf32(false).and(cuda::allow_tf32_convolutions(false)).expect("flags of libtorch");

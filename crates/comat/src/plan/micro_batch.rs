@@ -138,7 +138,11 @@ mod tests {
     fn config(settings: &[&str]) -> Config {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.toml");
-        std::fs::write(&path, "[model]\npath = \"m\"\n[captioner]\npath = \"b\"\n[prompts]\ntrain = \"p\"\n").unwrap();
+        std::fs::write(
+            &path,
+            "output = \"o\"\n[model]\npath = \"m\"\n[captioner]\npath = \"b\"\n[prompts]\ntrain = \"p\"\n",
+        )
+        .unwrap();
         let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
         config::read(&path, &settings).unwrap()
     }
