@@ -6,12 +6,15 @@ use crate::{
 };
 use clap::{Args as Group, Parser, Subcommand};
 use comat::{
-    config::{self, Dtype, Location, SamplerKind, Sampling, Size, Where},
-    interrupt::Interrupt,
-    pipeline::Precision,
+    config::{self, SamplerKind},
     plan::memory,
-    ranks::Terms,
 };
+use diffusion::{
+    pipeline::Precision,
+    settings::{Dtype, Location, Sampling, Where},
+};
+use images::Size;
+use ranks::{Terms, interrupt::Interrupt};
 use std::{path::PathBuf, time::Duration};
 
 /// Teaches text-to-image diffusion models to draw what the prompt says.

@@ -1,11 +1,11 @@
 //! What the user sees: progress, warnings, the last line.
 
 use anyhow::{Context, Result};
-use comat::{
-    interrupt::{Interrupt, Interrupted},
-    ranks::Launch,
-};
 use indicatif::{MultiProgress, ProgressBar};
+use ranks::{
+    Launch,
+    interrupt::{Interrupt, Interrupted},
+};
 use std::{
     fmt,
     io::{self, Write},

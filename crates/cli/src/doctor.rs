@@ -4,7 +4,7 @@ mod check;
 
 use anyhow::Result;
 use clap::Args as Group;
-use comat::config::Where;
+use diffusion::settings::Where;
 use std::{env, fs, path::PathBuf, process::Command, thread};
 use torch_ext::nccl::Nccl;
 

@@ -15,11 +15,7 @@ use benchmarks::{
     records::{Benchmark, Picture},
     table::Table,
 };
-use comat::{
-    config::{Dtype, Location, Sampling},
-    files::write_whole,
-    ranks::World,
-};
+use diffusion::settings::{Dtype, Location, Sampling};
 use evaluate::{
     draw::{Drawing, Missing},
     judges::{self, EndpointSettings, Judge, Judges, Places},
@@ -30,6 +26,8 @@ use evaluate::{
 };
 use hub::Layout;
 use indicatif::ProgressStyle;
+use models::write_text;
+use ranks::World;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -52,7 +50,7 @@ struct Work<'a> {
 pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
     let way_out = "what is drawn and scored is kept, and the same command goes on";
     let world = processes::join(args.ranks.terms(way_out, &console.interrupt))?;
-    args.engine.device = world.place(args.engine.device);
+    args.engine.device = args.engine.device.of_rank(&world);
     let choice = Choice {
         benchmark: args.bench.benchmark(),
         path: args.prompts.clone(),
@@ -86,8 +84,8 @@ pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
     let text = format!("{table}\njudges: {}", judges.join(", "));
     say!("{text}");
     let name = table_name(&args);
-    write_whole(&root.join(format!("{name}.txt")), &format!("{text}\n"))?;
-    write_whole(&root.join(format!("{name}.json")), &(serde_json::to_string_pretty(&table)? + "\n"))?;
+    write_text(&root.join(format!("{name}.txt")), &format!("{text}\n"))?;
+    write_text(&root.join(format!("{name}.json")), &(serde_json::to_string_pretty(&table)? + "\n"))?;
     Ok(())
 }
 

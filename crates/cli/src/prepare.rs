@@ -8,11 +8,15 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use clap::{Args as Group, ValueEnum};
 use comat::{
-    config::{Dtype, Location, Lora, SamplerKind, Sampling, Size},
-    pipeline::Pipeline,
+    config::{Lora, SamplerKind},
     prepare, prompts,
 };
+use diffusion::{
+    pipeline::Pipeline,
+    settings::{Dtype, Location, Sampling},
+};
 use hub::Layout;
+use images::Size;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{path::PathBuf, time::Duration};
 use tch::Device;

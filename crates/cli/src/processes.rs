@@ -3,14 +3,11 @@
 
 use crate::console::{self, Console};
 use anyhow::{Context, Result, bail};
-use comat::{
-    interrupt::Interrupt,
-    ranks::{Terms, World},
-};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use ranks::{Terms, World, interrupt::Interrupt};
 use std::{
     env,
     ffi::OsString,

@@ -3,12 +3,12 @@
 use crate::{args::Engine, console::Console, fetch};
 use anyhow::{Result, bail};
 use clap::Args as Group;
-use comat::{
-    config::Location,
-    image::Picture,
+use diffusion::{
     segment::{Detection, Grounded},
+    settings::Location,
 };
 use hub::Layout;
+use images::Picture;
 use std::path::PathBuf;
 use tch::{Device, Tensor};
 

@@ -7,20 +7,16 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use comat::{
-    config::{self, Location},
-    generate,
-    pipeline::Pipeline,
-    plan, prompts,
-    ranks::Terms,
-    trace as tracing_of,
+    config, plan, prompts, trace as tracing_of,
     train::{Ended, Leg, Trainer},
-    word_maps,
 };
-use comat::{
+use diffusion::{generate, pipeline::Pipeline, settings::Location, word_maps};
+use diffusion::{
     judge::Judge,
     segment::{Grounded, Segmenter},
 };
 use indicatif::{ProgressBar, ProgressStyle};
+use ranks::Terms;
 use std::{path::Path, time::Duration};
 use tch::{Device, Kind};
 
@@ -36,9 +32,9 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     let way_out =
         "no step was made of it; --resume auto goes on from the last checkpoint, or begins anew where there is none";
     let mut world = processes::join(terms(&config, way_out))?;
-    world.check_same(&config)?;
+    config.check_same(&world)?;
     world.one_before_the_others(|| fetch::config(&mut config, console))?;
-    config.model.device = world.place(config.model.device);
+    config.model.device = config.model.device.of_rank(&world);
     world.choose_backend(config.ranks.backend, config.model.device.device()?)?;
     let output = config.output.clone();
     console.stop_on_ctrl_c("Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.");
@@ -136,7 +132,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     let way_out =
         "images that are done are whole; --overwrite draws them and the others anew, another --out all of them";
     let world = processes::join(args.ranks.terms(way_out, &console.interrupt))?;
-    let engine = Engine { device: world.place(args.engine.device), ..args.engine };
+    let engine = Engine { device: args.engine.device.of_rank(&world), ..args.engine };
     let (mut model, mut tokenizer) = (model, tokenizer);
     world.one_before_the_others(|| fetch::model(&mut model, variant.as_deref(), &mut tokenizer, console))?;
     let pipeline = open(model, variant.as_deref(), tokenizer, &engine, console)?;
@@ -156,12 +152,12 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
     let way_out = "shards that are done are whole, and the same command goes on";
     let interrupt = Some(console.interrupt.clone());
     let world = processes::join(Terms { interrupt, ..terms(&config, way_out) })?;
-    world.check_same(&config)?;
+    config.check_same(&world)?;
     let model = &mut config.model;
     world.one_before_the_others(|| {
         fetch::model(&mut model.path, model.variant.as_deref(), &mut model.tokenizer, console)
     })?;
-    model.device = world.place(model.device);
+    model.device = model.device.of_rank(&world);
     let prompts = prompts::read(&config.prompts.train)?;
     let mut pipeline = config.model.open()?;
     console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
@@ -272,7 +268,7 @@ pub fn segmenter(which: &config::Segmenter, kind: Kind, device: Device) -> Resul
 pub fn judge(which: &config::Judge, kind: Kind, device: Device) -> Result<Box<dyn Judge>> {
     Ok(match which {
         config::Judge::World => Box::new(world::judging::Watch),
-        config::Judge::Clip { model } => Box::new(comat::judge::Clip::open(model, kind, device)?),
+        config::Judge::Clip { model } => Box::new(diffusion::judge::Clip::open(model, kind, device)?),
     })
 }
 

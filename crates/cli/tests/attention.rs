@@ -2,8 +2,8 @@
 
 mod common;
 
-use comat::image::Picture;
 use common::{Done, Folder, SD1, SDXL, fixture};
+use images::Picture;
 
 fn attention(folder: &Folder, model: &str, prompt: &str, words: &str) -> Done {
     let model = fixture(model);

@@ -3,8 +3,8 @@
 mod common;
 
 use benchmarks::records::{Metric, Picture, Subject, read};
-use comat::image;
 use common::{Done, Folder, SD1, fixture};
+
 use models::{blip::Vqa, clip::ClipScore, sentence::SentenceEmbedder};
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::PathBuf};
@@ -56,7 +56,7 @@ fn scores(folder: &Folder, place: &str) -> Vec<Picture> {
 }
 
 fn tensor(path: PathBuf) -> Tensor {
-    image::Picture::open(&path).unwrap().tensor().unwrap().unsqueeze(0)
+    images::Picture::open(&path).unwrap().tensor().unwrap().unsqueeze(0)
 }
 
 fn near(a: f64, b: f64) {

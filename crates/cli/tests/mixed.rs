@@ -2,8 +2,8 @@
 
 mod common;
 
-use comat::image::Picture;
 use common::Folder;
+use images::Picture;
 
 fn with_pictures() -> Folder {
     let folder = Folder::of_run();

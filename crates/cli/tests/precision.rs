@@ -70,7 +70,7 @@ fn a_run_in_half_precision_follows_one_in_float32() {
 /// An autoencoder overflows in float16 where its configuration says so; where it says nothing, SDXL's does and others do not.
 #[test]
 fn the_autoencoder_in_float16() {
-    use comat::pipeline::Pipeline;
+    use diffusion::pipeline::Pipeline;
     for (model, absent) in [(common::SD1, Kind::Half), (common::SDXL, Kind::Float)] {
         let folder = Folder::new();
         folder.copy(model, "model");

@@ -122,7 +122,7 @@ fn attention_panels_of_the_newest_samples_are_shown() {
         for i in 0..panels {
             let texts = [("prompt", format!("<prompt {i} of step {step}>"))];
             let texts: Vec<(&str, &str)> = texts.iter().map(|(k, v)| (*k, v.as_str())).collect();
-            comat::image::Picture::white(30, 10).save(&round.join(format!("{i:03}.png")), &texts).unwrap();
+            images::Picture::white(30, 10).save(&round.join(format!("{i:03}.png")), &texts).unwrap();
         }
     }
     folder.comat(REPORT).ok();

@@ -3,8 +3,8 @@
 mod common;
 
 use benchmarks::records::{Answer, Benchmark, Log, Metric, Picture as Scored, Subject};
-use comat::image::Picture;
 use common::{Folder, page};
+use images::Picture;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::fs;

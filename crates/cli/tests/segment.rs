@@ -2,8 +2,8 @@
 
 mod common;
 
-use comat::image::Picture;
 use common::{Done, Folder, fixture};
+use images::Picture;
 use std::path::Path;
 
 const WIDTH: usize = 44;

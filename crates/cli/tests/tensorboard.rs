@@ -2,8 +2,8 @@
 
 mod common;
 
-use comat::tensorboard::{self, message::Event};
 use common::Folder;
+use runlog::tensorboard::{self, message::Event};
 use std::collections::BTreeMap;
 
 /// All events of a run, file after file.

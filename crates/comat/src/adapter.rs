@@ -1,10 +1,8 @@
 //! The adapter that a run starts from.
 
-use crate::{
-    random::{Purpose, stream},
-    session::Session,
-};
+use crate::session::Session;
 use anyhow::{Result, bail};
+use diffusion::random::{Purpose, stream};
 use models::lora::Lora;
 
 /// A fresh adapter as configured, or the one in the file that `lora.init` names.

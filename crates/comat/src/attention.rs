@@ -5,10 +5,9 @@ use crate::{
     config::{self, Form},
     loss::attention::Target,
     prompts::Prompt,
-    resident::Resident,
-    segment::Segmenter,
 };
 use anyhow::{Context, Result};
+use diffusion::{resident::Resident, segment::Segmenter};
 use entities::{Entity, Mode, Parser};
 use models::tokenizer::{ClipTokenizer, Encoding};
 use std::{collections::HashMap, ops::Range};

@@ -1,16 +1,9 @@
 //! Which prompts a step sees, and its random draws.
 
-use crate::{
-    config::Config,
-    loss::caption::CaptionLoss,
-    prompts::Prompt,
-    random::{Purpose, permutation, stream},
-    ranks::World,
-    session::Session,
-    tracked,
-    train::Draws,
-};
+use crate::{config::Config, loss::caption::CaptionLoss, prompts::Prompt, session::Session, tracked, train::Draws};
 use anyhow::{Context, Result};
+use diffusion::random::{Purpose, permutation, stream};
+use ranks::World;
 use std::{collections::BTreeSet, ops::Range};
 use tch::Tensor;
 use torch_ext::Generator;
@@ -197,7 +190,13 @@ fn draw(streams: &mut [Generator], shape: &[i64], times: usize) -> Result<Tensor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ranks::tests::world;
+
+    /// That knows its place, but nobody else.
+    fn world(rank: usize, size: usize) -> World {
+        let mut world = World::alone();
+        (world.rank, world.size) = (rank, size);
+        world
+    }
 
     /// Places of every rank's samples, part by part.
     fn shares(ranks: usize, parts: usize, size: usize) -> Vec<Vec<Vec<u64>>> {

@@ -4,39 +4,38 @@ mod anchor;
 mod attention;
 mod fetching;
 mod fidelity;
-mod location;
 mod logging;
 mod memory;
+mod micro_batch;
 mod mixed;
 mod networks;
 mod parse;
 mod ranks;
 mod replay;
-mod sampling;
 mod training;
-mod values;
 mod watching;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use diffusion::settings::{above_zero, in_range};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+pub use ::ranks::Backend;
 pub use anchor::Anchor;
 pub use attention::{Attention, Form, Segmenter};
+pub use diffusion::settings::{Dtype, HubOf, Location, SamplerKind, Sampling, Where};
 pub use fetching::fetch_tokenizer;
 pub use fidelity::Fidelity;
-pub use location::{HubOf, Location};
+pub use images::Size;
 pub use logging::Logging;
 pub use memory::Memory;
+pub use micro_batch::MicroBatch;
 pub use mixed::Mixed;
-pub use models::schedule::SamplerKind;
 pub use networks::{Captioner, Model, Reduction};
 pub use parse::read;
-pub use ranks::{Backend, Ranks};
+pub use ranks::Ranks;
 pub use replay::Replay;
-pub use sampling::Sampling;
 pub use training::{Checkpoints, Lora, Optimizer, RateSchedule, Train};
-pub use values::{Dtype, MicroBatch, Size, Where};
 pub use watching::{Judge, Samples, Validation};
 
 /// A whole run. Paths are relative to the folder that the program is started in.
@@ -114,20 +113,14 @@ impl Config {
         self.memory.tiling()?;
         Ok(())
     }
-}
 
-fn above_zero(values: &[(&str, f64)]) -> Result<()> {
-    match values.iter().find(|(_, value)| value.is_nan() || *value <= 0.0) {
-        Some((key, value)) => bail!("{key} is {value}, it must be above 0"),
-        None => Ok(()),
-    }
-}
-
-/// From 0 to a most.
-fn in_range(values: &[(&str, f64, f64)]) -> Result<()> {
-    match values.iter().find(|(_, value, most)| !(0.0..=*most).contains(value)) {
-        Some((key, value, most)) if *most < f64::MAX => bail!("{key} is {value}, it must be from 0 to {most:.0}"),
-        Some((key, value, _)) => bail!("{key} is {value}, it must be a finite number, not below 0"),
-        None => Ok(()),
+    /// Refuses ranks that would not compute the same.
+    ///
+    /// # Errors
+    /// A rank with another configuration, other prompts or another version of the program.
+    pub fn check_same(&self, ranks: &::ranks::World) -> Result<()> {
+        let prompts = std::fs::read(&self.prompts.train).unwrap_or_default(); // whoever needs them says what is wrong
+        let text = format!("{} {} {prompts:?}", env!("CARGO_PKG_VERSION"), toml::to_string(self)?);
+        ranks.check_same("configuration, other training prompts or another version of comat", text.as_bytes())
     }
 }

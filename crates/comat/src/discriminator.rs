@@ -8,13 +8,15 @@ use crate::{
     config,
     finite::{self, Part},
     optim::{AdamW, Gradients},
+    replay::chunks,
+};
+use anyhow::{Context, Result, bail};
+use diffusion::{
     pipeline::{self, Pipeline, wide},
     precision,
     random::{Purpose, stream},
-    replay::chunks,
     resident::Resident,
 };
-use anyhow::{Context, Result, bail};
 use models::{
     lora::{Lora, Trainable},
     unet::{self, Text, UNet},

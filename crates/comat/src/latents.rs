@@ -9,14 +9,14 @@ mod pace;
 
 pub use origin::{Origin, fingerprint};
 
-use crate::{
-    batch::Order, config::Config, denoiser::Denoiser, files::write_whole, interrupt::Interrupt, pipeline::Pipeline,
-    prompts::Prompt, ranks::World, trajectory,
-};
+use crate::{batch::Order, config::Config, prompts::Prompt};
 use anyhow::{Context, Result, bail};
+use diffusion::{denoiser::Denoiser, pipeline::Pipeline, trajectory};
 use indicatif::ProgressBar;
+use models::write_text;
 use models::{Error, schedule::Sampler, tensors};
 use pace::Pace;
+use ranks::{World, interrupt::Interrupt};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -249,7 +249,7 @@ impl Store {
         tensors::write(&path, &all, HashMap::new())?;
         let prompts = prompts.iter().map(|p| (*p).to_owned()).collect();
         self.add(Shard { file, sha256: digest(&path)?, prompts }, values);
-        Ok(write_whole(&self.folder.join(INDEX), &serde_json::to_string_pretty(&self.index)?)?)
+        Ok(write_text(&self.folder.join(INDEX), &serde_json::to_string_pretty(&self.index)?)?)
     }
 }
 

@@ -6,13 +6,13 @@ use crate::{
     config::Config,
     loss::caption::CaptionLoss,
     pairs::Pairs,
-    random::{Purpose, stream},
-    ranks::World,
     session::Session,
     tracked,
     train::Draws,
 };
 use anyhow::{Result, bail};
+use diffusion::random::{Purpose, stream};
+use ranks::World;
 use std::collections::BTreeSet;
 use tch::Tensor;
 

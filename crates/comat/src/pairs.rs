@@ -4,12 +4,12 @@
 
 mod folder;
 mod listing;
-pub(crate) mod picture;
 mod shard;
 mod source;
 
-use crate::{config::Size, image::Picture};
+use crate::config::Size;
 use anyhow::{Result, bail};
+use images::Picture;
 use models::Error;
 use source::Source;
 use std::{fmt, path::Path};
@@ -87,7 +87,7 @@ impl Pairs {
 
     /// `[3, H, W]`, single precision, 0..1: the middle of the picture, which covers the size.
     pub fn tensor(&self, i: usize, size: Size) -> Result<Tensor> {
-        picture::cover(&self.image(i)?, size)?.tensor()
+        images::decode::cover(&self.image(i)?, size)?.tensor()
     }
 }
 

@@ -8,16 +8,16 @@ mod course;
 mod pictures;
 mod room;
 
-use crate::{
-    config::{Sampling, Size},
-    interrupt::Interrupt,
+use crate::config::{Sampling, Size};
+use anyhow::{Result, bail};
+use course::Course;
+use diffusion::{
     model_folder::{NewFolder, UNET},
     pipeline::{self, Pipeline},
 };
-use anyhow::{Result, bail};
-use course::Course;
 use indicatif::ProgressBar;
 use models::schedule::Prediction;
+use ranks::interrupt::Interrupt;
 use std::path::PathBuf;
 use tch::{Device, Kind};
 

@@ -6,14 +6,11 @@
 
 use crate::{
     config,
-    denoiser::Denoiser,
     loss::attention::{self, Target},
     optim::Gradients,
-    precision,
-    text::GuidedText,
-    trajectory::Trajectory,
 };
 use anyhow::Result;
+use diffusion::{denoiser::Denoiser, precision, text::GuidedText, trajectory::Trajectory};
 use models::schedule::{Sampler, Step};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

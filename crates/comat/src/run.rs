@@ -9,22 +9,24 @@ use crate::{
     attention::Counts,
     checkpoint,
     config::Config,
-    files::write_whole,
     finite::{NotFinite, Part},
-    interrupt::{Interrupt, Interrupted},
-    judge::Judge,
     prompts::{self, Prompt},
-    ranks::World,
     replay::AttentionLosses,
     session::Session,
     train::{self, Legs, Outcome, Pulls, Trainer, due},
 };
 use anyhow::{Context, Result, bail};
+use diffusion::judge::Judge;
 use indicatif::{ProgressBar, ProgressStyle};
 use journal::Journal;
+use models::write_text;
 use models::{
     Error,
     lora::{self, Lora},
+};
+use ranks::{
+    World,
+    interrupt::{Interrupt, Interrupted},
 };
 use serde_json::json;
 use std::{
@@ -219,7 +221,7 @@ impl Run {
         };
         if leads {
             fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-            write_whole(&folder.join("config.toml"), &toml::to_string(config)?).context("writing the run's folder")?;
+            write_text(&folder.join("config.toml"), &toml::to_string(config)?).context("writing the run's folder")?;
         }
         let style = ProgressStyle::with_template(
             "{prefix} {wide_bar} {pos}/{len} · {msg} · {elapsed_precise} · ETA {eta_precise}",

@@ -3,11 +3,14 @@
 use crate::{
     attention::Attention,
     config::{self, Config, Size},
+    loss::caption::CaptionLoss,
+    replay::{Anchored, chunks},
+};
+use anyhow::{Result, bail};
+use diffusion::{
     denoiser::Denoiser,
     judge::Judge,
-    loss::caption::CaptionLoss,
     pipeline::{Pipeline, wide},
-    replay::{Anchored, chunks},
     resident::Resident,
     segment::Segmenter,
     stages,
@@ -15,7 +18,6 @@ use crate::{
     tiles::Tiling,
     trajectory, word_maps,
 };
-use anyhow::{Result, bail};
 use models::{guidance::Guidance, lora::Lora, schedule::Sampler, unet::UNet, vae::AutoencoderKl};
 use std::collections::BTreeSet;
 use tch::{Device, Kind, Tensor};

@@ -4,7 +4,6 @@ use crate::{
     adapter,
     batch::Share,
     config::Config,
-    generate::Given,
     optim::Gradients,
     prompts,
     session::{SegmenterOf, Session},
@@ -12,6 +11,7 @@ use crate::{
     train::{Draws, Legs, iterate},
 };
 use anyhow::{Context, Result, bail};
+use diffusion::generate::Given;
 use models::{
     Error,
     lora::Lora,

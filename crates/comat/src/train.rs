@@ -11,21 +11,20 @@ use crate::{
     discriminator::{Discriminator, Verdict},
     ema::Ema,
     finite::{self, MOST_SKIPPED, Part},
-    interrupt::Interrupt,
     latents,
     loss::caption::{Caption, Crop},
     mixed::Mixed,
     optim::{AdamW, Gradients, learning_rate},
     prompts::Prompt,
-    ranks::World,
     replay::{AttentionLosses, Concentration, Replay, StepLosses},
     run::{Run, StepReport},
     session::Session,
-    trajectory,
 };
 use anyhow::{Result, bail};
 use clock::Clock;
+use diffusion::trajectory;
 use models::lora::Trainable;
+use ranks::{World, interrupt::Interrupt};
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 

@@ -4,8 +4,8 @@ use comat::{
     config::{Fidelity, MicroBatch},
     discriminator::{Discriminator, Verdict},
     finite::{NotFinite, Part},
-    pipeline::Pipeline,
 };
+use diffusion::pipeline::Pipeline;
 use models::tensors::{self, Tensors};
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};

@@ -2,19 +2,21 @@
 
 use comat::{
     config::{Optimizer, SamplerKind, Sampling, Size},
-    denoiser::Denoiser,
-    image::Picture,
-    interrupt::Interrupt,
-    pipeline::Pipeline,
     prepare::{self, Request, Tune},
+};
+use diffusion::{
+    denoiser::Denoiser,
+    pipeline::Pipeline,
     random::{Purpose, stream},
 };
+use images::Picture;
 use indicatif::ProgressBar;
 use models::{
     guidance::Guidance,
     tensors::{self, Tensors},
     weights::Weights,
 };
+use ranks::interrupt::Interrupt;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 use torch_ext::testing::device;

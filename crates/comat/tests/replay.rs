@@ -8,11 +8,10 @@ use comat::{
     loss::attention::{self, Target},
     optim::Gradients,
     prompts::{Entity, Prompt},
-    segment::Segmenter,
     session::Session,
-    text::GuidedText,
     train::{Draws, iterate},
 };
+use diffusion::{segment::Segmenter, text::GuidedText};
 use models::unet::UNet;
 use std::{collections::BTreeSet, path::Path};
 use tch::{Device, Kind, Tensor};

@@ -6,11 +6,11 @@ use comat::{
     batch::{Batch, Share},
     config,
     optim::Gradients,
-    ranks::World,
     replay::{Mode, Replay},
     session::Session,
-    trajectory,
 };
+use diffusion::trajectory;
+use ranks::World;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,

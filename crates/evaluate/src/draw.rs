@@ -3,9 +3,11 @@
 use crate::{pictures, prompts::Prompt};
 use anyhow::{Context, Result};
 use benchmarks::records::Benchmark;
-use comat::{config::Sampling, generate, image::Picture, interrupt::Interrupt, pipeline::Pipeline, ranks::World};
+use diffusion::{generate, pipeline::Pipeline, settings::Sampling};
+use images::Picture;
 use indicatif::ProgressBar;
 use models::unet::UNet;
+use ranks::{World, interrupt::Interrupt};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -121,9 +123,7 @@ fn write_metadata(folder: &Path, prompt: &Prompt) -> Result<()> {
         _ => None,
     });
     match metadata {
-        Some(metadata) if !path.exists() => {
-            Ok(comat::files::write_whole(&path, &(serde_json::to_string(metadata)? + "\n"))?)
-        }
+        Some(metadata) if !path.exists() => Ok(models::write_text(&path, &(serde_json::to_string(metadata)? + "\n"))?),
         _ => Ok(()),
     }
 }

@@ -10,8 +10,8 @@ pub use endpoint::{Endpoint, Settings as EndpointSettings};
 use crate::prompts::Prompt;
 use anyhow::{Context, Result};
 use benchmarks::{geneval::Thresholds, tifa};
-use comat::interrupt::Interrupt;
 use models::{blip::Vqa, clip::ClipScore, grounding_dino, sentence::SentenceEmbedder};
+use ranks::interrupt::Interrupt;
 use serde::{Deserialize, Serialize};
 use std::{
     cell::RefCell,

@@ -7,7 +7,7 @@ use benchmarks::{
     records::{Benchmark, Subject},
     t2i_compbench::protocol,
 };
-use comat::image::Picture;
+use images::Picture;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{

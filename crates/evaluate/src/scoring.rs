@@ -17,8 +17,8 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use benchmarks::records::{Answer, Log, Metric, Picture, Subject};
-use comat::{interrupt::Interrupt, ranks::World};
 use indicatif::ProgressBar;
+use ranks::{World, interrupt::Interrupt};
 use std::time::Instant;
 use tch::Tensor;
 

@@ -3,10 +3,8 @@
 
 use anyhow::{Context, Result, bail};
 use benchmarks::records::Benchmark;
-use comat::{
-    config::{Dtype, Sampling},
-    files::write_whole,
-};
+use diffusion::settings::{Dtype, Sampling};
+use models::write_text;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -113,7 +111,7 @@ impl Settings {
             };
         }
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        write_whole(&folder.join(FILE), &(serde_json::to_string_pretty(&merged)? + "\n"))?;
+        write_text(&folder.join(FILE), &(serde_json::to_string_pretty(&merged)? + "\n"))?;
         Ok(())
     }
 

@@ -25,4 +25,4 @@ pub mod weights;
 mod whole;
 
 pub use error::{Error, Result};
-pub use whole::{sync, sync_folder, write_durable, write_whole};
+pub use whole::{digest, sync, sync_folder, write_durable, write_text, write_whole};

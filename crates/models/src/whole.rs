@@ -1,9 +1,10 @@
-//! Files that are whole or not there.
+//! Files that are whole or not there, and what data are known again by.
 
 use crate::Error;
+use sha2::{Digest, Sha256};
 use std::{
     ffi::OsString,
-    fs::{File, Permissions},
+    fs::{self, File, Permissions},
     io::{self, ErrorKind},
     os::unix::fs::PermissionsExt,
     path::Path,
@@ -64,6 +65,19 @@ pub fn sync(file: &File) -> io::Result<()> {
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Writes a text, whole or not at all, and has it on the disk in the end.
+///
+/// # Errors
+/// A folder that cannot be written to.
+pub fn write_text(path: &Path, text: &str) -> crate::Result<()> {
+    write_durable(path, |partial| fs::write(partial, text).map_err(Error::io(path)))
+}
+
+/// By which data are known again: the first 64 bits of their SHA-256.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -20,16 +20,18 @@ use anyhow::{Context, Result, bail};
 use comat::{
     checkpoint,
     config::{self, Config},
-    files::write_whole,
-    generate::{self, Seeds},
-    interrupt::{Interrupt, Interrupted},
-    ranks::World,
     session::{JudgeOf, SegmenterOf},
     train::{Ended, Trainer},
 };
 use cost::Cost;
+use diffusion::generate::{self, Seeds};
 use indicatif::ProgressBar;
 use models::Error;
+use models::write_text;
+use ranks::{
+    World,
+    interrupt::{Interrupt, Interrupted},
+};
 use std::{
     collections::BTreeSet,
     fs,
@@ -201,7 +203,7 @@ impl Ablation<'_> {
         let bar = (self.bar)("judge")?;
         let outcome = judging::judge(questions, &out, &bar, self.interrupt)?;
         bar.finish_and_clear();
-        write_whole(&out.join(ORIGIN), &origin(config)?)?;
+        write_text(&out.join(ORIGIN), &origin(config)?)?;
         judging::write_lines(&self.scores(name), &outcome.judged)?;
         Ok(outcome.judged)
     }
@@ -243,8 +245,8 @@ impl Ablation<'_> {
     }
 
     fn write(&self, table: &Table) -> Result<()> {
-        write_whole(&self.out.join("ablation.md"), &table.to_string())?;
-        write_whole(&self.out.join("ablation.svg"), &figure::draw(table))?;
-        Ok(write_whole(&self.out.join("ablation.json"), &(serde_json::to_string_pretty(table)? + "\n"))?)
+        write_text(&self.out.join("ablation.md"), &table.to_string())?;
+        write_text(&self.out.join("ablation.svg"), &figure::draw(table))?;
+        Ok(write_text(&self.out.join("ablation.json"), &(serde_json::to_string_pretty(table)? + "\n"))?)
     }
 }

@@ -7,11 +7,13 @@ use crate::{
     staging, wording,
 };
 use anyhow::{Result, bail};
-use comat::{files::write_whole, image::Picture, interrupt::Interrupt};
+use images::Picture;
 use indicatif::ProgressBar;
 use models::Error;
+use models::write_text;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use ranks::interrupt::Interrupt;
 use serde_json::json;
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -54,7 +56,7 @@ pub fn write(request: &Request, bar: &ProgressBar, interrupt: &Interrupt) -> Res
         bar.inc(1);
         interrupt.check()?;
     }
-    Ok(write_whole(&list, &lines)?)
+    Ok(write_text(&list, &lines)?)
 }
 
 /// A scene, and the prompt that it was drawn for.

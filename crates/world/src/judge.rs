@@ -12,7 +12,7 @@ mod surface;
 pub use answer::verdict;
 
 use crate::scene::{Color, SIDE, Shape, Texture};
-use comat::image::Picture;
+use images::Picture;
 use parts::{Mask, Pixels, Rgb, distance};
 use serde::{Deserialize, Serialize};
 use surface::{Surface, distance_between};

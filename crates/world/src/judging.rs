@@ -7,13 +7,11 @@ use crate::{
     wording::Demand,
 };
 use anyhow::{Result, anyhow, bail};
-use comat::{
-    files::write_whole,
-    image::{Picture, Texts},
-    interrupt::Interrupt,
-};
+use images::{Picture, Texts};
 use indicatif::ProgressBar;
 use models::Error;
+use models::write_text;
+use ranks::interrupt::Interrupt;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,7 +37,7 @@ pub struct Judged {
 /// The judge as it watches a training run.
 pub struct Watch;
 
-impl comat::judge::Judge for Watch {
+impl diffusion::judge::Judge for Watch {
     fn figures(&self) -> &'static [&'static str] {
         &["attributes_bound", "all_correct", "objects_present", "clean", "nothing_extra"]
     }
@@ -227,7 +225,7 @@ fn origin(texts: &Texts, file: &Path) -> Option<(String, u64)> {
 /// Writes a line for each picture, the whole file or nothing.
 pub fn write_lines(path: &Path, judged: &[Judged]) -> Result<()> {
     let lines = judged.iter().map(|j| Ok(serde_json::to_string(j)? + "\n")).collect::<Result<String>>()?;
-    Ok(write_whole(path, &lines)?)
+    Ok(write_text(path, &lines)?)
 }
 
 /// Reads what [`write_lines`] wrote.

@@ -1,7 +1,7 @@
 //! From a scene to pixels, anti-aliased.
 
 use crate::scene::{Object, SIDE, Scene, Shape, Texture};
-use comat::image::Picture;
+use images::Picture;
 
 /// Samples along each side of a pixel.
 const SAMPLES: usize = 4;

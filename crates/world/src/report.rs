@@ -9,17 +9,15 @@ use crate::{
     scores::{Comparison, compare},
 };
 use anyhow::{Context, Result, bail};
-use comat::{
-    generate::Seeds,
-    image::Picture,
-    prompts,
-    report::{
-        gallery::{Card, Filter, Shot},
-        log::Log,
-        page::Page,
-        picture::{self, SHOT},
-        samples,
-    },
+use comat::prompts;
+use diffusion::generate::Seeds;
+use images::Picture;
+use report::{
+    gallery::{Card, Filter, Shot},
+    log::Log,
+    page::Page,
+    picture::{self, SHOT},
+    samples,
 };
 use std::{
     collections::BTreeMap,

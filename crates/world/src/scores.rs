@@ -3,7 +3,7 @@
 use crate::{judging::Judged, prompts::Category};
 use anyhow::{Result, bail};
 use benchmarks::statistics::{self, Estimate};
-use comat::report::numbers::Scale;
+use report::numbers::Scale;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 

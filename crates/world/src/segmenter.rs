@@ -2,7 +2,8 @@
 
 use crate::{judge, scene::Shape};
 use anyhow::Result;
-use comat::{image::Picture, segment::Segmenter};
+use diffusion::segment::Segmenter;
+use images::Picture;
 use tch::{Device, Kind, Tensor};
 
 /// Finds shapes by their outlines, without a network. A noun that is no shape of this world is in no picture.

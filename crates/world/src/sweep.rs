@@ -16,9 +16,12 @@ pub use table::{Best, Chosen, Row, Side, Sweep};
 use crate::judging::{Judged, Question};
 use anyhow::{Result, bail};
 use cells::Cell;
-use comat::{files::write_whole, interrupt::Interrupt, latents, pipeline::Pipeline};
+use comat::latents;
+use diffusion::pipeline::Pipeline;
 use indicatif::ProgressBar;
+use models::write_text;
 use models::{Error, weights};
+use ranks::interrupt::Interrupt;
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 /// What is drawn, and where the results go.
@@ -58,7 +61,7 @@ struct At {
 /// Draws and judges what is missing, and writes the tables.
 ///
 /// # Errors
-/// A LoRA that does not fit the model; files that cannot be read or written; [`Interrupted`](comat::interrupt::Interrupted).
+/// A LoRA that does not fit the model; files that cannot be read or written; [`Interrupted`](ranks::interrupt::Interrupted).
 pub fn run(
     mut pipeline: Pipeline,
     request: &Request,
@@ -111,8 +114,8 @@ pub fn run(
     }
     interrupt.check()?;
     let sweep = Sweep::new(&request, &pipeline.name, &drawn)?;
-    write_whole(&request.out.join("sweep.json"), &(serde_json::to_string_pretty(&sweep)? + "\n"))?;
-    write_whole(&request.out.join("sweep.md"), &sweep.to_string())?;
+    write_text(&request.out.join("sweep.json"), &(serde_json::to_string_pretty(&sweep)? + "\n"))?;
+    write_text(&request.out.join("sweep.md"), &sweep.to_string())?;
     Ok(sweep)
 }
 

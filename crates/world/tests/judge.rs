@@ -1,6 +1,6 @@
 //! The judge on pictures of which the truth is known: renders, wrong renders, spoilt ones, and things that are no scene.
 
-use comat::image::Picture;
+use images::Picture;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::{collections::BTreeMap, path::PathBuf};

@@ -1,8 +1,8 @@
 //! The training loop of the miniature stack.
 
-use comat::interrupt::Interrupt;
 use indicatif::ProgressBar;
 use models::weights::{Layout, Scope};
+use ranks::interrupt::Interrupt;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use torch_ext::testing::device;
@@ -60,7 +60,7 @@ fn a_course_that_was_stopped_goes_on_exactly() {
     assert!(losses[29] < 0.3 * losses[0], "{losses:?}");
 
     let stopped = fit(&[20, 10], &mut fresh(), parts.path(), Some(11)).unwrap_err();
-    assert!(stopped.is::<comat::interrupt::Interrupted>(), "{stopped:#}");
+    assert!(stopped.is::<ranks::interrupt::Interrupted>(), "{stopped:#}");
     let mut resumed = fresh();
     let rest = fit(&[20, 10], &mut resumed, parts.path(), None).unwrap();
     assert_eq!(rest, losses[12..]);

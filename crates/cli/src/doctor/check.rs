@@ -1,10 +1,8 @@
 //! `comat doctor --check`: the table.
 
 use anyhow::{Result, bail};
-use comat::{
-    config::Where,
-    device_check::{Check, Finding, Verdict},
-};
+use comat::device_check::{Check, Finding, Verdict};
+use diffusion::settings::Where;
 use std::path::Path;
 use tch::Device;
 

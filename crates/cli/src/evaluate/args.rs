@@ -3,7 +3,7 @@
 use crate::args::{Engine, SamplingArgs, TimedRanks, at_least_one};
 use benchmarks::records::Benchmark;
 use clap::{Args as Group, ValueEnum};
-use comat::config::Location;
+use diffusion::settings::Location;
 use std::path::PathBuf;
 
 /// Score a model, a LoRA, or pictures that exist, on a benchmark

@@ -45,7 +45,7 @@ pub fn run(args: &Check) -> Result<()> {
 
 /// Of every network of a model folder that a LoRA can adapt.
 fn layers(model: &Path) -> Result<Layers> {
-    let (xl, _) = comat::pipeline::class(model)?;
+    let (xl, _) = diffusion::pipeline::class(model)?;
     let networks = [Network::UNet, Network::TextEncoder, Network::TextEncoder2];
     let networks = networks.into_iter().take(if xl { 3 } else { 2 });
     let of = |network: Network| {

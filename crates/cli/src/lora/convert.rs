@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum};
-use comat::config::Dtype;
+use diffusion::settings::Dtype;
 use models::lora::{
     AdapterFile,
     convert::{self, Options, Target},

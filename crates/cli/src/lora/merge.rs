@@ -3,9 +3,9 @@
 use crate::{console::Console, fetch};
 use anyhow::Result;
 use clap::Args as Group;
-use comat::{
-    config::{Dtype, Location},
+use diffusion::{
     merge::{self, Surviving},
+    settings::{Dtype, Location},
 };
 use hub::Layout;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use super::{bar, counted};
 use crate::console::Console;
 use anyhow::{Result, bail};
 use clap::Args as Group;
-use comat::files::write_whole;
+use models::write_text;
 use serde_json::json;
 use std::path::PathBuf;
 use world::{judging, scores};
@@ -56,7 +56,7 @@ pub fn run(args: &Judge, console: &Console) -> Result<()> {
     }
     let summary = json!({ "scores": scores, "missing": outcome.missing, "foreign": outcome.foreign });
     judging::write_lines(&out.with_extension("jsonl"), &outcome.judged)?;
-    write_whole(&out, &(serde_json::to_string_pretty(&summary)? + "\n"))?;
+    write_text(&out, &(serde_json::to_string_pretty(&summary)? + "\n"))?;
     say!("written to {}", out.display());
     Ok(())
 }

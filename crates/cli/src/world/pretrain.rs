@@ -2,9 +2,9 @@
 
 use super::bar;
 use crate::console::Console;
+use ::diffusion::settings::Where;
 use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum, value_parser};
-use comat::config::Where;
 use std::path::PathBuf;
 use world::pretrain::{Stack, Watch, captioner, diffusion, vae};
 

@@ -4,7 +4,7 @@ use super::counted;
 use crate::{args::at_least_one, console::print};
 use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum};
-use comat::files::write_whole;
+use models::write_text;
 use std::path::PathBuf;
 use world::prompts;
 
@@ -48,7 +48,7 @@ pub fn run(args: &Prompts) -> Result<()> {
     let text = prompts.iter().map(line).collect::<Result<String>>()?;
     match &args.out {
         Some(path) => {
-            write_whole(path, &text)?;
+            write_text(path, &text)?;
             say!("{} in {}", counted(prompts.len(), "prompt"), path.display());
         }
         None => print(format_args!("{text}"))?,

@@ -4,7 +4,7 @@ use super::bar;
 use crate::console::Console;
 use anyhow::Result;
 use clap::{Args as Group, value_parser};
-use comat::config::Where;
+use diffusion::settings::Where;
 use std::path::PathBuf;
 use world::pretrain::{Stack, Watch, sharpness};
 

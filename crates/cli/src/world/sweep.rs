@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Result, bail};
 use clap::Args as Group;
-use comat::config::Location;
+use diffusion::settings::Location;
 use std::path::PathBuf;
 use world::{
     judging::{self, Question},

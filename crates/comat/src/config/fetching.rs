@@ -1,8 +1,8 @@
 //! Models that are named by an id of the hub.
 
 use super::{Attention, Config, HubOf, Judge, Location, Segmenter};
-use crate::pipeline::is_single_file;
 use anyhow::{Context, Result};
+use diffusion::pipeline::is_single_file;
 use hub::{Layout, Progress};
 use std::{
     collections::BTreeMap,

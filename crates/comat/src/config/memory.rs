@@ -1,7 +1,7 @@
 //! `[memory]`: what is not kept in the device's memory.
 
-use crate::tiles::Tiling;
 use anyhow::{Context, Result};
+use diffusion::tiles::Tiling;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]

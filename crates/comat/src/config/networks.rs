@@ -1,8 +1,8 @@
 //! `[model]` and `[captioner]`: the frozen networks.
 
 use super::{Dtype, Location, MicroBatch, Where, in_range};
-use crate::pipeline::{Pipeline, Precision};
 use anyhow::Result;
+use diffusion::pipeline::{Pipeline, Precision};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 

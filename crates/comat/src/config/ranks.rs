@@ -1,4 +1,5 @@
 use super::above_zero;
+use ::ranks::Backend;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -12,19 +13,6 @@ pub struct Ranks {
     pub timeout: f64,
     /// How gradients travel.
     pub backend: Backend,
-}
-
-/// The way of large buffers, such as gradients, between ranks. Everything else goes over Gloo.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backend {
-    /// As `gloo`, until NCCL has been seen to work between two GPUs.
-    #[default]
-    Auto,
-    /// Through the CPU.
-    Gloo,
-    /// From GPU to GPU: every rank needs one of its own, and the library. An error where that cannot be.
-    Nccl,
 }
 
 impl Default for Ranks {

@@ -11,9 +11,9 @@ use crate::{
     optim::Gradients,
     replay,
     session::Session,
-    trajectory,
 };
 use anyhow::{Result, bail};
+use diffusion::trajectory;
 use std::{collections::BTreeMap, path::Path};
 use tch::{Device, Kind, Tensor};
 use torch_ext::Generator;

@@ -1,11 +1,8 @@
 //! What latents depend on.
 
-use crate::{
-    config::{Config, Sampling, Size},
-    files,
-    pipeline::Pipeline,
-};
+use crate::config::{Config, Sampling, Size};
 use anyhow::Result;
+use diffusion::pipeline::Pipeline;
 use models::{Error, weights};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -75,7 +72,7 @@ pub fn fingerprint(pipeline: &Pipeline) -> Result<String> {
     let (model, variant) = (&pipeline.path, pipeline.variant.as_deref());
     if model.is_file() {
         let parts = [weights::fingerprint_of(std::slice::from_ref(model))?];
-        return Ok(files::digest(parts.join("\n").as_bytes()));
+        return Ok(models::digest(parts.join("\n").as_bytes()));
     }
     let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model", variant)?];
     for encoder in ["text_encoder", "text_encoder_2"].map(|name| model.join(name)).iter().filter(|f| f.exists()) {
@@ -83,5 +80,5 @@ pub fn fingerprint(pipeline: &Pipeline) -> Result<String> {
     }
     let scheduler = model.join("scheduler/scheduler_config.json");
     parts.push(fs::read_to_string(&scheduler).map_err(Error::io(&scheduler))?);
-    Ok(files::digest(parts.join("\n").as_bytes()))
+    Ok(models::digest(parts.join("\n").as_bytes()))
 }

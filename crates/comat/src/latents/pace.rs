@@ -1,7 +1,8 @@
 //! How many latents are sampled at a time.
 
-use crate::{config::Config, ranks::World};
+use crate::config::Config;
 use anyhow::Result;
+use ranks::World;
 use tch::Device;
 use torch_ext::memory;
 
@@ -19,7 +20,7 @@ pub struct Pace {
 
 impl Pace {
     pub(super) fn of(config: &Config, device: Device, world: &World) -> Self {
-        let in_training = world.at_a_time(&config.train).max(1);
+        let in_training = world.at_a_time(config.train.batch_size, config.train.accumulation).max(1);
         match (config.fidelity.as_ref().map_or(0, |fidelity| fidelity.latents_batch), device) {
             (0, Device::Cpu) => Self { samples: in_training, most: in_training },
             (0, _) => Self { samples: in_training, most: ENOUGH.max(in_training) },

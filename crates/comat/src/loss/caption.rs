@@ -5,13 +5,15 @@ use crate::{
     config::{self, Reduction},
     finite::{self, Part},
     loss::contrast::Contrast,
-    precision,
     prompts::Prompt,
-    random::{Purpose, stream},
     replay::chunks,
-    resident::Resident,
 };
 use anyhow::{Context, Result};
+use diffusion::{
+    precision,
+    random::{Purpose, stream},
+    resident::Resident,
+};
 use models::{
     blip::{Captioner, Nll},
     preprocess::Preprocess,

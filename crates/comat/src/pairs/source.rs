@@ -1,8 +1,8 @@
 //! Where the bytes of a picture lie: a file, or a part of a shard.
 
-use super::picture;
-use crate::image::Picture;
 use anyhow::Result;
+use images::Picture;
+use images::decode;
 use models::Error;
 use std::{
     fmt, fs,
@@ -19,7 +19,7 @@ pub(super) enum Source {
 
 impl Source {
     pub(super) fn picture(&self) -> Result<Picture> {
-        let picture = picture::decode(&self.bytes()?);
+        let picture = decode::decode(&self.bytes()?);
         Ok(picture.map_err(|e| match self {
             Self::File(path) => Error::file(path, format!("broken picture: {e}")),
             Self::Member { shard, name, .. } => Error::file(shard, format!("{name}: broken picture: {e}")),

@@ -13,11 +13,11 @@ use crate::{
     loss::caption::CaptionLoss,
     optim::Gradients,
     prompts,
-    random::{Purpose, stream},
     session::{SegmenterOf, Session},
     train::{Draws, Legs, iterate},
 };
 use anyhow::{Context, Result};
+use diffusion::random::{Purpose, stream};
 use std::{collections::BTreeSet, fmt};
 use tch::Tensor;
 

@@ -7,10 +7,10 @@
 use super::memory::{self, Forecast, gigabytes};
 use crate::{
     config::{self, Config, MicroBatch},
-    ranks::World,
     session::SegmenterOf,
 };
 use anyhow::Result;
+use ranks::World;
 use std::path::Path;
 
 /// Bytes that a step takes at most for each pixel of an image and sample, three times what SD 1.5 takes in float32.

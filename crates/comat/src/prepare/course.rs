@@ -3,16 +3,17 @@
 use super::{Bars, Request};
 use crate::{
     config::Optimizer,
+    optim::{Masters, learning_rate},
+};
+use anyhow::{Result, bail};
+use diffusion::{
     denoiser::Denoiser,
-    interrupt::Interrupt,
     merge,
     model_folder::{NewFolder, UNET},
-    optim::{Masters, learning_rate},
     pipeline::{Pipeline, wide},
     precision,
     random::{Purpose, stream},
 };
-use anyhow::{Result, bail};
 use models::{
     Error,
     guidance::Guidance,
@@ -21,6 +22,7 @@ use models::{
     unet::UNet,
     weights::{Weights, files_of},
 };
+use ranks::interrupt::Interrupt;
 use serde_json::json;
 use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};

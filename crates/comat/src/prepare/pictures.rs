@@ -1,15 +1,15 @@
 //! The model's own pictures, reduced; and their latents.
 
 use super::{Bars, Request};
-use crate::{
-    config::Size,
+use crate::config::Size;
+use anyhow::{Result, bail};
+use diffusion::{
     generate,
-    image::Picture,
-    interrupt::Interrupt,
     pipeline::{Pipeline, wide},
 };
-use anyhow::{Result, bail};
+use images::Picture;
 use models::{Error, preprocess};
+use ranks::interrupt::Interrupt;
 use std::{
     fs,
     path::{Path, PathBuf},

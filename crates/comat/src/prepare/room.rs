@@ -1,7 +1,8 @@
 //! Whether there is memory for tuning a whole UNet.
 
-use crate::{pipeline::wide, plan::memory::gigabytes};
+use crate::plan::memory::gigabytes;
 use anyhow::{Result, bail};
+use diffusion::pipeline::wide;
 use tch::{Device, Kind};
 
 /// Refuses what is known not to fit. `weights`: how many; `kind`: the precision they are computed in, on `device`.

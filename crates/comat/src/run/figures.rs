@@ -1,8 +1,9 @@
 //! A step's figures, added up over the ranks together with the gradients.
 
 use super::StepReport;
-use crate::{finite::Part, interrupt::Interrupt, ranks::World};
+use crate::finite::Part;
 use anyhow::Result;
+use ranks::{World, interrupt::Interrupt};
 use std::time::Instant;
 use tch::Tensor;
 

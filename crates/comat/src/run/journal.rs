@@ -1,8 +1,8 @@
 //! Everything that happens in a run, for programs (`events.jsonl`) and for TensorBoard.
 
-use crate::{events::Events, tensorboard::Writer};
 use anyhow::Result;
 use models::Error;
+use runlog::{events::Events, tensorboard::Writer};
 use serde_json::Value;
 use std::{fs, path::Path};
 

@@ -1,17 +1,13 @@
 //! Images from fixed seeds on the way, each round beside the first.
 
 use super::{Run, unless_stopped};
-use crate::{
-    batch,
-    image::{Picture, slug},
-    interrupt::Interrupt,
-    replay::chunks,
-    session::Session,
-    train::Trainer,
-    word_maps::{self, Looks, Word},
-};
+use crate::{batch, replay::chunks, session::Session, train::Trainer};
 use anyhow::Result;
+use diffusion::word_maps::{self, Looks, Word};
+use images::{Picture, slug};
 use models::{Error, lora::Lora};
+use ranks::interrupt::Interrupt;
+use runlog::samples::{GRID, pictures};
 use serde_json::json;
 use std::{
     fs,
@@ -19,7 +15,6 @@ use std::{
 };
 use torch_ext::Generator;
 
-const GRID: &str = "grid.png";
 const MAPS: &str = "attention.safetensors";
 
 /// A round: the images into `samples/step-N`, all of them in `grid.png`, those of the adapter's running average into `ema/` in
@@ -34,7 +29,8 @@ pub fn draw(run: &mut Run, trainer: &mut Trainer, interrupt: &Interrupt) -> Resu
 
 fn draw_all(run: &mut Run, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<()> {
     let folder = run.folder.join("samples").join(format!("step-{}", trainer.step));
-    let at_a_time = trainer.world.at_a_time(&trainer.session.config.train);
+    let at_a_time =
+        trainer.world.at_a_time(trainer.session.config.train.batch_size, trainer.session.config.train.accumulation);
     let (step, session) = (trainer.step, &mut trainer.session);
     let watched = session.config.samples.attention;
     let of = |folder: &Path, watched| Round { step, folder: folder.to_owned(), watched, at_a_time };
@@ -94,7 +90,7 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora, interrupt
         for (i, (prompt, seed)) in prompts.iter().zip(seeds).enumerate() {
             let picture = Picture::from_tensor(&images.get(i as i64))?;
             let path = folder.join(name(first + i, prompt));
-            let settings = crate::generate::parameters(
+            let settings = diffusion::generate::parameters(
                 &config.sampling,
                 prompt,
                 seed,
@@ -130,29 +126,6 @@ fn show(run: &mut Run, step: u64, group: &str, folder: &Path, pictures: &[Pictur
         run.journal.picture(step, &tag, (picture.width, picture.height), &folder.join(file))?;
     }
     Ok(())
-}
-
-/// The rounds of a run: steps and folders, the newest last.
-pub fn rounds(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let rounds = run.join("samples");
-    if !rounds.exists() {
-        return Ok(vec![]);
-    }
-    let step = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
-    let folders = fs::read_dir(&rounds).map_err(Error::io(&rounds))?.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut found: Vec<_> = folders.filter_map(|path| Some((step(&path)?, path))).collect();
-    found.sort();
-    Ok(found)
-}
-
-/// The pictures of a round, in order.
-pub fn pictures(round: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(round).map_err(Error::io(round))?.filter_map(|entry| Some(entry.ok()?.path()));
-    let is_picture =
-        |path: &PathBuf| path.extension().is_some_and(|e| e == "png") && path.file_name().is_some_and(|n| n != GRID);
-    let mut found: Vec<_> = entries.filter(is_picture).collect();
-    found.sort();
-    Ok(found)
 }
 
 fn name(number: usize, prompt: &str) -> String {

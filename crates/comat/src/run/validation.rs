@@ -2,12 +2,11 @@
 //! that one notices when the captioner is pleased and nobody else.
 
 use super::{Run, unless_stopped};
-use crate::{
-    batch, interrupt::Interrupt, judge::Judge, prompts::Prompt, random::Purpose, ranks::World, replay::chunks,
-    session::Session, train::Trainer,
-};
+use crate::{batch, prompts::Prompt, replay::chunks, session::Session, train::Trainer};
 use anyhow::{Context, Result};
+use diffusion::{judge::Judge, random::Purpose};
 use models::{Error, tensors};
+use ranks::{World, interrupt::Interrupt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
@@ -199,7 +198,9 @@ fn draw(run: &Run, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<Round
     let (mut losses, mut judged, mut bytes) = (vec![], vec![], vec![]);
     let all = &run.validation.prompts;
     let mine = world.share(all.len());
-    for (start, length) in chunks(mine.len() as i64, world.at_a_time(&session.config.train)) {
+    for (start, length) in
+        chunks(mine.len() as i64, world.at_a_time(session.config.train.batch_size, session.config.train.accumulation))
+    {
         let start = mine.start as i64 + start;
         let prompts: Vec<&str> = all[start as usize..][..length as usize].iter().map(|p| p.text.as_str()).collect();
         let places: Vec<u64> = (start as u64..(start + length) as u64).collect();
@@ -249,7 +250,7 @@ fn write_best(validation: &Validation) -> Result<()> {
     let folder = validation.folder.join("best");
     fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
     let text = serde_json::to_string_pretty(&validation.best)?;
-    Ok(crate::files::write_whole(&validation.best_path(), &text)?)
+    Ok(models::write_text(&validation.best_path(), &text)?)
 }
 
 /// What to say when the captioner is pleased and the judge is not: both changes beyond twice their standard error.

@@ -7,18 +7,17 @@ use crate::{
     config::Config,
     discriminator::Discriminator,
     ema::Ema,
-    interrupt::Interrupt,
     latents,
     mixed::Mixed,
     optim::AdamW,
     plan::micro_batch,
     prompts::{self, Prompt},
-    ranks::World,
     run::Run,
     session::{JudgeOf, SegmenterOf, Session},
 };
 use anyhow::Result;
 use indicatif::ProgressBar;
+use ranks::{World, interrupt::Interrupt};
 use std::path::Path;
 use tch::Tensor;
 

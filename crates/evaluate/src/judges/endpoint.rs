@@ -7,7 +7,7 @@ mod cache;
 use anyhow::{Context, Result, anyhow, bail};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use cache::Cache;
-use comat::interrupt::{Interrupt, Interrupted};
+use ranks::interrupt::{Interrupt, Interrupted};
 use serde_json::{Value, json};
 use std::{
     path::PathBuf,

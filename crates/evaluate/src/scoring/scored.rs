@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use benchmarks::records::{self, Key, Picture, Subject};
-use comat::files::write_whole;
+use models::write_text;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -147,5 +147,5 @@ impl Waiting {
 
 fn write(path: &Path, pictures: &[Picture]) -> Result<()> {
     let lines = pictures.iter().flat_map(Picture::lines).map(|line| Ok(serde_json::to_string(line)? + "\n"));
-    Ok(write_whole(path, &lines.collect::<Result<String>>()?)?)
+    Ok(write_text(path, &lines.collect::<Result<String>>()?)?)
 }

@@ -4,7 +4,7 @@
 use super::SCORES;
 use anyhow::{Context, Result};
 use benchmarks::records::{Log, read};
-use comat::ranks::World;
+use ranks::World;
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -2,7 +2,7 @@
 
 use super::Table;
 use crate::scores::Measure;
-use comat::report::html::Text;
+use report::html::Text;
 
 const SHOWN: [Measure; 4] = [Measure::Correct, Measure::Bound, Measure::Clean, Measure::Extra];
 const WIDTH: f64 = 900.0;

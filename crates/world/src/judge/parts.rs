@@ -1,6 +1,6 @@
 //! What stands out from the ground, thing by thing.
 
-use comat::image::Picture;
+use images::Picture;
 
 /// A colour or a difference of two; red, green and blue, 0 to 1.
 pub type Rgb = [f32; 3];

@@ -4,11 +4,11 @@ use super::parameters::Parameters;
 use anyhow::{Context, Result, bail};
 use comat::{
     config::{Optimizer, RateSchedule},
-    interrupt::Interrupt,
     optim::{AdamW, learning_rate},
 };
 use indicatif::ProgressBar;
 use models::{Error, tensors};
+use ranks::interrupt::Interrupt;
 use serde_json::json;
 use std::{
     collections::HashMap,

@@ -13,7 +13,7 @@ use crate::{
     wording,
 };
 use anyhow::Result;
-use comat::{denoiser::Denoiser, pipeline::Pipeline, trajectory};
+use diffusion::{denoiser::Denoiser, pipeline::Pipeline, trajectory};
 use models::{
     guidance::Guidance,
     schedule::{Sampler, SamplerKind},

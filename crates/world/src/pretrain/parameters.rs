@@ -1,7 +1,7 @@
 //! Trainable weights of one or more networks, as views of one flat buffer.
 
 use anyhow::{Context, Result};
-use comat::random::{Purpose, stream};
+use diffusion::random::{Purpose, stream};
 use models::{
     tensors::{self, Tensors},
     weights::{Layout, Weights},

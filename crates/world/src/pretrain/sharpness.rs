@@ -13,7 +13,8 @@ use crate::{
     wording::{Demand, Wanted},
 };
 use anyhow::Result;
-use comat::{config, image::Picture, loss::caption::CaptionLoss};
+use comat::{config, loss::caption::CaptionLoss};
+use images::Picture;
 use serde::Serialize;
 use std::fmt;
 use tch::{Kind, Tensor};

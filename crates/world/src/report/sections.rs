@@ -3,7 +3,7 @@
 use super::{Also, Outcome, Pairs, SHOWN};
 use crate::scores::{Change, Comparison, Measure, Row};
 use benchmarks::statistics::Estimate;
-use comat::report::{
+use report::{
     chart::{self, Bar, Group},
     compare::{self, Line},
     gallery::{self, Card, Filter},

@@ -6,16 +6,16 @@ use crate::{
     scene::SIDE,
 };
 use anyhow::Result;
-use comat::{
-    config::{SamplerKind, Sampling, Size},
-    files,
+use comat::config::SamplerKind;
+use diffusion::{
     generate::{self, Seeds},
-    image::Picture,
-    interrupt::Interrupt,
     pipeline::Pipeline,
+    settings::Sampling,
 };
+use images::{Picture, Size};
 use indicatif::ProgressBar;
 use models::unet::UNet;
+use ranks::interrupt::Interrupt;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
@@ -55,7 +55,7 @@ impl<'a> Cell<'a> {
         let [model, lora] = of.map(Option::unwrap_or_default);
         let all = format!("{model}\n{lora}\n{:?}\n{}\n{drawn}", pipeline.kind, toml::to_string(&sampling)?);
         let kind = if lora.is_empty() { "base" } else { "tuned" };
-        let file = format!("{kind}-guidance{guidance}-{}.jsonl", files::digest(all.as_bytes())).into();
+        let file = format!("{kind}-guidance{guidance}-{}.jsonl", models::digest(all.as_bytes())).into();
         Ok(Self { sampling, jobs, file })
     }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::Backend;
+use crate::Backend;
 use std::{cell::RefCell, rc::Rc, thread};
 
 /// That knows its place, but nobody else.

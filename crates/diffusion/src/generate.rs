@@ -1,17 +1,16 @@
 //! `comat generate`: prompts to PNG files.
 
 use crate::{
-    config::{Sampling, Size},
     denoiser::Denoiser,
-    image::{Picture, slug},
-    interrupt::Interrupt,
     pipeline::{Pipeline, wide},
-    ranks::World,
+    settings::Sampling,
     trajectory,
 };
 use anyhow::{Result, bail};
+use images::{Picture, Size, slug};
 use indicatif::ProgressBar;
 use models::{Error, schedule::Sampler, tensors, unet::UNet};
+use ranks::{World, interrupt::Interrupt};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeSet, HashMap},

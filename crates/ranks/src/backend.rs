@@ -1,7 +1,7 @@
 //! How tensors travel: over Gloo as all ranks can, or over NCCL from GPU to GPU, where every rank has one of its own.
 
 use super::{World, loss::Loss};
-use crate::config::Backend;
+use crate::Backend;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::{fs, time::Duration};

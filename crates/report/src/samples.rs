@@ -7,11 +7,9 @@ use super::{
     page::section,
     picture::{self, Inlined, PANEL, SHOT},
 };
-use crate::{
-    image::Picture,
-    run::samples::{pictures, rounds},
-};
 use anyhow::Result;
+use images::Picture;
+use runlog::samples::{pictures, rounds};
 use std::path::{Path, PathBuf};
 
 /// Prompts of a run whose attention is shown.

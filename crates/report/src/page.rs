@@ -1,8 +1,8 @@
 //! The frame of a report, and its simplest parts.
 
 use super::html::Text;
-use crate::files::write_whole;
 use anyhow::{Context, Result};
+use models::write_text;
 use std::path::Path;
 
 /// A whole page. The body is HTML, whatever else is text.
@@ -31,7 +31,7 @@ impl Page<'_> {
 
     /// Writes the file, whole or not at all.
     pub fn save(&self, path: &Path) -> Result<()> {
-        write_whole(path, &self.html()).context("writing the report")
+        write_text(path, &self.html()).context("writing the report")
     }
 }
 

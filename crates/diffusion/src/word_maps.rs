@@ -6,16 +6,9 @@ mod store;
 pub use panel::panel;
 pub use store::{Store, read};
 
-use crate::{
-    config::Sampling,
-    denoiser::Denoiser,
-    image::{Picture, slug},
-    interrupt::Interrupt,
-    pipeline::Pipeline,
-    text::GuidedText,
-    trajectory,
-};
+use crate::{denoiser::Denoiser, pipeline::Pipeline, settings::Sampling, text::GuidedText, trajectory};
 use anyhow::{Context, Result, bail};
+use images::{Picture, slug};
 use indicatif::ProgressBar;
 use models::{
     Error,
@@ -23,6 +16,7 @@ use models::{
     tokenizer::Encoding,
     unet::{Layer, UNet},
 };
+use ranks::interrupt::Interrupt;
 use std::{
     collections::BTreeSet,
     fs,

@@ -1,13 +1,12 @@
 //! Picture files as addresses that hold the picture itself.
 
-use crate::{
-    config::Size,
-    image::Picture,
-    pairs::picture::{cover, decode},
-};
 use anyhow::{Context, Result, bail};
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
+use images::{
+    Picture, Size,
+    decode::{cover, decode},
+};
 use models::Error;
 use std::{fs, path::Path};
 

@@ -1,6 +1,6 @@
 //! Prompts are encoded once for every state of the encoders: rows with an adapter and without it are never mixed.
 
-use comat::pipeline::Pipeline;
+use diffusion::pipeline::Pipeline;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 use torch_ext::testing::device;

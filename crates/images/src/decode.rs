@@ -1,6 +1,6 @@
 //! From the bytes of a file to a picture of the size that a network takes.
 
-use crate::{config::Size, image::Picture};
+use crate::{Picture, Size};
 use anyhow::{Result, bail};
 use fast_image_resize::{
     FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
@@ -10,7 +10,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
 /// Upright, in RGB, over white where it is transparent. The bytes tell the format, whatever the file is called.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Picture> {
+pub fn decode(bytes: &[u8]) -> Result<Picture> {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     if reader.format() == Some(ImageFormat::Jpeg) && lacks_end(bytes) {
         bail!("the JPEG is cut off; is the copy complete?");
@@ -49,7 +49,7 @@ fn over_white([r, g, b, a]: [u8; 4]) -> [u8; 3] {
 
 /// The largest part around the middle that has the shape of `size`, in that size: antialiased, with the cubic filter that
 /// the preprocessors of diffusers and transformers use.
-pub(crate) fn cover(picture: &Picture, size: Size) -> Result<Picture> {
+pub fn cover(picture: &Picture, size: Size) -> Result<Picture> {
     let (width, height) = (u32::try_from(size.width)?, u32::try_from(size.height)?);
     let (from_width, from_height) = (u32::try_from(picture.width)?, u32::try_from(picture.height)?);
     let from = ImageRef::new(from_width, from_height, &picture.pixels, PixelType::U8x3)?;

@@ -1,8 +1,8 @@
 //! Maps on disk: the samples of a training run are shown beside those of its first round, also after it was resumed.
 
 use super::Looks;
-use crate::image::Picture;
 use anyhow::Result;
+use images::Picture;
 use models::{Error, tensors};
 use std::{collections::HashMap, path::Path};
 use tch::{Device, Kind};

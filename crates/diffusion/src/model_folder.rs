@@ -1,12 +1,13 @@
 //! A model folder written anew with some weights changed. Everything else is copied as it is.
 
-use crate::{files::write_whole, interrupt::Interrupt};
 use anyhow::{Context, Result, bail};
+use models::write_text;
 use models::{
     Error,
     tensors::{self, partial_name},
     weights::files_of,
 };
+use ranks::interrupt::Interrupt;
 use serde_json::json;
 use std::{
     ffi::OsStr,
@@ -230,5 +231,5 @@ fn write_index(stem: &str, from: &Path, to: &Path, sources: &[PathBuf]) -> Resul
     let variant = names.into_iter().find(|name| fp16 && from.join(name).exists());
     let name = variant.unwrap_or(format!("{stem}.safetensors.index.json"));
     let index = json!({ "metadata": { "total_size": bytes }, "weight_map": map });
-    Ok(write_whole(&to.join(name), &serde_json::to_string_pretty(&index)?)?)
+    Ok(write_text(&to.join(name), &serde_json::to_string_pretty(&index)?)?)
 }

@@ -1,7 +1,7 @@
 //! Maps over pictures, words above them.
 
 use super::Looks;
-use crate::image::Picture;
+use images::Picture;
 use tch::{Device, Kind, Tensor};
 
 /// Pictures are brought to at least this many pixels.

@@ -1,10 +1,15 @@
 //! Pictures: from tensors to PNG files with their story in the text chunks.
 
+pub mod decode;
+pub mod size;
+
+pub use size::Size;
+
 use anyhow::{Result, bail};
 use embedded_graphics::{
     Drawable,
     draw_target::DrawTarget,
-    geometry::{OriginDimensions, Point, Size},
+    geometry::{self, OriginDimensions, Point},
     mono_font::{MonoTextStyle, iso_8859_1::FONT_9X18_BOLD},
     pixelcolor::{Rgb888, RgbColor},
     text::{Baseline, Text},
@@ -101,7 +106,7 @@ impl Picture {
 
     /// From the bytes of a PNG, JPEG or WebP of any depth: upright, in RGB, over white where it is transparent.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        crate::pairs::picture::decode(bytes)
+        crate::decode::decode(bytes)
     }
 
     /// Reads an 8-bit RGB PNG and its text chunks, by keyword.
@@ -152,8 +157,8 @@ impl Picture {
 }
 
 impl OriginDimensions for Picture {
-    fn size(&self) -> Size {
-        Size::new(self.width as u32, self.height as u32)
+    fn size(&self) -> geometry::Size {
+        geometry::Size::new(self.width as u32, self.height as u32)
     }
 }
 

@@ -4,11 +4,12 @@ mod folder;
 mod single;
 
 use crate::{
-    config::{Location, Size},
     resident::Resident,
+    settings::Location,
     text::{Adapter, TextEncoders},
 };
 use anyhow::{Context, Result, bail};
+use images::Size;
 use models::{
     lora::{AdapterFile, Base, Network},
     schedule::NoiseSchedule,

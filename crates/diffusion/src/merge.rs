@@ -1,7 +1,6 @@
 //! `comat lora merge`: a model folder with LoRAs added to its UNet and text encoders, for programs that take no LoRA.
 
 use crate::{
-    interrupt::Interrupt,
     model_folder::{NewFolder, Part, UNET},
     pipeline,
 };
@@ -15,6 +14,7 @@ use models::{
     unet::{self, UNet},
     weights::{Weights, files_of},
 };
+use ranks::interrupt::Interrupt;
 use serde_json::{Value, json};
 use std::{
     cell::RefCell,
@@ -150,7 +150,7 @@ fn kind_of(sources: &[PathBuf]) -> Result<Kind> {
 }
 
 /// The weight with every adapter of its layer added, in float32; `None` where there is none.
-pub(crate) fn sum(key: &str, weight: &Tensor, loras: &[Lora]) -> Option<Tensor> {
+pub fn sum(key: &str, weight: &Tensor, loras: &[Lora]) -> Option<Tensor> {
     let layer = key.strip_suffix(".weight")?;
     let mut pairs = loras.iter().filter_map(|lora| lora.get(layer)).peekable();
     pairs.peek()?;
@@ -158,7 +158,7 @@ pub(crate) fn sum(key: &str, weight: &Tensor, loras: &[Lora]) -> Option<Tensor> 
 }
 
 /// What the metadata of a file say of the LoRAs in it.
-pub(crate) fn mark(loras: &[(PathBuf, f64)]) -> (&'static str, String) {
+pub fn mark(loras: &[(PathBuf, f64)]) -> (&'static str, String) {
     let names = loras.iter().map(|(path, scale)| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         json!({ "file": name, "scale": scale })

@@ -5,6 +5,7 @@
 //! sending anything.
 
 mod backend;
+pub mod interrupt;
 mod launch;
 mod loss;
 mod slurm;
@@ -13,16 +14,28 @@ mod table;
 pub use launch::Launch;
 pub use loss::Terms;
 
-use crate::config::{Config, Train, Where};
 use anyhow::{Context, Result, anyhow, bail};
 use backend::Reducer;
 use loss::{Loss, cause};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use std::{ops::Range, time::Duration};
 use table::Table;
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Group, Store, first_line};
+
+/// The way of large buffers, such as gradients, between ranks. Everything else goes over Gloo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// As `gloo`, until NCCL has been seen to work between two GPUs.
+    #[default]
+    Auto,
+    /// Through the CPU.
+    Gloo,
+    /// From GPU to GPU: every rank needs one of its own, and the library. An error where that cannot be.
+    Nccl,
+}
 
 /// This process, and the others.
 pub struct World {
@@ -79,17 +92,14 @@ impl World {
     }
 
     /// The most samples that a rank has in one trajectory of the training.
-    pub fn at_a_time(&self, train: &Train) -> usize {
-        (train.batch_size * train.accumulation).div_ceil(self.size).min(train.batch_size)
+    pub fn at_a_time(&self, batch_size: usize, accumulation: usize) -> usize {
+        (batch_size * accumulation).div_ceil(self.size).min(batch_size)
     }
 
-    /// The device of this rank, where `auto` and `cuda` leave it open: one GPU each, in turn.
-    pub fn place(&self, device: Where) -> Where {
+    /// The GPU of this rank, one each, in turn; `None` on a machine without.
+    pub fn gpu(&self) -> Option<usize> {
         let gpus = if tch::Cuda::is_available() { tch::Cuda::device_count() as usize } else { 0 };
-        match (device, self.local % gpus.max(1)) {
-            (Where::Auto | Where::Cuda(0), gpu) if gpu > 0 => Where::Cuda(gpu),
-            _ => device,
-        }
+        self.local.checked_rem(gpus)
     }
 
     /// Replaces the buffers, on every rank, by their sums over the ranks, and returns every rank's figures.
@@ -198,17 +208,15 @@ impl World {
         Ok(all)
     }
 
-    /// Refuses ranks that would not compute the same: another configuration, other prompts, another version of the program.
-    pub fn check_same(&self, config: &Config) -> Result<()> {
-        let prompts = std::fs::read(&config.prompts.train).unwrap_or_default(); // whoever needs them says what is wrong
-        let text = format!("{} {} {:?}", env!("CARGO_PKG_VERSION"), toml::to_string(config)?, prompts);
+    /// Refuses ranks that would not compute the same: another text, of which they say what it stands for.
+    ///
+    /// # Errors
+    /// A rank that has another one.
+    pub fn check_same(&self, what: &str, text: &[u8]) -> Result<()> {
         let digest = Sha256::digest(text).iter().take(5).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         let all = self.exchange(&mut [], &[digest as f64])?;
         match all.iter().position(|row| row != &all[0]) {
-            Some(other) => bail!(
-                "rank {}: rank {other} has another configuration, other training prompts or another version of comat than rank 0",
-                self.rank
-            ),
+            Some(other) => bail!("rank {}: rank {other} has another {what} than rank 0", self.rank),
             None => Ok(()),
         }
     }
@@ -242,4 +250,4 @@ fn spread(flat: &Tensor, buffers: &mut [&mut Tensor]) -> Tensor {
 }
 
 #[cfg(test)]
-pub mod tests;
+mod tests;

@@ -1,0 +1,62 @@
+//! How many samples a part of a step takes at a time.
+
+use images::size::typed;
+use serde::{Deserialize, Serialize, de, ser};
+use std::{fmt, str::FromStr};
+
+/// How many samples a part of a step takes at a time, typed as a number (0: the whole batch) or as `auto`: as many as fit into the
+/// device's free memory, measured before the first step ([`crate::plan::micro_batch`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MicroBatch {
+    #[default]
+    Auto,
+    Samples(usize),
+}
+
+impl MicroBatch {
+    pub const WHOLE: Self = Self::Samples(0);
+
+    /// Samples at a time; 0, the whole batch, where it is still to be chosen.
+    pub fn samples(self) -> usize {
+        match self {
+            Self::Auto => 0,
+            Self::Samples(samples) => samples,
+        }
+    }
+}
+
+impl FromStr for MicroBatch {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Samples).map_err(|_| {
+                format!("`{text}` is not a micro-batch; write \"auto\", or a number of samples (0: the whole batch)")
+            }),
+        }
+    }
+}
+
+impl fmt::Display for MicroBatch {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Samples(samples) => write!(f, "{samples}"),
+        }
+    }
+}
+
+impl Serialize for MicroBatch {
+    fn serialize<S: ser::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Samples(samples) => serializer.serialize_u64(*samples as u64),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MicroBatch {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        typed(deserializer)
+    }
+}

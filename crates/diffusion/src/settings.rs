@@ -1,0 +1,34 @@
+//! Settings as they are typed and written: what pipelines are opened with and what images are drawn with.
+
+mod device;
+mod location;
+mod sampling;
+
+pub use device::{Dtype, Where};
+pub use images::Size;
+pub use location::{HubOf, Location};
+pub use models::schedule::SamplerKind;
+pub use sampling::Sampling;
+
+use anyhow::{Result, bail};
+
+/// # Errors
+/// One that is not, by its name.
+pub fn above_zero(values: &[(&str, f64)]) -> Result<()> {
+    match values.iter().find(|(_, value)| value.is_nan() || *value <= 0.0) {
+        Some((key, value)) => bail!("{key} is {value}, it must be above 0"),
+        None => Ok(()),
+    }
+}
+
+/// From 0 to a most.
+///
+/// # Errors
+/// One that is not, by its name.
+pub fn in_range(values: &[(&str, f64, f64)]) -> Result<()> {
+    match values.iter().find(|(_, value, most)| !(0.0..=*most).contains(value)) {
+        Some((key, value, most)) if *most < f64::MAX => bail!("{key} is {value}, it must be from 0 to {most:.0}"),
+        Some((key, value, _)) => bail!("{key} is {value}, it must be a finite number, not below 0"),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,34 @@
+//! `samples/step-N/`: the images of a round, in a folder of its own.
+
+use anyhow::Result;
+use models::Error;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// All images of a round in one.
+pub const GRID: &str = "grid.png";
+
+/// The rounds of a run: steps and folders, the newest last.
+pub fn rounds(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let rounds = run.join("samples");
+    if !rounds.exists() {
+        return Ok(vec![]);
+    }
+    let step = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
+    let folders = fs::read_dir(&rounds).map_err(Error::io(&rounds))?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut found: Vec<_> = folders.filter_map(|path| Some((step(&path)?, path))).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The pictures of a round, in order.
+pub fn pictures(round: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(round).map_err(Error::io(round))?.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_picture =
+        |path: &PathBuf| path.extension().is_some_and(|e| e == "png") && path.file_name().is_some_and(|n| n != GRID);
+    let mut found: Vec<_> = entries.filter(is_picture).collect();
+    found.sort();
+    Ok(found)
+}
