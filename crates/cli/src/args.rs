@@ -5,10 +5,7 @@ use crate::{
     segment::Segment, world::World,
 };
 use clap::{Args as Group, Parser, Subcommand};
-use comat::{
-    config::{self, SamplerKind},
-    plan::memory,
-};
+use comat::config::{self, SamplerKind};
 use diffusion::{
     pipeline::Precision,
     settings::{Dtype, Location, Sampling, Where},
@@ -16,6 +13,7 @@ use diffusion::{
 use images::Size;
 use ranks::{Terms, interrupt::Interrupt};
 use std::{path::PathBuf, time::Duration};
+use workbench::plan::memory;
 
 /// Teaches text-to-image diffusion models to draw what the prompt says.
 ///

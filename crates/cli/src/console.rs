@@ -125,7 +125,7 @@ fn out_of_memory(message: &str) -> Option<String> {
     Some(match comat::train::under_way() {
         Some(leg) => format!(
             "out of memory in the leg `{leg}` of a step ({amount}): a smaller {} needs less; `comat plan --memory …` says how small",
-            comat::plan::memory::setting_of(leg)
+            workbench::plan::memory::setting_of(leg)
         ),
         None => {
             format!("out of memory ({amount}): a smaller batch or size, or --dtype bfloat16 (model.dtype), needs less")

@@ -3,7 +3,7 @@
 use crate::console::print;
 use anyhow::{Context, Result};
 use clap::{Args as Group, ValueEnum};
-use comat::prompts::{self, Prompt};
+use diffusion::prompts::{self, Prompt};
 use entities::{Entity, Mode, Parser};
 use serde_json::json;
 use std::path::PathBuf;

@@ -7,12 +7,10 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use clap::{Args as Group, ValueEnum};
-use comat::{
-    config::{Lora, SamplerKind},
-    prepare, prompts,
-};
+use comat::config::{Lora, SamplerKind};
 use diffusion::{
     pipeline::Pipeline,
+    prompts,
     settings::{Dtype, Location, Sampling},
 };
 use hub::Layout;
@@ -20,6 +18,7 @@ use images::Size;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{path::PathBuf, time::Duration};
 use tch::Device;
+use workbench::prepare;
 
 /// Make a model ready for pictures smaller than its own
 ///

@@ -7,25 +7,21 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use comat::{
-    config, plan, prompts, trace as tracing_of,
+    config,
     train::{Ended, Leg, Trainer},
 };
-use diffusion::{generate, pipeline::Pipeline, settings::Location, word_maps};
-use diffusion::{
-    judge::Judge,
-    segment::{Grounded, Segmenter},
-};
+use diffusion::{generate, pipeline::Pipeline, prompts, settings::Location, word_maps};
 use indicatif::{ProgressBar, ProgressStyle};
 use ranks::Terms;
 use std::{path::Path, time::Duration};
-use tch::{Device, Kind};
+use workbench::{plan, trace as tracing_of};
 
 pub fn train(args: Train, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
     if args.dry_run {
         fetch::config(&mut config, console)?;
-        say!("{}", plan::describe(config.clone(), segmenter)?);
-        let forecast = plan::memory::forecast(&config, segmenter)?;
+        say!("{}", plan::describe(config.clone())?);
+        let forecast = plan::memory::forecast(&config)?;
         say!("{forecast}");
         return say_micro_batches(&config, &forecast, None);
     }
@@ -36,11 +32,10 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     world.one_before_the_others(|| fetch::config(&mut config, console))?;
     config.model.device = config.model.device.of_rank(&world);
     world.choose_backend(config.ranks.backend, config.model.device.device()?)?;
-    let output = config.output.clone();
+    let (output, resume) = (config.output.clone(), args.resume.as_deref());
+    plan::micro_batch::choose(&mut config, resume, &world)?;
     console.stop_on_ctrl_c("Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.");
-    let resume = args.resume.as_deref();
-    let (mut trainer, mut run) =
-        Trainer::open(config, segmenter, judge, resume, console.bar(), &console.interrupt, world)?;
+    let (mut trainer, mut run) = Trainer::open(config, resume, console.bar(), &console.interrupt, world)?;
     for change in &trainer.changed {
         say!("Changed since the checkpoint: {change}");
     }
@@ -75,8 +70,8 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
 pub fn plan(args: Plan, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
     fetch::config(&mut config, console)?;
-    say!("{}", plan::describe(config.clone(), segmenter)?);
-    let forecast = plan::memory::forecast(&config, segmenter)?;
+    say!("{}", plan::describe(config.clone())?);
+    let forecast = plan::memory::forecast(&config)?;
     say!("{forecast}");
     let Some((leg, most)) = forecast.most() else { return Ok(()) };
     let gigabytes = plan::memory::gigabytes;
@@ -233,7 +228,7 @@ pub fn trace(args: Trace, console: &Console) -> Result<()> {
     fetch::config(&mut config, console)?;
     let Trace { noise, out, lora, tracked_start, repeat, .. } = args;
     let request = tracing_of::Request { noise, out, lora, tracked_start, repeat };
-    let mut summary = tracing_of::run(config, segmenter, &request)?;
+    let mut summary = tracing_of::run(config, &request)?;
     say!("tracked steps {:?}, caption loss {:.8}", summary.tracked, summary.caption_loss);
     summary.seconds.sort_by(f64::total_cmp);
     say!("iteration {:.3} s (median of {repeat})", summary.seconds[summary.seconds.len() / 2]);
@@ -249,27 +244,6 @@ pub fn trace(args: Trace, console: &Console) -> Result<()> {
     }
     say!("written to {}", request.out.display());
     Ok(())
-}
-
-/// The segmenter that a configuration names.
-pub fn segmenter(which: &config::Segmenter, kind: Kind, device: Device) -> Result<Box<dyn Segmenter>> {
-    Ok(match which {
-        config::Segmenter::World => Box::new(world::segmenter::Judged),
-        config::Segmenter::Grounded { detector, segmenter, box_threshold, text_threshold } => {
-            let mut grounded = Grounded::open(detector, segmenter, kind, device)?;
-            grounded.detector.box_threshold = *box_threshold;
-            grounded.detector.text_threshold = *text_threshold;
-            Box::new(grounded)
-        }
-    })
-}
-
-/// The judge that a configuration names.
-pub fn judge(which: &config::Judge, kind: Kind, device: Device) -> Result<Box<dyn Judge>> {
-    Ok(match which {
-        config::Judge::World => Box::new(world::judging::Watch),
-        config::Judge::Clip { model } => Box::new(diffusion::judge::Clip::open(model, kind, device)?),
-    })
 }
 
 /// As a shell takes it for one word.

@@ -5,14 +5,14 @@ mod common;
 use common::{Folder, page};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::fs;
-use world::{
+use scenes::{
     prompts::{self, Split},
     render,
     scene::{Color, Kind, Shape},
     staging,
     wording::Demand,
 };
+use std::fs;
 
 const REPORT: &[&str] =
     &["world", "report", "--run", "run", "--base", "base", "--tuned", "tuned", "--prompts", "prompts.jsonl"];

@@ -4,10 +4,9 @@
 use crate::{
     config::{self, Form},
     loss::attention::Target,
-    prompts::Prompt,
 };
 use anyhow::{Context, Result};
-use diffusion::{resident::Resident, segment::Segmenter};
+use diffusion::{prompts::Prompt, resident::Resident, segment::Segmenter};
 use entities::{Entity, Mode, Parser};
 use models::tokenizer::{ClipTokenizer, Encoding};
 use std::{collections::HashMap, ops::Range};

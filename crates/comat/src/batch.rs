@@ -1,8 +1,11 @@
 //! Which prompts a step sees, and its random draws.
 
-use crate::{config::Config, loss::caption::CaptionLoss, prompts::Prompt, session::Session, tracked, train::Draws};
+use crate::{config::Config, loss::caption::CaptionLoss, session::Session, tracked, train::Draws};
 use anyhow::{Context, Result};
-use diffusion::random::{Purpose, permutation, stream};
+use diffusion::{
+    prompts::Prompt,
+    random::{Purpose, permutation, stream},
+};
 use ranks::World;
 use std::{collections::BTreeSet, ops::Range};
 use tch::Tensor;

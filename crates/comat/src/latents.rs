@@ -9,9 +9,9 @@ mod pace;
 
 pub use origin::{Origin, fingerprint};
 
-use crate::{batch::Order, config::Config, prompts::Prompt};
+use crate::{batch::Order, config::Config};
 use anyhow::{Context, Result, bail};
-use diffusion::{denoiser::Denoiser, pipeline::Pipeline, trajectory};
+use diffusion::{denoiser::Denoiser, pipeline::Pipeline, prompts::Prompt, trajectory};
 use indicatif::ProgressBar;
 use models::write_text;
 use models::{Error, schedule::Sampler, tensors};

@@ -5,13 +5,13 @@ use crate::{
     batch::{Batch, Order},
     config::Config,
     loss::caption::CaptionLoss,
-    pairs::Pairs,
     session::Session,
     tracked,
     train::Draws,
 };
 use anyhow::{Result, bail};
 use diffusion::random::{Purpose, stream};
+use pairs::Pairs;
 use ranks::World;
 use std::collections::BTreeSet;
 use tch::Tensor;

@@ -10,13 +10,15 @@ use crate::{
     checkpoint,
     config::Config,
     finite::{NotFinite, Part},
-    prompts::{self, Prompt},
     replay::AttentionLosses,
     session::Session,
     train::{self, Legs, Outcome, Pulls, Trainer, due},
 };
 use anyhow::{Context, Result, bail};
-use diffusion::judge::Judge;
+use diffusion::{
+    judge::Judge,
+    prompts::{self, Prompt},
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use journal::Journal;
 use models::write_text;

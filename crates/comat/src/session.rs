@@ -2,17 +2,15 @@
 
 use crate::{
     attention::Attention,
-    config::{self, Config, Size},
+    config::{Config, Size},
     loss::caption::CaptionLoss,
     replay::{Anchored, chunks},
 };
 use anyhow::{Result, bail};
 use diffusion::{
     denoiser::Denoiser,
-    judge::Judge,
     pipeline::{Pipeline, wide},
     resident::Resident,
-    segment::Segmenter,
     stages,
     text::GuidedText,
     tiles::Tiling,
@@ -20,13 +18,7 @@ use diffusion::{
 };
 use models::{guidance::Guidance, lora::Lora, schedule::Sampler, unet::UNet, vae::AutoencoderKl};
 use std::collections::BTreeSet;
-use tch::{Device, Kind, Tensor};
-
-/// Opens a segmenter, in the precision and on the device of the run.
-pub type SegmenterOf = fn(&config::Segmenter, Kind, Device) -> Result<Box<dyn Segmenter>>;
-
-/// Opens a judge in the same way.
-pub type JudgeOf = fn(&config::Judge, Kind, Device) -> Result<Box<dyn Judge>>;
+use tch::{Kind, Tensor};
 
 /// The original model as the anchor sees it.
 pub struct Original {
@@ -60,8 +52,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// `segmenter` opens the one that the configuration names; it is asked where the run has attention losses.
-    pub fn open(config: Config, segmenter: SegmenterOf) -> Result<Self> {
+    /// # Errors
+    /// What cannot be opened, by its name and file.
+    pub fn open(config: Config) -> Result<Self> {
         let (kind, device) = (config.model.dtype.kind(), config.model.device.device()?);
         if device.is_cuda() {
             torch_ext::cuda::allow_tf32(config.model.tf32)?;
@@ -72,7 +65,7 @@ impl Session {
         let mut attention = match config.attention.clone() {
             Some(attention) => {
                 let which = attention.segmenter.clone();
-                Some(Attention::new(attention, Resident::open(move || segmenter(&which, kind, device))?))
+                Some(Attention::new(attention, Resident::open(move || which.open(kind, device))?))
             }
             None => None,
         };

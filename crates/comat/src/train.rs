@@ -15,14 +15,13 @@ use crate::{
     loss::caption::{Caption, Crop},
     mixed::Mixed,
     optim::{AdamW, Gradients, learning_rate},
-    prompts::Prompt,
     replay::{AttentionLosses, Concentration, Replay, StepLosses},
     run::{Run, StepReport},
     session::Session,
 };
 use anyhow::{Result, bail};
 use clock::Clock;
-use diffusion::trajectory;
+use diffusion::{prompts::Prompt, trajectory};
 use models::lora::Trainable;
 use ranks::{World, interrupt::Interrupt};
 use std::collections::BTreeSet;

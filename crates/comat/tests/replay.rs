@@ -2,16 +2,20 @@
 
 use comat::{
     adapter,
-    attention::Counts,
+    attention::{Attention, Counts},
     batch::Share,
     config::{self, Config},
     loss::attention::{self, Target},
     optim::Gradients,
-    prompts::{Entity, Prompt},
     session::Session,
     train::{Draws, iterate},
 };
-use diffusion::{segment::Segmenter, text::GuidedText};
+use diffusion::{
+    prompts::{Entity, Prompt},
+    resident::Resident,
+    segment::Segmenter,
+    text::GuidedText,
+};
 use models::unet::UNet;
 use std::{collections::BTreeSet, path::Path};
 use tch::{Device, Kind, Tensor};
@@ -176,8 +180,10 @@ fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
 
 /// Gradients by both ways, as one vector each.
 fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
-    let mut session = Session::open(config(settings), |_, _, _| Ok(Box::new(AboveAndBelow))).unwrap();
+    let mut session = Session::open(config(settings)).unwrap();
     if let Some(attention) = &mut session.attention {
+        let segmenter = Resident::open(|| Ok(Box::new(AboveAndBelow) as Box<dyn Segmenter>)).unwrap();
+        *attention = Attention::new(attention.config.clone(), segmenter);
         attention.take_explicit(&entities()).unwrap();
     }
     let given = Given::new(&session);

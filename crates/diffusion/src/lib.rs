@@ -11,6 +11,7 @@ pub mod merge;
 pub mod model_folder;
 pub mod pipeline;
 pub mod precision;
+pub mod prompts;
 pub mod random;
 pub mod resident;
 pub mod segment;

@@ -1,10 +1,10 @@
 //! `comat doctor --check`: the table.
 
 use anyhow::{Result, bail};
-use comat::device_check::{Check, Finding, Verdict};
 use diffusion::settings::Where;
 use std::path::Path;
 use tch::Device;
+use workbench::device_check::{Check, Finding, Verdict};
 
 pub fn run(world: &Path, device: Where) -> Result<()> {
     let check = Check::new(world, device)?;

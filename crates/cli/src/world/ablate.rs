@@ -1,11 +1,11 @@
 //! `comat world ablate`
 
 use super::bar;
-use crate::{console::Console, fetch, verbs};
+use crate::{console::Console, fetch};
 use anyhow::Result;
 use clap::Args as Group;
+use laboratory::ablation::{Ablation, Plan};
 use std::path::PathBuf;
-use world::ablation::{Ablation, Plan};
 
 /// Train with parts of the method left out, from several seeds, and compare what the runs draw
 ///
@@ -31,8 +31,6 @@ pub fn run(args: Ablate, console: &Console) -> Result<()> {
     let ablation = Ablation {
         plan: Plan::read(&plan)?,
         out: out.clone(),
-        segmenter: verbs::segmenter,
-        judge: verbs::judge,
         fetch: &|config| fetch::config(config, console),
         bar: &|name| bar(console, name, "· {msg}"),
         interrupt: &console.interrupt,

@@ -4,10 +4,11 @@ use super::{bar, counted};
 use crate::console::Console;
 use anyhow::{Result, bail};
 use clap::Args as Group;
+use laboratory::scores;
 use models::write_text;
+use scenes::judging;
 use serde_json::json;
 use std::path::PathBuf;
-use world::{judging, scores};
 
 /// Judge pictures against their prompts, from the pixels alone
 ///

@@ -5,8 +5,8 @@ use crate::console::Console;
 use ::diffusion::settings::Where;
 use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum, value_parser};
+use laboratory::pretrain::{Stack, Watch, captioner, diffusion, vae};
 use std::path::PathBuf;
-use world::pretrain::{Stack, Watch, captioner, diffusion, vae};
 
 /// Train the miniature stack from scratch: first vae, then diffusion, then captioner
 ///

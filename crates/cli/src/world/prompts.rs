@@ -5,8 +5,8 @@ use crate::{args::at_least_one, console::print};
 use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum};
 use models::write_text;
+use scenes::prompts;
 use std::path::PathBuf;
-use world::prompts;
 
 /// Make prompts to train on or to test on
 ///

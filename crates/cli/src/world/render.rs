@@ -4,8 +4,8 @@ use super::{bar, counted};
 use crate::{args::at_least_one, console::Console};
 use anyhow::Result;
 use clap::Args as Group;
+use scenes::{dataset, prompts::Category};
 use std::path::PathBuf;
-use world::{dataset, prompts::Category};
 
 /// Draw scenes: pictures, masks of their objects, captions
 ///

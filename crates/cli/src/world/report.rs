@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use clap::Args as Group;
+use laboratory::{report, scores::Measure};
 use std::path::PathBuf;
-use world::{report, scores::Measure};
 
 /// Write a page on what a run changed: pictures before and after, scores with intervals, loss curves
 ///

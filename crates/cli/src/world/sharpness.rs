@@ -5,8 +5,8 @@ use crate::console::Console;
 use anyhow::Result;
 use clap::{Args as Group, value_parser};
 use diffusion::settings::Where;
+use laboratory::pretrain::{Stack, Watch, sharpness};
 use std::path::PathBuf;
-use world::pretrain::{Stack, Watch, sharpness};
 
 /// Measure how often the captioner prefers a true caption to a wrong one
 ///

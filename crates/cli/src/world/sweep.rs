@@ -9,12 +9,12 @@ use crate::{
 use anyhow::{Result, bail};
 use clap::Args as Group;
 use diffusion::settings::Location;
-use std::path::PathBuf;
-use world::{
+use laboratory::sweep::{self, Request};
+use scenes::{
     judging::{self, Question},
     prompts::{self, Split},
-    sweep::{self, Request},
 };
+use std::path::PathBuf;
 
 /// Prompts that choose the guidance, where no file has them: so many, from that seed.
 const CHOOSING: (usize, u64) = (100, 99);

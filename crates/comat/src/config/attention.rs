@@ -2,8 +2,10 @@
 
 use super::{Location, above_zero, in_range};
 use anyhow::Result;
+use diffusion::segment::{self, Grounded};
 use entities::Mode;
 use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
 
 /// Attribute Concentration: a noun's attention on its object.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -73,6 +75,22 @@ pub enum Segmenter {
 }
 
 impl Segmenter {
+    /// Opened, in a run's precision and on its device.
+    ///
+    /// # Errors
+    /// A folder that is not there, or holds another network.
+    pub fn open(&self, kind: Kind, device: Device) -> Result<Box<dyn segment::Segmenter>> {
+        Ok(match self {
+            Self::World => Box::new(scenes::segmenter::Judged),
+            Self::Grounded { detector, segmenter, box_threshold, text_threshold } => {
+                let mut grounded = Grounded::open(detector, segmenter, kind, device)?;
+                grounded.detector.box_threshold = *box_threshold;
+                grounded.detector.text_threshold = *text_threshold;
+                Box::new(grounded)
+            }
+        })
+    }
+
     fn default_box_threshold() -> f64 {
         0.3
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize, de, ser};
 use std::{fmt, str::FromStr};
 
 /// How many samples a part of a step takes at a time, typed as a number (0: the whole batch) or as `auto`: as many as fit into the
-/// device's free memory, measured before the first step ([`crate::plan::micro_batch`]).
+/// device's free memory, measured before the first step ([`workbench::plan::micro_batch`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MicroBatch {
     #[default]

@@ -2,7 +2,9 @@
 
 use super::{Location, Prompts};
 use anyhow::{Result, bail};
+use diffusion::judge;
 use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
 
 /// Images made on the way, always from the same seeds.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -67,4 +69,17 @@ pub enum Judge {
     World,
     /// The cosine between picture and prompt; a CLIP folder in transformers layout, or an id of the hub.
     Clip { model: Location },
+}
+
+impl Judge {
+    /// Opened, in a run's precision and on its device.
+    ///
+    /// # Errors
+    /// A folder that is not there, or holds another network.
+    pub fn open(&self, kind: Kind, device: Device) -> Result<Box<dyn judge::Judge>> {
+        Ok(match self {
+            Self::World => Box::new(scenes::judging::Watch),
+            Self::Clip { model } => Box::new(judge::Clip::open(model, kind, device)?),
+        })
+    }
 }

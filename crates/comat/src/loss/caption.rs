@@ -5,12 +5,12 @@ use crate::{
     config::{self, Reduction},
     finite::{self, Part},
     loss::contrast::Contrast,
-    prompts::Prompt,
     replay::chunks,
 };
 use anyhow::{Context, Result};
 use diffusion::{
     precision,
+    prompts::Prompt,
     random::{Purpose, stream},
     resident::Resident,
 };

@@ -1,7 +1,7 @@
 //! Wrong captions to hold the right one against: the same words, but two things have each other's attributes.
 
-use crate::prompts::Prompt;
 use anyhow::Result;
+use diffusion::prompts::Prompt;
 use entities::{Entity, Mode, Parser};
 use std::{collections::HashMap, ops::Range};
 
@@ -65,7 +65,7 @@ fn exchanged(text: &str, entities: &[Entity]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompts::Entity as Named;
+    use diffusion::prompts::Entity as Named;
 
     fn wrong(text: &str, entities: &[(&str, &[&str])]) -> Option<String> {
         let named = |(noun, attributes): &(&str, &[&str])| Named {

@@ -2,9 +2,9 @@
 //! that one notices when the captioner is pleased and nobody else.
 
 use super::{Run, unless_stopped};
-use crate::{batch, prompts::Prompt, replay::chunks, session::Session, train::Trainer};
+use crate::{batch, replay::chunks, session::Session, train::Trainer};
 use anyhow::{Context, Result};
-use diffusion::{judge::Judge, random::Purpose};
+use diffusion::{judge::Judge, prompts::Prompt, random::Purpose};
 use models::{Error, tensors};
 use ranks::{World, interrupt::Interrupt};
 use serde::{Deserialize, Serialize};

@@ -10,12 +10,11 @@ use crate::{
     latents,
     mixed::Mixed,
     optim::AdamW,
-    plan::micro_batch,
-    prompts::{self, Prompt},
     run::Run,
-    session::{JudgeOf, SegmenterOf, Session},
+    session::Session,
 };
 use anyhow::Result;
+use diffusion::prompts::{self, Prompt};
 use indicatif::ProgressBar;
 use ranks::{World, interrupt::Interrupt};
 use std::path::Path;
@@ -24,9 +23,7 @@ use tch::Tensor;
 impl Trainer {
     /// Opens everything a run needs: anew, or from a checkpoint (`latest`, or its folder).
     pub fn open(
-        mut config: Config,
-        segmenter: SegmenterOf,
-        judge: JudgeOf,
+        config: Config,
         resume: Option<&str>,
         bar: ProgressBar,
         interrupt: &Interrupt,
@@ -45,8 +42,7 @@ impl Trainer {
             Some(which) if world.leads() => checkpoint::find(&config.output.join("checkpoints"), which)?,
             _ => None, // the other ranks have it from rank 0
         };
-        micro_batch::choose(&mut config, found.as_deref(), segmenter, &world)?;
-        let mut session = Session::open(config, segmenter)?;
+        let mut session = Session::open(config)?;
         if let Some(attention) = &mut session.attention {
             attention.take_explicit(&prompts)?;
         }
@@ -68,7 +64,7 @@ impl Trainer {
             }
         };
         let judge = match &session.config.validation.judge {
-            Some(which) => Some(judge(which, session.pipeline.kind, session.pipeline.device)?),
+            Some(which) => Some(which.open(session.pipeline.kind, session.pipeline.device)?),
             None => None,
         };
         let mixed = Mixed::open(&session)?;

@@ -1,0 +1,349 @@
+//! The report of a run on the miniature world: held-out prompts drawn without and with the adapter, and judged.
+
+mod sections;
+
+use crate::{
+    reasons::reason,
+    scores::{Comparison, compare},
+};
+use anyhow::{Context, Result, bail};
+use diffusion::{generate::Seeds, prompts};
+use images::Picture;
+use report::{
+    gallery::{Card, Filter, Shot},
+    log::Log,
+    page::Page,
+    picture::{self, SHOT},
+    samples,
+};
+use scenes::{
+    judging::{Judged, read_lines},
+    prompts::Category,
+};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// Prompts of each category whose pictures are shown.
+const SHOWN: usize = 8;
+/// Prompts whose attention is shown.
+const PANELS: usize = 3;
+
+const TUNED: &str = "tuned";
+/// Of a prompt, among whose seeds those of `--own-seeds` are looked for.
+const MOST_IMAGES: u64 = 64;
+
+/// What the report is about.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Folder of the training run.
+    pub run: PathBuf,
+    /// Judged pictures of the model as it was.
+    pub base: PathBuf,
+    /// Judged pictures of the same prompts and seeds with the adapter.
+    pub tuned: PathBuf,
+    /// Judged images of the same prompts and seeds with another LoRA, and what it is called.
+    pub also: Option<(String, PathBuf)>,
+    /// The file with those prompts.
+    pub prompts: PathBuf,
+    pub out: PathBuf,
+}
+
+/// Writes the page, and returns what it says.
+pub fn write(request: &Request) -> Result<Comparison> {
+    let log = Log::read(&request.run)?;
+    let pairs = Pairs::read(request)?;
+    let also = request.also.as_ref().map(|(name, folder)| Also::read(name, folder, &pairs)).transpose()?;
+    let body = [
+        sections::headline(&pairs),
+        sections::pictures(&filters(&pairs), &cards(&pairs, also.as_ref(), request)?),
+        sections::categories(&pairs.comparison),
+        sections::quality(&pairs.comparison),
+        also.as_ref().map(sections::also).unwrap_or_default(),
+        sections::words(&samples::attention(&request.run, PANELS)?),
+        sections::training(&log),
+        sections::reading(),
+        sections::making(&log, &commands(request, &log, &pairs, also.as_ref())?),
+    ];
+    let page =
+        Page { title: "CoMat on the miniature world", body: body.concat(), style: include_str!("report/page.css") };
+    page.save(&request.out)?;
+    Ok(pairs.comparison)
+}
+
+/// A prompt and seed, drawn by both models.
+struct Pair {
+    base: Judged,
+    tuned: Judged,
+}
+
+impl Pair {
+    fn outcome(&self) -> Outcome {
+        match (self.base.verdict.correct, self.tuned.verdict.correct) {
+            (true, true) => Outcome::Right,
+            (false, true) => Outcome::Won,
+            (true, false) => Outcome::Lost,
+            (false, false) => Outcome::Wrong,
+        }
+    }
+}
+
+/// What another LoRA draws, by prompt and seed.
+struct Also {
+    name: String,
+    folder: PathBuf,
+    judged: BTreeMap<(String, u64), Judged>,
+    /// How its images were drawn, as the first of them says.
+    drawn: String,
+    /// Of base and this one.
+    comparison: Comparison,
+}
+
+impl Also {
+    fn read(name: &str, folder: &Path, pairs: &Pairs) -> Result<Self> {
+        if ["base", TUNED].contains(&name) {
+            bail!("--also {name}=…: so another side is called; choose another name");
+        }
+        let all = judged(folder)?;
+        let base: Vec<Judged> = pairs.all.iter().map(|pair| pair.base.clone()).collect();
+        let comparison = compare(&base, &all).with_context(|| format!("the base pictures and {}", folder.display()))?;
+        let drawn = all.first().map(|first| settings(&folder.join(&first.file))).transpose()?.unwrap_or_default();
+        let judged = all.into_iter().map(|j| ((j.prompt.clone(), j.seed), j)).collect();
+        Ok(Self { name: name.to_owned(), folder: folder.to_owned(), judged, drawn, comparison })
+    }
+
+    fn guidance(&self) -> Option<&str> {
+        parameter(&self.drawn, "CFG scale")
+    }
+
+    fn of(&self, base: &Judged) -> Option<&Judged> {
+        self.judged.get(&(base.prompt.clone(), base.seed))
+    }
+}
+
+/// What became of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Right,
+    Won,
+    Lost,
+    Wrong,
+}
+
+impl Outcome {
+    const ALL: &[Self] = &[Self::Right, Self::Won, Self::Lost, Self::Wrong];
+
+    /// As tags and style rules name it.
+    fn tag(self) -> &'static str {
+        match self {
+            Self::Right => "right-both",
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::Wrong => "wrong-both",
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Right => "right in both",
+            Self::Won => "won: right only when tuned",
+            Self::Lost => "lost: right only before",
+            Self::Wrong => "wrong in both",
+        }
+    }
+}
+
+/// All pairs, in the order of the prompt file and of the seeds.
+struct Pairs {
+    all: Vec<Pair>,
+    comparison: Comparison,
+    /// How base and tuned images were drawn, as the first of them say.
+    drawn: [String; 2],
+}
+
+impl Pairs {
+    fn read(request: &Request) -> Result<Self> {
+        let (base, tuned) = (judged(&request.base)?, judged(&request.tuned)?);
+        let context = || format!("{} and {}", request.base.display(), request.tuned.display());
+        let comparison = compare(&base, &tuned).with_context(context)?;
+        let mut places = BTreeMap::new();
+        for (place, prompt) in prompts::read(&request.prompts)?.into_iter().enumerate() {
+            places.entry(prompt.text).or_insert(place);
+        }
+        if let Some(stranger) = base.iter().find(|j| !places.contains_key(&j.prompt)) {
+            bail!(
+                "{}: `{}`, which {} shows, is not in it; give the file that the pictures were drawn from",
+                request.prompts.display(),
+                stranger.prompt,
+                request.base.display()
+            );
+        }
+        let mut others: BTreeMap<(String, u64), Judged> =
+            tuned.into_iter().map(|j| ((j.prompt.clone(), j.seed), j)).collect();
+        let mut all: Vec<Pair> = base
+            .into_iter()
+            .filter_map(|base| Some(Pair { tuned: others.remove(&(base.prompt.clone(), base.seed))?, base }))
+            .collect();
+        all.sort_by_key(|pair| (places[&pair.base.prompt], pair.base.seed));
+        let drawn = match all.first() {
+            Some(first) => {
+                [settings(&request.base.join(&first.base.file))?, settings(&request.tuned.join(&first.tuned.file))?]
+            }
+            None => Default::default(),
+        };
+        Ok(Self { all, comparison, drawn })
+    }
+
+    /// The guidance scales of both sides, where their images tell them.
+    fn guidance(&self) -> [Option<&str>; 2] {
+        [0, 1].map(|side| parameter(&self.drawn[side], "CFG scale"))
+    }
+
+    /// Whether every image has noise of its own.
+    fn own_seeds(&self) -> bool {
+        self.all.iter().take(1).any(|pair| {
+            let Judged { prompt, seed, .. } = &pair.base;
+            (0..MOST_IMAGES).any(|image| Seeds::Own.of(0, prompt, image) == *seed)
+        })
+    }
+
+    fn count(&self, outcome: Outcome) -> usize {
+        self.all.iter().filter(|pair| pair.outcome() == outcome).count()
+    }
+
+    /// The first prompts of each category, with their seeds in turn: of one seed, all pictures are laid out alike.
+    fn shown(&self) -> Vec<&Pair> {
+        let by_prompt = self.all.chunk_by(|a, b| a.base.prompt == b.base.prompt);
+        let mut room: BTreeMap<Category, usize> = BTreeMap::new();
+        let mut place = |pairs: &[Pair]| {
+            let taken = room.entry(pairs[0].base.category).or_default();
+            *taken += 1;
+            (*taken <= SHOWN).then(|| *taken - 1)
+        };
+        by_prompt.filter_map(|pairs| Some((pairs, place(pairs)?))).map(|(pairs, n)| &pairs[n % pairs.len()]).collect()
+    }
+}
+
+/// Reads a folder's `scores.jsonl`.
+fn judged(folder: &Path) -> Result<Vec<Judged>> {
+    let path = folder.join("scores.jsonl");
+    if !path.exists() {
+        bail!("{} does not exist; run `comat world judge` on {} first", path.display(), folder.display());
+    }
+    read_lines(&path)
+}
+
+/// By outcome, and by the categories that there are prompts of.
+fn filters(pairs: &Pairs) -> [Vec<Filter>; 2] {
+    let filter = |tag: &str, label: &str| Filter { tag: tag.into(), label: label.into() };
+    let outcomes = vec![filter("", "all"), filter("won", "won"), filter("lost", "lost")];
+    let asked = Category::ALL.iter().filter(|c| pairs.comparison.categories.contains_key(c));
+    let categories = asked.map(|c| filter(&c.to_string(), &c.to_string()));
+    [outcomes, [filter("", "all")].into_iter().chain(categories).collect()]
+}
+
+fn cards(pairs: &Pairs, also: Option<&Also>, request: &Request) -> Result<Vec<Card>> {
+    let shot = |side: &str, folder: &Path, judged: &Judged| -> Result<Shot> {
+        Ok(Shot {
+            side: side.into(),
+            is_tuned: side != "base",
+            picture: Some(picture::inlined(&folder.join(&judged.file), SHOT)?),
+            mark: Some(judged.verdict.correct),
+            note: reason(&judged.prompt, &judged.look, &judged.verdict),
+            answers: vec![],
+        })
+    };
+    let card = |pair: &&Pair| {
+        let Judged { prompt, category, seed, .. } = &pair.base;
+        let mut shots = vec![shot("base", &request.base, &pair.base)?, shot(TUNED, &request.tuned, &pair.tuned)?];
+        if let Some((also, judged)) = also.and_then(|also| Some((also, also.of(&pair.base)?))) {
+            shots.push(shot(&also.name, &also.folder, judged)?);
+        }
+        Ok(Card {
+            prompt: prompt.clone(),
+            note: format!("{category}, seed {seed}"),
+            tags: vec![category.to_string(), pair.outcome().tag().into()],
+            shots,
+        })
+    };
+    pairs.shown().iter().map(card).collect()
+}
+
+/// The commands that lead to this report.
+fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) -> Result<Vec<Vec<String>>> {
+    let Request { run, base, tuned, prompts, out, .. } = request;
+    let word = |path: &Path| path.display().to_string();
+    let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
+    let Some(first) = pairs.all.first() else { return Ok(vec![]) };
+    let seeds = pairs.all.iter().filter(|pair| pair.base.prompt == first.base.prompt).count();
+
+    let mut train = words("comat train --config");
+    train.extend([word(&run.join("config.toml")), "--set".into(), format!("output={}", word(run))]);
+    let generate = |out: &Path, lora: Option<PathBuf>, drawn: &str| {
+        let mut all = words("comat generate --model");
+        all.push(log.setting("model.path").unwrap_or("MODEL").into());
+        if let Some(lora) = lora {
+            all.extend(["--lora".into(), word(&lora)]);
+        }
+        all.extend(["--prompts".into(), word(prompts)]);
+        all.extend(["--count".into(), seeds.to_string()]);
+        match pairs.own_seeds() {
+            true => all.push("--own-seeds".into()),
+            false => all.extend(["--seed".into(), first.base.seed.to_string()]),
+        }
+        for (name, flag) in [("Steps", "--steps"), ("Sampler", "--sampler"), ("CFG scale", "--guidance-scale")] {
+            if let Some(value) = parameter(drawn, name) {
+                all.extend([flag.into(), value.to_lowercase()]);
+            }
+        }
+        all.extend(["--out".into(), word(out)]);
+        all
+    };
+    let judge = |folder: &Path| {
+        let mut all = words("comat world judge --images");
+        all.extend([word(folder), "--prompts".into(), word(prompts)]);
+        all
+    };
+    let mut report = words("comat world report --run");
+    report.extend([word(run), "--base".into(), word(base), "--tuned".into(), word(tuned)]);
+    let adapter = run.join("adapter/pytorch_lora_weights.safetensors");
+    let [of_base, of_tuned] = &pairs.drawn;
+    let mut drawings = vec![generate(base, None, of_base), generate(tuned, Some(adapter), of_tuned)];
+    let mut judges = vec![judge(base), judge(tuned)];
+    if let Some(also) = also {
+        // an image says only what the file is called
+        let lora = parameter(&also.drawn, "Lora").and_then(|lora| lora.rsplit_once(':'));
+        drawings.push(generate(&also.folder, Some(lora.map_or("LORA", |(file, _)| file).into()), &also.drawn));
+        judges.push(judge(&also.folder));
+        report.extend(["--also".into(), format!("{}={}", also.name, word(&also.folder))]);
+    }
+    report.extend(["--prompts".into(), word(prompts), "--out".into(), word(out)]);
+    Ok([train].into_iter().chain(drawings).chain(judges).chain([report]).collect())
+}
+
+/// What an image says of how it was drawn.
+fn settings(image: &Path) -> Result<String> {
+    let (_, mut texts) = Picture::open_with_texts(image)?;
+    Ok(texts.remove("parameters").unwrap_or_default())
+}
+
+/// The value of `NAME: VALUE,` in the last line of what a picture says of itself.
+fn parameter<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let line = text.lines().last()?;
+    line.split(", ").find_map(|part| part.strip_prefix(name)?.strip_prefix(": "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parameter;
+
+    #[test]
+    fn parameters_of_a_picture() {
+        let text = "a dog, Steps: 3\nSteps: 10, Sampler: DDIM, CFG scale: 4, Seed: 0";
+        assert_eq!(parameter(text, "Steps"), Some("10"));
+        assert_eq!(parameter(text, "CFG scale"), Some("4"));
+        assert_eq!(parameter(text, "Eta"), None);
+        assert_eq!(parameter("", "Steps"), None);
+    }
+}

@@ -1,0 +1,365 @@
+//! What judged pictures add up to, by category.
+
+use anyhow::{Result, bail};
+use benchmarks::statistics::{self, Estimate};
+use report::numbers::Scale;
+use scenes::{judging::Judged, prompts::Category};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt};
+
+/// What is measured of every picture; the average is over pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measure {
+    /// Everything as asked, and nothing else.
+    Correct,
+    /// Of the objects that were asked for, the share of which there is one of the right shape.
+    Present,
+    /// Of the objects that were asked for, the share of which there is one with all the right attributes.
+    Bound,
+    /// Whether the objects lie as asked; only of pictures where that was asked.
+    Relation,
+    /// Whether everything in the picture is a whole object.
+    Clean,
+    /// Whether there is something that was not asked for.
+    Extra,
+    /// How far a pixel is from what the ground and the found objects explain.
+    Unexplained,
+}
+
+impl Measure {
+    pub const ALL: &[Self] =
+        &[Self::Correct, Self::Present, Self::Bound, Self::Relation, Self::Clean, Self::Extra, Self::Unexplained];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Correct => "all correct",
+            Self::Present => "objects present",
+            Self::Bound => "attributes bound",
+            Self::Relation => "relation",
+            Self::Clean => "clean",
+            Self::Extra => "something extra",
+            Self::Unexplained => "unexplained",
+        }
+    }
+
+    /// Of one picture; `None` where the prompt does not ask for it.
+    pub fn of(self, Judged { verdict, look, .. }: &Judged) -> Option<f64> {
+        let share = |objects: usize| (verdict.wanted > 0).then(|| objects as f64 / verdict.wanted as f64);
+        match self {
+            Self::Correct => Some(f64::from(verdict.correct)),
+            Self::Present => share(verdict.present),
+            Self::Bound => share(verdict.bound),
+            Self::Relation => verdict.relation.map(f64::from),
+            Self::Clean => Some(f64::from(verdict.clean)),
+            Self::Extra => Some(f64::from(verdict.extra > 0)),
+            Self::Unexplained => Some(f64::from(look.unexplained)),
+        }
+    }
+
+    /// Whether less of it is better.
+    pub fn is_fault(self) -> bool {
+        matches!(self, Self::Extra | Self::Unexplained)
+    }
+
+    /// As a percentage; `Unexplained` in per cent of the way from black to white.
+    pub fn percent(self, value: f64) -> String {
+        self.scale().plain(value)
+    }
+
+    pub fn scale(self) -> Scale {
+        let digits = if self == Self::Unexplained { 2 } else { Scale::PERCENT.digits };
+        Scale { digits, ..Scale::PERCENT }
+    }
+}
+
+/// Some pictures, and each measure that applies to any of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row<T> {
+    pub prompts: usize,
+    pub pictures: usize,
+    pub measures: BTreeMap<Measure, T>,
+}
+
+/// All pictures, and those of each category that there are pictures of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Table<T> {
+    pub all: Row<T>,
+    pub categories: BTreeMap<Category, Row<T>>,
+}
+
+pub type Scores = Table<Estimate>;
+pub type Comparison = Table<Change>;
+
+/// A measure before and after. The interval of the difference is narrower than the two others suggest: prompts and seeds are
+/// the same on both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    pub base: Estimate,
+    pub tuned: Estimate,
+    /// tuned − base
+    pub difference: Estimate,
+}
+
+impl<T> Table<T> {
+    /// The categories in their order, then all.
+    pub fn rows(&self) -> impl Iterator<Item = (String, &Row<T>)> {
+        self.categories.iter().map(|(c, row)| (c.to_string(), row)).chain([("all".into(), &self.all)])
+    }
+
+    fn new(pictures: &[Judged], row: impl Fn(Option<Category>) -> Row<T>) -> Self {
+        let mut categories: Vec<Category> = pictures.iter().map(|j| j.category).collect();
+        categories.sort();
+        categories.dedup();
+        Self { all: row(None), categories: categories.into_iter().map(|c| (c, row(Some(c)))).collect() }
+    }
+}
+
+impl<T> Row<T> {
+    pub fn get(&self, measure: Measure) -> Option<&T> {
+        self.measures.get(&measure)
+    }
+
+    fn new<'a>(pictures: impl Iterator<Item = &'a Judged>, of: impl Fn(Measure) -> Option<T>) -> Self {
+        let prompts: Vec<usize> = by_prompt(pictures).values().map(Vec::len).collect();
+        let measures = Measure::ALL.iter().filter_map(|m| Some((*m, of(*m)?))).collect();
+        Self { prompts: prompts.len(), pictures: prompts.iter().sum(), measures }
+    }
+}
+
+/// What these pictures add up to.
+pub fn scores(pictures: &[Judged]) -> Scores {
+    scores_of_trainings(&[pictures])
+}
+
+/// What the images of several trainings of one recipe add up to, each training with the same prompts and seeds. Numbers of
+/// prompts and images are those of one training; intervals are over prompts and, from two trainings on, over trainings.
+pub fn scores_of_trainings(trainings: &[&[Judged]]) -> Scores {
+    let first = trainings.first().copied().unwrap_or_default();
+    Table::new(first, |category| {
+        let within = |training| of_category(training, category);
+        Row::new(within(first), |measure| {
+            let all: Option<Vec<_>> = trainings.iter().map(|training| values(measure, within(training))).collect();
+            Some(statistics::mean_of_trainings(&all?))
+        })
+    })
+}
+
+fn of_category(pictures: &[Judged], category: Option<Category>) -> impl Iterator<Item = &Judged> {
+    pictures.iter().filter(move |j| category.is_none_or(|c| c == j.category))
+}
+
+/// What became of the same prompts and seeds.
+pub fn compare(base: &[Judged], tuned: &[Judged]) -> Result<Comparison> {
+    compare_trainings(base, &[tuned])
+}
+
+/// What became of the same prompts and seeds in each of several trainings of one recipe. Intervals are over prompts, base and
+/// tuned image together, and, from two trainings on, over trainings.
+pub fn compare_trainings(base: &[Judged], trainings: &[&[Judged]]) -> Result<Comparison> {
+    let base = index(base, "base")?;
+    let trainings = trainings.iter().map(|tuned| index(tuned, "tuned")).collect::<Result<Vec<_>>>()?;
+    for tuned in &trainings {
+        for (one, other, [here, there]) in [(&base, tuned, ["base", "tuned"]), (tuned, &base, ["tuned", "base"])] {
+            if let Some((prompt, seed)) = one.keys().find(|key| !other.contains_key(*key)) {
+                bail!(
+                    "the {here} pictures have one of `{prompt}` from seed {seed}, the {there} pictures have none; draw both from the same prompts, --seed and --count"
+                );
+            }
+        }
+    }
+    if base.is_empty() || trainings.is_empty() {
+        bail!("there are no pictures to compare");
+    }
+    let pictures: Vec<Judged> = base.values().map(|j| (*j).clone()).collect();
+    Ok(Table::new(&pictures, |category| {
+        // the category as the base side has it
+        let keys = || base.iter().filter(move |(_, j)| category.is_none_or(|c| c == j.category)).map(|(key, _)| key);
+        let of = |side: &Index, measure| values(measure, keys().map(|key| side[key]));
+        Row::new(keys().map(|key| base[key]), |measure| {
+            let before = of(&base, measure)?;
+            let after = trainings.iter().map(|tuned| of(tuned, measure)).collect::<Option<Vec<_>>>()?;
+            Some(Change {
+                base: statistics::mean(&before),
+                tuned: statistics::mean_of_trainings(&after),
+                difference: statistics::difference_of_trainings(&vec![before; after.len()], &after),
+            })
+        })
+    }))
+}
+
+type Index<'a> = BTreeMap<(&'a str, u64), &'a Judged>;
+
+fn index<'a>(pictures: &'a [Judged], side: &str) -> Result<Index<'a>> {
+    let mut index = BTreeMap::new();
+    for judged in pictures {
+        if index.insert((judged.prompt.as_str(), judged.seed), judged).is_some() {
+            bail!("the {side} pictures have two of `{}` from seed {}", judged.prompt, judged.seed);
+        }
+    }
+    Ok(index)
+}
+
+fn by_prompt<'a>(pictures: impl Iterator<Item = &'a Judged>) -> BTreeMap<&'a str, Vec<&'a Judged>> {
+    let mut prompts: BTreeMap<&str, Vec<&Judged>> = BTreeMap::new();
+    for judged in pictures {
+        prompts.entry(&judged.prompt).or_default().push(judged);
+    }
+    prompts
+}
+
+/// A measure of the pictures of each prompt, in the order of the prompts; `None` where it applies to none.
+pub(crate) fn values<'a>(measure: Measure, pictures: impl Iterator<Item = &'a Judged>) -> Option<Vec<Vec<f64>>> {
+    let values: Vec<Vec<f64>> =
+        by_prompt(pictures).values().map(|pictures| pictures.iter().filter_map(|j| measure.of(j)).collect()).collect();
+    values.iter().any(|v: &Vec<f64>| !v.is_empty()).then_some(values)
+}
+
+/// In per cent, with the interval of what is all correct.
+impl fmt::Display for Scores {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:<8} {:>7} {:>8}  {:>19}", "%", "prompts", "pictures", "all correct")?;
+        for (heading, _) in COLUMNS {
+            write!(f, " {heading:>11}")?;
+        }
+        for (name, row) in self.rows() {
+            let correct = row.get(Measure::Correct).map_or("–".into(), |e| spread(Measure::Correct, e, false));
+            write!(f, "\n{name:<8} {:>7} {:>8}  {correct:>19}", row.prompts, row.pictures)?;
+            for (_, measure) in COLUMNS {
+                write!(f, " {:>11}", row.get(*measure).map_or("–".into(), |e| measure.percent(e.value)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const COLUMNS: &[(&str, Measure)] = &[
+    ("present", Measure::Present),
+    ("bound", Measure::Bound),
+    ("relation", Measure::Relation),
+    ("clean", Measure::Clean),
+    ("extra", Measure::Extra),
+    ("unexplained", Measure::Unexplained),
+];
+
+/// In per cent: what is all correct by category, then every measure of all pictures.
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let heading = |f: &mut fmt::Formatter, title: &str| {
+            write!(f, "{title:<16} {:>19} {:>19} {:>22}", "base", "tuned", "difference")
+        };
+        let line = |f: &mut fmt::Formatter, name: &str, measure: Measure, change: &Change| {
+            let [base, tuned] = [&change.base, &change.tuned].map(|e| spread(measure, e, false));
+            write!(f, "\n{name:<16} {base:>19} {tuned:>19} {:>22}", spread(measure, &change.difference, true))
+        };
+        heading(f, "all correct, %")?;
+        for (name, row) in self.rows() {
+            if let Some(change) = row.get(Measure::Correct) {
+                line(f, &name, Measure::Correct, change)?;
+            }
+        }
+        write!(f, "\n\n")?;
+        heading(f, "all pictures, %")?;
+        for (measure, change) in &self.all.measures {
+            line(f, measure.name(), *measure, change)?;
+        }
+        Ok(())
+    }
+}
+
+/// `41.2 [35.0, 47.3]`
+pub(crate) fn spread(measure: Measure, estimate: &Estimate, signed: bool) -> String {
+    let [value, low, high] = [estimate.value, estimate.low, estimate.high].map(|v| {
+        let text = measure.percent(v);
+        if signed && !text.starts_with('-') { format!("+{text}") } else { text }
+    });
+    format!("{value} [{low}, {high}]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scenes::judge::{Look, Verdict};
+
+    fn judged(prompt: &str, category: Category, seed: u64, bound: usize) -> Judged {
+        Judged {
+            prompt: prompt.into(),
+            category,
+            seed,
+            file: format!("{seed}.png").into(),
+            look: Look { unexplained: 0.01, ..Look::default() },
+            verdict: Verdict {
+                wanted: 2,
+                present: 2,
+                bound,
+                relation: (category == Category::Spatial).then_some(bound == 2),
+                extra: 2 - bound,
+                clean: true,
+                correct: bound == 2,
+            },
+        }
+    }
+
+    /// Two seeds of ten prompts, of which so many are right.
+    fn pictures(right: usize) -> Vec<Judged> {
+        let categories = [Category::Color, Category::Spatial];
+        (0..20)
+            .map(|i| {
+                judged(&format!("prompt {}", i / 2), categories[i / 2 % 2], i as u64 % 2, 1 + usize::from(i < right))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn rows_hold_what_was_asked() {
+        let scores = scores(&pictures(10));
+        assert_eq!((scores.all.prompts, scores.all.pictures), (10, 20));
+        assert_eq!(scores.all.measures[&Measure::Correct].value, 0.5);
+        assert_eq!(scores.all.measures[&Measure::Bound].value, 0.75);
+        assert_eq!(scores.all.measures[&Measure::Extra].value, 0.5);
+        assert_eq!(scores.categories.len(), 2);
+        assert_eq!(scores.categories[&Category::Color].measures[&Measure::Correct].value, 0.6);
+        assert!(scores.categories[&Category::Color].get(Measure::Relation).is_none());
+        assert_eq!(scores.all.measures[&Measure::Relation].value, 0.4);
+        let text = serde_json::to_string(&scores).unwrap();
+        assert_eq!(serde_json::from_str::<Scores>(&text).unwrap(), scores);
+        assert_eq!(scores.to_string().lines().count(), 4, "{scores}");
+    }
+
+    #[test]
+    fn pictures_are_compared_by_prompt_and_seed() {
+        let (base, mut tuned) = (pictures(10), pictures(14));
+        tuned.reverse();
+        let comparison = compare(&base, &tuned).unwrap();
+        let change = comparison.all.measures[&Measure::Correct];
+        assert_eq!((change.base.value, change.tuned.value), (0.5, 0.7));
+        assert!((change.difference.value - 0.2).abs() < 1e-12);
+        assert!(change.difference.low >= 0.0 && change.difference.high < 0.6, "{change:?}");
+        assert!(comparison.to_string().contains("+20.0 ["), "{comparison}");
+    }
+
+    #[test]
+    fn trainings_widen_the_interval() {
+        let (base, one, two) = (pictures(6), pictures(10), pictures(14));
+        let both = compare_trainings(&base, &[&one, &two]).unwrap().all.measures[&Measure::Correct];
+        let alone = compare(&base, &one).unwrap().all.measures[&Measure::Correct];
+        assert!((both.difference.value - 0.3).abs() < 1e-12 && (alone.difference.value - 0.2).abs() < 1e-12);
+        // t of one degree of freedom times the standard error of 0.2 and 0.4
+        assert!(both.difference.low < 0.3 - 12.7 * 0.1 && both.difference.high > 0.3 + 12.7 * 0.1, "{both:?}");
+        assert!(alone.difference.low > -0.1, "{alone:?}");
+        let scores = scores_of_trainings(&[&one, &two]);
+        assert_eq!((scores.all.prompts, scores.all.pictures), (10, 20));
+        assert_eq!(scores.all.measures[&Measure::Correct], both.tuned);
+        assert!(compare_trainings(&base, &[]).unwrap_err().to_string().contains("no pictures"));
+    }
+
+    #[test]
+    fn other_pictures_are_no_comparison() {
+        let all = pictures(10);
+        let error = |base: &[Judged], tuned: &[Judged]| compare(base, tuned).unwrap_err().to_string();
+        assert!(error(&all, &all[1..]).contains("`prompt 0` from seed 0, the tuned pictures have none"));
+        assert!(error(&all[1..], &all).contains("`prompt 0` from seed 0, the base pictures have none"));
+        assert!(error(&[all.clone(), all.clone()].concat(), &all).contains("two of `prompt 0`"));
+        assert!(error(&[], &[]).contains("no pictures"));
+    }
+}

@@ -1,0 +1,196 @@
+//! `comat world sweep`: held-out prompts at several guidance scales, drawn by a base model and by LoRAs for it, and judged.
+//!
+//! Guidance does for a base model some of what fine-tuning does. What fine-tuning is worth is therefore the difference between
+//! the tuned model at its best guidance and the base model at its own. Each side's guidance is chosen on other prompts than
+//! those that are judged.
+//!
+//! In the sweep's folder, `cells/` has the judgements of every cell: one model at one guidance with one set of prompts. A cell
+//! that is there is not drawn again, so a stopped sweep goes on with the same command. `sweep.md` and `sweep.json` have what
+//! all of them add up to.
+
+mod cells;
+mod table;
+
+pub use table::{Best, Chosen, Row, Side, Sweep};
+
+use anyhow::{Result, bail};
+use cells::Cell;
+use comat::latents;
+use diffusion::pipeline::Pipeline;
+use indicatif::ProgressBar;
+use models::write_text;
+use models::{Error, weights};
+use ranks::interrupt::Interrupt;
+use scenes::judging::{Judged, Question};
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+/// What is drawn, and where the results go.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Trainings of one recipe; there may be none.
+    pub loras: Vec<PathBuf>,
+    /// What the recipe is called in the table.
+    pub name: String,
+    /// Guidance scales; 1 is no guidance.
+    pub guidances: Vec<f64>,
+    /// Prompts that are judged.
+    pub questions: Vec<Question>,
+    /// Prompts on which each side's guidance is chosen; not needed for a single guidance.
+    pub choosing: Vec<Question>,
+    /// Where those are from, in words.
+    pub chosen_on: String,
+    /// Images of each prompt, each from a seed of its own.
+    pub count: usize,
+    /// From which those seeds are made.
+    pub seed: u64,
+    /// DDIM steps.
+    pub steps: usize,
+    /// Images drawn at a time.
+    pub batch: usize,
+    pub out: PathBuf,
+}
+
+/// What one model draws at one guidance.
+struct At {
+    /// Of the prompts that choose the guidance.
+    choosing: Vec<Judged>,
+    /// Of the prompts that are judged.
+    judged: Vec<Judged>,
+}
+
+/// Draws and judges what is missing, and writes the tables.
+///
+/// # Errors
+/// A LoRA that does not fit the model; files that cannot be read or written; [`Interrupted`](ranks::interrupt::Interrupted).
+pub fn run(
+    mut pipeline: Pipeline,
+    request: &Request,
+    bar: &dyn Fn(&str) -> Result<ProgressBar>,
+    interrupt: &Interrupt,
+) -> Result<Sweep> {
+    let request = checked(request)?;
+    let of_model = fingerprint(&pipeline)?;
+    let mut of_loras = vec![];
+    for lora in &request.loras {
+        let of_lora = weights::fingerprint_of(std::slice::from_ref(lora))?;
+        if of_loras.contains(&of_lora) {
+            bail!("{}: this LoRA is given twice; a training counts once", lora.display());
+        }
+        of_loras.push(of_lora);
+        pipeline.adapt(Some((lora, 1.0)))?; // one that does not fit is better known now
+    }
+    let folder = request.out.join("cells");
+    fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let models = [None].into_iter().chain(request.loras.iter().zip(&of_loras).map(Some));
+    let mut drawn: Vec<Vec<At>> = vec![];
+    for (number, lora) in models.enumerate() {
+        let (path, of_lora) = lora.map_or((None, None), |(path, print)| (Some(path.as_path()), Some(print.as_str())));
+        let name = match number {
+            0 => "base".to_owned(),
+            n => format!("{} {n}/{}", request.name, request.loras.len()),
+        };
+        let mut unet = None;
+        let mut of_set = |guidance: f64, questions: &[Question]| -> Result<Vec<Judged>> {
+            let cell = Cell::new(&request, questions, guidance, &pipeline, [Some(of_model.as_str()), of_lora])?;
+            if let Some(judged) = cell.read(&folder)? {
+                return Ok(judged);
+            }
+            let unet = match &mut unet {
+                Some(unet) => unet,
+                None => unet.insert(pipeline.adapt(path.map(|path| (path, 1.0)))?),
+            };
+            let bar = bar(&format!("{name}, guidance {guidance}"))?;
+            let judged = cell.draw(&mut pipeline, unet, request.batch, &bar, interrupt)?;
+            bar.finish_and_clear();
+            cell.write(&folder, &judged)?;
+            Ok(judged)
+        };
+        let mut all = vec![];
+        for &guidance in &request.guidances {
+            let choosing = of_set(guidance, &request.choosing)?;
+            all.push(At { choosing, judged: of_set(guidance, &request.questions)? });
+        }
+        drawn.push(all);
+    }
+    interrupt.check()?;
+    let sweep = Sweep::new(&request, &pipeline.name, &drawn)?;
+    write_text(&request.out.join("sweep.json"), &(serde_json::to_string_pretty(&sweep)? + "\n"))?;
+    write_text(&request.out.join("sweep.md"), &sweep.to_string())?;
+    Ok(sweep)
+}
+
+/// Guidances in their order, every prompt once, and nothing to choose on where there is no choice.
+fn checked(request: &Request) -> Result<Request> {
+    let mut request = request.clone();
+    request.guidances.sort_by(f64::total_cmp);
+    request.guidances.dedup();
+    match request.guidances.first() {
+        None => bail!("--guidance: there is no guidance to draw at"),
+        Some(_) if request.questions.is_empty() => bail!("there are no prompts to draw"),
+        Some(_) if request.guidances.len() > 1 && request.choosing.is_empty() => {
+            bail!("there are no prompts to choose the guidance on")
+        }
+        Some(_) if request.guidances.len() == 1 => request.choosing.clear(),
+        Some(_) => {}
+    }
+    if request.name == "base" {
+        bail!("--name base: so the model without a LoRA is called; choose another name");
+    }
+    for questions in [&mut request.questions, &mut request.choosing] {
+        let mut seen = BTreeSet::new();
+        questions.retain(|q| seen.insert(q.prompt.clone()));
+    }
+    Ok(request)
+}
+
+/// Of every network that images depend on.
+fn fingerprint(pipeline: &Pipeline) -> Result<String> {
+    let mut print = latents::fingerprint(pipeline)?;
+    let vae = pipeline.path.join("vae");
+    if vae.is_dir() {
+        print += &weights::fingerprint(&vae, "diffusion_pytorch_model", pipeline.variant.as_deref())?;
+    }
+    Ok(print)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scenes::judging;
+
+    pub(super) fn questions(text: &str) -> Vec<Question> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        fs::write(&path, text).unwrap();
+        judging::questions(&path).unwrap()
+    }
+
+    pub(super) fn request() -> Request {
+        Request {
+            loras: vec![],
+            name: "tuned".into(),
+            guidances: vec![4.0, 1.0, 4.0],
+            questions: questions("a red star\na blue circle above a green square\na red star\n"),
+            choosing: questions("a heart\n"),
+            chosen_on: "training prompts".into(),
+            count: 2,
+            seed: 0,
+            steps: 10,
+            batch: 4,
+            out: "sweep".into(),
+        }
+    }
+
+    #[test]
+    fn a_request_is_put_in_order() {
+        let good = checked(&request()).unwrap();
+        assert_eq!((good.guidances, good.questions.len(), good.choosing.len()), (vec![1.0, 4.0], 2, 1));
+        let one = checked(&Request { guidances: vec![2.0], ..request() }).unwrap();
+        assert!(one.choosing.is_empty(), "there is no choice");
+        let error = |bad: Request| checked(&bad).unwrap_err().to_string();
+        assert!(error(Request { guidances: vec![], ..request() }).contains("no guidance"));
+        assert!(error(Request { questions: vec![], ..request() }).contains("no prompts to draw"));
+        assert!(error(Request { choosing: vec![], ..request() }).contains("to choose the guidance on"));
+        assert!(error(Request { name: "base".into(), ..request() }).contains("choose another name"));
+    }
+}

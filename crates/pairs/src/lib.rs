@@ -1,0 +1,176 @@
+//! Image–caption pairs: pictures with text files beside them, a list in JSON lines, or WebDataset shards.
+//!
+//! Opening finds the pictures and reads the captions; a picture is read and decoded when it is asked for.
+
+mod folder;
+mod listing;
+mod shard;
+mod source;
+
+use anyhow::{Result, bail};
+use images::{Picture, Size};
+use models::Error;
+use source::Source;
+use std::{fmt, path::Path};
+use tch::Tensor;
+
+/// A picture and one of its captions.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    pub caption: String,
+    source: Source,
+}
+
+/// At least one pair, in the order of the list, or of the names.
+#[derive(Debug)]
+pub struct Pairs {
+    pairs: Vec<Pair>,
+}
+
+impl Pairs {
+    /// Opens one of these; a picture with several captions makes several pairs.
+    /// - A folder with `metadata.jsonl` (Hugging Face's image folder) or `scenes.jsonl` (the miniature world): as that list.
+    /// - Any other folder: all its pictures, those of its folders too, with a caption a line in a `.txt` file of the same
+    ///   stem, and all its `.tar` shards.
+    /// - A `.jsonl` list: an object a line, with `image`, `file_name` or `file` relative to the list, and `caption`,
+    ///   `text` or `captions`, each of them a string or a list of strings.
+    /// - A `.tar` shard of a WebDataset: `KEY.jpg`, `.jpeg`, `.png` or `.webp`, with a caption a line in `KEY.txt`, or
+    ///   with `KEY.json` that has the caption as a line of a list has it.
+    ///
+    /// Pictures without a caption and captions without a picture are left out, with one warning for all of them.
+    ///
+    /// # Errors
+    /// Not a single pair; a list, a text or a shard that cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let found = find(path)?;
+        if found.pairs.is_empty() {
+            let alone = if found.alone() { format!(" ({found})") } else { String::new() };
+            bail!(
+                "{}: no picture with a caption in it{alone}; the caption of a.png belongs in a.txt beside it, or in a line of \
+                 a list: {{\"image\": \"a.png\", \"caption\": \"a red dog\"}}",
+                path.display()
+            );
+        }
+        if found.alone() {
+            tracing::warn!("{}: left out: {found}", path.display());
+        }
+        Ok(Self { pairs: found.pairs })
+    }
+
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Never; an opened set has a pair.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    pub fn pairs(&self) -> &[Pair] {
+        &self.pairs
+    }
+
+    /// # Panics
+    /// Where `i` is not below [`Self::len`]; so do the other functions of `i`.
+    pub fn caption(&self, i: usize) -> &str {
+        &self.pairs[i].caption
+    }
+
+    /// The picture upright and in RGB, over white where it is transparent.
+    ///
+    /// # Errors
+    /// A file that is gone or broken, by its name.
+    pub fn image(&self, i: usize) -> Result<Picture> {
+        self.pairs[i].source.picture()
+    }
+
+    /// `[3, H, W]`, single precision, 0..1: the middle of the picture, which covers the size.
+    pub fn tensor(&self, i: usize, size: Size) -> Result<Tensor> {
+        images::decode::cover(&self.image(i)?, size)?.tensor()
+    }
+}
+
+fn find(path: &Path) -> Result<Found> {
+    let mut found = Found::default();
+    let is_folder = path.metadata().map_err(Error::io(path))?.is_dir();
+    let list = ["metadata.jsonl", "scenes.jsonl"].map(|name| path.join(name)).into_iter().find(|list| list.is_file());
+    match (list, extension(path).as_str()) {
+        (Some(list), _) => listing::read(&list, &mut found)?,
+        _ if is_folder => folder::read(path, &mut found)?,
+        (None, "jsonl") => listing::read(path, &mut found)?,
+        (None, "tar") => shard::read(path, &mut found)?,
+        _ => bail!("{}: pairs are a folder, a .jsonl list or a .tar shard", path.display()),
+    }
+    Ok(found)
+}
+
+/// Pairs as they are found, and what has no partner.
+#[derive(Debug, Default)]
+struct Found {
+    pairs: Vec<Pair>,
+    pictures_alone: Tally,
+    captions_alone: Tally,
+}
+
+impl Found {
+    fn add(&mut self, source: Source, captions: &[String]) {
+        if captions.is_empty() {
+            self.pictures_alone.add(&source);
+        }
+        self.pairs.extend(captions.iter().map(|caption| Pair { caption: caption.clone(), source: source.clone() }));
+    }
+
+    /// Is there anything without a partner?
+    fn alone(&self) -> bool {
+        self.pictures_alone.count + self.captions_alone.count > 0
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let kinds = [
+            ("pictures without a caption", &self.pictures_alone),
+            ("captions without a picture", &self.captions_alone),
+        ];
+        let present = kinds.into_iter().filter(|(_, tally)| tally.count > 0);
+        let texts: Vec<String> =
+            present.map(|(kind, tally)| format!("{kind}: {}, the first is {}", tally.count, tally.first)).collect();
+        f.write_str(&texts.join("; "))
+    }
+}
+
+/// How many there were, and the name of the first.
+#[derive(Debug, Default, PartialEq)]
+struct Tally {
+    count: usize,
+    first: String,
+}
+
+impl Tally {
+    fn add(&mut self, name: impl fmt::Display) {
+        if self.count == 0 {
+            self.first = name.to_string();
+        }
+        self.count += 1;
+    }
+}
+
+/// In lower case; empty where there is none.
+fn extension(path: &Path) -> String {
+    path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
+}
+
+/// Is it the extension of a picture that can be decoded?
+fn is_picture(extension: &str) -> bool {
+    matches!(extension, "jpg" | "jpeg" | "png" | "webp")
+}
+
+/// The captions of a text file: a line each.
+fn captions_of_text(bytes: &[u8]) -> Result<Vec<String>> {
+    let text = std::str::from_utf8(bytes).map_err(|_| anyhow::anyhow!("not valid UTF-8"))?;
+    let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines().map(str::trim);
+    Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! One short iteration of the miniature world, the same on every device.
+//!
+//! Three steps of DDIM without guidance, each with its own gradient (`detached`). Every part begins from what float64 came to before it: carried
+//! from part to part, the rounding of half precision would grow until it said nothing of the device.
+
+use anyhow::{Result, bail};
+use comat::{
+    adapter,
+    batch::Share,
+    config::{Captioner, Config, Dtype, Location, Model, Prompts, Replay, SamplerKind, Sampling, Where},
+    finite::{self, Part},
+    optim::Gradients,
+    replay,
+    session::Session,
+};
+use diffusion::trajectory;
+use std::{collections::BTreeMap, path::Path};
+use tch::{Device, Kind, Tensor};
+use torch_ext::Generator;
+
+const PROMPTS: [&str; 2] = ["a red circle and a blue square", "a green triangle"];
+const STEPS: usize = 3;
+
+pub struct Iteration<'a> {
+    pub world: &'a Path,
+    pub device: Device,
+    pub kind: Kind,
+    pub tf32: bool,
+    pub deterministic: bool,
+}
+
+/// What each part came to, on the CPU.
+pub struct Computed {
+    loss: f64,
+    latents: Tensor,
+    /// Before each step.
+    before: BTreeMap<usize, Tensor>,
+    image: Tensor,
+    image_gradient: Tensor,
+    latent_gradient: Tensor,
+    adapter_gradient: Tensor,
+}
+
+/// Relative; of tensors in the Euclidean norm. By what they are of.
+pub struct Errors {
+    pub values: [(&'static str, f64); 3],
+    pub gradients: [(&'static str, f64); 3],
+}
+
+impl<'a> Iteration<'a> {
+    pub fn new(world: &'a Path, device: Device, kind: Kind) -> Self {
+        Self { world, device, kind, tf32: false, deterministic: false }
+    }
+
+    fn config(&self) -> Config {
+        let dtype = match self.kind {
+            Kind::Half => Dtype::Float16,
+            Kind::BFloat16 => Dtype::Bfloat16,
+            Kind::Double => Dtype::Float64,
+            _ => Dtype::Float32,
+        };
+        let device = if let Device::Cuda(index) = self.device { Where::Cuda(index) } else { Where::Cpu };
+        Config {
+            output: "unused".into(),
+            seed: 0,
+            model: Model {
+                path: Location::from(self.world.join("sd")),
+                variant: None,
+                tokenizer: None,
+                dtype,
+                vae_dtype: None,
+                tf32: self.tf32,
+                deterministic: self.deterministic,
+                device,
+            },
+            captioner: Captioner::at(self.world.join("blip")),
+            prompts: Prompts { train: "unused".into(), validation: None },
+            sampling: Sampling { sampler: SamplerKind::Ddim, steps: STEPS, guidance_scale: 1.0, ..Sampling::default() },
+            replay: Replay { tracked: STEPS, ..Replay::default() },
+            anchor: None,
+            attention: None,
+            fidelity: None,
+            mixed: None,
+            lora: Default::default(),
+            optimizer: Default::default(),
+            train: Default::default(),
+            checkpoints: Default::default(),
+            samples: Default::default(),
+            validation: Default::default(),
+            ranks: Default::default(),
+            memory: Default::default(),
+            logging: Default::default(),
+        }
+    }
+
+    /// From its own parts, or each part from those that are given. `alter` is for tests.
+    pub fn compute(&self, given: Option<&Computed>, alter: impl FnOnce(&Session)) -> Result<Computed> {
+        let mut session = Session::open(self.config())?;
+        alter(&session);
+        let (device, kind) = (self.device, session.latent_kind());
+        let here = |t: &Tensor| t.to_device(device).to_kind(kind);
+        let mut adapter = adapter::start(&session)?.trainable(kind, device);
+        let mut random = Generator::seeded(0)?;
+        let shape = [&[PROMPTS.len() as i64], session.latent_shape.as_slice()].concat();
+        let start = here(&random.randn(&shape)?);
+        // `up` starts at zero, which would hide `down`
+        let noise = here(&random.randn(&adapter.flat.size())?) * 0.02;
+        tch::no_grad(|| _ = adapter.flat.g_add_(&noise));
+
+        let text = session.text(&PROMPTS)?;
+        let frozen = session.frozen(&adapter.lora)?;
+        let denoiser = session.denoiser(&frozen);
+        let none = |step| bail!("step {step} of DDIM is not stochastic");
+        let predict = denoiser.conditioned_on(&text);
+        let mut walked = trajectory::walk(predict, &session.sampler, start, &(0..STEPS).collect(), none, || Ok(()))?;
+        let latents = walked.latents.shallow_clone();
+        if let Some(given) = given {
+            walked.latents = here(&given.latents);
+            walked.before = given.before.iter().map(|(step, x)| (*step, here(x))).collect();
+        }
+        let image = session.decode(&walked.latents)?;
+        finite::check(&[(Part::Latents, &latents), (Part::Image, &image)])?;
+        let seen = given.map_or_else(|| image.shallow_clone(), |given| here(&given.image));
+        let caption = session.captioner.with_cotangent(&seen, &Share::whole(&PROMPTS), &[(0, 0); PROMPTS.len()])?;
+        let image_gradient = caption.cotangent;
+        let pull = given.map_or_else(|| image_gradient.shallow_clone(), |given| here(&given.image_gradient));
+        let latent_gradient = session.decode_cotangent(&walked.latents, &pull)?;
+        let pull = given.map_or_else(|| latent_gradient.shallow_clone(), |given| here(&given.latent_gradient));
+        let mut gradients = Gradients::zeros(&adapter);
+        let branched = session.branched(&adapter.lora)?;
+        let replay = replay::Replay {
+            denoiser: &session.denoiser(&branched),
+            sampler: &session.sampler,
+            text: &text,
+            mode: replay::Mode::Detached,
+            discount: 1.0,
+            max_cotangent: 0.0,
+            micro_batch: 0,
+            batch: PROMPTS.len(),
+            leaves: &adapter.lora.matrices(),
+            attention: None,
+            anchor: None,
+        };
+        replay.run(&walked, pull, &mut gradients)?;
+        let host = |t: &Tensor| t.detach().to_device(Device::Cpu);
+        Ok(Computed {
+            loss: caption.loss,
+            latents: host(&latents),
+            before: walked.before.iter().map(|(step, x)| (*step, host(x))).collect(),
+            image: host(&image),
+            image_gradient: host(&image_gradient),
+            latent_gradient: host(&latent_gradient),
+            adapter_gradient: host(&gradients.flat),
+        })
+    }
+}
+
+impl Computed {
+    /// From what is taken to be exact.
+    pub fn errors(&self, exact: &Self) -> Errors {
+        let of = |a: &Tensor, b: &Tensor| {
+            let [a, b] = [a, b].map(|t| t.to_kind(Kind::Double));
+            ((a - &b).norm() / b.norm()).double_value(&[])
+        };
+        Errors {
+            values: [
+                ("latents", of(&self.latents, &exact.latents)),
+                ("image", of(&self.image, &exact.image)),
+                ("caption loss", (self.loss - exact.loss).abs() / exact.loss.abs()),
+            ],
+            gradients: [
+                ("dL/d image", of(&self.image_gradient, &exact.image_gradient)),
+                ("dL/d latents", of(&self.latent_gradient, &exact.latent_gradient)),
+                ("dL/d adapter", of(&self.adapter_gradient, &exact.adapter_gradient)),
+            ],
+        }
+    }
+
+    /// To the bit.
+    pub fn equals(&self, other: &Self) -> bool {
+        let same = |a: &Tensor, b: &Tensor| a.size() == b.size() && a.equal(b);
+        self.loss.to_bits() == other.loss.to_bits()
+            && same(&self.latents, &other.latents)
+            && same(&self.image, &other.image)
+            && same(&self.image_gradient, &other.image_gradient)
+            && same(&self.latent_gradient, &other.latent_gradient)
+            && same(&self.adapter_gradient, &other.adapter_gradient)
+    }
+}

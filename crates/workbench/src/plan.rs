@@ -1,0 +1,131 @@
+//! `comat plan` and `comat train --dry-run`: what a run would do, before it does it.
+
+pub mod memory;
+pub mod micro_batch;
+
+use anyhow::Result;
+use comat::{adapter, config::Config, session::Session, train};
+use diffusion::prompts;
+
+/// Opens everything that the run needs, and describes it. The text starts with the resolved configuration.
+pub fn describe(config: Config) -> Result<String> {
+    let prompts = prompts::read(&config.prompts.train)?;
+    let held_out = config.prompts.validation.as_deref().map(prompts::read).transpose()?.map_or(0, |p| p.len());
+    let resolved = toml::to_string(&config)?;
+    let session = Session::open(config)?;
+    let lora = adapter::start(&session)?;
+    let (config, pipeline) = (&session.config, &session.pipeline);
+    let [channels, height, width] = session.latent_shape;
+    let (t, k, batch) =
+        (session.sampler.len(), config.replay.tracked, config.train.batch_size * config.train.accumulation);
+    let halves = if config.sampling.guidance().is_on() {
+        "conditional and unconditional halves as one batch"
+    } else {
+        "no guidance"
+    };
+    let samples = config.train.steps.saturating_mul(batch as u64);
+    let adapter_bytes = lora.parameter_count() * 4;
+    let rounds = |every: u64| 2 + config.train.steps.saturating_sub(1).checked_div(every).unwrap_or(0);
+    let lines = [
+        resolved,
+        "# The plan".into(),
+        format!(
+            "model        {}: {:?}, UNet {} parameters, {:?} on {:?}",
+            pipeline.name.display(),
+            pipeline.base,
+            thousands(pipeline.unet_weights.parameter_count()),
+            pipeline.kind,
+            pipeline.device
+        ),
+        format!(
+            "adapter      rank {} on {} layers, {} trainable parameters ({})",
+            config.lora.rank,
+            lora.pairs().count(),
+            thousands(lora.parameter_count()),
+            bytes(adapter_bytes)
+        ),
+        format!("prompts      {} to train on, {held_out} held out, digest {}", prompts.len(), train::digest(&prompts)),
+        format!("images       {}, latents {channels}x{height}x{width}", session.size),
+        format!(
+            "a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({:?})",
+            config.sampling.sampler, config.replay.mode
+        ),
+        match &config.attention {
+            Some(a) => format!(
+                "attention    {:?} losses on up to {} of the {k} replayed steps, objects found by {:?}",
+                a.form, a.steps, a.segmenter
+            ),
+            None => "attention    no losses on it".into(),
+        },
+        match &config.fidelity {
+            Some(f) => format!(
+                "fidelity     discriminator of rank {} on {}, its latents in {}",
+                f.rank,
+                f.model.as_ref().map_or("the model itself, weights shared".into(), |path| path.display().to_string()),
+                f.latents.clone().unwrap_or_else(|| config.output.join("latents")).display()
+            ),
+            None => "fidelity     no discriminator".into(),
+        },
+        match &config.mixed {
+            Some(m) => format!(
+                "mixed        {} pictures of {} in a step, entering at timesteps {} to {}",
+                config.train.accumulation * if m.batch_size == 0 { batch } else { m.batch_size },
+                m.pairs.display(),
+                m.timesteps[0],
+                m.timesteps[1]
+            ),
+            None => "mixed        no pictures".into(),
+        },
+        format!(
+            "UNet passes  {} forward and {} forward+backward in a step",
+            t * config.train.accumulation,
+            k * config.train.accumulation
+        ),
+        format!(
+            "the run      {} steps, {} samples, {:.2} epochs",
+            config.train.steps,
+            thousands(samples as i64),
+            samples as f64 / prompts.len() as f64
+        ),
+        format!(
+            "checkpoints  {} each (adapter and two moments), {} kept",
+            bytes(3 * adapter_bytes),
+            if config.checkpoints.keep == 0 { "all".into() } else { config.checkpoints.keep.to_string() }
+        ),
+        format!(
+            "on the way   validation {} times, samples {} times",
+            if held_out > 0 { rounds(config.validation.every) } else { 0 },
+            rounds(config.samples.every)
+        ),
+        format!("output       {}", config.output.display()),
+    ];
+    Ok(lines.join("\n"))
+}
+
+fn thousands(n: i64) -> String {
+    let digits = n.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
+    groups.join(",")
+}
+
+fn bytes(n: i64) -> String {
+    match n {
+        0..1_000_000 => format!("{:.0} kB", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
+        _ => format!("{:.2} GB", n as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!((thousands(0), thousands(999), thousands(1234567)), ("0".into(), "999".into(), "1,234,567".into()));
+        assert_eq!(
+            (bytes(4_000), bytes(2_500_000), bytes(3_210_000_000)),
+            ("4 kB".into(), "2.5 MB".into(), "3.21 GB".into())
+        );
+    }
+}

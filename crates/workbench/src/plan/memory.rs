@@ -1,0 +1,345 @@
+//! How much memory a step needs, leg by leg: measured on small pictures with the run's own networks on its own device, and
+//! extended to the run's pictures and batches.
+//!
+//! What a leg holds is a sum of three parts: what is there anyway (weights above all), what each sample takes whatever its
+//! size (the captioner sees every picture at one size), and what each latent pixel of each sample takes. Three small
+//! iterations tell them apart.
+
+use anyhow::{Context, Result};
+use comat::{
+    adapter,
+    batch::Share,
+    config::{Config, MicroBatch, Size},
+    discriminator::Discriminator,
+    loss::caption::CaptionLoss,
+    optim::Gradients,
+    session::Session,
+    train::{Draws, Legs, iterate},
+};
+use diffusion::{
+    prompts,
+    random::{Purpose, stream},
+};
+use std::{collections::BTreeSet, fmt};
+use tch::Tensor;
+
+/// What one leg holds at most, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Need {
+    pub fixed: f64,
+    pub per_sample: f64,
+    pub per_pixel: f64,
+}
+
+impl Need {
+    /// From peaks of 1 sample of `small` and of `large` latent pixels, and of 2 samples of `small` ones.
+    fn fit([small, large]: [f64; 2], [one, larger, two]: [f64; 3]) -> Self {
+        let per_pixel = ((larger - one) / (large - small)).max(0.0);
+        let per_sample = (two - one - per_pixel * small).max(0.0);
+        Self { fixed: one - per_sample - per_pixel * small, per_sample, per_pixel }
+    }
+
+    pub fn of(&self, samples: usize, pixels: f64) -> f64 {
+        self.fixed + samples as f64 * (self.per_sample + self.per_pixel * pixels)
+    }
+
+    /// The most samples at a time that fit, up to `most`; 0 where not even one does.
+    pub(super) fn fitting(&self, memory: f64, pixels: f64, most: usize) -> usize {
+        (0..=most).rev().find(|samples| *samples == 0 || self.of(*samples, pixels) <= memory).unwrap_or(0)
+    }
+}
+
+/// The setting that says how many samples a leg works on at a time.
+const SETTINGS: [(&str, &str); 6] = [
+    ("trajectory", "train.batch_size"),
+    ("decode", "captioner.micro_batch"),
+    ("caption", "captioner.micro_batch"),
+    ("fidelity", "fidelity.micro_batch"),
+    ("segment", "train.batch_size"),
+    ("replay", "replay.micro_batch"),
+];
+
+/// A leg of a step, and what it needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    pub leg: &'static str,
+    /// Samples at a time, as configured.
+    pub samples: usize,
+    pub need: Need,
+}
+
+/// The setting that lowers what a leg needs.
+pub fn setting_of(leg: &str) -> &'static str {
+    SETTINGS.iter().find(|(name, _)| *name == leg).map_or("train.batch_size", |(_, setting)| setting)
+}
+
+impl Line {
+    pub(super) fn setting(&self) -> &'static str {
+        setting_of(self.leg)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forecast {
+    pub size: Size,
+    /// Where it was measured.
+    pub probes: [Size; 2],
+    pub batch: usize,
+    pub accumulation: usize,
+    /// Latent pixels of the configured size.
+    pub pixels: f64,
+    pub lines: Vec<Line>,
+    /// Whether the system told what was in use.
+    pub known: bool,
+}
+
+/// Runs three small iterations.
+///
+/// # Errors
+/// Whatever opening the run and training it may fail of.
+pub fn forecast(config: &Config) -> Result<Forecast> {
+    let mut small = config.clone();
+    small.train.batch_size = 1;
+    small.sampling.steps = 2;
+    small.replay.tracked = 1;
+    (small.replay.micro_batch, small.captioner.micro_batch) = (MicroBatch::WHOLE, MicroBatch::WHOLE);
+    small.mixed = None; // its pictures go the way of the prompts, beside them
+    if let Some(attention) = &mut small.attention {
+        attention.steps = 1;
+    }
+    if let Some(fidelity) = &mut small.fidelity {
+        fidelity.micro_batch = MicroBatch::WHOLE;
+    }
+    let texts: Vec<String> = prompts::read(&config.prompts.train)?.into_iter().map(|p| p.text).take(2).collect();
+    let texts: Vec<&str> =
+        [&texts[0], texts.last().context("a prompt file has a prompt")?].map(String::as_str).to_vec();
+    let mut session = Session::open(small)?;
+    let size = session.size;
+    let probes = probes(&session, size);
+    let mut run = |size: Size, samples: usize| measure(&mut session, &texts[..samples], size);
+    run(probes[0], 2)?; // weights are read from disk when they are first used, and libraries start their work
+    let peaks = [run(probes[0], 1)?, run(probes[1], 1)?, run(probes[0], 2)?];
+
+    let latent = |session: &Session, size: Size| -> Result<f64> {
+        let [_, height, width] = session.pipeline.latent_shape(size)?;
+        Ok((height * width) as f64)
+    };
+    let pixels = [latent(&session, probes[0])?, latent(&session, probes[1])?];
+    let (batch, accumulation) = (config.train.batch_size, config.train.accumulation);
+    let at_a_time = |micro: MicroBatch| match micro.samples() {
+        0 => batch,
+        samples => samples.min(batch),
+    };
+    let mut lines = vec![];
+    for (i, (leg, setting)) in SETTINGS.into_iter().enumerate() {
+        let there = match leg {
+            "fidelity" => config.fidelity.is_some(),
+            "segment" => config.attention.is_some(),
+            _ => true,
+        };
+        let samples = match setting {
+            "captioner.micro_batch" => at_a_time(config.captioner.micro_batch),
+            "fidelity.micro_batch" => at_a_time(config.fidelity.as_ref().map_or(MicroBatch::WHOLE, |f| f.micro_batch)),
+            "replay.micro_batch" => at_a_time(config.replay.micro_batch),
+            _ => batch,
+        };
+        if let (true, Some(peaks)) = (there, of_leg(&peaks, i)) {
+            lines.push(Line { leg, samples, need: Need::fit(pixels, peaks) });
+        }
+    }
+    let known = !lines.is_empty();
+    Ok(Forecast { size, probes, batch, accumulation, pixels: latent(&session, size)?, lines, known })
+}
+
+fn of_leg(runs: &[Legs; 3], leg: usize) -> Option<[f64; 3]> {
+    let peak = |legs: &Legs| legs.named()[leg].1.peak.map(|bytes| bytes as f64);
+    Some([peak(&runs[0])?, peak(&runs[1])?, peak(&runs[2])?])
+}
+
+/// About half and three quarters of the side, as the model takes them.
+fn probes(session: &Session, full: Size) -> [Size; 2] {
+    let cell = session.pipeline.vae_config.downscale() << session.pipeline.unet_config.halvings();
+    let part = |side: i64, quarters: i64| (side * quarters / 4 / cell * cell).max(cell);
+    let size = |quarters| Size { width: part(full.width, quarters), height: part(full.height, quarters) };
+    match [size(2), size(3)] {
+        [small, large] if small == large => [small, Size { width: small.width + cell, height: small.height + cell }],
+        two => two,
+    }
+}
+
+/// One iteration on noise.
+fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Legs> {
+    session.size = size;
+    session.latent_shape = session.pipeline.latent_shape(size)?;
+    let seed = session.config.seed;
+    let adapter = adapter::start(session)?.trainable(session.latent_kind(), session.pipeline.device);
+    let shape = [&[prompts.len() as i64], session.latent_shape.as_slice()].concat();
+    let (device, kind) = (session.pipeline.device, session.latent_kind());
+    let mut draws = stream(seed, Purpose::Trajectory, 0, 0)?;
+    let mut noise = || -> Result<Tensor> { Ok(draws.randn(&shape)?.to_device(device).to_kind(kind)) };
+    let (start, real) = (noise()?, noise()?);
+    let tracked = BTreeSet::from([session.sampler.len() - 1]);
+    let attention = if session.attention.is_some() { tracked.clone() } else { BTreeSet::new() };
+    let crops = (0..prompts.len() as u64)
+        .map(|i| CaptionLoss::draw_crop(seed, 0, i, size.height, size.width))
+        .collect::<Result<_>>()?;
+    let draws = Draws {
+        start,
+        first: 0,
+        weight: 1.0,
+        noise: Box::new(|_| noise()),
+        tracked,
+        attention,
+        anchor: BTreeSet::new(),
+        crops,
+    };
+    let mut discriminator = match session.config.fidelity.clone() {
+        Some(settings) => {
+            let timestep = session.sampler.steps.last().map_or(0, |step| step.timestep);
+            let targets = session.config.lora.targets.clone();
+            let size = (size.height, size.width);
+            let mut new = Discriminator::new(&settings, &targets, &mut session.pipeline, size, timestep, seed)?;
+            if session.config.memory.offload {
+                new.offload();
+            }
+            Some(new)
+        }
+        None => None,
+    };
+    let adversary = discriminator.as_mut().map(|d| (d, real));
+    let mut gradients = Gradients::zeros(&adapter);
+    Ok(iterate(session, &adapter, &Share::whole(prompts), draws, adversary, &mut gradients, || Ok(()))?.legs)
+}
+
+impl Forecast {
+    /// The leg that needs most, and how much.
+    pub fn most(&self) -> Option<(&'static str, f64)> {
+        let all = self.lines.iter().map(|line| (line.leg, line.need.of(line.samples, self.pixels)));
+        all.max_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
+    /// Settings with which every leg fits into so many bytes: `key=value` each, none where it does already.
+    ///
+    /// # Errors
+    /// The legs of which not even one sample fits.
+    pub fn fitting(&self, memory: f64) -> std::result::Result<Vec<String>, Vec<&'static str>> {
+        let mut samples: Vec<(&str, usize)> = vec![];
+        let mut impossible = vec![];
+        for line in &self.lines {
+            match line.need.fitting(memory, self.pixels, line.samples) {
+                0 => impossible.push(line.leg),
+                fits if fits < line.samples => match samples.iter_mut().find(|(key, _)| *key == line.setting()) {
+                    Some((_, least)) => *least = fits.min(*least),
+                    None => samples.push((line.setting(), fits)),
+                },
+                _ => {}
+            }
+        }
+        if !impossible.is_empty() {
+            return Err(impossible);
+        }
+        let mut settings = vec![];
+        for (key, fits) in samples {
+            settings.push(format!("{key}={fits}"));
+            if key == "train.batch_size" {
+                settings.push(format!("train.accumulation={}", (self.batch * self.accumulation).div_ceil(fits)));
+            }
+        }
+        Ok(settings)
+    }
+}
+
+impl fmt::Display for Forecast {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        if !self.known {
+            return write!(f, "memory       this system does not tell how much is in use");
+        }
+        let [small, large] = self.probes;
+        write!(f, "memory       at most, measured at {small} and {large}, extended to {}:", self.size)?;
+        for line in &self.lines {
+            let need = line.need.of(line.samples, self.pixels);
+            let samples = format!("{} at a time", line.samples);
+            write!(f, "\n  {:<10} {samples:<13} {:>8}   ({})", line.leg, gigabytes(need), line.setting())?;
+        }
+        Ok(())
+    }
+}
+
+pub fn gigabytes(bytes: f64) -> String {
+    format!("{:.2} GB", bytes / 1e9)
+}
+
+/// `24GB`, `8 GiB`, `900MB` in bytes.
+pub fn parse(text: &str) -> std::result::Result<f64, String> {
+    let lower = text.trim().to_lowercase();
+    let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let unit = match lower[digits..].trim() {
+        "gb" | "g" => 1e9,
+        "gib" => f64::from(1 << 30),
+        "mb" | "m" => 1e6,
+        "mib" => f64::from(1 << 20),
+        _ => return Err(format!("`{text}` is no amount of memory; write 24GB, 8GiB or 900MB")),
+    };
+    match lower[..digits].parse::<f64>() {
+        Ok(number) if number > 0.0 => Ok(number * unit),
+        _ => Err(format!("`{text}` is no amount of memory; write 24GB, 8GiB or 900MB")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_measurements_tell_the_parts_apart() {
+        let need = Need { fixed: 1000.0, per_sample: 50.0, per_pixel: 2.0 };
+        let fitted = Need::fit([16.0, 36.0], [need.of(1, 16.0), need.of(1, 36.0), need.of(2, 16.0)]);
+        assert_eq!(fitted, need);
+        assert_eq!(need.of(4, 64.0), 1000.0 + 200.0 + 512.0);
+        // noise never makes a sample cost less than nothing
+        let flat = Need::fit([16.0, 36.0], [1000.0, 990.0, 995.0]);
+        assert_eq!(flat, Need { fixed: 1000.0, per_sample: 0.0, per_pixel: 0.0 });
+    }
+
+    fn forecast() -> Forecast {
+        let size = |side| Size { width: side, height: side };
+        let line =
+            |leg, samples, per_pixel| Line { leg, samples, need: Need { fixed: 1e9, per_sample: 0.0, per_pixel } };
+        Forecast {
+            size: size(512),
+            probes: [size(256), size(384)],
+            batch: 6,
+            accumulation: 2,
+            pixels: 1000.0,
+            lines: vec![
+                line("trajectory", 6, 1e5),
+                line("decode", 6, 1e6),
+                line("caption", 6, 5e5),
+                line("replay", 6, 2e6),
+            ],
+            known: true,
+        }
+    }
+
+    #[test]
+    fn micro_batches_that_fit_are_proposed() {
+        let forecast = forecast();
+        assert_eq!(forecast.most(), Some(("replay", 13e9)));
+        assert_eq!(forecast.fitting(14e9), Ok(vec![]));
+        let fits = forecast.fitting(5.1e9).unwrap();
+        assert_eq!(fits, ["captioner.micro_batch=4", "replay.micro_batch=2"]);
+        let little = forecast.fitting(3.1e9).unwrap();
+        assert_eq!(little, ["captioner.micro_batch=2", "replay.micro_batch=1"]);
+        assert_eq!(forecast.fitting(2.2e9), Err(vec!["replay"]));
+        let mut heavy = forecast.clone();
+        heavy.lines[0].need.per_pixel = 1e6; // the trajectory, whose batch is the step's
+        let smaller = heavy.fitting(5.1e9).unwrap();
+        assert_eq!(smaller[..2], ["train.batch_size=4", "train.accumulation=3"], "as many samples a step as before");
+    }
+
+    #[test]
+    fn amounts_of_memory() {
+        assert_eq!((parse("24GB"), parse("0.5 GiB"), parse("900mb")), (Ok(24e9), Ok(536870912.0), Ok(9e8)));
+        assert!(["", "24", "GB", "-3GB", "0GB", "3TB"].iter().all(|text| parse(text).is_err()));
+    }
+}

@@ -1,0 +1,211 @@
+//! `micro_batch = "auto"`: how many samples a part of a step takes at a time, chosen once, before the first step.
+//!
+//! A run that surely fits is not measured. Any other is measured on small images ([`super::memory`]), and each part takes as many
+//! samples at a time as fit into the memory that is free. What was chosen is written into the run's configuration, so that a run that
+//! goes on from a checkpoint takes the same, whatever is free then: its numbers stay the same to the bit.
+
+use super::memory::{self, Forecast, gigabytes};
+use anyhow::Result;
+use comat::{
+    checkpoint,
+    config::{self, Config, MicroBatch},
+};
+use ranks::World;
+
+/// Bytes that a step takes at most for each pixel of an image and sample, three times what SD 1.5 takes in float32.
+const AMPLE: f64 = 128e3;
+/// Of the free memory; the rest is for what a forecast does not see.
+const USABLE: f64 = 0.9;
+
+/// The settings of this kind, by their names.
+fn settings(config: &mut Config) -> Vec<(&'static str, &mut MicroBatch)> {
+    let fidelity = config.fidelity.as_mut().map(|f| ("fidelity.micro_batch", &mut f.micro_batch));
+    [
+        Some(("captioner.micro_batch", &mut config.captioner.micro_batch)),
+        Some(("replay.micro_batch", &mut config.replay.micro_batch)),
+        fidelity,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Puts a number wherever the configuration says `auto`. `resume`: the checkpoint that the run goes on from, as `--resume` names it; its run chose already.
+/// Rank 0 chooses for all ranks.
+///
+/// # Errors
+/// Whatever opening the run and measuring it may fail of.
+pub fn choose(config: &mut Config, resume: Option<&str>, world: &World) -> Result<()> {
+    if settings(config).iter().all(|(_, value)| **value != MicroBatch::Auto) {
+        return Ok(());
+    }
+    let chosen: Vec<MicroBatch> = world.of_first(|| {
+        let mut config = config.clone();
+        let before = match resume {
+            Some(which) => checkpoint::find(&config.output.join("checkpoints"), which)?,
+            None => None,
+        };
+        if let Some(checkpoint) = before {
+            take(&mut config, config::read(&checkpoint.join("config.toml"), &[])?);
+        }
+        if settings(&mut config).iter().any(|(_, value)| **value == MicroBatch::Auto) {
+            measure(&mut config, world)?;
+        }
+        Ok(settings(&mut config).into_iter().map(|(_, value)| *value).collect())
+    })?;
+    settings(config).into_iter().zip(chosen).for_each(|((_, value), chosen)| *value = chosen);
+    Ok(())
+}
+
+/// What `auto` would choose by a forecast for so much free memory, in bytes; `None` where nothing is left to choose.
+pub fn describe(config: &Config, forecast: &Forecast, free: f64) -> Option<String> {
+    let mut config = config.clone();
+    let auto = settings(&mut config).iter().any(|(_, value)| **value == MicroBatch::Auto);
+    auto.then(|| fit(&mut config, forecast, free))
+}
+
+fn take(config: &mut Config, mut chosen: Config) {
+    let chosen = settings(&mut chosen).into_iter().map(|(name, value)| (name, *value)).collect::<Vec<_>>();
+    for (name, value) in settings(config) {
+        if let (MicroBatch::Auto, Some((_, chosen))) = (*value, chosen.iter().find(|(other, _)| *other == name)) {
+            *value = *chosen;
+        }
+    }
+}
+
+fn measure(config: &mut Config, world: &World) -> Result<()> {
+    let device = config.model.device.device()?;
+    // ranks on one CPU share its memory
+    let sharers = if device.is_cuda() { 1 } else { world.size };
+    let free = match torch_ext::memory::free(device) {
+        Some(bytes) => bytes as f64 / sharers as f64,
+        None => f64::INFINITY,
+    };
+    if most(config)? <= free {
+        whole(config);
+        return Ok(());
+    }
+    tracing::info!("choosing micro-batches for {} of free memory: measuring small images", gigabytes(free));
+    let chosen = fit(config, &memory::forecast(config)?, free);
+    tracing::info!("{chosen}");
+    Ok(())
+}
+
+fn whole(config: &mut Config) {
+    let auto = settings(config).into_iter().filter(|(_, value)| **value == MicroBatch::Auto);
+    auto.for_each(|(_, value)| *value = MicroBatch::WHOLE);
+}
+
+/// What the run takes at most, in bytes, by a rough bound.
+fn most(config: &Config) -> Result<f64> {
+    let pipeline = config.model.open()?;
+    let size = config.sampling.size.unwrap_or(pipeline.native_size());
+    let samples = config.train.batch_size as f64;
+    // weights, those of the other networks, and a merged copy
+    let weights = 4.0 * 4.0 * pipeline.unet_weights.parameter_count() as f64;
+    Ok(weights + samples * (size.width * size.height) as f64 * AMPLE)
+}
+
+/// Numbers for every `auto`, and the sentence that says which.
+fn fit(config: &mut Config, forecast: &Forecast, free: f64) -> String {
+    let usable = USABLE * free;
+    let batch = config.train.batch_size;
+    let mut words = vec![];
+    for (name, value) in settings(config) {
+        if *value != MicroBatch::Auto {
+            continue;
+        }
+        let lines = forecast.lines.iter().filter(|line| line.setting() == name);
+        let fits = lines.map(|line| line.need.fitting(usable, forecast.pixels, batch)).min().unwrap_or(batch);
+        if fits == 0 {
+            tracing::warn!(
+                "{name}: by the forecast not even one sample fits into {}; `comat plan` shows what each part needs",
+                gigabytes(usable)
+            );
+        }
+        *value = if fits == batch { MicroBatch::WHOLE } else { MicroBatch::Samples(fits.max(1)) };
+        words.push(format!("{name} = {}", if fits == batch { batch } else { fits.max(1) }));
+    }
+    let batch = if batch == 1 { "1 sample".to_owned() } else { format!("{batch} samples") };
+    format!("micro-batches of a batch of {batch}: {}", words.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::memory::{Line, Need},
+        *,
+    };
+    use comat::config::Size;
+
+    fn config(settings: &[&str]) -> Config {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(
+            &path,
+            "output = \"o\"\n[model]\npath = \"m\"\n[captioner]\npath = \"b\"\n[prompts]\ntrain = \"p\"\n",
+        )
+        .unwrap();
+        let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+        config::read(&path, &settings).unwrap()
+    }
+
+    fn forecast(batch: usize) -> Forecast {
+        let size = |side| Size { width: side, height: side };
+        let line =
+            |leg, per_sample| Line { leg, samples: batch, need: Need { fixed: 1e9, per_sample, per_pixel: 0.0 } };
+        Forecast {
+            size: size(512),
+            probes: [size(256), size(384)],
+            batch,
+            accumulation: 1,
+            pixels: 4096.0,
+            lines: vec![
+                line("trajectory", 1e8),
+                line("decode", 2e9),
+                line("caption", 1e9),
+                line("fidelity", 9e9),
+                line("replay", 5e8),
+            ],
+            known: true,
+        }
+    }
+
+    #[test]
+    fn as_many_samples_as_fit() {
+        let mut config = config(&["train.batch_size=8", "fidelity.rank=2"]);
+        let said = fit(&mut config, &forecast(8), 10e9);
+        // of 9 GB one is fixed: 4 decoded, all 8 replayed, and not even one by the discriminator
+        assert_eq!(config.captioner.micro_batch, MicroBatch::Samples(4));
+        assert_eq!(config.replay.micro_batch, MicroBatch::WHOLE);
+        assert_eq!(config.fidelity.unwrap().micro_batch, MicroBatch::Samples(1));
+        let expected = "captioner.micro_batch = 4, replay.micro_batch = 8, fidelity.micro_batch = 1";
+        assert_eq!(said, format!("micro-batches of a batch of 8 samples: {expected}"));
+    }
+
+    #[test]
+    fn numbers_stay_as_they_are() {
+        let mut config = config(&["train.batch_size=8", "captioner.micro_batch=7", "replay.micro_batch=0"]);
+        fit(&mut config, &forecast(8), 2e9);
+        assert_eq!(config.captioner.micro_batch, MicroBatch::Samples(7));
+        assert_eq!(config.replay.micro_batch, MicroBatch::WHOLE);
+    }
+
+    #[test]
+    fn a_run_goes_on_with_what_it_chose() {
+        let chosen = config(&["captioner.micro_batch=3", "replay.micro_batch=2"]);
+        let mut auto = config(&["replay.micro_batch=5"]);
+        take(&mut auto, chosen);
+        assert_eq!(auto.captioner.micro_batch, MicroBatch::Samples(3));
+        assert_eq!(auto.replay.micro_batch, MicroBatch::Samples(5), "what somebody types counts");
+    }
+
+    #[test]
+    fn as_it_is_typed() {
+        let typed = config(&["captioner.micro_batch=auto", "replay.micro_batch=4"]);
+        let text = toml::to_string(&typed).unwrap();
+        assert!(text.contains("micro_batch = \"auto\"") && text.contains("micro_batch = 4"), "{text}");
+        let again: Config = toml::from_str(&text).unwrap();
+        assert_eq!(again, typed);
+    }
+}

@@ -1,0 +1,111 @@
+//! `comat prepare`: a model made ready for pictures smaller than its own.
+//!
+//! SDXL at 512 pixels draws cut-off and shapeless things, since it has hardly seen pictures of that size. Before CoMat trains it
+//! there, its authors tune its UNet for some steps on its own pictures, drawn at 1024 pixels and reduced (the paper's appendix).
+//! Where there is too little memory for all weights of the UNet, a LoRA is tuned, and then added to them.
+
+mod course;
+mod pictures;
+mod room;
+
+use anyhow::{Result, bail};
+use comat::config::{Sampling, Size};
+use course::Course;
+use diffusion::{
+    model_folder::{NewFolder, UNET},
+    pipeline::{self, Pipeline},
+};
+use indicatif::ProgressBar;
+use models::schedule::Prediction;
+use ranks::interrupt::Interrupt;
+use std::path::PathBuf;
+use tch::{Device, Kind};
+
+pub struct Request {
+    /// The pictures' prompts; each is drawn once.
+    pub prompts: Vec<String>,
+    pub seed: u64,
+    /// How the pictures are drawn, at the model's own size.
+    pub sampling: Sampling,
+    /// What the model is made ready for.
+    pub size: Size,
+    pub tune: Tune,
+    pub steps: u64,
+    pub batch: usize,
+    pub learning_rate: f64,
+    /// Receives `images/` and the LoRA; pictures that are there already are taken as they are.
+    pub work: PathBuf,
+    /// The new model folder, which does not exist yet.
+    pub out: PathBuf,
+    /// Precision of the UNet's weights in it; `None` is that of the model.
+    pub kind: Option<Kind>,
+}
+
+/// What is trained.
+pub enum Tune {
+    /// All weights of the UNet; their float32 masters, gradients and moments lie on that device.
+    Unet {
+        optimizer_on: Device,
+    },
+    Lora {
+        rank: i64,
+        targets: Vec<String>,
+    },
+}
+
+/// The mean squared error of the predicted noise on some pictures, before and after.
+pub struct Prepared {
+    pub before: f64,
+    pub after: f64,
+}
+
+/// Opens a progress bar of that name.
+pub type Bars<'a> = dyn Fn(&str) -> Result<ProgressBar> + 'a;
+
+/// Draws what is missing, trains, and writes the new folder.
+///
+/// # Errors
+/// Whatever can be known to be wrong before the pictures are drawn is refused then.
+pub fn run(mut pipeline: Pipeline, request: &Request, bars: &Bars, interrupt: &Interrupt) -> Result<Prepared> {
+    check(&pipeline, request)?;
+    let folder = NewFolder::plan(&pipeline.path, &request.out, &[UNET], request.kind)?;
+    match &request.tune {
+        Tune::Unet { optimizer_on } => {
+            room::check(pipeline.unet_weights.parameter_count(), pipeline.kind, pipeline.device, *optimizer_on)?;
+        }
+        Tune::Lora { rank, targets } => drop(course::fresh(&pipeline, *rank, targets, request.seed)?), // are they there?
+    }
+    let images = request.work.join("images");
+    pictures::draw(&mut pipeline, request, &images, bars, interrupt)?;
+    let latents = pictures::encode(&pipeline, request, &images, bars, interrupt)?;
+
+    let mut course = match &request.tune {
+        Tune::Unet { optimizer_on } => Course::of_unet(request, latents, &mut pipeline, *optimizer_on)?,
+        Tune::Lora { rank, targets } => {
+            let lora = course::fresh(&pipeline, *rank, targets, request.seed)?;
+            Course::of_lora(request, latents, &pipeline, &lora)
+        }
+    };
+    let before = course.measure(&mut pipeline, interrupt)?;
+    course.train(&mut pipeline, bars, interrupt)?;
+    let after = course.measure(&mut pipeline, interrupt)?;
+    drop(pipeline);
+    course.write(&folder, interrupt)?;
+    Ok(Prepared { before, after })
+}
+
+fn check(pipeline: &Pipeline, request: &Request) -> Result<()> {
+    pipeline::class(&pipeline.path)?;
+    let native = pipeline.native_size();
+    if request.size.width * request.size.height >= native.width * native.height {
+        bail!("--size {}: the model's own size is {native}; there is nothing to be prepared for", request.size);
+    }
+    if pipeline.schedule.prediction != Prediction::Epsilon {
+        bail!(
+            "this model predicts {:?}; only models that predict the noise can be prepared",
+            pipeline.schedule.prediction
+        );
+    }
+    pipeline.latent_shape(request.size)?;
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! The training of a preparation: the predicted noise against the drawn one, on the model's own pictures.
+
+use super::{Bars, Request};
+use anyhow::{Result, bail};
+use comat::{
+    config::Optimizer,
+    optim::{Masters, learning_rate},
+};
+use diffusion::{
+    denoiser::Denoiser,
+    merge,
+    model_folder::{NewFolder, UNET},
+    pipeline::{Pipeline, wide},
+    precision,
+    random::{Purpose, stream},
+};
+use models::{
+    Error,
+    guidance::Guidance,
+    lora::{self, Lora, Trainable},
+    tensors::{self, Tensors},
+    unet::UNet,
+    weights::{Weights, files_of},
+};
+use ranks::interrupt::Interrupt;
+use serde_json::json;
+use std::collections::HashMap;
+use tch::{Device, Kind, Tensor};
+
+/// Pictures that the error is measured on.
+const MEASURED: i64 = 16;
+/// Gradients are scaled down to this norm when they exceed it.
+const MOST: f64 = 1.0;
+
+/// A training under way.
+pub struct Course<'a> {
+    request: &'a Request,
+    config: Optimizer,
+    /// Of the pictures `[n, C, h, w]`
+    latents: Tensor,
+    tuned: Tuned,
+    masters: Masters,
+}
+
+/// The network that the masters' leaves are in.
+enum Tuned {
+    /// The pipeline's, with an adapter.
+    Adapted(Trainable),
+    /// The pipeline's, every weight of it; the masters' keys.
+    Whole(Vec<String>),
+}
+
+/// An adapter that changes nothing yet.
+pub fn fresh(pipeline: &Pipeline, rank: i64, targets: &[String], seed: u64) -> Result<Lora> {
+    let draws = |index: usize| stream(seed, Purpose::Adapter, 0, index as u64);
+    let draw = |layer: usize, shape: &[i64]| Ok(draws(layer).map_err(|e| Error::Input(e.to_string()))?.randn(shape)?);
+    Ok(Lora::fresh(&pipeline.unet_weights, targets, rank, rank as f64, draw)?)
+}
+
+impl<'a> Course<'a> {
+    pub fn of_lora(request: &'a Request, latents: Tensor, pipeline: &Pipeline, lora: &Lora) -> Self {
+        let adapter = lora.trainable(wide(pipeline.kind), pipeline.device);
+        let config = config(request);
+        let pairs = adapter.lora.matrices().into_iter().map(|leaf| (leaf.shallow_clone(), leaf.detach()));
+        let masters = Masters::new(pairs, &config);
+        Self { request, config, latents, tuned: Tuned::Adapted(adapter), masters }
+    }
+
+    /// Replaces the pipeline's weights by leaves. The masters are made of the files, so that nothing of their precision is lost.
+    pub fn of_unet(
+        request: &'a Request,
+        latents: Tensor,
+        pipeline: &mut Pipeline,
+        optimizer_on: Device,
+    ) -> Result<Self> {
+        let (kind, device) = (pipeline.kind, pipeline.device);
+        let folder = pipeline.path.join(UNET.folder);
+        pipeline.unet_weights = Weights::new(Tensors::new(), folder.clone(), kind, device)?; // room for the leaves
+        let (mut weights, mut keys, mut pairs) = (Tensors::new(), vec![], vec![]);
+        for file in files_of(&folder, UNET.stem, pipeline.variant.as_deref())? {
+            for (key, tensor) in tensors::read(&file)?.0 {
+                if !tensor.is_floating_point() {
+                    weights.insert(key, tensor);
+                    continue;
+                }
+                let mut value = Tensor::f_empty(tensor.size(), (wide(kind), optimizer_on))?;
+                value.copy_(&tensor); // the file's own values must not be written to
+                let leaf = value.f_to_device(device)?.f_to_kind(kind)?.detach().set_requires_grad(true);
+                weights.insert(key.clone(), leaf.shallow_clone());
+                keys.push(key);
+                pairs.push((leaf, value));
+            }
+        }
+        pipeline.unet_weights = Weights::new(weights, folder, kind, device)?;
+        let config = config(request);
+        let masters = Masters::new(pairs, &config);
+        Ok(Self { request, config, latents, tuned: Tuned::Whole(keys), masters })
+    }
+
+    fn unet(&self, pipeline: &Pipeline) -> Result<UNet> {
+        Ok(match &self.tuned {
+            Tuned::Adapted(adapter) => pipeline.unet(&pipeline.unet_weights.with_adapter(&adapter.lora)?)?,
+            Tuned::Whole(_) => pipeline.unet(&pipeline.unet_weights)?,
+        })
+    }
+
+    pub fn train(&mut self, pipeline: &mut Pipeline, bars: &Bars, interrupt: &Interrupt) -> Result<()> {
+        let (steps, batch) = (self.request.steps, self.request.batch);
+        let unet = self.unet(pipeline)?;
+        let bar = bars("tune")?;
+        bar.set_length(steps);
+        for step in 0..steps {
+            let mut draw = stream(self.request.seed, Purpose::Order, step, 1)?;
+            let count = self.latents.size()[0];
+            let rows = (0..batch).map(|_| Ok(draw.below(0, count)?)).collect::<Result<Vec<i64>>>()?;
+            let mut sum = 0.0;
+            for (place, row) in rows.into_iter().enumerate() {
+                // one after the other, so that a batch needs no more memory than a picture
+                let loss = self.loss(pipeline, &unet, row, step, place as u64)?;
+                let gradients = precision::vjp(pipeline.kind, &[&loss], &self.masters.leaves(), &[&loss.ones_like()])?;
+                self.masters.add(gradients);
+                sum += loss.double_value(&[]);
+                interrupt.check()?;
+            }
+            let norm = self.masters.step(batch, MOST, learning_rate(&self.config, step, steps));
+            if !norm.is_finite() {
+                bail!("step {}: the gradient is {norm}; try a lower --learning-rate or --dtype bfloat16", step + 1);
+            }
+            bar.set_message(format!("loss {:.4}", sum / batch as f64));
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// The mean squared error on the first pictures, from the same noise every time.
+    pub fn measure(&self, pipeline: &mut Pipeline, interrupt: &Interrupt) -> Result<f64> {
+        let _guard = tch::no_grad_guard();
+        let unet = self.unet(pipeline)?;
+        let rows = 0..self.latents.size()[0].min(MEASURED);
+        let mut loss = |row: i64| {
+            interrupt.check()?;
+            Ok(self.loss(pipeline, &unet, row, u64::MAX, row as u64)?.double_value(&[]))
+        };
+        let losses = rows.map(&mut loss).collect::<Result<Vec<f64>>>()?;
+        Ok(losses.iter().sum::<f64>() / losses.len() as f64)
+    }
+
+    /// Of a picture's noise at a timestep, both drawn for this step and place. (Ho et al. 2020)
+    fn loss(&self, pipeline: &mut Pipeline, unet: &UNet, row: i64, step: u64, place: u64) -> Result<Tensor> {
+        let signal = pipeline.schedule.signal();
+        let mut draw = stream(self.request.seed, Purpose::Trajectory, step, place)?;
+        let timestep = draw.below(0, signal.len() as i64)?;
+        let share = signal[timestep as usize];
+        let latents = self.latents.narrow(0, row, 1).to_device(pipeline.device);
+        let noise = draw.randn(&latents.size())?.to_device(pipeline.device).to_kind(latents.kind());
+        let noisy = latents * share.sqrt() + &noise * (1.0 - share).sqrt();
+        let size = (self.request.size.height, self.request.size.width);
+        let text = pipeline.text.guided(&[&self.request.prompts[row as usize]], None, false, size)?;
+        let denoiser = Denoiser { unet, guidance: Guidance { scale: 1.0, rescale: 0.0 }, kind: pipeline.kind };
+        let predicted = denoiser.predict(&noisy, timestep, &text)?;
+        Ok((predicted - noise).square().mean(wide(pipeline.kind)))
+    }
+
+    /// The model with the trained weights; the LoRA also as a file of its own.
+    pub fn write(self, folder: &NewFolder, interrupt: &Interrupt) -> Result<()> {
+        let Self { request, tuned, masters, .. } = self;
+        match tuned {
+            Tuned::Adapted(adapter) => {
+                let file = request.work.join("pytorch_lora_weights.safetensors");
+                lora::write_diffusers(&adapter.lora, &file)?;
+                let loras = [adapter.lora.trainable(Kind::Float, Device::Cpu).lora];
+                folder.write(&|_, key, weight| merge::sum(key, weight, &loras), merge::mark(&[(file, 1.0)]), interrupt)
+            }
+            Tuned::Whole(keys) => {
+                let values: HashMap<String, Tensor> = keys.into_iter().zip(masters.into_values()).collect();
+                let said = json!({ "size": request.size.to_string(), "steps": request.steps, "seed": request.seed });
+                let mark = ("comat.prepared", said.to_string());
+                folder.write(&|_, key, _| Some(values.get(key)?.to_device(Device::Cpu)), mark, interrupt)
+            }
+        }
+    }
+}
+
+fn config(request: &Request) -> Optimizer {
+    Optimizer { learning_rate: request.learning_rate, ..Optimizer::default() }
+}

@@ -1,0 +1,104 @@
+//! The model's own pictures, reduced; and their latents.
+
+use super::{Bars, Request};
+use anyhow::{Result, bail};
+use comat::config::Size;
+use diffusion::{
+    generate,
+    pipeline::{Pipeline, wide},
+};
+use images::Picture;
+use models::{Error, preprocess};
+use ranks::interrupt::Interrupt;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use tch::{Device, Tensor};
+
+fn path(folder: &Path, number: usize) -> PathBuf {
+    folder.join(format!("{number:05}.png"))
+}
+
+/// Draws those that are missing, at the model's own size, and reduces them.
+///
+/// # Errors
+/// A picture is there already, but was drawn with other settings: before anything is drawn.
+pub fn draw(
+    pipeline: &mut Pipeline,
+    request: &Request,
+    folder: &Path,
+    bars: &Bars,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let (there, missing): (Vec<usize>, Vec<usize>) =
+        (0..request.prompts.len()).partition(|n| path(folder, *n).exists());
+    for n in there {
+        open(pipeline, request, folder, n)?;
+    }
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let bar = bars("draw")?;
+    bar.set_length(missing.len() as u64);
+    let unet = pipeline.unet(&pipeline.unet_weights)?;
+    for batch in missing.chunks(request.batch.max(1)) {
+        let jobs: Vec<(&str, u64)> = batch.iter().map(|n| (request.prompts[*n].as_str(), seed(request, *n))).collect();
+        let pictures = generate::draw(pipeline, &unet, &request.sampling, &jobs, || Ok(interrupt.check()?))?;
+        let reduced = preprocess::resize(&pictures.clamp(0.0, 1.0), (request.size.height, request.size.width))?;
+        for (i, (n, (prompt, seed))) in batch.iter().zip(&jobs).enumerate() {
+            let picture = Picture::from_tensor(&reduced.get(i as i64))?;
+            let parameters = parameters(pipeline, request, *n);
+            let texts = [("parameters", parameters.as_str()), ("prompt", prompt), ("seed", &seed.to_string())];
+            picture.save(&path(folder, *n), &texts)?;
+        }
+        bar.inc(batch.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// `[n, C, h, w]` on the CPU.
+pub fn encode(
+    pipeline: &Pipeline,
+    request: &Request,
+    folder: &Path,
+    bars: &Bars,
+    interrupt: &Interrupt,
+) -> Result<Tensor> {
+    let bar = bars("encode")?;
+    bar.set_length(request.prompts.len() as u64);
+    let mut all = vec![];
+    for n in 0..request.prompts.len() {
+        let picture = open(pipeline, request, folder, n)?;
+        let pixels = (picture.tensor()?.unsqueeze(0) * 2.0 - 1.0).to_device(pipeline.device);
+        let (mean, _) = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.encode(&pixels)?)))?;
+        all.push((mean.to_kind(wide(pipeline.kind)) * pipeline.vae_config.scaling_factor).to_device(Device::Cpu));
+        bar.inc(1);
+        interrupt.check()?;
+    }
+    bar.finish_and_clear();
+    Ok(Tensor::cat(&all, 0))
+}
+
+/// One that is there, drawn as this request draws it.
+fn open(pipeline: &Pipeline, request: &Request, folder: &Path, n: usize) -> Result<Picture> {
+    let path = path(folder, n);
+    let (picture, texts) = Picture::open_with_texts(&path)?;
+    let size = Size { width: picture.width as i64, height: picture.height as i64 };
+    if texts.get("parameters") != Some(&parameters(pipeline, request, n)) || size != request.size {
+        bail!("{}: was drawn with other settings; choose another folder (--work), or delete this one", path.display());
+    }
+    Ok(picture)
+}
+
+/// Everything that a picture depends on.
+fn parameters(pipeline: &Pipeline, request: &Request, n: usize) -> String {
+    let (prompt, size) = (&request.prompts[n], pipeline.native_size());
+    generate::parameters(&request.sampling, prompt, seed(request, n), size, &pipeline.name, None)
+}
+
+fn seed(request: &Request, n: usize) -> u64 {
+    request.seed.wrapping_add(n as u64)
+}
