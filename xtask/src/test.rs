@@ -7,23 +7,10 @@ use anyhow::{Result, bail};
 use std::process::ExitCode;
 
 /// The tests that meet a device most: they run on the stand-in too (crates/stand-in).
-const ON_THE_STAND_IN: [(&str, &[&str]); 2] = [
-    ("comat", &["attention", "caption", "discriminator", "prepare", "replay", "text", "waits"]),
-    (
-        "cli",
-        &[
-            "attention",
-            "evaluate",
-            "fidelity",
-            "generate",
-            "mixed",
-            "precision",
-            "prepare",
-            "segment",
-            "trace",
-            "watch",
-        ],
-    ),
+const ON_THE_STAND_IN: [(&str, &[&str]); 3] = [
+    ("comat", &["attention", "caption", "discriminator", "replay", "waits"]),
+    ("workbench", &["prepare"]),
+    ("cli", &["evaluate", "fidelity", "precision", "segment", "trace"]),
 ];
 
 /// Runs `cargo test`, for all packages unless `args` choose some; its exit code is ours. With `stand_in` on the stand-in for a GPU.

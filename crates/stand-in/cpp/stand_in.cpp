@@ -5,6 +5,7 @@
 // STAND_IN_LOG names a file that receives the counts, a line each, when the process ends.
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/native/Resize.h>
@@ -152,6 +153,7 @@ struct Hooks final : at::CUDAHooksInterface {
   c10::DeviceIndex getCurrentDevice() const override { return current; }
   void setCurrentDevice(c10::DeviceIndex device) const override { current = device; }
   c10::Allocator* getCUDADeviceAllocator() const override { return &Memory::get(); }
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override { return at::detail::getDefaultCPUGenerator(); }
   void deviceSynchronize(c10::DeviceIndex) const override { count("synchronize"); }
 };
 
