@@ -5,7 +5,7 @@ use crate::{
     segment::Segment, world::World,
 };
 use clap::{Args as Group, Parser, Subcommand};
-use comat::config::{self, SamplerKind};
+use config::{self, SamplerKind};
 use diffusion::{
     pipeline::Precision,
     settings::{Dtype, Location, Sampling, Where},

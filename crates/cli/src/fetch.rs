@@ -2,7 +2,7 @@
 
 use crate::console::Console;
 use anyhow::{Context, Result};
-use comat::config::{self, Config};
+use config::{self, Config};
 use diffusion::settings::Location;
 use hub::{Hub, Layout, Progress, Settings};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use clap::{Args as Group, ValueEnum};
-use comat::config::{Lora, SamplerKind};
+use config::{Lora, SamplerKind};
 use diffusion::{
     pipeline::Pipeline,
     prompts,

@@ -6,10 +6,8 @@ use crate::{
     fetch, processes,
 };
 use anyhow::{Context, Result, bail};
-use comat::{
-    config,
-    train::{Ended, Leg, Trainer},
-};
+use comat::train::{Ended, Leg};
+use config;
 use diffusion::{generate, pipeline::Pipeline, prompts, settings::Location, word_maps};
 use indicatif::{ProgressBar, ProgressStyle};
 use ranks::Terms;
@@ -35,7 +33,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     let (output, resume) = (config.output.clone(), args.resume.as_deref());
     plan::micro_batch::choose(&mut config, resume, &world)?;
     console.stop_on_ctrl_c("Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.");
-    let (mut trainer, mut run) = Trainer::open(config, resume, console.bar(), &console.interrupt, world)?;
+    let (mut trainer, mut run) = run::open(config, resume, console.bar(), &console.interrupt, world)?;
     for change in &trainer.changed {
         say!("Changed since the checkpoint: {change}");
     }

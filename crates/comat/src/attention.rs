@@ -1,11 +1,9 @@
 //! What the attention losses need besides maps: which tokens of a prompt belong together, and where in the image their
 //! object is.
 
-use crate::{
-    config::{self, Form},
-    loss::attention::Target,
-};
+use crate::loss::attention::Target;
 use anyhow::{Context, Result};
+use config::{self, Form};
 use diffusion::{prompts::Prompt, resident::Resident, segment::Segmenter};
 use entities::{Entity, Mode, Parser};
 use models::tokenizer::{ClipTokenizer, Encoding};

@@ -1,7 +1,8 @@
 //! Which prompts a step sees, and its random draws.
 
-use crate::{config::Config, loss::caption::CaptionLoss, session::Session, tracked, train::Draws};
+use crate::{loss::caption::CaptionLoss, session::Session, tracked, train::Draws};
 use anyhow::{Context, Result};
+use config::Config;
 use diffusion::{
     prompts::Prompt,
     random::{Purpose, permutation, stream},

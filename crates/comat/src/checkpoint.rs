@@ -1,7 +1,8 @@
 //! Everything that is needed to go on exactly where a run stopped, in a folder that is whole or not there.
 
-use crate::{config::Config, discriminator::Discriminator, ema::Ema, optim::AdamW};
+use crate::{discriminator::Discriminator, ema::Ema, optim::AdamW};
 use anyhow::{Result, bail};
+use config::Config;
 use models::{
     Error,
     lora::{self, Lora, Trainable},

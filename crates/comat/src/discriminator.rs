@@ -5,12 +5,12 @@
 //! one logit for each latent pixel. It sees clean latents at the sampler's last timestep, with the embedding of no prompt.
 
 use crate::{
-    config,
     finite::{self, Part},
     optim::{AdamW, Gradients},
     replay::chunks,
 };
 use anyhow::{Context, Result, bail};
+use config;
 use diffusion::{
     pipeline::{self, Pipeline, wide},
     precision,

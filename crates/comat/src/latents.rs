@@ -9,8 +9,9 @@ mod pace;
 
 pub use origin::{Origin, fingerprint};
 
-use crate::{batch::Order, config::Config};
+use crate::batch::Order;
 use anyhow::{Context, Result, bail};
+use config::Config;
 use diffusion::{denoiser::Denoiser, pipeline::Pipeline, prompts::Prompt, trajectory};
 use indicatif::ProgressBar;
 use models::write_text;

@@ -9,7 +9,6 @@ pub mod adapter;
 pub mod attention;
 pub mod batch;
 pub mod checkpoint;
-pub mod config;
 pub mod discriminator;
 pub mod ema;
 pub mod finite;
@@ -18,7 +17,6 @@ pub mod loss;
 pub mod mixed;
 pub mod optim;
 pub mod replay;
-pub mod run;
 pub mod session;
 #[cfg(test)]
 mod testing;

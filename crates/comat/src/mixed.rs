@@ -3,13 +3,13 @@
 
 use crate::{
     batch::{Batch, Order},
-    config::Config,
     loss::caption::CaptionLoss,
     session::Session,
     tracked,
     train::Draws,
 };
 use anyhow::{Result, bail};
+use config::Config;
 use diffusion::random::{Purpose, stream};
 use pairs::Pairs;
 use ranks::World;

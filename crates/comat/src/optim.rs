@@ -2,7 +2,7 @@
 
 mod masters;
 
-use crate::config::{Optimizer, RateSchedule};
+use config::{Optimizer, RateSchedule};
 use models::lora::Trainable;
 use std::f64::consts::PI;
 use tch::Tensor;

@@ -5,25 +5,17 @@
 //! approximated: the gradients are those of one graph over all steps (`tests/replay.rs`).
 
 use crate::{
-    config,
     loss::attention::{self, Target},
     optim::Gradients,
 };
 use anyhow::Result;
+use config;
 use diffusion::{denoiser::Denoiser, precision, text::GuidedText, trajectory::Trajectory};
 use models::schedule::{Sampler, Step};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// The model's input carries no gradient (the paper; DRTune, Wu et al. 2024).
-    Detached,
-    /// On tracked steps the gradient also flows through the model's input (the authors' SD1.5 code).
-    Chained,
-}
+pub use config::Mode;
 
 pub struct Replay<'a> {
     /// Its UNet carries the adapter as trainable branches.

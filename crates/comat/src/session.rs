@@ -2,11 +2,11 @@
 
 use crate::{
     attention::Attention,
-    config::{Config, Size},
     loss::caption::CaptionLoss,
     replay::{Anchored, chunks},
 };
 use anyhow::{Result, bail};
+use config::{Config, Size};
 use diffusion::{
     denoiser::Denoiser,
     pipeline::{Pipeline, wide},

@@ -1,18 +1,8 @@
 //! Which denoising steps receive gradients.
 
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Policy {
-    /// An even grid with a random offset (CoMat).
-    Grid,
-    /// The last K steps (DRaFT, Clark et al. 2024).
-    Last,
-    /// K different steps, anywhere.
-    Random,
-}
+pub use config::Policy;
 
 /// K of the steps `0..T`, counted from the noisiest. `below(n)` draws a whole number in `0..n`.
 pub fn steps<E>(

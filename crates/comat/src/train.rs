@@ -2,12 +2,13 @@
 //! [`iterate`] is what the paper is about.
 
 mod clock;
+mod observer;
+mod report;
 mod setup;
 
 use crate::{
     attention::Counts,
     batch::{Batch, Order, Share},
-    config::Config,
     discriminator::{Discriminator, Verdict},
     ema::Ema,
     finite::{self, MOST_SKIPPED, Part},
@@ -16,18 +17,20 @@ use crate::{
     mixed::Mixed,
     optim::{AdamW, Gradients, learning_rate},
     replay::{AttentionLosses, Concentration, Replay, StepLosses},
-    run::{Run, StepReport},
     session::Session,
 };
 use anyhow::{Result, bail};
 use clock::Clock;
+use config::Config;
 use diffusion::{prompts::Prompt, trajectory};
 use models::lora::Trainable;
 use ranks::{World, interrupt::Interrupt};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 use tch::{Kind, Tensor};
 
 pub use clock::{Leg, Legs, under_way};
+pub use observer::Observer;
+pub use report::{FidelityReport, StepReport};
 pub use setup::{digest, due};
 
 /// How a run ended.
@@ -54,6 +57,10 @@ pub struct Trainer {
     pub skipped_in_a_row: u64,
     /// Settings that are not those of the checkpoint that this run goes on from.
     pub changed: Vec<String>,
+    /// The checkpoint that this run goes on from.
+    resumed: Option<PathBuf>,
+    /// Step of the last checkpoint that was written in this sitting.
+    saved: Option<u64>,
 }
 
 /// What Fidelity Preservation needs.
@@ -65,41 +72,47 @@ pub struct Fidelity {
 
 impl Trainer {
     /// Trains to the end, or to Ctrl-C.
-    pub fn run(&mut self, run: &mut Run, interrupt: &Interrupt) -> Result<Ended> {
+    pub fn run(&mut self, observer: &mut dyn Observer, interrupt: &Interrupt) -> Result<Ended> {
         let config = self.session.config.clone();
         let mut order = Order::new(config.seed, self.prompts.len())?;
-        run.start(self, interrupt)?;
+        observer.on_start(self)?;
         while self.step < config.train.steps {
-            let report = self.step(&config, &mut order, run, interrupt)?;
+            let report = self.step(&config, &mut order, observer, interrupt)?;
             if report.abandoned {
-                self.save(run)?;
+                self.save(observer)?;
                 return Ok(Ended::Stopped(self.step));
             }
             self.step += 1;
-            run.log(self, &report)?;
+            observer.on_step(self, &report)?;
             let stop = report.stop;
             if stop || self.step == config.train.steps || due(config.checkpoints.every, self.step) {
-                self.save(run)?;
+                self.save(observer)?;
             }
             if stop && self.step < config.train.steps {
                 return Ok(Ended::Stopped(self.step));
             }
-            if run.watch(self, interrupt)? {
-                self.save(run)?;
+            if observer.on_look(self)? {
+                self.save(observer)?;
                 break;
             }
         }
-        run.finish(self)?;
+        observer.on_end(self)?;
         Ok(Ended::Finished)
     }
 
     /// One optimiser step. It is abandoned when a rank is asked to stop before it has computed its part: nothing has changed then, and
     /// since draws are a function of seed and step, it can be taken later. It is skipped when something is not finite.
-    fn step(&mut self, config: &Config, order: &mut Order, run: &Run, interrupt: &Interrupt) -> Result<StepReport> {
+    fn step(
+        &mut self,
+        config: &Config,
+        order: &mut Order,
+        observer: &dyn Observer,
+        interrupt: &Interrupt,
+    ) -> Result<StepReport> {
         let mut gradients = Gradients::zeros(&self.adapter);
         let mut report =
             StepReport::start(&self.session, learning_rate(&config.optimizer, self.step, config.train.steps));
-        let computed = self.compute(config, order, run, interrupt, &mut gradients, &mut report);
+        let computed = self.compute(config, order, observer, interrupt, &mut gradients, &mut report);
         report.note(computed)?;
         let mut buffers = vec![&mut gradients.flat];
         buffers.extend(self.fidelity.as_mut().map(|fidelity| fidelity.discriminator.gradient_buffer()));
@@ -122,12 +135,15 @@ impl Trainer {
         &mut self,
         config: &Config,
         order: &mut Order,
-        run: &Run,
+        observer: &dyn Observer,
         interrupt: &Interrupt,
         gradients: &mut Gradients,
         report: &mut StepReport,
     ) -> Result<()> {
-        let each = || run.tick_unless_stopped(interrupt);
+        let each = || {
+            observer.on_tick();
+            Ok(interrupt.check()?)
+        };
         each()?;
         for part in 0..config.train.accumulation {
             let batch = Batch::new(config, order, &self.prompts, self.step, part, &self.world)?;

@@ -1,10 +1,8 @@
 //! The attention losses against a plain transcription of the formulas, their gradients against finite differences, and what
 //! they do where a prompt or a picture gives them nothing to hold on to.
 
-use comat::{
-    config::Form,
-    loss::attention::{Parts, Target, losses},
-};
+use comat::loss::attention::{Parts, Target, losses};
+use config::Form;
 use models::unet::{Layer, Place};
 use tch::{Device, Kind, Tensor};
 use torch_ext::testing::device;

@@ -2,9 +2,9 @@
 
 use comat::{
     batch::Share,
-    config,
     loss::caption::{Caption, CaptionLoss, Crop},
 };
+use config;
 use models::{
     blip::{Captioner, IGNORED},
     preprocess::{Preprocess, resize},

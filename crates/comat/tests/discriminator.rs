@@ -1,10 +1,10 @@
 //! The discriminator against a plain program of its losses (`tools/reference/discriminator.py`).
 
 use comat::{
-    config::{Fidelity, MicroBatch},
     discriminator::{Discriminator, Verdict},
     finite::{NotFinite, Part},
 };
+use config::{Fidelity, MicroBatch};
 use diffusion::pipeline::Pipeline;
 use models::tensors::{self, Tensors};
 use std::path::{Path, PathBuf};

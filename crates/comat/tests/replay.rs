@@ -4,12 +4,12 @@ use comat::{
     adapter,
     attention::{Attention, Counts},
     batch::Share,
-    config::{self, Config},
     loss::attention::{self, Target},
     optim::Gradients,
     session::Session,
     train::{Draws, iterate},
 };
+use config::{self, Config};
 use diffusion::{
     prompts::{Entity, Prompt},
     resident::Resident,

@@ -4,11 +4,11 @@
 use comat::{
     adapter,
     batch::{Batch, Share},
-    config,
     optim::Gradients,
     replay::{Mode, Replay},
     session::Session,
 };
+use config;
 use diffusion::trajectory;
 use ranks::World;
 use std::{

@@ -13,11 +13,8 @@ pub use plan::{Plan, Variant};
 pub use table::Table;
 
 use anyhow::{Context, Result, bail};
-use comat::{
-    checkpoint,
-    config::{self, Config},
-    train::{Ended, Trainer},
-};
+use comat::{checkpoint, train::Ended};
+use config::{self, Config};
 use cost::Cost;
 use diffusion::generate::{self, Seeds};
 use indicatif::ProgressBar;
@@ -147,8 +144,7 @@ impl Ablation<'_> {
         }
         let bar = (self.bar)("train")?;
         let resume = saved.then_some("latest");
-        let (mut trainer, mut run) =
-            Trainer::open(config.clone(), resume, bar.clone(), self.interrupt, World::alone())?;
+        let (mut trainer, mut run) = run::open(config.clone(), resume, bar.clone(), self.interrupt, World::alone())?;
         let ended = trainer.run(&mut run, self.interrupt)?;
         bar.finish_and_clear();
         if let Ended::Stopped(_) = ended { Err(Interrupted.into()) } else { Ok(()) }

@@ -6,7 +6,8 @@ mod rates;
 
 use anyhow::{Result, bail};
 use bounds::{Bounds, of};
-use comat::{config::Where, session::Session};
+use comat::session::Session;
+use config::Where;
 use iteration::{Computed, Iteration};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};

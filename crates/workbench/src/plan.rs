@@ -4,7 +4,8 @@ pub mod memory;
 pub mod micro_batch;
 
 use anyhow::Result;
-use comat::{adapter, config::Config, session::Session, train};
+use comat::{adapter, session::Session, train};
+use config::Config;
 use diffusion::prompts;
 
 /// Opens everything that the run needs, and describes it. The text starts with the resolved configuration.

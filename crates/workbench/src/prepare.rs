@@ -9,7 +9,7 @@ mod pictures;
 mod room;
 
 use anyhow::{Result, bail};
-use comat::config::{Sampling, Size};
+use config::{Sampling, Size};
 use course::Course;
 use diffusion::{
     model_folder::{NewFolder, UNET},

@@ -4,12 +4,12 @@ use anyhow::{Context, Result, bail};
 use comat::{
     adapter,
     batch::Share,
-    config::Config,
     optim::Gradients,
     session::Session,
     tracked,
     train::{Draws, Legs, iterate},
 };
+use config::Config;
 use diffusion::{generate::Given, prompts};
 use models::{
     Error,

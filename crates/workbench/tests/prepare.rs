@@ -1,6 +1,6 @@
 //! Tuning a whole UNet is exact: its weights are those of AdamW on one autograd graph over the batch, in float64.
 
-use comat::config::{Optimizer, SamplerKind, Sampling, Size};
+use config::{Optimizer, SamplerKind, Sampling, Size};
 use diffusion::{
     denoiser::Denoiser,
     pipeline::Pipeline,

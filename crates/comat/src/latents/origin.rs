@@ -1,7 +1,7 @@
 //! What latents depend on.
 
-use crate::config::{Config, Sampling, Size};
 use anyhow::Result;
+use config::{Config, Sampling, Size};
 use diffusion::pipeline::Pipeline;
 use models::{Error, weights};
 use serde::{Deserialize, Serialize};

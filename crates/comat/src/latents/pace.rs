@@ -1,7 +1,7 @@
 //! How many latents are sampled at a time.
 
-use crate::config::Config;
 use anyhow::Result;
+use config::Config;
 use ranks::World;
 use tch::Device;
 use torch_ext::memory;

@@ -1,7 +1,7 @@
 //! Attribute Concentration: the attention of a noun and its attributes belongs on the noun's object, and nowhere else
 //! (section 3 of the method).
 
-use crate::config::Form;
+use config::Form;
 use models::unet::Layer;
 use tch::{Kind, Tensor};
 

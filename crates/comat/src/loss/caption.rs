@@ -2,12 +2,12 @@
 
 use crate::{
     batch::Share,
-    config::{self, Reduction},
     finite::{self, Part},
     loss::contrast::Contrast,
     replay::chunks,
 };
 use anyhow::{Context, Result};
+use config::{self, Reduction};
 use diffusion::{
     precision,
     prompts::Prompt,

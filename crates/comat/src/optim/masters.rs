@@ -1,7 +1,7 @@
 //! A whole network under AdamW.
 
 use super::{AdamW, clipping};
-use crate::config::Optimizer;
+use config::Optimizer;
 use tch::Tensor;
 
 /// Weights that a network computes with, each with a master that AdamW updates: wider, since bfloat16 has no room for a small

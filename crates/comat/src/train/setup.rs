@@ -1,19 +1,18 @@
 //! Before the first step and after the last: opening a run anew or from a checkpoint, and saving it.
 
-use super::{Fidelity, Trainer};
+use super::{Fidelity, Observer, Trainer};
 use crate::{
     adapter,
     checkpoint::{self, Parts, State},
-    config::Config,
     discriminator::Discriminator,
     ema::Ema,
     latents,
     mixed::Mixed,
     optim::AdamW,
-    run::Run,
     session::Session,
 };
 use anyhow::Result;
+use config::Config;
 use diffusion::prompts::{self, Prompt};
 use indicatif::ProgressBar;
 use ranks::{World, interrupt::Interrupt};
@@ -21,14 +20,12 @@ use std::path::Path;
 use tch::Tensor;
 
 impl Trainer {
-    /// Opens everything a run needs: anew, or from a checkpoint (`latest`, or its folder).
-    pub fn open(
-        config: Config,
-        resume: Option<&str>,
-        bar: ProgressBar,
-        interrupt: &Interrupt,
-        world: World,
-    ) -> Result<(Self, Run)> {
+    /// Opens what a run needs: anew, or from a checkpoint (`latest`, or its folder). [`Trainer::complete`] does the rest, once the run's
+    /// folder is claimed.
+    ///
+    /// # Errors
+    /// What cannot be opened, by its name and file.
+    pub fn open(config: Config, resume: Option<&str>, world: World) -> Result<Self> {
         let prompts = prompts::read(&config.prompts.train)?;
         let samples = config.train.batch_size * config.train.accumulation;
         if world.leads() && samples < world.size {
@@ -63,37 +60,41 @@ impl Trainer {
                 (c.adapter, c.optimizer, Progress { step, skipped, skipped_in_a_row })
             }
         };
-        let judge = match &session.config.validation.judge {
-            Some(which) => Some(which.open(session.pipeline.kind, session.pipeline.device)?),
-            None => None,
-        };
         let mixed = Mixed::open(&session)?;
-        // the run's folder is claimed before anything is made in it
-        let run = Run::open(&session.config, &prompts, judge, resume.is_some(), bar.clone(), &world)?;
-        world.barrier()?;
-        let fidelity = fidelity(&mut session, &prompts, found.as_deref(), &bar, interrupt, &world)?;
-        let mut ema = (session.config.train.ema > 0.0).then(|| Ema::new(session.config.train.ema, &adapter));
-        if let (Some(ema), Some(path)) = (&mut ema, &found) {
-            checkpoint::load_ema(path, &session.pipeline.unet_weights, &adapter, ema)?;
-        }
-        bar.set_length(session.config.train.steps);
         let Progress { step, skipped, skipped_in_a_row } = progress;
-        let mut trainer = Self {
+        Ok(Self {
             world,
             session,
             prompts,
             adapter,
             optimizer,
-            fidelity,
+            fidelity: None,
             mixed,
-            ema,
+            ema: None,
             step,
             skipped,
             skipped_in_a_row,
             changed,
-        };
-        trainer.take_from_first()?;
-        Ok((trainer, run))
+            resumed: found,
+            saved: None,
+        })
+    }
+
+    /// What is made in the run's folder, and what only rank 0 has: the original model's latents for the discriminator, the running average,
+    /// and everything that is learned.
+    ///
+    /// # Errors
+    /// A checkpoint that lacks something; latents of another model.
+    pub fn complete(&mut self, bar: &ProgressBar, interrupt: &Interrupt) -> Result<()> {
+        let Self { session, prompts, world, .. } = self;
+        world.barrier()?;
+        self.fidelity = fidelity(session, prompts, self.resumed.as_deref(), bar, interrupt, world)?;
+        let decay = self.session.config.train.ema;
+        self.ema = (decay > 0.0).then(|| Ema::new(decay, &self.adapter));
+        if let (Some(ema), Some(path)) = (&mut self.ema, &self.resumed) {
+            checkpoint::load_ema(path, &self.session.pipeline.unet_weights, &self.adapter, ema)?;
+        }
+        self.take_from_first()
     }
 
     /// Everything that is learned, as rank 0 has it.
@@ -121,8 +122,8 @@ impl Trainer {
     }
 
     /// A checkpoint, by rank 0; the others go on. One of this step that was written in this sitting is the same.
-    pub(super) fn save(&self, run: &mut Run) -> Result<()> {
-        if !self.world.leads() || run.newest == Some(self.step) {
+    pub(super) fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        if !self.world.leads() || self.saved == Some(self.step) {
             return Ok(());
         }
         let config = &self.session.config;
@@ -136,8 +137,9 @@ impl Trainer {
         };
         let discriminator = self.fidelity.as_ref().map(|fidelity| &fidelity.discriminator);
         let parts = Parts { adapter: &self.adapter, optimizer: &self.optimizer, discriminator, ema: self.ema.as_ref() };
-        let path = checkpoint::save(&run.checkpoints(), &state, &parts, config)?;
-        run.saved(&path, self.step)
+        let path = checkpoint::save(&config.output.join("checkpoints"), &state, &parts, config)?;
+        self.saved = Some(self.step);
+        observer.on_checkpoint(&path, self.step)
     }
 }
 

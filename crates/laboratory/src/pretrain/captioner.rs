@@ -9,7 +9,8 @@ use super::{
     stack::Stack,
 };
 use anyhow::{Context, Result};
-use comat::{config, loss::caption::CaptionLoss};
+use comat::loss::caption::CaptionLoss;
+use config;
 use models::blip::{Captioner, Config};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;

@@ -2,10 +2,8 @@
 
 use super::parameters::Parameters;
 use anyhow::{Context, Result, bail};
-use comat::{
-    config::{Optimizer, RateSchedule},
-    optim::{AdamW, learning_rate},
-};
+use comat::optim::{AdamW, learning_rate};
+use config::{Optimizer, RateSchedule};
 use indicatif::ProgressBar;
 use models::{Error, tensors};
 use ranks::interrupt::Interrupt;

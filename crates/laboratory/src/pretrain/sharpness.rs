@@ -7,7 +7,8 @@ use super::{
     stack::Stack,
 };
 use anyhow::Result;
-use comat::{config, loss::caption::CaptionLoss};
+use comat::loss::caption::CaptionLoss;
+use config;
 use images::Picture;
 use scenes::{
     judge,

@@ -2,7 +2,7 @@
 
 use super::Request;
 use anyhow::Result;
-use comat::config::SamplerKind;
+use config::SamplerKind;
 use diffusion::{
     generate::{self, Seeds},
     pipeline::Pipeline,

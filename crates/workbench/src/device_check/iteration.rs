@@ -7,12 +7,12 @@ use anyhow::{Result, bail};
 use comat::{
     adapter,
     batch::Share,
-    config::{Captioner, Config, Dtype, Location, Model, Prompts, Replay, SamplerKind, Sampling, Where},
     finite::{self, Part},
     optim::Gradients,
     replay,
     session::Session,
 };
+use config::{Captioner, Config, Dtype, Location, Model, Prompts, Replay, SamplerKind, Sampling, Where};
 use diffusion::trajectory;
 use std::{collections::BTreeMap, path::Path};
 use tch::{Device, Kind, Tensor};

@@ -9,13 +9,13 @@ use anyhow::{Context, Result};
 use comat::{
     adapter,
     batch::Share,
-    config::{Config, MicroBatch, Size},
     discriminator::Discriminator,
     loss::caption::CaptionLoss,
     optim::Gradients,
     session::Session,
     train::{Draws, Legs, iterate},
 };
+use config::{Config, MicroBatch, Size};
 use diffusion::{
     prompts,
     random::{Purpose, stream},

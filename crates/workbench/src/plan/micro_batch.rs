@@ -6,10 +6,8 @@
 
 use super::memory::{self, Forecast, gigabytes};
 use anyhow::Result;
-use comat::{
-    checkpoint,
-    config::{self, Config, MicroBatch},
-};
+use comat::checkpoint;
+use config::{self, Config, MicroBatch};
 use ranks::World;
 
 /// Bytes that a step takes at most for each pixel of an image and sample, three times what SD 1.5 takes in float32.
@@ -136,7 +134,7 @@ mod tests {
         super::memory::{Line, Need},
         *,
     };
-    use comat::config::Size;
+    use config::Size;
 
     fn config(settings: &[&str]) -> Config {
         let folder = tempfile::tempdir().unwrap();

@@ -2,10 +2,8 @@
 
 use super::{Bars, Request};
 use anyhow::{Result, bail};
-use comat::{
-    config::Optimizer,
-    optim::{Masters, learning_rate},
-};
+use comat::optim::{Masters, learning_rate};
+use config::Optimizer;
 use diffusion::{
     denoiser::Denoiser,
     merge,

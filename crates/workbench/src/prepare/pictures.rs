@@ -2,7 +2,7 @@
 
 use super::{Bars, Request};
 use anyhow::{Result, bail};
-use comat::config::Size;
+use config::Size;
 use diffusion::{
     generate,
     pipeline::{Pipeline, wide},

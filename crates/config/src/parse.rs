@@ -83,7 +83,7 @@ fn with_suggestion(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replay::Mode;
+    use crate::Mode;
 
     const LEAST: &str = "output = 'o'\n[model]\npath = 'm'\n[captioner]\npath = 'c'\n[prompts]\ntrain = 'p.txt'\n";
 

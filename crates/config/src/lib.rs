@@ -34,7 +34,7 @@ pub use mixed::Mixed;
 pub use networks::{Captioner, Model, Reduction};
 pub use parse::read;
 pub use ranks::Ranks;
-pub use replay::Replay;
+pub use replay::{Mode, Policy, Replay};
 pub use training::{Checkpoints, Lora, Optimizer, RateSchedule, Train};
 pub use watching::{Judge, Samples, Validation};
 

@@ -2,11 +2,11 @@
 //! that one notices when the captioner is pleased and nobody else.
 
 use super::{Run, unless_stopped};
-use crate::{batch, replay::chunks, session::Session, train::Trainer};
 use anyhow::{Context, Result};
+use comat::{batch, replay::chunks, session::Session, train::Trainer};
 use diffusion::{judge::Judge, prompts::Prompt, random::Purpose};
 use models::{Error, tensors};
-use ranks::{World, interrupt::Interrupt};
+use ranks::World;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
@@ -144,11 +144,11 @@ impl Validation {
 
 /// Measures, logs, and warns when the loss gets better and the judge's figure worse than they were at first.
 /// Stopped, it leaves nothing.
-pub fn measure(run: &mut Run, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<()> {
+pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     if run.validation.prompts.is_empty() {
         return Ok(());
     }
-    let share = unless_stopped(draw(run, trainer, interrupt))?;
+    let share = unless_stopped(draw(run, trainer))?;
     let stopped = trainer.world.any(share.is_none())?;
     let Some(share) = share.filter(|_| !stopped) else { return Ok(()) };
     let round = gather(share, &trainer.session, run, &trainer.world)?;
@@ -192,7 +192,7 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer, interrupt: &Interrupt) -> R
 }
 
 /// A rank's share of the prompts.
-fn draw(run: &Run, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<Round> {
+fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
     let (session, world) = (&mut trainer.session, &trainer.world);
     let unet = session.frozen(&trainer.adapter.lora)?;
     let (mut losses, mut judged, mut bytes) = (vec![], vec![], vec![]);
@@ -206,7 +206,7 @@ fn draw(run: &Run, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<Round
         let places: Vec<u64> = (start as u64..(start + length) as u64).collect();
         let (x, noise) = batch::noise(session, Purpose::Validation, 0, &places)?;
         run.bar.set_message(format!("validation {start}/{}", all.len()));
-        let images = session.draw(&unet, &prompts, x, noise, || run.tick_unless_stopped(interrupt))?;
+        let images = session.draw(&unet, &prompts, x, noise, || run.tick_unless_stopped())?;
         // sample by sample, so that the mean does not depend on how the prompts are cut into batches
         losses.extend(session.captioner.values(&images, &prompts)?);
         if let Some(judge) = &run.validation.judge {

@@ -1,12 +1,11 @@
 //! Images from fixed seeds on the way, each round beside the first.
 
 use super::{Run, unless_stopped};
-use crate::{batch, replay::chunks, session::Session, train::Trainer};
 use anyhow::Result;
+use comat::{batch, replay::chunks, session::Session, train::Trainer};
 use diffusion::word_maps::{self, Looks, Word};
 use images::{Picture, slug};
 use models::{Error, lora::Lora};
-use ranks::interrupt::Interrupt;
 use runlog::samples::{GRID, pictures};
 use serde_json::json;
 use std::{
@@ -20,25 +19,25 @@ const MAPS: &str = "attention.safetensors";
 /// A round: the images into `samples/step-N`, all of them in `grid.png`, those of the adapter's running average into `ema/` in
 /// it; `before-after.png` in the run's folder; and, where the configuration asks for it, where the words of each prompt look. Stopped, it
 /// leaves no half of a round.
-pub fn draw(run: &mut Run, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<()> {
+pub fn draw(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     if run.samples.is_empty() {
         return Ok(());
     }
-    unless_stopped(draw_all(run, trainer, interrupt)).map(drop)
+    unless_stopped(draw_all(run, trainer)).map(drop)
 }
 
-fn draw_all(run: &mut Run, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<()> {
+fn draw_all(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     let folder = run.folder.join("samples").join(format!("step-{}", trainer.step));
     let at_a_time =
         trainer.world.at_a_time(trainer.session.config.train.batch_size, trainer.session.config.train.accumulation);
     let (step, session) = (trainer.step, &mut trainer.session);
     let watched = session.config.samples.attention;
     let of = |folder: &Path, watched| Round { step, folder: folder.to_owned(), watched, at_a_time };
-    let pictures = of(&folder, watched).draw(run, session, &trainer.adapter.lora, interrupt)?;
+    let pictures = of(&folder, watched).draw(run, session, &trainer.adapter.lora)?;
     show(run, step, "samples", &folder, &pictures)?;
     if let Some(ema) = &trainer.ema {
         let folder = folder.join("ema");
-        let pictures = of(&folder, false).draw(run, session, &ema.lora(&trainer.adapter), interrupt)?;
+        let pictures = of(&folder, false).draw(run, session, &ema.lora(&trainer.adapter))?;
         show(run, step, "samples-ema", &folder, &pictures)?;
     }
     compare(&run.folder, &pictures)?;
@@ -56,8 +55,8 @@ struct Round {
 
 impl Round {
     /// Its grid comes last: a folder without it is not whole, and goes.
-    fn draw(&self, run: &Run, session: &mut Session, lora: &Lora, interrupt: &Interrupt) -> Result<Vec<Picture>> {
-        let drawn = round(self, run, session, lora, interrupt);
+    fn draw(&self, run: &Run, session: &mut Session, lora: &Lora) -> Result<Vec<Picture>> {
+        let drawn = round(self, run, session, lora);
         if drawn.is_err() && !self.folder.join(GRID).exists() {
             let _ = fs::remove_dir_all(&self.folder);
         }
@@ -65,7 +64,7 @@ impl Round {
     }
 }
 
-fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora, interrupt: &Interrupt) -> Result<Vec<Picture>> {
+fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result<Vec<Picture>> {
     let Round { step, folder, watched, at_a_time } = round;
     let (step, watched, at_a_time) = (*step, *watched, *at_a_time);
     let config = session.config.clone();
@@ -81,11 +80,10 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora, interrupt
         let (x, noise) = batch::noise_from(session, streams)?;
         run.bar.set_message(format!("samples {}/{}", start, run.samples.len()));
         let (images, sum) = if watched {
-            let (images, sum) =
-                session.draw_watched(&unet, &prompts, x, noise, || run.tick_unless_stopped(interrupt))?;
+            let (images, sum) = session.draw_watched(&unet, &prompts, x, noise, || run.tick_unless_stopped())?;
             (images, Some(sum))
         } else {
-            (session.draw(&unet, &prompts, x, noise, || run.tick_unless_stopped(interrupt))?, None)
+            (session.draw(&unet, &prompts, x, noise, || run.tick_unless_stopped())?, None)
         };
         for (i, (prompt, seed)) in prompts.iter().zip(seeds).enumerate() {
             let picture = Picture::from_tensor(&images.get(i as i64))?;

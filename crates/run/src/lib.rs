@@ -1,24 +1,16 @@
 //! A run as its folder shows it: log, progress, samples, validation, adapter files.
 
-mod figures;
 mod journal;
 pub mod samples;
 mod validation;
 
-use crate::{
-    attention::Counts,
-    checkpoint,
-    config::Config,
-    finite::{NotFinite, Part},
-    replay::AttentionLosses,
-    session::Session,
-    train::{self, Legs, Outcome, Pulls, Trainer, due},
-};
 use anyhow::{Context, Result, bail};
-use diffusion::{
-    judge::Judge,
-    prompts::{self, Prompt},
+use comat::{
+    checkpoint,
+    train::{self, Observer, StepReport, Trainer, due},
 };
+use config::Config;
+use diffusion::prompts::{self, Prompt};
 use indicatif::{ProgressBar, ProgressStyle};
 use journal::Journal;
 use models::write_text;
@@ -34,123 +26,28 @@ use serde_json::json;
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use torch_ext::memory;
 use validation::{Validation, mean};
 
-/// What one step has to say for itself.
-pub struct StepReport {
-    pub caption_loss: f64,
-    /// Where labels are smoothed.
-    smoothed_loss: Option<f64>,
-    pub grad_norm: f64,
-    pub learning_rate: f64,
-    attention: Option<(AttentionLosses, Counts)>,
-    anchor_loss: Option<f64>,
-    fidelity: Option<FidelityReport>,
-    pulls: Pulls,
-    mixed_loss: Option<f64>,
-    legs: Legs,
-    began: Instant,
-    /// Seconds until each rank had computed its share, and seconds that rank 0 then spent on adding up.
-    ranks: Option<(Vec<f64>, f64)>,
-    /// Whether somebody has asked the run to stop.
-    pub stop: bool,
-    /// Whether that was before all ranks had computed their parts: the step is given up.
-    pub abandoned: bool,
-    /// Why the step is skipped, if it is.
-    pub not_finite: Option<Part>,
-}
-
-impl StepReport {
-    pub fn start(session: &Session, learning_rate: f64) -> Self {
-        Self {
-            caption_loss: 0.0,
-            smoothed_loss: (session.config.captioner.label_smoothing > 0.0).then_some(0.0),
-            grad_norm: 0.0,
-            learning_rate,
-            attention: session.attention.as_ref().map(|_| Default::default()),
-            anchor_loss: session.config.anchor.as_ref().map(|_| 0.0),
-            fidelity: session.config.fidelity.as_ref().map(|_| Default::default()),
-            pulls: Pulls::default(),
-            mixed_loss: session.config.mixed.as_ref().map(|_| 0.0),
-            legs: Legs::default(),
-            began: Instant::now(),
-            ranks: None,
-            stop: false,
-            abandoned: false,
-            not_finite: None,
-        }
-    }
-
-    /// Adds one of `parts` trajectories.
-    pub fn add(&mut self, outcome: &Outcome, parts: usize) {
-        self.caption_loss += outcome.caption_loss / parts as f64;
-        if let Some(loss) = &mut self.smoothed_loss {
-            *loss += outcome.smoothed_loss / parts as f64;
-        }
-        if let Some((losses, counts)) = &mut self.attention {
-            losses.token += outcome.attention_losses.token / parts as f64;
-            losses.pixel += outcome.attention_losses.pixel / parts as f64;
-            counts.add(outcome.counts);
-        }
-        if let Some(loss) = &mut self.anchor_loss {
-            *loss += outcome.anchor_loss / parts as f64;
-        }
-        if let (Some(report), Some(verdict)) = (&mut self.fidelity, &outcome.verdict) {
-            report.adversarial += verdict.adversarial / parts as f64;
-            report.discriminator += verdict.loss / parts as f64;
-            report.accuracy += verdict.accuracy / parts as f64;
-        }
-        self.pulls.caption += outcome.pulls.caption / parts as f64;
-        if let Some(pull) = outcome.pulls.adversarial {
-            self.pulls.adversarial = Some(self.pulls.adversarial.unwrap_or(0.0) + pull / parts as f64);
-        }
-        self.legs += outcome.legs;
-    }
-
-    /// Adds one of `parts` trajectories of pictures. Their time counts with that of the prompts.
-    pub fn add_mixed(&mut self, outcome: &Outcome, parts: usize) {
-        self.mixed_loss = Some(self.mixed_loss.unwrap_or(0.0) + outcome.caption_loss / parts as f64);
-        self.legs += outcome.legs;
-    }
-
-    /// Takes note of why this rank's part of the step ended early, where all ranks can go on from that.
-    ///
-    /// # Errors
-    /// Any other error.
-    pub fn note(&mut self, computed: Result<()>) -> Result<()> {
-        let Err(error) = computed else { return Ok(()) };
-        match error.downcast_ref::<NotFinite>() {
-            Some(NotFinite(part)) => self.not_finite = Some(*part),
-            None if error.is::<Interrupted>() => self.abandoned = true,
-            None => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// In what was added up over the ranks, which is the same on all of them.
-    pub fn look_for_what_is_not_finite(&mut self) {
-        let fidelity = self.fidelity.unwrap_or_default();
-        let figures = [
-            (Part::CaptionLoss, self.caption_loss),
-            (Part::CaptionLoss, self.mixed_loss.unwrap_or(0.0)),
-            (Part::Gradients, self.anchor_loss.unwrap_or(0.0)),
-            (Part::Discriminator, fidelity.adversarial),
-            (Part::Discriminator, fidelity.discriminator),
-            (Part::Gradients, self.grad_norm),
-        ];
-        let first = figures.into_iter().find(|(_, figure)| !figure.is_finite()).map(|(part, _)| part);
-        self.not_finite = self.not_finite.or(first);
-    }
-
-    /// The norm of the discriminator's gradient, and how many of its updates were skipped so far.
-    pub fn discriminator_updated(&mut self, norm: f64, skipped: u64) {
-        if let Some(fidelity) = &mut self.fidelity {
-            (fidelity.grad_norm, fidelity.skipped) = (norm, skipped);
-        }
-    }
+/// Opens a run, anew or from a checkpoint, and claims its folder; [`Trainer::run`] does the rest, with the [`Run`] as its observer.
+/// `bar` shows how far it is; `interrupt` stops it.
+///
+/// # Errors
+/// What cannot be opened or written; a folder that holds another run.
+pub fn open(
+    config: Config,
+    resume: Option<&str>,
+    bar: ProgressBar,
+    interrupt: &Interrupt,
+    world: World,
+) -> Result<(Trainer, Run)> {
+    let mut trainer = Trainer::open(config, resume, world)?;
+    let run = Run::open(&trainer, resume.is_some(), bar.clone(), interrupt)?;
+    trainer.complete(&bar, interrupt)?;
+    bar.set_length(trainer.session.config.train.steps);
+    Ok((trainer, run))
 }
 
 /// `None` for work that Ctrl-C has ended.
@@ -161,16 +58,6 @@ fn unless_stopped<T>(work: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Means over the step's trajectories.
-#[derive(Default, Clone, Copy)]
-struct FidelityReport {
-    adversarial: f64,
-    discriminator: f64,
-    accuracy: f64,
-    grad_norm: f64,
-    skipped: u64,
-}
-
 pub struct Run {
     folder: PathBuf,
     journal: Journal,
@@ -179,21 +66,22 @@ pub struct Run {
     samples: Vec<String>,
     /// Step and caption loss of every held-out prompt, as measured in this sitting.
     pub measured: Vec<(u64, Vec<f64>)>,
-    /// Step of the last checkpoint that was written in this sitting.
-    pub newest: Option<u64>,
+    interrupt: Interrupt,
 }
 
 impl Run {
     /// Makes the run's folder ready. A folder that already holds a run is only taken up again, never overwritten. Ranks other than
     /// the first write nothing, and only help with what is measured.
-    pub fn open(
-        config: &Config,
-        training: &[Prompt],
-        judge: Option<Box<dyn Judge>>,
-        resumes: bool,
-        bar: ProgressBar,
-        world: &World,
-    ) -> Result<Self> {
+    ///
+    /// # Errors
+    /// A folder that holds a run, or cannot be written to; held-out prompts or a judge that cannot be read.
+    pub fn open(trainer: &Trainer, resumes: bool, bar: ProgressBar, interrupt: &Interrupt) -> Result<Self> {
+        let Trainer { session, prompts: training, world, .. } = trainer;
+        let config = &session.config;
+        let judge = match &config.validation.judge {
+            Some(which) => Some(which.open(session.pipeline.kind, session.pipeline.device)?),
+            None => None,
+        };
         let (folder, leads) = (config.output.clone(), world.leads());
         // an empty log is that of a run which was stopped before its first step
         let begun = fs::metadata(folder.join("events.jsonl")).is_ok_and(|log| log.len() > 0);
@@ -238,16 +126,45 @@ impl Run {
             bar,
             samples,
             measured: vec![],
-            newest: None,
+            interrupt: interrupt.clone(),
         })
     }
 
-    pub fn checkpoints(&self) -> PathBuf {
-        self.folder.join("checkpoints")
+    /// The work of samples and validation goes on, unless somebody has asked to stop.
+    fn tick_unless_stopped(&self) -> Result<()> {
+        self.bar.tick();
+        Ok(self.interrupt.check()?)
     }
 
+    /// A LoRA in both spellings, into a folder of the run.
+    fn write_adapter(&self, trainer: &Trainer, lora: &Lora, folder: &str) -> Result<PathBuf> {
+        let folder = self.folder.join(folder);
+        let name = self.folder.file_name().and_then(|n| n.to_str()).unwrap_or("comat");
+        let (size, base) = (trainer.session.size, trainer.session.pipeline.base);
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        lora::write_diffusers(lora, &folder.join("pytorch_lora_weights.safetensors"))?;
+        let kohya = folder.join(format!("{name}.safetensors"));
+        lora::write_kohya(lora, &kohya, base, name, (size.width, size.height))?;
+        Ok(folder)
+    }
+
+    /// What this sitting has changed on the held-out prompts, in a line.
+    pub fn verdict(&self) -> Option<String> {
+        let [(first, before), .., (last, after)] = &self.measured[..] else { return None };
+        let differences: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
+        let (change, error) = mean(&differences);
+        Some(format!(
+            "Caption loss on {} held-out prompts: {:.4} at step {first}, {:.4} at step {last}; change {change:+.4}, standard error {error:.4}",
+            before.len(),
+            mean(before).0,
+            mean(after).0,
+        ))
+    }
+}
+
+impl Observer for Run {
     /// Measures and draws what the run starts from.
-    pub fn start(&mut self, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<()> {
+    fn on_start(&mut self, trainer: &mut Trainer) -> Result<()> {
         let config = &trainer.session.config;
         if config.logging.tensorboard && trainer.world.leads() {
             self.journal.begin_tensorboard(&self.folder, trainer.step)?;
@@ -270,25 +187,18 @@ impl Run {
         self.bar.reset_eta();
         self.bar.enable_steady_tick(Duration::from_millis(500));
         if trainer.step == 0 {
-            validation::measure(self, trainer, interrupt)?;
-            samples::draw(self, trainer, interrupt)?;
+            validation::measure(self, trainer)?;
+            samples::draw(self, trainer)?;
         }
         Ok(())
     }
 
-    /// Called after every denoising step, and now and then in between.
-    pub fn tick(&self) -> Result<()> {
+    fn on_tick(&self) {
         self.bar.tick();
-        Ok(())
     }
 
-    /// The same, where Ctrl-C ends the work at once.
-    pub fn tick_unless_stopped(&self, interrupt: &Interrupt) -> Result<()> {
-        self.tick()?;
-        Ok(interrupt.check()?)
-    }
-
-    pub fn log(&mut self, trainer: &Trainer, report: &StepReport) -> Result<()> {
+    /// One line for everything.
+    fn on_step(&mut self, trainer: &Trainer, report: &StepReport) -> Result<()> {
         let seconds = report.began.elapsed().as_secs_f64();
         if let Some(part) = report.not_finite {
             self.bar.set_position(trainer.step);
@@ -356,20 +266,19 @@ impl Run {
         Ok(())
     }
 
-    pub fn saved(&mut self, path: &Path, step: u64) -> Result<()> {
-        self.newest = Some(step);
+    fn on_checkpoint(&mut self, path: &Path, step: u64) -> Result<()> {
         self.journal.write(json!({ "event": "checkpoint", "step": step, "path": path }))
     }
 
     /// Samples and validation, where they are due. Returns whether the run had better end here.
-    pub fn watch(&mut self, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<bool> {
+    fn on_look(&mut self, trainer: &mut Trainer) -> Result<bool> {
         let (step, config) = (trainer.step, &trainer.session.config);
         let (last, validate, sample) = (step == config.train.steps, config.validation.every, config.samples.every);
-        if (last || due(validate, step)) && !trainer.world.any(interrupt.is_set())? {
-            validation::measure(self, trainer, interrupt)?;
+        if (last || due(validate, step)) && !trainer.world.any(self.interrupt.is_set())? {
+            validation::measure(self, trainer)?;
         }
-        if !interrupt.is_set() && (last || due(sample, step)) {
-            samples::draw(self, trainer, interrupt)?;
+        if !self.interrupt.is_set() && (last || due(sample, step)) {
+            samples::draw(self, trainer)?;
         }
         let patience = trainer.session.config.validation.early_stop;
         if patience == 0 || last {
@@ -383,7 +292,7 @@ impl Run {
     }
 
     /// Writes the adapter in both spellings, and the comparison of before and after.
-    pub fn finish(&mut self, trainer: &mut Trainer) -> Result<()> {
+    fn on_end(&mut self, trainer: &mut Trainer) -> Result<()> {
         if !trainer.world.leads() {
             return Ok(());
         }
@@ -394,30 +303,5 @@ impl Run {
         self.journal.write(json!({ "event": "finished", "step": trainer.step, "adapter": folder }))?;
         self.bar.finish();
         Ok(())
-    }
-
-    /// A LoRA in both spellings, into a folder of the run.
-    fn write_adapter(&self, trainer: &Trainer, lora: &Lora, folder: &str) -> Result<PathBuf> {
-        let folder = self.folder.join(folder);
-        let name = self.folder.file_name().and_then(|n| n.to_str()).unwrap_or("comat");
-        let (size, base) = (trainer.session.size, trainer.session.pipeline.base);
-        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        lora::write_diffusers(lora, &folder.join("pytorch_lora_weights.safetensors"))?;
-        let kohya = folder.join(format!("{name}.safetensors"));
-        lora::write_kohya(lora, &kohya, base, name, (size.width, size.height))?;
-        Ok(folder)
-    }
-
-    /// What this sitting has changed on the held-out prompts, in a line.
-    pub fn verdict(&self) -> Option<String> {
-        let [(first, before), .., (last, after)] = &self.measured[..] else { return None };
-        let differences: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
-        let (change, error) = mean(&differences);
-        Some(format!(
-            "Caption loss on {} held-out prompts: {:.4} at step {first}, {:.4} at step {last}; change {change:+.4}, standard error {error:.4}",
-            before.len(),
-            mean(before).0,
-            mean(after).0,
-        ))
     }
 }

@@ -1,0 +1,192 @@
+//! A step's figures: added up over its trajectories, then over the ranks together with the gradients.
+
+use crate::{
+    attention::Counts,
+    finite::{NotFinite, Part},
+    replay::AttentionLosses,
+    session::Session,
+    train::{Legs, Outcome, Pulls},
+};
+use anyhow::Result;
+use ranks::{
+    World,
+    interrupt::{Interrupt, Interrupted},
+};
+use std::time::Instant;
+use tch::Tensor;
+
+/// What one step has to say for itself.
+pub struct StepReport {
+    pub caption_loss: f64,
+    /// Where labels are smoothed.
+    pub smoothed_loss: Option<f64>,
+    pub grad_norm: f64,
+    pub learning_rate: f64,
+    pub attention: Option<(AttentionLosses, Counts)>,
+    pub anchor_loss: Option<f64>,
+    pub fidelity: Option<FidelityReport>,
+    pub pulls: Pulls,
+    pub mixed_loss: Option<f64>,
+    pub legs: Legs,
+    pub began: Instant,
+    /// Seconds until each rank had computed its share, and seconds that rank 0 then spent on adding up.
+    pub ranks: Option<(Vec<f64>, f64)>,
+    /// Whether somebody has asked the run to stop.
+    pub stop: bool,
+    /// Whether that was before all ranks had computed their parts: the step is given up.
+    pub abandoned: bool,
+    /// Why the step is skipped, if it is.
+    pub not_finite: Option<Part>,
+}
+
+impl StepReport {
+    pub fn start(session: &Session, learning_rate: f64) -> Self {
+        Self {
+            caption_loss: 0.0,
+            smoothed_loss: (session.config.captioner.label_smoothing > 0.0).then_some(0.0),
+            grad_norm: 0.0,
+            learning_rate,
+            attention: session.attention.as_ref().map(|_| Default::default()),
+            anchor_loss: session.config.anchor.as_ref().map(|_| 0.0),
+            fidelity: session.config.fidelity.as_ref().map(|_| Default::default()),
+            pulls: Pulls::default(),
+            mixed_loss: session.config.mixed.as_ref().map(|_| 0.0),
+            legs: Legs::default(),
+            began: Instant::now(),
+            ranks: None,
+            stop: false,
+            abandoned: false,
+            not_finite: None,
+        }
+    }
+
+    /// Adds one of `parts` trajectories.
+    pub fn add(&mut self, outcome: &Outcome, parts: usize) {
+        self.caption_loss += outcome.caption_loss / parts as f64;
+        if let Some(loss) = &mut self.smoothed_loss {
+            *loss += outcome.smoothed_loss / parts as f64;
+        }
+        if let Some((losses, counts)) = &mut self.attention {
+            losses.token += outcome.attention_losses.token / parts as f64;
+            losses.pixel += outcome.attention_losses.pixel / parts as f64;
+            counts.add(outcome.counts);
+        }
+        if let Some(loss) = &mut self.anchor_loss {
+            *loss += outcome.anchor_loss / parts as f64;
+        }
+        if let (Some(report), Some(verdict)) = (&mut self.fidelity, &outcome.verdict) {
+            report.adversarial += verdict.adversarial / parts as f64;
+            report.discriminator += verdict.loss / parts as f64;
+            report.accuracy += verdict.accuracy / parts as f64;
+        }
+        self.pulls.caption += outcome.pulls.caption / parts as f64;
+        if let Some(pull) = outcome.pulls.adversarial {
+            self.pulls.adversarial = Some(self.pulls.adversarial.unwrap_or(0.0) + pull / parts as f64);
+        }
+        self.legs += outcome.legs;
+    }
+
+    /// Adds one of `parts` trajectories of pictures. Their time counts with that of the prompts.
+    pub fn add_mixed(&mut self, outcome: &Outcome, parts: usize) {
+        self.mixed_loss = Some(self.mixed_loss.unwrap_or(0.0) + outcome.caption_loss / parts as f64);
+        self.legs += outcome.legs;
+    }
+
+    /// Takes note of why this rank's part of the step ended early, where all ranks can go on from that.
+    ///
+    /// # Errors
+    /// Any other error.
+    pub fn note(&mut self, computed: Result<()>) -> Result<()> {
+        let Err(error) = computed else { return Ok(()) };
+        match error.downcast_ref::<NotFinite>() {
+            Some(NotFinite(part)) => self.not_finite = Some(*part),
+            None if error.is::<Interrupted>() => self.abandoned = true,
+            None => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// In what was added up over the ranks, which is the same on all of them.
+    pub fn look_for_what_is_not_finite(&mut self) {
+        let fidelity = self.fidelity.unwrap_or_default();
+        let figures = [
+            (Part::CaptionLoss, self.caption_loss),
+            (Part::CaptionLoss, self.mixed_loss.unwrap_or(0.0)),
+            (Part::Gradients, self.anchor_loss.unwrap_or(0.0)),
+            (Part::Discriminator, fidelity.adversarial),
+            (Part::Discriminator, fidelity.discriminator),
+            (Part::Gradients, self.grad_norm),
+        ];
+        let first = figures.into_iter().find(|(_, figure)| !figure.is_finite()).map(|(part, _)| part);
+        self.not_finite = self.not_finite.or(first);
+    }
+
+    /// The norm of the discriminator's gradient, and how many of its updates were skipped so far.
+    pub fn discriminator_updated(&mut self, norm: f64, skipped: u64) {
+        if let Some(fidelity) = &mut self.fidelity {
+            (fidelity.grad_norm, fidelity.skipped) = (norm, skipped);
+        }
+    }
+}
+
+/// Means over the step's trajectories.
+#[derive(Default, Clone, Copy)]
+pub struct FidelityReport {
+    pub adversarial: f64,
+    pub discriminator: f64,
+    pub accuracy: f64,
+    pub grad_norm: f64,
+    pub skipped: u64,
+}
+
+impl StepReport {
+    /// From this rank's gradients and figures to those of the whole batch, on every rank. Somebody who stops one rank stops all, and what
+    /// is not finite on one is not on any.
+    pub fn add_up(&mut self, world: &World, gradients: &mut [&mut Tensor], interrupt: &Interrupt) -> Result<()> {
+        if world.is_alone() {
+            self.stop = interrupt.is_set();
+            return Ok(());
+        }
+        let computed = Instant::now();
+        let mut figures: Vec<f64> = self.sums().iter().map(|figure| **figure).collect();
+        let counted = self.counts().iter().map(|count| **count as f64).collect::<Vec<_>>();
+        figures.extend(&counted);
+        let signals = figures.len();
+        figures.extend([f64::from(interrupt.is_set()), f64::from(self.abandoned), Part::code(self.not_finite)]);
+        figures.push((computed - self.began).as_secs_f64());
+        let all = world.exchange(gradients, &figures)?;
+
+        let sum = |column: usize| all.iter().map(|rank| rank[column]).sum::<f64>();
+        let mut column = 0..;
+        let mut next = || sum(column.next().unwrap_or_default());
+        self.sums().into_iter().for_each(|figure| *figure = next());
+        self.counts().into_iter().for_each(|count| *count = next() as usize);
+        self.stop = sum(signals) > 0.0;
+        self.abandoned = sum(signals + 1) > 0.0;
+        self.not_finite = all.iter().filter_map(|rank| Part::of_code(rank[signals + 2])).min();
+        let seconds = all.iter().filter_map(|rank| rank.last().copied()).collect();
+        self.ranks = Some((seconds, computed.elapsed().as_secs_f64()));
+        Ok(())
+    }
+
+    /// Parts of means over the batch. Every rank has the same ones.
+    fn sums(&mut self) -> Vec<&mut f64> {
+        let mut all = vec![&mut self.caption_loss, &mut self.pulls.caption];
+        all.extend(&mut self.smoothed_loss);
+        all.extend(&mut self.mixed_loss);
+        all.extend(&mut self.anchor_loss);
+        if let Some((losses, _)) = &mut self.attention {
+            all.extend([&mut losses.token, &mut losses.pixel]);
+        }
+        if let Some(fidelity) = &mut self.fidelity {
+            let pull = self.pulls.adversarial.get_or_insert(0.0); // a rank without a sample has none
+            all.extend([&mut fidelity.adversarial, &mut fidelity.discriminator, &mut fidelity.accuracy, pull]);
+        }
+        all
+    }
+
+    fn counts(&mut self) -> Vec<&mut usize> {
+        let Some((_, counts)) = &mut self.attention else { return vec![] };
+        vec![&mut counts.subjects, &mut counts.not_found, &mut counts.without]
+    }
+}
