@@ -1,5 +1,6 @@
 //! `run.toml`: everything that a run depends on.
 
+mod adapter;
 mod anchor;
 mod attention;
 mod fetching;
@@ -21,6 +22,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+pub use adapter::{Adapter, Scaled};
 pub use anchor::Anchor;
 pub use attention::{Attention, Form, Segmenter};
 pub use fetching::fetch_tokenizer;
