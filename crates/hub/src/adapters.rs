@@ -1,6 +1,6 @@
 //! Which file of a folder is its LoRA.
 
-/// The file of a LoRA among those of a folder: the one that is wanted; or the one that diffusers or peft writes, or the
+/// The file of a LoRA among those of a folder: the one that is wanted; or the one that diffusers, peft or a checkpoint of ours has, or the
 /// only one in safetensors at the top.
 ///
 /// # Errors
@@ -17,7 +17,7 @@ pub fn adapter<'a>(files: &[&'a str], wanted: Option<&str>) -> Result<&'a str, S
         let found = files.iter().copied().find(|file| *file == wanted);
         return found.ok_or_else(|| format!("has no {wanted}; it {}", named()));
     }
-    let usual = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"];
+    let usual = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter.safetensors"];
     if let Some(file) = usual.into_iter().find_map(|name| choices.iter().copied().find(|file| *file == name)) {
         return Ok(file);
     }

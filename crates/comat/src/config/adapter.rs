@@ -21,6 +21,7 @@ use std::{
 pub struct Adapter {
     typed: PathBuf,
     file: Option<PathBuf>,
+    commit: Option<String>,
 }
 
 impl Adapter {
@@ -36,8 +37,14 @@ impl Adapter {
             let fetched = hub()?.fetch(&id, Layout::Adapter, progress)?;
             tracing::info!("{id}: commit {} in {}", fetched.commit, fetched.folder.display());
             self.file = Some(in_folder(&fetched.folder, id.file.as_deref())?);
+            self.commit = Some(fetched.commit);
         }
         Ok(())
+    }
+
+    /// What an id of the hub stood for when it was fetched.
+    pub fn commit(&self) -> Option<&str> {
+        self.commit.as_deref()
     }
 }
 
@@ -93,7 +100,7 @@ impl PartialEq for Adapter {
 
 impl From<PathBuf> for Adapter {
     fn from(typed: PathBuf) -> Self {
-        Self { typed, file: None }
+        Self { typed, file: None, commit: None }
     }
 }
 

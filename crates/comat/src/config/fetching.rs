@@ -48,7 +48,9 @@ impl Config {
         if let Some(Judge::Clip { model }) = &self.validation.judge {
             all.push(("validation.judge.model", model));
         }
-        all.into_iter().filter_map(|(setting, location)| Some((setting, location.commit()?))).collect()
+        let adapter = self.lora.init.as_ref().and_then(|adapter| Some(("lora.init", adapter.commit()?)));
+        let models = all.into_iter().filter_map(|(setting, location)| Some((setting, location.commit()?)));
+        models.chain(adapter).collect()
     }
 }
 

@@ -1,7 +1,11 @@
 //! What is wrong with an adapter file, by name.
 
 use super::{
-    AdapterFile, Base, Delta, Network, Spelling, base::describe_width, file::not_finite, info, of_network::spellings,
+    AdapterFile, Base, Delta, Network, Spelling,
+    base::describe_width,
+    file::{broken as broken_text, not_finite},
+    info,
+    of_network::spellings,
     write::HASH,
 };
 use crate::{error::Result, weights::Layout};
@@ -95,7 +99,7 @@ fn values(file: &AdapterFile, all: &mut Problems) {
         }
     }
     all.each(&not_whole, |(name, why)| format!("{} {why}", name.dotted()));
-    all.each(&broken, |(key, count)| format!("{count} values of {key} are NaN or infinite"));
+    all.each(&broken, |(key, count)| broken_text(key, *count));
     if let Some(text) = file.embeddings_left_out() {
         all.warn(text);
     }
@@ -177,6 +181,9 @@ fn metadata(file: &AdapterFile, all: &mut Problems) -> Result<()> {
     if file.spellings.len() > 1 {
         let spellings: Vec<String> = file.spellings.iter().map(Spelling::to_string).collect();
         all.warn(format!("its keys are in several spellings ({}); some programs read only one", spellings.join("; ")));
+    }
+    if file.lacks_configuration() {
+        all.warn("alpha is not known, as no adapter_config.json is beside it and its metadata have none: it is taken as the rank");
     }
     if let Some(network) = file.networks().into_iter().find(|network| *network != Network::UNet) {
         all.warn(format!("it adapts {network} too: it can be drawn with and merged, but not be trained on"));

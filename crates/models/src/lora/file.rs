@@ -144,6 +144,13 @@ impl AdapterFile {
         })
     }
 
+    /// Whether alpha is known of no layer, in a spelling that has it in a file beside or in the metadata.
+    pub fn lacks_configuration(&self) -> bool {
+        self.configuration.is_empty()
+            && self.spellings.contains(&Spelling::PeftModel)
+            && self.entries.values().all(|entry| entry.alpha.is_none())
+    }
+
     /// Alpha as a LoRA of the layer's rank would have it. `None`: the layer has no rank.
     pub fn alpha(&self, name: &Name) -> Option<f64> {
         let entry = self.entries.get(name)?;
@@ -199,7 +206,7 @@ impl AdapterFile {
             for (_, piece) in entry.pieces() {
                 let count = not_finite(&piece.tensor);
                 if count > 0 {
-                    let message = format!("{count} values of {} are NaN or infinite", piece.key);
+                    let message = broken(&piece.key, count);
                     return Err(Error::file(&self.path, message));
                 }
             }
@@ -251,6 +258,12 @@ impl AdapterFile {
             )
         })
     }
+}
+
+/// In words, that values of a tensor are NaN or infinite.
+pub fn broken(key: &str, count: i64) -> String {
+    let values = if count == 1 { "1 value of".into() } else { format!("{count} values of") };
+    format!("{values} {key} {} NaN or infinite", if count == 1 { "is" } else { "are" })
 }
 
 /// How many values are NaN or infinite.

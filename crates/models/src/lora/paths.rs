@@ -50,13 +50,16 @@ pub fn parse(stem: &str, spelling: Spelling, layers_per_block: usize) -> Result<
     };
     let is_model = path.starts_with("base_model.");
     let (network, path) = without_prefixes(&path)?;
-    let first = path.split('.').next().unwrap_or_default();
-    if path.is_empty() || OTHER_MODELS.contains(&first) || (flat == Some("lora") && network.is_none()) {
+    if flat == Some("lora") && network.is_none() {
         return Err(unknown());
     }
     let network = network.unwrap_or(if is_text(&path) { Network::TextEncoder } else { Network::UNet });
     let is_ldm = network == Network::UNet && ldm::is_ldm(&path);
     let layer = if is_ldm { ldm::to_diffusers(&path, layers_per_block).ok_or_else(unknown)? } else { modern(&path) };
+    let layer = with_prefix(network, layer);
+    if !is_layer(network, &layer) {
+        return Err(unknown());
+    }
     let spelling = match (flat, spelling, is_ldm) {
         (Some("lycoris"), ..) => Spelling::Lycoris,
         (Some(_), _, true) => Spelling::KohyaLdm,
@@ -66,19 +69,8 @@ pub fn parse(stem: &str, spelling: Spelling, layers_per_block: usize) -> Result<
         (None, ..) if is_model => Spelling::PeftModel,
         (None, ..) => spelling,
     };
-    Ok((Name { network, layer: with_prefix(network, layer) }, spelling))
+    Ok((Name { network, layer }, spelling))
 }
-
-/// First words of other networks' layers.
-const OTHER_MODELS: [&str; 7] = [
-    "transformer",
-    "transformer_blocks",
-    "single_transformer_blocks",
-    "double_blocks",
-    "single_blocks",
-    "joint_blocks",
-    "prior",
-];
 
 /// The path without wrappers, and the network that the prefixes name. They may stand there twice, and in any order.
 fn without_prefixes(path: &str) -> Result<(Option<Network>, String), String> {
@@ -107,6 +99,20 @@ fn is_text(path: &str) -> bool {
     starts.iter().any(|start| path.starts_with(start))
 }
 
+/// Whether a network of Stable Diffusion can have a layer of that path, as far as its first words tell: not of which size it is.
+fn is_layer(network: Network, path: &str) -> bool {
+    let words: Vec<&str> = path.split('.').collect();
+    let in_block = |word: &str| matches!(word, "resnets" | "attentions" | "downsamplers" | "upsamplers");
+    match (network, &words[..]) {
+        (Network::UNet, ["down_blocks" | "up_blocks", _, inside, ..] | ["mid_block", inside, ..]) => in_block(inside),
+        (Network::UNet, ["time_embedding" | "add_embedding", _]) => true,
+        (Network::UNet, [alone]) => matches!(*alone, "conv_in" | "conv_norm_out" | "conv_out"),
+        (Network::UNet, _) => false,
+        (_, ["text_model", "encoder" | "embeddings" | "final_layer_norm", ..] | ["text_projection"]) => true,
+        _ => false,
+    }
+}
+
 /// What diffusers once called layers, in the words of its checkpoints.
 fn modern(layer: &str) -> String {
     let layer = match layer.split_once(".processor.") {
@@ -128,7 +134,7 @@ fn with_prefix(network: Network, layer: String) -> String {
 }
 
 /// Words of paths that have an underscore of their own.
-const COMPOUNDS: [&str; 61] = [
+const COMPOUNDS: [&str; 53] = [
     "down_blocks",
     "mid_block",
     "up_blocks",
@@ -185,15 +191,6 @@ const COMPOUNDS: [&str; 61] = [
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
     "base_layer",
-    // other models, to be told from ours
-    "single_transformer_blocks",
-    "double_blocks",
-    "single_blocks",
-    "joint_blocks",
-    "motion_modules",
-    "temporal_transformer",
-    "attention_blocks",
-    "controlnet_cond_embedding",
 ];
 
 /// Puts the dots back that have become underscores.
