@@ -61,7 +61,8 @@ fn drawn(folder: &Folder, model: &str, words: &[&str]) -> Tensor {
     let fixed = "--prompt x --steps 2 --guidance-scale 1 --overwrite --out g --save-latents x.safetensors --device cpu";
     let words: Vec<&str> =
         ["generate", "--model", model].into_iter().chain(fixed.split(' ')).chain(words.iter().copied()).collect();
-    folder.comat(&words).ok();
+    let done = folder.comat(&words);
+    assert_eq!(done.code, Some(0), "{done:#?}"); // it may have said what commit an id is of
     folder.tensors("x.safetensors").remove("x_0").unwrap()
 }
 
@@ -172,7 +173,7 @@ fn what_is_left_out_and_what_is_broken() {
             format!("generate --model {} --prompt x --steps 1 --out g --device cpu --overwrite --lora {lora}", world());
         folder.comat(&words.split(' ').collect::<Vec<_>>())
     };
-    let done = generate("a.safetensors").ok();
+    let done = generate("a.safetensors");
     assert!(done.stderr.contains("embeddings in it are left out (word)"), "{done:?}");
     folder.edit_tensors("a.safetensors", |all| {
         let key = all.keys().find(|key| key.contains("lora_B")).unwrap().clone();
@@ -203,7 +204,8 @@ fn by_an_id_of_the_hub() {
         command.output().unwrap().into()
     };
     let tensors = |id: &str| {
-        online(&["lora", "convert", id, "--to", "peft", "--out", "x.safetensors", "--overwrite"]).ok();
+        let done = online(&["lora", "convert", id, "--to", "peft", "--out", "x.safetensors", "--overwrite"]);
+        assert_eq!(done.code, Some(0), "{done:#?}");
         folder.tensors("x.safetensors")
     };
     let (first, second) = (tensors("owner/style"), tensors("owner/style:styles/two.safetensors"));

@@ -83,11 +83,6 @@ pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
     let unet = open(model, Network::UNet)?;
     let read = |(path, scale): &(PathBuf, f64)| Ok((AdapterFile::read_beside(path, &unet)?, *scale));
     let files: Vec<(AdapterFile, f64)> = request.loras.iter().map(read).collect::<Result<_>>()?;
-    for text in
-        files.iter().filter_map(|(file, _)| Some(format!("{}: {}", file.path.display(), file.embeddings_left_out()?)))
-    {
-        tracing::warn!("{text}");
-    }
     let mut changed: Vec<(Part, Vec<Changes>)> = vec![];
     for network in Network::ALL {
         let of_it: Vec<_> = files.iter().filter(|(file, _)| file.networks().contains(&network)).collect();
@@ -105,6 +100,9 @@ pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
         }
         changed.push((part(network), all));
     }
+    let left_out =
+        |(file, _): &(AdapterFile, f64)| Some(format!("{}: {}", file.path.display(), file.embeddings_left_out()?));
+    files.iter().filter_map(left_out).for_each(|text| tracing::warn!("{text}"));
     let parts: Vec<Part> = changed.iter().map(|(part, _)| *part).collect();
     let folder = NewFolder::plan(model, &request.out, &parts, request.kind)?;
     let rounding = RefCell::new(Rounding::default());

@@ -146,14 +146,15 @@ impl Pipeline {
         let (mut changes, mut adapters) = (vec![], vec![]);
         for (path, scale) in loras {
             let file = AdapterFile::read_beside(path, &self.unet_weights)?;
-            if let Some(text) = file.embeddings_left_out() {
-                tracing::warn!("{}: {text}", path.display());
-            }
             changes.push(file.changes_of(Network::UNet, &self.unet_weights)?.scaled(*scale));
             adapters.push(Adapter { file, scale: *scale });
         }
         let unet = self.unet(&self.unet_weights.changed(&changes)?)?;
+        let left_out =
+            adapters.iter().filter_map(|Adapter { file, .. }| Some((&file.path, file.embeddings_left_out()?)));
+        let left_out: Vec<_> = left_out.map(|(path, text)| format!("{}: {text}", path.display())).collect();
         self.text.adapt(adapters)?;
+        left_out.iter().for_each(|text| tracing::warn!("{text}"));
         Ok(unet)
     }
 
