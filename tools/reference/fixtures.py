@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+import adapter_kinds
 import captioner
 import clip_score
 import discriminator
@@ -34,6 +35,7 @@ MAKERS = {
     "vae": networks.vae,
     "vae_old": networks.vae_old,
     "lora": lora.lora,
+    "adapter_kinds": adapter_kinds.adapter_kinds,
     "schedules": schedules.schedules,
     "blip": captioner.blip,
     "preprocess": captioner.preprocess,

@@ -8,7 +8,7 @@ use clap::{Args as Group, Parser, Subcommand};
 use config::{self, SamplerKind};
 use diffusion::{
     pipeline::Precision,
-    settings::{Dtype, Location, Sampling, Where},
+    settings::{Adapter, Dtype, Location, Sampling, Scaled, Where},
 };
 use images::Size;
 use ranks::{Terms, interrupt::Interrupt};
@@ -203,10 +203,11 @@ pub struct Source {
     /// For a model in a single file: folder with CLIP's tokenizer, or an id [default: openai/clip-vit-large-patch14]
     #[arg(long, value_name = "DIR|ID")]
     pub tokenizer: Option<Location>,
-    /// LoRA file: diffusers, PEFT or kohya spelling
-    #[arg(long, value_name = "FILE")]
-    pub lora: Option<PathBuf>,
-    /// How much of the LoRA to add
+    /// LoRA, and how much of it to add (1 when absent): a file, a folder with one, or OWNER/NAME[:FILE] of the hub; can be given
+    /// several times
+    #[arg(long, value_name = "FILE|DIR|ID[:SCALE]")]
+    pub lora: Vec<Scaled>,
+    /// How much of the LoRAs to add, times the scale of each
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, requires = "lora")]
     pub lora_scale: f64,
 }
@@ -320,9 +321,9 @@ pub struct Trace {
     /// Where to write (safetensors)
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Starting adapter in a file of its own
-    #[arg(long, value_name = "FILE")]
-    pub lora: Option<PathBuf>,
+    /// Starting adapter in a file of its own: a file, a folder with one, or OWNER/NAME[:FILE] of the hub
+    #[arg(long, value_name = "FILE|DIR|ID")]
+    pub lora: Option<Adapter>,
     /// First of the tracked steps
     #[arg(long, value_name = "N")]
     pub tracked_start: Option<usize>,

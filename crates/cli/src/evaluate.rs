@@ -144,26 +144,27 @@ impl Work<'_> {
         let Some(model) = model else { bail!("give --model for --out, or --images") };
         let sampling = self.args.sampling.clone().checked().context("evaluate")?;
         let seeds = seeds.clone().map_or_else(|| self.args.bench.seeds(), |seeds| seeds.0);
-        let of_lora = lora.as_deref().map(|file| settings::Lora::of(file, *lora_scale)).transpose()?;
-        let mut variants: Vec<(&str, Option<(&Path, f64)>)> = vec![];
+        let loras = self.world.one_before_the_others(|| fetch::loras(lora, *lora_scale, self.console))?;
+        let of_loras = loras.iter().map(|(file, scale)| settings::Lora::of(file, *scale)).collect::<Result<_>>()?;
+        let mut variants: Vec<(&str, &[(PathBuf, f64)])> = vec![];
         if self.args.base.is_none() {
-            variants.push((BASE, None));
+            variants.push((BASE, &[]));
         }
-        if let Some(file) = lora {
-            variants.push((LORA, Some((file, *lora_scale))));
+        if !loras.is_empty() {
+            variants.push((LORA, &loras));
         }
         if variants.is_empty() {
             bail!("--base is what a LoRA is compared with; give --lora, or leave --base out");
         }
-        let drawing = |lora| self.drawing(&seeds, &sampling, *batch, lora);
-        let look = || variants.iter().map(|(name, lora)| drawing(*lora).missing(&out.join(name))).collect();
+        let drawing = |loras| self.drawing(&seeds, &sampling, *batch, loras);
+        let look = || variants.iter().map(|(name, loras)| drawing(loras).missing(&out.join(name))).collect();
         let missing: Vec<Vec<Missing>> = self.world.of_first(look)?;
         let how = settings::Drawing {
             model: typed(model),
             variant: variant.clone(),
             tokenizer: tokenizer.as_ref().map(typed),
             dtype: self.args.engine.dtype,
-            lora: of_lora,
+            loras: of_loras,
             seeds: seeds.clone(),
             sampling: sampling.clone(),
         };
@@ -182,10 +183,10 @@ impl Work<'_> {
             let source = (model.clone(), variant.as_deref(), tokenizer.clone());
             let open = || open(source.0, source.1, source.2, &self.args.engine, self.console);
             let mut pipeline = self.world.one_before_the_others(open)?;
-            for ((name, lora), missing) in variants.iter().zip(&missing).filter(|(_, missing)| !missing.is_empty()) {
-                let unet = pipeline.adapt(*lora)?;
+            for ((name, loras), missing) in variants.iter().zip(&missing).filter(|(_, missing)| !missing.is_empty()) {
+                let unet = pipeline.adapt(loras)?;
                 let bar = denoising_bar(self.console, name)?;
-                drawing(*lora).run(
+                drawing(loras).run(
                     &out.join(name),
                     missing,
                     &mut pipeline,
@@ -198,7 +199,7 @@ impl Work<'_> {
             }
         }
         let base = self.args.base.clone().unwrap_or_else(|| out.join(BASE));
-        Ok(if lora.is_some() { (out.join(LORA), Some(base)) } else { (base, None) })
+        Ok(if !loras.is_empty() { (out.join(LORA), Some(base)) } else { (base, None) })
     }
 
     /// Opens the judges, and lets go of them: before pictures are drawn for hours that nobody can look at.
@@ -221,9 +222,9 @@ impl Work<'_> {
         seeds: &'a [u64],
         sampling: &'a Sampling,
         batch: usize,
-        lora: Option<(&'a Path, f64)>,
+        loras: &'a [(PathBuf, f64)],
     ) -> Drawing<'a> {
-        Drawing { benchmark: self.benchmark, prompts: &self.prompts, seeds, sampling, batch, lora }
+        Drawing { benchmark: self.benchmark, prompts: &self.prompts, seeds, sampling, batch, loras }
     }
 
     /// Scores what is not scored yet. Rank 0 returns everything that is known of the folder's pictures, the others nothing.

@@ -3,9 +3,10 @@
 use crate::console::Console;
 use anyhow::{Context, Result};
 use config::{self, Config};
-use diffusion::settings::Location;
+use diffusion::settings::{Adapter, Location, Scaled};
 use hub::{Hub, Layout, Progress, Settings};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::path::PathBuf;
 
 /// All models of a configuration.
 pub fn config(config: &mut Config, console: &Console) -> Result<()> {
@@ -35,6 +36,22 @@ pub fn model(
     let bar = bar(console)?;
     location.fetch(Layout::Diffusion, variant, &hub, &bar).context("--model")?;
     config::fetch_tokenizer(location, tokenizer, &hub, &bar)
+}
+
+/// The file of an adapter that is named by a folder or an id.
+pub fn adapter(option: &'static str, adapter: &mut Adapter, console: &Console) -> Result<()> {
+    let bar = bar(console)?;
+    adapter.fetch(&hub, &bar).context(option)
+}
+
+/// The files of `--lora`, each with how much of it is added: its own scale times `factor`.
+pub fn loras(named: &[Scaled], factor: f64, console: &Console) -> Result<Vec<(PathBuf, f64)>> {
+    let file = |Scaled { adapter, scale }: &Scaled| {
+        let mut adapter = adapter.clone();
+        self::adapter("--lora", &mut adapter, console)?;
+        Ok((adapter.to_path_buf(), scale * factor))
+    };
+    named.iter().map(file).collect()
 }
 
 fn hub() -> hub::Result<Hub> {

@@ -19,9 +19,9 @@ pub enum Lora {
 
 pub fn run(verb: Lora, console: &Console) -> Result<()> {
     match verb {
-        Lora::Info(args) => info::run(&args),
-        Lora::Convert(args) => convert::run(&args),
+        Lora::Info(args) => info::run(args, console),
+        Lora::Convert(args) => convert::run(args, console),
         Lora::Merge(args) => merge::run(args, console),
-        Lora::Check(args) => check::run(&args),
+        Lora::Check(args) => check::run(args, console),
     }
 }

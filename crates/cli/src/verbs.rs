@@ -107,7 +107,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     let Source { model, variant, tokenizer, lora, lora_scale } = args.source;
     let texts = texts(args.prompt, args.prompts.as_deref())?;
     let sampling = args.sampling.checked().context("generate")?;
-    let request = generate::Request {
+    let mut request = generate::Request {
         prompts: texts,
         count: args.count,
         seed: args.seed,
@@ -117,8 +117,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         out: args.out,
         grid: args.grid,
         overwrite: args.overwrite,
-        lora,
-        lora_scale,
+        loras: vec![],
         init_latents: args.init_latents,
         save_latents: args.save_latents,
     };
@@ -127,7 +126,10 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     let world = processes::join(args.ranks.terms(way_out, &console.interrupt))?;
     let engine = Engine { device: args.engine.device.of_rank(&world), ..args.engine };
     let (mut model, mut tokenizer) = (model, tokenizer);
-    world.one_before_the_others(|| fetch::model(&mut model, variant.as_deref(), &mut tokenizer, console))?;
+    world.one_before_the_others(|| {
+        request.loras = fetch::loras(&lora, lora_scale, console)?;
+        fetch::model(&mut model, variant.as_deref(), &mut tokenizer, console)
+    })?;
     let pipeline = open(model, variant.as_deref(), tokenizer, &engine, console)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
     let bar = denoising_bar(console, "generate")?;
@@ -172,8 +174,7 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
         only: args.words,
         seed: args.seed,
         sampling: args.sampling.checked().context("attention")?,
-        lora,
-        lora_scale,
+        loras: fetch::loras(&lora, lora_scale, console)?,
         out: args.out,
         overwrite: args.overwrite,
     };
@@ -224,7 +225,11 @@ pub fn denoising_bar(console: &Console, verb: &str) -> Result<ProgressBar> {
 pub fn trace(args: Trace, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
     fetch::config(&mut config, console)?;
-    let Trace { noise, out, lora, tracked_start, repeat, .. } = args;
+    let Trace { noise, out, mut lora, tracked_start, repeat, .. } = args;
+    if let Some(adapter) = &mut lora {
+        fetch::adapter("--lora", adapter, console)?;
+    }
+    let lora = lora.map(|adapter| adapter.to_path_buf());
     let request = tracing_of::Request { noise, out, lora, tracked_start, repeat };
     let mut summary = tracing_of::run(config, &request)?;
     say!("tracked steps {:?}, caption loss {:.8}", summary.tracked, summary.caption_loss);

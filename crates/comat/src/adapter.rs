@@ -8,7 +8,7 @@ use models::lora::Lora;
 /// A fresh adapter as configured, or the one in the file that `lora.init` names.
 pub fn start(session: &Session) -> Result<Lora> {
     let (config, weights, seed) = (&session.config.lora, &session.pipeline.unet_weights, session.config.seed);
-    if let Some(path) = &config.init {
+    if let Some(path) = config.init.as_deref() {
         let lora = Lora::read(path, weights)?;
         if let Some((layer, pair)) = lora.pairs().find(|(_, p)| p.rank() != config.rank) {
             bail!("{}: {layer} has rank {}, lora.rank is {}", path.display(), pair.rank(), config.rank);

@@ -13,7 +13,7 @@ use std::{
 const TOKENIZER: &str = "openai/clip-vit-large-patch14";
 
 impl Config {
-    /// Fetches all models that are named by an id. Everything that opens one comes after this.
+    /// Fetches all models and adapters that are named by an id. Everything that opens one comes after this.
     pub fn fetch(&mut self, hub: HubOf, progress: &dyn Progress) -> Result<()> {
         let (network, reader) = (Layout::Network { tokenizer: false }, Layout::Network { tokenizer: true });
         let variant = self.model.variant.as_deref();
@@ -27,6 +27,9 @@ impl Config {
         }
         if let Some(model) = self.fidelity.as_mut().and_then(|fidelity| fidelity.model.as_mut()) {
             model.fetch(Layout::Diffusion, None, hub, progress).context("fidelity.model")?;
+        }
+        if let Some(adapter) = &mut self.lora.init {
+            adapter.fetch(hub, progress).context("lora.init")?;
         }
         if let Some(Judge::Clip { model }) = &mut self.validation.judge {
             model.fetch(reader, None, hub, progress).context("validation.judge.model")?;
@@ -45,7 +48,9 @@ impl Config {
         if let Some(Judge::Clip { model }) = &self.validation.judge {
             all.push(("validation.judge.model", model));
         }
-        all.into_iter().filter_map(|(setting, location)| Some((setting, location.commit()?))).collect()
+        let adapter = self.lora.init.as_ref().and_then(|adapter| Some(("lora.init", adapter.commit()?)));
+        let models = all.into_iter().filter_map(|(setting, location)| Some((setting, location.commit()?)));
+        models.chain(adapter).collect()
     }
 }
 

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 pub use ::ranks::Backend;
 pub use anchor::Anchor;
 pub use attention::{Attention, Form, Segmenter};
-pub use diffusion::settings::{Dtype, HubOf, Location, SamplerKind, Sampling, Where};
+pub use diffusion::settings::{Adapter, Dtype, HubOf, Location, SamplerKind, Sampling, Scaled, Where};
 pub use fetching::fetch_tokenizer;
 pub use fidelity::Fidelity;
 pub use images::Size;

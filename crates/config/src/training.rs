@@ -1,9 +1,8 @@
 //! `[lora]`, `[optimizer]`, `[train]`, `[checkpoints]`: what is trained, and how.
 
-use super::{above_zero, in_range};
+use super::{Adapter, above_zero, in_range};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -14,9 +13,9 @@ pub struct Lora {
     pub alpha: Option<f64>,
     /// Names of the linear layers that are adapted, wherever they occur in the UNet.
     pub targets: Vec<String>,
-    /// An adapter file to start from.
+    /// An adapter to start from: a file, a folder with one, or an id of the hub.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub init: Option<PathBuf>,
+    pub init: Option<Adapter>,
 }
 
 impl Default for Lora {

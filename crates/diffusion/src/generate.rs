@@ -32,9 +32,8 @@ pub struct Request {
     pub out: PathBuf,
     pub grid: bool,
     pub overwrite: bool,
-    pub lora: Option<PathBuf>,
-    /// How much of the adapter to add; 1 is all of it.
-    pub lora_scale: f64,
+    /// LoRA files, and how much of each to add; 1 is all of it.
+    pub loras: Vec<(PathBuf, f64)>,
     /// `x_T` `[B, C, h, w]`, and `z` `[T, B, C, h, w]` for a stochastic sampler, in place of drawn noise.
     pub init_latents: Option<PathBuf>,
     /// Receives `x_0` `[B, C, h, w]`.
@@ -90,8 +89,7 @@ pub fn run(
     if let Some(given) = &given {
         given.check(jobs.len(), shape)?;
     }
-    let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
-    let unet = pipeline.adapt(adapter)?;
+    let unet = pipeline.adapt(&request.loras)?;
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
     let mine = world.share(jobs.len());
     bar.set_length((mine.len() * sampler.len()) as u64);
@@ -111,7 +109,7 @@ pub fn run(
         let (drawn, images) = draw_batch(&mut pipeline, &unet, sampling, &sampler, size, &prompts, noise, each)?;
         for (i, job) in batch.iter().enumerate() {
             let picture = Picture::from_tensor(&images.get(i as i64))?;
-            let settings = parameters(sampling, job.prompt, job.seed, size, &pipeline.name, adapter);
+            let settings = parameters(sampling, job.prompt, job.seed, size, &pipeline.name, &request.loras);
             picture.save(
                 &job.path,
                 &[("parameters", &settings), ("prompt", job.prompt), ("seed", &job.seed.to_string())],
@@ -197,7 +195,7 @@ pub fn parameters(
     seed: u64,
     size: Size,
     model: &Path,
-    lora: Option<(&Path, f64)>,
+    loras: &[(PathBuf, f64)],
 ) -> String {
     let mut text = prompt.to_owned();
     if !sampling.negative_prompt.is_empty() {
@@ -217,7 +215,7 @@ pub fn parameters(
     if sampling.eta != 0.0 {
         text += &format!(", Eta: {}", sampling.eta);
     }
-    if let Some((path, scale)) = lora {
+    for (path, scale) in loras {
         text += &format!(", Lora: {}:{scale}", name(path));
     }
     text + &format!(", Version: comat {}", env!("CARGO_PKG_VERSION"))

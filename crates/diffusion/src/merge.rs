@@ -9,7 +9,7 @@ use models::{
     Error,
     clip::{TextConfig, TextEncoder},
     layers::is_half,
-    lora::{AdapterFile, Lora, Network},
+    lora::{self, AdapterFile, Changes, Network},
     tensors,
     unet::{self, UNet},
     weights::{Weights, files_of},
@@ -83,8 +83,8 @@ pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
     let unet = open(model, Network::UNet)?;
     let read = |(path, scale): &(PathBuf, f64)| Ok((AdapterFile::read_beside(path, &unet)?, *scale));
     let files: Vec<(AdapterFile, f64)> = request.loras.iter().map(read).collect::<Result<_>>()?;
-    let mut changed: Vec<(Part, Vec<Lora>)> = vec![];
-    for network in [Network::UNet, Network::TextEncoder, Network::TextEncoder2] {
+    let mut changed: Vec<(Part, Vec<Changes>)> = vec![];
+    for network in Network::ALL {
         let of_it: Vec<_> = files.iter().filter(|(file, _)| file.networks().contains(&network)).collect();
         let Some((first, _)) = of_it.first() else { continue };
         if !model.join(part(network).folder).is_dir() {
@@ -92,20 +92,23 @@ pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
             return Err(Error::file(&first.path, message).into());
         }
         let weights = open(model, network)?;
-        let mut loras = vec![];
+        let mut all = vec![];
         for (file, scale) in of_it {
-            let lora = file.adapter_of(network, &weights)?.scaled(*scale);
-            weights.with_adapter(&lora)?; // checks the shapes
-            loras.push(lora);
+            let changes = file.changes_of(network, &weights)?.scaled(*scale);
+            has_biases(&changes, &weights)?;
+            all.push(changes);
         }
-        changed.push((part(network), loras));
+        changed.push((part(network), all));
     }
+    let left_out =
+        |(file, _): &(AdapterFile, f64)| Some(format!("{}: {}", file.path.display(), file.embeddings_left_out()?));
+    files.iter().filter_map(left_out).for_each(|text| tracing::warn!("{text}"));
     let parts: Vec<Part> = changed.iter().map(|(part, _)| *part).collect();
     let folder = NewFolder::plan(model, &request.out, &parts, request.kind)?;
     let rounding = RefCell::new(Rounding::default());
     let change = |part: Part, key: &str, weight: &Tensor| {
-        let (_, loras) = changed.iter().find(|(changed, _)| *changed == part)?;
-        let sum = sum(key, weight, loras)?;
+        let (_, all) = changed.iter().find(|(changed, _)| *changed == part)?;
+        let sum = lora::sum(key, weight, all)?;
         let kind = request.kind.unwrap_or(weight.kind());
         if is_half(kind) {
             rounding.borrow_mut().add(weight, &sum, kind);
@@ -114,6 +117,18 @@ pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
     };
     folder.write(&change, mark(&request.loras), interrupt)?;
     Ok(Merged { left_out: folder.left_out, surviving: rounding.into_inner().surviving() })
+}
+
+/// A model folder's layers cannot be given biases that they do not have: nobody would read them.
+fn has_biases(changes: &Changes, weights: &Weights) -> Result<()> {
+    let lacks = |layer: &String| weights.get(&format!("{layer}.bias")).is_none();
+    match changes.layers().find(|(layer, change)| change.bias.is_some() && lacks(layer)) {
+        Some((layer, _)) => {
+            let message = format!("it has a bias for {layer}, which has none in the model: draw with --lora instead");
+            Err(Error::file(changes.origin(), message).into())
+        }
+        None => Ok(()),
+    }
 }
 
 fn part(network: Network) -> Part {
@@ -147,14 +162,6 @@ fn kind_of(sources: &[PathBuf]) -> Result<Kind> {
         }
     }
     Ok(Kind::Float)
-}
-
-/// The weight with every adapter of its layer added, in float32; `None` where there is none.
-pub fn sum(key: &str, weight: &Tensor, loras: &[Lora]) -> Option<Tensor> {
-    let layer = key.strip_suffix(".weight")?;
-    let mut pairs = loras.iter().filter_map(|lora| lora.get(layer)).peekable();
-    pairs.peek()?;
-    Some(pairs.fold(weight.to_kind(Kind::Float), |sum, pair| sum + pair.product(&weight.size())))
 }
 
 /// What the metadata of a file say of the LoRAs in it.

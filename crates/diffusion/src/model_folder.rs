@@ -194,12 +194,11 @@ fn is_index(path: &Path) -> bool {
     name.contains(".index.") && name.ends_with(".json")
 }
 
-/// Of a weight file in that precision.
+/// Of a weight file in that precision, or in its own; numbers of 8 bits become wider.
 fn bytes(file: &Path, kind: Option<Kind>) -> Result<u64> {
-    let Some(kind) = kind else { return Ok(fs::metadata(file).map_err(Error::io(file))?.len()) };
     let (tensors, _) = tensors::read(file)?;
-    let of = |t: &Tensor| t.numel() * if t.is_floating_point() { kind } else { t.kind() }.elt_size_in_bytes();
-    Ok(tensors.values().map(of).sum::<usize>() as u64)
+    let kind_of = |t: &Tensor| kind.filter(|_| t.is_floating_point()).unwrap_or(t.kind());
+    Ok(tensors.values().map(|t| t.numel() * kind_of(t).elt_size_in_bytes()).sum::<usize>() as u64)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

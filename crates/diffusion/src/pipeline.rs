@@ -138,20 +138,24 @@ impl Pipeline {
         UNet::new(&self.unet_config, weights)
     }
 
-    /// The UNet with so much of a LoRA file, or as it is. The text encoders have the file's adapters of them, or none,
+    /// The UNet with LoRA files, each with how much of it, or as it is. The text encoders have the files' adapters of them, or none,
     /// from now on: what is drawn with a UNet is drawn before the next one is asked for, or from text that was encoded then.
     ///
     /// # Errors
-    /// A file that cannot be read, or that is of another base model.
-    pub fn adapt(&mut self, lora: Option<(&Path, f64)>) -> Result<UNet> {
-        let Some((path, scale)) = lora else {
-            self.text.adapt(None)?;
-            return Ok(self.unet(&self.unet_weights)?);
-        };
-        let file = AdapterFile::read_beside(path, &self.unet_weights)?;
-        let lora = file.adapter_of(Network::UNet, &self.unet_weights)?.scaled(scale);
-        let unet = self.unet(&self.unet_weights.with_frozen(&lora)?)?;
-        self.text.adapt(Some(Adapter { file, scale }))?;
+    /// A file that cannot be read, has values that are not finite, or is of another base model.
+    pub fn adapt(&mut self, loras: &[(PathBuf, f64)]) -> Result<UNet> {
+        let (mut changes, mut adapters) = (vec![], vec![]);
+        for (path, scale) in loras {
+            let file = AdapterFile::read_beside(path, &self.unet_weights)?;
+            changes.push(file.changes_of(Network::UNet, &self.unet_weights)?.scaled(*scale));
+            adapters.push(Adapter { file, scale: *scale });
+        }
+        let unet = self.unet(&self.unet_weights.changed(&changes)?)?;
+        let left_out =
+            adapters.iter().filter_map(|Adapter { file, .. }| Some((&file.path, file.embeddings_left_out()?)));
+        let left_out: Vec<_> = left_out.map(|(path, text)| format!("{}: {text}", path.display())).collect();
+        self.text.adapt(adapters)?;
+        left_out.iter().for_each(|text| tracing::warn!("{text}"));
         Ok(unet)
     }
 

@@ -1,9 +1,11 @@
 //! Settings as they are typed and written: what pipelines are opened with and what images are drawn with.
 
+mod adapter;
 mod device;
 mod location;
 mod sampling;
 
+pub use adapter::{Adapter, Scaled};
 pub use device::{Dtype, Where};
 pub use images::Size;
 pub use location::{HubOf, Location};

@@ -31,7 +31,7 @@ pub struct TextEncoders {
     encoders: Resident<Vec<TextEncoder>>,
     open: Rc<Open>,
     /// What is in the encoders' weights.
-    adapter: Option<Rc<Adapter>>,
+    adapters: Rc<[Adapter]>,
     /// Of the context.
     width: i64,
     /// SDXL was trained with zeros in place of an absent negative prompt.
@@ -70,7 +70,7 @@ impl TextEncoders {
     ) -> Result<Self> {
         let open: Rc<Open> = Rc::new(open);
         let plain = open.clone();
-        let encoders = Resident::open(move || networks(&*plain, None))?;
+        let encoders = Resident::open(move || networks(&*plain, &[]))?;
         let configs: Vec<TextConfig> =
             encoders.with(|encoders| Ok(encoders.iter().map(|encoder| encoder.config().clone()).collect()))?;
         for (tokenizer, config) in tokenizers.iter().zip(&configs) {
@@ -84,8 +84,8 @@ impl TextEncoders {
             }
         }
         let width = configs.iter().map(|config| config.hidden_size).sum();
-        let (model, adapter, cache) = (model.to_owned(), None, Cache::default());
-        Ok(Self { model, tokenizers, encoders, open, adapter, width, zeros_for_no_prompt, kind, device, cache })
+        let (model, adapters, cache) = (model.to_owned(), Rc::from([]), Cache::default());
+        Ok(Self { model, tokenizers, encoders, open, adapters, width, zeros_for_no_prompt, kind, device, cache })
     }
 
     /// Lets the encoders go whenever they have nothing to do.
@@ -93,15 +93,15 @@ impl TextEncoders {
         self.encoders.let_go();
     }
 
-    /// Adds a file's adapters of text encoders to their weights, in place of those of the file before. Rows that were encoded with
-    /// others are forgotten.
+    /// Adds what files have for text encoders to their weights, in place of the files before. Rows that were encoded with others
+    /// are forgotten.
     ///
     /// # Errors
-    /// The file is of another base model.
-    pub fn adapt(&mut self, adapter: Option<Adapter>) -> Result<()> {
+    /// A file is of another base model.
+    pub fn adapt(&mut self, adapters: Vec<Adapter>) -> Result<()> {
         let count = self.tokenizers.len();
         let adapts = |a: &Adapter, which: &[Network]| which.iter().any(|network| a.file.networks().contains(network));
-        if let Some(adapter) = adapter.as_ref().filter(|a| adapts(a, &NETWORKS[count..])) {
+        if let Some(adapter) = adapters.iter().find(|a| adapts(a, &NETWORKS[count..])) {
             let message = format!(
                 "it adapts {}, and {} has {count} text encoder; was the LoRA made for another base model?",
                 NETWORKS[count],
@@ -109,13 +109,13 @@ impl TextEncoders {
             );
             return Err(Error::file(&adapter.file.path, message).into());
         }
-        let adapter = adapter.filter(|a| adapts(a, &NETWORKS)).map(Rc::new);
-        if adapter.is_none() && self.adapter.is_none() {
+        let adapters: Rc<[Adapter]> = adapters.into_iter().filter(|a| adapts(a, &NETWORKS)).collect();
+        if adapters.is_empty() && self.adapters.is_empty() {
             return Ok(());
         }
-        let (open, of) = (self.open.clone(), adapter.clone());
-        self.encoders.replace(move || networks(&*open, of.as_deref()))?;
-        (self.adapter, self.cache) = (adapter, Cache::default());
+        let (open, of) = (self.open.clone(), adapters.clone());
+        self.encoders.replace(move || networks(&*open, &of))?;
+        (self.adapters, self.cache) = (adapters, Cache::default());
         Ok(())
     }
 
@@ -218,12 +218,12 @@ impl TextEncoders {
     }
 }
 
-/// Encoders with what an adapter has for them.
-fn networks(open: &Open, adapter: Option<&Adapter>) -> Result<Vec<TextEncoder>> {
+/// Encoders with what adapters have for them.
+fn networks(open: &Open, adapters: &[Adapter]) -> Result<Vec<TextEncoder>> {
     let network = |((config, weights), network): ((TextConfig, Weights), Network)| {
-        let Some(Adapter { file, scale }) = adapter else { return Ok(TextEncoder::new(&config, &weights)?) };
-        let lora = file.adapter_of(network, &weights)?.scaled(*scale);
-        Ok(TextEncoder::new(&config, &weights.with_frozen(&lora)?)?)
+        let changes = |Adapter { file, scale }: &Adapter| Ok(file.changes_of(network, &weights)?.scaled(*scale));
+        let changes = adapters.iter().map(changes).collect::<models::Result<Vec<_>>>()?;
+        Ok(TextEncoder::new(&config, &weights.changed(&changes)?)?)
     };
     open()?.into_iter().zip(NETWORKS).map(network).collect()
 }

@@ -128,8 +128,7 @@ pub struct Request {
     pub seed: u64,
     pub sampling: Sampling,
     /// With it and without it.
-    pub lora: Option<PathBuf>,
-    pub lora_scale: f64,
+    pub loras: Vec<(PathBuf, f64)>,
     pub out: PathBuf,
     pub overwrite: bool,
 }
@@ -153,10 +152,10 @@ pub fn run(
     let files = files(request)?;
     let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
     let guidance = sampling.guidance();
-    let adapter = request.lora.as_deref().map(|path| (path, request.lora_scale));
+    let tuned = (!request.loras.is_empty()).then_some(("tuned", &request.loras[..]));
     let mut sides = vec![];
-    for (side, adapter) in [("base", None)].into_iter().chain(adapter.map(|adapter| ("tuned", Some(adapter)))) {
-        let unet = pipeline.adapt(adapter)?;
+    for (side, loras) in [("base", &[][..])].into_iter().chain(tuned) {
+        let unet = pipeline.adapt(loras)?;
         let mut text = |prompt| pipeline.text.guided(&[prompt], negative, guidance.is_on(), (size.height, size.width));
         let texts = request.prompts.iter().map(|prompt| text(prompt)).collect::<Result<Vec<_>>>()?;
         sides.push((side, unet, texts));
@@ -182,7 +181,8 @@ pub fn run(
         let rows = sides.iter().map(draw).collect::<Result<Vec<_>>>()?;
         let rows: Vec<(&str, &Looks)> = rows.iter().map(|(side, looks)| (*side, looks)).collect();
         let texts: Vec<&str> = words.iter().map(|w| w.text.as_str()).collect();
-        let settings = crate::generate::parameters(sampling, prompt, request.seed, size, &pipeline.name, adapter);
+        let settings =
+            crate::generate::parameters(sampling, prompt, request.seed, size, &pipeline.name, &request.loras);
         panel(&texts, &rows).save(file, &[("parameters", &settings), ("prompt", prompt)])?;
     }
     Ok(files)

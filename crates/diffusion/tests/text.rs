@@ -18,7 +18,7 @@ fn rows_follow_the_adapter() {
             pipeline.text.offload();
         }
         let mut rows = |adapter: Option<f64>| -> (Tensor, Tensor) {
-            pipeline.adapt(adapter.map(|scale| (lora.as_path(), scale))).unwrap();
+            pipeline.adapt(&adapter.map(|scale| (lora.clone(), scale)).into_iter().collect::<Vec<_>>()).unwrap();
             let text = pipeline.text.guided(&["a red dog"], None, false, (32, 32)).unwrap().cond;
             (text.context, text.added.unwrap().pooled)
         };

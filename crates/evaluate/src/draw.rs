@@ -23,8 +23,8 @@ pub struct Drawing<'a> {
     pub sampling: &'a Sampling,
     /// Pictures at a time.
     pub batch: usize,
-    /// The LoRA that is merged into the UNet, and how much of it: for what a picture says of itself.
-    pub lora: Option<(&'a Path, f64)>,
+    /// The LoRAs that are in the networks, and how much of each: for what a picture says of itself.
+    pub loras: &'a [(PathBuf, f64)],
 }
 
 /// A picture that is not there yet.
@@ -106,7 +106,7 @@ impl Drawing<'_> {
             })?;
             for (row, job) in (0..).zip(batch) {
                 let (prompt, seed) = (&job.prompt.text, job.seed);
-                let settings = generate::parameters(self.sampling, prompt, seed, size, &pipeline.name, self.lora);
+                let settings = generate::parameters(self.sampling, prompt, seed, size, &pipeline.name, self.loras);
                 Picture::from_tensor(&images.get(row))?
                     .save(&job.path, &[("parameters", &settings), ("prompt", prompt), ("seed", &seed.to_string())])?;
             }

@@ -36,8 +36,9 @@ pub struct Drawing {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
     pub dtype: Dtype,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lora: Option<Lora>,
+    /// In the file a lone one is an object, several are a list.
+    #[serde(rename = "lora", default, skip_serializing_if = "Vec::is_empty", with = "one_or_many")]
+    pub loras: Vec<Lora>,
     pub seeds: Vec<u64>,
     pub sampling: Sampling,
 }
@@ -105,7 +106,8 @@ impl Settings {
             merged.drawing = match (merged.drawing, before.drawing) {
                 (Some(now), Some(then)) => {
                     let seeds = if then.seeds.len() > now.seeds.len() { then.seeds } else { now.seeds };
-                    Some(Drawing { lora: now.lora.or(then.lora), seeds, ..now })
+                    let loras = if now.loras.is_empty() { then.loras } else { now.loras };
+                    Some(Drawing { loras, seeds, ..now })
                 }
                 (now, then) => now.or(then),
             };
@@ -135,13 +137,12 @@ impl Settings {
             for (what, was, is) in now.differences(then)? {
                 differs(what, was, is)?;
             }
-            let lora = |lora: &Option<Lora>| match lora {
-                Some(lora) => format!("{} of the LoRA {}", lora.scale, &lora.sha256[..8.min(lora.sha256.len())]),
-                None => "no LoRA".into(),
-            };
+            let one =
+                |lora: &Lora| format!("{} of the LoRA {}", lora.scale, lora.sha256.get(..8).unwrap_or(&lora.sha256));
+            let loras = |loras: &[Lora]| loras.iter().map(one).collect::<Vec<_>>().join(" and ");
             // a folder may be made with the base alone first
-            if then.lora.is_some() && now.lora.is_some() {
-                differs("the LoRA", lora(&then.lora), lora(&now.lora))?;
+            if !then.loras.is_empty() && !now.loras.is_empty() {
+                differs("the LoRA", loras(&then.loras), loras(&now.loras))?;
             }
             let shared = now.seeds.len().min(then.seeds.len());
             let seeds = |seeds: &[u64]| format!("{:?}", &seeds[..shared]);
@@ -153,6 +154,32 @@ impl Settings {
             }
         }
         Ok(())
+    }
+}
+
+mod one_or_many {
+    use super::Lora;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        One(Lora),
+        Many(Vec<Lora>),
+    }
+
+    pub fn serialize<S: Serializer>(loras: &[Lora], to: S) -> Result<S::Ok, S::Error> {
+        match loras {
+            [one] => one.serialize(to),
+            many => many.serialize(to),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Lora>, D::Error> {
+        Ok(match Form::deserialize(from)? {
+            Form::One(lora) => vec![lora],
+            Form::Many(loras) => loras,
+        })
     }
 }
 
@@ -172,7 +199,7 @@ mod tests {
                 variant: None,
                 tokenizer: None,
                 dtype: Dtype::Float32,
-                lora: None,
+                loras: vec![],
                 seeds: vec![42, 43],
                 sampling: Sampling::default(),
             }),
@@ -219,20 +246,24 @@ mod tests {
         more.judges = [("clip".to_owned(), "clip".to_owned())].into();
         let drawing = more.drawing.as_mut().unwrap();
         drawing.seeds = vec![42, 43, 44];
-        drawing.lora = Some(Lora::of(&file, 0.5).unwrap());
+        drawing.loras = vec![Lora::of(&file, 0.5).unwrap()];
         more.claim(folder.path()).unwrap();
         let mut fewer = settings();
-        fewer.drawing.as_mut().unwrap().lora = Some(Lora::of(&file, 0.5).unwrap());
+        fewer.drawing.as_mut().unwrap().loras = vec![Lora::of(&file, 0.5).unwrap()];
         fewer.claim(folder.path()).unwrap();
         settings().claim(folder.path()).unwrap();
         let kept = Settings::read(folder.path()).unwrap().unwrap();
-        assert_eq!(kept.drawing.as_ref().unwrap().lora, fewer.drawing.as_ref().unwrap().lora);
+        assert_eq!(kept.drawing.as_ref().unwrap().loras, fewer.drawing.as_ref().unwrap().loras);
         assert_eq!(kept.judges.keys().collect::<Vec<_>>(), ["clip", "vqa"]);
         assert_eq!(kept.drawing.unwrap().seeds, [42, 43, 44]);
         // another LoRA by the same name
         fs::write(&file, "2").unwrap();
-        fewer.drawing.as_mut().unwrap().lora = Some(Lora::of(&file, 0.5).unwrap());
+        fewer.drawing.as_mut().unwrap().loras = vec![Lora::of(&file, 0.5).unwrap()];
         assert!(fewer.claim(folder.path()).unwrap_err().to_string().contains("the LoRA was 0.5 of the LoRA 6b86b273"));
+        // two of them are a list in the file
+        fewer.drawing.as_mut().unwrap().loras = vec![Lora::of(&file, 0.5).unwrap(), Lora::of(&file, 0.25).unwrap()];
+        let text = serde_json::to_string(&fewer).unwrap();
+        assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), fewer);
         fs::write(folder.path().join(FILE), "{").unwrap();
         assert!(Settings::read(folder.path()).is_err());
     }

@@ -44,7 +44,7 @@ impl Repository {
         let mut here = vec![];
         list(&self.snapshot(commit), "", &mut here);
         let here: Vec<&str> = here.iter().map(String::as_str).collect();
-        files::select(&here, layout, self.id.variant.as_deref(), strictly).map(|_| ())
+        files::of_id(&here, layout, &self.id, strictly).map(|_| ())
     }
 
     /// The commit that a revision stood for when it was last fetched.

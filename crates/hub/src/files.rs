@@ -1,5 +1,7 @@
 //! Which files of a repository make up a model, for this program: no pickles, no weights of other frameworks, one variant.
 
+use crate::{Id, adapters::adapter};
+
 /// What kind of folder a model is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -9,6 +11,8 @@ pub enum Layout {
     Network { tokenizer: bool },
     /// A tokenizer alone, out of either.
     Tokenizer,
+    /// A LoRA, in one file.
+    Adapter,
 }
 
 /// Why a list of files is no model.
@@ -20,6 +24,8 @@ pub(crate) enum Lack {
     Weights { stem: String, pickle: Option<String> },
     /// No part has weights of the variant; these there are.
     Variant { wanted: String, known: Vec<String> },
+    /// No file that can be taken for the adapter, in words.
+    Adapter(String),
 }
 
 impl Lack {
@@ -37,6 +43,7 @@ impl Lack {
                 format!("this repository has no {stem}.safetensors; see {page} for what it has")
             }
             Self::Variant { .. } => self.variant(),
+            Self::Adapter(why) => format!("this repository {why}; see {page}"),
         }
     }
 
@@ -46,6 +53,7 @@ impl Lack {
             Self::File(file) => format!("{file} is missing in {folder}"),
             Self::Weights { stem, .. } => format!("{stem}.safetensors is missing in {folder}"),
             Self::Variant { .. } => format!("{} in {folder}", self.variant()),
+            Self::Adapter(why) => format!("{folder} {why}"),
         }
     }
 
@@ -71,6 +79,17 @@ const TOKENIZER: [&str; 7] = [
 
 /// Files of a network that say how its pictures are prepared.
 const PICTURES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
+
+/// The files that an id stands for, of those that there are. `strictly`: as of [`select`].
+pub(crate) fn of_id<'a>(files: &[&'a str], layout: Layout, id: &Id, strictly: bool) -> Result<Vec<&'a str>, Lack> {
+    if layout != Layout::Adapter {
+        return select(files, layout, id.variant.as_deref(), strictly);
+    }
+    let adapter = adapter(files, id.file.as_deref()).map_err(Lack::Adapter)?;
+    let folder = adapter.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+    let configuration = format!("{folder}adapter_config.json");
+    Ok([adapter].into_iter().chain(files.iter().copied().filter(|file| *file == configuration)).collect())
+}
 
 /// The files that are needed, of those that there are.
 ///
@@ -112,6 +131,7 @@ pub(crate) fn select<'a>(
             PICTURES.iter().for_each(|name| selection.take(name));
         }
         Layout::Tokenizer => selection.tokenizer("")?,
+        Layout::Adapter => {} // [`of_id`]
     }
     match variant {
         Some(wanted) if !selection.has_variant && layout != Layout::Tokenizer => {

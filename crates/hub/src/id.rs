@@ -9,6 +9,8 @@ pub struct Id {
     pub revision: Option<String>,
     /// The weights with this in their file names, such as `fp16`, where there are any.
     pub variant: Option<String>,
+    /// Of an adapter the file, where the repository has several.
+    pub file: Option<String>,
 }
 
 impl Id {
@@ -41,6 +43,7 @@ impl Id {
             name: name.to_owned(),
             revision: revision.map(str::to_owned),
             variant: None,
+            file: None,
         })
     }
 

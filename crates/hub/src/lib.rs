@@ -12,6 +12,7 @@
 //! `HF_HUB_CACHE` nor `HF_HUB_OFFLINE`, does not compare what has come with size and checksum, and gives one error for a
 //! licence that was not accepted, a wrong name and a wrong revision.
 
+mod adapters;
 mod cache;
 mod client;
 mod download;
@@ -20,6 +21,7 @@ mod files;
 mod id;
 mod settings;
 
+pub use adapters::adapter;
 pub use download::{Progress, Silent};
 pub use error::{Error, Result};
 pub use files::Layout;
@@ -78,7 +80,7 @@ impl Hub {
             Err(error) => return Err(error),
         };
         let names: Vec<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
-        let wanted = files::select(&names, layout, id.variant.as_deref(), false)
+        let wanted = files::of_id(&names, layout, id, false)
             .map_err(|lack| Error::hub(id, lack.on_the_hub(&self.client.page(id))))?;
         let mut missing: Vec<_> = listing
             .files

@@ -177,8 +177,7 @@ impl Ablation<'_> {
             out: out.clone(),
             grid: false,
             overwrite: true,
-            lora: lora.map(Path::to_owned),
-            lora_scale: 1.0,
+            loras: lora.map(|path| (path.to_owned(), 1.0)).into_iter().collect(),
             init_latents: None,
             save_latents: None,
         };

@@ -77,14 +77,14 @@ pub fn run(
             bail!("{}: this LoRA is given twice; a training counts once", lora.display());
         }
         of_loras.push(of_lora);
-        pipeline.adapt(Some((lora, 1.0)))?; // one that does not fit is better known now
+        pipeline.adapt(&[(lora.clone(), 1.0)])?; // one that does not fit is better known now
     }
     let folder = request.out.join("cells");
     fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
     let models = [None].into_iter().chain(request.loras.iter().zip(&of_loras).map(Some));
     let mut drawn: Vec<Vec<At>> = vec![];
     for (number, lora) in models.enumerate() {
-        let (path, of_lora) = lora.map_or((None, None), |(path, print)| (Some(path.as_path()), Some(print.as_str())));
+        let (path, of_lora) = lora.map_or((None, None), |(path, print)| (Some(path), Some(print.as_str())));
         let name = match number {
             0 => "base".to_owned(),
             n => format!("{} {n}/{}", request.name, request.loras.len()),
@@ -97,7 +97,9 @@ pub fn run(
             }
             let unet = match &mut unet {
                 Some(unet) => unet,
-                None => unet.insert(pipeline.adapt(path.map(|path| (path, 1.0)))?),
+                None => {
+                    unet.insert(pipeline.adapt(&path.map(|path| (path.clone(), 1.0)).into_iter().collect::<Vec<_>>())?)
+                }
             };
             let bar = bar(&format!("{name}, guidance {guidance}"))?;
             let judged = cell.draw(&mut pipeline, unet, request.batch, &bar, interrupt)?;

@@ -47,4 +47,4 @@ fn io_message(error: &std::io::Error) -> String {
     }
 }
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;

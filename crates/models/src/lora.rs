@@ -1,14 +1,23 @@
 //! Low-rank adapters (LoRA, Hu et al. 2021): `W x + scale · up (down x)`, and the files they travel in.
 
 mod base;
+mod change;
+mod changes;
 pub mod check;
 pub mod convert;
+mod entry;
 mod file;
 pub mod info;
 mod ldm;
+mod looks;
+mod low_rank;
 mod names;
 mod of_network;
+mod parts;
+mod paths;
+mod patterns;
 mod peft;
+mod spelt;
 mod write;
 
 use crate::{
@@ -22,76 +31,14 @@ use std::{
 use tch::{Device, Kind, Tensor};
 
 pub use base::Base;
-pub use file::{AdapterFile, Entry};
-pub use names::{Name, Network, Part, Spelling};
+pub use change::{Change, Delta, Magnitude, Matrix};
+pub use changes::{Changes, sum};
+pub use entry::Entry;
+pub use file::AdapterFile;
+pub use low_rank::LowRank;
+pub use names::{Name, Network, Spelling};
+pub use parts::{Factor, Part};
 pub use write::{write_diffusers, write_kohya, write_peft};
-
-/// One adapted layer: down `[r, in]`, up `[out, r]`; for a convolution `[r, in, k, k]` and `[out, r, 1, 1]`.
-pub struct LowRank {
-    pub down: Tensor,
-    pub up: Tensor,
-    pub alpha: f64,
-}
-
-impl LowRank {
-    pub fn rank(&self) -> i64 {
-        self.down.size()[0]
-    }
-
-    /// alpha / rank
-    pub fn scale(&self) -> f64 {
-        self.alpha / self.rank() as f64
-    }
-
-    /// `scale · up (down x)`, computed in `x`'s precision.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        let none = None::<&Tensor>;
-        let hidden = x.linear(&self.down.to_kind(x.kind()), none);
-        let up = if self.scale() == 1.0 { self.up.shallow_clone() } else { &self.up * self.scale() };
-        hidden.linear(&up.to_kind(x.kind()), none)
-    }
-
-    /// The same function for a layer in that precision, with the scale in `up`: nothing is left to be cast at every call.
-    pub(crate) fn frozen(&self, kind: Kind) -> Self {
-        let up = (self.up.detach() * self.scale()).to_kind(kind);
-        Self { down: self.down.detach().to_kind(kind), up, alpha: self.rank() as f64 }
-    }
-
-    /// `scale · up down`, in the shape of the layer's weight.
-    pub fn product(&self, shape: &[i64]) -> Tensor {
-        (self.up.flatten(1, -1).matmul(&self.down.flatten(1, -1)) * self.scale()).view(shape)
-    }
-
-    /// Whether this pair can be added to a weight of that shape.
-    pub fn fits(&self, weight: &[i64]) -> bool {
-        let (down, up) = (self.down.size(), self.up.size());
-        down[1..] == weight[1..] && up[0] == weight[0] && up[1] == down[0] && up[2..].iter().all(|&n| n == 1)
-    }
-
-    /// `up` with the scale in it, in its own precision.
-    fn folded_up(&self) -> Tensor {
-        if self.scale() == 1.0 {
-            return self.up.shallow_clone();
-        }
-        let wide = if self.up.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-        (self.up.to_kind(wide) * self.scale()).to_kind(self.up.kind())
-    }
-
-    /// Why the two matrices, or they and a layer, do not go together, in words.
-    fn mismatch(&self) -> String {
-        format!("down {:?} and up {:?} have different ranks", self.down.size(), self.up.size())
-    }
-
-    /// Values only, apart from any graph.
-    fn detached(&self, kind: Option<Kind>) -> Self {
-        let of = |t: &Tensor| kind.map_or(t.detach().shallow_clone(), |kind| t.detach().to_kind(kind));
-        Self { down: of(&self.down), up: of(&self.up), alpha: self.alpha }
-    }
-
-    pub fn shallow_clone(&self) -> Self {
-        Self { down: self.down.shallow_clone(), up: self.up.shallow_clone(), alpha: self.alpha }
-    }
-}
 
 /// An adapter of one network, by layer path. Iteration order is the paths' own, so it is the same everywhere.
 pub struct Lora {
@@ -126,10 +73,10 @@ impl Lora {
         }
     }
 
-    /// Reads any of the spellings in use: diffusers, PEFT, the older attention processors, kohya with either block names.
+    /// Reads any of the spellings in use (`docs/formats.md` has a table of them), to train on.
     ///
     /// # Errors
-    /// A file that is not understood, has adapters of text encoders, or was made for another base model.
+    /// A file that is not understood, adapts text encoders, is no plain LoRA, or was made for another base model.
     pub fn read(path: &Path, unet: &Weights) -> Result<Self> {
         Self::alone(&AdapterFile::read_beside(path, unet)?, unet)
     }
@@ -157,7 +104,7 @@ impl Lora {
                 ),
             ));
         }
-        file.adapter_of(Network::UNet, unet)
+        file.changes_of(Network::UNet, unet)?.into_lora()
     }
 
     pub fn pairs(&self) -> impl Iterator<Item = (&String, &LowRank)> {

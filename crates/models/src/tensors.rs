@@ -2,6 +2,8 @@
 //!
 //! Format: <https://github.com/huggingface/safetensors>; 8 bytes of header length, a JSON header, the raw values.
 
+mod mistaken;
+
 use crate::{
     error::{Error, Result},
     whole::write_durable,
@@ -19,27 +21,36 @@ use tch::{Device, Kind, Tensor};
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Tensor>;
 
-/// The tensors and the metadata of one file. Values stay on disk until they are used, and must not be written to.
+/// The tensors and the metadata of one file. Values stay on disk until they are used, and must not be written to; those with
+/// 8 bits (`F8_E4M3`, `F8_E5M2`) become float16, which has all of their values.
+///
+/// # Errors
+/// A file that is something else, by what it is; one that is not whole; types of numbers that libtorch does not have.
 pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
-    if let Some("ckpt" | "pt" | "pth" | "bin") = path.extension().and_then(|e| e.to_str()) {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let size = file.metadata().map_err(Error::io(path))?.len();
+    let mut start = vec![];
+    (&mut file).take(mistaken::LOOKED_AT as u64).read_to_end(&mut start).map_err(Error::io(path))?;
+    if let Some(what) = mistaken::for_safetensors(&start, size) {
+        return Err(Error::file(path, what));
+    }
+    if let Some("ckpt" | "pt" | "pth" | "bin") = path.extension().and_then(|e| e.to_str())
+        && !mistaken::has_header(&start, size)
+    {
         return Err(Error::file(
             path,
             "this is a pickle, which can run code when it is read; convert it to .safetensors",
         ));
     }
-    let mut file = File::open(path).map_err(Error::io(path))?;
-    let size = file.metadata().map_err(Error::io(path))?.len();
-    let mut length = [0; 8];
-    if size < 8 {
+    let Some((length, _)) = start.split_first_chunk::<8>() else {
         return Err(Error::file(path, "not a safetensors file: it is shorter than a header"));
-    }
-    file.read_exact(&mut length).map_err(Error::io(path))?;
-    let length = u64::from_le_bytes(length);
+    };
+    let length = u64::from_le_bytes(*length);
     if length > size - 8 {
         return Err(Error::file(path, "not a safetensors file, or a truncated one: the header goes past its end"));
     }
     let mut header = vec![0; length as usize];
-    file.read_exact(&mut header).map_err(Error::io(path))?;
+    file.seek(SeekFrom::Start(8)).and_then(|_| file.read_exact(&mut header)).map_err(Error::io(path))?;
     let metadata: Metadata = serde_json::from_slice(&header)
         .map_err(|e| Error::file(path, format!("not a safetensors file, or a corrupt one: {e}")))?;
     let start = 8 + length as usize;
@@ -52,15 +63,19 @@ pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
     let bytes = Tensor::f_from_file(name, false, size as i64, (Kind::Uint8, Device::Cpu))?;
     let mut tensors = Tensors::new();
     for (name, info) in metadata.tensors() {
-        let kind = kind_of(info.dtype)
-            .ok_or_else(|| Error::file(path, format!("tensor {name} has the unsupported type {:?}", info.dtype)))?;
+        let kind = kind_of(info.dtype).or(eight_bits(info.dtype)).ok_or_else(|| {
+            let known = DTYPES.map(|(dtype, _)| format!("{dtype:?}")).join(", ");
+            let what = format!("tensor {name} has the type {:?}; {known}, F8_E4M3 and F8_E5M2 are read", info.dtype);
+            Error::file(path, what)
+        })?;
         let (from, to) = info.data_offsets;
         let mut values = bytes.f_narrow(0, (start + from) as i64, (to - from) as i64)?;
         if !(start + from).is_multiple_of(kind.elt_size_in_bytes()) {
             values = values.copy(); // a view needs alignment, which the format does not promise
         }
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
-        tensors.insert(name, values.f_view_dtype(kind)?.f_view(shape.as_slice())?);
+        let values = values.f_view_dtype(kind)?.f_view(shape.as_slice())?;
+        tensors.insert(name, if eight_bits(info.dtype).is_some() { values.f_to_kind(Kind::Half)? } else { values });
     }
     Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
 }
@@ -154,4 +169,13 @@ const DTYPES: [(Dtype, Kind); 9] = [
 
 fn kind_of(dtype: Dtype) -> Option<Kind> {
     DTYPES.iter().find(|(d, _)| *d == dtype).map(|(_, kind)| *kind)
+}
+
+/// Numbers of 8 bits, with which hardly anything can be computed.
+fn eight_bits(dtype: Dtype) -> Option<Kind> {
+    match dtype {
+        Dtype::F8_E4M3 => Some(Kind::Float8e4m3fn),
+        Dtype::F8_E5M2 => Some(Kind::Float8e5m2),
+        _ => None,
+    }
 }

@@ -4,10 +4,11 @@
 //! the way and reported together. Low-rank adapters are laid over the weights before a network is built, so that the
 //! same constructor gives the original network, the one with the adapter merged, and the one that trains it.
 
+mod adapted;
+
 use crate::{
     error::{Error, Result},
-    layers::is_half,
-    lora::{Lora, LowRank},
+    lora::LowRank,
     tensors::{self, Tensors},
 };
 use sha2::{Digest, Sha256};
@@ -73,50 +74,6 @@ impl Weights {
         if problems.is_empty() { Ok(built) } else { Err(Error::file(&self.origin, enumerate(&problems))) }
     }
 
-    /// These weights with the adapter as trainable side branches. Tensors are shared.
-    pub fn with_adapter(&self, lora: &Lora) -> Result<Self> {
-        self.check_adapter(lora)?;
-        let adapter = lora.pairs().map(|(path, pair)| (path.clone(), pair.shallow_clone())).collect();
-        Ok(Self { tensors: self.share(), adapter, origin: self.origin.clone() })
-    }
-
-    /// These weights with the adapter, to compute with but not to train it: added in where that is exact enough, for speed. In half
-    /// precision it is a side branch, since an update below half of a weight's last place (6e-5 for bfloat16 and a weight of
-    /// 0.03) would be rounded away. A convolution has no branch: there it is added in all the same.
-    pub fn with_frozen(&self, lora: &Lora) -> Result<Self> {
-        self.check_adapter(lora)?;
-        let has_branch = |path: &str| {
-            let weight = &self.tensors[&format!("{path}.weight")];
-            is_half(weight.kind()) && weight.dim() == 2
-        };
-        let added = self.sum(lora.pairs().filter(|(path, _)| !has_branch(path)));
-        let branch = |(path, pair): (&String, &LowRank)| {
-            let kind = self.tensors[&format!("{path}.weight")].kind();
-            (path.clone(), pair.frozen(kind))
-        };
-        let adapter = lora.pairs().filter(|(path, _)| has_branch(path)).map(branch).collect();
-        Ok(Self { tensors: added, adapter, origin: self.origin.clone() })
-    }
-
-    /// These weights with the adapter added in: `W + scale * up down`. Only the adapted tensors are new.
-    pub fn merged(&self, lora: &Lora) -> Result<Self> {
-        self.check_adapter(lora)?;
-        Ok(Self { tensors: self.sum(lora.pairs()), adapter: BTreeMap::new(), origin: self.origin.clone() })
-    }
-
-    /// All tensors, those of these layers with their pair added in. They have been checked.
-    fn sum<'a>(&self, pairs: impl Iterator<Item = (&'a String, &'a LowRank)>) -> Tensors {
-        let _guard = tch::no_grad_guard();
-        let mut tensors = self.share();
-        for (path, pair) in pairs {
-            let key = format!("{path}.weight");
-            let weight = &self.tensors[&key];
-            let sum = weight.to_kind(pair.up.kind()) + pair.product(&weight.size());
-            tensors.insert(key, sum.to_kind(weight.kind()));
-        }
-        tensors
-    }
-
     /// What a network that is yet to be trained is made of: the shape of every tensor that its constructor asks for, by
     /// key. `absent` names the optional ones that it shall not have.
     pub fn layout<T>(absent: &dyn Fn(&str) -> bool, network: impl FnOnce(Scope) -> T) -> Layout {
@@ -165,23 +122,6 @@ impl Weights {
 
     fn share(&self) -> Tensors {
         self.tensors.iter().map(|(name, t)| (name.clone(), t.shallow_clone())).collect()
-    }
-
-    fn check_adapter(&self, lora: &Lora) -> Result<()> {
-        let mut problems = vec![];
-        for (path, pair) in lora.pairs() {
-            match self.tensors.get(&format!("{path}.weight")) {
-                None => problems.push(format!("there is no layer {path} in {}", self.origin.display())),
-                Some(w) if !pair.fits(&w.size()) => problems.push(format!(
-                    "{path}: down {:?} and up {:?} do not fit the layer's weight {:?}",
-                    pair.down.size(),
-                    pair.up.size(),
-                    w.size()
-                )),
-                Some(_) => {}
-            }
-        }
-        if problems.is_empty() { Ok(()) } else { Err(Error::file(lora.origin(), enumerate(&problems))) }
     }
 }
 

@@ -238,7 +238,11 @@ fn problems_by_name() {
     assert!(clean.iter().all(|p| !p.is_error()), "{clean:#?}");
     has(&clean, false, "ss_network_dim, ss_network_alpha, sshs_model_hash");
     let nan = found(&|all| set(all, &format!("{Q}.lora_up.weight"), zeros([320, 3]) / 0.0));
-    has(&nan, true, "attn1.to_q: 960 values of up are NaN or infinite");
+    has(
+        &nan,
+        true,
+        "960 values of lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight are NaN",
+    );
     let zero = found(&|all| set(all, &format!("{Q}.lora_up.weight"), zeros([320, 3])));
     has(&zero, false, "attn1.to_q is zero: not trained");
     has(&found(&|all| drop(all.remove(&format!("{Q}.lora_up.weight")))), true, "attn1.to_q lacks its up matrix");
@@ -266,7 +270,8 @@ fn problems_by_name() {
         }
     };
     has(&found(&moved), true, "down_blocks.7.attentions.0.transformer_blocks.0.attn1.to_q is no layer of the model");
-    has(&found(&|all| set(all, &format!("{K}.dora_scale"), zeros([1, 1]))), true, "belongs to a DoRA");
+    has(&found(&|all| set(all, &format!("{K}.dora_scale"), zeros([1, 1]))), true, "the norms [1, 1] do not fit");
+    has(&found(&|all| set(all, &format!("{K}.oft_blocks"), zeros([1, 1]))), true, "belongs to an OFT adapter");
     let other = found(&|all| set(all, &format!("{K}.lora_down.weight"), zeros([3, 2048])));
     has(
         &other,

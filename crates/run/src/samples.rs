@@ -94,7 +94,7 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
                 seed,
                 session.size,
                 config.model.path.typed(),
-                None,
+                &[],
             );
             let (seed, at) = (seed.to_string(), step.to_string());
             picture.save(&path, &[("parameters", &settings), ("prompt", prompt), ("seed", &seed), ("step", &at)])?;

@@ -3,7 +3,7 @@
 use crate::args::{Engine, SamplingArgs, TimedRanks, at_least_one};
 use benchmarks::records::Benchmark;
 use clap::{Args as Group, ValueEnum};
-use diffusion::settings::Location;
+use diffusion::settings::{Location, Scaled};
 use std::path::PathBuf;
 
 /// Score a model, a LoRA, or pictures that exist, on a benchmark
@@ -58,10 +58,11 @@ pub struct DrawArgs {
     /// For a model in a single file: folder with CLIP's tokenizer, or an id [default: openai/clip-vit-large-patch14]
     #[arg(long, value_name = "DIR|ID")]
     pub tokenizer: Option<Location>,
-    /// LoRA file: diffusers, PEFT or kohya spelling
-    #[arg(long, value_name = "FILE", requires = "model")]
-    pub lora: Option<PathBuf>,
-    /// How much of the LoRA to add
+    /// LoRA, and how much of it to add (1 when absent): a file, a folder with one, or OWNER/NAME[:FILE] of the hub; can be given
+    /// several times
+    #[arg(long, value_name = "FILE|DIR|ID[:SCALE]", requires = "model")]
+    pub lora: Vec<Scaled>,
+    /// How much of the LoRAs to add, times the scale of each
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, requires = "lora")]
     pub lora_scale: f64,
     /// Folder of the evaluation; made when it does not exist

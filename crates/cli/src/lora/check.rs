@@ -1,7 +1,9 @@
 //! `comat lora check`: what is wrong with a file.
 
+use crate::{console::Console, fetch};
 use anyhow::{Result, bail};
 use clap::Args as Group;
+use diffusion::settings::Adapter;
 use models::{
     lora::{
         AdapterFile, Network,
@@ -16,15 +18,16 @@ use std::path::{Path, PathBuf};
 /// A line for each problem. Fails if one of them is an error; warnings alone are no failure.
 #[derive(Group)]
 pub struct Check {
-    /// LoRA file: diffusers, PEFT or kohya spelling
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    /// LoRA: a file, a folder with one, or OWNER/NAME[:FILE] of the hub
+    #[arg(value_name = "FILE|DIR|ID")]
+    pub file: Adapter,
     /// Model folder that its layers must fit; the published model of its kind when absent
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
 }
 
-pub fn run(args: &Check) -> Result<()> {
+pub fn run(mut args: Check, console: &Console) -> Result<()> {
+    fetch::adapter("FILE", &mut args.file, console)?;
     let file = AdapterFile::read(&args.file)?;
     let model = match &args.model {
         Some(folder) => Some(layers(folder)?),

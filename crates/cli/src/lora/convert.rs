@@ -1,8 +1,9 @@
 //! `comat lora convert`: one spelling to another.
 
+use crate::{console::Console, fetch};
 use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum};
-use diffusion::settings::Dtype;
+use diffusion::settings::{Adapter, Dtype};
 use models::lora::{
     AdapterFile,
     convert::{self, Options, Target},
@@ -12,12 +13,13 @@ use std::path::PathBuf;
 /// Write a LoRA in another spelling
 ///
 /// Metadata stay. Matrices are copied bit for bit, unless --dtype or --scale ask for others; diffusers' spelling has no
-/// alpha, so alpha / rank goes into the up matrices there.
+/// alpha, so alpha / rank goes into the up matrices there. LoHa, LoKr and full differences go into kohya's spelling alone, as LyCORIS
+/// names them; DoRA also into PEFT's.
 #[derive(Group)]
 pub struct Convert {
-    /// LoRA file: diffusers, PEFT or kohya spelling
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    /// LoRA: a file, a folder with one, or OWNER/NAME[:FILE] of the hub
+    #[arg(value_name = "FILE|DIR|ID")]
+    pub file: Adapter,
     /// diffusers; peft; or kohya, which ComfyUI, A1111, SD.Next and InvokeAI read
     #[arg(long, value_enum, value_name = "SPELLING")]
     pub to: Spelling,
@@ -45,7 +47,7 @@ pub enum Spelling {
     Kohya,
 }
 
-pub fn run(args: &Convert) -> Result<()> {
+pub fn run(mut args: Convert, console: &Console) -> Result<()> {
     if !args.scale.is_finite() {
         bail!("--scale is {}, it must be a number", args.scale);
     }
@@ -55,6 +57,7 @@ pub fn run(args: &Convert) -> Result<()> {
     if args.out.exists() && !args.overwrite {
         bail!("{} exists already; choose another --out, or pass --overwrite", args.out.display());
     }
+    fetch::adapter("FILE", &mut args.file, console)?;
     let file = AdapterFile::read(&args.file)?;
     let target = match args.to {
         Spelling::Diffusers => Target::Diffusers,
@@ -63,6 +66,9 @@ pub fn run(args: &Convert) -> Result<()> {
     };
     let options = Options { kind: args.dtype.map(Dtype::kind), factor: args.scale, unet_only: args.unet_only };
     convert::convert(&file, target, options, &args.out)?;
+    if let Some(text) = file.embeddings_left_out() {
+        say!("{text}");
+    }
     say!("written to {}", args.out.display());
     Ok(())
 }

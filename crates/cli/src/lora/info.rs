@@ -1,28 +1,33 @@
 //! `comat lora info`: what a file holds.
 
-use crate::console::print;
+use crate::{
+    console::{Console, print},
+    fetch,
+};
 use anyhow::Result;
 use clap::Args as Group;
+use diffusion::settings::Adapter;
 use models::lora::{
     AdapterFile,
     info::{Block, Info as Figures, Part},
 };
-use std::{fmt::Display, path::PathBuf};
+use std::fmt::Display;
 
 /// Show what a LoRA file holds
 ///
 /// Spelling, base model, and for each block of each network its layers, ranks and the norm of what is added to its weights.
 #[derive(Group)]
 pub struct Info {
-    /// LoRA file: diffusers, PEFT or kohya spelling
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    /// LoRA: a file, a folder with one, or OWNER/NAME[:FILE] of the hub
+    #[arg(value_name = "FILE|DIR|ID")]
+    pub file: Adapter,
     /// One JSON object
     #[arg(long)]
     pub json: bool,
 }
 
-pub fn run(args: &Info) -> Result<()> {
+pub fn run(mut args: Info, console: &Console) -> Result<()> {
+    fetch::adapter("FILE", &mut args.file, console)?;
     let figures = Figures::of(&AdapterFile::read(&args.file)?)?;
     if args.json {
         return print(format_args!("{}\n", serde_json::to_string_pretty(&figures)?));
@@ -41,6 +46,7 @@ fn readable(of: &Figures) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| text += &format!("{name:12}{value}\n");
     line("spelling", of.spellings.join("; "));
+    line("kinds", of.kinds.iter().copied().collect::<Vec<_>>().join("; "));
     line("base model", base);
     line("parameters", format!("{} in {}", of.parameters, of.dtypes.join(", ")));
     line("size", format!("{} bytes", of.size));
@@ -49,6 +55,9 @@ fn readable(of: &Figures) -> String {
     if !of.foreign.is_empty() {
         let first = &of.foreign[0];
         line("not read", format!("{} keys, the first is {first} (`comat lora check` says why)", of.foreign.len()));
+    }
+    if !of.embeddings.is_empty() {
+        line("embeddings", format!("{} (not layers: they are left out)", of.embeddings.join(", ")));
     }
     for part in &of.networks {
         text += &network(part);

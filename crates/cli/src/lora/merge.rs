@@ -5,10 +5,10 @@ use anyhow::Result;
 use clap::Args as Group;
 use diffusion::{
     merge::{self, Surviving},
-    settings::{Dtype, Location},
+    settings::{Dtype, Location, Scaled},
 };
 use hub::Layout;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tch::Kind;
 
 /// Write a model folder with LoRAs added to its UNet and text encoders
@@ -20,9 +20,10 @@ pub struct Merge {
     /// Model folder in diffusers layout, or an id of the hub
     #[arg(long, value_name = "DIR|ID")]
     pub model: Location,
-    /// LoRA file, and how much of it to add (1 when absent); can be given several times
-    #[arg(long, value_name = "FILE[:SCALE]", required = true, value_parser = scaled)]
-    pub lora: Vec<(PathBuf, f64)>,
+    /// LoRA, and how much of it to add (1 when absent): a file, a folder with one, or OWNER/NAME[:FILE] of the hub; can be given
+    /// several times
+    #[arg(long, value_name = "FILE|DIR|ID[:SCALE]", required = true)]
+    pub lora: Vec<Scaled>,
     /// The new model folder
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -35,7 +36,7 @@ pub fn run(mut args: Merge, console: &Console) -> Result<()> {
     fetch::option("--model", &mut args.model, Layout::Diffusion, None, console)?;
     let request = merge::Request {
         model: args.model.to_path_buf(),
-        loras: args.lora,
+        loras: fetch::loras(&args.lora, 1.0, console)?,
         out: args.out,
         kind: args.dtype.map(Dtype::kind),
     };
@@ -50,16 +51,4 @@ pub fn run(mut args: Merge, console: &Console) -> Result<()> {
     }
     say!("written to {}", request.out.display());
     Ok(())
-}
-
-/// A path may have a colon in it: what follows the last one is a scale if it is a number, and no file has the whole name.
-fn scaled(text: &str) -> Result<(PathBuf, f64), String> {
-    if Path::new(text).exists() {
-        return Ok((text.into(), 1.0));
-    }
-    match text.rsplit_once(':').map(|(path, scale)| (path, scale.parse::<f64>())) {
-        Some((path, Ok(scale))) if scale.is_finite() => Ok((path.into(), scale)),
-        Some((_, Ok(_))) => Err("the scale must be a finite number".into()),
-        _ => Ok((text.into(), 1.0)),
-    }
 }

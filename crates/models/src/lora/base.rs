@@ -119,11 +119,10 @@ impl Base {
     }
 }
 
-/// Width of the text that a UNet attends to, from the weight of a layer of it: `[out, width]`, or the down matrix of an
-/// adapter of it, `[r, width]`.
-pub fn text_width(network: Network, layer: &str, shape: &[i64]) -> Option<i64> {
+/// Width of the text that a UNet attends to: what goes into these layers of it.
+pub fn text_width(network: Network, layer: &str, inputs: Option<i64>) -> Option<i64> {
     let is_text = network == Network::UNet && (layer.ends_with(".attn2.to_k") || layer.ends_with(".attn2.to_v"));
-    if is_text { shape.get(1).copied() } else { None }
+    inputs.filter(|_| is_text)
 }
 
 /// A width of text, with the model that has it.

@@ -1,14 +1,18 @@
 //! What is wrong with an adapter file, by name.
 
 use super::{
-    AdapterFile, Base, LowRank, Name, Network, Spelling, base::describe_width, info, of_network::spellings, write::HASH,
+    AdapterFile, Base, Delta, Network, Spelling,
+    base::describe_width,
+    file::{broken as broken_text, not_finite},
+    info,
+    of_network::spellings,
+    write::HASH,
 };
 use crate::{error::Result, weights::Layout};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
-use tch::Tensor;
 
 #[derive(Debug, PartialEq)]
 pub enum Problem {
@@ -76,55 +80,45 @@ impl Problems {
     }
 }
 
-/// Missing halves, values that are no numbers, matrices that do nothing.
+/// Missing pieces, values that are no numbers, matrices that do nothing.
 fn values(file: &AdapterFile, all: &mut Problems) {
-    let (mut halves, mut broken, mut zero) = (vec![], vec![], vec![]);
+    let (mut broken, mut not_whole, mut zero) = (vec![], vec![], vec![]);
     for (name, entry) in &file.entries {
-        match (&entry.down, &entry.up) {
-            (Some(down), Some(up)) if down.dim() < 2 || up.dim() < 2 => {
-                halves.push((name, "has a down or up that is no matrix"));
-            }
-            (Some(_), Some(up)) if is_zero(up) => zero.push(name.dotted()),
-            (Some(_), Some(_)) => {}
-            (None, Some(_)) => halves.push((name, "lacks its down matrix")),
-            (Some(_), None) => halves.push((name, "lacks its up matrix")),
-            (None, None) => halves.push((name, "has an alpha but no matrices")),
-        }
-        for (what, tensor) in [("down", &entry.down), ("up", &entry.up)] {
-            let count = tensor.as_ref().map_or(0, |t| t.isfinite().logical_not().count_nonzero(None).int64_value(&[]));
+        for (_, piece) in entry.pieces() {
+            let count = not_finite(&piece.tensor);
             if count > 0 {
-                broken.push((name, what, count));
+                broken.push((&piece.key, count));
             }
+        }
+        match file.change(name) {
+            Ok(change) if change.delta.as_ref().is_some_and(Delta::is_zero) && change.magnitude.is_none() => {
+                zero.push(name.dotted());
+            }
+            Ok(_) => {}
+            Err(why) => not_whole.push((name, why)),
         }
     }
-    all.each(&halves, |(name, what)| format!("{} {what}", name.dotted()));
-    all.each(&broken, |(name, what, count)| format!("{}: {count} values of {what} are NaN or infinite", name.dotted()));
+    all.each(&not_whole, |(name, why)| format!("{} {why}", name.dotted()));
+    all.each(&broken, |(key, count)| broken_text(key, *count));
+    if let Some(text) = file.embeddings_left_out() {
+        all.warn(text);
+    }
     if !zero.is_empty() && zero.len() == file.entries.len() {
-        all.warn("all up matrices are zero: it was not trained, and changes nothing");
+        all.warn("all matrices are zero: it was not trained, and changes nothing");
     } else if !zero.is_empty() {
         let rest =
             if zero.len() > 1 { format!(" and those of {} more layers are", zero.len() - 1) } else { " is".into() };
-        all.warn(format!("the up matrix of {}{rest} zero: not trained", zero[0]));
+        all.warn(format!("the matrix of {}{rest} zero: not trained", zero[0]));
     }
-}
-
-fn is_zero(tensor: &Tensor) -> bool {
-    tensor.count_nonzero(None).int64_value(&[]) == 0
 }
 
 fn ranks_and_alphas(file: &AdapterFile, all: &mut Problems) {
-    let (mut mismatched, mut ranks, mut scales) = (vec![], BTreeSet::new(), vec![]);
+    let (mut ranks, mut scales) = (BTreeSet::new(), vec![]);
     for (name, entry) in &file.entries {
         let (Some(rank), Some(alpha)) = (entry.rank(), file.alpha(name)) else { continue };
-        if let Some(pair) = pair(file, name)
-            && (rank == 0 || pair.up.size()[1] != rank)
-        {
-            mismatched.push((name, pair.mismatch()));
-        }
         ranks.insert(rank);
         scales.push((name, alpha, alpha / rank.max(1) as f64));
     }
-    all.each(&mismatched, |(name, why)| format!("{}: {why}", name.dotted()));
     if ranks.len() > 1 {
         let ranks: Vec<String> = ranks.iter().map(i64::to_string).collect();
         all.warn(format!("its layers have different ranks: {}", ranks.join(", ")));
@@ -150,17 +144,10 @@ fn ranks_and_alphas(file: &AdapterFile, all: &mut Problems) {
     }
 }
 
-fn pair(file: &AdapterFile, name: &Name) -> Option<LowRank> {
-    let entry = file.entries.get(name)?;
-    let (down, up) = (entry.down.as_ref()?, entry.up.as_ref()?);
-    let are_matrices = down.dim() >= 2 && up.dim() >= 2;
-    are_matrices.then(|| LowRank { down: down.shallow_clone(), up: up.shallow_clone(), alpha: 1.0 })
-}
-
 /// Against the layers of the networks that are known.
 fn shapes(file: &AdapterFile, layers: &Layers, all: &mut Problems) {
     let mut unets = layers.get(&Network::UNet).into_iter().flatten();
-    let model = unets.find_map(|(layer, shape)| super::base::text_width(Network::UNet, layer, shape));
+    let model = unets.find_map(|(layer, shape)| super::base::text_width(Network::UNet, layer, shape.get(1).copied()));
     if let (Some(theirs), Some(ours)) = (file.text_width(), model)
         && theirs != ours
     {
@@ -174,18 +161,14 @@ fn shapes(file: &AdapterFile, layers: &Layers, all: &mut Problems) {
     let (mut unknown, mut unfit) = (vec![], vec![]);
     for name in file.entries.keys() {
         let Some(layers) = layers.get(&name.network) else { continue };
-        match (spellings(name).find_map(|layer| layers.get(&layer)), pair(file, name)) {
+        match (spellings(name).find_map(|layer| layers.get(&layer)), file.change(name)) {
             (None, _) => unknown.push(name),
-            (Some(weight), Some(pair)) if !pair.fits(weight) && pair.up.size()[1] == pair.rank() => {
-                unfit.push((name, pair.down.size(), pair.up.size(), weight));
-            }
-            _ => {}
+            (Some(weight), Ok(change)) => unfit.extend(change.misfit(weight).map(|why| (name, why))),
+            _ => {} // said already
         }
     }
     all.each(&unknown, |name| format!("{} is no layer of the model", name.dotted()));
-    all.each(&unfit, |(name, down, up, weight)| {
-        format!("{}: down {down:?} and up {up:?} do not fit the layer's weight {weight:?}", name.dotted())
-    });
+    all.each(&unfit, |(name, why)| format!("{}: {why}", name.dotted()));
 }
 
 /// What other programs look for.
@@ -199,6 +182,9 @@ fn metadata(file: &AdapterFile, all: &mut Problems) -> Result<()> {
         let spellings: Vec<String> = file.spellings.iter().map(Spelling::to_string).collect();
         all.warn(format!("its keys are in several spellings ({}); some programs read only one", spellings.join("; ")));
     }
+    if file.lacks_configuration() {
+        all.warn("alpha is not known, as no adapter_config.json is beside it and its metadata have none: it is taken as the rank");
+    }
     if let Some(network) = file.networks().into_iter().find(|network| *network != Network::UNet) {
         all.warn(format!("it adapts {network} too: it can be drawn with and merged, but not be trained on"));
     }
@@ -208,7 +194,7 @@ fn metadata(file: &AdapterFile, all: &mut Problems) -> Result<()> {
             all.error(format!("{HASH} in its metadata is {hash}, but its tensors have {tensors}: changed or damaged"));
         }
     }
-    if file.spellings.contains(&Spelling::Kohya) || file.spellings.contains(&Spelling::KohyaLdm) {
+    if file.spellings.iter().any(|spelling| spelling.is_kohya()) {
         let wanted = ["ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", HASH];
         let lacking: Vec<&str> = wanted.into_iter().filter(|key| !file.metadata.contains_key(*key)).collect();
         if !lacking.is_empty() {

@@ -1,24 +1,27 @@
 //! From one spelling to another.
 
 use super::{
-    AdapterFile, Base, LowRank, Network, peft,
-    write::{self, HASH, Pairs},
+    AdapterFile, Base, Name, Network,
+    file::not_finite,
+    peft::{self, OfLayer},
+    spelt::{self, Spelt},
+    write::{self, HASH, Layers},
 };
 use crate::{
     error::{Error, Result},
     tensors::{self, Tensors},
 };
 use std::{collections::HashMap, path::Path};
-use tch::{Kind, Tensor};
+use tch::Kind;
 
 /// The spellings that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// For diffusers; alpha / rank is folded into `up`.
+    /// For diffusers; alpha / rank is folded into `up`. Plain LoRA alone.
     Diffusers,
-    /// For diffusers and peft; alpha is in the metadata.
+    /// For diffusers and peft; alpha is in the metadata. LoRA and DoRA.
     Peft,
-    /// For ComfyUI, A1111, SD.Next, InvokeAI; alpha is a tensor.
+    /// For ComfyUI, A1111, SD.Next, InvokeAI; alpha is a tensor. Whatever is read.
     Kohya,
 }
 
@@ -41,27 +44,50 @@ const OF_ONE_FILE: [&str; 3] = [HASH, "sshs_legacy_hash", "modelspec.hash_sha256
 /// spelling `up` is rounded where alpha / rank is no power of two.
 ///
 /// # Errors
-/// Keys that are not understood, layers that are not whole, values that are too large for the precision.
+/// Keys that are not understood, layers that are not whole, values that are not finite or are too large for the precision,
+/// adapters that the spelling cannot hold, names that would not be read back.
 pub fn convert(file: &AdapterFile, target: Target, options: Options, out: &Path) -> Result<()> {
-    let mut pairs = Pairs::new();
-    for (name, pair) in file.pairs()? {
-        if options.unet_only && name.network != Network::UNet {
-            continue;
-        }
-        if pair.up.size()[1] != pair.rank() {
-            return Err(Error::file(&file.path, format!("{}: {}", name.dotted(), pair.mismatch())));
-        }
-        let mut pair = LowRank { alpha: pair.alpha * options.factor, ..pair };
-        if target == Target::Diffusers && pair.up.kind() != Kind::Double {
-            pair.up = pair.up.to_kind(Kind::Float); // the scale is folded into it before it is rounded
-        }
-        pairs.insert(name, pair);
-    }
-    if pairs.is_empty() {
+    let names: Vec<&Name> =
+        file.entries.keys().filter(|name| !options.unet_only || name.network == Network::UNet).collect();
+    if names.is_empty() {
         return Err(Error::file(&file.path, "adapts no layer of the UNet"));
     }
-    let own = pairs.values().next().map(|pair| pair.down.kind()).filter(|_| target == Target::Diffusers);
-    let (tensors, made) = spelt(file, target, &pairs, options.kind.or(own), out)?;
+    file.changes()?; // says what of it is not understood
+    Network::ALL.into_iter().try_for_each(|network| file.check_finite(network))?;
+    let base = file.base();
+    let two_encoders = base == Some(Base::Sdxl) || file.networks().contains(&Network::TextEncoder2);
+    let (mut tensors, mut layers) = (Tensors::new(), Layers::new());
+    for name in &names {
+        let spelt = spelt::layer(file, name, target, options.factor, two_encoders);
+        let Spelt { tensors: of_layer, rank, alpha, has_norms } =
+            spelt.map_err(|why| Error::file(&file.path, format!("{} {why}", name.dotted())))?;
+        tensors.extend(of_layer);
+        if let (Some(rank), Some(alpha)) = (rank, alpha) {
+            layers.insert((*name).clone(), OfLayer { rank, alpha, has_norms });
+        }
+    }
+    // diffusers' pairs were made in float32, so that the scale is folded in before it is rounded
+    let own = file.kinds().first().copied().filter(|_| target == Target::Diffusers);
+    if let Some(kind) = options.kind.or(own) {
+        tensors.iter_mut().filter(|(key, _)| !key.ends_with(".alpha")).for_each(|(_, t)| *t = t.to_kind(kind));
+    }
+    if let Some((key, _)) = tensors.iter().find(|(_, t)| not_finite(t) > 0) {
+        return Err(Error::file(
+            &file.path,
+            format!("{key} has values that are too large for the precision asked for"),
+        ));
+    }
+    let made = match target {
+        Target::Diffusers => HashMap::from([("format".into(), "pt".into())]),
+        Target::Peft => HashMap::from([
+            ("format".into(), "pt".into()),
+            (peft::METADATA.into(), peft::metadata(&layers, file.metadata.get(peft::METADATA))),
+        ]),
+        Target::Kohya => {
+            let title = out.file_stem().unwrap_or_default().to_string_lossy();
+            write::kohya_metadata(&layers, base, &title, &tensors)
+        }
+    };
     let kept = file.metadata.iter().filter(|(key, _)| !OF_ONE_FILE.contains(&key.as_str()) && *key != peft::METADATA);
     let mut metadata: HashMap<_, _> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
     for (key, value) in made {
@@ -70,50 +96,26 @@ pub fn convert(file: &AdapterFile, target: Target, options: Options, out: &Path)
             _ => drop(metadata.entry(key).or_insert(value)),
         }
     }
+    can_be_read(&names, &tensors, &metadata, &file.path, target)?;
     tensors::write(out, &tensors, metadata)
 }
 
-/// The tensors of the file, and the metadata that go with the spelling.
-fn spelt(
-    file: &AdapterFile,
+/// Whether what is about to be written has these layers for a reader, and no others.
+fn can_be_read(
+    names: &[&Name],
+    tensors: &Tensors,
+    metadata: &HashMap<String, String>,
+    path: &Path,
     target: Target,
-    pairs: &Pairs,
-    kind: Option<Kind>,
-    out: &Path,
-) -> Result<(Tensors, HashMap<String, String>)> {
-    let base = file.base();
-    let mut tensors = match target {
-        Target::Diffusers => write::diffusers(pairs),
-        Target::Peft => write::peft(pairs),
-        Target::Kohya => {
-            let second = file.networks().contains(&Network::TextEncoder2);
-            write::kohya(pairs, base == Some(Base::Sdxl) || second)
+) -> Result<()> {
+    let shared = tensors.iter().map(|(key, t)| (key.clone(), t.shallow_clone())).collect();
+    let back = AdapterFile::parse(shared, metadata.clone(), path, 2)?;
+    back.changes()?;
+    let what = if target == Target::Kohya { ": dots of its path are lost in kohya's underscores" } else { "" };
+    match names.iter().find(|name| !back.entries.contains_key(name)) {
+        Some(name) => {
+            Err(Error::file(path, format!("{} could not be read back from the new file{what}", name.dotted())))
         }
-    };
-    if let Some(kind) = kind {
-        for (key, tensor) in tensors.iter_mut().filter(|(key, _)| !key.ends_with(".alpha")) {
-            let cast = tensor.to_kind(kind);
-            if is_finite(tensor) && !is_finite(&cast) {
-                let message = format!("{key} has values that are too large for the precision asked for");
-                return Err(Error::file(&file.path, message));
-            }
-            *tensor = cast;
-        }
+        None => Ok(()),
     }
-    let metadata = match target {
-        Target::Diffusers => HashMap::from([("format".into(), "pt".into())]),
-        Target::Peft => HashMap::from([
-            ("format".into(), "pt".into()),
-            (peft::METADATA.into(), peft::metadata(pairs, file.metadata.get(peft::METADATA))),
-        ]),
-        Target::Kohya => {
-            let title = out.file_stem().unwrap_or_default().to_string_lossy();
-            write::kohya_metadata(pairs, base, &title, &tensors)
-        }
-    };
-    Ok((tensors, metadata))
-}
-
-fn is_finite(tensor: &Tensor) -> bool {
-    tensor.isfinite().all().int64_value(&[]) != 0
 }

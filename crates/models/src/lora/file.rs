@@ -1,9 +1,11 @@
 //! An adapter file, understood as far as that goes without a model.
 
 use super::{
-    LowRank, Name, Network, Part, Spelling,
+    LowRank, Name, Network, Spelling,
     base::{self, Base},
-    names,
+    change::Change,
+    entry::Entry,
+    looks, names,
     peft::Configuration,
 };
 use crate::{
@@ -16,25 +18,6 @@ use std::{
 };
 use tch::{Kind, Tensor};
 
-/// What a file says about a layer.
-#[derive(Default)]
-pub struct Entry {
-    pub down: Option<Tensor>,
-    pub up: Option<Tensor>,
-    pub alpha: Option<f64>,
-}
-
-impl Entry {
-    /// Length of the down matrix.
-    pub fn rank(&self) -> Option<i64> {
-        self.down.as_ref().and_then(|down| down.size().first().copied())
-    }
-
-    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.down.iter().chain(&self.up)
-    }
-}
-
 /// The layers of an adapter file, its metadata, and what in it is not understood.
 pub struct AdapterFile {
     pub path: PathBuf,
@@ -43,14 +26,18 @@ pub struct AdapterFile {
     pub entries: BTreeMap<Name, Entry>,
     /// Keys that belong to no layer, each with the reason.
     pub foreign: Vec<(String, String)>,
-    alphas: Configuration,
+    /// Names of textual-inversion embeddings that came along. They are words of a tokenizer, not layers, and are left out.
+    pub embeddings: BTreeSet<String>,
+    keys: Vec<String>,
+    configuration: Configuration,
 }
 
 impl AdapterFile {
     /// LDM block names are taken as those of a UNet with two layers per block, which all published ones have.
     ///
     /// # Errors
-    /// A file that is no whole safetensors file or holds no tensors; metadata that cannot be read.
+    /// A file that is no whole safetensors file, or of which nothing belongs to Stable Diffusion; metadata, or an
+    /// `adapter_config.json` beside, that cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
         Self::read_for(path, 2)
     }
@@ -59,8 +46,11 @@ impl AdapterFile {
     pub fn read_for(path: &Path, layers_per_block: usize) -> Result<Self> {
         let (tensors, metadata) = tensors::read(path)?;
         let mut file = Self::parse(tensors, metadata, path, layers_per_block)?;
-        if file.spellings.contains(&Spelling::PeftModel) && file.alphas.is_empty() {
-            file.alphas = Configuration::beside(path)?;
+        // peft's own files have no metadata; what diffusers writes has no such file beside it
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_pefts = file.spellings.contains(&Spelling::PeftModel) || name.starts_with("adapter_model");
+        if is_pefts && file.configuration.is_empty() {
+            file.configuration = Configuration::beside(path)?;
         }
         Ok(file)
     }
@@ -75,75 +65,157 @@ impl AdapterFile {
         if tensors.is_empty() {
             return Err(Error::file(path, "holds no tensors"));
         }
-        let alphas = Configuration::of(&metadata, path)?;
+        let configuration = Configuration::of(&metadata, path)?;
         let mut file = Self {
             path: path.to_owned(),
             metadata,
             spellings: BTreeSet::new(),
             entries: BTreeMap::new(),
             foreign: vec![],
-            alphas,
+            embeddings: BTreeSet::new(),
+            keys: tensors.keys().cloned().collect(),
+            configuration,
         };
+        let mut adapters = BTreeMap::new();
         for (key, tensor) in tensors {
-            match names::parse(&key, layers_per_block) {
-                Err(why) => file.foreign.push((key, why)),
-                Ok(parsed) => {
-                    if parsed.part != Part::Alpha {
-                        file.spellings.insert(parsed.spelling);
-                    }
-                    if let Err(why) = file.add(parsed.name, parsed.part, tensor) {
-                        file.foreign.push((key, why.into()));
-                    }
-                }
+            if let Some(rest) = key.strip_prefix("bundle_emb.") {
+                file.embeddings.insert(embedding(rest).to_owned());
+            } else if let Err(why) = file.take(&key, tensor, layers_per_block, &mut adapters) {
+                file.foreign.push((key, why));
             }
+        }
+        if file.entries.is_empty() {
+            return Err(Error::file(path, file.nothing_fits()));
         }
         Ok(file)
     }
 
-    fn add(&mut self, name: Name, part: Part, tensor: Tensor) -> std::result::Result<(), &'static str> {
-        const TWICE: &str = "is there for the second time, in another spelling";
-        if part == Part::Alpha {
-            let entry = self.entries.entry(name).or_default();
-            if tensor.numel() != 1 {
-                return Err("is not a single number");
+    fn take(
+        &mut self,
+        key: &str,
+        tensor: Tensor,
+        layers_per_block: usize,
+        adapters: &mut BTreeMap<Network, String>,
+    ) -> Result<(), String> {
+        let parsed = names::parse(key, layers_per_block)?;
+        if let Some(adapter) = parsed.adapter {
+            let first = adapters.entry(parsed.name.network).or_insert_with(|| adapter.clone());
+            if *first != adapter {
+                return Err(format!(
+                    "belongs to an adapter `{adapter}`, others to `{first}`: a file can have only one"
+                ));
             }
-            let alpha = tensor.reshape([1]).to_kind(Kind::Double).double_value(&[0]);
-            return if entry.alpha.replace(alpha).is_some() { Err(TWICE) } else { Ok(()) };
         }
-        if !tensor.is_floating_point() {
-            return Err("holds whole numbers");
+        if !parsed.part.is_number() {
+            self.spellings.insert(parsed.spelling);
         }
-        let entry = self.entries.entry(name).or_default();
-        let place = if part == Part::Down { &mut entry.down } else { &mut entry.up };
-        if place.is_some() {
-            return Err(TWICE);
-        }
-        *place = Some(tensor);
-        Ok(())
+        self.entries.entry(parsed.name).or_default().add(parsed.part, key.to_owned(), tensor).map_err(Into::into)
     }
 
-    /// The layer's own alpha, or that of the metadata; without either, the scale is 1.
+    /// Why a file has no layer at all, in words.
+    fn nothing_fits(&self) -> String {
+        let keys = looks::first(self.keys());
+        let like = match looks::like(self.keys()) {
+            Some(what) => format!("this looks like {what}"),
+            None => "it is no LoRA of Stable Diffusion".into(),
+        };
+        let why = match self.foreign.first() {
+            Some((key, why)) if looks::like(self.keys()).is_none() => format!("; {key} {why}"),
+            _ => String::new(),
+        };
+        format!("none of its {} keys is a LoRA of a UNet or text encoder here ({keys}): {like}{why}", self.keys.len())
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(String::as_str)
+    }
+
+    /// What the matrices of a layer are multiplied with: alpha / rank, of the layer itself or of the configuration; without either, 1.
+    ///
+    /// # Errors
+    /// A rank that is not the one of the configuration.
+    pub fn scale(&self, name: &Name) -> Result<f64, String> {
+        let Some(entry) = self.entries.get(name).filter(|entry| entry.is_scaled()) else { return Ok(1.0) };
+        let configured = self.configuration.scale(name, entry.rank())?;
+        Ok(match (entry.alpha, entry.rank()) {
+            (Some(alpha), Some(rank)) => alpha / rank as f64,
+            (Some(_), None) => 1.0, // LyCORIS: two whole matrices are not scaled
+            (None, _) => configured.unwrap_or(1.0),
+        })
+    }
+
+    /// Whether alpha is known of no layer, in a spelling that has it in a file beside or in the metadata.
+    pub fn lacks_configuration(&self) -> bool {
+        self.configuration.is_empty()
+            && self.spellings.contains(&Spelling::PeftModel)
+            && self.entries.values().all(|entry| entry.alpha.is_none())
+    }
+
+    /// Alpha as a LoRA of the layer's rank would have it. `None`: the layer has no rank.
     pub fn alpha(&self, name: &Name) -> Option<f64> {
         let entry = self.entries.get(name)?;
-        let rank = entry.rank()? as f64;
-        Some(entry.alpha.or_else(|| self.alphas.of_layer(name, rank)).unwrap_or(rank))
+        entry.alpha.or_else(|| Some(self.scale(name).ok()? * entry.rank()? as f64)).filter(|_| entry.is_scaled())
     }
 
-    /// Every layer, whole; values in the file's own precision.
+    /// What it does to a layer.
+    ///
+    /// # Errors
+    /// In a few words, why that is not known.
+    pub fn change(&self, name: &Name) -> Result<Change, String> {
+        let entry = self.entries.get(name).ok_or("is not in the file")?;
+        let mut change = entry.change(self.scale(name)?)?;
+        if let (Some(super::Delta::LowRank(pair)), Some(alpha), None) =
+            (&mut change.delta, self.alpha(name), entry.scalar)
+        {
+            pair.alpha = alpha; // the very number of the file
+        }
+        Ok(change)
+    }
+
+    /// Every layer; values in the file's own precision.
     ///
     /// # Errors
     /// The first key that is not understood, or layer that is not whole, by name.
-    pub fn pairs(&self) -> Result<BTreeMap<Name, LowRank>> {
+    pub fn changes(&self) -> Result<BTreeMap<Name, Change>> {
         if let Some((key, why)) = self.foreign.first() {
             return Err(Error::file(&self.path, format!("{key} {why}")));
         }
-        let whole = |(name, entry): (&Name, &Entry)| match (&entry.down, &entry.up, self.alpha(name)) {
-            (Some(down), Some(up), Some(alpha)) if down.dim() >= 2 && up.dim() >= 2 && down.size()[0] > 0 => {
-                Ok((name.clone(), LowRank { down: down.shallow_clone(), up: up.shallow_clone(), alpha }))
-            }
-            _ => Err(Error::file(&self.path, format!("{} lacks its down or up matrix", name.layer))),
+        let whole = |name: &Name| match self.change(name) {
+            Ok(change) => Ok((name.clone(), change)),
+            Err(why) => Err(Error::file(&self.path, format!("{} {why}", name.dotted()))),
         };
-        self.entries.iter().map(whole).collect()
+        self.entries.keys().map(whole).collect()
+    }
+
+    /// As [`AdapterFile::changes`], of a file with nothing but pairs.
+    ///
+    /// # Errors
+    /// Those, and layers with anything else, by name.
+    pub fn pairs(&self) -> Result<BTreeMap<Name, LowRank>> {
+        let pair = |(name, change): (Name, Change)| match change.plain() {
+            Some(pair) => Ok((name, pair.shallow_clone())),
+            None => Err(Error::file(&self.path, format!("{} has a {}", name.dotted(), change.kind()))),
+        };
+        self.changes()?.into_iter().map(pair).collect()
+    }
+
+    /// # Errors
+    /// A tensor of that network with values that are NaN or infinite, by its key; an alpha that is no number.
+    pub fn check_finite(&self, network: Network) -> Result<()> {
+        for (name, entry) in self.entries.iter().filter(|(name, _)| name.network == network) {
+            for (_, piece) in entry.pieces() {
+                let count = not_finite(&piece.tensor);
+                if count > 0 {
+                    let message = broken(&piece.key, count);
+                    return Err(Error::file(&self.path, message));
+                }
+            }
+            let numbers = [("alpha", entry.alpha), ("scalar", entry.scalar), ("scale", self.scale(name).ok())];
+            if let Some((what, Some(number))) = numbers.into_iter().find(|(_, n)| n.is_some_and(|n| !n.is_finite())) {
+                return Err(Error::file(&self.path, format!("the {what} of {} is {number}", name.dotted())));
+            }
+        }
+        Ok(())
     }
 
     pub fn networks(&self) -> BTreeSet<Network> {
@@ -152,8 +224,7 @@ impl AdapterFile {
 
     /// The width of text that the UNet's layers are for, if they agree.
     pub fn text_width(&self) -> Option<i64> {
-        let width =
-            |(name, entry): (&Name, &Entry)| base::text_width(name.network, &name.layer, &entry.down.as_ref()?.size());
+        let width = |(name, entry): (&Name, &Entry)| base::text_width(name.network, &name.layer, entry.inputs());
         let widths: BTreeSet<i64> = self.entries.iter().filter_map(width).collect();
         if widths.len() == 1 { widths.first().copied() } else { None }
     }
@@ -175,5 +246,45 @@ impl AdapterFile {
             }
         }
         kinds
+    }
+
+    /// What is said where the embeddings are left out.
+    pub fn embeddings_left_out(&self) -> Option<String> {
+        let names: Vec<&str> = self.embeddings.iter().map(String::as_str).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "the textual-inversion embeddings in it are left out ({}): prompts with these words draw without them",
+                names.join(", ")
+            )
+        })
+    }
+}
+
+/// In words, that values of a tensor are NaN or infinite.
+pub fn broken(key: &str, count: i64) -> String {
+    let values = if count == 1 { "1 value of".into() } else { format!("{count} values of") };
+    format!("{values} {key} {} NaN or infinite", if count == 1 { "is" } else { "are" })
+}
+
+/// How many values are NaN or infinite.
+pub fn not_finite(tensor: &Tensor) -> i64 {
+    tensor.isfinite().logical_not().count_nonzero(None).int64_value(&[])
+}
+
+/// The name of a bundled embedding: its key goes on with the text encoder, or with what the embedding's own file has.
+fn embedding(rest: &str) -> &str {
+    let inside = [".string_to_param", ".clip_l", ".clip_g", ".t5", ".emb_params"];
+    inside.iter().filter_map(|end| rest.find(end)).min().map_or(rest, |at| &rest[..at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_embeddings() {
+        for key in ["my.word.clip_l", "my.word.clip_g_out", "my.word.string_to_param.*", "my.word"] {
+            assert_eq!(embedding(key), "my.word", "{key}");
+        }
     }
 }

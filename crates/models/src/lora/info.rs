@@ -21,6 +21,8 @@ pub struct Info {
     /// Of everything behind the header, which kohya calls `sshs_model_hash`.
     pub tensors_sha256: String,
     pub spellings: Vec<String>,
+    /// `LoRA`, `DoRA`, `LoHa`, …
+    pub kinds: BTreeSet<&'static str>,
     pub base: Option<String>,
     pub base_by_metadata: Option<String>,
     pub text_width: Option<i64>,
@@ -29,6 +31,8 @@ pub struct Info {
     pub networks: Vec<Part>,
     /// Keys that are not understood.
     pub foreign: Vec<String>,
+    /// Names of textual-inversion embeddings that came along.
+    pub embeddings: Vec<String>,
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -57,19 +61,20 @@ pub struct Block {
 impl Info {
     pub fn of(file: &AdapterFile) -> Result<Self> {
         let (sha256, tensors_sha256) = digests(&file.path)?;
-        let networks = [Network::UNet, Network::TextEncoder, Network::TextEncoder2];
         Ok(Self {
             size: fs::metadata(&file.path).map_err(Error::io(&file.path))?.len(),
             sha256,
             tensors_sha256,
             spellings: file.spellings.iter().map(ToString::to_string).collect(),
+            kinds: file.entries.keys().filter_map(|name| Some(file.change(name).ok()?.kind())).collect(),
             base: file.base().map(|base| base.to_string()),
             base_by_metadata: super::Base::of_metadata(&file.metadata).map(|base| base.to_string()),
             text_width: file.text_width(),
             dtypes: file.kinds().into_iter().map(dtype).collect(),
             parameters: file.entries.values().map(parameters).sum(),
-            networks: networks.into_iter().filter_map(|network| part(file, network)).collect(),
+            networks: Network::ALL.into_iter().filter_map(|network| part(file, network)).collect(),
             foreign: file.foreign.iter().map(|(key, _)| key.clone()).collect(),
+            embeddings: file.embeddings.iter().cloned().collect(),
             metadata: file.metadata.clone().into_iter().collect(),
         })
     }
@@ -122,22 +127,11 @@ fn block(layer: &str) -> String {
     }
 }
 
+/// Without DoRA's norms, of which only the model's weights tell what they change.
 fn norm(file: &AdapterFile, layers: &[(&Name, &Entry)]) -> Option<f64> {
-    let square = |(name, entry): &(&Name, &Entry)| {
-        let scale = file.alpha(name)? / entry.rank()? as f64;
-        Some(squared_norm(entry.down.as_ref()?, entry.up.as_ref()?)? * scale * scale)
-    };
+    let square = |(name, _): &(&Name, &Entry)| file.change(name).ok()?.delta?.squared_norm();
     let sum: f64 = layers.iter().filter_map(square).sum();
     sum.is_finite().then(|| sum.sqrt())
-}
-
-/// `‖up down‖²` as the trace of two r × r matrices: the product itself would be as large as the layer.
-fn squared_norm(down: &Tensor, up: &Tensor) -> Option<f64> {
-    if down.dim() < 2 || up.dim() < 2 || up.size()[1] != down.size()[0] {
-        return None;
-    }
-    let (down, up) = (down.flatten(1, -1).to_kind(Kind::Double), up.flatten(1, -1).to_kind(Kind::Double));
-    Some((down.matmul(&down.tr()) * up.tr().matmul(&up)).sum(Kind::Double).double_value(&[]))
 }
 
 fn dtype(kind: Kind) -> &'static str {

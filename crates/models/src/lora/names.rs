@@ -1,6 +1,9 @@
 //! The spellings of a layer's name in adapter files. See `docs/formats.md` for a table of them.
 
-use super::ldm;
+use super::{
+    parts::{self, Part, Split},
+    paths,
+};
 use std::fmt;
 
 /// The network that a layer belongs to. Its display is the folder of that network in a model, and its prefix in files.
@@ -9,6 +12,10 @@ pub enum Network {
     TextEncoder,
     TextEncoder2,
     UNet,
+}
+
+impl Network {
+    pub const ALL: [Self; 3] = [Self::UNet, Self::TextEncoder, Self::TextEncoder2];
 }
 
 impl fmt::Display for Network {
@@ -36,6 +43,19 @@ pub enum Spelling {
     Kohya,
     /// kohya's with the blocks named as in the original Stable Diffusion code: `lora_unet_input_blocks_1_1_…`
     KohyaLdm,
+    /// `lycoris_LAYER.lora_down.weight`, dots as underscores
+    Lycoris,
+    /// `unet.LAYER.lora_down.weight`, as OneTrainer and ComfyUI write it
+    Dotted,
+    /// The same with the original blocks: `unet.input_blocks.1.1.…`, `diffusion_model.input_blocks.1.1.…`
+    DottedLdm,
+}
+
+impl Spelling {
+    /// Whether it is read by the programs that look for kohya's metadata.
+    pub fn is_kohya(self) -> bool {
+        matches!(self, Self::Kohya | Self::KohyaLdm)
+    }
 }
 
 impl fmt::Display for Spelling {
@@ -47,6 +67,9 @@ impl fmt::Display for Spelling {
             Self::Processors => "diffusers, attention processors",
             Self::Kohya => "kohya",
             Self::KohyaLdm => "kohya, LDM blocks",
+            Self::Lycoris => "LyCORIS",
+            Self::Dotted => "dotted",
+            Self::DottedLdm => "dotted, LDM blocks",
         })
     }
 }
@@ -80,179 +103,44 @@ impl Name {
     }
 }
 
-/// What a tensor is to its layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    Down,
-    Up,
-    Alpha,
-}
-
 /// A key of an adapter file, understood.
 #[derive(Debug, PartialEq)]
 pub struct Key {
     pub name: Name,
     pub part: Part,
     pub spelling: Spelling,
+    /// The adapter's name, where the key has it.
+    pub adapter: Option<String>,
 }
 
-const ENDINGS: [(&str, Part, Spelling); 13] = [
-    (".lora.down.weight", Part::Down, Spelling::Diffusers),
-    (".lora.up.weight", Part::Up, Spelling::Diffusers),
-    (".lora_linear_layer.down.weight", Part::Down, Spelling::Diffusers),
-    (".lora_linear_layer.up.weight", Part::Up, Spelling::Diffusers),
-    (".lora_A.weight", Part::Down, Spelling::Peft),
-    (".lora_B.weight", Part::Up, Spelling::Peft),
-    (".lora_A.default.weight", Part::Down, Spelling::Peft),
-    (".lora_B.default.weight", Part::Up, Spelling::Peft),
-    (".lora_down.weight", Part::Down, Spelling::Kohya),
-    (".lora_up.weight", Part::Up, Spelling::Kohya),
-    ("_lora.down.weight", Part::Down, Spelling::Processors),
-    ("_lora.up.weight", Part::Up, Spelling::Processors),
-    (".alpha", Part::Alpha, Spelling::Kohya),
-];
-
 /// Adapters of other kinds, by a piece of their keys.
-const OTHER_KINDS: [(&str, &str); 8] = [
-    ("dora_scale", "a DoRA"),
-    ("lora_magnitude_vector", "a DoRA"),
-    (".lora_mid.", "a LoCon with a core matrix (CP decomposition)"),
-    (".hada_", "a LoHa"),
-    (".lokr_", "a LoKr"),
+const OTHER_KINDS: [(&str, &str); 9] = [
     (".oft_", "an OFT adapter"),
-    (".diff", "a full difference of weights"),
-    (".lora_B.bias", "a LoRA with biases"),
+    (".lokr_t1", "a LoKr with a core in its first matrix"),
+    (".on_input", "an IA3 adapter"),
+    (".ia3_l", "an IA3 adapter"),
+    (".lambda_layer", "a T-LoRA"),
+    (".vera_lambda", "a VeRA adapter"),
+    (".lora_E", "an AdaLoRA"),
+    (".set_weight", "a whole weight in the place of another"),
+    (".reshape_weight", "a weight of another shape"),
 ];
 
 /// Understands a key, or says in a few words what is wrong with it. `layers_per_block` is the UNet's; only LDM block names
 /// need it, and it is 2 in every published Stable Diffusion.
 pub fn parse(key: &str, layers_per_block: usize) -> Result<Key, String> {
-    let found = ENDINGS.iter().find_map(|&(end, part, spelling)| Some((key.strip_suffix(end)?, part, spelling)));
-    let Some((stem, part, spelling)) = found else {
-        return Err(match OTHER_KINDS.iter().find(|(piece, _)| key.contains(piece)) {
-            Some((_, kind)) => format!("belongs to {kind}, which this program does not read"),
-            None => "is in no LoRA spelling that this program reads".into(),
-        });
-    };
-    if stem.starts_with("lora_") {
-        let (name, ldm) = flattened(stem, layers_per_block).ok_or("names no network or block of Stable Diffusion")?;
-        return Ok(Key { name, part, spelling: if ldm { Spelling::KohyaLdm } else { Spelling::Kohya } });
+    if let Some((_, kind)) = OTHER_KINDS.iter().find(|(piece, _)| key.contains(piece)) {
+        return Err(format!("belongs to {kind}, which this program does not read"));
     }
-    let (name, whole_model) = dotted(stem).ok_or("names no network of Stable Diffusion")?;
-    let spelling = if whole_model { Spelling::PeftModel } else { spelling };
-    Ok(Key { name, part, spelling })
-}
-
-/// diffusers' and PEFT's names; whether it is a whole model's.
-fn dotted(stem: &str) -> Option<(Name, bool)> {
-    let (stem, whole_model) = match stem.strip_prefix("base_model.model.") {
-        Some(rest) => (rest, true),
-        None => (stem, false),
-    };
-    let (network, layer) = match stem.split_once('.')? {
-        ("unet", layer) => (Network::UNet, layer),
-        ("text_encoder", layer) => (Network::TextEncoder, layer),
-        ("text_encoder_2", layer) => (Network::TextEncoder2, layer),
-        ("text_model", _) => (Network::TextEncoder, stem),
-        ("transformer" | "transformer_blocks" | "single_transformer_blocks" | "diffusion_model", _) => return None,
-        _ => (Network::UNet, stem),
-    };
-    let layer = match layer.split_once(".processor.") {
-        Some((attention, "to_out")) => format!("{attention}.to_out.0"),
-        Some((attention, projection)) => format!("{attention}.{projection}"),
-        None => layer.to_owned(),
-    };
-    // diffusers once gave the projections of text encoders the names of the UNet's
-    let layer = match layer.split_once(".self_attn.to_") {
-        Some((block, projection)) => format!("{block}.self_attn.{projection}_proj"),
-        None => layer,
-    };
-    Some((Name { network, layer: with_prefix(network, layer) }, whole_model))
-}
-
-/// transformers 5 leaves the prefix out that all layers of text encoders but the projection have had.
-fn with_prefix(network: Network, layer: String) -> String {
-    let bare = ["encoder.", "embeddings.", "final_layer_norm"].iter().any(|start| layer.starts_with(start));
-    if bare && network != Network::UNet { format!("text_model.{layer}") } else { layer }
-}
-
-/// kohya's names; whether blocks are named as in LDM.
-fn flattened(stem: &str, layers_per_block: usize) -> Option<(Name, bool)> {
-    let (network, flat) = [
-        ("lora_unet_", Network::UNet),
-        ("lora_te_", Network::TextEncoder),
-        ("lora_te1_", Network::TextEncoder),
-        ("lora_te2_", Network::TextEncoder2),
-    ]
-    .into_iter()
-    .find_map(|(prefix, network)| Some((network, stem.strip_prefix(prefix)?)))?;
-    let path = with_dots(flat);
-    match ldm::is_ldm(&path) && network == Network::UNet {
-        true => Some((Name::unet(ldm::to_diffusers(&path, layers_per_block)?), true)),
-        false => Some((Name { network, layer: with_prefix(network, path) }, false)),
+    let is_glora = ["a1", "a2", "b1", "b2", "bm"].iter().any(|end| key.ends_with(&format!(".{end}.weight")));
+    if is_glora && (key.starts_with("lora_") || key.starts_with("lycoris_")) {
+        return Err("belongs to a GLoRA, which this program does not read".into());
     }
-}
-
-/// Words of layer names that have an underscore of their own.
-const COMPOUNDS: [&str; 37] = [
-    "down_blocks",
-    "mid_block",
-    "up_blocks",
-    "transformer_blocks",
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out",
-    "proj_in",
-    "proj_out",
-    "conv_in",
-    "conv_norm_out",
-    "conv_out",
-    "conv_shortcut",
-    "time_emb_proj",
-    "time_embedding",
-    "add_embedding",
-    "linear_1",
-    "linear_2",
-    // text encoders
-    "text_model",
-    "text_projection",
-    "self_attn",
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "out_proj",
-    "token_embedding",
-    "position_embedding",
-    // LDM
-    "input_blocks",
-    "middle_block",
-    "output_blocks",
-    "time_embed",
-    "label_emb",
-    "in_layers",
-    "emb_layers",
-    "out_layers",
-    "skip_connection",
-];
-
-/// Puts the dots back that kohya's spelling has made underscores.
-fn with_dots(flat: &str) -> String {
-    let (mut path, mut rest) = (String::new(), flat);
-    while !rest.is_empty() {
-        let at_word_end = |word: &&&str| rest.strip_prefix(**word).is_some_and(|r| r.is_empty() || r.starts_with('_'));
-        let word = match COMPOUNDS.iter().find(at_word_end) {
-            Some(word) => word,
-            None => rest.split('_').next().unwrap_or(rest),
-        };
-        if !path.is_empty() {
-            path.push('.');
-        }
-        path += word;
-        rest = &rest[word.len()..];
-        rest = rest.strip_prefix('_').unwrap_or(rest);
-    }
-    path
+    let Some(Split { stem, part, spelling, adapter }) = parts::split(key) else {
+        return Err("is in no LoRA spelling that this program reads".into());
+    };
+    let (name, spelling) = paths::parse(stem, spelling, layers_per_block)?;
+    Ok(Key { name, part, spelling, adapter: adapter.map(str::to_owned) })
 }
 
 #[cfg(test)]
@@ -260,27 +148,98 @@ mod tests {
     use super::*;
 
     fn layer(key: &str) -> (String, Spelling) {
-        let key = parse(key, 2).unwrap();
+        let key = parse(key, 2).unwrap_or_else(|why| panic!("{key} {why}"));
         (key.name.dotted(), key.spelling)
     }
 
     #[test]
     fn every_spelling_of_one_layer() {
         let path = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0";
+        let flat = "down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_out_0";
+        let ldm = "input_blocks.4.1.transformer_blocks.0.attn2.to_out.0";
         let spelt = [
             (format!("{path}.lora.down.weight"), Spelling::Diffusers),
             (format!("{path}.lora_A.weight"), Spelling::Peft),
             (format!("{path}.lora_A.default.weight"), Spelling::Peft),
             (path.replacen("unet", "base_model.model", 1) + ".lora_B.weight", Spelling::PeftModel),
             (path.replacen("to_out.0", "processor.to_out_lora.up.weight", 1), Spelling::Processors),
-            ("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_out_0.alpha".into(), Spelling::Kohya),
-            (
-                "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_out_0.lora_up.weight".into(),
-                Spelling::KohyaLdm,
-            ),
+            (format!("lora_unet_{flat}.alpha"), Spelling::Kohya),
+            (format!("lora_unet_{}.lora_up.weight", ldm.replace('.', "_")), Spelling::KohyaLdm),
+            (format!("{path}.lora_up.weight"), Spelling::Dotted),
+            (format!("unet.{ldm}.lora_down.weight"), Spelling::DottedLdm),
+            (format!("diffusion_model.{ldm}.lora_down.weight"), Spelling::DottedLdm),
+            (format!("model.diffusion_model.{ldm}.lora_down.weight"), Spelling::DottedLdm),
+            (format!("lycoris_{flat}.hada_w1_a"), Spelling::Lycoris),
+            (format!("lycoris_unet_{flat}.lokr_w2"), Spelling::Lycoris),
         ];
         for (key, spelling) in spelt {
             assert_eq!(layer(&key), (path.to_owned(), spelling), "{key}");
+        }
+    }
+
+    /// What stands around a layer's path in the state of a network that was wrapped, once or more.
+    #[test]
+    fn prefixes_and_wrappers() {
+        let path = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
+        let (start, end) = path.split_once(".transformer").unwrap();
+        for around in [
+            format!("unet.unet.{path}"),
+            format!("unet.base_model.model.{path}"),
+            format!("base_model.model.base_model.model.{path}"),
+            format!("base_model.model.unet.{path}"),
+            format!("unet._orig_mod.{path}"),
+            format!("_orig_mod.unet.{path}"),
+            format!("unet.{start}._orig_mod.transformer{end}"),
+            format!("base_model.model.module.{path}"),
+            format!("module._orig_mod.base_model.model.{path}"),
+            format!("unet._fsdp_wrapped_module.{start}._checkpoint_wrapped_module.transformer{end}"),
+            format!("pipe.unet.{path}"),
+            format!("model.{path}"),
+            path.to_owned(),
+        ] {
+            for end in ["lora_A.weight", "lora_A.default_0.weight", "lora_A.my-style.weight", "lora_A"] {
+                assert_eq!(layer(&format!("{around}.{end}")).0, format!("unet.{path}"), "{around}.{end}");
+            }
+        }
+        let flat = path.replace('.', "_");
+        for around in ["lora_unet__orig_mod", "lora_unet_module", "lora_unet_unet", "lora_unet_base_model_model"] {
+            assert_eq!(layer(&format!("{around}_{flat}.lora_up.weight")).0, format!("unet.{path}"), "{around}");
+        }
+        let error = parse(&format!("unet.text_encoder.{path}.lora_A.weight"), 2).unwrap_err();
+        assert_eq!(error, "names two networks, unet and text_encoder");
+    }
+
+    #[test]
+    fn parts_of_a_layer() {
+        let of = |end: &str| {
+            let key = parse(&format!("unet.mid_block.attentions.0.proj_in.{end}"), 2).unwrap();
+            assert_eq!(key.name.layer, "mid_block.attentions.0.proj_in", "{end}");
+            (key.part, key.adapter.unwrap_or_default())
+        };
+        use crate::lora::Factor::*;
+        for (end, part, adapter) in [
+            ("lora_A.first.weight", Part::Down, "first"),
+            ("lora_B.alpha.weight", Part::Up, "alpha"),
+            ("lora_B.bias", Part::UpBias, ""),
+            ("lora_B.default.bias", Part::UpBias, "default"),
+            ("lora_magnitude_vector", Part::Magnitude, ""),
+            ("lora_magnitude_vector.weight", Part::Magnitude, ""),
+            ("lora_magnitude_vector.default_1", Part::Magnitude, "default_1"),
+            ("lora_magnitude_vector.default_1.weight", Part::Magnitude, "default_1"),
+            ("dora_scale", Part::DoraScale, ""),
+            ("lora_mid.weight", Part::Core, ""),
+            ("hada_w1_a", Part::Loha(W1A), ""),
+            ("hada_t2", Part::Loha(T2), ""),
+            ("hada_w2_b.default", Part::Loha(W2B), "default"),
+            ("lokr_w1", Part::Lokr(W1), ""),
+            ("lokr_t2", Part::Lokr(T2), ""),
+            ("scalar", Part::Scalar, ""),
+            ("diff", Part::Difference, ""),
+            ("diff_b", Part::BiasDifference, ""),
+            ("w_norm", Part::NormDifference, ""),
+            ("b_norm", Part::NormBiasDifference, ""),
+        ] {
+            assert_eq!(of(end), (part, adapter.into()), "{end}");
         }
     }
 
@@ -293,11 +252,19 @@ mod tests {
             (format!("text_encoder_2.{path}.lora_A.weight"), "text_encoder_2"),
             ("text_encoder.text_model.encoder.layers.11.self_attn.to_q_lora.up.weight".into(), "text_encoder"),
             ("text_encoder.encoder.layers.11.self_attn.q_proj.lora_A.weight".into(), "text_encoder"),
+            ("base_model.model.encoder.layers.11.self_attn.q_proj.lora_A.weight".into(), "text_encoder"),
             ("lora_te2_encoder_layers_11_self_attn_q_proj.alpha".into(), "text_encoder_2"),
             (format!("base_model.model.{path}.lora_A.weight"), "text_encoder"),
+            (format!("text_encoder.module.{path}.lora_A.weight"), "text_encoder"),
+            (format!("text_encoder_2.base_model.model.{path}.lora_A.weight"), "text_encoder_2"),
             (format!("lora_te_{flat}.lora_down.weight"), "text_encoder"),
             (format!("lora_te1_{flat}.lora_down.weight"), "text_encoder"),
             (format!("lora_te2_{flat}.alpha"), "text_encoder_2"),
+            (format!("lycoris_{flat}.lora_down.weight"), "text_encoder"),
+            (format!("clip_l.{path}.lora_down.weight"), "text_encoder"),
+            (format!("clip_g.{path}.lora_down.weight"), "text_encoder_2"),
+            (format!("text_encoders.clip_l.transformer.{path}.lora_up.weight"), "text_encoder"),
+            (format!("text_encoders.clip_g.transformer.{path}.lora_up.weight"), "text_encoder_2"),
         ] {
             assert_eq!(layer(&key).0, format!("{network}.{path}"), "{key}");
         }
@@ -308,9 +275,9 @@ mod tests {
     #[test]
     fn what_is_not_read_says_what_it_is() {
         for (key, part) in [
-            ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "a LoHa"),
-            ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "a DoRA"),
-            ("lora_unet_mid_block_resnets_0_conv1.lora_mid.weight", "a LoCon with a core"),
+            ("lora_unet_mid_block_attentions_0_proj_in.oft_blocks", "an OFT adapter"),
+            ("lora_unet_mid_block_attentions_0_proj_in.on_input", "an IA3 adapter"),
+            ("lora_unet_mid_block_attentions_0_proj_in.a1.weight", "a GLoRA"),
             ("time_embedding.linear_1.weight", "is in no LoRA spelling"),
             ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", "names no network"),
             ("lora_unet_input_blocks_x_1_proj_in.alpha", "names no network or block"),

@@ -1,6 +1,6 @@
 //! What a file has for one network of a model.
 
-use super::{AdapterFile, Lora, LowRank, Name, Network, base, layers_per_block};
+use super::{AdapterFile, Name, Network, base, changes::Changes, layers_per_block, looks};
 use crate::{
     error::{Error, Result},
     weights::Weights,
@@ -14,15 +14,15 @@ impl AdapterFile {
         Self::read_for(path, layers_per_block(unet))
     }
 
-    /// The adapter of one network, whose weights are given: in float32, by the paths that the layers have in them. It may
-    /// have no layers.
+    /// What it changes in one network, whose weights are given: in float32, by the paths that the layers have in them. It may
+    /// be nothing.
     ///
     /// # Errors
-    /// A file that is not understood, or was made for another base model.
-    pub fn adapter_of(&self, network: Network, weights: &Weights) -> Result<Lora> {
+    /// A file that is not understood, has values that are not finite, or was made for another base model.
+    pub fn changes_of(&self, network: Network, weights: &Weights) -> Result<Changes> {
         let fail = |message: String| Err(Error::file(&self.path, message));
         let shape = |layer: &str| Some(weights.get(&format!("{layer}.weight"))?.size());
-        let model = weights.all_layers().find_map(|l| base::text_width(network, l, &shape(l)?));
+        let model = weights.all_layers().find_map(|l| base::text_width(network, l, shape(l)?.get(1).copied()));
         if let (Some(theirs), Some(ours)) = (self.text_width(), model)
             && theirs != ours
         {
@@ -36,18 +36,36 @@ impl AdapterFile {
             let kind = if t.kind() == Kind::Double { Kind::Double } else { Kind::Float };
             t.to_device(weights.device()).to_kind(kind)
         };
-        let mut pairs = BTreeMap::new();
-        for (name, pair) in self.pairs()?.into_iter().filter(|(name, _)| name.network == network) {
-            let Some(layer) = spellings(&name).find(|layer| shape(layer).is_some()) else {
+        let layer_of = |name: &Name| spellings(name).find(|layer| shape(layer).is_some());
+        let whole = self.changes()?;
+        let ours = || whole.iter().filter(|(name, _)| name.network == network);
+        if ours().next().is_some() && ours().all(|(name, _)| layer_of(name).is_none()) {
+            let title = if network == Network::UNet { "UNet".into() } else { network.to_string() };
+            return fail(format!(
+                "{} belongs to no layer of this model's {title}, and neither does any other of it; {}",
+                ours().next().map(|(name, _)| name.dotted()).unwrap_or_default(),
+                match looks::like(self.keys()) {
+                    Some(what) => format!("this looks like {what}: {}", looks::first(self.keys())),
+                    None => format!("was the LoRA made for another base model? ({})", looks::first(self.keys())),
+                }
+            ));
+        }
+        self.check_finite(network)?;
+        let mut layers = BTreeMap::new();
+        for (name, change) in ours() {
+            let Some((layer, weight)) = layer_of(name).and_then(|layer| Some((layer.clone(), shape(&layer)?))) else {
                 return fail(format!(
                     "{} belongs to no layer of this model's {}; was the LoRA made for another base model?",
                     name.dotted(),
                     if network == Network::UNet { "UNet".into() } else { network.to_string() }
                 ));
             };
-            pairs.insert(layer, LowRank { down: ready(&pair.down), up: ready(&pair.up), alpha: pair.alpha });
+            if let Some(why) = change.misfit(&weight) {
+                return fail(format!("{layer}: {why}"));
+            }
+            layers.insert(layer, change.mapped(ready).shaped(&weight));
         }
-        Ok(Lora { pairs, origin: self.path.clone() })
+        Ok(Changes::new(layers, self.path.clone()))
     }
 }
 

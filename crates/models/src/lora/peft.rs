@@ -1,6 +1,6 @@
 //! peft's configuration of an adapter: rank and alpha of its layers, which PEFT's spelling keeps apart from the tensors.
 
-use super::{LowRank, Name, Network};
+use super::{Name, Network, patterns::Patterns};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::{
@@ -12,53 +12,142 @@ use std::{
 /// Where diffusers keeps it in a file's metadata: one JSON object, keys with the prefix of their network.
 pub const METADATA: &str = "lora_adapter_metadata";
 
+/// What layers have unless a pattern names them: a value for all and patterns, by network; `None`: for every network.
 #[derive(Default)]
-pub struct Configuration(Map<String, Value>);
+pub struct Configuration {
+    networks: BTreeMap<Option<Network>, OfNetwork>,
+}
+
+#[derive(Default)]
+struct OfNetwork {
+    rank: Option<f64>,
+    alpha: Option<f64>,
+    ranks: Patterns,
+    alphas: Patterns,
+    rooted: bool,
+}
 
 impl Configuration {
+    /// Of a file's metadata.
+    ///
+    /// # Errors
+    /// Metadata that are no JSON object; a pattern that is no regular expression; an adapter that this program does not know.
     pub fn of(metadata: &HashMap<String, String>, path: &Path) -> Result<Self> {
         let Some(text) = metadata.get(METADATA) else { return Ok(Self::default()) };
-        serde_json::from_str(text).map(Self).map_err(|e| Error::file(path, format!("metadata {METADATA}: {e}")))
+        Self::parse(text).map_err(|e| Error::file(path, format!("metadata {METADATA}: {e}")))
     }
 
     /// Of `adapter_config.json`, which peft itself writes beside the weights.
+    ///
+    /// # Errors
+    /// As [`Configuration::of`].
     pub fn beside(path: &Path) -> Result<Self> {
         let path = path.with_file_name("adapter_config.json");
         if !path.exists() {
             return Ok(Self::default());
         }
         let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-        serde_json::from_str(&text).map(Self).map_err(|e| Error::file(&path, e.to_string()))
+        Self::parse(&text).map_err(|e| Error::file(&path, e))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let all: Map<String, Value> = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let mut networks = BTreeMap::new();
+        for network in [None, Some(Network::UNet), Some(Network::TextEncoder), Some(Network::TextEncoder2)] {
+            let key = |name: &str| network.map_or(name.to_owned(), |network| format!("{network}.{name}"));
+            let get = |name: &str| all.get(&key(name)).filter(|value| !value.is_null());
+            let number = |name: &str| match get(name) {
+                Some(value) => value.as_f64().map(Some).ok_or(format!("{} is {value}, not a number", key(name))),
+                None => Ok(None),
+            };
+            let patterns = |name: &str| match get(name) {
+                Some(value) => Patterns::parse(value).map_err(|e| format!("{}: {e}", key(name))),
+                None => Ok(Patterns::default()),
+            };
+            refuse_unknown(&get, &key)?;
+            let of = OfNetwork {
+                rank: number("r")?,
+                // LoHa and LoKr call it alpha
+                alpha: number("lora_alpha")?.or(number("alpha")?),
+                ranks: patterns("rank_pattern")?,
+                alphas: patterns("alpha_pattern")?,
+                rooted: get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+            };
+            if of.alpha.is_some() || of.rank.is_some() || !of.alphas.is_empty() || !of.ranks.is_empty() || of.rooted {
+                networks.insert(network, of);
+            }
+        }
+        Ok(Self { networks })
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.networks.is_empty()
     }
 
-    /// Alpha of a layer of that rank. With peft's `use_rslora` the scale is alpha / √rank.
-    pub fn of_layer(&self, name: &Name, rank: f64) -> Option<f64> {
-        let get = |key: &str| self.0.get(&format!("{}.{key}", name.network)).or_else(|| self.0.get(key));
-        let is_layer = |key: &str| name.layer == key || name.layer.ends_with(&format!(".{key}"));
-        let pattern = get("alpha_pattern").and_then(Value::as_object);
-        let matching = pattern.and_then(|p| p.iter().find(|(key, _)| is_layer(key)));
-        let alpha = matching.map(|(_, v)| v).or_else(|| get("lora_alpha")).and_then(Value::as_f64)?;
-        let rooted = get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
-        Some(if rooted { alpha * rank.sqrt() } else { alpha })
+    /// Alpha / rank of a layer, where the tensors have that rank; with peft's `use_rslora` alpha / √rank. The first pattern that
+    /// matches the layer is the one that counts, as in peft. `None`: nothing is said of it.
+    ///
+    /// # Errors
+    /// Another rank than the tensors have.
+    pub fn scale(&self, name: &Name, rank: Option<i64>) -> Result<Option<f64>, String> {
+        let of = self.networks.get(&Some(name.network)).or_else(|| self.networks.get(&None));
+        let Some(of) = of else { return Ok(None) };
+        // transformers 5 leaves the prefix of text encoders out; a model may have been wrapped whole
+        let bare = name.layer.strip_prefix("text_model.").unwrap_or(&name.layer);
+        let names = [name.layer.as_str(), bare, &name.dotted()];
+        let pattern = of.ranks.first(&names)?;
+        let said = pattern.map(|(_, rank)| rank).or(of.rank);
+        if let (Some(said), Some(rank)) = (said, rank)
+            && said != rank as f64
+        {
+            let by = pattern.map_or("r".into(), |(key, _)| format!("rank_pattern `{key}`"));
+            return Err(format!("has rank {rank}, but its configuration says {said} ({by})"));
+        }
+        let Some(alpha) = of.alphas.first(&names)?.map(|(_, alpha)| alpha).or(of.alpha) else { return Ok(None) };
+        let Some(rank) = rank.map(|rank| rank as f64).or(said) else { return Ok(None) };
+        Ok(Some(if of.rooted { alpha / rank.sqrt() } else { alpha / rank }))
     }
+}
+
+/// Adapters that are more than what their tensors say.
+fn refuse_unknown<'a>(get: &dyn Fn(&str) -> Option<&'a Value>, key: &dyn Fn(&str) -> String) -> Result<(), String> {
+    if let Some(kind) = get("peft_type").and_then(Value::as_str)
+        && !["LORA", "LOHA", "LOKR"].contains(&kind)
+    {
+        return Err(format!("{} is {kind}; only LORA, LOHA and LOKR are read", key("peft_type")));
+    }
+    // with these the base model's weights were changed when the training began
+    let start = get("init_lora_weights").and_then(Value::as_str).unwrap_or_default().to_lowercase();
+    let replaces = ["pissa", "olora", "corda", "loftq", "mica", "lora_ga"];
+    if replaces.iter().any(|kind| start.starts_with(kind)) {
+        return Err(format!(
+            "{} is {start}: the adapter belongs to a base model with other weights than the published ones; convert it to an \
+             ordinary LoRA with peft (save_pretrained with path_initial_model_for_weight_conversion)",
+            key("init_lora_weights")
+        ));
+    }
+    Ok(())
+}
+
+/// What the layers of a file have, as the metadata hold it.
+pub struct OfLayer {
+    pub rank: i64,
+    pub alpha: f64,
+    pub has_norms: bool,
 }
 
 /// The configuration of these layers, as the metadata hold it: for each network one rank and alpha, patterns for the layers
 /// that have others. Keys of `old` that it says nothing about stay.
-pub fn metadata(pairs: &BTreeMap<Name, LowRank>, old: Option<&String>) -> String {
+pub fn metadata(all_layers: &BTreeMap<Name, OfLayer>, old: Option<&String>) -> String {
     let mut all: Map<String, Value> = old.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    for network in [Network::UNet, Network::TextEncoder, Network::TextEncoder2] {
-        let layers: Vec<_> = pairs.iter().filter(|(name, _)| name.network == network).collect();
+    for network in Network::ALL {
+        let layers: Vec<_> = all_layers.iter().filter(|(name, _)| name.network == network).collect();
         let Some((_, first)) = layers.first() else {
             all.retain(|key, _| !key.starts_with(&format!("{network}.")));
             continue;
         };
-        let (rank, alpha) = (first.rank(), first.alpha);
-        let ranks = layers.iter().filter(|(_, p)| p.rank() != rank).map(|(n, p)| (ending(n).into(), p.rank().into()));
+        let (rank, alpha) = (first.rank, first.alpha);
+        let ranks = layers.iter().filter(|(_, p)| p.rank != rank).map(|(n, p)| (ending(n).into(), p.rank.into()));
         let alphas = layers.iter().filter(|(_, p)| p.alpha != alpha).map(|(n, p)| (ending(n).into(), p.alpha.into()));
         for (key, value) in [
             ("r", json!(rank)),
@@ -68,7 +157,7 @@ pub fn metadata(pairs: &BTreeMap<Name, LowRank>, old: Option<&String>) -> String
             ("alpha_pattern", Value::Object(alphas.collect())),
             ("bias", json!("none")),
             ("lora_bias", json!(false)),
-            ("use_dora", json!(false)),
+            ("use_dora", json!(layers.iter().any(|(_, p)| p.has_norms))),
             ("use_rslora", json!(false)),
         ] {
             all.insert(format!("{network}.{key}"), value);

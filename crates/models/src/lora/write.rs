@@ -1,6 +1,9 @@
 //! Adapters as files: diffusers', PEFT's and kohya's spelling.
 
-use super::{Base, Lora, LowRank, Name, Network, peft};
+use super::{
+    Base, Lora, LowRank, Name, Network,
+    peft::{self, OfLayer},
+};
 use crate::{
     error::Result,
     tensors::{self, Tensors},
@@ -13,11 +16,16 @@ use std::{
 use tch::{Kind, Tensor};
 
 /// Adapted layers by name.
-pub type Pairs = BTreeMap<Name, LowRank>;
+type Pairs = BTreeMap<Name, LowRank>;
+
+/// Those that have a rank, and what it is.
+pub type Layers = BTreeMap<Name, OfLayer>;
 
 /// `unet.LAYER.lora.down.weight` and `.up.weight`, with alpha / rank folded into `up`, as the spelling carries none.
 pub fn write_diffusers(lora: &Lora, path: &Path) -> Result<()> {
-    tensors::write(path, &diffusers(&of(lora, Some(Kind::Float))), HashMap::from([("format".into(), "pt".into())]))
+    let pairs = of(lora, Some(Kind::Float));
+    let out = pairs.iter().flat_map(|(name, pair)| diffusers_pair(name, pair)).collect();
+    tensors::write(path, &out, HashMap::from([("format".into(), "pt".into())]))
 }
 
 /// `lora_unet_LAYER_WITH_UNDERSCORES.lora_down.weight`, `.lora_up.weight` and `.alpha`, with the metadata that the
@@ -25,7 +33,7 @@ pub fn write_diffusers(lora: &Lora, path: &Path) -> Result<()> {
 pub fn write_kohya(lora: &Lora, path: &Path, base: Base, title: &str, size: (i64, i64)) -> Result<()> {
     let pairs = of(lora, Some(Kind::Float));
     let out = kohya(&pairs, base == Base::Sdxl);
-    let mut metadata = kohya_metadata(&pairs, Some(base), title, &out);
+    let mut metadata = kohya_metadata(&of_layers(&pairs), Some(base), title, &out);
     metadata.insert("modelspec.resolution".into(), format!("{}x{}", size.0, size.1));
     tensors::write(path, &out, metadata)
 }
@@ -33,7 +41,7 @@ pub fn write_kohya(lora: &Lora, path: &Path, base: Base, title: &str, size: (i64
 /// PEFT's spelling with alpha in the metadata: exact, so it is what checkpoints hold.
 pub fn write_peft(lora: &Lora, path: &Path) -> Result<()> {
     let pairs = of(lora, None);
-    let metadata = HashMap::from([(peft::METADATA.into(), peft::metadata(&pairs, None))]);
+    let metadata = HashMap::from([(peft::METADATA.into(), peft::metadata(&of_layers(&pairs), None))]);
     tensors::write(path, &peft(&pairs), metadata)
 }
 
@@ -42,46 +50,54 @@ fn of(lora: &Lora, kind: Option<Kind>) -> Pairs {
     lora.pairs().map(named).collect()
 }
 
-/// Text encoders have an ending of their own.
-pub fn diffusers(pairs: &Pairs) -> Tensors {
-    let mut out = Tensors::new();
-    for (name, pair) in pairs {
-        let ending = if name.network == Network::UNet { "lora" } else { "lora_linear_layer" };
-        out.insert(format!("{}.{ending}.down.weight", name.dotted()), pair.down.shallow_clone());
-        out.insert(format!("{}.{ending}.up.weight", name.dotted()), pair.folded_up());
-    }
-    out
+fn peft(pairs: &Pairs) -> Tensors {
+    pairs.iter().flat_map(|(name, pair)| peft_pair(name, pair)).collect()
+}
+
+fn kohya(pairs: &Pairs, two_encoders: bool) -> Tensors {
+    pairs.iter().flat_map(|(name, pair)| kohya_pair(name, pair, two_encoders)).collect()
+}
+
+/// Text encoders have an ending of their own. Alpha / rank is in `up`.
+pub fn diffusers_pair(name: &Name, pair: &LowRank) -> [(String, Tensor); 2] {
+    let ending = if name.network == Network::UNet { "lora" } else { "lora_linear_layer" };
+    [
+        (format!("{}.{ending}.down.weight", name.dotted()), pair.down.shallow_clone()),
+        (format!("{}.{ending}.up.weight", name.dotted()), pair.folded_up()),
+    ]
 }
 
 /// Alpha goes into the metadata: [`peft::metadata`].
-pub fn peft(pairs: &Pairs) -> Tensors {
-    let mut out = Tensors::new();
-    for (name, pair) in pairs {
-        out.insert(format!("{}.lora_A.weight", name.dotted()), pair.down.shallow_clone());
-        out.insert(format!("{}.lora_B.weight", name.dotted()), pair.up.shallow_clone());
-    }
-    out
+pub fn peft_pair(name: &Name, pair: &LowRank) -> [(String, Tensor); 2] {
+    [
+        (format!("{}.lora_A.weight", name.dotted()), pair.down.shallow_clone()),
+        (format!("{}.lora_B.weight", name.dotted()), pair.up.shallow_clone()),
+    ]
 }
 
 /// Blocks have diffusers' names for SDXL too: the readers of this spelling know both. `two_encoders`: [`Name::kohya`].
-pub fn kohya(pairs: &Pairs, two_encoders: bool) -> Tensors {
-    let mut out = Tensors::new();
-    for (name, pair) in pairs {
-        let name = name.kohya(two_encoders);
-        out.insert(format!("{name}.lora_down.weight"), pair.down.shallow_clone());
-        out.insert(format!("{name}.lora_up.weight"), pair.up.shallow_clone());
-        out.insert(format!("{name}.alpha"), Tensor::from(pair.alpha as f32));
-    }
-    out
+pub fn kohya_pair(name: &Name, pair: &LowRank, two_encoders: bool) -> [(String, Tensor); 3] {
+    let name = name.kohya(two_encoders);
+    [
+        (format!("{name}.lora_down.weight"), pair.down.shallow_clone()),
+        (format!("{name}.lora_up.weight"), pair.up.shallow_clone()),
+        (format!("{name}.alpha"), Tensor::from(pair.alpha as f32)),
+    ]
+}
+
+/// What the metadata say of pairs.
+fn of_layers(pairs: &Pairs) -> Layers {
+    let of = |pair: &LowRank| OfLayer { rank: pair.rank(), alpha: pair.alpha, has_norms: false };
+    pairs.iter().map(|(name, pair)| (name.clone(), of(pair))).collect()
 }
 
 /// What the readers of kohya's spelling look for; `out` are the tensors of the file.
-pub fn kohya_metadata(pairs: &Pairs, base: Option<Base>, title: &str, out: &Tensors) -> HashMap<String, String> {
+pub fn kohya_metadata(layers: &Layers, base: Option<Base>, title: &str, out: &Tensors) -> HashMap<String, String> {
     let mut metadata = HashMap::from(
         [
             ("ss_network_module", "networks.lora".into()),
-            ("ss_network_dim", one_of(pairs.values().map(|p| p.rank().to_string()))),
-            ("ss_network_alpha", one_of(pairs.values().map(|p| p.alpha.to_string()))),
+            ("ss_network_dim", one_of(layers.values().map(|l| l.rank.to_string()))),
+            ("ss_network_alpha", one_of(layers.values().map(|l| l.alpha.to_string()))),
             ("ss_network_args", "{}".into()),
             ("modelspec.sai_model_spec", "1.0.1".into()),
             ("modelspec.implementation", "diffusers".into()),

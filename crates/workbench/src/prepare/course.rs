@@ -15,7 +15,7 @@ use diffusion::{
 use models::{
     Error,
     guidance::Guidance,
-    lora::{self, Lora, Trainable},
+    lora::{self, Changes, Lora, Trainable},
     tensors::{self, Tensors},
     unet::UNet,
     weights::{Weights, files_of},
@@ -167,8 +167,8 @@ impl<'a> Course<'a> {
             Tuned::Adapted(adapter) => {
                 let file = request.work.join("pytorch_lora_weights.safetensors");
                 lora::write_diffusers(&adapter.lora, &file)?;
-                let loras = [adapter.lora.trainable(Kind::Float, Device::Cpu).lora];
-                folder.write(&|_, key, weight| merge::sum(key, weight, &loras), merge::mark(&[(file, 1.0)]), interrupt)
+                let changes = [Changes::from(&adapter.lora.trainable(Kind::Float, Device::Cpu).lora)];
+                folder.write(&|_, key, weight| lora::sum(key, weight, &changes), merge::mark(&[(file, 1.0)]), interrupt)
             }
             Tuned::Whole(keys) => {
                 let values: HashMap<String, Tensor> = keys.into_iter().zip(masters.into_values()).collect();

@@ -96,7 +96,7 @@ fn open(pipeline: &Pipeline, request: &Request, folder: &Path, n: usize) -> Resu
 /// Everything that a picture depends on.
 fn parameters(pipeline: &Pipeline, request: &Request, n: usize) -> String {
     let (prompt, size) = (&request.prompts[n], pipeline.native_size());
-    generate::parameters(&request.sampling, prompt, seed(request, n), size, &pipeline.name, None)
+    generate::parameters(&request.sampling, prompt, seed(request, n), size, &pipeline.name, &[])
 }
 
 fn seed(request: &Request, n: usize) -> u64 {

@@ -1,0 +1,201 @@
+//! A LoRA as it is named: a file, a folder with one, or an id of the hub; and how much of it.
+
+use super::HubOf;
+use anyhow::{Context, Result, bail};
+use hub::{Id, Layout, Progress};
+use serde::{Deserialize, Serialize};
+use std::{
+    convert::Infallible,
+    fs,
+    ops::Deref,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+/// What was typed for a LoRA: `FILE`, `FOLDER`, `OWNER/NAME` or `OWNER/NAME@REVISION:FILE`, and the file that it is. Written out, it is
+/// what was typed.
+///
+/// It stands for a path: the one that was typed, or after [`Adapter::fetch`] that of the file.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(from = "PathBuf", into = "PathBuf")]
+pub struct Adapter {
+    typed: PathBuf,
+    file: Option<PathBuf>,
+    commit: Option<String>,
+}
+
+impl Adapter {
+    /// Finds the file in a folder, or fetches it. A path that exists wins over an id; what can be neither is left for whoever
+    /// opens it to refuse. Says in the log what commit an id stood for.
+    ///
+    /// # Errors
+    /// A folder or repository without a LoRA, or with several; what keeps it from being fetched.
+    pub fn fetch(&mut self, hub: HubOf, progress: &dyn Progress) -> Result<()> {
+        if self.typed.is_dir() {
+            self.file = Some(in_folder(&self.typed, None)?);
+        } else if let Some(id) = id(&self.typed) {
+            let fetched = hub()?.fetch(&id, Layout::Adapter, progress)?;
+            tracing::info!("{id}: commit {} in {}", fetched.commit, fetched.folder.display());
+            self.file = Some(in_folder(&fetched.folder, id.file.as_deref())?);
+            self.commit = Some(fetched.commit);
+        }
+        Ok(())
+    }
+
+    /// What an id of the hub stood for when it was fetched.
+    pub fn commit(&self) -> Option<&str> {
+        self.commit.as_deref()
+    }
+}
+
+/// The LoRA of a folder: the file of that name, or the usual one.
+fn in_folder(folder: &Path, name: Option<&str>) -> Result<PathBuf> {
+    if let Some(name) = name {
+        return Ok(folder.join(name));
+    }
+    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if names.contains(&"model_index.json") {
+        bail!("{} is a model's folder, not a LoRA", folder.display());
+    }
+    match hub::adapter(&names, None) {
+        Ok(name) => Ok(folder.join(name)),
+        Err(why) => bail!("the folder {} {why}", folder.display()),
+    }
+}
+
+/// `OWNER/NAME`, `OWNER/NAME@REVISION`, and either with `:FILE`. A path that exists is no id.
+fn id(path: &Path) -> Option<Id> {
+    if path.exists() {
+        return None;
+    }
+    let text = path.to_str()?;
+    match text.split_once(':') {
+        Some((_, "")) => None,
+        Some((id, file)) => Some(Id { file: Some(file.to_owned()), ..Id::parse(id)? }),
+        None => Id::parse(text),
+    }
+}
+
+impl Deref for Adapter {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        self.file.as_ref().unwrap_or(&self.typed)
+    }
+}
+
+impl AsRef<Path> for Adapter {
+    fn as_ref(&self) -> &Path {
+        self
+    }
+}
+
+/// Where it lies makes no difference.
+impl PartialEq for Adapter {
+    fn eq(&self, other: &Self) -> bool {
+        self.typed == other.typed
+    }
+}
+
+impl From<PathBuf> for Adapter {
+    fn from(typed: PathBuf) -> Self {
+        Self { typed, file: None, commit: None }
+    }
+}
+
+impl From<Adapter> for PathBuf {
+    fn from(adapter: Adapter) -> Self {
+        adapter.typed
+    }
+}
+
+impl FromStr for Adapter {
+    type Err = Infallible;
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(PathBuf::from(text).into())
+    }
+}
+
+/// A LoRA, and how many times it is added.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scaled {
+    pub adapter: Adapter,
+    pub scale: f64,
+}
+
+impl FromStr for Scaled {
+    type Err = String;
+
+    /// A path may have a colon in it: what follows the last one is a scale if it is a number, and nothing has the whole name.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let whole = || Self { adapter: PathBuf::from(text).into(), scale: 1.0 };
+        if Path::new(text).exists() {
+            return Ok(whole());
+        }
+        match text.rsplit_once(':').map(|(path, scale)| (path, scale.parse::<f64>())) {
+            Some(("", _)) => Err("names no file before the colon".into()),
+            Some((path, Ok(scale))) if scale.is_finite() => Ok(Self { adapter: PathBuf::from(path).into(), scale }),
+            Some((_, Ok(_))) => Err("the scale must be a finite number".into()),
+            _ => Ok(whole()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_a_scale() {
+        let of = |text: &str| {
+            let Scaled { adapter, scale } = text.parse().unwrap();
+            (PathBuf::from(adapter), scale)
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let [plain, colon] = ["a:b.safetensors", "c:0.5"].map(|name| folder.path().join(name).display().to_string());
+        fs::write(&plain, "").unwrap();
+        fs::write(&colon, "").unwrap();
+        assert_eq!(of(&plain), (PathBuf::from(&plain), 1.0));
+        assert_eq!(of(&format!("{plain}:-0.25")), (PathBuf::from(&plain), -0.25));
+        assert_eq!(of(&colon), (PathBuf::from(&colon), 1.0), "a file of the whole name");
+        assert_eq!(of(&format!("{colon}:2")), (PathBuf::from(&colon), 2.0));
+        assert_eq!(of("gone.safetensors:1e-1"), ("gone.safetensors".into(), 0.1));
+        assert_eq!(of("owner/name:file.safetensors:0.8"), ("owner/name:file.safetensors".into(), 0.8));
+        assert!("x:inf".parse::<Scaled>().is_err() && "x:nan".parse::<Scaled>().is_err());
+        assert!(":0.5".parse::<Scaled>().is_err());
+    }
+
+    #[test]
+    fn ids_with_a_file() {
+        let of = |text: &str| id(Path::new(text)).map(|id| (id.to_string(), id.file));
+        assert_eq!(of("a/b"), Some(("a/b".into(), None)));
+        assert_eq!(of("a/b:c/d.safetensors"), Some(("a/b".into(), Some("c/d.safetensors".into()))));
+        assert_eq!(of("a/b@main:c.safetensors"), Some(("a/b@main".into(), Some("c.safetensors".into()))));
+        for path in ["a/b.safetensors", "a", "a/b/c", "a/b:", "./a/b:c"] {
+            assert_eq!(of(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_file_of_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let never = || -> hub::Result<hub::Hub> { panic!("the hub is asked") };
+        let found = || {
+            let mut adapter = Adapter::from(folder.path().to_owned());
+            adapter.fetch(&never, &hub::Silent).map(|()| adapter.to_path_buf())
+        };
+        let error = found().unwrap_err().to_string();
+        assert!(error.contains("has no LoRA in safetensors"), "{error}");
+        let write = |name: &str| fs::write(folder.path().join(name), "").unwrap();
+        write("b.safetensors");
+        assert_eq!(found().unwrap(), folder.path().join("b.safetensors"));
+        write("a.safetensors");
+        let error = found().unwrap_err().to_string();
+        assert!(error.ends_with("has a.safetensors, b.safetensors: name one of them"), "{error}");
+        write("adapter_model.safetensors");
+        assert_eq!(found().unwrap(), folder.path().join("adapter_model.safetensors"));
+        write("model_index.json");
+        assert!(found().unwrap_err().to_string().contains("is a model's folder"));
+    }
+}

@@ -1,0 +1,65 @@
+//! Which file of a folder is its LoRA.
+
+/// The file of a LoRA among those of a folder: the one that is wanted; or the one that diffusers, peft or a checkpoint of ours has, or the
+/// only one in safetensors at the top.
+///
+/// # Errors
+/// In a few words, with the names that there are to choose from.
+pub fn adapter<'a>(files: &[&'a str], wanted: Option<&str>) -> Result<&'a str, String> {
+    let mut choices: Vec<&str> =
+        files.iter().copied().filter(|file| file.ends_with(".safetensors") && !file.contains('/')).collect();
+    choices.sort_unstable();
+    let named = || match &choices[..] {
+        [] => "has no .safetensors file".to_owned(),
+        _ => format!("has {}", choices.join(", ")),
+    };
+    if let Some(wanted) = wanted {
+        let found = files.iter().copied().find(|file| *file == wanted);
+        return found.ok_or_else(|| format!("has no {wanted}; it {}", named()));
+    }
+    let usual = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter.safetensors"];
+    if let Some(file) = usual.into_iter().find_map(|name| choices.iter().copied().find(|file| *file == name)) {
+        return Ok(file);
+    }
+    match choices[..] {
+        [only] => Ok(only),
+        [] => {
+            let pickle = files.iter().find(|file| [".bin", ".ckpt", ".pt"].iter().any(|end| file.ends_with(end)));
+            let what =
+                pickle.map_or(String::new(), |file| format!("; {file} is a pickle, which can run code: convert it"));
+            Err(format!(
+                "has no LoRA in safetensors (pytorch_lora_weights.safetensors or adapter_model.safetensors){what}"
+            ))
+        }
+        _ => Err(format!("{}: name one of them", named())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Id, Layout, files::of_id};
+
+    #[test]
+    fn the_file_of_an_adapter() {
+        let of = |files: &[&'static str], wanted| adapter(files, wanted);
+        let usual = ["README.md", "other.safetensors", "pytorch_lora_weights.safetensors"];
+        assert_eq!(of(&usual, None).unwrap(), "pytorch_lora_weights.safetensors");
+        assert_eq!(of(&usual, Some("other.safetensors")).unwrap(), "other.safetensors");
+        assert_eq!(of(&["a.json", "mine.safetensors", "x/y.safetensors"], None).unwrap(), "mine.safetensors");
+        assert_eq!(of(&["a.json", "x/y.safetensors"], Some("x/y.safetensors")).unwrap(), "x/y.safetensors");
+        assert_eq!(
+            of(&["a.safetensors", "b.safetensors"], None).unwrap_err(),
+            "has a.safetensors, b.safetensors: name one of them"
+        );
+        assert!(of(&["adapter_model.bin"], None).unwrap_err().contains("adapter_model.bin is a pickle"));
+        assert_eq!(
+            of(&usual, Some("c")).unwrap_err(),
+            "has no c; it has other.safetensors, pytorch_lora_weights.safetensors"
+        );
+        let id = Id::parse("a/b").unwrap();
+        let files = ["adapter_config.json", "adapter_model.safetensors", "README.md"];
+        let both = of_id(&files, Layout::Adapter, &id, true).unwrap();
+        assert_eq!(both, ["adapter_model.safetensors", "adapter_config.json"]);
+    }
+}

@@ -1,0 +1,178 @@
+//! What a tensor of an adapter file is to its layer. The end of its key says it: `LAYER.lora_A.NAME.weight`, where NAME, the
+//! adapter's, is there only in some files.
+
+use super::Spelling;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Down,
+    Up,
+    /// Of a LoCon in Tucker form, `[r, r, k, k]` between down and up.
+    Core,
+    UpBias,
+    /// peft's own form for embeddings: `[r, words]`
+    EmbeddingDown,
+    /// `[width, r]`
+    EmbeddingUp,
+    Alpha,
+    /// LyCORIS' trained factor of the whole update, a number.
+    Scalar,
+    /// The norms of DoRA, as peft has them: one for each output.
+    Magnitude,
+    /// The same as LyCORIS and OneTrainer have them: for each output, or for each input.
+    DoraScale,
+    Loha(Factor),
+    Lokr(Factor),
+    /// What is added to the weight, in full.
+    Difference,
+    BiasDifference,
+    /// [`Part::Difference`] of a normalisation.
+    NormDifference,
+    NormBiasDifference,
+}
+
+/// Of the two matrices of LoHa and LoKr: each is whole, or a product, with a core in Tucker form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Factor {
+    W1,
+    W1A,
+    W1B,
+    T1,
+    W2,
+    W2A,
+    W2B,
+    T2,
+}
+
+impl Factor {
+    pub const ALL: [(&str, Self); 8] = [
+        ("w1", Self::W1),
+        ("w1_a", Self::W1A),
+        ("w1_b", Self::W1B),
+        ("t1", Self::T1),
+        ("w2", Self::W2),
+        ("w2_a", Self::W2A),
+        ("w2_b", Self::W2B),
+        ("t2", Self::T2),
+    ];
+
+    fn of(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(name, _)| *name == word).map(|(_, factor)| *factor)
+    }
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, factor)| *factor == self).map_or("", |(name, _)| name)
+    }
+}
+
+impl Part {
+    /// Single numbers; everything else is a matrix or a vector.
+    pub fn is_number(self) -> bool {
+        matches!(self, Self::Alpha | Self::Scalar)
+    }
+
+    /// What kohya's and LyCORIS' programs call it. `None`: they have no such thing.
+    pub fn kohya(self) -> Option<String> {
+        let name = match self {
+            Self::Down => "lora_down.weight",
+            Self::Up => "lora_up.weight",
+            Self::Core => "lora_mid.weight",
+            Self::Alpha => "alpha",
+            Self::Scalar => "scalar",
+            Self::Magnitude | Self::DoraScale => "dora_scale",
+            Self::Loha(factor) => return Some(format!("hada_{}", factor.name())),
+            Self::Lokr(factor) => return Some(format!("lokr_{}", factor.name())),
+            Self::Difference => "diff",
+            Self::BiasDifference => "diff_b",
+            Self::NormDifference => "w_norm",
+            Self::NormBiasDifference => "b_norm",
+            Self::UpBias | Self::EmbeddingDown | Self::EmbeddingUp => return None,
+        };
+        Some(name.into())
+    }
+}
+
+/// A key without its end.
+#[derive(Debug, PartialEq)]
+pub struct Split<'a> {
+    pub stem: &'a str,
+    pub part: Part,
+    pub spelling: Spelling,
+    /// The adapter's name, where the key has it.
+    pub adapter: Option<&'a str>,
+}
+
+/// `None`: the key has none of these ends.
+pub fn split(key: &str) -> Option<Split<'_>> {
+    let starts: Vec<usize> = std::iter::once(0).chain(key.match_indices('.').map(|(at, _)| at + 1)).collect();
+    // `LAYER.lora.down.NAME.weight` is the longest; the first word that is one of ours begins the end
+    let from = starts.len().saturating_sub(4).max(1);
+    (from..starts.len()).find_map(|i| {
+        let words: Vec<&str> = key[starts[i]..].split('.').collect();
+        let (inside, part, spelling, rest) = begin(&words)?;
+        let (adapter, last) = match rest {
+            [] | ["weight"] => (None, "weight"),
+            ["bias"] => (None, "bias"),
+            [name] => (Some(*name), "weight"),
+            [name, last @ ("weight" | "bias")] => (Some(*name), *last),
+            _ => return None,
+        };
+        let part = match (part, last) {
+            (part, "weight") => part,
+            (Part::Up, _) => Part::UpBias,
+            _ => return None,
+        };
+        let stem = if inside == 0 { &key[..starts[i] - 1] } else { &key[..starts[i] + inside] };
+        (adapter.is_none() || may_have_name(part)).then_some(Split { stem, part, spelling, adapter })
+    })
+}
+
+/// The part that these words begin with, and the words that are left; first, how much of the first word is the layer's.
+fn begin<'a, 'w>(words: &'w [&'a str]) -> Option<(usize, Part, Spelling, &'w [&'a str])> {
+    let direction = |word: &str| match word {
+        "down" => Some(Part::Down),
+        "up" => Some(Part::Up),
+        "mid" => Some(Part::Core),
+        _ => None,
+    };
+    if let [first, second, rest @ ..] = words
+        && let Some(part) = direction(second)
+    {
+        if matches!(*first, "lora" | "lora_linear_layer") {
+            return Some((0, part, Spelling::Diffusers, rest));
+        }
+        // `processor.to_q_lora.down`: the layer's own name is in the word
+        if let Some(layer) = first.strip_suffix("_lora") {
+            return Some((layer.len(), part, Spelling::Processors, rest));
+        }
+    }
+    let [first, rest @ ..] = words else { return None };
+    let (part, spelling) = match *first {
+        "lora_A" => (Part::Down, Spelling::Peft),
+        "lora_B" => (Part::Up, Spelling::Peft),
+        "lora_embedding_A" => (Part::EmbeddingDown, Spelling::Peft),
+        "lora_embedding_B" => (Part::EmbeddingUp, Spelling::Peft),
+        "lora_magnitude_vector" => (Part::Magnitude, Spelling::Peft),
+        "lora_down" => (Part::Down, Spelling::Kohya),
+        "lora_up" => (Part::Up, Spelling::Kohya),
+        "lora_mid" => (Part::Core, Spelling::Kohya),
+        "alpha" => (Part::Alpha, Spelling::Kohya),
+        "scalar" => (Part::Scalar, Spelling::Kohya),
+        "dora_scale" => (Part::DoraScale, Spelling::Kohya),
+        "diff" => (Part::Difference, Spelling::Kohya),
+        "diff_b" => (Part::BiasDifference, Spelling::Kohya),
+        "w_norm" => (Part::NormDifference, Spelling::Kohya),
+        "b_norm" => (Part::NormBiasDifference, Spelling::Kohya),
+        word => {
+            let loha = word.strip_prefix("hada_").and_then(Factor::of).map(Part::Loha);
+            let lokr = word.strip_prefix("lokr_").and_then(Factor::of).map(Part::Lokr);
+            (loha.or(lokr)?, Spelling::Kohya)
+        }
+    };
+    Some((0, part, spelling, rest))
+}
+
+/// peft puts the adapter's name behind the parts that it trains; other programs have none.
+fn may_have_name(part: Part) -> bool {
+    !matches!(part, Part::Alpha | Part::Scalar | Part::DoraScale | Part::Difference | Part::BiasDifference)
+}

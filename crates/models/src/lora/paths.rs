@@ -1,0 +1,213 @@
+//! From what stands before the matrices in a key to the layer's path: prefixes of networks and wrappers, underscores for
+//! dots, and the original program's block names.
+
+use super::{Name, Network, Spelling, ldm};
+
+/// What networks are called in front of a path; `None`: something around a network, which says nothing of which one.
+const PREFIXES: [(&str, Option<Network>); 24] = [
+    ("base_model.model", None),
+    ("base_model", None),
+    ("model.diffusion_model", Some(Network::UNet)),
+    ("diffusion_model", Some(Network::UNet)),
+    ("unet", Some(Network::UNet)),
+    ("text_encoder", Some(Network::TextEncoder)),
+    ("text_encoder_1", Some(Network::TextEncoder)),
+    ("text_encoder_2", Some(Network::TextEncoder2)),
+    ("text_encoders.clip_l.transformer", Some(Network::TextEncoder)),
+    ("text_encoders.clip_g.transformer", Some(Network::TextEncoder2)),
+    ("text_encoders.clip_l", Some(Network::TextEncoder)),
+    ("text_encoders.clip_g", Some(Network::TextEncoder2)),
+    ("clip_l.transformer", Some(Network::TextEncoder)),
+    ("clip_g.transformer", Some(Network::TextEncoder2)),
+    ("clip_l", Some(Network::TextEncoder)),
+    ("clip_g", Some(Network::TextEncoder2)),
+    ("te", Some(Network::TextEncoder)),
+    ("te1", Some(Network::TextEncoder)),
+    ("te2", Some(Network::TextEncoder2)),
+    ("cond_stage_model.transformer", Some(Network::TextEncoder)),
+    ("conditioner.embedders.0.transformer", Some(Network::TextEncoder)),
+    ("pipe", None),
+    ("pipeline", None),
+    ("model", None),
+];
+
+/// What `torch.compile`, DDP, FSDP and activation checkpoints put into a path, at any place.
+const WRAPPERS: [&str; 5] = ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"];
+
+/// The layer of a stem, and the spelling of which that of its matrices was a part.
+///
+/// # Errors
+/// In a few words, why it is none.
+pub fn parse(stem: &str, spelling: Spelling, layers_per_block: usize) -> Result<(Name, Spelling), String> {
+    let (path, flat) = match stem.split_once('_') {
+        Some((kind @ ("lora" | "lycoris"), rest)) if rest.contains('.') => (rest.to_owned(), Some(kind)),
+        Some((kind @ ("lora" | "lycoris"), rest)) => (with_dots(rest), Some(kind)),
+        _ => (stem.to_owned(), None),
+    };
+    let unknown = || {
+        let what = if flat.is_some() { "names no network or block" } else { "names no network" };
+        format!("{what} of Stable Diffusion")
+    };
+    let is_model = path.starts_with("base_model.");
+    let (network, path) = without_prefixes(&path)?;
+    if flat == Some("lora") && network.is_none() {
+        return Err(unknown());
+    }
+    let network = network.unwrap_or(if is_text(&path) { Network::TextEncoder } else { Network::UNet });
+    let is_ldm = network == Network::UNet && ldm::is_ldm(&path);
+    let layer = if is_ldm { ldm::to_diffusers(&path, layers_per_block).ok_or_else(unknown)? } else { modern(&path) };
+    let layer = with_prefix(network, layer);
+    if !is_layer(network, &layer) {
+        return Err(unknown());
+    }
+    let spelling = match (flat, spelling, is_ldm) {
+        (Some("lycoris"), ..) => Spelling::Lycoris,
+        (Some(_), _, true) => Spelling::KohyaLdm,
+        (Some(_), _, false) => Spelling::Kohya,
+        (None, Spelling::Kohya, true) => Spelling::DottedLdm,
+        (None, Spelling::Kohya, false) if !is_model => Spelling::Dotted,
+        (None, ..) if is_model => Spelling::PeftModel,
+        (None, ..) => spelling,
+    };
+    Ok((Name { network, layer }, spelling))
+}
+
+/// The path without wrappers, and the network that the prefixes name. They may stand there twice, and in any order.
+fn without_prefixes(path: &str) -> Result<(Option<Network>, String), String> {
+    let words: Vec<&str> = path.split('.').filter(|word| !WRAPPERS.contains(word)).collect();
+    let path = words.join(".");
+    let (mut rest, mut network) = (path.as_str(), None);
+    let longest = |rest: &str| {
+        let begins = |prefix: &str| rest.strip_prefix(prefix).is_some_and(|r| r.starts_with('.'));
+        PREFIXES.iter().filter(|(prefix, _)| begins(prefix)).max_by_key(|(prefix, _)| prefix.len())
+    };
+    while let Some((prefix, of)) = longest(rest) {
+        if let (Some(one), Some(other)) = (network, of)
+            && one != *other
+        {
+            return Err(format!("names two networks, {one} and {other}"));
+        }
+        network = network.or(*of);
+        rest = &rest[prefix.len() + 1..];
+    }
+    Ok((network, rest.to_owned()))
+}
+
+/// Whether a path can only be a text encoder's.
+fn is_text(path: &str) -> bool {
+    let starts = ["text_model.", "encoder.layers.", "embeddings.", "final_layer_norm", "text_projection"];
+    starts.iter().any(|start| path.starts_with(start))
+}
+
+/// Whether a network of Stable Diffusion can have a layer of that path, as far as its first words tell: not of which size it is.
+fn is_layer(network: Network, path: &str) -> bool {
+    let words: Vec<&str> = path.split('.').collect();
+    let in_block = |word: &str| matches!(word, "resnets" | "attentions" | "downsamplers" | "upsamplers");
+    match (network, &words[..]) {
+        (Network::UNet, ["down_blocks" | "up_blocks", _, inside, ..] | ["mid_block", inside, ..]) => in_block(inside),
+        (Network::UNet, ["time_embedding" | "add_embedding", _]) => true,
+        (Network::UNet, [alone]) => matches!(*alone, "conv_in" | "conv_norm_out" | "conv_out"),
+        (Network::UNet, _) => false,
+        (_, ["text_model", "encoder" | "embeddings" | "final_layer_norm", ..] | ["text_projection"]) => true,
+        _ => false,
+    }
+}
+
+/// What diffusers once called layers, in the words of its checkpoints.
+fn modern(layer: &str) -> String {
+    let layer = match layer.split_once(".processor.") {
+        Some((attention, "to_out")) => format!("{attention}.to_out.0"),
+        Some((attention, projection)) => format!("{attention}.{projection}"),
+        None => layer.to_owned(),
+    };
+    // the projections of text encoders had the names of the UNet's
+    match layer.split_once(".self_attn.to_") {
+        Some((block, projection)) => format!("{block}.self_attn.{projection}_proj"),
+        None => layer,
+    }
+}
+
+/// transformers 5 leaves the prefix out that all layers of text encoders but the projection have had.
+fn with_prefix(network: Network, layer: String) -> String {
+    let bare = ["encoder.", "embeddings.", "final_layer_norm"].iter().any(|start| layer.starts_with(start));
+    if bare && network != Network::UNet { format!("text_model.{layer}") } else { layer }
+}
+
+/// Words of paths that have an underscore of their own.
+const COMPOUNDS: [&str; 53] = [
+    "down_blocks",
+    "mid_block",
+    "up_blocks",
+    "transformer_blocks",
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out",
+    "proj_in",
+    "proj_out",
+    "conv_in",
+    "conv_norm_out",
+    "conv_out",
+    "conv_shortcut",
+    "time_emb_proj",
+    "time_embedding",
+    "add_embedding",
+    "linear_1",
+    "linear_2",
+    // text encoders
+    "text_model",
+    "text_projection",
+    "self_attn",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "out_proj",
+    "token_embedding",
+    "position_embedding",
+    "layer_norm1",
+    "layer_norm2",
+    "final_layer_norm",
+    // LDM
+    "input_blocks",
+    "middle_block",
+    "output_blocks",
+    "time_embed",
+    "label_emb",
+    "in_layers",
+    "emb_layers",
+    "out_layers",
+    "skip_connection",
+    // prefixes and wrappers
+    "base_model",
+    "diffusion_model",
+    "text_encoder",
+    "text_encoder_1",
+    "text_encoder_2",
+    "text_encoders",
+    "clip_l",
+    "clip_g",
+    "cond_stage_model",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "base_layer",
+];
+
+/// Puts the dots back that have become underscores.
+fn with_dots(flat: &str) -> String {
+    let (mut path, mut rest) = (String::new(), flat);
+    while !rest.is_empty() {
+        let at_word_end = |word: &&&str| rest.strip_prefix(**word).is_some_and(|r| r.is_empty() || r.starts_with('_'));
+        let word = match COMPOUNDS.iter().filter(at_word_end).max_by_key(|word| word.len()) {
+            Some(word) => word,
+            None => rest.split('_').next().unwrap_or(rest),
+        };
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path += word;
+        rest = &rest[word.len()..];
+        rest = rest.strip_prefix('_').unwrap_or(rest);
+    }
+    path
+}

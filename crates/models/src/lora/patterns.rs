@@ -1,0 +1,105 @@
+//! peft's `rank_pattern` and `alpha_pattern`: regular expressions for the ends of layers' paths, each with a number.
+
+use fancy_regex::Regex;
+use serde_json::Value;
+
+/// In the order of the file, which decides where several match.
+#[derive(Default)]
+pub struct Patterns(Vec<Pattern>);
+
+struct Pattern {
+    key: String,
+    regex: Regex,
+    value: f64,
+}
+
+impl Patterns {
+    /// # Errors
+    /// In words: no JSON object, a key that is no regular expression, a value that is no number.
+    pub fn parse(value: &Value) -> Result<Self, String> {
+        let object = value.as_object().ok_or(format!("is {value}, not an object"))?;
+        let pattern = |(key, value): (&String, &Value)| {
+            let value = value.as_f64().ok_or(format!("`{key}` has {value}, not a number"))?;
+            // of the whole path, or of what stands behind one of its dots
+            let regex = Regex::new(&format!(r"^(.*\.)?({key})$"))
+                .map_err(|e| format!("`{key}` is not a regular expression ({e})"))?;
+            Ok(Pattern { key: key.clone(), regex, value })
+        };
+        Ok(Self(object.iter().map(pattern).collect::<Result<_, String>>()?))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first pattern that one of a layer's names matches, and its number.
+    ///
+    /// # Errors
+    /// A pattern that takes too long to try.
+    pub fn first(&self, names: &[&str]) -> Result<Option<(&str, f64)>, String> {
+        for Pattern { key, regex, value } in &self.0 {
+            for name in names {
+                match regex.is_match(name) {
+                    Ok(true) => return Ok(Some((key, *value))),
+                    Ok(false) => {}
+                    Err(e) => return Err(format!("cannot be held against the pattern `{key}`: {e}")),
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(patterns: &str, name: &str) -> Option<f64> {
+        let value = serde_json::from_str(patterns).unwrap();
+        Patterns::parse(&value).unwrap().first(&[name]).unwrap().map(|(_, value)| value)
+    }
+
+    /// The same questions with the same answers as `peft.utils.other.get_pattern_key` of peft 0.21 gives.
+    #[test]
+    fn as_peft_matches() {
+        let name = "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k";
+        for (pattern, expected) in [
+            (r"to_k", true),
+            (r"attn2.to_k", true),
+            (r"attn2\\.to_k", true),
+            (r".*attn2\\.to_k", true),
+            (r"down_blocks.*to_[kv]", true),
+            (r"^down_blocks\\..*", true),
+            (r"to_(q|v)|to_k", true),
+            (r"\\d+\\.attn\\d\\.to_k", true),
+            (r"(?!attn1)attn\\d\\.to_k", true),
+            (r"(?!attn2)attn\\d\\.to_k", false),
+            (r"^attn2.to_k", false),
+            (r"o_k", false),
+            (r"to_", false),
+            (r"attn2", false),
+            (r"to_q|to_v", false),
+        ] {
+            assert_eq!(first(&format!(r#"{{"{pattern}": 3}}"#), name).is_some(), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn the_first_one_counts() {
+        let both = [r#"{"to_k": 1, ".*attn2.*": 2}"#, r#"{".*attn2.*": 2, "to_k": 1}"#];
+        assert_eq!(both.map(|patterns| first(patterns, "a.attn2.to_k")), [Some(1.0), Some(2.0)]);
+        assert_eq!(first(both[0], "a.attn2.to_q"), Some(2.0));
+    }
+
+    #[test]
+    fn what_is_no_pattern() {
+        for (text, part) in [
+            (r#"{"to_[k": 1}"#, "`to_[k` is not a regular expression"),
+            (r#"{"to_k": "many"}"#, "`to_k` has \"many\""),
+            ("3", "is 3, not an object"),
+        ] {
+            let error = Patterns::parse(&serde_json::from_str(text).unwrap()).err().unwrap();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
