@@ -2,6 +2,7 @@
 
 mod check;
 
+use crate::share;
 use anyhow::Result;
 use clap::Args as Group;
 use comat::config::Where;
@@ -24,7 +25,7 @@ pub struct Doctor {
     #[arg(long, default_value = "auto", requires = "check")]
     device: Where,
     /// Folder with the miniature world's networks
-    #[arg(long, value_name = "DIR", default_value = "weights/world", requires = "check")]
+    #[arg(long, value_name = "DIR", default_value = "weights/world", value_parser = share::path, requires = "check")]
     world: PathBuf,
 }
 

@@ -4,7 +4,7 @@ use crate::console::Console;
 use anyhow::{Context, Result};
 use comat::config::{self, Config, Location};
 use hub::{Hub, Layout, Progress, Settings};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 /// All models of a configuration.
 pub fn config(config: &mut Config, console: &Console) -> Result<()> {
@@ -41,11 +41,7 @@ fn hub() -> hub::Result<Hub> {
 }
 
 fn bar(console: &Console) -> Result<Bar> {
-    let bar = console.bar();
-    bar.set_style(ProgressStyle::with_template(
-        "{msg} {wide_bar} {bytes}/{total_bytes} · {bytes_per_sec} · ETA {eta}",
-    )?);
-    Ok(Bar(bar))
+    Ok(Bar(console.bar("fetch", "{msg} {bytes}/{total_bytes} · {bytes_per_sec} · ETA {eta}")?))
 }
 
 /// One bar, for one file after the other. Ctrl-C needs no care here: what has come stays, and the next time goes on.

@@ -2,8 +2,8 @@
 
 use crate::{
     args::{Attention, Engine, Generate, Latents, Plan, Source, Trace, Train},
-    console::Console,
-    fetch, processes,
+    console::{Console, watch},
+    fetch, processes, share,
 };
 use anyhow::{Context, Result, bail};
 use comat::{
@@ -20,12 +20,14 @@ use comat::{
     judge::Judge,
     segment::{Grounded, Segmenter},
 };
-use indicatif::{ProgressBar, ProgressStyle};
-use std::{path::Path, time::Duration};
+use std::path::Path;
 use tch::{Device, Kind};
 
+/// What a bar counts while images are drawn.
+pub const DENOISING: &str = "denoising steps";
+
 pub fn train(args: Train, console: &Console) -> Result<()> {
-    let mut config = config::read(&args.config, &args.set)?;
+    let mut config = share::config(&args.config, &args.set)?;
     if args.dry_run {
         fetch::config(&mut config, console)?;
         say!("{}", plan::describe(config.clone(), segmenter)?);
@@ -43,7 +45,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     console.stop_on_ctrl_c("Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.");
     let resume = args.resume.as_deref();
     let (mut trainer, mut run) =
-        Trainer::open(config, segmenter, judge, resume, console.bar(), &console.interrupt, world)?;
+        Trainer::open(config, segmenter, judge, resume, console.bar(watch::SPEAKS, "")?, &console.interrupt, world)?;
     for change in &trainer.changed {
         say!("Changed since the checkpoint: {change}");
     }
@@ -76,7 +78,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
 }
 
 pub fn plan(args: Plan, console: &Console) -> Result<()> {
-    let mut config = config::read(&args.config, &args.set)?;
+    let mut config = share::config(&args.config, &args.set)?;
     fetch::config(&mut config, console)?;
     say!("{}", plan::describe(config.clone(), segmenter)?);
     let forecast = plan::memory::forecast(&config, segmenter)?;
@@ -127,7 +129,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     world.one_before_the_others(|| fetch::model(&mut model, variant.as_deref(), &mut tokenizer, console))?;
     let pipeline = open(model, variant.as_deref(), tokenizer, &engine, console)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
-    let bar = denoising_bar(console, "generate")?;
+    let bar = console.count("generate", DENOISING)?;
     let files = generate::run(pipeline, &request, &bar, &console.interrupt, &world)?;
     bar.finish_and_clear();
     if world.leads() {
@@ -137,7 +139,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
 }
 
 pub fn latents(args: Latents, console: &Console) -> Result<()> {
-    let mut config = config::read(&args.config, &args.set)?;
+    let mut config = share::config(&args.config, &args.set)?;
     config.fidelity.get_or_insert_default();
     let way_out = "shards that are done are whole, and the same command goes on";
     let interrupt = Some(console.interrupt.clone());
@@ -151,9 +153,7 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
     let prompts = prompts::read(&config.prompts.train)?;
     let mut pipeline = config.model.open()?;
     console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
-    let bar = console.bar();
-    bar.set_style(ProgressStyle::with_template("latents {wide_bar} {pos}/{len} · {per_sec} · ETA {eta_precise}")?);
-    bar.enable_steady_tick(Duration::from_millis(500));
+    let bar = console.count("latents", "prompts")?;
     let store = comat::latents::complete(&config, &mut pipeline, &prompts, &bar, &console.interrupt, &world)?;
     bar.finish_and_clear();
     if world.leads() {
@@ -176,7 +176,7 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
     };
     let pipeline = open(model, variant.as_deref(), tokenizer, &args.engine, console)?;
     console.stop_on_ctrl_c("Stopping; panels that are done are whole.");
-    let bar = denoising_bar(console, "attention")?;
+    let bar = console.count("attention", DENOISING)?;
     let files = word_maps::run(pipeline, &request, &bar, &console.interrupt)?;
     bar.finish_and_clear();
     for file in files {
@@ -209,17 +209,8 @@ fn texts(mut typed: Vec<String>, file: Option<&Path>) -> Result<Vec<String>> {
     Ok(typed)
 }
 
-pub fn denoising_bar(console: &Console, verb: &str) -> Result<ProgressBar> {
-    let bar = console.bar();
-    bar.set_style(ProgressStyle::with_template(&format!(
-        "{verb} {{wide_bar}} {{pos}}/{{len}} denoising steps · {{per_sec}} · ETA {{eta_precise}}"
-    ))?);
-    bar.enable_steady_tick(Duration::from_millis(500));
-    Ok(bar)
-}
-
 pub fn trace(args: Trace, console: &Console) -> Result<()> {
-    let mut config = config::read(&args.config, &args.set)?;
+    let mut config = share::config(&args.config, &args.set)?;
     fetch::config(&mut config, console)?;
     let Trace { noise, out, lora, tracked_start, repeat, .. } = args;
     let request = tracing_of::Request { noise, out, lora, tracked_start, repeat };
@@ -263,7 +254,7 @@ pub fn judge(which: &config::Judge, kind: Kind, device: Device) -> Result<Box<dy
 }
 
 /// As a shell takes it for one word.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=,:".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }

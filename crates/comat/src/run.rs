@@ -2,6 +2,7 @@
 
 mod figures;
 mod journal;
+mod lines;
 pub mod samples;
 mod validation;
 
@@ -22,6 +23,8 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use journal::Journal;
+use lines::Lines;
+pub use lines::duration;
 use models::{
     Error,
     lora::{self, Lora},
@@ -171,6 +174,7 @@ pub struct Run {
     folder: PathBuf,
     journal: Journal,
     bar: ProgressBar,
+    lines: Lines,
     validation: Validation,
     samples: Vec<String>,
     /// Step and caption loss of every held-out prompt, as measured in this sitting.
@@ -231,6 +235,7 @@ impl Run {
             journal: if leads { Journal::open(&folder)? } else { Journal::nowhere() },
             validation: Validation::open(&folder, validation, judge, of, leads)?,
             folder,
+            lines: Lines::new(config, &bar, leads),
             bar,
             samples,
             measured: vec![],
@@ -261,7 +266,9 @@ impl Run {
             "ranks": trainer.world.size,
             "backend": trainer.world.backend(),
         }))?;
+        self.lines.start(trainer, self.samples.len(), self.validation.prompts.len());
         self.validation.resume_at(trainer.step);
+        self.bar.set_prefix("train");
         self.bar.set_position(trainer.step);
         self.bar.reset_eta();
         self.bar.enable_steady_tick(Duration::from_millis(500));
@@ -293,6 +300,7 @@ impl Run {
                 "skipped": trainer.skipped, "seconds": seconds,
             }));
         }
+        let peak = report.legs.peak().max(memory::peak(trainer.session.pipeline.device));
         let mut line = json!({
             "event": "step",
             "step": trainer.step,
@@ -301,7 +309,7 @@ impl Run {
             "learning_rate": report.learning_rate,
             "seconds": seconds,
             "caption_cotangent": report.pulls.caption,
-            "peak_memory": report.legs.peak().max(memory::peak(trainer.session.pipeline.device)),
+            "peak_memory": peak,
         });
         for (name, leg) in report.legs.named() {
             let there = match name {
@@ -347,7 +355,7 @@ impl Run {
             ]);
         }
         self.journal.write(line)?;
-        self.bar.set_message(format!("loss {:.3} · {:.2} it/s", report.caption_loss, 1.0 / seconds));
+        self.bar.set_message(self.lines.step(trainer.step, report, seconds, peak));
         self.bar.set_position(trainer.step);
         Ok(())
     }
