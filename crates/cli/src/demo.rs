@@ -5,7 +5,7 @@ mod course;
 use crate::{args::Args, console::Console, share, verbs::quoted};
 use anyhow::{Context, Result, bail};
 use clap::{Args as Group, Parser};
-use comat::{config::Where, files::write_whole, interrupt::Interrupted};
+use comat::{config::Where, files::write_whole, interrupt::Interrupted, run::duration};
 use course::{Extent, Step};
 use serde_json::{Value, json};
 use std::{
@@ -63,28 +63,31 @@ pub fn run(args: Demo, console: &Console) -> Result<()> {
     }
     let steps = course::steps(&out, &extent, args.device);
     let lines: Vec<String> = steps.iter().map(Step::line).collect();
-    let mut done = done(&out, &lines)?;
+    let before = done(&out, &lines)?;
     console.stop_on_ctrl_c("Stopping; the same command goes on from here. Ctrl-C once more stops at once.");
-    if done == 0 {
-        say!("{} into {}. Ctrl-C, and the same command goes on.", extent.what, out.display());
+    match before {
+        None => say!("{} into {}. Ctrl-C, and the same command goes on.", extent.what, out.display()),
+        Some(done) if done < steps.len() => {
+            say!("Going on in {}: {done} of {} steps are done.", out.display(), steps.len());
+        }
+        Some(_) => say!("Done already; --anew does it again."),
+    }
+    if before.is_none_or(|done| done == 0) {
         fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
         write_state(&out, &lines, 0)?;
         course::write_prompts(&share, &out, extent.prompts)?;
-    } else if done < steps.len() {
-        say!("Going on in {}: {done} of {} steps are done.", out.display(), steps.len());
     }
     let begun = Instant::now();
-    for (number, step) in steps.iter().enumerate().skip(done) {
+    for (number, step) in steps.iter().enumerate().skip(before.unwrap_or(0)) {
         say!("\n{}/{} {}\n    {}", number + 1, steps.len(), step.what, step.line());
         let arguments = Args::try_parse_from(&step.words).context("a step of the demo")?;
         crate::dispatch(arguments.verb, console)?;
         if console.interrupt.is_set() {
             return Err(Interrupted.into());
         }
-        done = number + 1;
-        write_state(&out, &lines, done)?;
+        write_state(&out, &lines, number + 1)?;
     }
-    say!("\nDone in {:.0} s. In {}:", begun.elapsed().as_secs_f64(), out.display());
+    say!("\nDone in {}. In {}:", duration(begun.elapsed().as_secs_f64()), out.display());
     for (name, what) in RESULTS {
         if name.contains(',') || out.join(name).exists() {
             say!("  {name:17} {what}");
@@ -99,14 +102,14 @@ pub fn run(args: Demo, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// How many of the steps an earlier call has done.
-fn done(out: &Path, steps: &[String]) -> Result<usize> {
+/// How many of the steps an earlier call has done; None if there was none.
+fn done(out: &Path, steps: &[String]) -> Result<Option<usize>> {
     let file = out.join(STATE);
     if !file.exists() {
         if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
             bail!("{} holds something else than a demo; choose another folder by --out", out.display());
         }
-        return Ok(0);
+        return Ok(None);
     }
     let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     let state: Value = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
@@ -116,7 +119,7 @@ fn done(out: &Path, steps: &[String]) -> Result<usize> {
             out.display()
         );
     }
-    Ok(state["done"].as_u64().unwrap_or(0).min(steps.len() as u64) as usize)
+    Ok(Some(state["done"].as_u64().unwrap_or(0).min(steps.len() as u64) as usize))
 }
 
 fn write_state(out: &Path, steps: &[String], done: usize) -> Result<()> {

@@ -89,7 +89,7 @@ fn lines_without_a_terminal() {
     let train = |rest: &str| format!("train --config run.toml {rest}");
     let steps = |lines: &[String]| -> Vec<String> {
         let step = |line: &String| line.split("step ").nth(1).and_then(|rest| rest.split(' ').next()).map(str::to_owned);
-        lines.iter().filter(|line| line.contains(" a step")).filter_map(step).collect()
+        lines.iter().filter(|line| line.contains(" · loss ")).filter_map(step).collect()
     };
 
     let lines = run(&train("--set output=a --set logging.every=2"), None);

@@ -88,15 +88,14 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
         )
     };
     let judge = |name: &str| command("world judge", &[("--prompts", held_out.clone()), ("--images", of(name))]);
-    let report = |base: &str, also: bool, page: &str| {
-        let mut options = vec![("--run", of("")), ("--base", of(base)), ("--tuned", of("tuned"))];
-        options[0].1 = out.display().to_string();
-        options.extend(also.then(|| ("--also", format!("long={}", of("long")))));
+    let report = |base: &str, tuned: &str, also: Option<(&str, &str)>, page: &str| {
+        let mut options = vec![("--run", out.display().to_string()), ("--base", of(base)), ("--tuned", of(tuned))];
+        options.extend(also.map(|(name, folder)| ("--also", format!("{name}={}", of(folder)))));
         options.extend([("--prompts", held_out.clone()), ("--out", of(page))]);
         command("world report", &options)
     };
     let long = "weights/world/lora/comat.safetensors".to_owned();
-    let all: [(bool, &str, Vec<String>); 11] = [
+    let all: [(bool, &str, Vec<String>); 12] = [
         (true, "a LoRA from prompts alone", train()),
         (true, "held-out prompts, the base model at its best guidance", draw("base", BEST, None)),
         (extent.unguided, "the same without guidance", draw("base-unguided", NONE, None)),
@@ -110,11 +109,16 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
         (extent.unguided, "the base model without guidance, judged", judge("base-unguided")),
         (true, "this training's LoRA without guidance, judged", judge("tuned")),
         (true, "the long training's LoRA, judged", judge("long")),
-        (extent.unguided, "a page at equal cost: both without guidance", report("base-unguided", false, "unguided.html")),
+        (extent.unguided, "a page at equal cost: both without guidance", report("base-unguided", "tuned", None, "unguided.html")),
         (
-            true,
+            extent.unguided,
             "the page: the base model at its best guidance, this training's LoRA, and the long training's",
-            report("base", true, "report.html"),
+            report("base", "tuned", Some(("long", "long")), "report.html"),
+        ),
+        (
+            !extent.unguided,
+            "the page: the base model at its best guidance, the long training's LoRA, and that of these few steps",
+            report("base", "long", Some(("few", "tuned")), "report.html"),
         ),
     ];
     all.into_iter().filter(|(wanted, ..)| *wanted).map(|(_, what, words)| Step { what, words }).collect()
