@@ -1,8 +1,20 @@
 //! What can be typed.
 
 use crate::{
-    console::Loudness, demo::Demo, doctor::Doctor, entities::Entities, evaluate::Evaluate, lora::Lora, prepare::Prepare, prompts::Prompts,
-    report::Report, segment::Segment, share, shell::{Completions, Man}, world::World,
+    console::Loudness,
+    demo::Demo,
+    doctor::Doctor,
+    entities::Entities,
+    evaluate::Evaluate,
+    init::Init,
+    lora::Lora,
+    prepare::Prepare,
+    prompts::Prompts,
+    report::Report,
+    segment::Segment,
+    share,
+    shell::{Completions, Man},
+    world::World,
 };
 use clap::{Args as Group, Parser, Subcommand};
 use comat::{
@@ -45,6 +57,7 @@ impl Args {
 #[derive(Subcommand)]
 pub enum Verb {
     Demo(Demo),
+    Init(Init),
     Train(Train),
     Plan(Plan),
     Prepare(Prepare),

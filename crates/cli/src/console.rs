@@ -63,7 +63,9 @@ impl Loudness {
                 None => (usual(), None),
                 Some(text) => match text.parse() {
                     Ok(filter) => (filter, None),
-                    Err(e) => (usual(), Some(format!("RUST_LOG={text}: {e}; write for example warn, or info,hub=debug"))),
+                    Err(e) => {
+                        (usual(), Some(format!("RUST_LOG={text}: {e}; write for example warn, or info,hub=debug")))
+                    }
                 },
             },
         }

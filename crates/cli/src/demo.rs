@@ -47,7 +47,10 @@ const RESULTS: &[(&str, &str)] = &[
     ("report.html", "the page: the base model beside the LoRA, scores with intervals, curves of the run"),
     ("unguided.html", "the same, both without guidance: at equal cost"),
     ("before-after.png", "sample prompts: the base model above, the tuned one below"),
-    ("base, tuned, long", "held-out prompts without a LoRA, with this one and with the long training's, and scores.jsonl"),
+    (
+        "base, tuned, long",
+        "held-out prompts without a LoRA, with this one and with the long training's, and scores.jsonl",
+    ),
     ("adapter", "the LoRA, for diffusers and for ComfyUI or A1111"),
     ("events.jsonl", "loss, gradient norm, time and memory of every step"),
 ];
@@ -145,7 +148,8 @@ fn move_aside(folder: &Path) -> Result<Option<PathBuf>> {
 /// In the browser, where there is one.
 fn open(page: &Path) {
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-    let started = Command::new(program).arg(page).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let started =
+        Command::new(program).arg(page).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !started.is_ok_and(|status| status.success()) {
         tracing::warn!("{program} could not open the page; open it in a browser");
     }

@@ -104,6 +104,18 @@ fn processor() -> Finding {
     }
 }
 
+/// Bytes of the host's memory that are free.
+pub fn memory_free() -> Option<f64> {
+    let [_, free] = memory(&fs::read_to_string("/proc/meminfo").ok()?)?;
+    Some(free * f64::from(1 << 30))
+}
+
+/// The major number of the least capable GPU's compute capability.
+pub fn compute_capability() -> Option<u32> {
+    let all = nvidia_smi()?;
+    all.lines().filter_map(|line| line.rsplit(',').next()?.trim().split('.').next()?.parse().ok()).min()
+}
+
 /// GiB in all and free, of /proc/meminfo.
 fn memory(meminfo: &str) -> Option<[f64; 2]> {
     let kib = |key: &str| -> Option<f64> {

@@ -3,11 +3,13 @@
 #[macro_use]
 mod console;
 mod args;
+mod card;
 mod demo;
 mod doctor;
 mod entities;
 mod evaluate;
 mod fetch;
+mod init;
 mod lora;
 mod prepare;
 mod processes;
@@ -16,6 +18,7 @@ mod report;
 mod segment;
 mod share;
 mod shell;
+mod syntax;
 mod verbs;
 mod world;
 
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
 fn dispatch(verb: Verb, console: &Console) -> anyhow::Result<()> {
     match verb {
         Verb::Demo(args) => demo::run(args, console),
+        Verb::Init(args) => init::run(args, console),
         Verb::Train(args) => verbs::train(args, console),
         Verb::Plan(args) => verbs::plan(args, console),
         Verb::Prepare(args) => prepare::run(args, console),

@@ -71,7 +71,8 @@ struct Line {
 }
 
 pub fn run(args: &Prompts) -> Result<()> {
-    let files: Vec<&Path> = [Some(&args.out), args.held_out.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
+    let files: Vec<&Path> =
+        [Some(&args.out), args.held_out.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
     for file in &files {
         if !matches!(file.extension().and_then(|end| end.to_str()), Some("jsonl" | "txt")) {
             bail!("{}: a prompt file ends in .txt or .jsonl", file.display());

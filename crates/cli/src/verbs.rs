@@ -2,8 +2,9 @@
 
 use crate::{
     args::{Attention, Engine, Generate, Latents, Plan, Source, Trace, Train},
+    card,
     console::{Console, watch},
-    fetch, processes, share,
+    fetch, processes, share, syntax,
 };
 use anyhow::{Context, Result, bail};
 use comat::{
@@ -46,6 +47,9 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     let resume = args.resume.as_deref();
     let (mut trainer, mut run) =
         Trainer::open(config, segmenter, judge, resume, console.bar(watch::SPEAKS, "")?, &console.interrupt, world)?;
+    if trainer.world.leads() {
+        syntax::warn(trainer.prompts.iter().map(|prompt| prompt.text.as_str()));
+    }
     for change in &trainer.changed {
         say!("Changed since the checkpoint: {change}");
     }
@@ -56,9 +60,12 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     match ended {
         Ended::Finished => {
             say!("{} steps done. The LoRA is in {}", trainer.step, output.join("adapter").display());
-            if let Some(verdict) = run.verdict() {
+            let verdict = run.verdict();
+            if let Some(verdict) = &verdict {
                 say!("{verdict}");
             }
+            card::write(&trainer.session.config, trainer.step, verdict.as_deref())?;
+            say!("With a model card, for the hub: {}", card::upload(&trainer.session.config));
             if output.join("before-after.png").exists() {
                 say!("Before and after: {}", output.join("before-after.png").display());
             }
@@ -206,6 +213,7 @@ fn texts(mut typed: Vec<String>, file: Option<&Path>) -> Result<Vec<String>> {
     if let Some(path) = file {
         typed.extend(prompts::read(path)?.into_iter().map(|p| p.text));
     }
+    syntax::warn(typed.iter().map(String::as_str));
     Ok(typed)
 }
 

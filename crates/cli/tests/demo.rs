@@ -59,9 +59,8 @@ fn shipped_files_are_found_or_asked_for() {
     assert!(folder.names("").is_empty());
 
     let share = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let with = |line: &str| -> Done {
-        folder.command(&words(line)).env("COMAT_SHARE", &share).output().unwrap().into()
-    };
+    let with =
+        |line: &str| -> Done { folder.command(&words(line)).env("COMAT_SHARE", &share).output().unwrap().into() };
     let done = with("train --config world --set output=out --dry-run").ok();
     assert!(done.stdout.contains("adapter      rank 16") && !folder.exists("out"), "{}", done.stdout);
     with("generate --model weights/world/sd --prompt star --steps 1 --out out").ok();
@@ -88,13 +87,20 @@ fn lines_without_a_terminal() {
     };
     let train = |rest: &str| format!("train --config run.toml {rest}");
     let steps = |lines: &[String]| -> Vec<String> {
-        let step = |line: &String| line.split("step ").nth(1).and_then(|rest| rest.split(' ').next()).map(str::to_owned);
+        let step =
+            |line: &String| line.split("step ").nth(1).and_then(|rest| rest.split(' ').next()).map(str::to_owned);
         lines.iter().filter(|line| line.contains(" · loss ")).filter_map(step).collect()
     };
 
     let lines = run(&train("--set output=a --set logging.every=2"), None);
-    assert!(lines[0].contains("training: steps 1 to 4 of 2 samples each (4 sampling steps, 2 of them replayed)"), "{lines:?}");
-    assert!(lines.iter().any(|line| line.contains("a step takes ") && line.contains("the 2 others some ")), "{lines:?}");
+    assert!(
+        lines[0].contains("training: steps 1 to 4 of 2 samples each (4 sampling steps, 2 of them replayed)"),
+        "{lines:?}"
+    );
+    assert!(
+        lines.iter().any(|line| line.contains("a step takes ") && line.contains("the 2 others some ")),
+        "{lines:?}"
+    );
     assert_eq!(steps(&lines), ["2/4", "4/4"], "{lines:?}");
     let last = lines.iter().find(|line| line.contains("step 4/4")).unwrap();
     assert!(last.contains(" · loss ") && last.contains(" a step · ") && last.ends_with(" left"), "{last}");

@@ -68,7 +68,9 @@ fn twenty_thousand_in_seconds() {
 #[test]
 fn a_run_reads_them() {
     let folder = Folder::of_run();
-    folder.train("prompts.train=prompts/train.jsonl --dry-run").error(&["no such file", "comat prompts --out prompts/train.jsonl"]);
+    folder
+        .train("prompts.train=prompts/train.jsonl --dry-run")
+        .error(&["no such file", "comat prompts --out prompts/train.jsonl"]);
     prompts(&folder, "--count 50").ok();
     let done = folder.train("prompts.train=prompts/train.jsonl --dry-run").ok();
     assert!(done.stdout.contains("prompts      50 to train on"), "{}", done.stdout);
@@ -77,10 +79,16 @@ fn a_run_reads_them() {
 #[test]
 fn words_and_categories_of_ones_own() {
     let folder = Folder::new();
-    folder.write("words.toml", "things = ['sock', 'spade', 'violet']\ncolor = ['teal', 'mauve', 'ochre']\nanimals = ['newt']\n");
+    folder.write(
+        "words.toml",
+        "things = ['sock', 'spade', 'violet']\ncolor = ['teal', 'mauve', 'ochre']\nanimals = ['newt']\n",
+    );
     prompts(&folder, "--words words.toml --categories color --count 30 --out a.txt").ok();
     let text = folder.read("a.txt");
-    assert!(text.lines().count() == 30 && text.lines().all(|line| line.contains("teal") || line.contains("mauve") || line.contains("ochre")));
+    assert!(
+        text.lines().count() == 30
+            && text.lines().all(|line| line.contains("teal") || line.contains("mauve") || line.contains("ochre"))
+    );
     let wrong = |words: &str, parts: &[&str]| {
         folder.write("wrong.toml", words);
         prompts(&folder, "--words wrong.toml --out b.txt").error(parts);

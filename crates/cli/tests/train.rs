@@ -250,7 +250,10 @@ fn the_folder_of_a_run() {
     let entries =
         ["adapter", "before-after.png", "checkpoints", "config.toml", "events.jsonl", "samples", "tensorboard"];
     assert_eq!(folder.names("runs/first"), entries);
-    assert_eq!(folder.names("runs/first/adapter"), ["first.safetensors", "pytorch_lora_weights.safetensors"]);
+    assert_eq!(
+        folder.names("runs/first/adapter"),
+        ["README.md", "first.safetensors", "pytorch_lora_weights.safetensors"]
+    );
     assert_eq!(folder.names("runs/first/samples"), ["step-0", "step-2", "step-4"]);
     folder.assert_no_leftovers();
 

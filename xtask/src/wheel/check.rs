@@ -59,7 +59,8 @@ impl Check<'_> {
     fn refused(&self, parts: &[&str]) -> Result<()> {
         let output = self.command("doctor").output().context("could not start the installed comat")?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let fits = !output.status.success() && said.lines().count() == 1 && parts.iter().all(|part| said.contains(part));
+        let fits =
+            !output.status.success() && said.lines().count() == 1 && parts.iter().all(|part| said.contains(part));
         if !fits {
             bail!("the installed comat should have refused with {parts:?}; it ended with {}: {said}", output.status);
         }

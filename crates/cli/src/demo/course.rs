@@ -109,7 +109,11 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
         (extent.unguided, "the base model without guidance, judged", judge("base-unguided")),
         (true, "this training's LoRA without guidance, judged", judge("tuned")),
         (true, "the long training's LoRA, judged", judge("long")),
-        (extent.unguided, "a page at equal cost: both without guidance", report("base-unguided", "tuned", None, "unguided.html")),
+        (
+            extent.unguided,
+            "a page at equal cost: both without guidance",
+            report("base-unguided", "tuned", None, "unguided.html"),
+        ),
         (
             extent.unguided,
             "the page: the base model at its best guidance, this training's LoRA, and the long training's",

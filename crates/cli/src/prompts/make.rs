@@ -20,15 +20,8 @@ pub enum Category {
 }
 
 impl Category {
-    pub const ALL: [Self; 7] = [
-        Self::Color,
-        Self::Shape,
-        Self::Texture,
-        Self::Spatial,
-        Self::NonSpatial,
-        Self::Complex,
-        Self::Numeracy,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Color, Self::Shape, Self::Texture, Self::Spatial, Self::NonSpatial, Self::Complex, Self::Numeracy];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -66,7 +59,8 @@ const HELD_OUT: u64 = 8;
 impl Made {
     /// Whether it has a combination that no training prompt has.
     pub fn is_held_out(&self) -> bool {
-        let held_out = |words: &String| u64::from_str_radix(&digest(words.as_bytes()), 16).is_ok_and(|n| n % HELD_OUT == 0);
+        let held_out =
+            |words: &String| u64::from_str_radix(&digest(words.as_bytes()), 16).is_ok_and(|n| n % HELD_OUT == 0);
         self.combinations.iter().any(held_out)
     }
 
@@ -196,7 +190,8 @@ impl<R: Rng> Sentence<'_, R> {
         let words = self.words;
         let (color, shape, texture) = (words.color.as_slice(), words.shape.as_slice(), words.texture.as_slice());
         let pairs: [&[&[String]]; 4] = [&[shape, color], &[color, texture], &[shape, texture], &[color]];
-        let (one, other) = (*pairs.choose(self.random).unwrap_or(&pairs[0]), *pairs.choose(self.random).unwrap_or(&pairs[1]));
+        let (one, other) =
+            (*pairs.choose(self.random).unwrap_or(&pairs[0]), *pairs.choose(self.random).unwrap_or(&pairs[1]));
         let first = self.new(&words.things)?;
         let first = self.bound(first, one)?;
         let second = self.new(&words.things)?;

@@ -68,7 +68,9 @@ impl Words {
                 bail!("{name}: `{word}` is not a single word of letters");
             }
         }
-        if let Some(action) = self.actions.iter().find(|action| !["THING", "ANIMAL", "PERSON"].iter().any(|n| action.ends_with(n))) {
+        if let Some(action) =
+            self.actions.iter().find(|action| !["THING", "ANIMAL", "PERSON"].iter().any(|n| action.ends_with(n)))
+        {
             bail!("actions: `{action}` does not end in THING, ANIMAL or PERSON");
         }
         Ok(())
