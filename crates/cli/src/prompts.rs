@@ -142,7 +142,12 @@ impl Choice {
 fn sentences(args: &Prompts, choice: &mut Choice) -> Result<()> {
     const PATIENCE: usize = 5_000;
     let words = Words::read(args.words.as_deref())?;
-    let mut random = ChaCha8Rng::seed_from_u64(args.seed);
+    // each category from a stream of its own: what is left out of one changes no other
+    let mut random = Category::ALL.map(|category| {
+        let mut stream = ChaCha8Rng::seed_from_u64(args.seed);
+        stream.set_stream(category as u64);
+        stream
+    });
     for side in [0, 1] {
         let mut open = if args.categories.is_empty() { Category::ALL.to_vec() } else { args.categories.clone() };
         open.dedup();
@@ -151,7 +156,8 @@ fn sentences(args: &Prompts, choice: &mut Choice) -> Result<()> {
             for category in &open {
                 let mut tries = 0;
                 while tries < PATIENCE && !choice.is_full(side) {
-                    let made = make::one(*category, &words, &mut random).context(category.name())?;
+                    let made =
+                        make::one(*category, &words, &mut random[*category as usize]).context(category.name())?;
                     if usize::from(made.is_held_out()) == side && choice.offer(made.into()) {
                         break;
                     }

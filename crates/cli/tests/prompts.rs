@@ -72,8 +72,8 @@ fn a_run_reads_them() {
         .train("prompts.train=prompts/train.jsonl --dry-run")
         .error(&["no such file", "comat prompts --out prompts/train.jsonl"]);
     prompts(&folder, "--count 50").ok();
-    let done = folder.train("prompts.train=prompts/train.jsonl --dry-run").ok();
-    assert!(done.stdout.contains("prompts      50 to train on"), "{}", done.stdout);
+    let done = folder.train("prompts.train=prompts/train.jsonl --dry-run"); // the tiny model finds them long
+    assert!(done.code == Some(0) && done.stdout.contains("prompts      50 to train on"), "{done:?}");
 }
 
 #[test]

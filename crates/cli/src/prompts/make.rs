@@ -123,7 +123,9 @@ impl<R: Rng> Sentence<'_, R> {
     /// A thing, or now and then an animal.
     fn object(&mut self) -> Result<String> {
         let words = self.words;
-        if self.chance(25) { self.new(&words.animals) } else { self.new(&words.things) }
+        let (first, second) =
+            if self.chance(25) { (&words.animals, &words.things) } else { (&words.things, &words.animals) };
+        self.new(first).or_else(|_| self.new(second)) // a short list may be used up
     }
 
     /// An object with attributes of these lists.
