@@ -75,3 +75,70 @@ fn pack(root: &Path, binary: &Path, extras: &Path, out: &Path) -> Result<PathBuf
     }
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Output;
+
+    fn python(words: &[&str], path: &Path) -> Output {
+        let mut python = program("python3");
+        python.args(words).env("PYTHONPATH", path).env_remove("LD_LIBRARY_PATH").output().unwrap()
+    }
+
+    fn said(output: &Output) -> String {
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+    }
+
+    /// A wheel of this checkout with a shell script as its program, unpacked into `site`.
+    fn unpacked(scratch: &Path) -> (PathBuf, PathBuf) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let (binary, extras, site) = (scratch.join("comat"), scratch.join("prefix"), scratch.join("site"));
+        fs::write(&binary, "#!/bin/sh\n# GLIBC_2.17 GLIBC_2.31\necho \"[$@] [$LD_LIBRARY_PATH]\"\n").unwrap();
+        fs::create_dir_all(extras.join("share/man/man1")).unwrap();
+        fs::write(extras.join("share/man/man1/comat.1"), "page").unwrap();
+        let wheel = pack(root, &binary, &extras, &scratch.join("out")).unwrap();
+        let pip = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target"];
+        let output = python(&[&pip[..], &[site.to_str().unwrap(), wheel.to_str().unwrap()]].concat(), scratch);
+        assert!(output.status.success(), "{}", said(&output)); // pip has checked every digest of RECORD
+        (wheel, site)
+    }
+
+    fn torch(site: &Path, version: &str) {
+        fs::create_dir_all(site.join("torch-0.dist-info")).unwrap();
+        let metadata = format!("Metadata-Version: 2.1\nName: torch\nVersion: {version}\n");
+        fs::write(site.join("torch-0.dist-info/METADATA"), metadata).unwrap();
+    }
+
+    #[test]
+    fn pip_installs_it_and_it_starts_with_the_users_torch() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (wheel, site) = unpacked(scratch.path());
+        let name = wheel.file_name().unwrap().to_str().unwrap();
+        assert!(name.ends_with(&format!("-py3-none-manylinux_2_31_{}.whl", std::env::consts::ARCH)), "{name}");
+        for file in ["share/configs/sd15.toml", "share/weights/world/sd/model_index.json", "__main__.py"] {
+            assert!(site.join("comat").join(file).exists(), "{file}");
+        }
+        let start = || python(&["-S", "-m", "comat", "doctor", "a b"], &site); // without this machine's packages
+        let refused = |part: &str| {
+            let output = start();
+            assert!(!output.status.success() && said(&output).contains(part), "{}", said(&output));
+        };
+        refused("there is no torch in this Python");
+        torch(&site, "2.10.0");
+        refused("torch 2.10.0 is installed, and comat needs 2.11");
+        torch(&site, "2.11.0+cu130");
+        refused("has no lib/libtorch_cpu.so");
+        fs::create_dir_all(site.join("torch/lib")).unwrap();
+        fs::write(site.join("torch/lib/libtorch_cpu.so"), "").unwrap();
+        assert_eq!(said(&start()).trim(), "[doctor a b] []", "the binary finds torch beside it");
+        // torch in another folder of packages
+        let elsewhere = scratch.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        fs::rename(site.join("torch"), elsewhere.join("torch")).unwrap();
+        fs::rename(site.join("torch-0.dist-info"), elsewhere.join("torch-0.dist-info")).unwrap();
+        let both = std::env::join_paths([&site, &elsewhere]).unwrap();
+        let output = python(&["-S", "-m", "comat", "doctor"], Path::new(&both));
+        assert_eq!(said(&output).trim(), format!("[doctor] [{}]", elsewhere.join("torch/lib").display()));
+    }
+}

@@ -9,6 +9,7 @@ use crate::{
     init::Init,
     lora::Lora,
     prepare::Prepare,
+    preset::Config,
     prompts::Prompts,
     report::Report,
     segment::Segment,
@@ -58,6 +59,7 @@ impl Args {
 pub enum Verb {
     Demo(Demo),
     Init(Init),
+    Config(Config),
     Train(Train),
     Plan(Plan),
     Prepare(Prepare),

@@ -12,6 +12,7 @@ mod fetch;
 mod init;
 mod lora;
 mod prepare;
+mod preset;
 mod processes;
 mod prompts;
 mod report;
@@ -42,6 +43,7 @@ fn dispatch(verb: Verb, console: &Console) -> anyhow::Result<()> {
     match verb {
         Verb::Demo(args) => demo::run(args, console),
         Verb::Init(args) => init::run(args, console),
+        Verb::Config(args) => preset::run(&args),
         Verb::Train(args) => verbs::train(args, console),
         Verb::Plan(args) => verbs::plan(args, console),
         Verb::Prepare(args) => prepare::run(args, console),

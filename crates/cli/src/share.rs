@@ -74,7 +74,8 @@ fn missing_prompts(config: &Config) -> Option<&Path> {
     (train == Path::new("prompts/train.jsonl") && !train.exists()).then_some(train)
 }
 
-fn preset(file: &Path) -> Result<PathBuf> {
+/// The file that is meant by a path, or by the name of a preset.
+pub fn preset(file: &Path) -> Result<PathBuf> {
     let name = file.to_str().filter(|name| !name.contains(['/', '\\', '.']));
     let Some(name) = name.filter(|_| !file.exists()) else { return Ok(shipped(file)) };
     let found = folder().map(|share| share.join("configs").join(name).with_extension("toml"));

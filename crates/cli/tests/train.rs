@@ -239,10 +239,9 @@ fn only_the_newest_checkpoints_are_kept() {
 fn the_folder_of_a_run() {
     let folder = Folder::of_run();
     folder.write("held_out.jsonl", "{\"prompt\": \"a white tree\"}\n{\"prompt\": \"an orange house\"}\n");
-    let done = folder.train(
-        "output=runs/first prompts.validation=held_out.jsonl samples.count=2 samples.every=2 validation.every=2 \
-         checkpoints.every=2",
-    );
+    let settings = "output=runs/first prompts.validation=held_out.jsonl samples.count=2 samples.every=2 validation.every=2 \
+                    checkpoints.every=2";
+    let done: Done = folder.command(&train_words(settings)).env("RUST_LOG", "info").output().unwrap().into();
     assert_eq!(done.code, Some(0), "{done:#?}");
     assert!(done.stdout.contains("4 steps done. The LoRA is in runs/first/adapter"), "{}", done.stdout);
     assert!(done.stdout.contains("Before and after: runs/first/before-after.png"), "{}", done.stdout);
