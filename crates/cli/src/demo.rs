@@ -171,7 +171,7 @@ mod tests {
         for extent in [Extent::QUICK, Extent::WHOLE] {
             for step in course::steps(Path::new("a folder"), &extent, Where::Cpu) {
                 Args::try_parse_from(&step.words).map_err(|e| e.to_string()).map(drop).unwrap();
-                assert!(step.line().starts_with("comat ") && step.line().contains("'a folder"), "{}", step.line());
+                assert!(step.line().starts_with("comat ") && step.line().contains("a folder"), "{}", step.line());
             }
         }
     }

@@ -136,6 +136,14 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     world.one_before_the_others(|| fetch::model(&mut model, variant.as_deref(), &mut tokenizer, console))?;
     let pipeline = open(model, variant.as_deref(), tokenizer, &engine, console)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
+    if world.leads() {
+        let (images, steps) = (request.prompts.len() * request.count, request.sampling.steps);
+        tracing::info!(
+            "generate: {images} images in {steps} steps each on {:?}, into {}",
+            pipeline.device,
+            request.out.display()
+        );
+    }
     let bar = console.count("generate", DENOISING)?;
     let files = generate::run(pipeline, &request, &bar, &console.interrupt, &world)?;
     bar.finish_and_clear();
