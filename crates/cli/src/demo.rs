@@ -96,6 +96,11 @@ pub fn run(args: Demo, console: &Console) -> Result<()> {
             say!("  {name:17} {what}");
         }
     }
+    if args.quick {
+        say!(
+            "In the page, `tuned` is the LoRA of a long training, and `few` that of these few steps; comat demo trains one of its own."
+        );
+    }
     let page = out.join("report.html");
     let page = fs::canonicalize(&page).unwrap_or(page);
     say!("The page: {}", page.display());

@@ -101,7 +101,7 @@ pub fn one(category: Category, words: &Words, random: &mut impl Rng) -> Result<M
 
 impl<R: Rng> Sentence<'_, R> {
     /// A word of a list that is not in the sentence yet: a word that is there twice names nothing clearly.
-    fn new(&mut self, list: &[String]) -> Result<String> {
+    fn unused(&mut self, list: &[String]) -> Result<String> {
         for _ in 0..100 {
             let Some(word) = list.choose(self.random) else { break };
             if !self.used.contains(word) {
@@ -125,12 +125,12 @@ impl<R: Rng> Sentence<'_, R> {
         let words = self.words;
         let (first, second) =
             if self.chance(25) { (&words.animals, &words.things) } else { (&words.things, &words.animals) };
-        self.new(first).or_else(|_| self.new(second)) // a short list may be used up
+        self.unused(first).or_else(|_| self.unused(second)) // a short list may be used up
     }
 
     /// An object with attributes of these lists.
     fn bound(&mut self, noun: String, lists: &[&[String]]) -> Result<String> {
-        let attributes = lists.iter().map(|list| self.new(list)).collect::<Result<Vec<_>>>()?;
+        let attributes = lists.iter().map(|list| self.unused(list)).collect::<Result<Vec<_>>>()?;
         self.combinations.extend(attributes.iter().map(|attribute| format!("{attribute} {noun}")));
         let phrase = article(&format!("{} {noun}", attributes.join(" ")));
         self.entities.push((noun, attributes));
@@ -153,7 +153,7 @@ impl<R: Rng> Sentence<'_, R> {
         let words = self.words;
         let of_anything = std::ptr::eq(list, words.color.as_slice());
         let one = |sentence: &mut Self| {
-            let noun = if of_anything { sentence.object()? } else { sentence.new(&words.things)? };
+            let noun = if of_anything { sentence.object()? } else { sentence.unused(&words.things)? };
             sentence.bound(noun, &[list])
         };
         let (first, second) = (one(self)?, one(self)?);
@@ -175,13 +175,13 @@ impl<R: Rng> Sentence<'_, R> {
 
     fn non_spatial(&mut self) -> Result<String> {
         let words = self.words;
-        let who = self.new(&words.people)?;
+        let who = self.unused(&words.people)?;
         let action = self.any(&words.actions);
         let (doing, kind) = action.rsplit_once(' ').unwrap_or(("holding", "THING"));
         let whom = match kind {
-            "PERSON" => self.new(&words.people)?,
-            "ANIMAL" => self.new(&words.animals)?,
-            _ => self.new(&words.things)?,
+            "PERSON" => self.unused(&words.people)?,
+            "ANIMAL" => self.unused(&words.animals)?,
+            _ => self.unused(&words.things)?,
         };
         self.combinations.push(format!("{who} {doing} {whom}"));
         let who = self.plain(who);
@@ -194,20 +194,20 @@ impl<R: Rng> Sentence<'_, R> {
         let pairs: [&[&[String]]; 4] = [&[shape, color], &[color, texture], &[shape, texture], &[color]];
         let (one, other) =
             (*pairs.choose(self.random).unwrap_or(&pairs[0]), *pairs.choose(self.random).unwrap_or(&pairs[1]));
-        let first = self.new(&words.things)?;
+        let first = self.unused(&words.things)?;
         let first = self.bound(first, one)?;
-        let second = self.new(&words.things)?;
+        let second = self.unused(&words.things)?;
         let second = self.bound(second, other)?;
         let relation = self.any(&words.relations);
         Ok(match self.random.random_range(0..3) {
             0 => format!("{first} {relation} {second}{}", self.scene(70)),
             1 => {
-                let animal = self.new(&words.animals)?;
+                let animal = self.unused(&words.animals)?;
                 let animal = self.bound(animal, &[color])?;
                 format!("{animal} {relation} {first} and {second}")
             }
             _ => {
-                let who = self.new(&words.people)?;
+                let who = self.unused(&words.people)?;
                 let who = self.plain(who);
                 format!("{who} with {first} and {second}{}", self.scene(70))
             }
