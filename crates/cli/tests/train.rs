@@ -145,7 +145,7 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     let script = format!("\"$0\" {command} --set train.steps={}", step + 2);
     let program = folder.command(&[]);
     let mut shell = Command::new("sh");
-    shell.args(["-c", &script]).arg(program.get_program()).current_dir(folder.path(""));
+    shell.args(["-c", &script]).arg(program.get_program()).current_dir(folder.path("")).env("RUST_LOG", "warn");
     Done::from(shell.output().unwrap()).ok();
     assert_eq!(folder.read("out/checkpoints/latest"), format!("step-{}", step + 2));
     let numbers: Vec<_> = steps(&folder, "out").iter().map(|s| s["step"].as_u64().unwrap()).collect();
@@ -245,13 +245,13 @@ fn the_folder_of_a_run() {
     assert_eq!(done.code, Some(0), "{done:#?}");
     assert!(done.stdout.contains("4 steps done. The LoRA is in runs/first/adapter"), "{}", done.stdout);
     assert!(done.stdout.contains("Before and after: runs/first/before-after.png"), "{}", done.stdout);
-    assert_eq!(done.stderr.matches("caption loss on 2 held-out prompts").count(), 3, "{}", done.stderr);
+    assert_eq!(done.stderr.matches(": caption loss on 2 held-out prompts").count(), 3, "{}", done.stderr);
     let entries =
         ["adapter", "before-after.png", "checkpoints", "config.toml", "events.jsonl", "samples", "tensorboard"];
     assert_eq!(folder.names("runs/first"), entries);
     assert_eq!(
         folder.names("runs/first/adapter"),
-        ["README.md", "first.safetensors", "pytorch_lora_weights.safetensors"]
+        ["README.md", "before-after.png", "first.safetensors", "pytorch_lora_weights.safetensors"]
     );
     assert_eq!(folder.names("runs/first/samples"), ["step-0", "step-2", "step-4"]);
     folder.assert_no_leftovers();
