@@ -5,7 +5,7 @@ mod common;
 use common::{Done, Folder, Picture, fixture, relative_error, train_words};
 use models::tensors::Tensors;
 use serde_json::Value;
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 /// Steps of a run's log, in the order they were written.
 fn steps(folder: &Folder, run: &str) -> Vec<Value> {
@@ -294,7 +294,11 @@ fn the_folder_of_a_run() {
     let again = folder.comat(&["train", "--config", "runs/first/config.toml", "--set", "output=runs/second"]);
     assert_eq!(again.code, Some(0), "{again:#?}");
     assert_same_checkpoint(&folder, "runs/first/checkpoints/step-4", "runs/second/checkpoints/step-4");
-    let [a, b] = ["first", "second"].map(|run| folder.bytes(&format!("runs/{run}/samples")));
+    let [a, b] = ["first", "second"].map(|run| {
+        let mut files = folder.bytes(&format!("runs/{run}/samples"));
+        assert!(files.remove(Path::new("step-4/README.md")).is_some(), "it names the run");
+        files
+    });
     assert!(a == b, "the same run drew other samples");
 }
 
