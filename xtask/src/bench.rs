@@ -35,7 +35,7 @@ const PROMPTS: &str = "configs/world/train.jsonl";
 pub fn run(workspace: &Workspace, names: &[String], runs: u32) -> Result<ExitCode> {
     let chosen = choose(names)?;
     setup::ensure(workspace, false)?;
-    let bench = Bench { workspace, comat: workspace.release_build()?, runs };
+    let bench = Bench { workspace, comat: workspace.build("release", &[])?, runs };
     for (name, benchmark) in chosen {
         println!("{name}");
         benchmark(&bench).with_context(|| format!("benchmark {name}"))?;

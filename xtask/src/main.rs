@@ -7,6 +7,7 @@ mod fixtures;
 mod lint;
 mod setup;
 mod test;
+mod wheel;
 mod workspace;
 
 use anyhow::Result;
@@ -28,10 +29,8 @@ enum Verb {
     Test(TestArgs),
     /// Check the formatting and run clippy, warnings counted as errors
     Lint,
-    /// Train on the built-in miniature world, into runs/demo
-    ///
-    /// Builds the release binary first. The folder of an earlier demo is renamed to runs/demo.1, runs/demo.2, …
-    Demo,
+    Demo(DemoArgs),
+    Wheel(WheelArgs),
     Bench(BenchArgs),
     Fixtures(FixturesArgs),
 }
@@ -74,6 +73,29 @@ struct TestArgs {
     args: Vec<String>,
 }
 
+/// Set up, build, and train on the built-in miniature world: comat demo
+///
+/// What follows goes to `comat demo`: `cargo xtask demo --quick`.
+#[derive(Args)]
+struct DemoArgs {
+    /// Arguments of comat demo
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMAT DEMO ARGUMENTS")]
+    args: Vec<String>,
+}
+
+/// Build a wheel for pip: the program, its presets and the miniature world, to run with the user's own torch 2.11
+///
+/// Writes DIR/comat-VERSION-py3-none-PLATFORM.whl, completions for shells and man pages beside it.
+#[derive(Args)]
+struct WheelArgs {
+    /// Where to write
+    #[arg(long, value_name = "DIR", default_value = "target/wheel")]
+    out: std::path::PathBuf,
+    /// Also try it: install it into a fresh environment with a torch 2.11 made of ./libtorch, and run doctor, demo and a training there
+    #[arg(long)]
+    check: bool,
+}
+
 /// Measure speed and memory with the release build
 #[derive(Args)]
 struct BenchArgs {
@@ -112,7 +134,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Setup(args) => setup::run(&workspace, args.cuda),
         Verb::Test(args) => test::run(&workspace, args.stand_in, &args.args),
         Verb::Lint => lint::run(&workspace),
-        Verb::Demo => demo::run(&workspace),
+        Verb::Demo(args) => demo::run(&workspace, &args.args),
+        Verb::Wheel(args) => wheel::run(&workspace, &args),
         Verb::Bench(args) => bench::run(&workspace, &args.names, args.runs),
         Verb::Fixtures(args) => fixtures::run(&workspace, &args.args),
     }

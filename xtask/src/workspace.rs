@@ -36,12 +36,14 @@ impl Workspace {
         cargo
     }
 
-    /// Builds `comat` in release mode and returns its path.
-    pub fn release_build(&self) -> Result<PathBuf> {
-        crate::command::must(self.cargo().args(["build", "--release", "--package", "cli", "--bin", "comat"]))?;
-        // TARGET/debug/xtask → TARGET/release/comat, wherever cargo was told to put TARGET
+    /// Builds `comat` in a profile, with variables in the environment, and returns its path.
+    pub fn build(&self, profile: &str, variables: &[(&str, &str)]) -> Result<PathBuf> {
+        let mut cargo = self.cargo();
+        cargo.args(["build", "--profile", profile, "--package", "cli", "--bin", "comat"]);
+        crate::command::must(cargo.envs(variables.iter().copied()))?;
+        // TARGET/debug/xtask → TARGET/PROFILE/comat, wherever cargo was told to put TARGET
         let xtask = env::current_exe().context("where does xtask itself lie?")?;
         let target = xtask.parent().and_then(Path::parent).context("xtask does not lie in a target folder")?;
-        Ok(target.join("release").join(format!("comat{}", env::consts::EXE_SUFFIX)))
+        Ok(target.join(profile).join(format!("comat{}", env::consts::EXE_SUFFIX)))
     }
 }

@@ -1,8 +1,21 @@
 //! What can be typed.
 
 use crate::{
-    doctor::Doctor, entities::Entities, evaluate::Evaluate, lora::Lora, prepare::Prepare, report::Report,
-    segment::Segment, world::World,
+    console::Loudness,
+    demo::Demo,
+    doctor::Doctor,
+    entities::Entities,
+    evaluate::Evaluate,
+    init::Init,
+    lora::Lora,
+    prepare::Prepare,
+    preset::Config,
+    prompts::Prompts,
+    report::Report,
+    segment::Segment,
+    share,
+    shell::{Completions, Man},
+    world::World,
 };
 use clap::{Args as Group, Parser, Subcommand};
 use config::{self, SamplerKind};
@@ -21,14 +34,33 @@ use workbench::plan::memory;
 /// how likely the prompt is, given the image.
 #[derive(Parser)]
 #[command(name = "comat", version, max_term_width = 100)]
-#[command(after_help = "Start with: comat train --config configs/world.toml --dry-run")]
+#[command(after_help = "Start with: comat demo --quick")]
 pub struct Args {
     #[command(subcommand)]
     pub verb: Verb,
+    /// Say more: a line a step
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Only warnings and errors, and what the command answers
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+impl Args {
+    pub fn loudness(&self) -> Loudness {
+        match (self.quiet, self.verbose) {
+            (true, _) => Loudness::Quiet,
+            (_, true) => Loudness::Loud,
+            _ => Loudness::Usual,
+        }
+    }
 }
 
 #[derive(Subcommand)]
 pub enum Verb {
+    Demo(Demo),
+    Init(Init),
+    Config(Config),
     Train(Train),
     Plan(Plan),
     Prepare(Prepare),
@@ -36,11 +68,14 @@ pub enum Verb {
     Evaluate(Box<Evaluate>),
     Latents(Latents),
     Trace(Trace),
+    Prompts(Prompts),
     Entities(Entities),
     Segment(Segment),
     Attention(Attention),
     Report(Report),
     Doctor(Doctor),
+    Completions(Completions),
+    Man(Man),
     /// LoRA files, for and from other programs: look into them, convert them, merge them into a model
     #[command(subcommand)]
     Lora(Lora),
@@ -108,8 +143,8 @@ fn timeout(text: &str) -> Result<f64, String> {
 /// (kohya: ComfyUI, A1111). Ctrl-C gives up the step under way, saves what came before it and says how to go on.
 #[derive(Group)]
 pub struct Train {
-    /// The run's configuration (TOML)
-    #[arg(long, value_name = "FILE")]
+    /// The run's configuration (TOML): a file, or a preset by its name, such as sd15
+    #[arg(long, value_name = "FILE|PRESET")]
     pub config: PathBuf,
     /// Change a setting, for example --set train.steps=100; can be given several times
     #[arg(long, value_name = "KEY=VALUE")]
@@ -131,8 +166,8 @@ pub struct Train {
 /// Nothing is written.
 #[derive(Group)]
 pub struct Plan {
-    /// The run's configuration (TOML)
-    #[arg(long, value_name = "FILE")]
+    /// The run's configuration (TOML): a file, or a preset by its name, such as sd15
+    #[arg(long, value_name = "FILE|PRESET")]
     pub config: PathBuf,
     /// Change a setting, as for comat train; can be given several times
     #[arg(long, value_name = "KEY=VALUE")]
@@ -154,7 +189,7 @@ pub struct Generate {
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
     pub prompt: Vec<String>,
     /// Prompt file: .txt (a prompt a line) or .jsonl
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = share::path)]
     pub prompts: Option<PathBuf>,
     /// Images of each prompt
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
@@ -195,7 +230,7 @@ pub struct Generate {
 #[derive(Group)]
 pub struct Source {
     /// Model folder in diffusers layout, one .safetensors file, or an id of the hub: OWNER/NAME, OWNER/NAME@REVISION
-    #[arg(long, value_name = "DIR|ID")]
+    #[arg(long, value_name = "DIR|ID", value_parser = share::model)]
     pub model: Location,
     /// Weights of a variant, such as fp16, where there are such
     #[arg(long, value_name = "NAME")]
@@ -267,7 +302,7 @@ pub struct Attention {
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
     pub prompt: Vec<String>,
     /// Prompt file: .txt (a prompt a line) or .jsonl
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = share::path)]
     pub prompts: Option<PathBuf>,
     /// Only these words, for example red,dog
     #[arg(long, value_name = "WORD,WORD,…", value_delimiter = ',')]
@@ -293,8 +328,8 @@ pub struct Attention {
 /// makes them beforehand. Run it again to go on where it was stopped.
 #[derive(Group)]
 pub struct Latents {
-    /// The run's configuration (TOML)
-    #[arg(long, value_name = "FILE")]
+    /// The run's configuration (TOML): a file, or a preset by its name, such as sd15
+    #[arg(long, value_name = "FILE|PRESET")]
     pub config: PathBuf,
     /// Change a setting; can be given several times
     #[arg(long, value_name = "KEY=VALUE")]
@@ -309,8 +344,8 @@ pub struct Latents {
 /// grad.KEY for every adapter matrix by its PEFT key. The prompts are the first B of the training file.
 #[derive(Group)]
 pub struct Trace {
-    /// The run's configuration (TOML)
-    #[arg(long, value_name = "FILE")]
+    /// The run's configuration (TOML): a file, or a preset by its name, such as sd15
+    #[arg(long, value_name = "FILE|PRESET")]
     pub config: PathBuf,
     /// Change a setting; can be given several times
     #[arg(long, value_name = "KEY=VALUE")]

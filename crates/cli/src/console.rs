@@ -1,17 +1,21 @@
 //! What the user sees: progress, warnings, the last line.
 
+pub mod watch;
+
 use anyhow::{Context, Result};
-use indicatif::{MultiProgress, ProgressBar};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use ranks::{
     Launch,
     interrupt::{Interrupt, Interrupted},
 };
 use std::{
-    fmt,
-    io::{self, Write},
+    env, fmt,
+    io::{self, IsTerminal, Write},
     process::ExitCode,
+    time::Duration,
 };
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::Level;
+use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Prints what a command answers. A reader that has seen enough (`comat … | head`) is no failure; a full disk is.
 pub fn print(text: fmt::Arguments) -> Result<()> {
@@ -32,25 +36,78 @@ pub struct Console {
     bars: MultiProgress,
     /// Whether this process is the one of several that shows how far they are.
     leads: bool,
+    /// Whether bars are wanted at all.
+    quiet: bool,
     pub interrupt: Interrupt,
+}
+
+/// How much is said: -q, -v, or as RUST_LOG says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Loudness {
+    Quiet,
+    Usual,
+    Loud,
+}
+
+impl Loudness {
+    /// -q and -v win over RUST_LOG, which names levels (`warn`) or levels by part of the program (`info,hub=debug`).
+    fn filter(self) -> (Targets, Option<String>) {
+        let usual = || Targets::new().with_default(Level::INFO);
+        match self {
+            Self::Quiet => (Targets::new().with_default(Level::WARN), None),
+            Self::Loud => {
+                let ours = ["comat", "evaluate", "hub", "models", "world"];
+                (usual().with_targets(ours.map(|part| (part, Level::DEBUG))), None)
+            }
+            Self::Usual => match env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty()) {
+                None => (usual(), None),
+                Some(text) => match text.parse() {
+                    Ok(filter) => (filter, None),
+                    Err(e) => {
+                        (usual(), Some(format!("RUST_LOG={text}: {e}; write for example warn, or info,hub=debug")))
+                    }
+                },
+            },
+        }
+    }
 }
 
 impl Console {
     /// Sends log lines through the progress bars, so that they do not tear each other, and Ctrl-C to the work.
-    pub fn new() -> Self {
+    pub fn new(loudness: Loudness) -> Self {
         let leads = Launch::of_environment().ok().flatten().is_none_or(|launch| launch.rank == 0);
         let bars = MultiProgress::new();
-        let log = tracing_subscriber::fmt()
-            .with_writer(Above(bars.clone()))
-            .with_target(false)
-            .without_time()
-            .with_ansi(false);
-        let _ = log.with_max_level(if leads { tracing::Level::INFO } else { tracing::Level::ERROR }).try_init();
-        Self { bars, leads, interrupt: Interrupt::default() }
+        let log = tracing_subscriber::fmt::layer().with_writer(Above(bars.clone())).with_target(false);
+        let log = log.without_time().with_ansi(false);
+        let (filter, wrong) = match leads {
+            true => loudness.filter(),
+            false => (Targets::new().with_default(Level::ERROR), None),
+        };
+        let _ = tracing_subscriber::registry().with(log).with(filter).try_init();
+        if let Some(wrong) = wrong {
+            tracing::warn!("{wrong}");
+        }
+        Self { bars, leads, quiet: loudness == Loudness::Quiet, interrupt: Interrupt::default() }
     }
 
-    pub fn bar(&self) -> ProgressBar {
-        if self.leads { self.bars.add(ProgressBar::no_length()) } else { ProgressBar::hidden() }
+    /// A bar on a terminal; elsewhere a line now and then. `rest` is a template of what is shown behind the bar.
+    pub fn bar(&self, name: &str, rest: &str) -> Result<ProgressBar> {
+        if !self.leads || self.quiet {
+            return Ok(ProgressBar::hidden());
+        }
+        let bar = self.bars.add(ProgressBar::no_length());
+        bar.set_style(ProgressStyle::with_template(&format!("{{prefix}} {{wide_bar}} {rest}"))?);
+        bar.set_prefix(name.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(500));
+        if !io::stderr().is_terminal() {
+            watch::start(&bar);
+        }
+        Ok(bar)
+    }
+
+    /// A bar that counts things.
+    pub fn count(&self, name: &str, things: &str) -> Result<ProgressBar> {
+        self.bar(name, &format!("{{pos}}/{{len}} {things} · {{per_sec}} · ETA {{eta_precise}}"))
     }
 
     /// The first Ctrl-C asks the work to stop and says `promise`; the second one ends the program.

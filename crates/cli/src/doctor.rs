@@ -2,6 +2,7 @@
 
 mod check;
 
+use crate::share;
 use anyhow::Result;
 use clap::Args as Group;
 use diffusion::settings::Where;
@@ -24,7 +25,7 @@ pub struct Doctor {
     #[arg(long, default_value = "auto", requires = "check")]
     device: Where,
     /// Folder with the miniature world's networks
-    #[arg(long, value_name = "DIR", default_value = "weights/world", requires = "check")]
+    #[arg(long, value_name = "DIR", default_value = "weights/world", value_parser = share::path, requires = "check")]
     world: PathBuf,
 }
 
@@ -101,6 +102,18 @@ fn processor() -> Finding {
         true => finding.advice("OMP_NUM_THREADS is set; without it all cores are used"),
         false => finding,
     }
+}
+
+/// Bytes of the host's memory that are free.
+pub fn memory_free() -> Option<f64> {
+    let [_, free] = memory(&fs::read_to_string("/proc/meminfo").ok()?)?;
+    Some(free * f64::from(1 << 30))
+}
+
+/// The major number of the least capable GPU's compute capability.
+pub fn compute_capability() -> Option<u32> {
+    let all = nvidia_smi()?;
+    all.lines().filter_map(|line| line.rsplit(',').next()?.trim().split('.').next()?.parse().ok()).min()
 }
 
 /// GiB in all and free, of /proc/meminfo.

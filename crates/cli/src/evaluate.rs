@@ -7,7 +7,7 @@ pub use args::Evaluate;
 use crate::{
     console::Console,
     fetch, processes,
-    verbs::{denoising_bar, open},
+    verbs::{DENOISING, open},
 };
 use anyhow::{Context, Result, bail};
 use args::{DrawArgs, JudgeArgs};
@@ -25,7 +25,6 @@ use evaluate::{
     settings::{self, Settings},
 };
 use hub::Layout;
-use indicatif::ProgressStyle;
 use models::write_text;
 use ranks::World;
 use std::{
@@ -185,7 +184,7 @@ impl Work<'_> {
             let mut pipeline = self.world.one_before_the_others(open)?;
             for ((name, loras), missing) in variants.iter().zip(&missing).filter(|(_, missing)| !missing.is_empty()) {
                 let unet = pipeline.adapt(loras)?;
-                let bar = denoising_bar(self.console, name)?;
+                let bar = self.console.count(name, DENOISING)?;
                 drawing(loras).run(
                     &out.join(name),
                     missing,
@@ -279,11 +278,7 @@ impl Work<'_> {
         let judges = self.open_judges(&waiting.judges(gallery), gallery.folder)?;
         self.claim(gallery.folder)?;
         let scoring = Scoring { gallery, judges: &judges, batch: self.args.judges.score_batch };
-        let bar = self.console.bar();
-        bar.set_style(ProgressStyle::with_template(
-            "score {wide_bar} {pos}/{len} pictures · {per_sec} · ETA {eta_precise}",
-        )?);
-        bar.enable_steady_tick(Duration::from_millis(500));
+        let bar = self.console.count("score", "pictures")?;
         let times = scoring.run(waiting, &bar, &self.console.interrupt, &self.world)?;
         bar.finish_and_clear();
         self.tell(format_args!("{}: {times}", gallery.folder.display()))

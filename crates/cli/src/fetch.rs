@@ -1,11 +1,11 @@
 //! Models that are named by an id of the hub: fetched, with a bar, before anything is opened.
 
-use crate::console::Console;
+use crate::{console::Console, share};
 use anyhow::{Context, Result};
 use config::{self, Config};
 use diffusion::settings::{Adapter, Location, Scaled};
 use hub::{Hub, Layout, Progress, Settings};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use std::path::PathBuf;
 
 /// All models of a configuration.
@@ -47,7 +47,7 @@ pub fn adapter(option: &'static str, adapter: &mut Adapter, console: &Console) -
 /// The files of `--lora`, each with how much of it is added: its own scale times `factor`.
 pub fn loras(named: &[Scaled], factor: f64, console: &Console) -> Result<Vec<(PathBuf, f64)>> {
     let file = |Scaled { adapter, scale }: &Scaled| {
-        let mut adapter = adapter.clone();
+        let mut adapter = share::adapter(adapter);
         self::adapter("--lora", &mut adapter, console)?;
         Ok((adapter.to_path_buf(), scale * factor))
     };
@@ -59,11 +59,7 @@ fn hub() -> hub::Result<Hub> {
 }
 
 fn bar(console: &Console) -> Result<Bar> {
-    let bar = console.bar();
-    bar.set_style(ProgressStyle::with_template(
-        "{msg} {wide_bar} {bytes}/{total_bytes} · {bytes_per_sec} · ETA {eta}",
-    )?);
-    Ok(Bar(bar))
+    Ok(Bar(console.bar("fetch", "{msg} {bytes}/{total_bytes} · {bytes_per_sec} · ETA {eta}")?))
 }
 
 /// One bar, for one file after the other. Ctrl-C needs no care here: what has come stays, and the next time goes on.

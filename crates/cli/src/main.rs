@@ -3,45 +3,63 @@
 #[macro_use]
 mod console;
 mod args;
+mod card;
+mod demo;
 mod doctor;
 mod entities;
 mod evaluate;
 mod fetch;
+mod init;
 mod lora;
 mod prepare;
+mod preset;
 mod processes;
+mod prompts;
 mod report;
 mod segment;
+mod share;
+mod shell;
+mod syntax;
 mod verbs;
 mod world;
 
 use args::{Args, Verb};
 use clap::Parser;
+use console::Console;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let _ = torch_ext::cuda::load(); // before anything else touches libtorch; an error only means: no GPU here
     let args = Args::parse();
     console::one_line_for_panics();
-    let console = console::Console::new();
+    let console = Console::new(args.loudness());
     if let Some(count) = args.verb.processes().filter(|count| *count > 1) {
         return processes::run(count, &console);
     }
-    let result = match args.verb {
-        Verb::Train(args) => verbs::train(args, &console),
-        Verb::Plan(args) => verbs::plan(args, &console),
-        Verb::Prepare(args) => prepare::run(args, &console),
-        Verb::Generate(args) => verbs::generate(args, &console),
-        Verb::Evaluate(args) => evaluate::run(*args, &console),
-        Verb::Latents(args) => verbs::latents(args, &console),
-        Verb::Trace(args) => verbs::trace(args, &console),
+    console::exit_code(dispatch(args.verb, &console))
+}
+
+fn dispatch(verb: Verb, console: &Console) -> anyhow::Result<()> {
+    match verb {
+        Verb::Demo(args) => demo::run(args, console),
+        Verb::Init(args) => init::run(args, console),
+        Verb::Config(args) => preset::run(&args),
+        Verb::Train(args) => verbs::train(args, console),
+        Verb::Plan(args) => verbs::plan(args, console),
+        Verb::Prepare(args) => prepare::run(args, console),
+        Verb::Generate(args) => verbs::generate(args, console),
+        Verb::Evaluate(args) => evaluate::run(*args, console),
+        Verb::Latents(args) => verbs::latents(args, console),
+        Verb::Trace(args) => verbs::trace(args, console),
+        Verb::Prompts(args) => prompts::run(&args),
         Verb::Entities(args) => entities::run(args),
-        Verb::Segment(args) => segment::run(args, &console),
-        Verb::Attention(args) => verbs::attention(args, &console),
+        Verb::Segment(args) => segment::run(args, console),
+        Verb::Attention(args) => verbs::attention(args, console),
         Verb::Report(args) => report::run(args),
         Verb::Doctor(args) => doctor::run(args),
-        Verb::Lora(verb) => lora::run(verb, &console),
-        Verb::World(verb) => world::run(verb, &console),
-    };
-    console::exit_code(result)
+        Verb::Completions(args) => shell::completions(&args),
+        Verb::Man(args) => shell::man(&args),
+        Verb::Lora(verb) => lora::run(verb, console),
+        Verb::World(verb) => world::run(verb, console),
+    }
 }

@@ -15,8 +15,7 @@ use diffusion::{
 };
 use hub::Layout;
 use images::Size;
-use indicatif::{ProgressBar, ProgressStyle};
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 use tch::Device;
 use workbench::prepare;
 
@@ -145,13 +144,7 @@ pub fn run(args: Prepare, console: &Console) -> Result<()> {
     fetch::option("--model", &mut model, Layout::Diffusion, None, console)?;
     let pipeline = Pipeline::open_at(&model, None, None, args.engine.precision(), device)?;
     console.stop_on_ctrl_c("Stopping; pictures that are done are not drawn again.");
-    let bars = |name: &str| -> Result<ProgressBar> {
-        let bar = console.bar();
-        let template = format!("{name} {{wide_bar}} {{pos}}/{{len}} {{msg}} · {{per_sec}} · ETA {{eta_precise}}");
-        bar.set_style(ProgressStyle::with_template(&template)?);
-        bar.enable_steady_tick(Duration::from_millis(500));
-        Ok(bar)
-    };
+    let bars = |name: &str| console.count(name, "{msg}");
     let prepared = prepare::run(pipeline, &request, &bars, &console.interrupt)?;
     say!(
         "denoising error at {} on {}: {:.4} → {:.4}",

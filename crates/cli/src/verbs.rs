@@ -2,20 +2,23 @@
 
 use crate::{
     args::{Attention, Engine, Generate, Latents, Plan, Source, Trace, Train},
-    console::Console,
-    fetch, processes,
+    card,
+    console::{Console, watch},
+    fetch, processes, share, syntax,
 };
 use anyhow::{Context, Result, bail};
 use comat::train::{Ended, Leg};
 use config;
 use diffusion::{generate, pipeline::Pipeline, prompts, settings::Location, word_maps};
-use indicatif::{ProgressBar, ProgressStyle};
 use ranks::Terms;
-use std::{path::Path, time::Duration};
+use std::path::Path;
 use workbench::{plan, trace as tracing_of};
 
+/// What a bar counts while images are drawn.
+pub const DENOISING: &str = "denoising steps";
+
 pub fn train(args: Train, console: &Console) -> Result<()> {
-    let mut config = config::read(&args.config, &args.set)?;
+    let mut config = share::config(&args.config, &args.set)?;
     if args.dry_run {
         fetch::config(&mut config, console)?;
         say!("{}", plan::describe(config.clone())?);
@@ -33,7 +36,11 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     let (output, resume) = (config.output.clone(), args.resume.as_deref());
     plan::micro_batch::choose(&mut config, resume, &world)?;
     console.stop_on_ctrl_c("Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.");
-    let (mut trainer, mut run) = run::open(config, resume, console.bar(), &console.interrupt, world)?;
+    let bar = console.bar(watch::SPEAKS, "")?;
+    let (mut trainer, mut run) = run::open(config, resume, bar, &console.interrupt, world)?;
+    if trainer.world.leads() {
+        syntax::warn(trainer.prompts.iter().map(|prompt| prompt.text.as_str()));
+    }
     for change in &trainer.changed {
         say!("Changed since the checkpoint: {change}");
     }
@@ -44,9 +51,12 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     match ended {
         Ended::Finished => {
             say!("{} steps done. The LoRA is in {}", trainer.step, output.join("adapter").display());
-            if let Some(verdict) = run.verdict() {
+            let verdict = run.verdict();
+            if let Some(verdict) = &verdict {
                 say!("{verdict}");
             }
+            card::write(&trainer.session.config, trainer.step, verdict.as_deref())?;
+            say!("With a model card, for the hub: {}", card::upload(&trainer.session.config));
             if output.join("before-after.png").exists() {
                 say!("Before and after: {}", output.join("before-after.png").display());
             }
@@ -66,7 +76,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
 }
 
 pub fn plan(args: Plan, console: &Console) -> Result<()> {
-    let mut config = config::read(&args.config, &args.set)?;
+    let mut config = share::config(&args.config, &args.set)?;
     fetch::config(&mut config, console)?;
     say!("{}", plan::describe(config.clone())?);
     let forecast = plan::memory::forecast(&config)?;
@@ -132,7 +142,15 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     })?;
     let pipeline = open(model, variant.as_deref(), tokenizer, &engine, console)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
-    let bar = denoising_bar(console, "generate")?;
+    if world.leads() {
+        let (images, steps) = (request.prompts.len() * request.count, request.sampling.steps);
+        tracing::info!(
+            "generate: {images} images in {steps} steps each on {:?}, into {}",
+            pipeline.device,
+            request.out.display()
+        );
+    }
+    let bar = console.count("generate", DENOISING)?;
     let files = generate::run(pipeline, &request, &bar, &console.interrupt, &world)?;
     bar.finish_and_clear();
     if world.leads() {
@@ -142,7 +160,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
 }
 
 pub fn latents(args: Latents, console: &Console) -> Result<()> {
-    let mut config = config::read(&args.config, &args.set)?;
+    let mut config = share::config(&args.config, &args.set)?;
     config.fidelity.get_or_insert_default();
     let way_out = "shards that are done are whole, and the same command goes on";
     let interrupt = Some(console.interrupt.clone());
@@ -156,9 +174,7 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
     let prompts = prompts::read(&config.prompts.train)?;
     let mut pipeline = config.model.open()?;
     console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
-    let bar = console.bar();
-    bar.set_style(ProgressStyle::with_template("latents {wide_bar} {pos}/{len} · {per_sec} · ETA {eta_precise}")?);
-    bar.enable_steady_tick(Duration::from_millis(500));
+    let bar = console.count("latents", "prompts")?;
     let store = comat::latents::complete(&config, &mut pipeline, &prompts, &bar, &console.interrupt, &world)?;
     bar.finish_and_clear();
     if world.leads() {
@@ -180,7 +196,7 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
     };
     let pipeline = open(model, variant.as_deref(), tokenizer, &args.engine, console)?;
     console.stop_on_ctrl_c("Stopping; panels that are done are whole.");
-    let bar = denoising_bar(console, "attention")?;
+    let bar = console.count("attention", DENOISING)?;
     let files = word_maps::run(pipeline, &request, &bar, &console.interrupt)?;
     bar.finish_and_clear();
     for file in files {
@@ -210,20 +226,12 @@ fn texts(mut typed: Vec<String>, file: Option<&Path>) -> Result<Vec<String>> {
     if let Some(path) = file {
         typed.extend(prompts::read(path)?.into_iter().map(|p| p.text));
     }
+    syntax::warn(typed.iter().map(String::as_str));
     Ok(typed)
 }
 
-pub fn denoising_bar(console: &Console, verb: &str) -> Result<ProgressBar> {
-    let bar = console.bar();
-    bar.set_style(ProgressStyle::with_template(&format!(
-        "{verb} {{wide_bar}} {{pos}}/{{len}} denoising steps · {{per_sec}} · ETA {{eta_precise}}"
-    ))?);
-    bar.enable_steady_tick(Duration::from_millis(500));
-    Ok(bar)
-}
-
 pub fn trace(args: Trace, console: &Console) -> Result<()> {
-    let mut config = config::read(&args.config, &args.set)?;
+    let mut config = share::config(&args.config, &args.set)?;
     fetch::config(&mut config, console)?;
     let Trace { noise, out, mut lora, tracked_start, repeat, .. } = args;
     if let Some(adapter) = &mut lora {
@@ -250,7 +258,7 @@ pub fn trace(args: Trace, console: &Console) -> Result<()> {
 }
 
 /// As a shell takes it for one word.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=,:".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }

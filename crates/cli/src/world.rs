@@ -12,8 +12,6 @@ mod sweep;
 use crate::console::Console;
 use anyhow::Result;
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressStyle};
-use std::time::Duration;
 
 #[derive(Subcommand)]
 pub enum World {
@@ -38,15 +36,6 @@ pub fn run(verb: World, console: &Console) -> Result<()> {
         World::Ablate(args) => ablate::run(args, console),
         World::Sweep(args) => sweep::run(*args, console),
     }
-}
-
-/// A progress bar whose end shows `rest`, a template.
-fn bar(console: &Console, name: &str, rest: &str) -> Result<ProgressBar> {
-    let bar = console.bar();
-    let template = format!("{name} {{wide_bar}} {{pos}}/{{len}} {rest} · {{per_sec}} · ETA {{eta_precise}}");
-    bar.set_style(ProgressStyle::with_template(&template)?);
-    bar.enable_steady_tick(Duration::from_millis(500));
-    Ok(bar)
 }
 
 fn counted(count: usize, noun: &str) -> String {

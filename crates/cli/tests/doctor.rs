@@ -48,7 +48,7 @@ fn a_check_that_fails_says_what_and_ends_with_1() {
 #[test]
 fn what_the_check_needs_is_named() {
     let folder = Folder::new();
-    folder.comat(&["doctor", "--check"]).error(&["weights/world: no folder sd in it", "--world"]);
+    folder.comat(&["doctor", "--check", "--world", "w"]).error(&["w: no folder sd in it", "--world"]);
     folder.comat(&["doctor", "--world", "here"]).usage(&["--check"]);
-    folder.comat(&["doctor", "--check", "--device", "cuda:99"]).error(&["weights/world"]);
+    folder.comat(&["doctor", "--check", "--world", "w", "--device", "cuda:99"]).error(&["w: no folder sd"]);
 }

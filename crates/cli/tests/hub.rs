@@ -29,7 +29,11 @@ fn list(folder: &Path, within: &str, files: &mut Vec<(String, Vec<u8>)>) {
 fn online(folder: &Folder, server: &Server, words: &str) -> Done {
     let words: Vec<&str> = words.split(' ').collect();
     let mut command = folder.command(&words);
-    command.env("HF_ENDPOINT", &server.endpoint).env_remove("HF_HUB_OFFLINE").env_remove("HF_TOKEN");
+    command
+        .env("HF_ENDPOINT", &server.endpoint)
+        .env_remove("HF_HUB_OFFLINE")
+        .env_remove("HF_TOKEN")
+        .env("RUST_LOG", "info");
     command.output().unwrap().into()
 }
 

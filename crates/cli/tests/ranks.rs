@@ -127,7 +127,7 @@ fn tasks_of_slurm() {
         folder.start_in(&train_words(&words), &variables.map(|(name, value)| (name, value.to_owned())))
     };
     let [first, second] = [start(0), start(1)].map(|rank| rank.wait().ok());
-    assert_eq!((first.stdout.lines().count(), second.stdout.as_str()), (1, ""));
+    assert_eq!((first.stdout.lines().count(), second.stdout.as_str()), (2, "")); // the LoRA, and its card
     let (figures, tensors) = distance(&learned(&folder, "one"), &learned(&folder, "two"));
     assert!(figures < 1e-9 && tensors < 1e-7, "figures {figures:e}, tensors {tensors:e}");
 }

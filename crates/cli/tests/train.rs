@@ -5,7 +5,7 @@ mod common;
 use common::{Done, Folder, Picture, fixture, relative_error, train_words};
 use models::tensors::Tensors;
 use serde_json::Value;
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 /// Steps of a run's log, in the order they were written.
 fn steps(folder: &Folder, run: &str) -> Vec<Value> {
@@ -161,7 +161,7 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     let script = format!("\"$0\" {command} --set train.steps={}", step + 2);
     let program = folder.command(&[]);
     let mut shell = Command::new("sh");
-    shell.args(["-c", &script]).arg(program.get_program()).current_dir(folder.path(""));
+    shell.args(["-c", &script]).arg(program.get_program()).current_dir(folder.path("")).env("RUST_LOG", "warn");
     Done::from(shell.output().unwrap()).ok();
     assert_eq!(folder.read("out/checkpoints/latest"), format!("step-{}", step + 2));
     let numbers: Vec<_> = steps(&folder, "out").iter().map(|s| s["step"].as_u64().unwrap()).collect();
@@ -255,18 +255,20 @@ fn only_the_newest_checkpoints_are_kept() {
 fn the_folder_of_a_run() {
     let folder = Folder::of_run();
     folder.write("held_out.jsonl", "{\"prompt\": \"a white tree\"}\n{\"prompt\": \"an orange house\"}\n");
-    let done = folder.train(
-        "output=runs/first prompts.validation=held_out.jsonl samples.count=2 samples.every=2 validation.every=2 \
-         checkpoints.every=2",
-    );
+    let settings = "output=runs/first prompts.validation=held_out.jsonl samples.count=2 samples.every=2 validation.every=2 \
+                    checkpoints.every=2";
+    let done: Done = folder.command(&train_words(settings)).env("RUST_LOG", "info").output().unwrap().into();
     assert_eq!(done.code, Some(0), "{done:#?}");
     assert!(done.stdout.contains("4 steps done. The LoRA is in runs/first/adapter"), "{}", done.stdout);
     assert!(done.stdout.contains("Before and after: runs/first/before-after.png"), "{}", done.stdout);
-    assert_eq!(done.stderr.matches("caption loss on 2 held-out prompts").count(), 3, "{}", done.stderr);
+    assert_eq!(done.stderr.matches(": caption loss on 2 held-out prompts").count(), 3, "{}", done.stderr);
     let entries =
         ["adapter", "before-after.png", "checkpoints", "config.toml", "events.jsonl", "samples", "tensorboard"];
     assert_eq!(folder.names("runs/first"), entries);
-    assert_eq!(folder.names("runs/first/adapter"), ["first.safetensors", "pytorch_lora_weights.safetensors"]);
+    assert_eq!(
+        folder.names("runs/first/adapter"),
+        ["README.md", "before-after.png", "first.safetensors", "pytorch_lora_weights.safetensors"]
+    );
     assert_eq!(folder.names("runs/first/samples"), ["step-0", "step-2", "step-4"]);
     folder.assert_no_leftovers();
 
@@ -308,7 +310,11 @@ fn the_folder_of_a_run() {
     let again = folder.comat(&["train", "--config", "runs/first/config.toml", "--set", "output=runs/second"]);
     assert_eq!(again.code, Some(0), "{again:#?}");
     assert_same_checkpoint(&folder, "runs/first/checkpoints/step-4", "runs/second/checkpoints/step-4");
-    let [a, b] = ["first", "second"].map(|run| folder.bytes(&format!("runs/{run}/samples")));
+    let [a, b] = ["first", "second"].map(|run| {
+        let mut files = folder.bytes(&format!("runs/{run}/samples"));
+        assert!(files.remove(Path::new("step-4/README.md")).is_some(), "it names the run");
+        files
+    });
     assert!(a == b, "the same run drew other samples");
 }
 

@@ -172,6 +172,7 @@ impl Store {
         if world.leads() {
             self.make_room(prompts.len())?;
         }
+        bar.set_prefix("latents");
         bar.set_length(prompts.len() as u64);
         let unet = pipeline.unet(&pipeline.unet_weights)?;
         for prompts in prompts.chunks(SHARD) {

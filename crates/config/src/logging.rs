@@ -7,10 +7,13 @@ use serde::{Deserialize, Serialize};
 pub struct Logging {
     /// Event files for TensorBoard, in `tensorboard/` in the run's folder.
     pub tensorboard: bool,
+    /// Steps between two lines about the run where no progress bar is seen; 0: as time goes by, after 10 seconds at first, at last every
+    /// minute.
+    pub every: u64,
 }
 
 impl Default for Logging {
     fn default() -> Self {
-        Self { tensorboard: true }
+        Self { tensorboard: true, every: 0 }
     }
 }

@@ -1,6 +1,7 @@
 //! A run as its folder shows it: log, progress, samples, validation, adapter files.
 
 mod journal;
+mod lines;
 pub mod samples;
 mod validation;
 
@@ -13,6 +14,8 @@ use config::Config;
 use diffusion::prompts::{self, Prompt};
 use indicatif::{ProgressBar, ProgressStyle};
 use journal::Journal;
+use lines::Lines;
+pub use lines::duration;
 use models::write_text;
 use models::{
     Error,
@@ -62,6 +65,7 @@ pub struct Run {
     folder: PathBuf,
     journal: Journal,
     bar: ProgressBar,
+    lines: Lines,
     validation: Validation,
     samples: Vec<String>,
     /// Step and caption loss of every held-out prompt, as measured in this sitting.
@@ -123,6 +127,7 @@ impl Run {
             journal: if leads { Journal::open(&folder)? } else { Journal::nowhere() },
             validation: Validation::open(&folder, validation, judge, of, leads)?,
             folder,
+            lines: Lines::new(config, &bar, leads),
             bar,
             samples,
             measured: vec![],
@@ -182,7 +187,9 @@ impl Observer for Run {
             "ranks": trainer.world.size,
             "backend": trainer.world.backend(),
         }))?;
+        self.lines.start(trainer, self.samples.len(), self.validation.prompts.len());
         self.validation.resume_at(trainer.step);
+        self.bar.set_prefix("train");
         self.bar.set_position(trainer.step);
         self.bar.reset_eta();
         self.bar.enable_steady_tick(Duration::from_millis(500));
@@ -207,6 +214,7 @@ impl Observer for Run {
                 "skipped": trainer.skipped, "seconds": seconds,
             }));
         }
+        let peak = report.legs.peak().max(memory::peak(trainer.session.pipeline.device));
         let mut line = json!({
             "event": "step",
             "step": trainer.step,
@@ -215,7 +223,7 @@ impl Observer for Run {
             "learning_rate": report.learning_rate,
             "seconds": seconds,
             "caption_cotangent": report.pulls.caption,
-            "peak_memory": report.legs.peak().max(memory::peak(trainer.session.pipeline.device)),
+            "peak_memory": peak,
         });
         for (name, leg) in report.legs.named() {
             let there = match name {
@@ -261,7 +269,7 @@ impl Observer for Run {
             ]);
         }
         self.journal.write(line)?;
-        self.bar.set_message(format!("loss {:.3} · {:.2} it/s", report.caption_loss, 1.0 / seconds));
+        self.bar.set_message(self.lines.step(trainer.step, report, seconds, peak));
         self.bar.set_position(trainer.step);
         Ok(())
     }

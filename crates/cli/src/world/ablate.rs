@@ -1,6 +1,5 @@
 //! `comat world ablate`
 
-use super::bar;
 use crate::{console::Console, fetch};
 use anyhow::Result;
 use clap::Args as Group;
@@ -32,7 +31,7 @@ pub fn run(args: Ablate, console: &Console) -> Result<()> {
         plan: Plan::read(&plan)?,
         out: out.clone(),
         fetch: &|config| fetch::config(config, console),
-        bar: &|name| bar(console, name, "· {msg}"),
+        bar: &|name| console.count(name, "· {msg}"),
         interrupt: &console.interrupt,
     };
     let table = ablation.run(&only)?;

@@ -1,7 +1,7 @@
 //! `comat world judge`: how pictures answer their prompts.
 
-use super::{bar, counted};
-use crate::console::Console;
+use super::counted;
+use crate::{console::Console, share};
 use anyhow::{Result, bail};
 use clap::Args as Group;
 use laboratory::scores;
@@ -18,7 +18,7 @@ use std::path::PathBuf;
 #[derive(Group)]
 pub struct Judge {
     /// Prompt file: .jsonl (with categories) or .txt (the category is that of the words)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = share::path)]
     pub prompts: PathBuf,
     /// Folder of 64x64 PNG files
     #[arg(long, value_name = "DIR")]
@@ -35,7 +35,7 @@ pub fn run(args: &Judge, console: &Console) -> Result<()> {
     }
     let questions = judging::questions(&args.prompts)?;
     console.stop_on_ctrl_c("Stopping; nothing is written.");
-    let bar = bar(console, "judge", "pictures")?;
+    let bar = console.count("judge", "pictures")?;
     let outcome = judging::judge(&questions, &args.images, &bar, &console.interrupt)?;
     bar.finish_and_clear();
     if outcome.judged.is_empty() {

@@ -1,6 +1,5 @@
 //! `comat world pretrain`: the networks of the miniature world.
 
-use super::bar;
 use crate::console::Console;
 use ::diffusion::settings::Where;
 use anyhow::{Result, bail};
@@ -70,7 +69,7 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
                 "{folder}: {name} needs the trained {first}; `comat world pretrain {first} --out {folder}` comes first"
             );
         }
-        let bar = bar(console, name, "· {msg}")?;
+        let bar = console.count(name, "· {msg}")?;
         let watch = Watch { bar: &bar, interrupt: &console.interrupt };
         let steps = args.steps.unwrap_or(recipe);
         match part {

@@ -1,6 +1,6 @@
 //! `comat world render`: pictures of the miniature world, with the truth about them.
 
-use super::{bar, counted};
+use super::counted;
 use crate::{args::at_least_one, console::Console};
 use anyhow::Result;
 use clap::Args as Group;
@@ -33,7 +33,7 @@ pub fn run(args: Render, console: &Console) -> Result<()> {
     let Render { count, seed, category, out, overwrite } = args;
     let request = dataset::Request { count, seed, category, out, overwrite };
     console.stop_on_ctrl_c("Stopping; files that are there are whole.");
-    let bar = bar(console, "render", "scenes")?;
+    let bar = console.count("render", "scenes")?;
     dataset::write(&request, &bar, &console.interrupt)?;
     bar.finish_and_clear();
     say!("{} in {}", counted(count, "scene"), request.out.display());

@@ -1,5 +1,6 @@
 //! `comat world report`
 
+use crate::share;
 use anyhow::Result;
 use clap::Args as Group;
 use laboratory::{report, scores::Measure};
@@ -24,7 +25,7 @@ pub struct Report {
     #[arg(long, value_name = "NAME=DIR", value_parser = named)]
     also: Option<(String, PathBuf)>,
     /// The prompt file that both were drawn from
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = share::path)]
     prompts: PathBuf,
     /// Where to write; a file that is there is replaced
     #[arg(long, value_name = "FILE", default_value = "report.html")]

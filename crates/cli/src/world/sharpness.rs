@@ -1,7 +1,6 @@
 //! `comat world sharpness`: how far the captioner can be trusted.
 
-use super::bar;
-use crate::console::Console;
+use crate::{console::Console, share};
 use anyhow::Result;
 use clap::{Args as Group, value_parser};
 use diffusion::settings::Where;
@@ -16,7 +15,7 @@ use std::path::PathBuf;
 #[derive(Group)]
 pub struct Sharpness {
     /// The stack's folder, with sd/ and blip/
-    #[arg(long, value_name = "DIR", default_value = "weights/world")]
+    #[arg(long, value_name = "DIR", default_value = "weights/world", value_parser = share::path)]
     pub stack: PathBuf,
     /// Pictures of each sort
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u64).range(1..))]
@@ -31,7 +30,7 @@ pub struct Sharpness {
 pub fn run(args: &Sharpness, console: &Console) -> Result<()> {
     let stack = Stack::open(&args.stack, args.device.device()?)?;
     console.stop_on_ctrl_c("Stopping.");
-    let bar = bar(console, "sharpness", "· {msg}")?;
+    let bar = console.count("sharpness", "· {msg}")?;
     let watch = Watch { bar: &bar, interrupt: &console.interrupt };
     let report = sharpness::measure(&stack, args.count, args.seed, &watch)?;
     bar.finish_and_clear();

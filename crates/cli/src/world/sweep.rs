@@ -1,10 +1,9 @@
 //! `comat world sweep`
 
-use super::bar;
 use crate::{
     args::{Engine, at_least_one},
     console::Console,
-    verbs,
+    share, verbs,
 };
 use anyhow::{Result, bail};
 use clap::Args as Group;
@@ -29,7 +28,7 @@ const CHOOSING: (usize, u64) = (100, 99);
 #[derive(Group)]
 pub struct Sweep {
     /// Model folder in diffusers layout
-    #[arg(long, value_name = "DIR", default_value = "weights/world/sd")]
+    #[arg(long, value_name = "DIR", default_value = "weights/world/sd", value_parser = share::model)]
     model: Location,
     /// LoRA file; several are trainings of one recipe. Without one, the base model alone is drawn
     #[arg(long, value_name = "FILE")]
@@ -41,7 +40,7 @@ pub struct Sweep {
     #[arg(long, value_name = "SCALES", value_delimiter = ',', value_parser = scale, default_value = "1,1.5,2,3,4,5,7")]
     guidance: Vec<f64>,
     /// Prompts that are drawn and judged, .jsonl or .txt
-    #[arg(long, value_name = "FILE", default_value = "configs/world/held_out.jsonl")]
+    #[arg(long, value_name = "FILE", default_value = "configs/world/held_out.jsonl", value_parser = share::path)]
     prompts: PathBuf,
     /// Prompts on which the guidance is chosen [default: 100 prompts of the training split, seed 99]
     #[arg(long, value_name = "FILE")]
@@ -110,7 +109,7 @@ pub fn run(args: Sweep, console: &Console) -> Result<()> {
     console.stop_on_ctrl_c(
         "Stopping; what is drawn of this cell is lost, finished cells stay, and the same command goes on.",
     );
-    let bar = |name: &str| bar(console, name, "denoising steps");
+    let bar = |name: &str| console.count(name, "denoising steps");
     let sweep = sweep::run(pipeline, &request, &bar, &console.interrupt)?;
     say!("{sweep}\nwritten to {}", request.out.join("sweep.md").display());
     Ok(())

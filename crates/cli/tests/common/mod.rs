@@ -160,6 +160,7 @@ impl Folder {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_comat"));
         command.args(words).current_dir(self.0.path()).env("OMP_NUM_THREADS", "1").env("RUST_BACKTRACE", "0");
+        command.env("RUST_LOG", "warn"); // what is told on the way is tested by itself
         command.env("CUDA_VISIBLE_DEVICES", visible(&testing::device_name()));
         command.env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", self.path("hub")); // no test needs the network
         command
@@ -281,12 +282,17 @@ pub struct Running(Child);
 impl Running {
     /// Waits until something is so, at most half a minute.
     #[track_caller]
-    pub fn until(&mut self, what: &str, mut is_so: impl FnMut() -> bool) {
+    pub fn until(&mut self, what: &str, is_so: impl FnMut() -> bool) {
+        self.until_for(30, what, is_so);
+    }
+
+    #[track_caller]
+    pub fn until_for(&mut self, seconds: u64, what: &str, mut is_so: impl FnMut() -> bool) {
         let began = Instant::now();
         while !is_so() {
             let ended = self.0.try_wait().unwrap();
             assert!(ended.is_none(), "it ended ({ended:?}) before {what}");
-            assert!(began.elapsed() < Duration::from_secs(30), "no {what} in half a minute");
+            assert!(began.elapsed() < Duration::from_secs(seconds), "no {what} in {seconds} s");
             sleep(Duration::from_millis(5));
         }
     }

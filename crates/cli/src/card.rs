@@ -1,0 +1,116 @@
+//! `adapter/README.md`: a model card for the hub, and how to draw with the LoRA elsewhere.
+
+use anyhow::{Context, Result};
+use config::Config;
+use diffusion::settings::{Location, SamplerKind};
+use models::write_text;
+use runlog::samples;
+use std::{fs, path::Path};
+
+/// Writes the card with the newest images beside the LoRA, and the recipe beside the samples.
+pub fn write(config: &Config, steps: u64, verdict: Option<&str>) -> Result<()> {
+    let (run, adapter) = (&config.output, config.output.join("adapter"));
+    let image = copy_image(run, &adapter)?;
+    write_text(&adapter.join("README.md"), &card(config, steps, verdict, image))?;
+    if let Some((_, newest)) = samples::rounds(run)?.pop() {
+        write_text(&newest.join("README.md"), &format!("# How to draw these elsewhere\n\n{}", recipe(config)))?;
+    }
+    Ok(())
+}
+
+fn copy_image(run: &Path, adapter: &Path) -> Result<bool> {
+    let image = run.join("before-after.png");
+    if !image.exists() {
+        return Ok(false);
+    }
+    let copy = adapter.join("before-after.png");
+    fs::copy(&image, &copy).with_context(|| copy.display().to_string())?;
+    Ok(true)
+}
+
+/// What puts the folder on the hub.
+pub fn upload(config: &Config) -> String {
+    let folder = config.output.join("adapter");
+    format!("hf upload YOUR-NAME/{} {} .", name(config), crate::verbs::quoted(&folder.display().to_string()))
+}
+
+fn name(config: &Config) -> String {
+    config.output.file_name().map_or("comat".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// A folder of this machine means nothing to others.
+fn shown(location: &Location) -> String {
+    let typed = location.typed();
+    let local = typed.is_absolute() || typed.exists();
+    let last = typed.file_name().map(|name| name.to_string_lossy().into_owned());
+    last.filter(|_| local).unwrap_or_else(|| typed.display().to_string())
+}
+
+fn card(config: &Config, steps: u64, verdict: Option<&str>, image: bool) -> String {
+    let (name, model) = (name(config), shown(&config.model.path));
+    let base = if model.contains('/') { format!("base_model: {model}\n") } else { String::new() };
+    let image = if image { "![base model above, with the LoRA below](before-after.png)\n\n" } else { "" };
+    let verdict = verdict.map_or(String::new(), |verdict| format!("{verdict}.\n\n"));
+    let train = &config.train;
+    let guidance = |scale: f64| if scale == 1.0 { "none".into() } else { scale.to_string() };
+    let rows = [
+        ("base model", model.clone()),
+        ("captioner", shown(&config.captioner.path)),
+        ("steps", format!("{steps} of {} samples", train.batch_size * train.accumulation)),
+        ("LoRA", format!("rank {}, alpha {}", config.lora.rank, config.lora.alpha())),
+        ("learning rate", format!("{:e}", config.optimizer.learning_rate)),
+        (
+            "sampling",
+            format!(
+                "{}, {} steps, guidance {}",
+                config.sampling.sampler,
+                config.sampling.steps,
+                guidance(config.sampling.guidance_scale)
+            ),
+        ),
+        ("replay", format!("{} steps, {:?}", config.replay.tracked, config.replay.mode)),
+        ("attention losses", on(config.attention.is_some())),
+        ("discriminator", on(config.fidelity.is_some())),
+        ("anchor", on(config.anchor.is_some())),
+        ("seed", config.seed.to_string()),
+    ];
+    let table: String = rows.iter().map(|(what, value)| format!("| {what} | {value} |\n")).collect();
+    format!(
+        "---\n{base}library_name: diffusers\npipeline_tag: text-to-image\ntags:\n- lora\n- text-to-image\n- comat\n---\n\n\
+         # {name}\n\nA LoRA for {model}, trained with prompts alone by CoMat (Jiang et al., NeurIPS 2024): a frozen captioner tells how likely \
+         the prompt is, given the image.\n\n{image}{verdict}| | |\n|---|---|\n{table}\n## Draw with it\n\n{}",
+        recipe(config)
+    )
+}
+
+fn on(is: bool) -> String {
+    if is { "on" } else { "off" }.into()
+}
+
+fn recipe(config: &Config) -> String {
+    let (name, sampling) = (name(config), &config.sampling);
+    let (comfy, a1111) = match sampling.sampler {
+        SamplerKind::Ddim => ("`ddim`, scheduler `ddim_uniform`", "DDIM"),
+        SamplerKind::Ddpm => ("`ddpm`, scheduler `normal`", "Euler a, which is the nearest to DDPM"),
+    };
+    let size = sampling.size.map_or("the model's own size".into(), |size| size.to_string());
+    let negative = match sampling.negative_prompt.as_str() {
+        "" => "no negative prompt".into(),
+        text => format!("negative prompt `{text}`"),
+    };
+    format!(
+        "The run sampled at {size} with {} steps, guidance (CFG) {} and {negative}; the samples are drawn from seeds {} and up.\n\n\
+         - **ComfyUI**: put `{name}.safetensors` into `models/loras`, *Load LoRA* between checkpoint and sampler, strength 1; sampler {comfy}.\n\
+         - **A1111, SD.Next, Forge**: put `{name}.safetensors` into `models/Lora` and write `<lora:{name}:1>` in the prompt; sampler {a1111}; for \
+         the noise of these seeds set the random number generator to CPU.\n\
+         - **diffusers**: `pipe.load_lora_weights(\"adapter\", weight_name=\"pytorch_lora_weights.safetensors\")`\n\
+         - **comat**: `comat generate --model {} --lora adapter/pytorch_lora_weights.safetensors --sampler {} --steps {} --guidance-scale {} --prompt …`\n",
+        sampling.steps,
+        sampling.guidance_scale,
+        config.samples.seed,
+        shown(&config.model.path),
+        sampling.sampler,
+        sampling.steps,
+        sampling.guidance_scale,
+    )
+}

@@ -1,0 +1,68 @@
+//! Where there is no terminal: a line now and then in the place of a bar.
+
+use indicatif::{ProgressBar, WeakProgressBar};
+use run::duration;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Until the first line; each pause is twice the one before, up to the last.
+const FIRST: Duration = Duration::from_secs(10);
+const LAST: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The name of a bar whose work speaks for itself: a run writes lines of its own.
+pub const SPEAKS: &str = "train";
+
+/// Watches the bar until it is finished or gone.
+pub fn start(bar: &ProgressBar) {
+    let bar = bar.downgrade();
+    // without the thread there are no lines, and the work goes on
+    let _ = thread::Builder::new().name("progress".into()).spawn(move || watch(&bar));
+}
+
+fn watch(bar: &WeakProgressBar) {
+    let (mut told, mut pause, mut position) = (Instant::now(), FIRST, 0);
+    loop {
+        thread::sleep(LOOK);
+        let Some(bar) = bar.upgrade().filter(|bar| !bar.is_finished()) else { return };
+        if told.elapsed() < pause || bar.position() == position || bar.prefix() == SPEAKS {
+            continue;
+        }
+        (told, pause, position) = (Instant::now(), (pause * 2).min(LAST), bar.position());
+        tracing::info!("{}", line(&bar));
+    }
+}
+
+fn line(bar: &ProgressBar) -> String {
+    let (at, of) = (bar.position(), bar.length());
+    let mut parts = vec![match of {
+        Some(of) if of > 10_000_000 => format!("{} {:.0}/{:.0} MB", bar.prefix(), at as f64 / 1e6, of as f64 / 1e6),
+        Some(of) => format!("{} {at}/{of}", bar.prefix()),
+        None => format!("{} {at}", bar.prefix()),
+    }];
+    parts.extend(Some(bar.message()).filter(|message| !message.is_empty()));
+    if of.is_some_and(|of| of > at) {
+        parts.push(format!("{} left", duration(bar.eta().as_secs_f64())));
+    }
+    parts.join(" · ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_line_says() {
+        let bar = ProgressBar::hidden();
+        bar.set_prefix("generate");
+        bar.set_position(3);
+        assert_eq!(line(&bar), "generate 3");
+        bar.set_length(4);
+        assert!(line(&bar).starts_with("generate 3/4 · ") && line(&bar).ends_with(" left"), "{}", line(&bar));
+        bar.set_length(20_000_000);
+        bar.set_message("unet.safetensors");
+        assert!(line(&bar).starts_with("generate 0/20 MB · unet.safetensors · "), "{}", line(&bar));
+    }
+}

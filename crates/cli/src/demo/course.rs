@@ -1,0 +1,138 @@
+//! The demo's steps, as commands.
+
+use anyhow::{Context, Result};
+use diffusion::settings::Where;
+use models::write_text;
+use std::{fs, path::Path};
+
+/// How much of everything.
+pub struct Extent {
+    pub what: &'static str,
+    pub folder: &'static str,
+    /// Settings of the training, beside those of configs/world.toml.
+    settings: &'static [&'static str],
+    /// Held-out prompts that are drawn, and images of each.
+    pub prompts: usize,
+    images: usize,
+    /// With the base model drawn without guidance, too, and a page on that.
+    unguided: bool,
+}
+
+impl Extent {
+    pub const WHOLE: Self = Self {
+        what: "A LoRA for the miniature world: trained on prompts alone, drawn and judged on 300 held-out prompts, some minutes on two CPU cores,",
+        folder: "runs/demo",
+        settings: &[],
+        prompts: 300,
+        images: 2,
+        unguided: true,
+    };
+    pub const QUICK: Self = Self {
+        what: "A glance at the miniature world: a few steps of training, 40 held-out prompts, about a minute on two CPU cores,",
+        folder: "runs/demo-quick",
+        settings: &[
+            "train.steps=12",
+            "optimizer.warmup_steps=2",
+            "checkpoints.every=4",
+            "samples.every=0",
+            "samples.count=4",
+            "validation.count=16",
+        ],
+        prompts: 40,
+        images: 1,
+        unguided: false,
+    };
+}
+
+/// The held-out prompts that this demo draws, in its folder.
+pub const PROMPTS: &str = "held_out.jsonl";
+
+/// Guidance scales: the one at which the base model draws best, chosen on other prompts (`comat world sweep`); and none.
+const BEST: &str = "6";
+const NONE: &str = "1";
+
+pub struct Step {
+    pub what: &'static str,
+    /// With the program's name.
+    pub words: Vec<String>,
+}
+
+/// A command from words, and from pairs of an option and its value, which may have spaces in it.
+fn command(words: &str, options: &[(&str, String)]) -> Vec<String> {
+    let mut all: Vec<String> = ["comat"].into_iter().chain(words.split(' ')).map(str::to_owned).collect();
+    options.iter().for_each(|(option, value)| all.extend([(*option).to_owned(), value.clone()]));
+    all
+}
+
+/// The base model is drawn at its best guidance and without guidance; the LoRAs without, as they were trained. Every image comes from noise
+/// of its own, the same for all sides.
+pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
+    let of = |name: &str| out.join(name).display().to_string();
+    let (held_out, device) = (of(PROMPTS), device.to_string());
+    let train = || {
+        let own = [format!("output={}", out.display()), format!("model.device={device}")];
+        let settings = own.into_iter().chain(extent.settings.iter().map(|s| (*s).to_owned()));
+        let settings: Vec<_> = settings.map(|setting| ("--set", setting)).collect();
+        command("train --config world --resume auto", &settings)
+    };
+    let draw = |name: &str, guidance: &str, lora: Option<String>| {
+        let mut options = vec![
+            ("--prompts", held_out.clone()),
+            ("--count", extent.images.to_string()),
+            ("--guidance-scale", guidance.to_owned()),
+        ];
+        options.extend(lora.map(|lora| ("--lora", lora)));
+        options.extend([("--device", device.clone()), ("--out", of(name))]);
+        command(
+            "generate --model weights/world/sd --own-seeds --sampler ddim --steps 10 --batch 50 --overwrite",
+            &options,
+        )
+    };
+    let judge = |name: &str| command("world judge", &[("--prompts", held_out.clone()), ("--images", of(name))]);
+    let report = |base: &str, tuned: &str, also: Option<(&str, &str)>, page: &str| {
+        let mut options = vec![("--run", out.display().to_string()), ("--base", of(base)), ("--tuned", of(tuned))];
+        options.extend(also.map(|(name, folder)| ("--also", format!("{name}={}", of(folder)))));
+        options.extend([("--prompts", held_out.clone()), ("--out", of(page))]);
+        command("world report", &options)
+    };
+    let long = "weights/world/lora/comat.safetensors".to_owned();
+    let all: [(bool, &str, Vec<String>); 12] = [
+        (true, "a LoRA from prompts alone", train()),
+        (true, "held-out prompts, the base model at its best guidance", draw("base", BEST, None)),
+        (extent.unguided, "the same without guidance", draw("base-unguided", NONE, None)),
+        (
+            true,
+            "the same prompts and noises with the LoRA, without guidance",
+            draw("tuned", NONE, Some(of("adapter/pytorch_lora_weights.safetensors"))),
+        ),
+        (true, "the same with the LoRA of a long training", draw("long", NONE, Some(long))),
+        (true, "the base model at its best guidance, judged", judge("base")),
+        (extent.unguided, "the base model without guidance, judged", judge("base-unguided")),
+        (true, "this training's LoRA without guidance, judged", judge("tuned")),
+        (true, "the long training's LoRA, judged", judge("long")),
+        (
+            extent.unguided,
+            "a page at equal cost: both without guidance",
+            report("base-unguided", "tuned", None, "unguided.html"),
+        ),
+        (
+            extent.unguided,
+            "the page: the base model at its best guidance, this training's LoRA, and the long training's",
+            report("base", "tuned", Some(("long", "long")), "report.html"),
+        ),
+        (
+            !extent.unguided,
+            "the page: the base model at its best guidance, the long training's LoRA, and that of these few steps",
+            report("base", "long", Some(("few", "tuned")), "report.html"),
+        ),
+    ];
+    all.into_iter().filter(|(wanted, ..)| *wanted).map(|(_, what, words)| Step { what, words }).collect()
+}
+
+/// The first of the shipped held-out prompts; their categories come in turn.
+pub fn write_prompts(share: &Path, out: &Path, count: usize) -> Result<()> {
+    let shipped = share.join("configs/world/held_out.jsonl");
+    let text = fs::read_to_string(&shipped).with_context(|| shipped.display().to_string())?;
+    let first: String = text.split_inclusive('\n').take(count).collect();
+    Ok(write_text(&out.join(PROMPTS), &first)?)
+}

@@ -1,0 +1,268 @@
+//! `comat init`: a configuration for a model and a machine.
+
+mod edit;
+
+use crate::{args::at_least_one, console::Console, doctor, fetch, share, verbs};
+use anyhow::{Context, Result, bail};
+use clap::Args as Group;
+use config::MicroBatch;
+use diffusion::{
+    pipeline::Pipeline,
+    settings::{Location, Where},
+};
+use edit::quoted;
+use images::Size;
+use models::lora::Base;
+use models::write_text;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use tch::{Device, Kind};
+use workbench::plan::memory::{self, gigabytes};
+
+/// Write a configuration for a model on this machine
+///
+/// Looks at the model, at the device and its memory, and writes a complete configuration with comments: the recommended settings, and
+/// micro-batches that fit. What a step needs is measured with the model itself, on small images, as `comat plan` does; the segmenter of
+/// the attention losses is not measured. A model that is named by its id is fetched.
+#[derive(Group)]
+pub struct Init {
+    /// Model folder in diffusers layout, one .safetensors file, or an id of the hub: OWNER/NAME, OWNER/NAME@REVISION
+    #[arg(long, value_name = "DIR|FILE|ID", value_parser = share::model)]
+    model: Location,
+    /// Captioner
+    #[arg(long, value_name = "DIR|ID", default_value = "Salesforce/blip-image-captioning-large", value_parser = share::model)]
+    captioner: Location,
+    /// Prompts to train on, which comat prompts makes
+    #[arg(long, value_name = "FILE", default_value = "prompts/train.jsonl", value_parser = share::path)]
+    prompts: PathBuf,
+    /// What the run may use, as 12GB; what the device has free when absent
+    #[arg(long, value_name = "AMOUNT", value_parser = memory::parse)]
+    memory: Option<f64>,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: Where,
+    /// Optimiser steps
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = at_least_one)]
+    steps: usize,
+    /// Where to write
+    #[arg(long, value_name = "FILE", default_value = "my.toml")]
+    out: PathBuf,
+    /// Do not measure: the smallest micro-batches
+    #[arg(long)]
+    no_measure: bool,
+    /// Replace a file that exists
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// A setting, and why it is what it is.
+struct Choice {
+    section: &'static str,
+    key: &'static str,
+    value: String,
+    why: String,
+}
+
+impl Choice {
+    fn name(&self) -> String {
+        let dot = if self.section.is_empty() { "" } else { "." };
+        format!("{}{dot}{} = {}", self.section, self.key, self.value)
+    }
+}
+
+/// What the choices rest on.
+struct Known {
+    /// The model as it was named.
+    model: String,
+    native: Size,
+    xl: bool,
+    device: Device,
+    memory: f64,
+}
+
+impl Known {
+    /// The preset with every setting and its comment, with the recommended ones, for little memory.
+    fn preset(&self) -> &'static str {
+        if self.xl { "sdxl-16gb" } else { "sd15-8gb" }
+    }
+
+    /// Whether the networks can stay on the device beside an adapter of the published rank.
+    fn has_room(&self) -> bool {
+        self.memory >= if self.xl { 30e9 } else { 14e9 }
+    }
+}
+
+pub fn run(args: Init, console: &Console) -> Result<()> {
+    let out = &args.out;
+    if out.exists() && !args.overwrite {
+        bail!("{} exists; --overwrite replaces it, or choose another file by --out", out.display());
+    }
+    let device = args.device.device()?;
+    let (mut model, mut captioner, mut tokenizer) = (args.model.clone(), args.captioner.clone(), None);
+    fetch::model(&mut model, None, &mut tokenizer, console)?;
+    let pipeline = Pipeline::open_at(&model, None, tokenizer.as_deref(), Kind::Float.into(), Device::Cpu)?;
+    let memory =
+        args.memory.or_else(|| free(device)).context("how much memory is there? say it by --memory, as 12GB")?;
+    let (base, native) = (pipeline.base, pipeline.native_size());
+    let known = Known { model: model.typed().display().to_string(), native, xl: base == Base::Sdxl, device, memory };
+    say!("{}: {base}, made for {native}; {} on {device:?}", known.model, gigabytes(memory));
+    drop(pipeline);
+
+    let mut choices = choices(&args, &known);
+    let mut text = preset(&known, &choices)?;
+    if !args.no_measure {
+        let layout = hub::Layout::Network { tokenizer: true };
+        fetch::option("--captioner", &mut captioner, layout, None, console)?;
+        let measured = measure(&text, &model, &captioner, tokenizer, &known)?;
+        for choice in &measured {
+            text = edit::set(&text, choice.section, choice.key, &choice.value)?;
+            choices.retain(|first| (first.section, first.key) != (choice.section, choice.key));
+        }
+        choices.extend(measured);
+    }
+    write_text(out, &text)?;
+    for choice in &choices {
+        say!("  {:<42} {}", choice.name(), choice.why);
+    }
+    let file = verbs::quoted(&out.display().to_string());
+    say!("The configuration is {}.", out.display());
+    if !args.prompts.exists() {
+        say!("Prompts:  comat prompts --out {}", verbs::quoted(&args.prompts.display().to_string()));
+    }
+    say!("Look:     comat train --config {file} --dry-run\nTrain:    comat train --config {file}");
+    Ok(())
+}
+
+fn choices(args: &Init, known: &Known) -> Vec<Choice> {
+    let name = Path::new(&known.model).file_stem().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+    let (dtype, why_dtype) = precision(known.device);
+    let halved = known.xl && known.native.width > 512;
+    let side = |side: i64| if halved { side / 2 } else { side };
+    let size = format!("{}x{}", side(known.native.width), side(known.native.height));
+    let why_size = if halved {
+        "half the model's own, as published; comat prepare makes the model ready for it"
+    } else {
+        "the model's own"
+    };
+    let captioner = args.captioner.typed().display().to_string();
+    let mut all = vec![
+        ("", "output", quoted(&format!("runs/{name}")), "the run's folder"),
+        ("model", "path", quoted(&known.model), "as named"),
+        ("model", "dtype", quoted(dtype), why_dtype),
+        ("model", "device", quoted(&args.device.to_string()), "as chosen"),
+        ("captioner", "path", quoted(&captioner), "large, as published, unless another is named"),
+        ("prompts", "train", quoted(&args.prompts.display().to_string()), "comat prompts makes them"),
+        ("sampling", "size", quoted(&size), why_size),
+        ("fidelity", "latents", quoted(&format!("latents/{name}")), "the original model's, made once"),
+        ("train", "steps", args.steps.to_string(), "as published, unless another number is given"),
+    ];
+    if known.has_room() {
+        let why = "as published: there is memory enough";
+        all.extend([
+            ("lora", "rank", "128".into(), why),
+            ("lora", "alpha", "128".into(), why),
+            ("memory", "offload", "false".into(), "the networks can stay on the device"),
+            ("train", "batch_size", "4".into(), why),
+            ("train", "accumulation", if known.xl { "12" } else { "8" }.into(), why),
+        ]);
+    }
+    all.into_iter().map(|(section, key, value, why)| Choice { section, key, value, why: why.into() }).collect()
+}
+
+/// The preset's text with these values.
+fn preset(known: &Known, choices: &[Choice]) -> Result<String> {
+    let share = share::folder().with_context(|| format!("presets are not found; {}", share::advice()))?;
+    let file = share.join("configs").join(known.preset()).with_extension("toml");
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let text =
+        choices.iter().try_fold(text, |text, choice| edit::set(&text, choice.section, choice.key, &choice.value))?;
+    let body: Vec<&str> = text.lines().skip_while(|line| line.starts_with('#')).collect();
+    let heading =
+        format!("# CoMat on {}, by `comat init` for {} on {:?}", known.model, gigabytes(known.memory), known.device);
+    Ok(format!("{heading}\n{}\n", body.join("\n")))
+}
+
+/// The largest micro-batches that fit, with an eighth of the memory for what small images do not show.
+fn measure(
+    text: &str,
+    model: &Location,
+    captioner: &Location,
+    tokenizer: Option<Location>,
+    known: &Known,
+) -> Result<Vec<Choice>> {
+    const PART: f64 = 0.875;
+    let scratch = std::env::temp_dir().join(format!("comat-init-{}", std::process::id()));
+    fs::create_dir_all(&scratch)?;
+    let prompts = scratch.join("prompts.txt");
+    let configuration = scratch.join("run.toml");
+    let read = || -> Result<config::Config> {
+        fs::write(&prompts, "a red dog\na blue cat\n")?;
+        fs::write(&configuration, text)?;
+        config::read(&configuration, &[])
+    };
+    let config = read();
+    let forecast = config.and_then(|mut config| {
+        config.prompts.train = prompts.clone();
+        (config.model.path, config.captioner.path, config.model.tokenizer) =
+            (model.clone(), captioner.clone(), tokenizer);
+        config.attention = None; // its networks are not fetched for this
+        if config.fidelity.as_ref().is_some_and(|fidelity| fidelity.model.is_some()) {
+            config.fidelity = None;
+        }
+        (config.captioner.micro_batch, config.replay.micro_batch) = (MicroBatch::WHOLE, MicroBatch::WHOLE);
+        memory::forecast(&config)
+    });
+    let _ = fs::remove_dir_all(&scratch);
+    let forecast = forecast.context("measuring what a step needs (--no-measure does without)")?;
+    if !forecast.known {
+        return Ok(vec![]);
+    }
+    let fitting = match forecast.fitting(known.memory * PART) {
+        Ok(fitting) => fitting,
+        Err(legs) => {
+            tracing::warn!(
+                "{} is too little even for one sample at a time in {}; the configuration has the smallest settings",
+                gigabytes(known.memory),
+                legs.join(", ")
+            );
+            return Ok(vec![]);
+        }
+    };
+    let most = forecast
+        .most()
+        .map_or(String::new(), |(leg, bytes)| format!("; all at once would need {} in {leg}", gigabytes(bytes)));
+    let mut chosen = vec![];
+    for (section, key) in
+        [("captioner", "micro_batch"), ("replay", "micro_batch"), ("train", "batch_size"), ("train", "accumulation")]
+    {
+        let proposed = fitting.iter().find_map(|setting| setting.strip_prefix(&format!("{section}.{key}=")));
+        let value = match (proposed, key) {
+            (Some(value), _) => value.to_owned(),
+            (None, "micro_batch") => if known.has_room() { "0" } else { "1" }.into(),
+            (None, _) => continue,
+        };
+        chosen.push(Choice { section, key, value, why: format!("measured{most}") });
+    }
+    Ok(chosen)
+}
+
+/// What the device has free.
+fn free(device: Device) -> Option<f64> {
+    match device {
+        Device::Cpu => doctor::memory_free(),
+        _ => torch_ext::memory::free(device).map(|bytes| bytes as f64),
+    }
+}
+
+/// The precision of the frozen networks, and why.
+fn precision(device: Device) -> (&'static str, &'static str) {
+    match device {
+        Device::Cpu => ("float32", "half precision is slower on most CPUs"),
+        _ if doctor::compute_capability().is_some_and(|major| major < 8) => {
+            ("float16", "this card does not compute in bfloat16")
+        }
+        _ => ("bfloat16", "half the memory, and without loss scaling"),
+    }
+}

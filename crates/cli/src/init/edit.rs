@@ -1,0 +1,60 @@
+//! A preset's text with other values, its comments kept.
+
+use anyhow::{Context, Result};
+
+/// The value of `section.key` (the section is empty for keys at the top) becomes `value`, as TOML writes it.
+///
+/// # Errors
+/// The preset has no such line.
+pub fn set(text: &str, section: &str, key: &str, value: &str) -> Result<String> {
+    let (mut here, mut done) = (String::new(), false);
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| {
+            if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
+                here = name.to_owned();
+            }
+            let is_it = !done && here == section && line.split('=').next().is_some_and(|name| name.trim() == key);
+            done |= is_it;
+            if is_it { with_value(line, key, value) } else { line.to_owned() }
+        })
+        .collect();
+    done.then(|| lines.join("\n") + "\n").with_context(|| format!("the preset has no {section}.{key}"))
+}
+
+/// The comment stays in its column where there is room.
+fn with_value(line: &str, key: &str, value: &str) -> String {
+    let new = format!("{key} = {value}");
+    match line.find(" #") {
+        Some(comment) => {
+            format!("{new:<width$}{}", line[comment..].trim_start(), width = (comment + 1).max(new.chars().count() + 1))
+        }
+        None => new,
+    }
+}
+
+/// A text as TOML writes it.
+pub fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_change_and_comments_stay() {
+        let text = "seed = 0\n[model]\npath = \"a\"   # an id\n[captioner]\npath = \"b\"\n";
+        let text = set(text, "captioner", "path", &quoted("c \"d\"")).unwrap();
+        let text = set(&text, "model", "path", &quoted("longer than before")).unwrap();
+        let text = set(&text, "", "seed", "3").unwrap();
+        assert!(text.contains("path = \"longer than before\" # an id\n"), "{text}");
+        let table: toml::Table = toml::from_str(&text).unwrap();
+        assert_eq!(table["captioner"]["path"].as_str(), Some("c \"d\""));
+        assert_eq!(
+            (table["model"]["path"].as_str(), table["seed"].as_integer()),
+            (Some("longer than before"), Some(3))
+        );
+        assert!(set(&text, "model", "seed", "3").is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! What is shipped with the program, presets and the miniature world, found from any folder.
+
+use anyhow::{Result, bail};
+use config::{self, Config};
+use diffusion::settings::{Adapter, Location};
+use std::{
+    convert::Infallible,
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+/// Says where the shipped files are, if not where they are looked for.
+pub const VARIABLE: &str = "COMAT_SHARE";
+
+/// The folder with `configs/` and `weights/`: the one that COMAT_SHARE names, beside the binary (`bin/comat` and `share/` or
+/// `share/comat/`), or the checkout that the binary was built in.
+pub fn folder() -> Option<PathBuf> {
+    let whole = |folder: &PathBuf| folder.join("configs/world.toml").exists();
+    if let Some(named) = env::var_os(VARIABLE) {
+        return Some(PathBuf::from(named)).filter(whole);
+    }
+    let binary = env::current_exe().and_then(fs::canonicalize).ok();
+    let prefix = binary.as_deref().and_then(Path::parent).and_then(Path::parent);
+    let beside = prefix.into_iter().flat_map(|prefix| [prefix.join("share"), prefix.join("share/comat")]);
+    beside.chain(option_env!("COMAT_CHECKOUT").map(PathBuf::from)).find(whole)
+}
+
+/// What to do where it is not found.
+pub fn advice() -> String {
+    format!("set {VARIABLE} to the folder that holds configs/ and weights/world/ of comat")
+}
+
+/// A relative path that is nothing here, but is shipped: where it lies. Any other path as it is.
+pub fn path(text: &str) -> Result<PathBuf, Infallible> {
+    Ok(shipped(Path::new(text)))
+}
+
+/// As [`path`], of a model; ids of the hub as they are.
+pub fn model(text: &str) -> Result<Location, Infallible> {
+    Ok(shipped(Path::new(text)).into())
+}
+
+/// As [`path`], of a LoRA; ids of the hub as they are.
+pub fn adapter(named: &Adapter) -> Adapter {
+    let found = shipped(named);
+    if found == **named { named.clone() } else { found.into() }
+}
+
+fn shipped(path: &Path) -> PathBuf {
+    if path.is_absolute() || path.as_os_str().is_empty() || path.exists() {
+        return path.to_owned();
+    }
+    folder().map(|share| share.join(path)).filter(|found| found.exists()).unwrap_or_else(|| path.to_owned())
+}
+
+/// Reads a configuration: a file, or a preset by its name. What a preset names of the shipped files is found from any folder.
+pub fn config(file: &Path, settings: &[String]) -> Result<Config> {
+    let mut config = config::read(&preset(file)?, settings)?;
+    for model in [&mut config.model.path, &mut config.captioner.path] {
+        let found = shipped(model.typed());
+        if found != model.typed() {
+            *model = found.into();
+        }
+    }
+    config.prompts.train = shipped(&config.prompts.train);
+    config.prompts.validation = config.prompts.validation.as_deref().map(shipped);
+    if let Some(missing) = missing_prompts(&config) {
+        bail!(
+            "{}: no such file or folder; `comat prompts --out {} --held-out {}` makes prompts to train on, or write your own",
+            missing.display(),
+            config.prompts.train.display(),
+            config.prompts.train.with_file_name("held_out.jsonl").display()
+        );
+    }
+    Ok(config)
+}
+
+/// The file that a preset trains on is made by `comat prompts`.
+fn missing_prompts(config: &Config) -> Option<&Path> {
+    let train = config.prompts.train.as_path();
+    (train == Path::new("prompts/train.jsonl") && !train.exists()).then_some(train)
+}
+
+/// The file that is meant by a path, or by the name of a preset.
+pub fn preset(file: &Path) -> Result<PathBuf> {
+    let name = file.to_str().filter(|name| !name.contains(['/', '\\', '.']));
+    let Some(name) = name.filter(|_| !file.exists()) else { return Ok(shipped(file)) };
+    let found = folder().map(|share| share.join("configs").join(name).with_extension("toml"));
+    match found {
+        Some(found) if found.exists() => Ok(found),
+        Some(_) => bail!("{name}: no such file, and no preset of that name; presets are {}", presets().join(", ")),
+        None => bail!("{name}: no such file, and presets are not found; {}", advice()),
+    }
+}
+
+/// Names of the presets.
+pub fn presets() -> Vec<String> {
+    let entries = folder().and_then(|share| fs::read_dir(share.join("configs")).ok()).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "toml"));
+    let mut names: Vec<String> = paths.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,41 @@
+//! `comat completions`, `comat man`: what a shell and `man` know of the program.
+
+use crate::args::Args;
+use anyhow::{Context, Result};
+use clap::{Args as Group, CommandFactory};
+use clap_complete::Shell;
+use std::{fs, path::PathBuf};
+
+/// Print a shell's completions
+///
+/// bash: comat completions bash > ~/.local/share/bash-completion/completions/comat
+/// zsh:  comat completions zsh > ~/.zfunc/_comat        (with ~/.zfunc in fpath)
+/// fish: comat completions fish > ~/.config/fish/completions/comat.fish
+#[derive(Group)]
+#[command(verbatim_doc_comment)]
+pub struct Completions {
+    /// bash, zsh, fish, elvish or powershell
+    shell: Shell,
+}
+
+/// Write the man pages: comat.1 and one for each verb
+#[derive(Group)]
+pub struct Man {
+    /// Folder for them; made when it does not exist
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub fn completions(args: &Completions) -> Result<()> {
+    let mut text = vec![];
+    clap_complete::generate(args.shell, &mut Args::command(), "comat", &mut text);
+    crate::console::print(format_args!("{}", String::from_utf8_lossy(&text)))
+}
+
+pub fn man(args: &Man) -> Result<()> {
+    let out = &args.out;
+    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    clap_mangen::generate_to(Args::command(), out).with_context(|| out.display().to_string())?;
+    say!("The man pages are in {}; man -l {}", out.display(), out.join("comat.1").display());
+    Ok(())
+}

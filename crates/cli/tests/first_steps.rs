@@ -1,0 +1,127 @@
+//! What a new user meets: `comat init`, the model card, prompts of other programs, completions and man pages.
+
+mod common;
+
+use common::{Done, Folder, SD1, SDXL, fixture};
+use std::process::Command;
+
+fn init(folder: &Folder, model: &str, rest: &str) -> Done {
+    let (model, captioner) = (fixture(model), fixture("blip"));
+    let mut words = vec!["init", "--model", model.to_str().unwrap(), "--captioner", captioner.to_str().unwrap()];
+    words.extend(rest.split_whitespace());
+    folder.comat(&words)
+}
+
+/// The tiny models have the sizes of tiny images, and the rest of the preset as it is.
+#[test]
+fn a_configuration_that_runs() {
+    let folder = Folder::new();
+    folder.comat(&["prompts", "--count", "20"]).ok();
+    let done = init(&folder, SD1, "--memory 24GB --device cpu --steps 2").ok();
+    for part in [
+        "Stable Diffusion 1.x, made for 32x32; 24.00 GB on Cpu",
+        "lora.rank = 128",
+        "measured",
+        "The configuration is my.toml.",
+    ] {
+        assert!(done.stdout.contains(part), "{part}: {}", done.stdout);
+    }
+    let text = folder.read("my.toml");
+    assert!(text.contains("# samples replayed at a time") && text.contains("size = \"32x32\" "), "{text}");
+    // apart from the segmenter, whose networks are on the hub, it runs as it is
+    let own: String =
+        text.lines().filter(|line| !line.starts_with("segmenter")).map(|line| format!("{line}\n")).collect();
+    folder.write("own.toml", own.replace("[attention]", "[attention]\nsegmenter = { kind = \"world\" }"));
+    let words = "train --config own.toml --set attention.steps=1 --set sampling.steps=5 --set train.accumulation=1 --set samples.count=0 --dry-run";
+    let done = folder.comat(&words.split(' ').collect::<Vec<_>>());
+    assert!(
+        done.code == Some(0)
+            && done.stdout.contains("adapter      rank 128")
+            && done.stdout.contains("prompts      20 to train on"),
+        "{done:?}"
+    );
+
+    init(&folder, SD1, "--memory 24GB").error(&["my.toml exists", "--overwrite"]);
+    let done = init(&folder, SDXL, "--memory 16GB --no-measure --out xl.toml --prompts mine.txt").ok();
+    assert!(
+        done.stdout.contains("Stable Diffusion XL") && done.stdout.contains("comat prompts --out mine.txt"),
+        "{}",
+        done.stdout
+    );
+    assert!(folder.read("xl.toml").contains("rank = 32"));
+    init(&folder, "blip", "--out other.toml").error(&["blip"]);
+    folder.comat(&["init", "--model", "no/such", "--out", "other.toml"]).error(&["no/such"]);
+    assert!(!folder.exists("other.toml"));
+}
+
+#[test]
+fn little_memory() {
+    let folder = Folder::new();
+    let done = init(&folder, SD1, "--memory 1MB --device cpu");
+    assert!(
+        done.code == Some(0) && done.stderr.contains("0.00 GB is too little even for one sample at a time"),
+        "{done:?}"
+    );
+    assert!(folder.read("my.toml").contains("offload = true"));
+    init(&folder, SD1, "--memory lots").usage(&["`lots` is no amount of memory"]);
+}
+
+#[test]
+fn a_model_card_beside_the_lora() {
+    let folder = Folder::of_run();
+    let done = folder.train("train.steps=1 samples.count=2 output=runs/cards").ok();
+    assert!(done.stdout.contains("hf upload YOUR-NAME/cards runs/cards/adapter ."), "{}", done.stdout);
+    let card = folder.read("runs/cards/adapter/README.md");
+    for part in [
+        "---\nlibrary_name: diffusers\n",
+        "# cards\n",
+        "A LoRA for pipeline_sd1,",
+        "![base model above, with the LoRA below](before-after.png)",
+        "| steps | 1 of 2 samples |",
+        "| LoRA | rank 2, alpha 2 |",
+        "`<lora:cards:1>`",
+        "`cards.safetensors` into `models/loras`",
+    ] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
+    assert!(!card.contains(fixture(SD1).to_str().unwrap()), "no path of this machine: {card}");
+    assert!(folder.exists("runs/cards/adapter/before-after.png"));
+    assert!(folder.read("runs/cards/samples/step-1/README.md").contains("**ComfyUI**"));
+}
+
+#[test]
+fn syntax_of_other_programs_is_pointed_out() {
+    let folder = Folder::of_run();
+    folder.write("prompts.txt", "a (red:1.3) dog\na (blue:1.2) cat\na bird <lora:ink:1>\na fish BREAK a cow\n");
+    let done = folder.train("train.steps=1");
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let warnings: Vec<&str> =
+        done.stderr.lines().filter(|line| line.contains("WARN") && line.contains("prompt `")).collect();
+    assert_eq!(warnings.len(), 3, "{done:?}");
+    assert!(warnings[0].contains("`a (red:1.3) dog` (and 1 more prompts): `(red:1.3)`"), "{warnings:?}");
+    assert!(warnings[1].contains("`<lora:ink:1>`") && warnings[1].contains("--lora"), "{warnings:?}");
+    assert!(warnings[2].contains("`BREAK`"), "{warnings:?}");
+    let done = folder.generate(SD1, &["a (red:1.3) dog"], "--steps 1 --out g");
+    assert!(done.code == Some(0) && done.stderr.contains("read as text"), "{done:?}");
+}
+
+#[test]
+fn completions_and_man_pages() {
+    let folder = Folder::new();
+    for (shell, part) in [("bash", "complete -F _comat"), ("zsh", "#compdef comat"), ("fish", "complete -c comat")] {
+        let done = folder.comat(&["completions", shell]).ok();
+        assert!(done.stdout.contains(part) && done.stdout.contains("demo"), "{shell}");
+        folder.write(shell, done.stdout);
+    }
+    if let Ok(checked) = Command::new("bash").arg("-n").arg(folder.path("bash")).output() {
+        assert!(checked.status.success(), "{checked:?}");
+    }
+    folder.comat(&["completions", "dosshell"]).usage(&["dosshell", "bash"]);
+    folder.comat(&["man", "--out", "man"]).ok();
+    let pages = folder.names("man");
+    assert!(
+        ["comat.1", "comat-train.1", "comat-world-judge.1"].iter().all(|page| pages.contains(&(*page).into())),
+        "{pages:?}"
+    );
+    assert!(folder.read("man/comat-demo.1").contains("miniature world"));
+}
