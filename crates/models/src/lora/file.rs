@@ -117,13 +117,16 @@ impl AdapterFile {
         let keys = looks::first(self.keys());
         let like = match looks::like(self.keys()) {
             Some(what) => format!("this looks like {what}"),
-            None => "it is no LoRA of Stable Diffusion".into(),
+            None => "it is nothing that is known here".into(),
         };
         let why = match self.foreign.first() {
             Some((key, why)) if looks::like(self.keys()).is_none() => format!("; {key} {why}"),
             _ => String::new(),
         };
-        format!("none of its {} keys is a LoRA of a UNet or text encoder here ({keys}): {like}{why}", self.keys.len())
+        let none =
+            if self.keys.len() == 1 { "its only key".into() } else { format!("none of its {} keys", self.keys.len()) };
+        let is = if self.keys.len() == 1 { "is not" } else { "is" };
+        format!("{none} {is} of a LoRA for a UNet or text encoder of Stable Diffusion ({keys}): {like}{why}")
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &str> {
