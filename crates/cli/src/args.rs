@@ -1,17 +1,18 @@
 //! What can be typed.
 
 use crate::{
-    doctor::Doctor, entities::Entities, evaluate::Evaluate, lora::Lora, prepare::Prepare, report::Report,
+    doctor::Doctor, entities::Entities, evaluate::Evaluate, lora::Lora, paths, prepare::Prepare, report::Report,
     segment::Segment, world::World,
 };
-use clap::{Args as Group, Parser, Subcommand};
+use clap::{Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand};
 use comat::{
     config::{self, Dtype, Location, SamplerKind, Sampling, Size, Where},
     interrupt::Interrupt,
-    pipeline::Precision,
+    pipeline::{Overrides, Precision},
     plan::memory,
     ranks::Terms,
 };
+use models::schedule::Prediction;
 use std::{path::PathBuf, time::Duration};
 
 /// Teaches text-to-image diffusion models to draw what the prompt says.
@@ -24,6 +25,17 @@ use std::{path::PathBuf, time::Duration};
 pub struct Args {
     #[command(subcommand)]
     pub verb: Verb,
+    /// Refuse keys that are not known in the configurations of models, rather than warn of them
+    #[arg(long, global = true)]
+    pub strict: bool,
+}
+
+impl Args {
+    /// What was typed; in every path `~` and variables as a shell reads them.
+    pub fn typed() -> Self {
+        let matches = paths::expanding(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
 }
 
 #[derive(Subcommand)]
@@ -202,12 +214,35 @@ pub struct Source {
     /// For a model in a single file: folder with CLIP's tokenizer, or an id [default: openai/clip-vit-large-patch14]
     #[arg(long, value_name = "DIR|ID")]
     pub tokenizer: Option<Location>,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
     /// LoRA file: diffusers, PEFT or kohya spelling
     #[arg(long, value_name = "FILE")]
     pub lora: Option<PathBuf>,
     /// How much of the LoRA to add
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, requires = "lora")]
     pub lora_scale: f64,
+}
+
+/// What a model's files do not say, or say wrongly
+#[derive(Group, Clone, Copy)]
+pub struct OverrideArgs {
+    /// What the UNet predicts, where the files do not say or say wrongly: epsilon or v_prediction
+    #[arg(long, value_name = "NAME")]
+    pub prediction_type: Option<Prediction>,
+    /// Whether the noise leaves nothing of the image at the last timestep, where the files do not say or say wrongly
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub rescale_betas_zero_snr: Option<bool>,
+    /// Which of the text encoders' layers the UNet sees, from the end: 1 is the last [default: 1 for SD1 and SD2, 2 for SDXL]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub clip_skip: Option<usize>,
+}
+
+impl From<OverrideArgs> for Overrides {
+    fn from(args: OverrideArgs) -> Self {
+        let OverrideArgs { prediction_type, rescale_betas_zero_snr, clip_skip } = args;
+        Self { prediction_type, rescale_betas_zero_snr, clip_skip }
+    }
 }
 
 /// How images are drawn
@@ -222,7 +257,7 @@ pub struct SamplingArgs {
     /// Noise of the ddim sampler: 0 (none) to 1
     #[arg(long, default_value_t = 0.0)]
     pub eta: f64,
-    /// Classifier-free guidance; 1 is none
+    /// Classifier-free guidance; 1 and below are none
     #[arg(long, value_name = "SCALE", default_value_t = 7.5)]
     pub guidance_scale: f64,
     /// Pull the contrast of guided images back, 0 to 1

@@ -8,6 +8,7 @@ mod entities;
 mod evaluate;
 mod fetch;
 mod lora;
+mod paths;
 mod prepare;
 mod processes;
 mod report;
@@ -16,12 +17,12 @@ mod verbs;
 mod world;
 
 use args::{Args, Verb};
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let _ = torch_ext::cuda::load(); // before anything else touches libtorch; an error only means: no GPU here
-    let args = Args::parse();
+    let args = Args::typed();
+    models::config::be_strict(args.strict);
     console::one_line_for_panics();
     let console = console::Console::new();
     if let Some(count) = args.verb.processes().filter(|count| *count > 1) {

@@ -5,11 +5,11 @@ use crate::{
     console::Console,
     fetch, processes,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use comat::{
     config::{self, Location},
     generate,
-    pipeline::Pipeline,
+    pipeline::{Overrides, Pipeline},
     plan, prompts,
     ranks::Terms,
     trace as tracing_of,
@@ -26,9 +26,11 @@ use tch::{Device, Kind};
 
 pub fn train(args: Train, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
+    let resume = args.resume.map(|which| config::paths::expanded(Path::new(&which))).transpose().map_err(Error::msg)?;
+    let resume = resume.as_ref().and_then(|which| which.to_str());
     if args.dry_run {
         fetch::config(&mut config, console)?;
-        say!("{}", plan::describe(config.clone(), segmenter)?);
+        say!("{}", plan::describe(config.clone(), segmenter, judge, resume)?);
         say!("{}", plan::memory::forecast(&config, segmenter)?);
         return Ok(());
     }
@@ -41,7 +43,6 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     world.choose_backend(config.ranks.backend, config.model.device.device()?)?;
     let output = config.output.clone();
     console.stop_on_ctrl_c("Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.");
-    let resume = args.resume.as_deref();
     let (mut trainer, mut run) =
         Trainer::open(config, segmenter, judge, resume, console.bar(), &console.interrupt, world)?;
     for change in &trainer.changed {
@@ -78,7 +79,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
 pub fn plan(args: Plan, console: &Console) -> Result<()> {
     let mut config = config::read(&args.config, &args.set)?;
     fetch::config(&mut config, console)?;
-    say!("{}", plan::describe(config.clone(), segmenter)?);
+    say!("{}", plan::describe(config.clone(), segmenter, judge, None)?);
     let forecast = plan::memory::forecast(&config, segmenter)?;
     say!("{forecast}");
     let Some((leg, most)) = forecast.most() else { return Ok(()) };
@@ -101,7 +102,7 @@ pub fn plan(args: Plan, console: &Console) -> Result<()> {
 }
 
 pub fn generate(args: Generate, console: &Console) -> Result<()> {
-    let Source { model, variant, tokenizer, lora, lora_scale } = args.source;
+    let Source { model, variant, tokenizer, overrides, lora, lora_scale } = args.source;
     let texts = texts(args.prompt, args.prompts.as_deref())?;
     let sampling = args.sampling.checked().context("generate")?;
     let request = generate::Request {
@@ -125,7 +126,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     let engine = Engine { device: world.place(args.engine.device), ..args.engine };
     let (mut model, mut tokenizer) = (model, tokenizer);
     world.one_before_the_others(|| fetch::model(&mut model, variant.as_deref(), &mut tokenizer, console))?;
-    let pipeline = open(model, variant.as_deref(), tokenizer, &engine, console)?;
+    let pipeline = open(model, variant.as_deref(), tokenizer, overrides.into(), &engine, console)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
     let bar = denoising_bar(console, "generate")?;
     let files = generate::run(pipeline, &request, &bar, &console.interrupt, &world)?;
@@ -163,7 +164,7 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
 }
 
 pub fn attention(args: Attention, console: &Console) -> Result<()> {
-    let Source { model, variant, tokenizer, lora, lora_scale } = args.source;
+    let Source { model, variant, tokenizer, overrides, lora, lora_scale } = args.source;
     let request = word_maps::Request {
         prompts: texts(args.prompt, args.prompts.as_deref())?,
         only: args.words,
@@ -174,7 +175,7 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
         out: args.out,
         overwrite: args.overwrite,
     };
-    let pipeline = open(model, variant.as_deref(), tokenizer, &args.engine, console)?;
+    let pipeline = open(model, variant.as_deref(), tokenizer, overrides.into(), &args.engine, console)?;
     console.stop_on_ctrl_c("Stopping; panels that are done are whole.");
     let bar = denoising_bar(console, "attention")?;
     let files = word_maps::run(pipeline, &request, &bar, &console.interrupt)?;
@@ -189,11 +190,12 @@ pub fn open(
     mut model: Location,
     variant: Option<&str>,
     mut tokenizer: Option<Location>,
+    overrides: Overrides,
     engine: &Engine,
     console: &Console,
 ) -> Result<Pipeline> {
     fetch::model(&mut model, variant, &mut tokenizer, console)?;
-    Pipeline::open_at(&model, variant, tokenizer.as_deref(), engine.precision(), engine.device.device()?)
+    Pipeline::open_at(&model, variant, tokenizer.as_deref(), overrides, engine.precision(), engine.device.device()?)
 }
 
 /// Of a run's ranks, as its configuration has them.

@@ -10,6 +10,7 @@ mod memory;
 mod mixed;
 mod networks;
 mod parse;
+pub mod paths;
 mod ranks;
 mod replay;
 mod sampling;
@@ -44,6 +45,7 @@ pub use watching::{Judge, Samples, Validation};
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The run's own folder; made when it does not exist.
+    #[serde(deserialize_with = "paths::one")]
     pub output: PathBuf,
     #[serde(default)]
     pub seed: u64,
@@ -90,9 +92,10 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Prompts {
     /// `.txt` or `.jsonl`
+    #[serde(deserialize_with = "paths::one")]
     pub train: PathBuf,
     /// Held out: the caption loss is measured on them now and then.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "paths::maybe", skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
 }
 

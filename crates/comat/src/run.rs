@@ -21,7 +21,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use journal::Journal;
+use journal::{Journal, Looked};
 use models::{
     Error,
     lora::{self, Lora},
@@ -242,8 +242,9 @@ impl Run {
         self.folder.join("checkpoints")
     }
 
-    /// Measures and draws what the run starts from.
-    pub fn start(&mut self, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<()> {
+    /// Measures and draws what the run starts from; of a run that goes on, what it was stopped before. Returns whether it had better
+    /// end here.
+    pub fn start(&mut self, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<bool> {
         let config = &trainer.session.config;
         if config.logging.tensorboard && trainer.world.leads() {
             self.journal.begin_tensorboard(&self.folder, trainer.step)?;
@@ -268,8 +269,13 @@ impl Run {
         if trainer.step == 0 {
             validation::measure(self, trainer, interrupt)?;
             samples::draw(self, trainer, interrupt)?;
+            return Ok(false);
         }
-        Ok(())
+        let here = if trainer.world.leads() { Looked::read(&self.folder, trainer.step)? } else { Looked::default() };
+        let world = &trainer.world; // only rank 0 has looked into the log
+        let looked = Looked { measured: world.any(here.measured)?, drawn: world.any(here.drawn)? };
+        let ends = self.look(trainer, interrupt, looked)?;
+        Ok(ends && !looked.measured)
     }
 
     /// Called after every denoising step, and now and then in between.
@@ -359,12 +365,17 @@ impl Run {
 
     /// Samples and validation, where they are due. Returns whether the run had better end here.
     pub fn watch(&mut self, trainer: &mut Trainer, interrupt: &Interrupt) -> Result<bool> {
+        self.look(trainer, interrupt, Looked::default())
+    }
+
+    /// The same, but for what was done already.
+    fn look(&mut self, trainer: &mut Trainer, interrupt: &Interrupt, done: Looked) -> Result<bool> {
         let (step, config) = (trainer.step, &trainer.session.config);
         let (last, validate, sample) = (step == config.train.steps, config.validation.every, config.samples.every);
-        if (last || due(validate, step)) && !trainer.world.any(interrupt.is_set())? {
+        if (last || due(validate, step)) && !done.measured && !trainer.world.any(interrupt.is_set())? {
             validation::measure(self, trainer, interrupt)?;
         }
-        if !interrupt.is_set() && (last || due(sample, step)) {
+        if (last || due(sample, step)) && !done.drawn && !interrupt.is_set() {
             samples::draw(self, trainer, interrupt)?;
         }
         let patience = trainer.session.config.validation.early_stop;

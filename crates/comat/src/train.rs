@@ -2,7 +2,7 @@
 //! [`iterate`] is what the paper is about.
 
 mod clock;
-mod setup;
+pub(crate) mod setup;
 
 use crate::{
     attention::Counts,
@@ -70,8 +70,8 @@ impl Trainer {
     pub fn run(&mut self, run: &mut Run, interrupt: &Interrupt) -> Result<Ended> {
         let config = self.session.config.clone();
         let mut order = Order::new(config.seed, self.prompts.len())?;
-        run.start(self, interrupt)?;
-        while self.step < config.train.steps {
+        let ends = run.start(self, interrupt)?;
+        while self.step < config.train.steps && !ends {
             let report = self.step(&config, &mut order, run, interrupt)?;
             if report.abandoned {
                 self.save(run)?;
@@ -145,12 +145,12 @@ impl Trainer {
         }
         let Some(mixed) = &mut self.mixed else { return Ok(()) };
         for part in 0..config.train.accumulation {
-            let batch = mixed.batch(config, self.step, part, &self.world)?;
+            let batch = mixed.batch(&self.session, self.step, part, &self.world)?;
             let share = batch.share();
             if share.prompts().is_empty() {
                 continue;
             }
-            let draws = mixed.draws(&self.session, config, self.step, &batch)?;
+            let draws = mixed.draws(&self.session, self.step, &batch)?;
             let outcome = iterate(&mut self.session, &self.adapter, &share, draws, None, gradients, each)?;
             report.add_mixed(&outcome, config.train.accumulation);
         }

@@ -6,6 +6,7 @@ use benchmarks::records::Benchmark;
 use comat::{
     config::{Dtype, Sampling},
     files::write_whole,
+    pipeline::Overrides,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -37,6 +38,9 @@ pub struct Drawing {
     /// Of a model in a single file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
+    /// What was said against the model's files.
+    #[serde(default, skip_serializing_if = "Overrides::is_none")]
+    pub overrides: Overrides,
     pub dtype: Dtype,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
@@ -61,6 +65,7 @@ impl Drawing {
                 ("the model", drawing.model.clone()),
                 ("the variant", named(&drawing.variant, "none")),
                 ("the tokenizer", named(&drawing.tokenizer, "the model's")),
+                ("what is said against the model's files", describe(&drawing.overrides)?),
                 ("the precision", describe(&drawing.dtype)?),
                 ("sampling", describe(&drawing.sampling)?),
             ])
@@ -173,6 +178,7 @@ mod tests {
                 model: "models/a".into(),
                 variant: None,
                 tokenizer: None,
+                overrides: Overrides::default(),
                 dtype: Dtype::Float32,
                 lora: None,
                 seeds: vec![42, 43],
@@ -202,6 +208,7 @@ mod tests {
         assert!(
             refused(&|s| drawing(s).variant = Some("fp16".into())).contains("variant was none there and is fp16 now")
         );
+        assert!(refused(&|s| drawing(s).overrides.clip_skip = Some(2)).contains("files was {} there and is {\"clip_skip\":2} now"));
         assert!(refused(&|s| drawing(s).seeds = vec![42, 44]).contains("the seeds was [42, 43] there"));
         assert!(refused(&|s| drawing(s).sampling.steps = 3).contains("sampling was {"));
         assert!(

@@ -1,6 +1,6 @@
 //! What can be typed behind `comat evaluate`.
 
-use crate::args::{Engine, SamplingArgs, TimedRanks, at_least_one};
+use crate::args::{Engine, OverrideArgs, SamplingArgs, TimedRanks, at_least_one};
 use benchmarks::records::Benchmark;
 use clap::{Args as Group, ValueEnum};
 use comat::config::Location;
@@ -58,6 +58,8 @@ pub struct DrawArgs {
     /// For a model in a single file: folder with CLIP's tokenizer, or an id [default: openai/clip-vit-large-patch14]
     #[arg(long, value_name = "DIR|ID")]
     pub tokenizer: Option<Location>,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
     /// LoRA file: diffusers, PEFT or kohya spelling
     #[arg(long, value_name = "FILE", requires = "model")]
     pub lora: Option<PathBuf>,
@@ -82,9 +84,9 @@ pub struct JudgeArgs {
     /// BLIP that answers questions, for attributes, tifa, dsg and dpg
     #[arg(long, value_name = "DIR|ID", default_value = "Salesforce/blip-vqa-capfilt-large")]
     pub vqa: Location,
-    /// CLIP [default: openai/clip-vit-base-patch32; for geneval openai/clip-vit-large-patch14, which also tells colours]
-    #[arg(long, value_name = "DIR|ID")]
-    pub clip: Option<Location>,
+    /// CLIP; for geneval it also tells colours
+    #[arg(long, value_name = "DIR|ID", default_value = "openai/clip-vit-large-patch14")]
+    pub clip: Location,
     /// Grounding DINO, for positions, counts and geneval
     #[arg(long, value_name = "DIR|ID", default_value = "IDEA-Research/grounding-dino-base")]
     pub detector: Location,
@@ -143,11 +145,6 @@ impl Bench {
             Self::Geneval | Self::Dpg => (42..46).collect(),
             Self::Tifa | Self::Dsg => vec![42],
         }
-    }
-
-    pub fn clip(self) -> Location {
-        let id = if self == Self::Geneval { "openai/clip-vit-large-patch14" } else { "openai/clip-vit-base-patch32" };
-        PathBuf::from(id).into()
     }
 }
 

@@ -1,6 +1,6 @@
 //! `[lora]`, `[optimizer]`, `[train]`, `[checkpoints]`: what is trained, and how.
 
-use super::{above_zero, in_range};
+use super::{above_zero, in_range, paths};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub struct Lora {
     /// Names of the linear layers that are adapted, wherever they occur in the UNet.
     pub targets: Vec<String>,
     /// An adapter file to start from.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "paths::maybe", skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
 }
 
