@@ -45,6 +45,7 @@ MAKERS = {
     "grounding_dino": grounding_dino.grounding_dino,
     "sam": sam.sam,
     "tokenizer_bert": tokens.tokenizer_bert,
+    "tokenizer_clip_added": tokens.tokenizer_clip_added,
     "pipeline_sd1": pipelines.pipeline_sd1,
     "pipeline_sdxl": pipelines.pipeline_sdxl,
     "discriminator": discriminator.discriminator,

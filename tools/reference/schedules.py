@@ -1,9 +1,12 @@
 """Fixture of the samplers: time steps and single steps of DDPM and DDIM. No network."""
 
-import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+import inspect
 
-from common import folder, generator, given_noise, randn, report, save_io
+import diffusers
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, SchedulerMixin
+
+from common import folder, generator, given_noise, randn, report, save_io, write_json
 
 SETTINGS = {
     "beta_schedule": "scaled_linear",
@@ -27,6 +30,39 @@ def series(scheduler, steps, x, e, z, **options):
     return {"timesteps": scheduler.timesteps, "prev_sample": torch.stack(out)}
 
 
+def euler(config, steps, x, e):
+    """DDIM's steps by Euler's scheduler, whose latents are larger by sqrt(1 + sigma^2): each goes to where the next one starts."""
+    scheduler = EulerDiscreteScheduler(**config)
+    scheduler.set_timesteps(steps)
+    out = []
+    for t, sigma, then in zip(scheduler.timesteps, scheduler.sigmas, scheduler.sigmas[1:]):
+        scheduler._step_index = None
+        scheduler.is_scale_input_called = True
+        next_sample = scheduler.step(e, t, x * (1 + sigma**2).sqrt()).prev_sample
+        out.append(next_sample / (1 + then**2).sqrt())
+    assert (scheduler.timesteps == scheduler.timesteps.round()).all()
+    return {"timesteps": scheduler.timesteps.to(torch.int64), "prev_sample": torch.stack(out)}
+
+
+def classes():
+    """Of every scheduler of diffusers the first, a middle and the last `alphas_cumprod` that it has without a configuration, and whether
+    it clips; null where it has none."""
+    found = {}
+    for name in sorted(dir(diffusers)):
+        cls = getattr(diffusers, name, None)
+        if not (inspect.isclass(cls) and issubclass(cls, SchedulerMixin) and name.endswith("Scheduler")):
+            continue
+        try:
+            scheduler = cls()
+        except Exception:  # of no image, or in want of a package
+            continue
+        alphas = getattr(scheduler, "alphas_cumprod", None)
+        known = alphas is not None and len(alphas) == 1000
+        clips = bool(getattr(scheduler.config, "clip_sample", False))
+        found[name] = {"alphas": [float(alphas[i]) for i in (0, 500, 999)], "clips": clips} if known else None
+    return found
+
+
 def schedules():
     """Names: SAMPLER/PREDICTION/SPACING/STEPS/{timesteps,prev_sample}; inputs x, e, z (z[i] goes into step i).
 
@@ -48,7 +84,13 @@ def schedules():
             for steps in (7, 20, 50):
                 kind = {"prediction_type": prediction, "timestep_spacing": spacing}
                 add(f"ddpm/{prediction}/{spacing}/{steps}", DDPMScheduler, DDPM | kind, steps)
-                add(f"ddim/{prediction}/{spacing}/{steps}", DDIMScheduler, DDIM | kind, steps)
+                if spacing != "linspace":  # there a step of DDIMScheduler goes past where the next one starts
+                    add(f"ddim/{prediction}/{spacing}/{steps}", DDIMScheduler, DDIM | kind, steps)
+        for steps in (10, 28):  # 999 is a multiple of 9 and of 27
+            kind = {"prediction_type": prediction, "timestep_spacing": "linspace"}
+            config = {k: v for k, v in SETTINGS.items() if k != "clip_sample"} | kind
+            series_of = euler(config, steps, x, e)
+            tensors.update({f"ddim_euler/{prediction}/linspace/{steps}/{k}": v for k, v in series_of.items()})
 
     leading = {"prediction_type": "epsilon", "timestep_spacing": "leading"}
     add("ddim_eta1/epsilon/leading/20", DDIMScheduler, DDIM | leading, 20, eta=1.0)
@@ -58,4 +100,5 @@ def schedules():
     tensors["alphas_cumprod"] = DDPMScheduler(**DDPM).alphas_cumprod
     tensors["zero_snr/alphas_cumprod"] = DDPMScheduler(**(DDPM | zero)).alphas_cumprod
     save_io(path, tensors)
+    write_json(path / "classes.json", classes())
     report(name)

@@ -119,6 +119,34 @@ def table(tokenizer, length):
     return rows
 
 
+ADDED = {"<sks>": 0, "<Cat-Toy>": 1, "tok": 2, "<extra>": 3}
+WITH_ADDED = [
+    "a photo of <sks> dog",
+    "a <SKS> dog, a<sks>dog",
+    "<cat-toy> and <Cat-Toy> on the grass",
+    "tok and token, TOK",
+    "<extra> <Extra> words",
+]
+
+
+def tokenizer_clip_added():
+    """CLIPTokenizer whose folder has `added_tokens.json`, as transformers wrote it before 4.34; one of its tokens is a special one."""
+    name, length = "tokenizer_clip_added", 24
+    path = folder(name)
+    clip_tokenizer(path, length)
+    first = len(json.loads((path / "vocab.json").read_text(encoding="utf-8")))
+    write_json(path / "added_tokens.json", {token: first + i for token, i in ADDED.items()})
+    config = json.loads((path / "tokenizer_config.json").read_text())
+    write_json(path / "tokenizer_config.json", config | {"additional_special_tokens": ["<extra>"]})
+    tokenizer = CLIPTokenizer.from_pretrained(path)
+    rows = []
+    for text in [*WITH_ADDED, *TRICKY]:
+        ids = tokenizer(text, padding="max_length", max_length=length, truncation=True).input_ids
+        rows.append({"text": text, "ids": ids, "all_ids": tokenizer(text).input_ids})
+    write_json(path / "tokens.json", rows)
+    report(name)
+
+
 def bert_vocabulary():
     """About 200 entries: special tokens, characters, their continuations, words and pieces."""
     letters = "abcdefghijklmnopqrstuvwxyz"

@@ -8,6 +8,7 @@ use crate::{
     evaluate::Evaluate,
     init::Init,
     lora::Lora,
+    paths,
     prepare::Prepare,
     preset::Config,
     prompts::Prompts,
@@ -17,13 +18,14 @@ use crate::{
     shell::{Completions, Man},
     world::World,
 };
-use clap::{Args as Group, Parser, Subcommand};
+use clap::{Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand};
 use config::{self, SamplerKind};
 use diffusion::{
-    pipeline::Precision,
+    pipeline::{Overrides, Precision},
     settings::{Adapter, Dtype, Location, Sampling, Scaled, Where},
 };
 use images::Size;
+use models::schedule::Prediction;
 use ranks::{Terms, interrupt::Interrupt};
 use std::{path::PathBuf, time::Duration};
 use workbench::plan::memory;
@@ -44,9 +46,18 @@ pub struct Args {
     /// Only warnings and errors, and what the command answers
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
+    /// Refuse keys that are not known in the configurations of models, rather than warn of them
+    #[arg(long, global = true)]
+    pub strict: bool,
 }
 
 impl Args {
+    /// What was typed; in every path `~` and variables as a shell reads them.
+    pub fn typed() -> Self {
+        let matches = paths::expanding(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     pub fn loudness(&self) -> Loudness {
         match (self.quiet, self.verbose) {
             (true, _) => Loudness::Quiet,
@@ -238,6 +249,8 @@ pub struct Source {
     /// For a model in a single file: folder with CLIP's tokenizer, or an id [default: openai/clip-vit-large-patch14]
     #[arg(long, value_name = "DIR|ID")]
     pub tokenizer: Option<Location>,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
     /// LoRA, and how much of it to add (1 when absent): a file, a folder with one, or OWNER/NAME[:FILE] of the hub; can be given
     /// several times
     #[arg(long, value_name = "FILE|DIR|ID[:SCALE]")]
@@ -245,6 +258,27 @@ pub struct Source {
     /// How much of the LoRAs to add, times the scale of each
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, requires = "lora")]
     pub lora_scale: f64,
+}
+
+/// What a model's files do not say, or say wrongly
+#[derive(Group, Clone, Copy)]
+pub struct OverrideArgs {
+    /// What the UNet predicts, where the files do not say or say wrongly: epsilon or v_prediction
+    #[arg(long, value_name = "NAME")]
+    pub prediction_type: Option<Prediction>,
+    /// Whether the noise leaves nothing of the image at the last timestep, where the files do not say or say wrongly
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub rescale_betas_zero_snr: Option<bool>,
+    /// Which of the text encoders' layers the UNet sees, from the end: 1 is the last [default: 1 for SD1 and SD2, 2 for SDXL]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub clip_skip: Option<usize>,
+}
+
+impl From<OverrideArgs> for Overrides {
+    fn from(args: OverrideArgs) -> Self {
+        let OverrideArgs { prediction_type, rescale_betas_zero_snr, clip_skip } = args;
+        Self { prediction_type, rescale_betas_zero_snr, clip_skip }
+    }
 }
 
 /// How images are drawn
@@ -259,7 +293,7 @@ pub struct SamplingArgs {
     /// Noise of the ddim sampler: 0 (none) to 1
     #[arg(long, default_value_t = 0.0)]
     pub eta: f64,
-    /// Classifier-free guidance; 1 is none
+    /// Classifier-free guidance; 1 and below are none
     #[arg(long, value_name = "SCALE", default_value_t = 7.5)]
     pub guidance_scale: f64,
     /// Pull the contrast of guided images back, 0 to 1

@@ -139,7 +139,7 @@ impl Work<'_> {
 
     /// Draws what is missing. The folder to be scored, and the one to compare it with.
     fn draw(&self, out: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
-        let DrawArgs { model, variant, tokenizer, lora, lora_scale, seeds, batch, .. } = &self.args.draw;
+        let DrawArgs { model, variant, tokenizer, overrides, lora, lora_scale, seeds, batch, .. } = &self.args.draw;
         let Some(model) = model else { bail!("give --model for --out, or --images") };
         let sampling = self.args.sampling.clone().checked().context("evaluate")?;
         let seeds = seeds.clone().map_or_else(|| self.args.bench.seeds(), |seeds| seeds.0);
@@ -162,6 +162,7 @@ impl Work<'_> {
             model: typed(model),
             variant: variant.clone(),
             tokenizer: tokenizer.as_ref().map(typed),
+            overrides: (*overrides).into(),
             dtype: self.args.engine.dtype,
             loras: of_loras,
             seeds: seeds.clone(),
@@ -180,7 +181,7 @@ impl Work<'_> {
         self.world.of_first(|| Settings { judges: BTreeMap::new(), ..self.settings(Some(how)) }.claim(out))?;
         if missing.iter().any(|missing| !missing.is_empty()) {
             let source = (model.clone(), variant.as_deref(), tokenizer.clone());
-            let open = || open(source.0, source.1, source.2, &self.args.engine, self.console);
+            let open = || open(source.0, source.1, source.2, (*overrides).into(), &self.args.engine, self.console);
             let mut pipeline = self.world.one_before_the_others(open)?;
             for ((name, loras), missing) in variants.iter().zip(&missing).filter(|(_, missing)| !missing.is_empty()) {
                 let unet = pipeline.adapt(loras)?;
@@ -209,7 +210,7 @@ impl Work<'_> {
     }
 
     fn open_judges(&self, judges: &BTreeSet<Judge>, folder: &Path) -> Result<Judges> {
-        let fetch = || self.args.judges.places(judges, folder, self.args, self.console);
+        let fetch = || self.args.judges.places(judges, folder, self.console);
         let places = self.world.one_before_the_others(fetch)?;
         let (kind, device) = (self.args.engine.dtype.kind(), self.args.engine.device.device()?);
         let threshold = self.args.judges.detector_threshold;
@@ -329,22 +330,18 @@ impl JudgeArgs {
         let typed = |location| typed(location) + precision;
         match judge {
             Judge::Vqa => typed(&self.vqa),
-            Judge::Clip => typed(&self.clip(args)),
+            Judge::Clip => typed(&self.clip),
             Judge::Detector => format!("{} above {}", typed(&self.detector), self.detector_threshold),
             Judge::Sentences => typed(&self.sentences),
             Judge::Endpoint => self.endpoint_model.clone().unwrap_or_default(),
         }
     }
 
-    fn clip(&self, args: &Evaluate) -> Location {
-        self.clip.clone().unwrap_or_else(|| args.bench.clip())
-    }
-
     /// Where those judges lie, after fetching what is on the hub.
-    fn places(&self, awaited: &BTreeSet<Judge>, folder: &Path, args: &Evaluate, console: &Console) -> Result<Places> {
+    fn places(&self, awaited: &BTreeSet<Judge>, folder: &Path, console: &Console) -> Result<Places> {
         let networks: BTreeMap<Judge, (&'static str, Location)> = [
             (Judge::Vqa, ("--vqa", self.vqa.clone())),
-            (Judge::Clip, ("--clip", self.clip(args))),
+            (Judge::Clip, ("--clip", self.clip.clone())),
             (Judge::Detector, ("--detector", self.detector.clone())),
             (Judge::Sentences, ("--sentences", self.sentences.clone())),
         ]

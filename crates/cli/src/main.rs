@@ -11,6 +11,7 @@ mod evaluate;
 mod fetch;
 mod init;
 mod lora;
+mod paths;
 mod prepare;
 mod preset;
 mod processes;
@@ -24,13 +25,13 @@ mod verbs;
 mod world;
 
 use args::{Args, Verb};
-use clap::Parser;
 use console::Console;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let _ = torch_ext::cuda::load(); // before anything else touches libtorch; an error only means: no GPU here
-    let args = Args::parse();
+    let args = Args::typed();
+    models::config::be_strict(args.strict);
     console::one_line_for_panics();
     let console = Console::new(args.loudness());
     if let Some(count) = args.verb.processes().filter(|count| *count > 1) {

@@ -142,7 +142,7 @@ pub fn run(args: Prepare, console: &Console) -> Result<()> {
     };
     let mut model = args.model;
     fetch::option("--model", &mut model, Layout::Diffusion, None, console)?;
-    let pipeline = Pipeline::open_at(&model, None, None, args.engine.precision(), device)?;
+    let pipeline = Pipeline::open_at(&model, None, None, Default::default(), args.engine.precision(), device)?;
     console.stop_on_ctrl_c("Stopping; pictures that are done are not drawn again.");
     let bars = |name: &str| console.count(name, "{msg}");
     let prepared = prepare::run(pipeline, &request, &bars, &console.interrupt)?;

@@ -2,9 +2,8 @@
 
 use anyhow::{Result, bail};
 use config::{self, Config};
-use diffusion::settings::{Adapter, Location};
+use diffusion::settings::{Adapter, Location, paths};
 use std::{
-    convert::Infallible,
     env, fs,
     path::{Path, PathBuf},
 };
@@ -31,13 +30,13 @@ pub fn advice() -> String {
 }
 
 /// A relative path that is nothing here, but is shipped: where it lies. Any other path as it is.
-pub fn path(text: &str) -> Result<PathBuf, Infallible> {
-    Ok(shipped(Path::new(text)))
+pub fn path(text: &str) -> Result<PathBuf, String> {
+    Ok(shipped(&paths::expanded(Path::new(text))?))
 }
 
 /// As [`path`], of a model; ids of the hub as they are.
-pub fn model(text: &str) -> Result<Location, Infallible> {
-    Ok(shipped(Path::new(text)).into())
+pub fn model(text: &str) -> Result<Location, String> {
+    Ok(path(text)?.into())
 }
 
 /// As [`path`], of a LoRA; ids of the hub as they are.

@@ -6,10 +6,16 @@ use crate::{
     console::{Console, watch},
     fetch, processes, share, syntax,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use comat::train::{Ended, Leg};
 use config;
-use diffusion::{generate, pipeline::Pipeline, prompts, settings::Location, word_maps};
+use diffusion::{
+    generate,
+    pipeline::{Overrides, Pipeline},
+    prompts,
+    settings::{Location, paths},
+    word_maps,
+};
 use ranks::Terms;
 use std::path::Path;
 use workbench::{plan, trace as tracing_of};
@@ -19,9 +25,11 @@ pub const DENOISING: &str = "denoising steps";
 
 pub fn train(args: Train, console: &Console) -> Result<()> {
     let mut config = share::config(&args.config, &args.set)?;
+    let resume = args.resume.map(|which| paths::expanded(Path::new(&which))).transpose().map_err(Error::msg)?;
+    let resume = resume.as_ref().and_then(|which| which.to_str());
     if args.dry_run {
         fetch::config(&mut config, console)?;
-        say!("{}", plan::describe(config.clone())?);
+        say!("{}", plan::describe(config.clone(), resume)?);
         let forecast = plan::memory::forecast(&config)?;
         say!("{forecast}");
         return say_micro_batches(&config, &forecast, None);
@@ -33,7 +41,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     world.one_before_the_others(|| fetch::config(&mut config, console))?;
     config.model.device = config.model.device.of_rank(&world);
     world.choose_backend(config.ranks.backend, config.model.device.device()?)?;
-    let (output, resume) = (config.output.clone(), args.resume.as_deref());
+    let output = config.output.clone();
     plan::micro_batch::choose(&mut config, resume, &world)?;
     console.stop_on_ctrl_c("Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.");
     let bar = console.bar(watch::SPEAKS, "")?;
@@ -78,7 +86,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
 pub fn plan(args: Plan, console: &Console) -> Result<()> {
     let mut config = share::config(&args.config, &args.set)?;
     fetch::config(&mut config, console)?;
-    say!("{}", plan::describe(config.clone())?);
+    say!("{}", plan::describe(config.clone(), None)?);
     let forecast = plan::memory::forecast(&config)?;
     say!("{forecast}");
     let Some((leg, most)) = forecast.most() else { return Ok(()) };
@@ -114,7 +122,7 @@ fn say_micro_batches(config: &config::Config, forecast: &plan::memory::Forecast,
 }
 
 pub fn generate(args: Generate, console: &Console) -> Result<()> {
-    let Source { model, variant, tokenizer, lora, lora_scale } = args.source;
+    let Source { model, variant, tokenizer, overrides, lora, lora_scale } = args.source;
     let texts = texts(args.prompt, args.prompts.as_deref())?;
     let sampling = args.sampling.checked().context("generate")?;
     let mut request = generate::Request {
@@ -140,7 +148,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         request.loras = fetch::loras(&lora, lora_scale, console)?;
         fetch::model(&mut model, variant.as_deref(), &mut tokenizer, console)
     })?;
-    let pipeline = open(model, variant.as_deref(), tokenizer, &engine, console)?;
+    let pipeline = open(model, variant.as_deref(), tokenizer, overrides.into(), &engine, console)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
     if world.leads() {
         let (images, steps) = (request.prompts.len() * request.count, request.sampling.steps);
@@ -184,7 +192,7 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
 }
 
 pub fn attention(args: Attention, console: &Console) -> Result<()> {
-    let Source { model, variant, tokenizer, lora, lora_scale } = args.source;
+    let Source { model, variant, tokenizer, overrides, lora, lora_scale } = args.source;
     let request = word_maps::Request {
         prompts: texts(args.prompt, args.prompts.as_deref())?,
         only: args.words,
@@ -194,7 +202,7 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
         out: args.out,
         overwrite: args.overwrite,
     };
-    let pipeline = open(model, variant.as_deref(), tokenizer, &args.engine, console)?;
+    let pipeline = open(model, variant.as_deref(), tokenizer, overrides.into(), &args.engine, console)?;
     console.stop_on_ctrl_c("Stopping; panels that are done are whole.");
     let bar = console.count("attention", DENOISING)?;
     let files = word_maps::run(pipeline, &request, &bar, &console.interrupt)?;
@@ -209,11 +217,12 @@ pub fn open(
     mut model: Location,
     variant: Option<&str>,
     mut tokenizer: Option<Location>,
+    overrides: Overrides,
     engine: &Engine,
     console: &Console,
 ) -> Result<Pipeline> {
     fetch::model(&mut model, variant, &mut tokenizer, console)?;
-    Pipeline::open_at(&model, variant, tokenizer.as_deref(), engine.precision(), engine.device.device()?)
+    Pipeline::open_at(&model, variant, tokenizer.as_deref(), overrides, engine.precision(), engine.device.device()?)
 }
 
 /// Of a run's ranks, as its configuration has them.

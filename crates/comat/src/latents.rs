@@ -94,6 +94,11 @@ impl Store {
         Ok(store)
     }
 
+    /// What a run has of them so far.
+    pub fn of_run(config: &Config, pipeline: &Pipeline) -> Result<Self> {
+        Self::open(&folder(config), Origin::of(config, pipeline)?)
+    }
+
     /// Rank 0's, on every rank: only rank 0 need see the folder.
     pub fn of_first(folder: &Path, origin: Origin, world: &World) -> Result<Self> {
         let leads = world.leads();
@@ -255,6 +260,12 @@ impl Store {
     }
 }
 
+/// Where a run's latents are.
+fn folder(config: &Config) -> PathBuf {
+    let named = config.fidelity.as_ref().and_then(|fidelity| fidelity.latents.clone());
+    named.unwrap_or_else(|| config.output.join("latents"))
+}
+
 /// Opens the latents that a run needs, and makes those that are missing: of the prompts that its steps will come to. A longer run
 /// adds to those of a shorter one.
 pub fn complete(
@@ -267,9 +278,7 @@ pub fn complete(
 ) -> Result<Store> {
     let reached = Order::reached(config.seed, prompts.len(), config.train.samples())?;
     let prompts: Vec<&str> = reached.into_iter().map(|i| prompts[i].text.as_str()).collect();
-    let folder = config.fidelity.as_ref().and_then(|fidelity| fidelity.latents.clone());
-    let folder = folder.unwrap_or_else(|| config.output.join("latents"));
-    let mut store = Store::of_first(&folder, Origin::of(config, pipeline)?, world)?;
+    let mut store = Store::of_first(&folder(config), Origin::of(config, pipeline)?, world)?;
     let missing = store.missing(prompts.iter().copied()).len();
     if missing > 0 {
         tracing::info!("the original model samples {}", store.plan(missing));

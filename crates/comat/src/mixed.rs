@@ -8,12 +8,12 @@ use crate::{
     tracked,
     train::Draws,
 };
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use config::Config;
 use diffusion::random::{Purpose, stream};
 use pairs::Pairs;
 use ranks::World;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use tch::Tensor;
 
 /// Pairs of pictures and captions, in an order of their own.
@@ -22,7 +22,14 @@ pub struct Mixed {
     order: Order,
     /// Steps of the sampler at whose noise a picture may enter.
     entries: Vec<usize>,
+    /// Pictures of the batch under way, by their pairs.
+    pictures: HashMap<usize, Tensor>,
+    /// Names of pictures that cannot be read.
+    broken: BTreeSet<String>,
 }
+
+/// How many broken pictures a run passes over, at least; of many pictures it is one in a hundred.
+const BROKEN: usize = 10;
 
 impl Mixed {
     /// `None` where the configuration has none.
@@ -41,7 +48,7 @@ impl Mixed {
         let pairs = Pairs::open(&config.pairs)?;
         // not the order of the prompts, should there be as many
         let order = Order::new(session.config.seed.wrapping_add(1), pairs.len())?;
-        Ok(Some(Self { pairs, order, entries }))
+        Ok(Some(Self { pairs, order, entries, pictures: HashMap::new(), broken: BTreeSet::new() }))
     }
 
     pub fn len(&self) -> usize {
@@ -53,19 +60,28 @@ impl Mixed {
     }
 
     /// The captions of an optimiser step's `part`-th trajectory.
-    pub fn batch(&mut self, config: &Config, step: u64, part: usize, world: &World) -> Result<Batch> {
+    ///
+    /// # Errors
+    /// Too many pictures that cannot be read.
+    pub fn batch(&mut self, session: &Session, step: u64, part: usize, world: &World) -> Result<Batch> {
+        self.pictures.clear();
+        let config = &session.config;
         Batch::of(step, part..config.train.accumulation, batch_size(config), world, |place| {
-            let pair = self.pair(config, step, place)?;
+            let pair = self.pair(session, step, place, world.leads())?;
             Ok(self.pairs.caption(pair).to_owned())
         })
     }
 
     /// The draws of this rank's pictures of a batch, at least one. All enter at one step of the sampler.
-    pub fn draws(&mut self, session: &Session, config: &Config, step: u64, batch: &Batch) -> Result<Draws<'static>> {
+    pub fn draws(&mut self, session: &Session, step: u64, batch: &Batch) -> Result<Draws<'static>> {
+        let config = &session.config;
         let Some(settings) = &config.mixed else { bail!("mixed: the configuration has none") };
         let places = &batch.places;
-        let chosen = places.iter().map(|place| self.pair(config, step, *place)).collect::<Result<Vec<_>>>()?;
-        let images = chosen.iter().map(|i| self.pairs.tensor(*i, session.size)).collect::<Result<Vec<_>>>()?;
+        let mut images = vec![];
+        for place in places {
+            let pair = self.pair(session, step, *place, false)?;
+            images.push(self.pictures.get(&pair).context("a picture was read for its caption")?.shallow_clone());
+        }
 
         let mut draw = stream(config.seed, Purpose::Mixed, step, u64::MAX)?;
         let first = self.entries[draw.below(0, self.entries.len() as i64)? as usize];
@@ -93,9 +109,39 @@ impl Mixed {
         })
     }
 
-    /// Which pair has a place in a step.
-    fn pair(&mut self, config: &Config, step: u64, place: u64) -> Result<usize> {
-        self.order.prompt(step * (batch_size(config) * config.train.accumulation) as u64 + place)
+    /// Which pair has a place in a step: that of the order, or the next one in the set whose picture can be read. So all ranks, and a
+    /// run that goes on, choose the same.
+    fn pair(&mut self, session: &Session, step: u64, place: u64, says: bool) -> Result<usize> {
+        let config = &session.config;
+        let first = self.order.prompt(step * (batch_size(config) * config.train.accumulation) as u64 + place)?;
+        let count = self.pairs.len();
+        for pair in (first..count).chain(0..first) {
+            if self.pictures.contains_key(&pair) {
+                return Ok(pair);
+            }
+            let name = self.pairs.name(pair);
+            if self.broken.contains(&name) {
+                continue;
+            }
+            match self.pairs.tensor(pair, session.size) {
+                Ok(picture) => {
+                    self.pictures.insert(pair, picture);
+                    return Ok(pair);
+                }
+                Err(error) => {
+                    let most = BROKEN.max(count / 100);
+                    if self.broken.len() == most {
+                        return Err(error
+                            .context(format!("mixed.pairs: more than {most} pictures cannot be read; the last one")));
+                    }
+                    self.broken.insert(name);
+                    if says {
+                        tracing::warn!("{error}; it is passed over ({} of {count} pairs so far)", self.broken.len());
+                    }
+                }
+            }
+        }
+        bail!("mixed.pairs: not one of the pictures can be read")
     }
 }
 

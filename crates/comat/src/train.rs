@@ -31,7 +31,7 @@ use tch::{Kind, Tensor};
 pub use clock::{Leg, Legs, under_way};
 pub use observer::Observer;
 pub use report::{FidelityReport, StepReport};
-pub use setup::{digest, due};
+pub use setup::{digest, discriminator, due};
 
 /// How a run ended.
 #[derive(Debug, PartialEq)]
@@ -75,8 +75,8 @@ impl Trainer {
     pub fn run(&mut self, observer: &mut dyn Observer, interrupt: &Interrupt) -> Result<Ended> {
         let config = self.session.config.clone();
         let mut order = Order::new(config.seed, self.prompts.len())?;
-        observer.on_start(self)?;
-        while self.step < config.train.steps {
+        let ends = observer.on_start(self)?;
+        while self.step < config.train.steps && !ends {
             let report = self.step(&config, &mut order, observer, interrupt)?;
             if report.abandoned {
                 self.save(observer)?;
@@ -159,12 +159,12 @@ impl Trainer {
         }
         let Some(mixed) = &mut self.mixed else { return Ok(()) };
         for part in 0..config.train.accumulation {
-            let batch = mixed.batch(config, self.step, part, &self.world)?;
+            let batch = mixed.batch(&self.session, self.step, part, &self.world)?;
             let share = batch.share();
             if share.prompts().is_empty() {
                 continue;
             }
-            let draws = mixed.draws(&self.session, config, self.step, &batch)?;
+            let draws = mixed.draws(&self.session, self.step, &batch)?;
             let outcome = iterate(&mut self.session, &self.adapter, &share, draws, None, gradients, each)?;
             report.add_mixed(&outcome, config.train.accumulation);
         }

@@ -2,6 +2,7 @@
 
 use super::{Location, MicroBatch, Optimizer, above_zero, in_range};
 use anyhow::Result;
+use diffusion::settings::paths;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -12,7 +13,7 @@ pub struct Fidelity {
     /// Of the adversarial loss, beside the other losses.
     pub weight: f64,
     /// Folder of the original model's latents; the missing ones are made. Absent: `latents` in the run's own folder.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "paths::maybe", skip_serializing_if = "Option::is_none")]
     pub latents: Option<PathBuf>,
     /// The seed that they are sampled from: runs with other seeds can share them.
     pub latents_seed: u64,

@@ -16,6 +16,7 @@ mod training;
 mod watching;
 
 use anyhow::Result;
+use diffusion::settings::paths;
 use diffusion::settings::{above_zero, in_range};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ pub use watching::{Judge, Samples, Validation};
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The run's own folder; made when it does not exist.
+    #[serde(deserialize_with = "paths::one")]
     pub output: PathBuf,
     #[serde(default)]
     pub seed: u64,
@@ -89,9 +91,10 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Prompts {
     /// `.txt` or `.jsonl`
+    #[serde(deserialize_with = "paths::one")]
     pub train: PathBuf,
     /// Held out: the caption loss is measured on them now and then.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "paths::maybe", skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
 }
 

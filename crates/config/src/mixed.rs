@@ -2,6 +2,7 @@
 
 use super::in_range;
 use anyhow::Result;
+use diffusion::settings::paths;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -9,7 +10,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mixed {
-    /// A folder of pictures with captions, a `.jsonl` of them, or WebDataset shards.
+    /// A folder of pictures with captions, a list of them (`.jsonl`, `.csv`, `.json`), or WebDataset shards.
+    #[serde(deserialize_with = "paths::one")]
     pub pairs: PathBuf,
     /// Of their caption loss, beside that of the prompts.
     #[serde(default = "Mixed::default_weight")]

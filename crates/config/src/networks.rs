@@ -2,7 +2,8 @@
 
 use super::{Dtype, Location, MicroBatch, Where, in_range};
 use anyhow::Result;
-use diffusion::pipeline::{Pipeline, Precision};
+use diffusion::pipeline::{Overrides, Pipeline, Precision};
+use models::schedule::Prediction;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -18,6 +19,19 @@ pub struct Model {
     /// For a model in a single file: a folder with CLIP's tokenizer, or an id of the hub; absent: [`TOKENIZER`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<Location>,
+    /// What the UNet predicts, where the files do not say or say wrongly: `epsilon` or `v_prediction`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prediction_type: Option<Prediction>,
+    /// Whether the noise leaves nothing of the image at the last timestep, where the files do not say or say wrongly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rescale_betas_zero_snr: Option<bool>,
+    /// Which of the text encoders' layers the UNet sees, counted from the end as A1111 and sd-scripts count: 1 is the last one. Absent:
+    /// 1 for SD1 and SD2, 2 for SDXL. (diffusers counts from 0: its 1 is 2 here for SD1.)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<usize>,
+    /// Whether a key that is not known in a model's configuration is an error, rather than a warning.
+    #[serde(default)]
+    pub strict: bool,
     /// Of the frozen networks. The adapter, the latents and the losses are in float32.
     #[serde(default)]
     pub dtype: Dtype,
@@ -41,10 +55,18 @@ impl Model {
         Precision { networks: self.dtype.kind(), vae: self.vae_dtype.map(Dtype::kind) }
     }
 
+    pub fn overrides(&self) -> Overrides {
+        let Self { prediction_type, rescale_betas_zero_snr, clip_skip, .. } = *self;
+        Overrides { prediction_type, rescale_betas_zero_snr, clip_skip }
+    }
+
     /// After [`Config::fetch`], if it is named by an id.
     pub fn open(&self) -> Result<Pipeline> {
+        if self.strict {
+            models::config::be_strict(true);
+        }
         let (variant, tokenizer) = (self.variant.as_deref(), self.tokenizer.as_deref());
-        Pipeline::open_at(&self.path, variant, tokenizer, self.precision(), self.device.device()?)
+        Pipeline::open_at(&self.path, variant, tokenizer, self.overrides(), self.precision(), self.device.device()?)
     }
 }
 

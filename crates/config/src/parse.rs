@@ -2,12 +2,12 @@
 
 use super::Config;
 use anyhow::{Context, Result, anyhow, bail};
-use std::{fs, path::Path};
+use std::path::Path;
 use toml::{Table, Value};
 
 /// Reads `run.toml` and lays `key=value` settings over it.
 pub fn read(path: &Path, settings: &[String]) -> Result<Config> {
-    let text = fs::read_to_string(path).map_err(models::Error::io(path))?;
+    let text = models::text::read(path)?;
     parse(&text, settings, &path.display().to_string())
 }
 
@@ -84,6 +84,7 @@ fn with_suggestion(message: &str) -> String {
 mod tests {
     use super::*;
     use crate::Mode;
+    use std::fs;
 
     const LEAST: &str = "output = 'o'\n[model]\npath = 'm'\n[captioner]\npath = 'c'\n[prompts]\ntrain = 'p.txt'\n";
 
@@ -159,6 +160,23 @@ mod tests {
         assert_eq!(config.train.steps, 7);
         assert_eq!(config.sampling.size, Some(super::super::Size { width: 64, height: 64 }));
         assert_eq!(config.lora.targets, ["to_q"]);
+    }
+
+    #[test]
+    fn paths_are_read_as_a_shell_reads_them() {
+        let home = std::env::var("HOME").unwrap();
+        let config =
+            config("[lora]\ninit = '$HOME/a'\n[mixed]\npairs = '${HOME}/b'", &["output=~/c", "model.path=~/d"])
+                .unwrap();
+        let of = |name: &str| Path::new(&home).join(name);
+        assert_eq!((config.lora.init.unwrap(), config.mixed.unwrap().pairs), (of("a"), of("b")));
+        assert_eq!((config.output, config.model.path.typed()), (of("c"), of("d").as_path()));
+        contains(
+            "[lora]\ninit = '$COMAT_NOT_SET/a'",
+            &[],
+            "run.toml:9:8: $COMAT_NOT_SET/a: the variable COMAT_NOT_SET is not set",
+        );
+        contains("", &["output=$COMAT_NOT_SET"], "the variable COMAT_NOT_SET is not set");
     }
 
     /// The resolved configuration, written into the run's folder, gives the same run again.

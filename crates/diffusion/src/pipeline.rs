@@ -12,11 +12,12 @@ use anyhow::{Context, Result, bail};
 use images::Size;
 use models::{
     lora::{AdapterFile, Base, Network},
-    schedule::NoiseSchedule,
+    schedule::{Forced, NoiseSchedule, Prediction},
     unet::{self, UNet},
     vae::{self, AutoencoderKl},
     weights::Weights,
 };
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
@@ -36,6 +37,31 @@ pub struct Pipeline {
     pub vae: Resident<AutoencoderKl>,
     pub text: TextEncoders,
     pub schedule: NoiseSchedule,
+    /// What was said against its files.
+    pub overrides: Overrides,
+}
+
+/// What a model's files do not say, or say wrongly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Overrides {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prediction_type: Option<Prediction>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rescale_betas_zero_snr: Option<bool>,
+    /// Which of the text encoders' layers the UNet sees, counted from the end: 1 is the last one, SD1's and SD2's; 2 is SDXL's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<usize>,
+}
+
+impl Overrides {
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn forced(self, xl: bool) -> Forced {
+        Forced { prediction: self.prediction_type, zero_snr: self.rescale_betas_zero_snr, ..Forced::by_pipeline_of(xl) }
+    }
 }
 
 /// What the networks compute in.
@@ -61,7 +87,7 @@ impl From<Kind> for Precision {
 
 impl Pipeline {
     pub fn open(path: &Path, precision: impl Into<Precision>, device: Device) -> Result<Self> {
-        Self::open_variant(path, None, precision.into(), device)
+        Self::open_variant(path, None, Overrides::default(), precision.into(), device)
     }
 
     /// A model as it is named by a configuration or on the command line. `tokenizer`: the folder of one, for a model in
@@ -70,21 +96,28 @@ impl Pipeline {
         location: &Location,
         variant: Option<&str>,
         tokenizer: Option<&Path>,
+        overrides: Overrides,
         precision: Precision,
         device: Device,
     ) -> Result<Self> {
         let this = match tokenizer {
             Some(tokenizer) if is_single_file(location) => {
-                let parts = single::open(location, tokenizer, precision, device)?;
+                let parts = single::open(location, tokenizer, overrides, precision, device)?;
                 Self::assemble(location, None, parts, precision.networks, device)?
             }
-            _ => Self::open_variant(location, variant, precision, device)?,
+            _ => Self::open_variant(location, variant, overrides, precision, device)?,
         };
-        Ok(Self { name: location.typed().to_owned(), ..this })
+        Ok(Self { name: location.typed().to_owned(), overrides, ..this })
     }
 
-    fn open_variant(path: &Path, variant: Option<&str>, precision: Precision, device: Device) -> Result<Self> {
-        let parts = folder::open(path, variant, precision, device)?;
+    fn open_variant(
+        path: &Path,
+        variant: Option<&str>,
+        overrides: Overrides,
+        precision: Precision,
+        device: Device,
+    ) -> Result<Self> {
+        let parts = folder::open(path, variant, overrides, precision, device)?;
         Self::assemble(path, variant, parts, precision.networks, device)
     }
 
@@ -128,6 +161,7 @@ impl Pipeline {
             vae,
             text,
             schedule,
+            overrides: Overrides::default(),
         };
         this.unet(&this.unet_weights).context("the UNet's weights do not fit its config.json")?;
         Ok(this)

@@ -1,6 +1,10 @@
 //! Prompt files: `.txt` with a prompt a line, `.jsonl` with an object a line.
 
+mod foreign;
+
 use anyhow::{Context, Result, bail};
+use foreign::Met;
+use models::{json, text};
 use serde::Deserialize;
 use std::{fs, path::Path};
 
@@ -42,7 +46,8 @@ impl Prompt {
     }
 }
 
-/// Reads a prompt file. Empty lines are skipped; a malformed line is an error with its number.
+/// Reads a prompt file. Empty lines and comments (`#`, in a text) are skipped, and options of other trainers left out, with a warning
+/// for each file; a malformed line is an error with its number.
 pub fn read(path: &Path) -> Result<Vec<Prompt>> {
     Ok(read_numbered(path)?.into_iter().map(|(_, prompt)| prompt).collect())
 }
@@ -50,37 +55,39 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>> {
 /// As [`read`], each prompt with the number of its line, from 1.
 pub fn read_numbered(path: &Path) -> Result<Vec<(usize, Prompt)>> {
     let bytes = fs::read(path).map_err(models::Error::io(path))?;
-    let text = match String::from_utf8(bytes) {
+    let text = match text::decode(&bytes) {
         Ok(text) => text,
-        Err(e) => {
-            let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-            bail!("{}:{line}: not valid UTF-8", path.display());
-        }
+        Err(line) => bail!("{}:{line}: not valid UTF-8", path.display()),
     };
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let json = match path.extension().and_then(|e| e.to_str()) {
+    let json = match path.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
         Some("jsonl") => true,
         Some("txt") => false,
         _ => bail!("{}: a prompt file ends in .txt or .jsonl", path.display()),
     };
-    let mut prompts = vec![];
-    for (number, line) in text.lines().enumerate() {
+    let (mut prompts, mut met) = (vec![], Met::default());
+    for (number, line) in text::lines(&text).enumerate() {
         let line = line.trim();
         if line.is_empty() {
             continue;
         }
-        let prompt =
-            if json { parse(line).with_context(|| format!("{}:{}", path.display(), number + 1))? } else { line.into() };
+        let prompt = if json {
+            parse(line).with_context(|| format!("{}:{}", path.display(), number + 1))?
+        } else {
+            let Some(prompt) = met.prompt_of(line) else { continue };
+            prompt.into()
+        };
+        met.look(&prompt.text);
         prompts.push((number + 1, prompt));
     }
     if prompts.is_empty() {
         bail!("{}: no prompts in it", path.display());
     }
+    met.warn(path);
     Ok(prompts)
 }
 
 fn parse(line: &str) -> Result<Prompt> {
-    let prompt: Prompt = serde_json::from_str(line).map_err(|e| {
+    let prompt: Prompt = json::from_str(line).map_err(|e| {
         let text = e.to_string();
         // the line is the file's, not the parser's
         anyhow::anyhow!("{}", text.replace(" at line 1 column", ", column"))
@@ -107,6 +114,12 @@ mod tests {
     fn text_and_json() {
         let prompts = file("a.txt", "\u{feff}a red dog\r\n\n  two cats \n".as_bytes()).unwrap();
         assert_eq!(prompts, ["a red dog".into(), "two cats".into()]);
+        let prompts = file("A.TXT", b"# sd-scripts\ra red dog --n bad --w 512\r\rtwo cats").unwrap();
+        assert_eq!(prompts, ["a red dog".into(), "two cats".into()]);
+        let utf16: Vec<u8> = "\u{feff}a caf\u{e9}\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(file("a.txt", &utf16).unwrap(), ["a caf\u{e9}".into()]);
+        let prompts = file("A.JSONL", br#"{"prompt": "a dog", "score": NaN}"#).unwrap();
+        assert_eq!((prompts[0].text.as_str(), &prompts[0].extra["score"]), ("a dog", &"NaN".into()));
         let line = br#"{"prompt": "a red dog", "entities": [{"noun": "dog", "attributes": ["red"]}], "tag": 3}"#;
         let prompt = file("a.jsonl", line).unwrap().remove(0);
         assert_eq!(prompt.entities.unwrap()[0].attributes, ["red"]);

@@ -3,6 +3,7 @@
 mod adapter;
 mod device;
 mod location;
+pub mod paths;
 mod sampling;
 
 pub use adapter::{Adapter, Scaled};

@@ -34,6 +34,8 @@ pub struct TextEncoders {
     adapters: Rc<[Adapter]>,
     /// Of the context.
     width: i64,
+    /// The layer of the encoders that makes the context, counted from the end; absent: as the model was trained.
+    clip_skip: Option<usize>,
     /// SDXL was trained with zeros in place of an absent negative prompt.
     zeros_for_no_prompt: bool,
     kind: Kind,
@@ -64,6 +66,7 @@ impl TextEncoders {
         model: &Path,
         tokenizers: Vec<ClipTokenizer>,
         open: impl Fn() -> Result<Vec<(TextConfig, Weights)>> + 'static,
+        clip_skip: Option<usize>,
         zeros_for_no_prompt: bool,
         kind: Kind,
         device: Device,
@@ -83,9 +86,28 @@ impl TextEncoders {
                 );
             }
         }
+        let layers = configs.iter().map(|config| config.layers).min().unwrap_or(0);
+        if let Some(skip) = clip_skip.filter(|skip| !(1..=layers).contains(skip)) {
+            bail!(
+                "model.clip_skip (--clip-skip) is {skip}, it must be from 1, the last layer, to {layers}: {} has no more",
+                model.display()
+            );
+        }
         let width = configs.iter().map(|config| config.hidden_size).sum();
         let (model, adapters, cache) = (model.to_owned(), Rc::from([]), Cache::default());
-        Ok(Self { model, tokenizers, encoders, open, adapters, width, zeros_for_no_prompt, kind, device, cache })
+        Ok(Self {
+            model,
+            tokenizers,
+            encoders,
+            open,
+            adapters,
+            width,
+            clip_skip,
+            zeros_for_no_prompt,
+            kind,
+            device,
+            cache,
+        })
     }
 
     /// Lets the encoders go whenever they have nothing to do.
@@ -166,8 +188,8 @@ impl TextEncoders {
                 tracing::warn!("prompt longer than {limit} tokens; the model does not see its end: …{shown}{rest}");
             }
             let ids = Tensor::from_slice(&encoding.ids).unsqueeze(0).to_device(self.device);
-            let encoded = encoder.forward(&ids)?;
-            contexts.push(if sdxl { encoded.penultimate } else { encoded.last_hidden_state });
+            let (encoded, normed) = encoder.forward_to(&ids, self.clip_skip.unwrap_or(if sdxl { 2 } else { 1 }))?;
+            contexts.push(if sdxl { encoded.penultimate } else { normed });
             pooled = encoded.text_embeds;
         }
         let context = Tensor::cat(&contexts, -1).to_kind(self.kind);

@@ -3,7 +3,10 @@
 
 use anyhow::{Context, Result, bail};
 use benchmarks::records::Benchmark;
-use diffusion::settings::{Dtype, Sampling};
+use diffusion::{
+    pipeline::Overrides,
+    settings::{Dtype, Sampling},
+};
 use models::write_text;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -35,6 +38,9 @@ pub struct Drawing {
     /// Of a model in a single file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
+    /// What was said against the model's files.
+    #[serde(default, skip_serializing_if = "Overrides::is_none")]
+    pub overrides: Overrides,
     pub dtype: Dtype,
     /// In the file a lone one is an object, several are a list.
     #[serde(rename = "lora", default, skip_serializing_if = "Vec::is_empty", with = "one_or_many")]
@@ -60,6 +66,7 @@ impl Drawing {
                 ("the model", drawing.model.clone()),
                 ("the variant", named(&drawing.variant, "none")),
                 ("the tokenizer", named(&drawing.tokenizer, "the model's")),
+                ("what is said against the model's files", describe(&drawing.overrides)?),
                 ("the precision", describe(&drawing.dtype)?),
                 ("sampling", describe(&drawing.sampling)?),
             ])
@@ -198,6 +205,7 @@ mod tests {
                 model: "models/a".into(),
                 variant: None,
                 tokenizer: None,
+                overrides: Overrides::default(),
                 dtype: Dtype::Float32,
                 loras: vec![],
                 seeds: vec![42, 43],
@@ -226,6 +234,10 @@ mod tests {
         assert!(refused(&|s| drawing(s).model = "b".into()).contains("the model was models/a there and is b now"));
         assert!(
             refused(&|s| drawing(s).variant = Some("fp16".into())).contains("variant was none there and is fp16 now")
+        );
+        assert!(
+            refused(&|s| drawing(s).overrides.clip_skip = Some(2))
+                .contains("files was {} there and is {\"clip_skip\":2} now")
         );
         assert!(refused(&|s| drawing(s).seeds = vec![42, 44]).contains("the seeds was [42, 43] there"));
         assert!(refused(&|s| drawing(s).sampling.steps = 3).contains("sampling was {"));

@@ -1,17 +1,31 @@
 //! Reads the JSON configuration beside a checkpoint, and refuses what this program does not implement.
 //!
-//! Every key must be accounted for: read, known to make no difference, or at the one value that we implement. Anything
-//! else would silently give another network than the one that was trained.
+//! Every key is accounted for: read, known to make no difference, or at the one value that we implement; any other value of it would
+//! silently give another network than the one that was trained. A key that nobody has heard of is most likely of a newer version's
+//! housekeeping: it is warned of, or refused where [`be_strict`] was asked for.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    json, text,
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::{
     cell::RefCell,
     collections::BTreeSet,
-    fs,
     path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
+
+static STRICT: AtomicBool = AtomicBool::new(false);
+
+/// Whether keys that are not known are errors from now on, in the whole process.
+pub fn be_strict(strict: bool) {
+    STRICT.store(strict, Relaxed);
+}
 
 pub struct Json {
     path: PathBuf,
@@ -22,12 +36,12 @@ pub struct Json {
 
 impl Json {
     pub fn read(path: &Path) -> Result<Self> {
-        Self::of(&fs::read_to_string(path).map_err(Error::io(path))?, path)
+        Self::of(&text::read(path)?, path)
     }
 
     /// A configuration that is part of the program; `path` is the file to name in errors.
     pub fn of(text: &str, path: &Path) -> Result<Self> {
-        let value: Value = serde_json::from_str(text).map_err(|e| Error::file(path, e.to_string()))?;
+        let value: Value = json::from_str(text).map_err(|e| Error::file(path, e.to_string()))?;
         match value {
             Value::Object(values) => {
                 Ok(Self { path: path.to_owned(), section: String::new(), values, seen: RefCell::default() })
@@ -99,13 +113,28 @@ impl Json {
         self.seen.borrow_mut().extend(keys.iter().map(|k| k.to_string()));
     }
 
-    /// Refuses the keys that nobody asked for. Null and `_private` ones pass.
+    /// Warns of the keys that nobody asked for, once each; or refuses them. Null and `_private` ones pass.
     pub fn finish(&self) -> Result<()> {
         let seen = self.seen.borrow();
-        match self.values.iter().find(|(k, v)| !seen.contains(*k) && !k.starts_with('_') && !v.is_null()) {
-            None => Ok(()),
-            Some((key, value)) => Err(self.error(key, &format!("is not known to this program (its value is {value})"))),
+        for (key, value) in &self.values {
+            if seen.contains(key) || key.starts_with('_') || value.is_null() {
+                continue;
+            }
+            let what = self.error(key, &format!("is not known to this program (its value is {value})"));
+            // of images: a step that we do not take
+            let is_step = key.starts_with("do_") && *value == Value::Bool(true);
+            if STRICT.load(Relaxed) || is_step {
+                return Err(what);
+            }
+            warn_once(format!(
+                "{what}; it is taken to make no difference (--strict, or model.strict = true, refuses it)"
+            ));
         }
+        Ok(())
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &String> {
+        self.values.keys()
     }
 
     pub fn error(&self, key: &str, message: &str) -> Error {
@@ -114,5 +143,15 @@ impl Json {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Networks that come and go read their configuration again.
+fn warn_once(message: String) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if !said.contains(&message) {
+        tracing::warn!("{message}");
+        said.insert(message);
     }
 }

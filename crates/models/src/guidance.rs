@@ -4,7 +4,7 @@ use tch::Tensor;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Guidance {
-    /// 1 means none: then the unconditional half is never computed.
+    /// 1 and below mean none, as in diffusers: then the unconditional half is never computed.
     pub scale: f64,
     /// 0 (off) to 1: how far the result's deviation is pulled back to the conditional half's.
     pub rescale: f64,
@@ -12,7 +12,7 @@ pub struct Guidance {
 
 impl Guidance {
     pub fn is_on(&self) -> bool {
-        self.scale != 1.0
+        self.scale > 1.0
     }
 
     /// Whether the result is a linear function of both halves.

@@ -6,6 +6,7 @@
 //! `TextTransformer`.
 
 mod configs;
+mod noise;
 mod text;
 mod unet;
 mod vae;
@@ -14,10 +15,15 @@ use crate::{
     error::{Error, Result},
     tensors::{self, Tensors},
 };
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+};
 use tch::Tensor;
 
-pub use configs::{scheduler, shapes, text_config, unet_config, vae_config};
+use configs::scheduler;
+pub use configs::{shapes, text_config, unet_config, vae_config};
+pub use noise::Said;
 
 /// What is in a file, each part with the keys that it has in folders of diffusers and transformers.
 pub struct Parts {
@@ -25,18 +31,19 @@ pub struct Parts {
     pub vae: Tensors,
     /// One for SD1, two for SDXL.
     pub text: Vec<Tensors>,
-    /// Trained to predict velocity: some SDXL models say so by an empty tensor.
-    pub predicts_velocity: bool,
+    /// What the file says of the noise.
+    pub said: Said,
 }
 
 impl Parts {
     pub fn read(path: &Path) -> Result<Self> {
-        Self::of(tensors::read(path)?.0, path)
+        let (all, metadata) = tensors::read(path)?;
+        Self::of(all, &metadata, path)
     }
 
     /// `origin` is the file to name in errors.
-    pub fn of(mut all: Tensors, origin: &Path) -> Result<Self> {
-        let predicts_velocity = all.contains_key("v_pred");
+    pub fn of(mut all: Tensors, metadata: &HashMap<String, String>, origin: &Path) -> Result<Self> {
+        let said = Said::read(&all, metadata, origin)?;
         let mut take = |prefix: &str| below(&mut all, prefix);
         let (unet, vae) = (take("model.diffusion_model."), take("first_stage_model."));
         let sd1 = take("cond_stage_model.transformer.");
@@ -88,7 +95,7 @@ impl Parts {
             unet: renamed(unet, &|key| places.name(key))?,
             vae: vae::pointwise(renamed(vae, &|key| vae::name(key, levels))?)?,
             text,
-            predicts_velocity,
+            said,
         })
     }
 

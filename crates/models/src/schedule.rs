@@ -7,20 +7,45 @@
 //! Models" (2021); Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (2023). Conventions:
 //! diffusers `DDPMScheduler`, `DDIMScheduler`.
 
-use crate::{
-    config::Json,
-    error::{Error, Result},
-};
+mod classes;
+mod reading;
+
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::{fmt, path::Path};
-use tch::{Device, Kind, Tensor};
+use std::fmt;
+use tch::Tensor;
+
+pub use reading::Forced;
 
 /// What the UNet predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Prediction {
+    #[serde(alias = "eps")]
     Epsilon,
+    #[serde(alias = "v", alias = "velocity")]
     VPrediction,
+}
+
+impl Prediction {
+    /// As diffusers writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Epsilon => "epsilon",
+            Self::VPrediction => "v_prediction",
+        }
+    }
+}
+
+impl std::str::FromStr for Prediction {
+    type Err = String;
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name.trim().to_ascii_lowercase().replace('-', "_").as_str() {
+            "epsilon" | "eps" => Ok(Self::Epsilon),
+            "v_prediction" | "v_pred" | "v" | "velocity" => Ok(Self::VPrediction),
+            _ => Err(format!("unknown prediction type `{name}`; there are epsilon and v_prediction")),
+        }
+    }
 }
 
 /// How the sampling steps are spread over the training steps.
@@ -81,75 +106,15 @@ impl NoiseSchedule {
         &self.alphas_cumprod
     }
 
-    /// Reads a diffusers `scheduler_config.json` of any class: all of them describe the same noise.
-    pub fn read(path: &Path) -> Result<Self> {
-        Self::of(&Json::read(path)?)
-    }
-
-    /// As [`NoiseSchedule::read`], from what lies in memory.
-    pub fn of(json: &Json) -> Result<Self> {
-        let class: String = json.get_or("_class_name", "DDPMScheduler".into())?;
-        let saved_with = match class.as_str() {
-            "DDPMScheduler" => Some(SamplerKind::Ddpm),
-            "DDIMScheduler" => Some(SamplerKind::Ddim),
-            _ => None,
-        };
-        let train_steps: usize = json.get_or("num_train_timesteps", 1000)?;
-        let (start, end) = (json.get_or("beta_start", 0.0001)?, json.get_or("beta_end", 0.02)?);
-        if train_steps == 0 || !(start > 0.0 && start <= end && end < 1.0) {
-            return Err(
-                json.error("beta_start", "and beta_end must lie between 0 and 1, with num_train_timesteps above 0")
-            );
-        }
-        // In float32 and by the same operations as upstream, so that the coefficients are the same numbers.
-        let ramp = |from: f64, to: f64| Tensor::linspace(from, to, train_steps as i64, (Kind::Float, Device::Cpu));
-        let betas = match json.get_or("beta_schedule", "linear".to_string())?.as_str() {
-            "linear" => ramp(start, end),
-            "scaled_linear" => ramp(start.sqrt(), end.sqrt()).square(),
-            other => {
-                return Err(json.error("beta_schedule", &format!("is {other}; linear and scaled_linear are supported")));
-            }
-        };
-        let mut alphas_cumprod = Vec::<f32>::try_from((-betas + 1.0).cumprod(0, Kind::Float))?;
-        let zero_snr: bool = json.get_or("rescale_betas_zero_snr", false)?;
-        if zero_snr {
-            rescale_to_zero_snr(&mut alphas_cumprod);
-        }
-        let alphas_cumprod = alphas_cumprod.into_iter().map(f64::from).collect();
-        let schedule = Self {
-            alphas_cumprod,
-            prediction: json.get_or("prediction_type", Prediction::Epsilon)?,
-            spacing: json.get_or("timestep_spacing", Spacing::Leading)?,
-            steps_offset: json.get_or("steps_offset", 0)?,
-            set_alpha_to_one: json.get_or("set_alpha_to_one", true)?,
-            saved_with,
-        };
-        if zero_snr && schedule.prediction == Prediction::Epsilon {
-            return Err(
-                json.error("rescale_betas_zero_snr", "leaves no signal at the last step; it needs v_prediction")
-            );
-        }
-        json.only("trained_betas", serde_json::Value::Null)?;
-        json.only("thresholding", false)?;
-        // DDPM and DDIM clip unless told otherwise; the other classes have no such step.
-        let clips = json.get_or("clip_sample", saved_with.is_some())?;
-        if clips {
-            return Err(json
-                .error("clip_sample", "is true; clipping is not linear, so it cannot be replayed (set it to false)"));
-        }
-        json.only("variance_type", "fixed_small")?;
-        // What is left belongs to other sampler classes.
-        Ok(schedule)
-    }
-
     /// The steps from noise to image. `eta` (DDIM only): 0 is deterministic, 1 adds as much noise as DDPM.
     pub fn sampler(&self, kind: SamplerKind, steps: usize, eta: f64) -> Result<Sampler> {
         let timesteps = self.timesteps(steps)?;
         let stride = (self.alphas_cumprod.len() / steps) as i64;
         let walk = timesteps.iter().enumerate().map(|(i, &t)| {
-            let before = match kind {
-                SamplerKind::Ddpm => timesteps.get(i + 1).copied().unwrap_or(-1),
-                SamplerKind::Ddim => t - stride,
+            let before = match (kind, self.spacing) {
+                // diffusers' DDIM steps by the stride here too, past where the next step starts: its issue 12633
+                (SamplerKind::Ddpm, _) | (_, Spacing::Linspace) => timesteps.get(i + 1).copied().unwrap_or(-1),
+                (SamplerKind::Ddim, _) => t - stride,
             };
             self.step(kind, eta, t, before)
         });
@@ -215,14 +180,6 @@ impl NoiseSchedule {
                 }
             }
         }
-    }
-}
-
-/// Lin et al. 2023, algorithm 1: shifts and scales `sqrt(ᾱ)` so that the last one is 0 and the first stays.
-fn rescale_to_zero_snr(alphas_cumprod: &mut [f32]) {
-    let (first, last) = (alphas_cumprod[0].sqrt(), alphas_cumprod[alphas_cumprod.len() - 1].sqrt());
-    for alpha in alphas_cumprod {
-        *alpha = ((alpha.sqrt() - last) * first / (first - last)).powi(2);
     }
 }
 

@@ -1,38 +1,17 @@
 //! Text to token ids, as CLIP (byte pairs) and BERT (word pieces) were trained with.
 //!
 //! Files and conventions: transformers `CLIPTokenizer` and `BertTokenizer`. A folder's `tokenizer.json` is taken as it
-//! stands; from the older vocabulary files the same steps are put together here.
+//! stands; from the older vocabulary files the same steps are put together here. Tokens that were added to a vocabulary are in
+//! `tokenizer_config.json`, or in `added_tokens.json` of older folders.
 
-use crate::{
-    config::Json,
-    error::{Error, Result},
-};
-use serde::Deserialize;
-use std::{
-    collections::BTreeMap,
-    fs,
-    ops::Range,
-    path::{Path, PathBuf},
-};
+mod settings;
+mod vocabulary;
+
+use crate::error::{Error, Result};
+use settings::Settings;
+use std::{ops::Range, path::Path};
 use tch::Tensor;
-use tokenizers::{
-    AddedToken, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer,
-    decoders::wordpiece::WordPiece,
-    models::{
-        bpe::{BPE, Merges, Vocab},
-        wordpiece::WordPieceBuilder,
-    },
-    normalizers::{self, BertNormalizer, Lowercase, NFC, replace::ReplacePattern},
-    pre_tokenizers::{
-        self,
-        bert::BertPreTokenizer,
-        byte_level::ByteLevel,
-        split::{Split, SplitPattern},
-    },
-};
-
-/// The words that CLIP's byte pairs are formed in.
-const CLIP_WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+use tokenizers::{AddedToken, Tokenizer, decoders::wordpiece::WordPiece, normalizers::BertNormalizer};
 
 /// The tokens of one text.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,7 +53,7 @@ impl ClipTokenizer {
         };
         let tokenizer = match settings.whole()? {
             Some(tokenizer) => tokenizer,
-            None => clip_from_vocabulary(folder, &specials.unknown.content)?,
+            None => vocabulary::clip(folder, &specials.unknown.content)?,
         };
         let max_length = settings.max_length()?.unwrap_or(77);
         Ok(Self { inner: Inner::new(tokenizer, specials, &settings)?, max_length })
@@ -136,7 +115,7 @@ impl BertTokenizer {
         let lower_case = settings.flag("do_lower_case")?;
         let (mut tokenizer, is_whole) = match settings.whole()? {
             Some(tokenizer) => (tokenizer, true),
-            None => (bert_from_vocabulary(folder, &specials.unknown.content)?, false),
+            None => (vocabulary::bert(folder, &specials.unknown.content)?, false),
         };
         if !is_whole || lower_case.is_some() {
             let chinese = settings.flag("tokenize_chinese_chars")?.unwrap_or(true);
@@ -272,176 +251,4 @@ impl Inner {
     fn vocab_size(&self) -> i64 {
         self.tokenizer.get_vocab(true).into_values().max().map_or(0, |id| i64::from(id) + 1)
     }
-}
-
-/// The small files beside a vocabulary.
-struct Settings {
-    folder: PathBuf,
-    config: Option<Json>,
-    specials: Option<Json>,
-}
-
-/// A token in these files: its text, or an object that also says how it is looked for.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Token {
-    Text(String),
-    Described(Described),
-}
-
-#[derive(Deserialize)]
-struct Described {
-    content: String,
-    #[serde(default)]
-    single_word: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
-    #[serde(default)]
-    normalized: bool,
-    #[serde(default)]
-    special: bool,
-}
-
-impl Described {
-    fn token(self, special: bool) -> AddedToken {
-        AddedToken::from(self.content, special)
-            .single_word(self.single_word)
-            .lstrip(self.lstrip)
-            .rstrip(self.rstrip)
-            .normalized(self.normalized)
-    }
-}
-
-impl Settings {
-    fn read(folder: &Path) -> Result<Self> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            path.exists().then(|| Json::read(&path)).transpose()
-        };
-        let (config, specials) = (read("tokenizer_config.json")?, read("special_tokens_map.json")?);
-        Ok(Self { folder: folder.to_owned(), config, specials })
-    }
-
-    /// A complete `tokenizer.json`, if there is one.
-    fn whole(&self) -> Result<Option<Tokenizer>> {
-        let path = self.folder.join("tokenizer.json");
-        if !path.exists() {
-            return Ok(None);
-        }
-        let bytes = fs::read(&path).map_err(Error::io(&path))?;
-        Tokenizer::from_bytes(bytes).map(Some).map_err(|e| Error::file(path, e.to_string()))
-    }
-
-    /// The token of a role. Where the two files disagree, `special_tokens_map.json` has the last word, except beside the
-    /// newer kind of configuration that lists the added tokens itself (as transformers has it).
-    fn token(&self, role: &str, default: &str) -> Result<AddedToken> {
-        let mut files = [self.specials.as_ref(), self.config.as_ref()];
-        if self.added()?.is_some() {
-            files.reverse();
-        }
-        for json in files.into_iter().flatten() {
-            match json.maybe(role)? {
-                Some(Token::Text(text)) => return Ok(AddedToken::from(text, true)),
-                Some(Token::Described(token)) => return Ok(token.token(true)),
-                None => {}
-            }
-        }
-        Ok(AddedToken::from(default, true))
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        self.config.as_ref().map_or(Ok(None), |json| json.maybe(key))
-    }
-
-    /// `model_max_length`; tokenizers without a limit have a number of thirty digits there.
-    fn max_length(&self) -> Result<Option<usize>> {
-        let Some(json) = &self.config else { return Ok(None) };
-        match json.maybe::<f64>("model_max_length")? {
-            Some(length) if length < 2.0 => {
-                Err(json.error("model_max_length", &format!("is {length}, which leaves no room")))
-            }
-            Some(length) if length < 1e6 => Ok(Some(length as usize)),
-            _ => Ok(None),
-        }
-    }
-
-    fn added(&self) -> Result<Option<BTreeMap<String, Described>>> {
-        self.config.as_ref().map_or(Ok(None), |json| json.maybe("added_tokens_decoder"))
-    }
-
-    /// The tokens that the configuration lists, in the order of their ids.
-    fn add_tokens(&self, tokenizer: &mut Tokenizer) -> Result<()> {
-        let (Some(json), Some(added)) = (&self.config, self.added()?) else { return Ok(()) };
-        let fail = |message: String| json.error("added_tokens_decoder", &message);
-        let mut tokens = vec![];
-        for (id, token) in added {
-            let id: u32 = id.parse().map_err(|_| fail(format!("has the key {id}, which is no token id")))?;
-            tokens.push((id, token));
-        }
-        tokens.sort_by_key(|(id, _)| *id);
-        for (id, token) in tokens {
-            let (name, special) = (token.content.clone(), token.special);
-            tokenizer.add_tokens(&[token.token(special)]);
-            if tokenizer.token_to_id(&name) != Some(id) {
-                return Err(fail(format!(
-                    "gives {name} the id {id}, the vocabulary has {:?}",
-                    tokenizer.token_to_id(&name)
-                )));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn clip_from_vocabulary(folder: &Path, unknown: &str) -> Result<Tokenizer> {
-    let (vocabulary, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
-    if !vocabulary.exists() || !merges.exists() {
-        return Err(Error::file(folder, "holds neither tokenizer.json nor vocab.json with merges.txt"));
-    }
-    let text = fs::read_to_string(&vocabulary).map_err(Error::io(&vocabulary))?;
-    let words: BTreeMap<String, u32> =
-        serde_json::from_str(&text).map_err(|e| Error::file(&vocabulary, e.to_string()))?;
-    let words: Vocab = words.into_iter().collect();
-    let fail = |e: tokenizers::Error| Error::file(&merges, e.to_string());
-    let model = BPE::builder()
-        .vocab_and_merges(words, read_merges(&merges)?)
-        .unk_token(unknown.to_owned())
-        .end_of_word_suffix("</w>".to_owned())
-        .build()
-        .map_err(fail)?;
-    let mut tokenizer = Tokenizer::new(model);
-    let spaces = normalizers::Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ").map_err(fail)?;
-    let steps: Vec<NormalizerWrapper> = vec![NFC.into(), spaces.into(), Lowercase.into()];
-    tokenizer.with_normalizer(Some(normalizers::Sequence::new(steps)));
-    let words = SplitPattern::Regex(CLIP_WORDS.to_owned());
-    let words = Split::new(words, SplitDelimiterBehavior::Removed, true).map_err(fail)?;
-    let steps: Vec<PreTokenizerWrapper> = vec![words.into(), ByteLevel::new(false, true, true).into()];
-    tokenizer.with_pre_tokenizer(Some(pre_tokenizers::sequence::Sequence::new(steps)));
-    Ok(tokenizer)
-}
-
-/// Two pieces a line, the first line being the version.
-fn read_merges(path: &Path) -> Result<Merges> {
-    let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.starts_with("#version") && !line.is_empty());
-    let pair = |(number, line): (usize, &str)| match line.split(' ').collect::<Vec<_>>()[..] {
-        [left, right] => Ok((left.to_owned(), right.to_owned())),
-        _ => Err(Error::file(path, format!("line {} is not a pair of pieces: {line}", number + 1))),
-    };
-    lines.map(pair).collect()
-}
-
-fn bert_from_vocabulary(folder: &Path, unknown: &str) -> Result<Tokenizer> {
-    let path = folder.join("vocab.txt");
-    if !path.exists() {
-        return Err(Error::file(folder, "holds neither tokenizer.json nor vocab.txt"));
-    }
-    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let words: Vocab = text.lines().zip(0..).map(|(word, id)| (word.to_owned(), id)).collect();
-    let model = WordPieceBuilder::new().vocab(words).unk_token(unknown.to_owned()).build();
-    let mut tokenizer = Tokenizer::new(model.map_err(|e| Error::file(&path, e.to_string()))?);
-    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
-    Ok(tokenizer)
 }

@@ -3,76 +3,22 @@
 use crate::{
     config::Json,
     error::{Error, Result},
+    inert_keys,
     layers::Activation,
 };
 use tch::{Kind, Tensor};
 
-/// Keys that transformers has written into configurations at one time or another and that change nothing in what a
-/// frozen network computes: housekeeping, training, generation.
-pub const UNUSED_KEYS: &[&str] = &[
-    "add_cross_attention",
-    "architectures",
-    "attention_dropout",
-    "attention_probs_dropout_prob",
-    "attn_implementation",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "chunk_size_feed_forward",
-    "cross_attention_hidden_size",
-    "decoder_start_token_id",
-    "diversity_penalty",
-    "do_sample",
-    "dropout",
-    "dtype",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "eos_token_id",
-    "exponential_decay_length_penalty",
-    "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "gradient_checkpointing",
-    "hidden_dropout_prob",
-    "id2label",
-    "initializer_factor",
-    "initializer_range",
-    "is_encoder_decoder",
-    "label2id",
-    "length_penalty",
-    "max_length",
-    "min_length",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_labels",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "output_scores",
-    "pad_token_id",
-    "prefix",
-    "problem_type",
-    "remove_invalid_values",
-    "repetition_penalty",
-    "return_dict",
-    "return_dict_in_generate",
-    "sep_token_id",
-    "suppress_tokens",
-    "task_specific_params",
-    "temperature",
-    "tf_legacy_loss",
-    "tie_encoder_decoder",
-    "tokenizer_class",
-    "top_k",
-    "top_p",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "typical_p",
-    "use_bfloat16",
-    "use_cache",
-];
+impl Json {
+    /// The keys that the base class of all configurations writes, in any version. Where `is_decoder` tells two networks apart, it
+    /// is asked for before.
+    pub(crate) fn base_keys(&self) -> Result<()> {
+        self.only("pruned_heads", serde_json::json!({}))?;
+        self.only("quantization_config", serde_json::Value::Null)?;
+        self.ignore(inert_keys::TRANSFORMERS);
+        self.ignore(&["is_decoder", "tie_word_embeddings"]);
+        Ok(())
+    }
+}
 
 /// A size or a count, which must be at least 1. Without a default the key is required.
 pub fn positive(json: &Json, key: &str, default: Option<i64>) -> Result<i64> {

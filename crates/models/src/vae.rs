@@ -5,6 +5,7 @@
 use crate::{
     config::Json,
     error::{Error, Result},
+    inert_keys,
     layers::{Conv2d, GroupNorm, Linear, attention},
     resnet::{ResnetBlock, upsample},
     weights::{Layout, Scope, Weights},
@@ -63,6 +64,7 @@ impl Config {
         json.only("use_quant_conv", true)?;
         json.only("use_post_quant_conv", true)?;
         json.ignore(&["sample_size"]);
+        json.ignore(inert_keys::AVERAGE);
         json.finish()?;
         Ok(config)
     }

@@ -244,6 +244,7 @@ fn wrong_inputs_are_errors() {
 
 #[test]
 fn configurations_that_mean_something_else_are_refused() {
+    models::config::be_strict(true);
     let refused = |key: &str, value: serde_json::Value, words: &[&str]| {
         let folder = copy(&fixture("blip")).set("config.json", key, value);
         assert_error(Captioner::open(folder.path(), Kind::Float, device()), &[&["config.json", key], words].concat());

@@ -127,13 +127,36 @@ fn configurations_that_mean_something_else_are_refused() {
         let folder = copy(&fixture("clip_sd1")).set("config.json", key, value);
         assert_error(open(folder.path()), &[&["config.json", key], words].concat());
     };
-    refused("rope_theta", json!(10000), &["not known", "10000"]);
     refused("model_type", json!("t5"), &["t5", "clip_text_model"]);
     refused("hidden_act", json!("relu"), &["relu", "quick_gelu"]);
     refused("num_attention_heads", json!(5), &["5", "24"]);
     refused("num_hidden_layers", json!(0), &["at least 1"]);
     refused("hidden_size", json!("wide"), &["wide"]);
     refused("eos_token_id", json!([2, 3]), &["[2,3]"]);
+}
+
+/// A key of a version that we have not seen: most likely housekeeping.
+#[test]
+fn unknown_keys_are_refused_on_demand() {
+    let folder = copy(&fixture("clip_sd1")).set("config.json", "brand_new", json!(10000));
+    models::config::be_strict(true);
+    assert_error(open(folder.path()), &["config.json", "brand_new is not known", "10000"]);
+}
+
+/// "Clip skip": 1 is the last layer, and what is left out makes no difference to the rest.
+#[test]
+fn layers_from_the_end() {
+    let (encoder, io) = (open(&fixture("clip_sd1")).unwrap(), io("clip_sd1"));
+    let (encoded, normed) = encoder.forward_to(&io["input_ids"], 1).unwrap();
+    assert_close("last", &normed, &io["last_hidden_state"], 1e-5);
+    let (skipped, normed) = encoder.forward_to(&io["input_ids"], 2).unwrap();
+    assert_close("raw", &skipped.penultimate, &io["penultimate"], 1e-5);
+    assert_close("pooled", &skipped.pooled, &io["pooled"], 1e-5);
+    let deviation = normed.std_dim([-1].as_slice(), false, true);
+    assert!(normed.mean_dim([-1].as_slice(), true, Kind::Float).size() == deviation.size());
+    assert!((normed - encoded.last_hidden_state).abs().max().double_value(&[]) > 1e-3);
+    assert_error(encoder.forward_to(&io["input_ids"], 0).map(|_| ()), &["clip_skip is 0"]);
+    assert_error(encoder.forward_to(&io["input_ids"], 99).map(|_| ()), &["clip_skip is 99"]);
 }
 
 #[test]

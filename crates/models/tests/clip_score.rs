@@ -193,6 +193,7 @@ fn other_models_are_refused() {
 
 #[test]
 fn configurations_that_mean_something_else_are_refused() {
+    models::config::be_strict(true);
     let refused = |key: &str, value: serde_json::Value, words: &[&str]| {
         let folder = copy(&fixture(NAME)).set("config.json", key, value);
         assert_error(open(folder.path()), &[&["config.json", key], words].concat());

@@ -458,7 +458,7 @@ fn configurations_that_mean_something_else_are_refused() {
     refused("encoder_attention_heads", json!(1), &["even"]);
     refused("decoder_attention_heads", json!(5), &["divide"]);
     refused("num_queries", json!(0), &["at least 1"]);
-    refused("backbone", json!("resnet50"), &["not known"]);
+    refused("backbone", json!("resnet50"), &["only null"]);
     refused("backbone_config", json!(null), &["missing"]);
     refused("backbone_config.model_type", json!("resnet"), &["resnet"]);
     refused("backbone_config.use_absolute_embeddings", json!(true), &["only false"]);

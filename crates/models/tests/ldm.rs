@@ -6,12 +6,13 @@ use common::fixture;
 use models::{
     clip::TextConfig,
     ldm::{self, Parts},
+    schedule::{Forced, Prediction},
     tensors::{self, Tensors},
     unet, vae,
     weights::Layout,
 };
-use std::path::Path;
-use tch::{Kind, Tensor};
+use std::{collections::HashMap, path::Path};
+use tch::{Device, Kind, Tensor};
 
 fn parts(name: &str) -> Parts {
     Parts::read(&fixture(name).join("model.safetensors")).unwrap()
@@ -45,7 +46,7 @@ fn the_parts_are_those_of_the_folders() {
         let parts = parts(name);
         assert_same("unet", &parts.unet, &bytes(pipeline, "unet/diffusion_pytorch_model.safetensors"));
         assert_same("vae", &parts.vae, &bytes(pipeline, "vae/diffusion_pytorch_model.safetensors"));
-        assert_eq!((parts.is_xl(), parts.predicts_velocity), (name == "ldm_sdxl", false));
+        assert_eq!((parts.is_xl(), &parts.said), (name == "ldm_sdxl", &ldm::Said::default()));
         for (encoder, folder) in parts.text.iter().zip(["text_encoder", "text_encoder_2"]) {
             let expected = bytes(pipeline, &format!("{folder}/model.safetensors"));
             assert_same(folder, encoder, &below_text_model(expected));
@@ -108,7 +109,7 @@ fn files_that_are_something_else() {
     let error = |change: &dyn Fn(&mut Tensors)| {
         let mut changed: Tensors = all.iter().map(|(key, tensor)| (key.clone(), tensor.shallow_clone())).collect();
         change(&mut changed);
-        Parts::of(changed, Path::new("x.safetensors")).err().map(|e| e.to_string()).unwrap_or_default()
+        Parts::of(changed, &HashMap::new(), Path::new("x.safetensors")).err().map(|e| e.to_string()).unwrap_or_default()
     };
     let without = |prefix: &'static str| error(&move |t: &mut Tensors| t.retain(|key, _| !key.starts_with(prefix)));
     assert_eq!(error(&|_| ()), "");
@@ -136,4 +137,65 @@ fn files_that_are_something_else() {
     }
     let said = extra("conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_x");
     assert!(said.starts_with("x.safetensors: "), "{said}");
+}
+
+/// Every way in which a file tells its noise: by tensors, and by metadata.
+#[test]
+fn what_a_file_says_of_its_noise() {
+    use Prediction::{Epsilon, VPrediction};
+    let origin = Path::new("x.safetensors");
+    let read = |keys: &[&str], metadata: &[(&str, &str)], forced: Forced| {
+        let all = keys.iter().map(|key| (key.to_string(), Tensor::zeros([0], (Kind::Float, Device::Cpu)))).collect();
+        let metadata = metadata.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        ldm::Said::read(&all, &metadata, origin)?.schedule(forced, origin)
+    };
+    let noise = |keys: &[&str], metadata: &[(&str, &str)]| {
+        let schedule = read(keys, metadata, Forced::default()).unwrap();
+        (schedule.prediction, *schedule.signal().last().unwrap() == 0.0)
+    };
+    assert_eq!(noise(&[], &[]), (Epsilon, false));
+    assert_eq!(noise(&["v_pred"], &[]), (VPrediction, false));
+    assert_eq!(noise(&["v_pred", "ztsnr"], &[]), (VPrediction, true));
+    assert_eq!(noise(&["v_pred"], &[("modelspec.prediction_type", "epsilon")]), (VPrediction, false));
+    for (key, value) in [
+        ("modelspec.prediction_type", "v"),
+        ("modelspec.prediction_type", "V-Prediction"),
+        ("modelspec.predict_key", "v"),
+        ("prediction_type", "v_prediction"),
+        ("ss_v_parameterization", "True"),
+        ("modelspec.architecture", "stable-diffusion-v2-768-v"),
+    ] {
+        assert_eq!(noise(&[], &[(key, value)]), (VPrediction, false), "{key} {value}");
+        assert_eq!(noise(&["ztsnr"], &[(key, value)]), (VPrediction, true), "{key} {value}");
+        assert_eq!(noise(&[], &[(key, value), ("ss_zero_terminal_snr", "True")]), (VPrediction, true));
+    }
+    for (key, value) in [
+        ("modelspec.prediction_type", "epsilon"),
+        ("modelspec.predict_key", "epsilon"),
+        ("ss_v_parameterization", "False"),
+        ("modelspec.architecture", "stable-diffusion-xl-v1-base"),
+        ("zero_snr", "false"),
+    ] {
+        assert_eq!(noise(&[], &[(key, value)]), (Epsilon, false), "{key} {value}");
+    }
+    let error = |keys: &[&str], metadata: &[(&str, &str)]| {
+        read(keys, metadata, Forced::default()).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    for key in ["edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"] {
+        assert!(error(&["v_pred", key], &[]).starts_with(&format!("x.safetensors: the tensor {key} is of a network")));
+    }
+    assert!(error(&[], &[("modelspec.architecture", "stable-diffusion-xl-v1-edm")]).contains("modelspec.architecture"));
+    let flow = [("modelspec.prediction_type", "rectified_flow")];
+    assert!(error(&[], &flow).contains("modelspec.prediction_type = rectified_flow is a prediction that is not known"));
+    assert!(error(&["ztsnr"], &[]).contains("needs prediction_type v_prediction"));
+    // a setting has the last word
+    let forced = Forced { prediction: Some(VPrediction), ..Forced::default() };
+    assert_eq!(read(&[], &flow, forced).unwrap().prediction, VPrediction);
+    let forced = Forced { zero_snr: Some(false), ..Forced::default() };
+    assert!(read(&["ztsnr"], &[], forced).is_ok());
+    let layer = |value: &str| {
+        let metadata = HashMap::from([("modelspec.encoder_layer".to_owned(), value.to_owned())]);
+        ldm::Said::read(&Tensors::new(), &metadata, origin).unwrap().clip_skip
+    };
+    assert_eq!((layer("2"), layer("1"), layer("x")), (Some(2), None, None));
 }

@@ -190,6 +190,7 @@ fn wrong_inputs_are_errors() {
 
 #[test]
 fn configurations_that_mean_something_else_are_refused() {
+    models::config::be_strict(true);
     let refused = |key: &str, value: serde_json::Value, words: &[&str]| {
         let folder = copy(&fixture("sam")).set("config.json", key, value);
         let words = [&["config.json", key], words].concat();

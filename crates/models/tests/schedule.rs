@@ -3,7 +3,7 @@
 mod common;
 
 use common::{device, io, relative_error};
-use models::schedule::{NoiseSchedule, SamplerKind};
+use models::schedule::{Forced, NoiseSchedule, Prediction, SamplerKind};
 use std::{collections::BTreeMap, fs, path::Path};
 use tch::{Kind, Tensor};
 
@@ -23,7 +23,7 @@ fn schedule(folder: &Path, changes: &[(&str, &str)]) -> models::Result<NoiseSche
     let json: Vec<String> = keys.iter().map(|(k, v)| format!("\"{k}\": {v}")).collect();
     let path = folder.join("scheduler_config.json");
     fs::write(&path, format!("{{{}}}", json.join(","))).unwrap();
-    NoiseSchedule::read(&path)
+    NoiseSchedule::read(&path, Forced::default())
 }
 
 #[test]
@@ -40,6 +40,9 @@ fn every_series_of_the_fixture() {
         let mut changes = vec![("prediction_type", prediction.as_str()), ("timestep_spacing", spacing.as_str())];
         if sampler.ends_with("_zero_snr") {
             changes.push(("rescale_betas_zero_snr", "true"));
+        }
+        if sampler == "ddim_euler" {
+            changes.push(("set_alpha_to_one", "true")); // Euler ends without noise
         }
         let kind = if sampler.starts_with("ddpm") { SamplerKind::Ddpm } else { SamplerKind::Ddim };
         let eta = if sampler.contains("eta1") { 1.0 } else { 0.0 };
@@ -68,6 +71,13 @@ fn what_cannot_be_replayed_is_refused() {
     assert!(error(&[("beta_schedule", "\"sigmoid\"")]).contains("beta_schedule is sigmoid"));
     assert!(error(&[("prediction_type", "\"sample\"")]).contains("prediction_type has the unsupported value"));
     assert!(error(&[("thresholding", "true")]).contains("thresholding is true"));
+    assert!(error(&[("use_flow_sigmas", "true")]).contains("use_flow_sigmas is true"));
+    assert!(error(&[("timestep_type", "\"continuous\"")]).contains("timestep_type is \"continuous\""));
+    assert!(error(&[("predict_epsilon", "false")]).contains("predict_epsilon is false"));
+    assert!(error(&[("variance_type", "\"learned_range\"")]).contains("variance_type is learned_range"));
+    assert!(error(&[("beta_start", "NaN")]).contains("beta_start has the unsupported value \"NaN\""));
+    assert!(error(&[("trained_betas", "[0.1, 0.2]")]).contains("trained_betas must be 1000 numbers"));
+    assert!(error(&[("rescale_betas_zero_snr", "true")]).contains("needs prediction_type v_prediction"));
     let schedule = schedule(folder.path(), &[]).unwrap();
     assert!(schedule.sampler(SamplerKind::Ddim, 0, 0.0).is_err());
     assert!(schedule.sampler(SamplerKind::Ddim, 1001, 0.0).is_err());
@@ -84,4 +94,82 @@ fn guidance_rescale() {
     let deviation = |t: &Tensor| t.std_dim([1, 2, 3].as_slice(), true, false);
     let full = Guidance { scale: 7.5, rescale: 1.0 }.combine(&x, &y);
     assert!(relative_error(&deviation(&full), &deviation(&y)) < 1e-12);
+}
+
+#[derive(serde::Deserialize)]
+struct Class {
+    /// `alphas_cumprod` at 0, 500 and 999
+    alphas: [f64; 3],
+    clips: bool,
+}
+
+/// By its name alone, each of diffusers' schedulers is read with the noise that it has there, or refused.
+#[test]
+fn classes_and_their_noise() {
+    let text = fs::read_to_string(common::fixture("schedules/classes.json")).unwrap();
+    let classes: BTreeMap<String, Option<Class>> = serde_json::from_str(&text).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scheduler_config.json");
+    let read = |name: &str, forced| {
+        fs::write(&path, format!("{{\"_class_name\": \"{name}\"}}")).unwrap();
+        NoiseSchedule::read(&path, forced)
+    };
+    let mut shared = 0;
+    for (name, class) in &classes {
+        let by_pipeline = read(name, Forced::by_pipeline_of(false));
+        let error = |read: models::Result<_>| read.err().map(|e: models::Error| e.to_string()).unwrap_or_default();
+        let Some(class) = class else {
+            assert!(error(by_pipeline).contains(&format!("_class_name {name} is not known")), "{name}");
+            continue;
+        };
+        let Ok(schedule) = by_pipeline else { continue };
+        shared += 1;
+        for (t, alpha) in [0, 500, 999].into_iter().zip(class.alphas) {
+            assert!((schedule.signal()[t] - alpha).abs() < 1e-6, "{name} at {t}");
+        }
+        assert_eq!(
+            error(read(name, Forced::default())).contains("clip_sample is true, or absent"),
+            class.clips,
+            "{name}"
+        );
+    }
+    assert!(shared > 18, "{shared}");
+    for other in [
+        "EDMEulerScheduler",
+        "FlowMatchEulerDiscreteScheduler",
+        "CMStochasticIterativeScheduler",
+        "DDPMWuerstchenScheduler",
+    ] {
+        assert!(classes[other].is_none());
+    }
+    assert!(read("MadeUpScheduler", Forced::default()).is_err());
+    assert!(read("FlaxPNDMScheduler", Forced::default()).is_ok());
+}
+
+/// What diffusers' pipelines of SD1 and SD2 make of a file, and what a setting does.
+#[test]
+fn forced_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scheduler_config.json");
+    fs::write(&path, r#"{"_class_name": "DDIMScheduler", "clip_sample": true, "lambda_min_clipped": -Infinity}"#)
+        .unwrap();
+    let of = |forced| NoiseSchedule::read(&path, forced);
+    let schedule = of(Forced::by_pipeline_of(false)).unwrap();
+    assert_eq!((schedule.steps_offset, schedule.prediction), (1, Prediction::Epsilon));
+    assert!(of(Forced::by_pipeline_of(true)).unwrap_err().to_string().contains("clip_sample is true"));
+    let forced = Forced { by_pipeline: true, prediction: Some(Prediction::VPrediction), zero_snr: Some(true) };
+    let schedule = of(forced).unwrap();
+    assert_eq!(schedule.prediction, Prediction::VPrediction);
+    assert!(schedule.signal()[999].abs() < 1e-12 && schedule.signal()[0] > 0.99);
+    fs::write(&path, r#"{"prediction_type": "flow_prediction", "clip_sample": false}"#).unwrap();
+    assert!(of(Forced::default()).is_err());
+    assert!(of(Forced { prediction: Some(Prediction::Epsilon), ..Forced::default() }).is_ok());
+}
+
+#[test]
+fn betas_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let betas = format!("{:?}", vec![0.001; 1000]);
+    let schedule = schedule(folder.path(), &[("trained_betas", &betas)]).unwrap();
+    assert!((schedule.signal()[999] - 0.999f64.powi(1000)).abs() < 1e-5);
 }

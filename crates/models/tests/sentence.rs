@@ -118,6 +118,7 @@ fn networks_alone() {
 
 #[test]
 fn other_models_are_refused() {
+    models::config::be_strict(true);
     assert_error(open(&fixture("blip")), &["config.json", "model_type is blip", "bert and mpnet"]);
     let roberta = copy(&fixture(BERT)).set("config.json", "model_type", json!("xlm-roberta"));
     assert_error(open(roberta.path()), &["xlm-roberta", "bert and mpnet"]);

@@ -149,6 +149,46 @@ fn added_tokens() {
     assert_error(ClipTokenizer::open(folder.path()), &[file, "added_tokens_decoder", "<cat-toy>", "700"]);
 }
 
+/// A folder of before transformers 4.34, as transformers itself reads it today.
+#[test]
+fn added_tokens_in_a_file_of_their_own() {
+    let folder = fixture("tokenizer_clip_added");
+    let tokenizer = clip(&folder);
+    for row in rows("tokenizer_clip_added/tokens.json", None) {
+        let encoding = tokenizer.encode(&row.text).unwrap();
+        assert_eq!(encoding.ids, row.ids, "{:?}", row.text);
+        check_spans(&row.text, &encoding);
+    }
+    assert_eq!(tokenizer.vocab_size(), 603);
+    // newer folders list the tokens elsewhere, and that counts alone
+    let ids = |folder: &Path| clip(folder).encode("a <sks>").unwrap().ids;
+    let newer = copy(&folder).set("tokenizer_config.json", "added_tokens_decoder", json!({}));
+    assert_ne!(ids(newer.path()), ids(&folder));
+    let gap = copy(&folder).write("added_tokens.json", r#"{"<sks>": 700}"#);
+    assert_error(ClipTokenizer::open(gap.path()), &["added_tokens.json", "<sks>", "700"]);
+    let text = copy(&folder).write("added_tokens.json", r#"{"<sks>": "x"}"#);
+    assert_error(ClipTokenizer::open(text.path()), &["added_tokens.json", "<sks>"]);
+}
+
+/// Special tokens without a role get their ids behind the others, and a file may come from Windows.
+#[test]
+fn special_tokens_without_a_role() {
+    let file = "tokenizer_config.json";
+    let folder = copy(&fixture("pipeline_sd1/tokenizer")).set(file, "additional_special_tokens", json!(["<sks>"]));
+    assert_eq!(clip(folder.path()).encode("<sks>").unwrap().ids[..3], [597, 599, 598]);
+    let named =
+        copy(&fixture("pipeline_sd1/tokenizer")).set(file, "extra_special_tokens", json!({"sks_token": "<sks>"}));
+    assert_eq!(clip(named.path()).encode("<sks>").unwrap().ids[..3], [597, 599, 598]);
+    let mut windows = copy(&fixture("pipeline_sd1/tokenizer"));
+    for name in ["merges.txt", "vocab.json", file] {
+        let text = std::fs::read_to_string(windows.path().join(name)).unwrap();
+        windows = windows.write(name, &format!("\u{feff}{}", text.replace('\n', "\r\n")));
+    }
+    check_clip(&clip(windows.path()), &rows("pipeline_sd1/tokens.json", Some("tokenizer")));
+    let endless = copy(&fixture("pipeline_sd1/tokenizer")).write(file, r#"{"model_max_length": Infinity}"#);
+    assert_eq!(clip(endless.path()).max_length(), 77);
+}
+
 #[test]
 fn vocabulary_sizes() {
     assert_eq!(clip(&fixture("pipeline_sd1/tokenizer")).vocab_size(), 599);

@@ -218,6 +218,9 @@ fn unknown_configuration_is_refused_by_name() {
     };
     let error = refuse("\"dual_cross_attention\": false", "\"dual_cross_attention\": true");
     assert!(error.contains("config.json: dual_cross_attention is true; only false is supported"), "{error}");
+    let error = refuse("\"time_cond_proj_dim\": null", "\"time_cond_proj_dim\": 256");
+    assert!(error.contains("time_cond_proj_dim is 256; only null is supported"), "{error}");
+    models::config::be_strict(true);
     let error = refuse("\"dropout\": 0.0", "\"dropout\": 0.0, \"brand_new\": 3");
     assert!(error.contains("brand_new is not known"), "{error}");
     let error = refuse("\"CrossAttnDownBlock2D\"", "\"KDownBlock2D\"");

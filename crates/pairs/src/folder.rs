@@ -1,6 +1,6 @@
-//! Pictures with text files beside them, and shards, anywhere in a folder.
+//! Pictures with text files beside them, lists and shards, anywhere in a folder.
 
-use super::{Found, captions_of_text, extension, is_picture, shard, source::Source};
+use super::{Found, captions_of_text, extension, is_picture, listing, shard, source::Source};
 use anyhow::{Context, Result};
 use models::Error;
 use std::{
@@ -9,27 +9,40 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Lists that stand for their folder, as they are called: Hugging Face's, and the miniature world's.
+const LISTS: [&str; 4] = ["metadata.jsonl", "scenes.jsonl", "metadata.csv", "metadata.tsv"];
+
+/// The endings of text files with captions; the first that is there counts. The second is sd-scripts'.
+const TEXTS: [&str; 2] = ["txt", "caption"];
+
 /// The files of one stem.
 #[derive(Default)]
 struct Stem {
     pictures: Vec<PathBuf>,
-    text: Option<PathBuf>,
+    texts: [Option<PathBuf>; TEXTS.len()],
 }
 
 pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
     let mut stems: BTreeMap<PathBuf, Stem> = BTreeMap::new();
-    let mut shards = vec![];
-    for file in files(folder)? {
-        let stem = file.with_extension("");
-        match extension(&file).as_str() {
-            "txt" => stems.entry(stem).or_default().text = Some(file),
+    let (mut shards, mut metadata) = (vec![], vec![]);
+    let Files { files, lists } = files(folder)?;
+    for file in files {
+        let (stem, ending) = (file.with_extension(""), extension(&file));
+        match ending.as_str() {
             "tar" => shards.push(file),
+            "json" if is_metadata(&file) => metadata.push(file),
             e if is_picture(e) => stems.entry(stem).or_default().pictures.push(file),
-            _ => {}
+            e => {
+                if let Some(which) = TEXTS.iter().position(|text| *text == e) {
+                    stems.entry(stem).or_default().texts[which] = Some(file);
+                } else {
+                    found.other_files.add(file.display());
+                }
+            }
         }
     }
-    for Stem { pictures, text } in stems.into_values() {
-        let captions = match text {
+    for Stem { pictures, texts } in stems.into_values() {
+        let captions = match texts.into_iter().flatten().next() {
             // a text about something else may be in any encoding
             Some(text) if pictures.is_empty() => {
                 found.captions_alone.add(text.display());
@@ -43,27 +56,58 @@ pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
             found.add(Source::File(picture.into()), &captions);
         }
     }
-    shards.iter().try_for_each(|path| shard::read(path, found))
+    lists.iter().try_for_each(|list| listing::read(list, found))?;
+    shards.iter().try_for_each(|path| shard::read(path, found))?;
+    if found.pairs.is_empty() && !metadata.is_empty() {
+        found.pictures_alone = Default::default();
+        metadata.iter().try_for_each(|list| listing::read(list, found))?;
+    }
+    Ok(())
 }
 
-/// Every file in a folder and its folders, sorted; hidden ones are none of ours.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = vec![];
+/// Of sd-scripts: `metadata.json`, `meta_cap.json`, …
+fn is_metadata(file: &Path) -> bool {
+    file.file_name().is_some_and(|name| name.to_string_lossy().to_lowercase().starts_with("meta"))
+}
+
+/// The files that make up the pairs.
+#[derive(Default)]
+struct Files {
+    files: Vec<PathBuf>,
+    /// Each in the place of all files of its folder.
+    lists: Vec<PathBuf>,
+}
+
+/// Every file in a folder and its folders, sorted; hidden ones are none of ours. Of a folder with a list, the list.
+fn files(folder: &Path) -> Result<Files> {
+    let mut all = Files::default();
     let mut folders = vec![folder.to_owned()];
     let mut seen = HashSet::new(); // links may lead back
     while let Some(folder) = folders.pop() {
         if !seen.insert(folder.canonicalize().map_err(Error::io(&folder))?) {
             continue;
         }
+        let (mut files, mut inner) = (vec![], vec![]);
         for entry in fs::read_dir(&folder).map_err(Error::io(&folder))? {
             let entry = entry.map_err(Error::io(&folder))?;
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
             let path = entry.path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
+            if path.is_dir() { inner.push(path) } else { files.push(path) }
+        }
+        let called = |name: &str| {
+            files.iter().find(|file| file.file_name().is_some_and(|n| n.to_string_lossy().eq_ignore_ascii_case(name)))
+        };
+        match LISTS.into_iter().find_map(called) {
+            Some(list) => all.lists.push(list.clone()),
+            None => {
+                all.files.append(&mut files);
+                folders.append(&mut inner);
+            }
         }
     }
-    files.sort();
-    Ok(files)
+    all.files.sort();
+    all.lists.sort();
+    Ok(all)
 }

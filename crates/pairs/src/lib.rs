@@ -1,4 +1,4 @@
-//! Image–caption pairs: pictures with text files beside them, a list in JSON lines, or WebDataset shards.
+//! Image–caption pairs: pictures with text files beside them, a list of them, or WebDataset shards.
 //!
 //! Opening finds the pictures and reads the captions; a picture is read and decoded when it is asked for.
 
@@ -29,11 +29,13 @@ pub struct Pairs {
 
 impl Pairs {
     /// Opens one of these; a picture with several captions makes several pairs.
-    /// - A folder with `metadata.jsonl` (Hugging Face's image folder) or `scenes.jsonl` (the miniature world): as that list.
-    /// - Any other folder: all its pictures, those of its folders too, with a caption a line in a `.txt` file of the same
-    ///   stem, and all its `.tar` shards.
-    /// - A `.jsonl` list: an object a line, with `image`, `file_name` or `file` relative to the list, and `caption`,
-    ///   `text` or `captions`, each of them a string or a list of strings.
+    /// - A folder with `metadata.jsonl` or `metadata.csv` (Hugging Face's image folder), or `scenes.jsonl` (the miniature world): as
+    ///   that list. So is a folder in it.
+    /// - Any other folder: all its pictures, those of its folders too, with a caption a line in a `.txt` or `.caption` file of the
+    ///   same stem, and all its `.tar` shards; where no picture has a caption so, as the metadata of sd-scripts in it (`meta*.json`).
+    /// - A `.jsonl` list: an object a line, with `image`, `file_name` or `file` relative to the list, and `caption`, `text`,
+    ///   `captions`, `prompt`, `description` or `tags`, each of them a string or a list of strings; `.csv` and `.tsv` with such columns.
+    /// - A `.json` of sd-scripts: an object by the pictures' names, with or without their ending; or an array of such objects.
     /// - A `.tar` shard of a WebDataset: `KEY.jpg`, `.jpeg`, `.png` or `.webp`, with a caption a line in `KEY.txt`, or
     ///   with `KEY.json` that has the caption as a line of a list has it.
     ///
@@ -44,10 +46,14 @@ impl Pairs {
     pub fn open(path: &Path) -> Result<Self> {
         let found = find(path)?;
         if found.pairs.is_empty() {
-            let alone = if found.alone() { format!(" ({found})") } else { String::new() };
+            let mut alone = if found.alone() { format!(" ({found})") } else { String::new() };
+            if found.other_files.count > 0 {
+                let Tally { count, first } = &found.other_files;
+                alone.push_str(&format!("; {count} files are neither, the first is {first}"));
+            }
             bail!(
-                "{}: no picture with a caption in it{alone}; the caption of a.png belongs in a.txt beside it, or in a line of \
-                 a list: {{\"image\": \"a.png\", \"caption\": \"a red dog\"}}",
+                "{}: no picture with a caption in it{alone}; the caption of a.png belongs in a.txt or a.caption beside it, or in a \
+                 line of a list: {{\"image\": \"a.png\", \"caption\": \"a red dog\"}}. Pictures are JPEG, PNG or WebP",
                 path.display()
             );
         }
@@ -84,6 +90,11 @@ impl Pairs {
         self.pairs[i].source.picture()
     }
 
+    /// The name of the picture's file; that of its place in a shard.
+    pub fn name(&self, i: usize) -> String {
+        self.pairs[i].source.to_string()
+    }
+
     /// `[3, H, W]`, single precision, 0..1: the middle of the picture, which covers the size.
     pub fn tensor(&self, i: usize, size: Size) -> Result<Tensor> {
         images::decode::cover(&self.image(i)?, size)?.tensor()
@@ -93,13 +104,11 @@ impl Pairs {
 fn find(path: &Path) -> Result<Found> {
     let mut found = Found::default();
     let is_folder = path.metadata().map_err(Error::io(path))?.is_dir();
-    let list = ["metadata.jsonl", "scenes.jsonl"].map(|name| path.join(name)).into_iter().find(|list| list.is_file());
-    match (list, extension(path).as_str()) {
-        (Some(list), _) => listing::read(&list, &mut found)?,
+    match extension(path).as_str() {
         _ if is_folder => folder::read(path, &mut found)?,
-        (None, "jsonl") => listing::read(path, &mut found)?,
-        (None, "tar") => shard::read(path, &mut found)?,
-        _ => bail!("{}: pairs are a folder, a .jsonl list or a .tar shard", path.display()),
+        "jsonl" | "csv" | "tsv" | "json" => listing::read(path, &mut found)?,
+        "tar" => shard::read(path, &mut found)?,
+        _ => bail!("{}: pairs are a folder, a list (.jsonl, .csv, .tsv, .json) or a .tar shard", path.display()),
     }
     Ok(found)
 }
@@ -110,6 +119,8 @@ struct Found {
     pairs: Vec<Pair>,
     pictures_alone: Tally,
     captions_alone: Tally,
+    /// That are neither.
+    other_files: Tally,
 }
 
 impl Found {
@@ -160,15 +171,17 @@ fn extension(path: &Path) -> String {
     path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
 }
 
-/// Is it the extension of a picture that can be decoded?
+/// The endings of pictures that can be decoded.
+const PICTURES: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+
 fn is_picture(extension: &str) -> bool {
-    matches!(extension, "jpg" | "jpeg" | "png" | "webp")
+    PICTURES.contains(&extension)
 }
 
 /// The captions of a text file: a line each.
 fn captions_of_text(bytes: &[u8]) -> Result<Vec<String>> {
-    let text = std::str::from_utf8(bytes).map_err(|_| anyhow::anyhow!("not valid UTF-8"))?;
-    let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines().map(str::trim);
+    let text = models::text::decode(bytes).map_err(|line| anyhow::anyhow!("line {line} is not valid UTF-8"))?;
+    let lines = models::text::lines(&text).map(str::trim);
     Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 

@@ -58,6 +58,10 @@ fn samples(path: &Path) -> Result<BTreeMap<String, Sample>> {
         };
         match extension.as_str() {
             "txt" => samples.entry(key).or_default().text = Some(bytes()?),
+            "caption" => {
+                let caption = bytes()?;
+                samples.entry(key).or_default().text.get_or_insert(caption);
+            }
             "json" => samples.entry(key).or_default().json = Some(bytes()?),
             e if is_picture(e) => {
                 let picture = Source::Member { shard: shard.clone(), name: name.as_str().into(), offset, length };

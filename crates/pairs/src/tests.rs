@@ -128,6 +128,66 @@ fn lists() {
     assert_eq!(all(&Pairs::open(folder.0.path()).unwrap()), expected);
 }
 
+/// What sd-scripts trains on: `.caption` beside a picture, or metadata by the pictures' names without their ending.
+#[test]
+fn of_sd_scripts() {
+    let folder = Folder::new();
+    for (name, value) in [("10_dog/a.png", 1), ("10_dog/b.PNG", 2), ("c.png", 3)] {
+        folder.picture(name, value);
+    }
+    folder.write("10_dog/a.caption", "a red dog");
+    folder.write("10_dog/b.CAPTION", "one\rtwo\r");
+    folder.write("c.txt", "a text");
+    folder.write("c.caption", "not asked");
+    let all_of =
+        |path: &Path| all(&Pairs::open(path).unwrap()).into_iter().map(|(c, v)| (c.to_owned(), v)).collect::<Vec<_>>();
+    let expected = |pairs: &[(&str, u8)]| pairs.iter().map(|(c, v)| (c.to_string(), *v)).collect::<Vec<_>>();
+    assert_eq!(all_of(folder.0.path()), expected(&[("a red dog", 1), ("one", 2), ("two", 2), ("a text", 3)]));
+
+    let folder = Folder::new();
+    folder.picture("a.png", 1);
+    let b = folder.picture("in/b.png", 2);
+    let metadata = serde_json::json!({
+        "a": { "caption": "by its stem", "tags": "not asked", "train_resolution": [512, 512] },
+        b.with_extension("").to_str().unwrap(): { "tags": "1girl, red hair" },
+        "/moved/away/a.png": { "caption": "found by its name" },
+        "gone": { "caption": "x" },
+    });
+    let metadata = format!("\u{feff}{}", metadata.to_string().replace("[512,512]", "NaN"));
+    let list = folder.write("meta_cap.json", metadata);
+    let pairs = expected(&[("by its stem", 1), ("1girl, red hair", 2), ("found by its name", 1)]);
+    assert_eq!(all_of(&list), pairs);
+    assert_eq!(all_of(folder.0.path()), pairs);
+    let list = folder
+        .write("list.json", r#"[{"image": "a.png", "caption": "one"}, {"file_name": "in/b.png", "text": "two"}]"#);
+    assert_eq!(all_of(&list), expected(&[("one", 1), ("two", 2)]));
+    for (text, said) in
+        [("3", "an object by pictures"), ("{\"a\": 3}", "a: must be an object"), ("[3]", "element 0 is no object")]
+    {
+        assert!(error(&folder.write("list.json", text)).contains(said), "{text}");
+    }
+}
+
+/// Hugging Face's image folder, with a table, whatever the column of captions is called, and a folder for each split.
+#[test]
+fn tables() {
+    let folder = Folder::new();
+    folder.picture("train/a.png", 1);
+    folder.picture("train/b.png", 2);
+    let table = "\u{feff}file_name,additional_feature\r\na.png,\"a dog, red\"\r\nb.png,\r\nb.png,two\r\n";
+    let list = folder.write("train/metadata.csv", table);
+    folder.write("train/a.txt", "not asked");
+    let expected = [("a dog, red", 1), ("two", 2)];
+    for path in [&list, folder.0.path(), &folder.path("train")] {
+        assert_eq!(all(&Pairs::open(path).unwrap()), expected, "{}", path.display());
+    }
+    let table = "Text\tn\tImage\na dog\t3\ttrain/a.png\n";
+    assert_eq!(all(&Pairs::open(&folder.write("x.TSV", table)).unwrap()), [("a dog", 1)]);
+    assert!(error(&folder.write("x.csv", "a,b\n1,2\n")).contains("x.csv: no column with the pictures' names"));
+    assert!(error(&folder.write("x.csv", "file_name,b,c\n1,2,3\n")).contains("x.csv: no column with captions"));
+    assert!(error(&folder.write("x.csv", "")).contains("x.csv: no column"));
+}
+
 #[test]
 fn miniature_world() {
     let folder = Folder::new();
@@ -237,7 +297,10 @@ fn errors_name_the_place() {
     let folder = Folder::new();
     assert!(error(&folder.path("nowhere")).contains("nowhere: no such file or folder"));
     assert!(error(folder.0.path()).contains("no picture with a caption in it; the caption of a.png belongs in a.txt"));
-    assert!(error(&folder.write("a.csv", "")).contains("a.csv: pairs are a folder, a .jsonl list or a .tar shard"));
+    assert!(
+        error(&folder.write("a.md", ""))
+            .contains("a.md: pairs are a folder, a list (.jsonl, .csv, .tsv, .json) or a .tar shard")
+    );
     let line = |line: &[u8]| error(&folder.write("a.jsonl", [b"\n", line].concat()));
     assert!(line(b"{\"image\": }").contains("a.jsonl:2: expected value, column 11"));
     assert!(line(b"[]").contains("a.jsonl:2: "));
@@ -249,12 +312,12 @@ fn errors_name_the_place() {
     let text = Folder::new();
     text.picture("a.png", 1);
     text.write("a.txt", b"\xff");
-    assert!(error(text.0.path()).contains("a.txt: not valid UTF-8"));
+    assert!(error(text.0.path()).contains("a.txt: line 1 is not valid UTF-8"));
 
     let shard = |members: &[(&str, &[u8])]| error(&folder.shard("s.tar", members));
     assert!(shard(&[("a.png", b""), ("a.json", b"{\"caption\": 3}")]).contains("s.tar: a.json: `caption` must be"));
     assert!(shard(&[("a.png", b""), ("a.json", b"{")]).contains("s.tar: a.json: "));
-    assert!(shard(&[("a.png", b""), ("a.txt", b"\xff")]).contains("s.tar: a.txt: not valid UTF-8"));
+    assert!(shard(&[("a.png", b""), ("a.txt", b"\xff")]).contains("s.tar: a.txt: line 1 is not valid UTF-8"));
     assert!(shard(&[]).contains("s.tar: no picture"));
     assert!(error(&folder.write("s.tar", [7; 1024])).contains("s.tar: not a whole tar file"));
     let whole = tar(&[("a.txt", b"a"), ("a.png", &png(1))]);

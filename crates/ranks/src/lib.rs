@@ -10,6 +10,7 @@ mod launch;
 mod loss;
 mod slurm;
 mod table;
+mod waiting;
 
 pub use launch::Launch;
 pub use loss::Terms;
@@ -63,18 +64,26 @@ impl World {
     pub fn join(terms: Terms) -> Result<Self> {
         let timeout = terms.timeout;
         let Some(launch) = Launch::of_environment()? else { return Ok(Self::alone()) };
-        let Launch { rank, size, local, host, port, serves, prefix } = launch;
+        waiting::until_together(&launch, timeout, terms.setting, || Self::meet(&launch, &terms)).map(|group| {
+            let Launch { rank, size, local, .. } = launch;
+            Self { rank, size, local, terms, group: Some(group), direct: None }
+        })
+    }
+
+    fn meet(launch: &Launch, terms: &Terms) -> Result<(Group, Store)> {
+        let Launch { rank, size, host, port, serves, prefix, .. } = launch;
+        let (rank, size, port, serves, timeout) = (*rank, *size, *port, *serves, terms.timeout);
         let me = format!("rank {rank} of {size}");
-        let store = if serves { Store::serve(port, timeout) } else { Store::connect(&host, port, timeout) };
+        let store = if serves { Store::serve(port, timeout) } else { Store::connect(host, port, timeout) };
         let store = store.map_err(|e| {
             let what = if serves { "cannot listen at" } else { "cannot reach rank 0 (or torchrun) at" };
             anyhow!("{me}: {what} {host}:{port}: {}", cause(&first_line(&e)))
         })?;
-        let group = Group::join(&store, &prefix, rank, size).map_err(|e| {
+        let group = Group::join(&store, prefix, rank, size).map_err(|e| {
             let (why, seconds, setting) = (cause(&first_line(&e)), timeout.as_secs_f64(), terms.setting);
             anyhow!("{me}: the ranks did not come together at {host}:{port} within {seconds} s ({setting}): {why}")
         })?;
-        Ok(Self { rank, size, local, terms, group: Some((group, store)), direct: None })
+        Ok((group, store))
     }
 
     /// Whether this is the rank that writes.

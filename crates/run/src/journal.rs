@@ -6,6 +6,38 @@ use runlog::{events::Events, tensorboard::Writer};
 use serde_json::Value;
 use std::{fs, path::Path};
 
+/// What was looked at after a step.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Looked {
+    pub measured: bool,
+    pub drawn: bool,
+}
+
+impl Looked {
+    /// In a run's folder; at the last time that it came to this step.
+    pub fn read(folder: &Path, step: u64) -> Result<Self> {
+        let path = folder.join("events.jsonl");
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let text = fs::read(&path).map_err(Error::io(&path))?;
+        let mut looked = Self::default();
+        for line in String::from_utf8_lossy(&text).lines() {
+            let Ok(event) = serde_json::from_str::<Value>(line) else { continue }; // half a line of a run that was killed
+            if event["step"].as_u64() != Some(step) {
+                continue;
+            }
+            match event["event"].as_str() {
+                Some("step" | "skipped") => looked = Self::default(),
+                Some("validation") => looked.measured = true,
+                Some("samples") => looked.drawn = true,
+                _ => {}
+            }
+        }
+        Ok(looked)
+    }
+}
+
 pub struct Journal {
     events: Events,
     /// `None` before the run has begun, and where nobody wants it.
@@ -77,6 +109,22 @@ fn scalars(event: &Value) -> Vec<(String, f64)> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_was_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let looked = |lines: &str| {
+            fs::write(folder.path().join("events.jsonl"), lines).unwrap();
+            let Looked { measured, drawn } = Looked::read(folder.path(), 2).unwrap();
+            (measured, drawn)
+        };
+        let of = |event: &str, step: u64| format!("{}\n", json!({ "event": event, "step": step }));
+        let all = of("step", 2) + &of("checkpoint", 2) + &of("validation", 2) + &of("samples", 2);
+        assert_eq!(looked(""), (false, false));
+        assert_eq!(looked(&all), (true, true));
+        assert_eq!(looked(&(of("skipped", 2) + &of("validation", 2) + &of("samples", 1))), (true, false));
+        assert_eq!(looked(&(all.clone() + &of("start", 1) + &of("step", 2) + "{\"event\": \"valid")), (false, false));
+    }
 
     #[test]
     fn numbers_of_events() {

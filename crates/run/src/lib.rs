@@ -13,7 +13,7 @@ use comat::{
 use config::Config;
 use diffusion::prompts::{self, Prompt};
 use indicatif::{ProgressBar, ProgressStyle};
-use journal::Journal;
+use journal::{Journal, Looked};
 use lines::Lines;
 pub use lines::duration;
 use models::write_text;
@@ -165,11 +165,33 @@ impl Run {
             mean(after).0,
         ))
     }
+
+    /// Samples and validation, where they are due. Returns whether the run had better end here.
+    fn look(&mut self, trainer: &mut Trainer, done: Looked) -> Result<bool> {
+        let (step, config) = (trainer.step, &trainer.session.config);
+        let (last, validate, sample) = (step == config.train.steps, config.validation.every, config.samples.every);
+        if (last || due(validate, step)) && !done.measured && !trainer.world.any(self.interrupt.is_set())? {
+            validation::measure(self, trainer)?;
+        }
+        if (last || due(sample, step)) && !done.drawn && !self.interrupt.is_set() {
+            samples::draw(self, trainer)?;
+        }
+        let patience = trainer.session.config.validation.early_stop;
+        if patience == 0 || last {
+            return Ok(false);
+        }
+        let stop = trainer.world.any(self.validation.since_best() >= patience)?; // only rank 0 knows
+        if stop && trainer.world.leads() {
+            tracing::warn!("step {step}: the judge's figure was not better for {patience} rounds; the run ends here");
+        }
+        Ok(stop)
+    }
 }
 
 impl Observer for Run {
-    /// Measures and draws what the run starts from.
-    fn on_start(&mut self, trainer: &mut Trainer) -> Result<()> {
+    /// Measures and draws what the run starts from; of a run that goes on, what it was stopped before. Returns whether it had better
+    /// end here.
+    fn on_start(&mut self, trainer: &mut Trainer) -> Result<bool> {
         let config = &trainer.session.config;
         if config.logging.tensorboard && trainer.world.leads() {
             self.journal.begin_tensorboard(&self.folder, trainer.step)?;
@@ -196,8 +218,13 @@ impl Observer for Run {
         if trainer.step == 0 {
             validation::measure(self, trainer)?;
             samples::draw(self, trainer)?;
+            return Ok(false);
         }
-        Ok(())
+        let here = if trainer.world.leads() { Looked::read(&self.folder, trainer.step)? } else { Looked::default() };
+        let world = &trainer.world; // only rank 0 has looked into the log
+        let looked = Looked { measured: world.any(here.measured)?, drawn: world.any(here.drawn)? };
+        let ends = self.look(trainer, looked)?;
+        Ok(ends && !looked.measured)
     }
 
     fn on_tick(&self) {
@@ -278,25 +305,8 @@ impl Observer for Run {
         self.journal.write(json!({ "event": "checkpoint", "step": step, "path": path }))
     }
 
-    /// Samples and validation, where they are due. Returns whether the run had better end here.
     fn on_look(&mut self, trainer: &mut Trainer) -> Result<bool> {
-        let (step, config) = (trainer.step, &trainer.session.config);
-        let (last, validate, sample) = (step == config.train.steps, config.validation.every, config.samples.every);
-        if (last || due(validate, step)) && !trainer.world.any(self.interrupt.is_set())? {
-            validation::measure(self, trainer)?;
-        }
-        if !self.interrupt.is_set() && (last || due(sample, step)) {
-            samples::draw(self, trainer)?;
-        }
-        let patience = trainer.session.config.validation.early_stop;
-        if patience == 0 || last {
-            return Ok(false);
-        }
-        let stop = trainer.world.any(self.validation.since_best() >= patience)?; // only rank 0 knows
-        if stop && trainer.world.leads() {
-            tracing::warn!("step {step}: the judge's figure was not better for {patience} rounds; the run ends here");
-        }
-        Ok(stop)
+        self.look(trainer, Looked::default())
     }
 
     /// Writes the adapter in both spellings, and the comparison of before and after.

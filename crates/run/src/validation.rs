@@ -51,8 +51,9 @@ struct Best {
     /// Digest of the prompts and the judge; values of others are not compared with.
     #[serde(default)]
     of: String,
-    /// Rounds since then that were not better.
-    since: u64,
+    /// The steps of the rounds since then, which were not better.
+    #[serde(default)]
+    rounds_since: Vec<u64>,
 }
 
 impl Validation {
@@ -117,25 +118,27 @@ impl Validation {
 
     /// Rounds since the best one.
     pub fn since_best(&self) -> u64 {
-        self.best.as_ref().map_or(0, |best| best.since)
+        self.best.as_ref().map_or(0, |best| best.rounds_since.len() as u64)
     }
 
     /// Goes on behind this step: what was measured later belongs to a branch that was left.
     pub fn resume_at(&mut self, step: u64) {
         self.best.take_if(|best| best.step > step);
+        self.best.iter_mut().for_each(|best| best.rounds_since.retain(|round| *round <= step));
     }
 
     /// Whether this round is the best so far.
     fn is_best(&mut self, step: u64, figure: &str, value: f64) -> bool {
         match &mut self.best {
             _ if !value.is_finite() => false,
-            Some(best) if best.step >= step && best.figure == figure => false, // measured before, in an earlier sitting
+            // measured before, in an earlier sitting
+            Some(best) if best.figure == figure && (best.step >= step || best.rounds_since.contains(&step)) => false,
             Some(best) if best.figure == figure && value <= best.value => {
-                best.since += 1;
+                best.rounds_since.push(step);
                 false
             }
             best => {
-                *best = Some(Best { step, figure: figure.into(), value, of: self.of.clone(), since: 0 });
+                *best = Some(Best { step, figure: figure.into(), value, of: self.of.clone(), rounds_since: vec![] });
                 true
             }
         }
@@ -324,6 +327,7 @@ mod tests {
         let better: Vec<bool> =
             [0.1, 0.3, 0.3, 0.2].iter().enumerate().map(|(i, v)| watch.is_best(i as u64, "f", *v)).collect();
         assert_eq!((better, watch.since_best()), (vec![true, true, false, false], 2));
+        assert!(!watch.is_best(3, "f", 0.2) && watch.since_best() == 2, "a round that is measured again counts once");
         assert!(watch.is_best(9, "f", 0.4) && watch.since_best() == 0);
         assert!(!watch.is_best(10, "f", f64::NAN));
         watch.resume_at(8);

@@ -16,10 +16,12 @@ struct Group {
   c10::intrusive_ptr<c10d::Backend> backend;
 };
 
+std::string name_in_roll(int rank) { return "here/" + std::to_string(rank); }
+
 // Everybody says that they are there, and waits for the others; an error names those who are missing.
 void roll_call(c10d::Store& store, int rank, int size, std::chrono::milliseconds timeout) {
   std::vector<std::string> all;
-  for (int i = 0; i < size; i++) all.push_back("here/" + std::to_string(i));
+  for (int i = 0; i < size; i++) all.push_back(name_in_roll(i));
   store.set(all[rank], std::vector<uint8_t>{1});
   try {
     store.wait(all, timeout);
@@ -53,6 +55,14 @@ char* ext_store_open(const char* host, uint16_t port, bool serve, int64_t timeou
 uint16_t ext_store_port(Store* s) { return s->tcp->getPort(); }
 
 void ext_store_free(Store* s) { delete s; }
+
+// Whether a rank has not said yet that it is there; by another connection than the one that waits for it.
+char* ext_store_lacks(Store* s, const char* prefix, int rank, bool* out) {
+  return guarded([&] {
+    c10d::PrefixStore store(prefix, s->tcp);
+    *out = !store.check({name_in_roll(rank)});
+  });
+}
 
 char* ext_group_join(Store* s, const char* prefix, int rank, int size, Group** out) {
   return guarded([&] {

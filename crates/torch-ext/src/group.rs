@@ -28,6 +28,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn ext_store_port(s: *mut CStore) -> u16;
     fn ext_store_free(s: *mut CStore);
+    fn ext_store_lacks(s: *mut CStore, prefix: *const c_char, rank: c_int, out: *mut bool) -> *mut c_char;
     fn ext_group_join(
         s: *mut CStore,
         prefix: *const c_char,
@@ -61,6 +62,19 @@ impl Store {
         // SAFETY: `host` outlives the call; `out` receives a store that this handle then owns.
         check(unsafe { ext_store_open(host.as_ptr(), port, serve, timeout.as_millis() as i64, &mut out) })?;
         Ok(Self(out))
+    }
+
+    /// The ranks of `0..size` that have not come to [`Group::join`] with this prefix yet. To be asked while one waits there, by a
+    /// store that was connected to apart.
+    pub fn absent(&self, prefix: &str, size: usize) -> Result<Vec<usize>> {
+        let prefix = CString::new(prefix)?;
+        let lacks = |rank: usize| {
+            let mut out = false;
+            // SAFETY: store, prefix and `out` outlive the call.
+            check(unsafe { ext_store_lacks(self.0, prefix.as_ptr(), rank as c_int, &mut out) })?;
+            Ok(out.then_some(rank))
+        };
+        (0..size).filter_map(|rank| lacks(rank).transpose()).collect()
     }
 
     pub fn port(&self) -> u16 {

@@ -4,16 +4,21 @@ pub mod memory;
 pub mod micro_batch;
 
 use anyhow::Result;
-use comat::{adapter, session::Session, train};
+use comat::{adapter, checkpoint, latents, mixed::Mixed, session::Session, train};
 use config::Config;
-use diffusion::prompts;
+use diffusion::prompts::{self, Prompt};
 
-/// Opens everything that the run needs, and describes it. The text starts with the resolved configuration.
-pub fn describe(config: Config) -> Result<String> {
+/// Opens everything that the run needs, and describes it. The text starts with the resolved configuration. `resume`: the checkpoint
+/// that the run is to go on from.
+///
+/// # Errors
+/// What cannot be opened, by its name and file.
+pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
     let prompts = prompts::read(&config.prompts.train)?;
     let held_out = config.prompts.validation.as_deref().map(prompts::read).transpose()?.map_or(0, |p| p.len());
     let resolved = toml::to_string(&config)?;
-    let session = Session::open(config)?;
+    let mut session = Session::open(config)?;
+    open_the_rest(&mut session, &prompts, resume)?;
     let lora = adapter::start(&session)?;
     let (config, pipeline) = (&session.config, &session.pipeline);
     let [channels, height, width] = session.latent_shape;
@@ -101,6 +106,28 @@ pub fn describe(config: Config) -> Result<String> {
         format!("output       {}", config.output.display()),
     ];
     Ok(lines.join("\n"))
+}
+
+/// What a run opens besides, as it does.
+fn open_the_rest(session: &mut Session, prompts: &[Prompt], resume: Option<&str>) -> Result<()> {
+    if let Some(attention) = &mut session.attention {
+        attention.take_explicit(prompts)?;
+    }
+    session.captioner.contrast_with(prompts)?;
+    if let Some(which) = &session.config.validation.judge {
+        which.open(session.pipeline.kind, session.pipeline.device)?;
+    }
+    Mixed::open(session)?;
+    if train::discriminator(session)?.is_some() {
+        latents::Store::of_run(&session.config, &session.pipeline)?;
+    }
+    let Some(which) = resume else { return Ok(()) };
+    if let Some(path) = checkpoint::find(&session.config.output.join("checkpoints"), which)? {
+        let (weights, kind) = (&session.pipeline.unet_weights, session.latent_kind());
+        let found = checkpoint::load(&path, weights, &session.config, kind, session.pipeline.device)?;
+        found.state.check(session.config.seed, &train::digest(prompts), &path)?;
+    }
+    Ok(())
 }
 
 fn thousands(n: i64) -> String {

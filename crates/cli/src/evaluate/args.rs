@@ -1,6 +1,6 @@
 //! What can be typed behind `comat evaluate`.
 
-use crate::args::{Engine, SamplingArgs, TimedRanks, at_least_one};
+use crate::args::{Engine, OverrideArgs, SamplingArgs, TimedRanks, at_least_one};
 use benchmarks::records::Benchmark;
 use clap::{Args as Group, ValueEnum};
 use diffusion::settings::{Location, Scaled};
@@ -58,6 +58,8 @@ pub struct DrawArgs {
     /// For a model in a single file: folder with CLIP's tokenizer, or an id [default: openai/clip-vit-large-patch14]
     #[arg(long, value_name = "DIR|ID")]
     pub tokenizer: Option<Location>,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
     /// LoRA, and how much of it to add (1 when absent): a file, a folder with one, or OWNER/NAME[:FILE] of the hub; can be given
     /// several times
     #[arg(long, value_name = "FILE|DIR|ID[:SCALE]", requires = "model")]
@@ -83,9 +85,9 @@ pub struct JudgeArgs {
     /// BLIP that answers questions, for attributes, tifa, dsg and dpg
     #[arg(long, value_name = "DIR|ID", default_value = "Salesforce/blip-vqa-capfilt-large")]
     pub vqa: Location,
-    /// CLIP [default: openai/clip-vit-base-patch32; for geneval openai/clip-vit-large-patch14, which also tells colours]
-    #[arg(long, value_name = "DIR|ID")]
-    pub clip: Option<Location>,
+    /// CLIP; for geneval it also tells colours
+    #[arg(long, value_name = "DIR|ID", default_value = "openai/clip-vit-large-patch14")]
+    pub clip: Location,
     /// Grounding DINO, for positions, counts and geneval
     #[arg(long, value_name = "DIR|ID", default_value = "IDEA-Research/grounding-dino-base")]
     pub detector: Location,
@@ -144,11 +146,6 @@ impl Bench {
             Self::Geneval | Self::Dpg => (42..46).collect(),
             Self::Tifa | Self::Dsg => vec![42],
         }
-    }
-
-    pub fn clip(self) -> Location {
-        let id = if self == Self::Geneval { "openai/clip-vit-large-patch14" } else { "openai/clip-vit-base-patch32" };
-        PathBuf::from(id).into()
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Result, bail};
 use clap::Args as Group;
-use diffusion::settings::Location;
+use diffusion::{pipeline::Overrides, settings::Location};
 use laboratory::sweep::{self, Request};
 use scenes::{
     judging::{self, Question},
@@ -105,7 +105,7 @@ pub fn run(args: Sweep, console: &Console) -> Result<()> {
     if let Some(missing) = request.loras.iter().find(|path| !path.is_file()) {
         bail!("--lora {}: there is no such file", missing.display());
     }
-    let pipeline = verbs::open(args.model, None, None, &args.engine, console)?;
+    let pipeline = verbs::open(args.model, None, None, Overrides::default(), &args.engine, console)?;
     console.stop_on_ctrl_c(
         "Stopping; what is drawn of this cell is lost, finished cells stay, and the same command goes on.",
     );

@@ -70,9 +70,11 @@ impl Origin {
 /// Files that cannot be read.
 pub fn fingerprint(pipeline: &Pipeline) -> Result<String> {
     let (model, variant) = (&pipeline.path, pipeline.variant.as_deref());
+    let said = serde_json::to_string(&pipeline.overrides)?;
+    let said = (!pipeline.overrides.is_none()).then_some(said);
     if model.is_file() {
-        let parts = [weights::fingerprint_of(std::slice::from_ref(model))?];
-        return Ok(models::digest(parts.join("\n").as_bytes()));
+        let parts = [weights::fingerprint_of(std::slice::from_ref(model))?].into_iter().chain(said);
+        return Ok(models::digest(parts.collect::<Vec<_>>().join("\n").as_bytes()));
     }
     let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model", variant)?];
     for encoder in ["text_encoder", "text_encoder_2"].map(|name| model.join(name)).iter().filter(|f| f.exists()) {
@@ -80,5 +82,6 @@ pub fn fingerprint(pipeline: &Pipeline) -> Result<String> {
     }
     let scheduler = model.join("scheduler/scheduler_config.json");
     parts.push(fs::read_to_string(&scheduler).map_err(Error::io(&scheduler))?);
+    parts.extend(said);
     Ok(models::digest(parts.join("\n").as_bytes()))
 }

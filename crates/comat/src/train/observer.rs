@@ -7,11 +7,11 @@ use std::path::Path;
 /// Looks on: logs, samples, validates, exports. A trainer knows nothing else of it. Every rank has one, and calls it in the same order, so
 /// that an observer may exchange something with the others.
 pub trait Observer {
-    /// Before the first step of this sitting.
+    /// Before the first step of this sitting. `true`: there is nothing left to do.
     ///
     /// # Errors
     /// They end the run, here and below.
-    fn on_start(&mut self, trainer: &mut Trainer) -> Result<()>;
+    fn on_start(&mut self, trainer: &mut Trainer) -> Result<bool>;
 
     /// After every denoising step, and between the phases of a step.
     fn on_tick(&self) {}

@@ -151,15 +151,8 @@ struct Progress {
     skipped_in_a_row: u64,
 }
 
-/// The discriminator, new or as in the checkpoint, and the original model's latents, of which the missing ones are made.
-fn fidelity(
-    session: &mut Session,
-    prompts: &[Prompt],
-    checkpoint: Option<&Path>,
-    bar: &ProgressBar,
-    interrupt: &Interrupt,
-    world: &World,
-) -> Result<Option<Fidelity>> {
+/// A new discriminator, where the run has one.
+pub fn discriminator(session: &mut Session) -> Result<Option<Discriminator>> {
     let config = session.config.clone();
     let Some(settings) = &config.fidelity else { return Ok(None) };
     let timestep = session.sampler.steps.last().map_or(0, |step| step.timestep);
@@ -169,6 +162,20 @@ fn fidelity(
     if config.memory.offload {
         discriminator.offload();
     }
+    Ok(Some(discriminator))
+}
+
+/// The discriminator, new or as in the checkpoint, and the original model's latents, of which the missing ones are made.
+fn fidelity(
+    session: &mut Session,
+    prompts: &[Prompt],
+    checkpoint: Option<&Path>,
+    bar: &ProgressBar,
+    interrupt: &Interrupt,
+    world: &World,
+) -> Result<Option<Fidelity>> {
+    let Some(mut discriminator) = discriminator(session)? else { return Ok(None) };
+    let config = session.config.clone();
     if let Some(path) = checkpoint {
         checkpoint::load_discriminator(path, &mut discriminator)?;
     }

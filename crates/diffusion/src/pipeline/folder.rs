@@ -1,6 +1,6 @@
 //! Folders in diffusers layout.
 
-use super::{Parts, Precision, is_single_file};
+use super::{Overrides, Parts, Precision, is_single_file};
 use crate::{
     resident::Resident,
     text::{self, TextEncoders},
@@ -19,7 +19,13 @@ use models::{
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
-pub fn open(path: &Path, variant: Option<&str>, precision: Precision, device: Device) -> Result<Parts> {
+pub fn open(
+    path: &Path,
+    variant: Option<&str>,
+    overrides: Overrides,
+    precision: Precision,
+    device: Device,
+) -> Result<Parts> {
     let (xl, index) = class(path)?;
     if let Some(variant) = variant {
         check_variant(path, variant)?;
@@ -43,13 +49,13 @@ pub fn open(path: &Path, variant: Option<&str>, precision: Precision, device: De
     Ok(Parts {
         xl,
         unet_config: unet::Config::read(&path.join("unet/config.json"))?,
-        text: TextEncoders::open(path, tokenizers, encoders, zeros, kind, device)?,
+        text: TextEncoders::open(path, tokenizers, encoders, overrides.clip_skip, zeros, kind, device)?,
         vae: {
             let variant = variant.map(str::to_owned);
             Resident::open(move || Ok(AutoencoderKl::open_variant(&vae, variant.as_deref(), vae_kind, device)?))?
         },
         unet_weights: unet_weights(path, variant, kind, device)?,
-        schedule: NoiseSchedule::read(&path.join("scheduler/scheduler_config.json"))?,
+        schedule: NoiseSchedule::read(&path.join("scheduler/scheduler_config.json"), overrides.forced(xl))?,
     })
 }
 

@@ -1,20 +1,29 @@
 //! Models in one file, with the keys of the original program.
 
-use super::{Parts, Precision};
+use super::{Overrides, Parts, Precision};
 use crate::{resident::Resident, text::TextEncoders};
 use anyhow::Result;
 use models::{
-    Error, clip::TextConfig, config::Json, ldm, schedule::NoiseSchedule, tensors::Tensors, tokenizer::ClipTokenizer,
-    vae::AutoencoderKl, weights::Weights,
+    Error, clip::TextConfig, ldm, tensors::Tensors, tokenizer::ClipTokenizer, vae::AutoencoderKl, weights::Weights,
 };
 use std::path::Path;
 use tch::{Device, Kind};
 
 /// `tokenizer`: a folder with the vocabulary of CLIP, which all these models have.
-pub fn open(path: &Path, tokenizer: &Path, precision: Precision, device: Device) -> Result<Parts> {
+pub fn open(
+    path: &Path,
+    tokenizer: &Path,
+    overrides: Overrides,
+    precision: Precision,
+    device: Device,
+) -> Result<Parts> {
     let kind = precision.networks;
     let file = ldm::Parts::read(path)?;
     let xl = file.is_xl();
+    let clip_skip = overrides.clip_skip.or(file.said.clip_skip.filter(|_| !xl));
+    if let (Some(layer), None) = (clip_skip, overrides.clip_skip) {
+        tracing::info!("{}: modelspec.encoder_layer = {layer} is taken as clip_skip", path.display());
+    }
     let unknown = |part: &str| unknown(path, part);
     let weights = |tensors: Tensors, kind| Weights::new(tensors, path.to_owned(), kind, device);
     let unet_config = ldm::unet_config(&ldm::shapes(&file.unet)).ok_or_else(|| unknown("the UNet"))?;
@@ -37,8 +46,8 @@ pub fn open(path: &Path, tokenizer: &Path, precision: Precision, device: Device)
         unet_weights: weights(file.unet, kind)?,
         unet_config,
         vae,
-        text: TextEncoders::open(path, tokenizers, encoders, xl, kind, device)?,
-        schedule: NoiseSchedule::of(&Json::of(ldm::scheduler(file.predicts_velocity), path)?)?,
+        text: TextEncoders::open(path, tokenizers, encoders, clip_skip, xl, kind, device)?,
+        schedule: file.said.schedule(overrides.forced(xl), path)?,
     })
 }
 

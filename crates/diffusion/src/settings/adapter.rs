@@ -1,11 +1,10 @@
 //! A LoRA as it is named: a file, a folder with one, or an id of the hub; and how much of it.
 
-use super::HubOf;
+use super::{HubOf, paths};
 use anyhow::{Context, Result, bail};
 use hub::{Id, Layout, Progress};
 use serde::{Deserialize, Serialize};
 use std::{
-    convert::Infallible,
     fs,
     ops::Deref,
     path::{Path, PathBuf},
@@ -17,7 +16,7 @@ use std::{
 ///
 /// It stands for a path: the one that was typed, or after [`Adapter::fetch`] that of the file.
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(from = "PathBuf", into = "PathBuf")]
+#[serde(try_from = "String", into = "PathBuf")]
 pub struct Adapter {
     typed: PathBuf,
     file: Option<PathBuf>,
@@ -110,10 +109,18 @@ impl From<Adapter> for PathBuf {
     }
 }
 
+/// What a person has typed, `~` and variables in their meaning.
 impl FromStr for Adapter {
-    type Err = Infallible;
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(PathBuf::from(text).into())
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(paths::expanded(Path::new(text))?.into())
+    }
+}
+
+impl TryFrom<String> for Adapter {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 
@@ -129,15 +136,15 @@ impl FromStr for Scaled {
 
     /// A path may have a colon in it: what follows the last one is a scale if it is a number, and nothing has the whole name.
     fn from_str(text: &str) -> Result<Self, String> {
-        let whole = || Self { adapter: PathBuf::from(text).into(), scale: 1.0 };
-        if Path::new(text).exists() {
-            return Ok(whole());
+        let whole = || Ok(Self { adapter: text.parse()?, scale: 1.0 });
+        if paths::expanded(Path::new(text))?.exists() {
+            return whole();
         }
         match text.rsplit_once(':').map(|(path, scale)| (path, scale.parse::<f64>())) {
             Some(("", _)) => Err("names no file before the colon".into()),
-            Some((path, Ok(scale))) if scale.is_finite() => Ok(Self { adapter: PathBuf::from(path).into(), scale }),
+            Some((path, Ok(scale))) if scale.is_finite() => Ok(Self { adapter: path.parse()?, scale }),
             Some((_, Ok(_))) => Err("the scale must be a finite number".into()),
-            _ => Ok(whole()),
+            _ => whole(),
         }
     }
 }

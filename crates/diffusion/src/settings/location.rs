@@ -1,9 +1,9 @@
 //! A model as it is named: a path, or an id of the hub.
 
+use super::paths;
 use hub::{Fetched, Hub, Id, Layout, Progress};
 use serde::{Deserialize, Serialize};
 use std::{
-    convert::Infallible,
     ops::Deref,
     path::{Path, PathBuf},
     str::FromStr,
@@ -12,11 +12,11 @@ use std::{
 /// Opens the hub; asked only where a model is named by an id.
 pub type HubOf<'a> = &'a dyn Fn() -> hub::Result<Hub>;
 
-/// What was typed for a model, `models/sd15` or `OWNER/NAME@REVISION`, and where it lies. Written out, it is what was typed.
+/// What was typed for a model, `models/sd15` or `OWNER/NAME@REVISION`, and where it lies. Written out, it is what was typed, `~` and variables in their meaning.
 ///
 /// It stands for a path: the one that was typed, or after [`Location::fetch`] the folder in the hub's cache.
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(from = "PathBuf", into = "PathBuf")]
+#[serde(try_from = "String", into = "PathBuf")]
 pub struct Location {
     typed: PathBuf,
     fetched: Option<Fetched>,
@@ -82,9 +82,17 @@ impl From<Location> for PathBuf {
     }
 }
 
+/// What a person has typed, `~` and variables in their meaning.
 impl FromStr for Location {
-    type Err = Infallible;
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(PathBuf::from(text).into())
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(paths::expanded(Path::new(text))?.into())
+    }
+}
+
+impl TryFrom<String> for Location {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }

@@ -10,7 +10,7 @@ use super::{
 use anyhow::Result;
 use models::{
     clip::{TextConfig, TextEncoder},
-    schedule::NoiseSchedule,
+    schedule::{Forced, NoiseSchedule},
     tokenizer::ClipTokenizer,
     unet::{self, Text, UNet},
 };
@@ -37,7 +37,7 @@ const MOST_SIGNAL: f64 = 5.0;
 pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let unet_config = unet::Config::read(&stack.sd("unet/config.json"))?;
     let text_config = TextConfig::read(&stack.sd("text_encoder/config.json"))?;
-    let schedule = NoiseSchedule::read(&stack.sd("scheduler/scheduler_config.json"))?;
+    let schedule = NoiseSchedule::read(&stack.sd("scheduler/scheduler_config.json"), Forced::by_pipeline_of(false))?;
     let parts = [
         ("unet", UNet::layout(&unet_config), Init::Uniform),
         ("text_encoder", TextEncoder::layout(&text_config), Init::Normal(0.02)),

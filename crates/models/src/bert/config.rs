@@ -2,7 +2,7 @@ use crate::{
     config::Json,
     error::Result,
     layers::Activation,
-    transformers::{UNUSED_KEYS, activation, heads, positive},
+    transformers::{activation, heads, positive},
 };
 
 /// What a transformers `BertConfig` says of an encoder.
@@ -36,9 +36,8 @@ impl Config {
         json.only("model_type", "bert")?;
         json.only("is_decoder", false)?;
         json.only("position_embedding_type", "absolute")?;
-        json.only("pruned_heads", serde_json::json!({}))?;
-        json.ignore(UNUSED_KEYS);
-        json.ignore(&["classifier_dropout", "tie_word_embeddings"]);
+        json.base_keys()?;
+        json.ignore(&["classifier_dropout"]);
         json.finish()?;
         Ok(config)
     }

@@ -2,7 +2,7 @@ use crate::{
     config::Json,
     error::Result,
     layers::Activation,
-    transformers::{UNUSED_KEYS, activation, heads, positive},
+    transformers::{activation, heads, positive},
 };
 use std::path::Path;
 
@@ -53,7 +53,7 @@ impl Config {
         let vision = VisionConfig::read(&json.section("vision_config")?)?;
         let tied = json.get_or("tie_word_embeddings", true)?;
         let text = TextConfig::read(&json.section("text_config")?, vision.hidden_size, tied)?;
-        json.ignore(UNUSED_KEYS);
+        json.base_keys()?;
         // Of heads that are not used here. (The decoder's own label_smoothing counts.)
         json.ignore(&["image_text_hidden_size", "label_smoothing", "logit_scale_init_value", "projection_dim"]);
         json.finish()?;
@@ -79,9 +79,8 @@ impl VisionConfig {
         }
         json.only("model_type", "blip_vision_model")?;
         json.only("num_channels", 3)?;
-        json.only("pruned_heads", serde_json::json!({}))?;
-        json.ignore(UNUSED_KEYS);
-        json.ignore(&["is_decoder", "projection_dim", "tie_word_embeddings"]);
+        json.base_keys()?;
+        json.ignore(&["projection_dim"]);
         json.finish()?;
         Ok(config)
     }
@@ -114,8 +113,7 @@ impl TextConfig {
         json.only("is_decoder", true)?;
         json.only("label_smoothing", 0.0)?;
         json.only("position_embedding_type", "absolute")?;
-        json.only("pruned_heads", serde_json::json!({}))?;
-        json.ignore(UNUSED_KEYS);
+        json.base_keys()?;
         json.ignore(&["encoder_hidden_size", "projection_dim"]);
         json.finish()?;
         Ok(config)

@@ -3,7 +3,7 @@ use crate::{
     config::Json,
     error::Result,
     layers::Activation,
-    transformers::{UNUSED_KEYS, activation, heads, positive},
+    transformers::{activation, heads, positive},
 };
 use serde_json::Value;
 use std::path::Path;
@@ -57,8 +57,8 @@ impl Config {
             vision: VisionConfig::of(&tower(&json, "vision_config")?)?,
             projection_dim: positive(&json, "projection_dim", Some(512))?,
         };
-        json.ignore(UNUSED_KEYS);
-        json.ignore(&["logit_scale_init_value", "tie_word_embeddings"]);
+        json.base_keys()?;
+        json.ignore(&["logit_scale_init_value"]);
         json.finish()?;
         Ok(config)
     }
@@ -154,8 +154,6 @@ impl VisionConfig {
 
 /// What old files of both towers say besides.
 fn finish(json: &Json) -> Result<()> {
-    json.only("pruned_heads", serde_json::json!({}))?;
-    json.ignore(UNUSED_KEYS);
-    json.ignore(&["is_decoder", "tie_word_embeddings"]);
+    json.base_keys()?;
     json.finish()
 }

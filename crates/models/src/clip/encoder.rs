@@ -25,14 +25,21 @@ impl Encoder {
         Self { layers: (0..shape.layers).map(|i| Layer::new(&at / "layers" / i, shape)).collect() }
     }
 
-    /// `[B, N, D]` → output and input of the last layer, `[B, N, D]` each
-    pub fn forward(&self, x: Tensor) -> (Tensor, Tensor) {
-        let (mut x, mut penultimate) = (x.shallow_clone(), x);
-        for layer in &self.layers {
-            penultimate = x;
-            x = layer.forward(&penultimate);
+    /// `[B, N, D]` → outputs of the last layer and of the `nth` from the end (1: the last one again), `[B, N, D]` each
+    pub fn forward(&self, mut x: Tensor, nth: usize) -> (Tensor, Tensor) {
+        let left = (self.layers.len() + 1).saturating_sub(nth);
+        let mut early = x.shallow_clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x);
+            if i + 1 == left {
+                early = x.shallow_clone();
+            }
         }
-        (x, penultimate)
+        (x, early)
+    }
+
+    pub fn layers(&self) -> usize {
+        self.layers.len()
     }
 }
 

@@ -78,18 +78,31 @@ impl TextEncoder {
 
     /// ids `[B, L]` int64, each row with its start and end token. A token sees those before it; padding is not masked.
     pub fn forward(&self, ids: &Tensor) -> Result<Encoded> {
+        Ok(self.forward_to(ids, 2)?.0)
+    }
+
+    /// As [`Self::forward`]; and after the final norm the `nth` layer's output from the end (1: that of the last layer), what "clip
+    /// skip" leaves of the encoder. `penultimate` of the first is then that layer's output.
+    pub fn forward_to(&self, ids: &Tensor, nth: usize) -> Result<(Encoded, Tensor)> {
         let c = &self.config;
+        if nth < 1 || nth > self.encoder.layers() {
+            let layers = self.encoder.layers();
+            return Err(Error::Input(format!(
+                "text encoder: clip_skip is {nth}, it must be from 1 to {layers}, its layers"
+            )));
+        }
         let (rows, length) = check_ids("text encoder", ids, c.vocab_size, c.max_position_embeddings)?;
         let ids = ids.to_device(self.token_embedding.device());
         let ends = self.ends(&ids)?;
         let tokens = Tensor::embedding(&self.token_embedding, &ids, -1, false, false);
         let x = tokens + self.position_embedding.narrow(0, 0, length);
-        let (x, penultimate) = self.encoder.forward(x);
+        let (x, penultimate) = self.encoder.forward(x, nth);
         let last_hidden_state = self.final_layer_norm.forward(&x);
         let ends = ends.view([rows, 1, 1]).expand([rows, 1, c.hidden_size], false);
         let pooled = last_hidden_state.gather(1, &ends, false).squeeze_dim(1);
         let text_embeds = self.text_projection.as_ref().map(|projection| projection.forward(&pooled));
-        Ok(Encoded { last_hidden_state, penultimate, pooled, text_embeds })
+        let normed = self.final_layer_norm.forward(&penultimate);
+        Ok((Encoded { last_hidden_state, penultimate, pooled, text_embeds }, normed))
     }
 
     pub fn config(&self) -> &TextConfig {

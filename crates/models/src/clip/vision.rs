@@ -34,7 +34,7 @@ impl VisionModel {
         let patches = self.patch_embedding.forward(pixels).flatten(2, 3).transpose(1, 2);
         let class = self.class_embedding.expand([pixels.size()[0], 1, -1], false);
         let x = Tensor::cat(&[class, patches], 1) + &self.position_embedding;
-        let (x, _) = self.encoder.forward(self.pre_layrnorm.forward(&x));
+        let (x, _) = self.encoder.forward(self.pre_layrnorm.forward(&x), 1);
         self.post_layernorm.forward(&x.select(1, 0))
     }
 

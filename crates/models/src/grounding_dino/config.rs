@@ -3,7 +3,7 @@ use crate::{
     config::Json,
     error::Result,
     layers::Activation,
-    transformers::{UNUSED_KEYS, activation, positive},
+    transformers::{activation, positive},
 };
 use std::path::Path;
 
@@ -104,13 +104,14 @@ impl Config {
         json.only("query_dim", 4)?;
         json.only("two_stage", true)?;
         json.only("two_stage_bbox_embed_share", false)?;
+        json.only("backbone", serde_json::Value::Null)?;
         json.only("use_timm_backbone", false)?;
         json.only("backbone_kwargs", serde_json::json!({}))?;
-        json.ignore(UNUSED_KEYS);
+        json.base_keys()?;
         // Of training, and of the kernel that upstream may use.
         json.ignore(&["activation_dropout", "auxiliary_loss", "disable_custom_kernels", "focal_alpha", "init_std"]);
         json.ignore(&["bbox_cost", "bbox_loss_coefficient", "class_cost", "giou_cost", "giou_loss_coefficient"]);
-        json.ignore(&["fusion_dropout", "fusion_droppath", "text_enhancer_dropout", "tie_word_embeddings"]);
+        json.ignore(&["fusion_dropout", "fusion_droppath", "text_enhancer_dropout"]);
         json.ignore(&["use_pretrained_backbone"]);
         json.finish()?;
         Ok(config)
@@ -168,12 +169,11 @@ impl BackboneConfig {
         }
         json.only("model_type", "swin")?;
         json.only("num_channels", 3)?;
-        json.only("pruned_heads", serde_json::json!({}))?;
         json.only("use_absolute_embeddings", false)?;
-        json.ignore(UNUSED_KEYS);
+        json.base_keys()?;
         // Derived from the rest, of training, or of uses other than as a backbone.
-        json.ignore(&["drop_path_rate", "encoder_stride", "hidden_size", "image_size", "is_decoder", "num_layers"]);
-        json.ignore(&["path_norm", "qkv_bias", "stage_names", "tie_word_embeddings"]);
+        json.ignore(&["drop_path_rate", "encoder_stride", "hidden_size", "image_size", "num_layers"]);
+        json.ignore(&["path_norm", "qkv_bias", "stage_names"]);
         json.finish()?;
         Ok(config)
     }

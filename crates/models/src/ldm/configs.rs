@@ -3,6 +3,7 @@
 use crate::{
     clip::TextConfig,
     layers::Activation,
+    schedule::Prediction,
     tensors::Tensors,
     unet::{self, Level, TextTime},
     vae,
@@ -106,13 +107,12 @@ pub fn text_config(layout: &Layout, open_clip: bool) -> Option<TextConfig> {
     })
 }
 
-/// The published `scheduler_config.json`, as far as it says how noise was added.
-pub fn scheduler(predicts_velocity: bool) -> &'static str {
-    if predicts_velocity {
-        r#"{"_class_name": "EulerDiscreteScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-            "num_train_timesteps": 1000, "steps_offset": 1, "set_alpha_to_one": false, "prediction_type": "v_prediction"}"#
-    } else {
-        r#"{"_class_name": "EulerDiscreteScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-            "num_train_timesteps": 1000, "steps_offset": 1, "set_alpha_to_one": false, "prediction_type": "epsilon"}"#
-    }
+/// The published `scheduler_config.json`, as far as it says how noise was added. Without signal at the last step one begins there.
+pub fn scheduler(prediction: Prediction, zero_snr: bool) -> String {
+    let (prediction, spacing) = (prediction.name(), if zero_snr { "trailing" } else { "leading" });
+    format!(
+        r#"{{"_class_name": "EulerDiscreteScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+            "num_train_timesteps": 1000, "steps_offset": 1, "set_alpha_to_one": false, "timestep_spacing": "{spacing}",
+            "prediction_type": "{prediction}", "rescale_betas_zero_snr": {zero_snr}}}"#
+    )
 }

@@ -2,7 +2,7 @@ use crate::{
     config::Json,
     error::Result,
     layers::Activation,
-    transformers::{UNUSED_KEYS, activation, heads, positive},
+    transformers::{activation, heads, positive},
 };
 use std::path::Path;
 
@@ -54,8 +54,7 @@ impl Config {
         let vision = VisionConfig::read(&json.section("vision_config")?)?;
         let decoder = DecoderConfig::read(&json.section("mask_decoder_config")?, &vision)?;
         check_prompts(&json.section("prompt_encoder_config")?, &vision)?;
-        json.ignore(UNUSED_KEYS);
-        json.ignore(&["tie_word_embeddings"]); // of the position matrix, which is read under either name
+        json.base_keys()?;
         json.finish()?;
         Ok(Self { vision, decoder })
     }
@@ -91,7 +90,7 @@ impl VisionConfig {
         for key in ["qkv_bias", "use_abs_pos", "use_rel_pos"] {
             json.only(key, true)?;
         }
-        json.ignore(UNUSED_KEYS);
+        json.base_keys()?;
         json.ignore(&["intermediate_size", "projection_dim", "scale"]); // upstream does not use them
         json.finish()?;
         Ok(config)
@@ -127,7 +126,7 @@ impl DecoderConfig {
         }
         check_type(json, "sam_mask_decoder")?;
         json.only("hidden_act", "relu")?;
-        json.ignore(UNUSED_KEYS);
+        json.base_keys()?;
         json.finish()?;
         Ok(config)
     }
@@ -144,7 +143,7 @@ fn check_prompts(json: &Json, vision: &VisionConfig) -> Result<()> {
     }
     check_type(json, "sam_prompt_encoder")?;
     json.only("num_point_embeddings", 4)?;
-    json.ignore(UNUSED_KEYS);
+    json.base_keys()?;
     json.ignore(&["image_embedding_size"]); // upstream computes it
     json.ignore(&["hidden_act", "layer_norm_eps", "mask_input_channels"]); // of masks given as prompts
     json.finish()

@@ -6,7 +6,7 @@ use crate::{
     config::Json,
     error::Result,
     layers::{Activation, LayerNorm, Linear, attention},
-    transformers::{UNUSED_KEYS, activation, heads, positive},
+    transformers::{activation, heads, positive},
     weights::Scope,
 };
 use tch::{Kind, Tensor};
@@ -48,9 +48,7 @@ impl Config {
         }
         json.only("model_type", "mpnet")?;
         json.only("relative_attention_num_buckets", config.buckets)?; // upstream computes with 32 in any case
-        json.only("pruned_heads", serde_json::json!({}))?;
-        json.ignore(UNUSED_KEYS);
-        json.ignore(&["is_decoder", "tie_word_embeddings"]);
+        json.base_keys()?;
         json.finish()?;
         Ok(config)
     }

@@ -1,5 +1,6 @@
-use crate::{config::Json, error::Result};
+use crate::{config::Json, error::Result, inert_keys};
 use serde::Deserialize;
+use serde_json::Value;
 use std::path::Path;
 
 /// A number for every level, or one for all.
@@ -145,6 +146,20 @@ impl Config {
         json.only("resnet_skip_time_act", false)?;
         json.only("resnet_time_scale_shift", "default")?;
         json.only("time_embedding_type", "positional")?;
+        for key in [
+            "class_embed_type",
+            "cross_attention_norm",
+            "encoder_hid_dim",
+            "encoder_hid_dim_type",
+            "num_class_embeds",
+            "reverse_transformer_layers_per_block",
+            "time_cond_proj_dim",
+            "time_embedding_act_fn",
+            "time_embedding_dim",
+            "timestep_post_act",
+        ] {
+            json.only(key, Value::Null)?;
+        }
         // upcast_attention: fused attention accumulates in float32 anyway. The widths below belong to embeddings that
         // the keys above have ruled out.
         json.ignore(&[
@@ -153,6 +168,7 @@ impl Config {
             "addition_time_embed_dim",
             "projection_class_embeddings_input_dim",
         ]);
+        json.ignore(inert_keys::AVERAGE);
         json.finish()?;
         Ok(config)
     }

@@ -1,0 +1,116 @@
+//! What a single file says of the noise that its UNet was trained on: by tensors without a value and by metadata, as ComfyUI,
+//! sd-scripts and the model specification of Stability AI write them.
+
+use super::scheduler;
+use crate::{
+    config::Json,
+    error::{Error, Result},
+    schedule::{Forced, NoiseSchedule, Prediction},
+    tensors::Tensors,
+};
+use std::{collections::HashMap, path::Path};
+use tch::Tensor;
+
+/// Metadata that names a prediction type; the first that is there counts.
+const PREDICTION: [&str; 5] =
+    ["modelspec.prediction_type", "modelspec.predict_key", "prediction_type", "ss_prediction_type", "parameterization"];
+/// Metadata that says yes or no to velocity.
+const VELOCITY: [&str; 3] = ["v_pred", "ss_v_parameterization", "v_parameterization"];
+/// Tensors, and metadata of yes or no.
+const ZERO_SNR: [&str; 9] = [
+    "ztsnr",
+    "zsnr",
+    "zero_snr",
+    "zero_terminal_snr",
+    "ss_zero_terminal_snr",
+    "rescale_betas_zero_snr",
+    "modelspec.ztsnr",
+    "modelspec.zero_snr",
+    "modelspec.zero_terminal_snr",
+];
+
+/// Of UNet and text encoders.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Said {
+    prediction: Option<Prediction>,
+    /// A prediction type that we do not have, as key and value.
+    unknown: Option<(String, String)>,
+    zero_snr: bool,
+    /// The layer of SD1's text encoder that was trained with, counted from the end.
+    pub clip_skip: Option<usize>,
+}
+
+impl Said {
+    /// # Errors
+    /// A network with other noise than DDPM's.
+    pub fn read(all: &Tensors, metadata: &HashMap<String, String>, origin: &Path) -> Result<Self> {
+        let other = |key: &str| {
+            let what = "is of a network with EDM's or another noise (CosXL, Playground 2.5, flow matching), which cannot be used";
+            Error::file(origin, format!("{key} {what}"))
+        };
+        if let Some(key) = all.keys().find(|key| key.starts_with("edm_")) {
+            return Err(other(&format!("the tensor {key}")));
+        }
+        let architecture = metadata.get("modelspec.architecture").map(|a| a.to_lowercase()).unwrap_or_default();
+        if ["edm", "cosxl", "playground", "flow"].iter().any(|name| architecture.contains(name)) {
+            return Err(other(&format!("modelspec.architecture = {architecture}")));
+        }
+        let mut said = Self::default();
+        let named = PREDICTION.iter().find_map(|key| Some((*key, metadata.get(*key)?.trim())));
+        match named.filter(|(_, value)| !value.is_empty() && *value != "None") {
+            Some((key, value)) => match value.parse() {
+                Ok(prediction) => said.prediction = Some(prediction),
+                Err(_) => said.unknown = Some((key.to_owned(), value.to_owned())),
+            },
+            None if VELOCITY.iter().any(|key| metadata.get(*key).is_some_and(|v| yes(v))) => {
+                said.prediction = Some(Prediction::VPrediction);
+            }
+            // stable-diffusion-v2-768-v
+            None => said.prediction = architecture.ends_with("-v").then_some(Prediction::VPrediction),
+        }
+        if all.contains_key("v_pred") {
+            if said.prediction == Some(Prediction::Epsilon) {
+                tracing::warn!(
+                    "{}: the tensor v_pred says velocity, the metadata epsilon; taken as velocity (model.prediction_type and \
+                     --prediction-type say otherwise)",
+                    origin.display()
+                );
+            }
+            (said.prediction, said.unknown) = (Some(Prediction::VPrediction), None);
+        }
+        let marked = ZERO_SNR.iter().any(|key| all.contains_key(*key) || metadata.get(*key).is_some_and(|v| yes(v)));
+        let velocity = said.prediction == Some(Prediction::VPrediction);
+        said.zero_snr = marked || (velocity && all.get("alphas_cumprod").is_some_and(ends_in_noise));
+        let layer = metadata.get("modelspec.encoder_layer").and_then(|layer| layer.trim().parse().ok());
+        said.clip_skip = layer.filter(|layer| *layer > 1);
+        Ok(said)
+    }
+
+    /// The noise of the published models, with what the file says of it, and what is said against it.
+    pub fn schedule(&self, forced: Forced, origin: &Path) -> Result<NoiseSchedule> {
+        if let (Some((key, value)), None) = (&self.unknown, forced.prediction) {
+            let what = "a prediction that is not known here; model.prediction_type and --prediction-type say epsilon or v_prediction";
+            return Err(Error::file(origin, format!("{key} = {value} is {what}")));
+        }
+        let prediction = forced.prediction.or(self.prediction).unwrap_or(Prediction::Epsilon);
+        let zero_snr = forced.zero_snr.unwrap_or(self.zero_snr);
+        if self.prediction == Some(Prediction::VPrediction) || zero_snr {
+            let snr = if zero_snr { ", with noise alone at the last step" } else { "" };
+            tracing::info!("{}: {} prediction{snr}", origin.display(), prediction.name());
+        }
+        NoiseSchedule::of(&Json::of(&scheduler(prediction, zero_snr), origin)?, forced)
+    }
+}
+
+fn yes(value: &str) -> bool {
+    !matches!(value.trim().to_lowercase().as_str(), "false" | "0" | "no" | "none" | "off")
+}
+
+/// Whether the file's own `ᾱ` leaves no signal at the last step; that of the published models is 0.0047.
+fn ends_in_noise(alphas_cumprod: &Tensor) -> bool {
+    let count = alphas_cumprod.numel() as i64;
+    count > 0 && alphas_cumprod.is_floating_point() && {
+        let last = alphas_cumprod.flatten(0, -1).double_value(&[count - 1]);
+        last < 1e-5
+    }
+}

@@ -1,0 +1,145 @@
+//! From a diffusers `scheduler_config.json` to the noise that it describes.
+
+use super::{NoiseSchedule, Prediction, SamplerKind, Spacing, classes};
+use crate::{config::Json, error::Result};
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// What holds against a scheduler's file.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Forced {
+    /// As the pipelines of SD1 and SD2 have it, whatever the file says: `steps_offset` is 1, and nothing is clipped.
+    pub by_pipeline: bool,
+    pub prediction: Option<Prediction>,
+    pub zero_snr: Option<bool>,
+}
+
+impl Forced {
+    /// By the pipeline of a model, SDXL or SD1 and SD2.
+    pub fn by_pipeline_of(xl: bool) -> Self {
+        Self { by_pipeline: !xl, ..Self::default() }
+    }
+}
+
+impl NoiseSchedule {
+    /// # Errors
+    /// A class with another noise than DDPM's, and whatever cannot be replayed.
+    pub fn read(path: &Path, forced: Forced) -> Result<Self> {
+        Self::of(&Json::read(path)?, forced)
+    }
+
+    /// As [`NoiseSchedule::read`], from what lies in memory.
+    pub fn of(json: &Json, forced: Forced) -> Result<Self> {
+        let name: String = json.get_or("_class_name", "DDPMScheduler".into())?;
+        let Some(class) = classes::class(&name) else {
+            let what = "is not known to have DDPM's noise; models of EDM, flow matching, consistency or Cascade cannot be used";
+            return Err(json.error("_class_name", &format!("{name} {what}")));
+        };
+        let saved_with = match name.as_str() {
+            "DDPMScheduler" => Some(SamplerKind::Ddpm),
+            "DDIMScheduler" => Some(SamplerKind::Ddim),
+            _ => None,
+        };
+        let mut alphas_cumprod = signal(json, &class)?;
+        let zero_snr = forced.zero_snr.unwrap_or(json.get_or("rescale_betas_zero_snr", false)?);
+        if zero_snr {
+            rescale_to_zero_snr(&mut alphas_cumprod);
+        }
+        json.only("predict_epsilon", true)?; // of old files, before prediction_type
+        let in_file = match forced.prediction {
+            Some(_) => None,
+            None => json.maybe("prediction_type")?,
+        };
+        json.ignore(&["prediction_type"]);
+        let prediction = forced.prediction.or(in_file).unwrap_or(Prediction::Epsilon);
+        if zero_snr && prediction == Prediction::Epsilon {
+            let what =
+                "leaves no signal at the last step; it needs prediction_type v_prediction (model.prediction_type)";
+            return Err(json.error("rescale_betas_zero_snr", what));
+        }
+        let mut steps_offset = json.get_or("steps_offset", 0)?;
+        if forced.by_pipeline && steps_offset != 1 {
+            tracing::info!(
+                "{}: steps_offset {steps_offset} is taken as 1, as diffusers' StableDiffusionPipeline does",
+                json.path().display()
+            );
+            steps_offset = 1;
+        }
+        refuse_what_is_not_linear(json, class.clip_sample, forced)?;
+        json.ignore(classes::OWN_KEYS);
+        let schedule = Self {
+            alphas_cumprod: alphas_cumprod.into_iter().map(f64::from).collect(),
+            prediction,
+            spacing: json.get_or("timestep_spacing", Spacing::Leading)?,
+            steps_offset,
+            set_alpha_to_one: json.get_or("set_alpha_to_one", true)?,
+            saved_with,
+        };
+        json.finish()?;
+        Ok(schedule)
+    }
+}
+
+/// `ᾱ_t`, in float32 and by the same operations as upstream, so that the coefficients are the same numbers.
+fn signal(json: &Json, class: &classes::Class) -> Result<Vec<f32>> {
+    let train_steps: usize = json.get_or("num_train_timesteps", 1000)?;
+    let start = json.get_or("beta_start", class.beta_start)?;
+    let end = json.get_or("beta_end", class.beta_end)?;
+    const MOST: usize = 1 << 20;
+    if !(1..=MOST).contains(&train_steps) {
+        return Err(json.error("num_train_timesteps", &format!("is {train_steps}, it must be from 1 to {MOST}")));
+    }
+    let ramp = |from: f64, to: f64| Tensor::linspace(from, to, train_steps as i64, (Kind::Float, Device::Cpu));
+    let kind: String = json.get_or("beta_schedule", class.beta_schedule.into())?;
+    let betas = match (json.maybe::<Vec<f32>>("trained_betas")?, kind.as_str()) {
+        (Some(betas), _) if betas.len() != train_steps || betas.iter().any(|b| !(*b > 0.0 && *b < 1.0)) => {
+            let what = format!("must be {train_steps} numbers (num_train_timesteps) between 0 and 1");
+            return Err(json.error("trained_betas", &what));
+        }
+        (Some(betas), _) => Tensor::from_slice(&betas),
+        _ if !(start > 0.0 && start <= end && end < 1.0) => {
+            return Err(json.error("beta_start", "and beta_end must lie between 0 and 1"));
+        }
+        (None, "linear") => ramp(start, end),
+        (None, "scaled_linear") => ramp(start.sqrt(), end.sqrt()).square(),
+        (None, other) => {
+            return Err(json.error("beta_schedule", &format!("is {other}; linear and scaled_linear are supported")));
+        }
+    };
+    Ok(Vec::<f32>::try_from((-betas + 1.0).cumprod(0, Kind::Float))?)
+}
+
+/// Lin et al. 2023, algorithm 1: shifts and scales `sqrt(ᾱ)` so that the last one is 0 and the first stays.
+fn rescale_to_zero_snr(alphas_cumprod: &mut [f32]) {
+    let (first, last) = (alphas_cumprod[0].sqrt(), alphas_cumprod[alphas_cumprod.len() - 1].sqrt());
+    for alpha in alphas_cumprod {
+        *alpha = ((alpha.sqrt() - last) * first / (first - last)).powi(2);
+    }
+}
+
+/// A step that is no linear function of latents and output cannot be replayed; some keys say that the noise is not DDPM's
+/// after all.
+fn refuse_what_is_not_linear(json: &Json, clips_unless_told: bool, forced: Forced) -> Result<()> {
+    json.only("thresholding", false)?;
+    json.only("use_flow_sigmas", false)?;
+    json.only("use_dynamic_shifting", false)?;
+    json.only("timestep_type", "discrete")?; // continuous: noise levels as EDM has them
+    match json.maybe::<String>("variance_type")?.as_deref() {
+        None | Some("fixed_small" | "fixed_small_log") => {}
+        Some(other) => {
+            return Err(json.error("variance_type", &format!("is {other}; only fixed_small is supported")));
+        }
+    }
+    if !json.get_or("clip_sample", clips_unless_told)? {
+        return Ok(());
+    }
+    if !forced.by_pipeline {
+        let what = "is true, or absent where its class clips; clipping is not linear, so it cannot be replayed (set it to false)";
+        return Err(json.error("clip_sample", what));
+    }
+    tracing::info!(
+        "{}: clip_sample is taken as false, as diffusers' StableDiffusionPipeline does",
+        json.path().display()
+    );
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! Tokenizers from the vocabulary files of before `tokenizer.json`.
+
+use crate::{
+    error::{Error, Result},
+    text,
+};
+use std::{collections::BTreeMap, path::Path};
+use tokenizers::{
+    NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer,
+    models::{
+        bpe::{BPE, Merges, Vocab},
+        wordpiece::WordPieceBuilder,
+    },
+    normalizers::{self, Lowercase, NFC, replace::ReplacePattern},
+    pre_tokenizers::{
+        self,
+        bert::BertPreTokenizer,
+        byte_level::ByteLevel,
+        split::{Split, SplitPattern},
+    },
+};
+
+/// The words that CLIP's byte pairs are formed in.
+const CLIP_WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+pub fn clip(folder: &Path, unknown: &str) -> Result<Tokenizer> {
+    let (vocabulary, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
+    if !vocabulary.exists() || !merges.exists() {
+        return Err(Error::file(folder, "holds neither tokenizer.json nor vocab.json with merges.txt"));
+    }
+    let text = text::read(&vocabulary)?;
+    let words: BTreeMap<String, u32> =
+        serde_json::from_str(&text).map_err(|e| Error::file(&vocabulary, e.to_string()))?;
+    let words: Vocab = words.into_iter().collect();
+    let fail = |e: tokenizers::Error| Error::file(&merges, e.to_string());
+    let model = BPE::builder()
+        .vocab_and_merges(words, read_merges(&merges)?)
+        .unk_token(unknown.to_owned())
+        .end_of_word_suffix("</w>".to_owned())
+        .build()
+        .map_err(fail)?;
+    let mut tokenizer = Tokenizer::new(model);
+    let spaces = normalizers::Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ").map_err(fail)?;
+    let steps: Vec<NormalizerWrapper> = vec![NFC.into(), spaces.into(), Lowercase.into()];
+    tokenizer.with_normalizer(Some(normalizers::Sequence::new(steps)));
+    let words = SplitPattern::Regex(CLIP_WORDS.to_owned());
+    let words = Split::new(words, SplitDelimiterBehavior::Removed, true).map_err(fail)?;
+    let steps: Vec<PreTokenizerWrapper> = vec![words.into(), ByteLevel::new(false, true, true).into()];
+    tokenizer.with_pre_tokenizer(Some(pre_tokenizers::sequence::Sequence::new(steps)));
+    Ok(tokenizer)
+}
+
+/// Two pieces a line, the first line being the version.
+fn read_merges(path: &Path) -> Result<Merges> {
+    let text = text::read(path)?;
+    let lines = text::lines(&text).enumerate().filter(|(_, line)| !line.starts_with("#version") && !line.is_empty());
+    let pair = |(number, line): (usize, &str)| match line.split(' ').collect::<Vec<_>>()[..] {
+        [left, right] => Ok((left.to_owned(), right.to_owned())),
+        _ => Err(Error::file(path, format!("line {} is not a pair of pieces: {line}", number + 1))),
+    };
+    lines.map(pair).collect()
+}
+
+pub fn bert(folder: &Path, unknown: &str) -> Result<Tokenizer> {
+    let path = folder.join("vocab.txt");
+    if !path.exists() {
+        return Err(Error::file(folder, "holds neither tokenizer.json nor vocab.txt"));
+    }
+    let text = text::read(&path)?;
+    let words: Vocab = text::lines(&text).zip(0..).map(|(word, id)| (word.to_owned(), id)).collect();
+    let model = WordPieceBuilder::new().vocab(words).unk_token(unknown.to_owned()).build();
+    let mut tokenizer = Tokenizer::new(model.map_err(|e| Error::file(&path, e.to_string()))?);
+    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+    Ok(tokenizer)
+}
