@@ -150,7 +150,7 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
     })?;
     model.device = world.place(model.device);
     let prompts = prompts::read(&config.prompts.train)?;
-    let mut pipeline = config.model.open()?;
+    let mut pipeline = config.model.open(config.prompts.chunks)?;
     console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
     let bar = console.bar();
     bar.set_style(ProgressStyle::with_template("latents {wide_bar} {pos}/{len} · {per_sec} · ETA {eta_precise}")?);

@@ -112,10 +112,7 @@ pub fn describe(config: Config, segmenter: SegmenterOf, judge: JudgeOf, resume: 
 
 /// What a run opens besides, as it does.
 fn open_the_rest(session: &mut Session, prompts: &[Prompt], judge: JudgeOf, resume: Option<&str>) -> Result<()> {
-    if let Some(attention) = &mut session.attention {
-        attention.take_explicit(prompts)?;
-    }
-    session.captioner.contrast_with(prompts)?;
+    session.take_entities(prompts)?;
     if let Some(which) = &session.config.validation.judge {
         judge(which, session.pipeline.kind, session.pipeline.device)?;
     }
