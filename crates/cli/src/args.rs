@@ -260,7 +260,7 @@ pub struct Source {
     pub lora_scale: f64,
 }
 
-/// What a model's files do not say, or say wrongly
+/// How a model is read, where that is not as its files say
 #[derive(Group, Clone, Copy)]
 pub struct OverrideArgs {
     /// What the UNet predicts, where the files do not say or say wrongly: epsilon or v_prediction
@@ -272,12 +272,20 @@ pub struct OverrideArgs {
     /// Which of the text encoders' layers the UNet sees, from the end: 1 is the last [default: 1 for SD1 and SD2, 2 for SDXL]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub clip_skip: Option<usize>,
+    /// Cut prompts of more than 75 tokens into up to N chunks, as A1111, ComfyUI and sd-scripts do, not off [default: 1]
+    #[arg(long, value_name = "N", value_parser = chunks)]
+    pub chunks: Option<usize>,
+}
+
+fn chunks(text: &str) -> Result<usize, String> {
+    let most = config::Prompts::MOST_CHUNKS;
+    at_least_one(text).and_then(|n| if n <= most { Ok(n) } else { Err(format!("must be at most {most}")) })
 }
 
 impl From<OverrideArgs> for Overrides {
     fn from(args: OverrideArgs) -> Self {
-        let OverrideArgs { prediction_type, rescale_betas_zero_snr, clip_skip } = args;
-        Self { prediction_type, rescale_betas_zero_snr, clip_skip }
+        let OverrideArgs { prediction_type, rescale_betas_zero_snr, clip_skip, chunks } = args;
+        Self { prediction_type, rescale_betas_zero_snr, clip_skip, chunks: chunks.filter(|n| *n > 1) }
     }
 }
 

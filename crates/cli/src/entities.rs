@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 /// Show which words of a prompt belong together
 ///
-/// A line for each noun, with the words that say something about it. English only: prompts in other languages, and lists of
-/// keywords, need their entities in the prompt file, which then win.
+/// A line for each noun, with the words that say something about it. English only: prompts in other languages need their
+/// entities in the prompt file, which then win. Of lists of tags: --mode tags.
 #[derive(Group)]
 pub struct Entities {
     /// A prompt; several can be given
@@ -20,7 +20,7 @@ pub struct Entities {
     /// Prompt file: .txt (a prompt a line) or .jsonl
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
-    /// With the parser's usual mistakes put right, or exactly as the authors' program takes them
+    /// With the parser's usual mistakes put right; exactly as the authors' program takes them; or of lists of tags (1girl, red hair)
     #[arg(long, value_enum, default_value = "repaired")]
     pub mode: Which,
     /// A line of JSON for each prompt, places in bytes
@@ -32,6 +32,7 @@ pub struct Entities {
 pub enum Which {
     Repaired,
     Reference,
+    Tags,
 }
 
 pub fn run(args: Entities) -> Result<()> {
@@ -43,6 +44,7 @@ pub fn run(args: Entities) -> Result<()> {
     let mode = match args.mode {
         Which::Repaired => Mode::Repaired,
         Which::Reference => Mode::Reference,
+        Which::Tags => Mode::Tags,
     };
     let mut text = String::new();
     for prompt in &all {

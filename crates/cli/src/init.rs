@@ -102,7 +102,8 @@ pub fn run(args: Init, console: &Console) -> Result<()> {
     let device = args.device.device()?;
     let (mut model, mut captioner, mut tokenizer) = (args.model.clone(), args.captioner.clone(), None);
     fetch::model(&mut model, None, &mut tokenizer, console)?;
-    let pipeline = Pipeline::open_at(&model, None, Overrides::default(), tokenizer.as_deref(), Kind::Float.into(), Device::Cpu)?;
+    let pipeline =
+        Pipeline::open_at(&model, None, tokenizer.as_deref(), Overrides::default(), Kind::Float.into(), Device::Cpu)?;
     let memory =
         args.memory.or_else(|| free(device)).context("how much memory is there? say it by --memory, as 12GB")?;
     let (base, native) = (pipeline.base, pipeline.native_size());

@@ -30,7 +30,8 @@ mod tests {
         let matches = expanding(Args::command()).try_get_matches_from(line.split(' ')).unwrap();
         let Verb::Generate(args) = Args::from_arg_matches(&matches).unwrap().verb else { panic!() };
         let of = |name: &str| Path::new(&home).join(name);
-        assert_eq!((args.out, args.prompts.unwrap(), args.source.lora.unwrap()), (of("o"), of("p.txt"), of("l")));
+        let lora = args.source.lora[0].adapter.to_path_buf();
+        assert_eq!((args.out, args.prompts.unwrap(), lora), (of("o"), of("p.txt"), of("l")));
         assert_eq!((args.source.model.typed(), args.prompt[0].as_str()), (of("m").as_path(), "~/not-a-path"));
         let error =
             expanding(Args::command()).try_get_matches_from(["comat", "report", "$COMAT_NOT_SET/x", "--out", "y"]);

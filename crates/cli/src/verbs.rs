@@ -180,7 +180,7 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
     })?;
     model.device = model.device.of_rank(&world);
     let prompts = prompts::read(&config.prompts.train)?;
-    let mut pipeline = config.model.open()?;
+    let mut pipeline = config.model.open(config.prompts.chunks)?;
     console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
     let bar = console.count("latents", "prompts")?;
     let store = comat::latents::complete(&config, &mut pipeline, &prompts, &bar, &console.interrupt, &world)?;

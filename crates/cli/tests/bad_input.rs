@@ -78,7 +78,8 @@ fn configurations_of_models_that_are_not_supported() {
     refused(&folder, "", &["model/unet/config.json: act_fn is \"mish\"; only \"silu\" is supported"]);
     folder.edit_json("model/unet/config.json", "act_fn", "silu");
     folder.edit_json("model/unet/config.json", "new_feature", true);
-    refused(&folder, "", &["model/unet/config.json: new_feature is not known to this program"]);
+    refused(&folder, "--strict", &["model/unet/config.json: new_feature is not known to this program"]);
+    refused(&folder, "model.strict=true", &["model/unet/config.json: new_feature is not known to this program"]);
     folder.write("model/unet/config.json", "{ \"act_fn\": ");
     refused(&folder, "", &["model/unet/config.json: EOF while parsing", "line 1"]);
 

@@ -40,6 +40,24 @@ fn pictures_take_part_and_are_resumed_exactly() {
     assert!(shown.contains("pictures of pictures in a step, entering at timesteps 1 to 999"), "{shown}");
 }
 
+/// A copy that broke off does not end a run: its place goes to another picture, and a run that goes on chooses the same one.
+#[test]
+fn a_broken_picture_is_passed_over() {
+    let folder = with_pictures();
+    let whole = std::fs::read(folder.path("pictures/1.png")).unwrap();
+    folder.write("pictures/1.png", &whole[..whole.len() / 2]);
+    let mixed = "mixed.pairs=pictures mixed.timesteps=[1,999] mixed.batch_size=3 checkpoints.every=1";
+    let said = folder.train(&format!("output=straight train.steps=2 {mixed}")).ok().stderr;
+    assert!(
+        said.contains("pictures/1.png: broken picture") && said.contains("it is passed over (1 of 3 pairs so far)"),
+        "{said}"
+    );
+    folder.train(&format!("output=stopped train.steps=1 {mixed}")).ok();
+    folder.train(&format!("output=stopped train.steps=2 {mixed} --resume")).ok();
+    let adapter = |run: &str| folder.tensors(&format!("{run}/checkpoints/step-2/adapter.safetensors"));
+    assert!(adapter("straight") == adapter("stopped"));
+}
+
 #[test]
 fn what_cannot_be_mixed_in() {
     let folder = with_pictures();
@@ -50,6 +68,7 @@ fn what_cannot_be_mixed_in() {
     ]);
     folder.train("mixed.pairs=no/such").error(&["no/such"]);
     folder.train("mixed.pairs=pictures mixed.weight=-1").error(&["mixed.weight is -1"]);
+    folder.train("mixed.pairs=no/such --dry-run").error(&["no/such"]);
     folder.write("pictures/0.png", "no picture");
     folder.write("pictures/1.png", "no picture");
     folder.write("pictures/2.png", "no picture");

@@ -10,12 +10,14 @@ use config::{Config, Size};
 use diffusion::{
     denoiser::Denoiser,
     pipeline::{Pipeline, wide},
+    prompts::Prompt,
     resident::Resident,
     stages,
     text::GuidedText,
     tiles::Tiling,
     trajectory, word_maps,
 };
+use entities::Mode;
 use models::{guidance::Guidance, lora::Lora, schedule::Sampler, unet::UNet, vae::AutoencoderKl};
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
@@ -60,7 +62,7 @@ impl Session {
             torch_ext::cuda::allow_tf32(config.model.tf32)?;
             torch_ext::cuda::set_deterministic(config.model.deterministic)?;
         }
-        let mut pipeline = config.model.open()?;
+        let mut pipeline = config.model.open(config.prompts.chunks)?;
         let mut captioner = CaptionLoss::open(&config.captioner, kind, device)?;
         let mut attention = match config.attention.clone() {
             Some(attention) => {
@@ -84,6 +86,18 @@ impl Session {
         }
         let tiling = config.memory.tiling()?;
         Ok(Self { config, pipeline, captioner, attention, sampler, size, latent_shape, tiling })
+    }
+
+    /// What the losses know of the training prompts beforehand: the entities that their file names, and the wrong captions.
+    pub fn take_entities(&mut self, prompts: &[Prompt]) -> Result<()> {
+        if let Some(attention) = &mut self.attention {
+            attention.take_explicit(prompts)?;
+        }
+        let mode = match &self.config.attention {
+            Some(attention) if attention.entities == Mode::Tags => Mode::Tags,
+            _ => Mode::Repaired,
+        };
+        self.captioner.contrast_with(prompts, mode)
     }
 
     /// Images from noise, with an adapter or without one; `[B, 3, H, W]` in 0..1, not clamped.

@@ -15,7 +15,7 @@ mod replay;
 mod training;
 mod watching;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use diffusion::settings::paths;
 use diffusion::settings::{above_zero, in_range};
 use serde::{Deserialize, Serialize};
@@ -96,11 +96,36 @@ pub struct Prompts {
     /// Held out: the caption loss is measured on them now and then.
     #[serde(default, deserialize_with = "paths::maybe", skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
+    /// The most chunks of 75 tokens that a prompt is cut into, each with its own start and end, one behind the other for the UNet: as
+    /// A1111, ComfyUI and sd-scripts have long prompts. 1: what is longer is cut off, as in diffusers.
+    #[serde(default = "Prompts::one_chunk", skip_serializing_if = "Prompts::is_one")]
+    pub chunks: usize,
+}
+
+impl Prompts {
+    /// Contexts of all lengths up to it have a common one that is not out of reach.
+    pub const MOST_CHUNKS: usize = 6;
+
+    fn one_chunk() -> usize {
+        1
+    }
+
+    fn is_one(chunks: &usize) -> bool {
+        *chunks == 1
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.chunks {
+            1..=Self::MOST_CHUNKS => Ok(()),
+            chunks => bail!("prompts.chunks is {chunks}, it must be from 1 to {}", Self::MOST_CHUNKS),
+        }
+    }
 }
 
 impl Config {
     /// Refuses values that no run can have.
     pub fn check(&self) -> Result<()> {
+        self.prompts.check()?;
         self.captioner.check()?;
         self.sampling.check()?;
         self.replay.check(&self.sampling)?;

@@ -55,18 +55,16 @@ impl Model {
         Precision { networks: self.dtype.kind(), vae: self.vae_dtype.map(Dtype::kind) }
     }
 
-    pub fn overrides(&self) -> Overrides {
-        let Self { prediction_type, rescale_betas_zero_snr, clip_skip, .. } = *self;
-        Overrides { prediction_type, rescale_betas_zero_snr, clip_skip }
-    }
-
-    /// After [`Config::fetch`], if it is named by an id.
-    pub fn open(&self) -> Result<Pipeline> {
+    /// After [`Config::fetch`], if it is named by an id. `chunks`: the most that a prompt is cut into.
+    pub fn open(&self, chunks: usize) -> Result<Pipeline> {
         if self.strict {
             models::config::be_strict(true);
         }
         let (variant, tokenizer) = (self.variant.as_deref(), self.tokenizer.as_deref());
-        Pipeline::open_at(&self.path, variant, tokenizer, self.overrides(), self.precision(), self.device.device()?)
+        let Self { prediction_type, rescale_betas_zero_snr, clip_skip, .. } = *self;
+        let chunks = (chunks > 1).then_some(chunks);
+        let overrides = Overrides { prediction_type, rescale_betas_zero_snr, clip_skip, chunks };
+        Pipeline::open_at(&self.path, variant, tokenizer, overrides, self.precision(), self.device.device()?)
     }
 }
 

@@ -36,7 +36,11 @@ impl Denoiser<'_> {
         let rows = latents.size()[0];
         let recorder = Recorder::new(if text.both.is_some() { rows } else { 0 }, rows);
         let predicted = self.run(latents, timestep, text, Some(&recorder))?;
-        Ok((predicted, recorder.into_layers()))
+        let mut layers = recorder.into_layers();
+        for map in layers.iter_mut().flat_map(|layer| &mut layer.modules) {
+            *map = text.fold(map.shallow_clone());
+        }
+        Ok((predicted, layers))
     }
 
     fn run(&self, latents: &Tensor, timestep: i64, text: &GuidedText, recorder: Option<&Recorder>) -> Result<Tensor> {

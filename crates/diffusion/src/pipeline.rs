@@ -13,6 +13,7 @@ use images::Size;
 use models::{
     lora::{AdapterFile, Base, Network},
     schedule::{Forced, NoiseSchedule, Prediction},
+    tokenizer::ClipTokenizer,
     unet::{self, UNet},
     vae::{self, AutoencoderKl},
     weights::Weights,
@@ -41,7 +42,7 @@ pub struct Pipeline {
     pub overrides: Overrides,
 }
 
-/// What a model's files do not say, or say wrongly.
+/// How a model is read, where that is not as its files say: what they do not say, or say wrongly, and longer prompts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Overrides {
@@ -52,11 +53,19 @@ pub struct Overrides {
     /// Which of the text encoders' layers the UNet sees, counted from the end: 1 is the last one, SD1's and SD2's; 2 is SDXL's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<usize>,
+    /// The most chunks of 75 tokens that a prompt is cut into; absent: one, as the model was trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<usize>,
 }
 
 impl Overrides {
     pub fn is_none(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// As its tokenizers are to be opened.
+    fn tokenizer(self, folder: &Path) -> models::Result<ClipTokenizer> {
+        Ok(ClipTokenizer::open(folder)?.in_chunks(self.chunks.unwrap_or(1)))
     }
 
     fn forced(self, xl: bool) -> Forced {

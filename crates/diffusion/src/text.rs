@@ -180,17 +180,26 @@ impl TextEncoders {
         let sdxl = encoders.len() > 1;
         let mut contexts = vec![];
         let mut pooled = None;
-        for (tokenizer, encoder) in self.tokenizers.iter().zip(encoders) {
-            let encoding = tokenizer.encode(prompt)?;
-            if let (Some(cut), true) = (&encoding.cut, contexts.is_empty()) {
+        let encodings =
+            self.tokenizers.iter().map(|tokenizer| tokenizer.encode(prompt)).collect::<Result<Vec<_>, _>>()?;
+        let chunks =
+            self.tokenizers.iter().zip(&encodings).map(|(t, encoding)| encoding.ids.len() / t.max_length()).max();
+        let chunks = chunks.unwrap_or(1);
+        for (i, (tokenizer, encoder)) in self.tokenizers.iter().zip(encoders).enumerate() {
+            let encoding = tokenizer.encode_in(prompt, chunks)?; // the other tokenizer may need more of them
+            if let (Some(cut), 0) = (&encoding.cut, i) {
                 let (limit, shown) = (encoding.ids.len(), cut.chars().take(200).collect::<String>());
                 let rest = if shown.len() < cut.len() { "…" } else { "" };
-                tracing::warn!("prompt longer than {limit} tokens; the model does not see its end: …{shown}{rest}");
+                tracing::warn!(
+                    "prompt longer than {limit} tokens; the model does not see its end (prompts.chunks and --chunks let it see \
+                     more): …{shown}{rest}"
+                );
             }
-            let ids = Tensor::from_slice(&encoding.ids).unsqueeze(0).to_device(self.device);
+            let ids = Tensor::from_slice(&encoding.ids).view([chunks as i64, -1]).to_device(self.device);
             let (encoded, normed) = encoder.forward_to(&ids, self.clip_skip.unwrap_or(if sdxl { 2 } else { 1 }))?;
-            contexts.push(if sdxl { encoded.penultimate } else { normed });
-            pooled = encoded.text_embeds;
+            let context = if sdxl { encoded.penultimate } else { normed }; // one chunk behind the other
+            contexts.push(context.reshape([1, encoding.ids.len() as i64, -1]));
+            pooled = encoded.text_embeds.map(|embeds| embeds.narrow(0, 0, 1)); // of the first chunk
         }
         let context = Tensor::cat(&contexts, -1).to_kind(self.kind);
         let added = if sdxl {
@@ -215,29 +224,56 @@ impl TextEncoders {
         guided: bool,
         size: (i64, i64),
     ) -> Result<GuidedText> {
-        let rows = |this: &mut Self, prompts: &[&str]| {
-            let rows = this.encode(prompts)?;
+        let mut rows = self.encode(prompts)?;
+        if guided {
+            rows.extend(self.encode(&vec![negative.unwrap_or(""); prompts.len()])?);
+        }
+        let mut repeats = even(&mut rows);
+        repeats.truncate(prompts.len());
+        let text = |rows: &[Text]| {
             let mut text = Text::cat(&rows.iter().collect::<Vec<_>>());
             if let Some(added) = &mut text.added {
                 let sizes = [size.0, size.1, 0, 0, size.0, size.1];
-                let ids = Tensor::from_slice(&sizes).to_kind(Kind::Float).to_device(this.device);
+                let ids = Tensor::from_slice(&sizes).to_kind(Kind::Float).to_device(self.device);
                 added.time_ids = ids.unsqueeze(0).repeat([prompts.len() as i64, 1]);
             }
-            Ok::<_, anyhow::Error>(text)
+            text
         };
-        let cond = rows(self, prompts)?;
+        let (cond, uncond) = rows.split_at(prompts.len());
+        let cond = text(cond);
         if !guided {
-            return Ok(GuidedText::new(cond, None));
+            return Ok(GuidedText::new(cond, None, repeats));
         }
-        let mut uncond = rows(self, &vec![negative.unwrap_or(""); prompts.len()])?;
+        let mut uncond = text(uncond);
         if negative.is_none() && self.zeros_for_no_prompt {
             uncond.context = uncond.context.zeros_like();
             if let Some(added) = &mut uncond.added {
                 added.pooled = added.pooled.zeros_like();
             }
         }
-        Ok(GuidedText::new(cond, Some(uncond)))
+        Ok(GuidedText::new(cond, Some(uncond), repeats))
     }
+}
+
+/// Brings contexts of different lengths to a common one. A row is repeated as a whole, which changes nothing in what attention makes of
+/// it: every key is there as often as any other. Returns how often each row is there.
+fn even(rows: &mut [Text]) -> Vec<i64> {
+    let length = |row: &Text| row.context.size()[1];
+    let gcd = |mut a: i64, mut b: i64| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    let common = rows.iter().map(length).fold(1, |all, length| all / gcd(all, length) * length);
+    let repeat = |row: &mut Text| {
+        let times = common / length(row);
+        if times > 1 {
+            row.context = row.context.repeat([1, times, 1]);
+        }
+        times
+    };
+    rows.iter_mut().map(repeat).collect()
 }
 
 /// Encoders with what adapters have for them.
@@ -273,16 +309,33 @@ pub struct GuidedText {
     uncond: Option<Text>,
     /// Unconditional rows, then conditional ones.
     pub both: Option<Text>,
+    /// How often the tokens of each conditional row are there, so that all contexts are of one length.
+    repeats: Vec<i64>,
 }
 
 impl GuidedText {
-    pub fn new(cond: Text, uncond: Option<Text>) -> Self {
+    pub fn new(cond: Text, uncond: Option<Text>, repeats: Vec<i64>) -> Self {
         let both = uncond.as_ref().map(|uncond| Text::cat(&[uncond, &cond]));
-        Self { cond, uncond, both }
+        Self { cond, uncond, both, repeats }
+    }
+
+    /// Attention maps `[B, heads, h·w, L]` of the conditional rows, what all copies of a token get at its first place.
+    pub fn fold(&self, maps: Tensor) -> Tensor {
+        if self.repeats.iter().all(|times| *times == 1) {
+            return maps;
+        }
+        let length = maps.size()[3];
+        let row = |(i, times): (usize, &i64)| {
+            let sum =
+                maps.get(i as i64).unflatten(2, [*times, length / times]).sum_dim_intlist([2].as_slice(), false, None);
+            sum.constant_pad_nd([0, length - length / times])
+        };
+        Tensor::stack(&self.repeats.iter().enumerate().map(row).collect::<Vec<_>>(), 0)
     }
 
     /// The rows of some samples.
     pub fn narrow(&self, start: i64, length: i64) -> Self {
-        Self::new(self.cond.narrow(start, length), self.uncond.as_ref().map(|u| u.narrow(start, length)))
+        let repeats = self.repeats[start as usize..][..length as usize].to_vec();
+        Self::new(self.cond.narrow(start, length), self.uncond.as_ref().map(|u| u.narrow(start, length)), repeats)
     }
 }

@@ -1,6 +1,11 @@
 //! Prompts are encoded once for every state of the encoders: rows with an adapter and without it are never mixed.
 
-use diffusion::pipeline::Pipeline;
+use diffusion::{
+    denoiser::Denoiser,
+    pipeline::{Overrides, Pipeline, Precision},
+    settings::Location,
+};
+use models::guidance::Guidance;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 use torch_ext::testing::device;
@@ -33,4 +38,60 @@ fn rows_follow_the_adapter() {
         assert_eq!(rows(None), plain);
         assert_eq!(rows(Some(1.0)), whole);
     }
+}
+
+/// Two chunks of 14 tokens, and one.
+const FIRST: &str = "a red dog and a blue cat on the grass next to it";
+const LONG: &str = "a red dog and a blue cat on the grass next to it a big green tree";
+
+fn in_chunks(name: &str, chunks: Option<usize>) -> Pipeline {
+    let location = Location::from(fixture(name));
+    let overrides = Overrides { chunks, ..Overrides::default() };
+    Pipeline::open_at(&location, None, None, overrides, Precision::from(Kind::Double), device()).unwrap()
+}
+
+fn difference(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    (a - b).abs().max().double_value(&[])
+}
+
+/// What each chunk alone is, one behind the other; SDXL's pooled embedding is the first one's.
+#[test]
+fn contexts_of_long_prompts() {
+    for name in ["pipeline_sd1", "pipeline_sdxl"] {
+        let mut pipeline = in_chunks(name, Some(3));
+        let encoding = pipeline.text.tokenizer().encode(LONG).unwrap();
+        assert_eq!(encoding.ids.len(), 32, "two chunks of 16");
+        let second = encoding.spans[17].clone().unwrap().start;
+        let mut text = |prompt: &str| pipeline.text.guided(&[prompt], None, false, (32, 32)).unwrap().cond;
+        let (whole, first, rest) = (text(LONG), text(&LONG[..second]), text(&LONG[second..]));
+        let parts = Tensor::cat(&[first.context, rest.context], 1);
+        assert!(difference(&whole.context, &parts) < 1e-6, "{name}");
+        if let (Some(whole), Some(first)) = (whole.added, first.added) {
+            assert!(difference(&whole.pooled, &first.pooled) < 1e-6);
+        }
+        let cut = in_chunks(name, None).text.guided(&[LONG], None, false, (32, 32)).unwrap().cond;
+        assert!(difference(&cut.context, &whole.context.narrow(1, 0, 16)) < 1e-6);
+    }
+}
+
+/// A row of fewer chunks beside a longer one is what it is alone: output of the UNet and attention of every token.
+#[test]
+fn a_short_prompt_beside_a_long_one() {
+    let mut pipeline = in_chunks("pipeline_sd1", Some(2));
+    let unet = pipeline.unet(&pipeline.unet_weights).unwrap();
+    let shape = pipeline.latent_shape("48x32".parse().unwrap()).unwrap();
+    let x = Tensor::randn([&[1], shape.as_slice()].concat(), (Kind::Double, device()));
+    let mut run = |prompts: &[&str]| {
+        let text = pipeline.text.guided(prompts, None, true, (32, 48)).unwrap();
+        let denoiser = Denoiser { unet: &unet, guidance: Guidance { scale: 3.0, rescale: 0.0 }, kind: Kind::Double };
+        let (e, layers) = denoiser.predict_with_maps(&x.repeat([prompts.len() as i64, 1, 1, 1]), 500, &text).unwrap();
+        (e.get(0), layers[0].modules[0].get(0))
+    };
+    let (alone, beside) = (run(&["a red dog"]), run(&["a red dog", LONG]));
+    assert!(difference(&alone.0, &beside.0) < 1e-8);
+    assert_eq!((alone.1.size()[2], beside.1.size()[2]), (16, 32));
+    assert!(difference(&alone.1, &beside.1.narrow(2, 0, 16)) < 1e-8);
+    assert_eq!(beside.1.narrow(2, 16, 16).abs().max().double_value(&[]), 0.0);
+    assert!(difference(&run(&[FIRST]).0, &run(&[LONG]).0) > 1e-6, "the second chunk is seen");
 }

@@ -13,6 +13,7 @@ mod parser;
 mod repairs;
 mod rules;
 mod scenery;
+mod tags;
 mod token;
 mod tokenizer;
 
@@ -62,6 +63,8 @@ pub enum Mode {
     Reference,
     #[default]
     Repaired,
+    /// Of prompts that are lists of tags, as anime models are trained with: each tag by itself.
+    Tags,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -132,10 +135,13 @@ impl Parser {
 
     /// Nouns with what is said of them, in the order of the text.
     pub fn entities(&self, text: &str, mode: Mode) -> Vec<Entity> {
+        if mode == Mode::Tags {
+            return tags::entities(self, text);
+        }
         let tokens = self.parse(text);
         let groups = match mode {
             Mode::Reference => extract::reference_groups(&tokens),
-            Mode::Repaired => {
+            Mode::Repaired | Mode::Tags => {
                 let mut groups = extract::groups(&tokens);
                 repairs::repair(&tokens, &mut groups);
                 groups

@@ -22,7 +22,7 @@ pub fn is_scenery(noun: &str, mode: Mode) -> bool {
     let noun = noun.to_lowercase();
     let is_in = |list: &str, noun: &str| list.split_whitespace().any(|word| word == noun);
     match mode {
-        Mode::Repaired => is_in(SCENERY, &noun),
+        Mode::Repaired | Mode::Tags => is_in(SCENERY, &noun),
         Mode::Reference => {
             let shorter = noun.char_indices().next_back().map_or("", |(last, _)| &noun[..last]);
             is_in(OF_THE_AUTHORS, &noun) || is_in(OF_THE_AUTHORS, shorter)

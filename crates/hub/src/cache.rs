@@ -67,16 +67,34 @@ impl Repository {
         self.folder.join("blobs").join(hash)
     }
 
-    /// Waits until no other program fetches this blob. The lock ends with the file that is returned.
-    pub fn lock(&self, hash: &str, name: &str) -> Result<File> {
+    /// Waits until no other program fetches this blob. The lock ends with the file that is returned; `None` where none can be had:
+    /// two programs at a time would only cost a checksum that is wrong.
+    pub fn lock(&self, hash: &str, name: &str) -> Result<Option<File>> {
         let path = self.locks.join(format!("{hash}.lock"));
-        make_parent(&path)?;
-        let file = File::options().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        let made = make_parent(&path)
+            .and_then(|()| File::options().create(true).append(true).open(&path).map_err(Error::io(&path)));
+        let file = match made.or_else(|e| File::open(&path).map_err(|_| e)) {
+            Ok(file) => file, // another user's can be locked, too
+            Err(error) => {
+                tracing::debug!("{error}: {name} is fetched without a lock");
+                return Ok(None);
+            }
+        };
         if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
             tracing::info!("{}: another program is fetching {name}; waiting for it", self.id);
             file.lock().map_err(Error::io(&path))?;
-        } // a file system without locks: two programs at a time would only cost a checksum that is wrong
-        Ok(file)
+        }
+        Ok(Some(file))
+    }
+
+    /// Where a blob is put together: under huggingface_hub's name for it, or one of this process's own where that is another user's.
+    pub fn partial(&self, hash: &str) -> PathBuf {
+        let blob = self.blob(hash);
+        let usual = with_ending(&blob, "incomplete");
+        if usual.exists() && File::options().append(true).open(&usual).is_err() {
+            return with_ending(&blob, &format!("{}.incomplete", std::process::id()));
+        }
+        usual
     }
 
     /// Puts a blob under its name into a commit's folder.

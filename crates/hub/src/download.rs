@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    cache::{Repository, make_parent, with_ending},
+    cache::{Repository, make_parent},
     client::{Client, RemoteFile},
 };
 use sha2::{Digest, Sha256};
@@ -47,7 +47,7 @@ pub(crate) fn file(
     let _lock = repository.lock(&file.hash, &file.path)?;
     if !blob.exists() {
         make_parent(&blob)?;
-        let partial = with_ending(&blob, "incomplete"); // huggingface_hub's name for it, too
+        let partial = repository.partial(&file.hash);
         let from = Source { client, repository, commit, file };
         from.bring(&partial, progress)?;
         if let Err(message) = verify(&partial, file).map_err(Error::io(&partial))? {

@@ -30,7 +30,10 @@ pub use settings::{Settings, Token};
 
 use cache::Repository;
 use client::Client;
-use std::path::PathBuf;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// The hub, and the cache of what has come from it.
 pub struct Hub {
@@ -93,11 +96,36 @@ impl Hub {
             progress.file(&format!("{} {} ({}/{})", id.name, file.path, i + 1, missing.len()), file.size);
             let fetched = download::file(&self.client, &repository, &listing.commit, file, progress);
             progress.end();
+            if let Err(Error::Io { path, cause }) = fetched {
+                return self.not_written(&repository, layout, &path, &cause);
+            }
             fetched?;
         }
-        // Last, so that a broken download leaves the revision at the commit that is whole.
-        repository.remember(id.revision(), &listing.commit)?;
+        // Last, so that a broken download leaves the revision at the commit that is whole. A cache that is shared or read-only may
+        // not be ours to write to.
+        if let Err(error) = repository.remember(id.revision(), &listing.commit) {
+            tracing::debug!("{error}: the revision is not written down");
+        }
         Ok(repository.fetched(&listing.commit))
+    }
+
+    /// What is to be done where the cache cannot be written to: an older commit in it will do.
+    fn not_written(&self, repository: &Repository, layout: Layout, path: &Path, cause: &io::Error) -> Result<Fetched> {
+        let (id, place) = (&repository.id, self.settings.cache.display());
+        match self.cached(repository, layout) {
+            Ok(fetched) => {
+                tracing::warn!(
+                    "{id}: {}: {cause}; the copy of commit {} in the cache is used",
+                    path.display(),
+                    fetched.commit
+                );
+                Ok(fetched)
+            }
+            Err(_) => {
+                let what = format!("cannot be put into the cache {place} ({}: {cause})", path.display());
+                Err(Error::hub(id, format!("{what}; HF_HUB_CACHE names another folder, of your own and with room")))
+            }
+        }
     }
 
     /// What the cache has of a model, as far as it is whole.

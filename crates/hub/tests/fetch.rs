@@ -233,6 +233,28 @@ fn a_branch_stays_at_its_whole_commit_until_the_next_one_is() {
     assert_eq!(here.offline(true).fetch("owner/name").unwrap().commit, COMMIT);
 }
 
+/// One that is shared by users, or mounted read-only: what is whole in it is used, and nothing need be written.
+#[test]
+fn a_cache_that_cannot_be_written_to() {
+    let here = Here::new();
+    let fetched = here.fetch("owner/name").unwrap();
+    let repository = here.cache.path().join("models--owner--name");
+    // no folder can be made, or file renamed, where a file is in the way: that stops even an administrator
+    let closed = |path: std::path::PathBuf| {
+        fs::remove_dir_all(&path).unwrap();
+        fs::write(path, "").unwrap();
+    };
+    closed(here.cache.path().join(".locks"));
+    fs::remove_file(fetched.folder.join("config.json")).unwrap();
+    assert_eq!(here.fetch("owner/name").unwrap(), fetched, "without a lock");
+    assert!(fetched.folder.join("config.json").exists());
+    closed(repository.join("refs"));
+    assert_eq!(here.fetch("owner/name").unwrap(), fetched, "nothing is missing");
+    fs::remove_file(fetched.folder.join(LARGE)).unwrap();
+    closed(repository.join("blobs"));
+    here.refused("owner/name", &["owner/name: cannot be put into the cache", "HF_HUB_CACHE"]);
+}
+
 #[test]
 fn progress_says_what_is_there() {
     #[derive(Default)]

@@ -181,7 +181,7 @@ impl Ablation<'_> {
             init_latents: None,
             save_latents: None,
         };
-        let pipeline = config.model.open()?;
+        let pipeline = config.model.open(config.prompts.chunks)?;
         let bar = (self.bar)("draw")?;
         generate::run(pipeline, &request, &bar, self.interrupt, &World::alone())?;
         bar.finish_and_clear();

@@ -38,6 +38,8 @@ impl Encoding {
 pub struct ClipTokenizer {
     inner: Inner,
     max_length: usize,
+    /// The most chunks of that length that a text is cut into.
+    chunks: usize,
 }
 
 impl ClipTokenizer {
@@ -56,7 +58,7 @@ impl ClipTokenizer {
             None => vocabulary::clip(folder, &specials.unknown.content)?,
         };
         let max_length = settings.max_length()?.unwrap_or(77);
-        Ok(Self { inner: Inner::new(tokenizer, specials, &settings)?, max_length })
+        Ok(Self { inner: Inner::new(tokenizer, specials, &settings)?, max_length, chunks: 1 })
     }
 
     /// With another token for padding: SDXL's second encoder was trained with `!`.
@@ -67,12 +69,50 @@ impl ClipTokenizer {
         Ok(self)
     }
 
-    /// Exactly `max_length` ids: a long text is cut, a short one padded.
+    /// Lets a long text go on in further chunks, up to so many, each with its own start and end: as A1111, ComfyUI and sd-scripts
+    /// have prompts of more than 75 tokens.
+    pub fn in_chunks(mut self, most: usize) -> Self {
+        self.chunks = most.max(1);
+        self
+    }
+
+    /// Exactly `max_length` ids, or in chunks a multiple of it: what is too long is cut, the last chunk padded.
     pub fn encode(&self, text: &str) -> Result<Encoding> {
-        let mut encoding = self.inner.encode(text, self.max_length)?;
-        encoding.ids.resize(self.max_length, self.inner.pad);
-        encoding.spans.resize(self.max_length, None);
-        Ok(encoding)
+        let whole = self.inner.encode(text, usize::MAX)?;
+        let needed = (whole.ids.len() - 2).div_ceil(self.room().max(1));
+        self.chunked(text, whole, needed.clamp(1, self.chunks))
+    }
+
+    /// As [`Self::encode`], in so many chunks, whether the text needs them or not.
+    pub fn encode_in(&self, text: &str, chunks: usize) -> Result<Encoding> {
+        let whole = self.inner.encode(text, usize::MAX)?;
+        self.chunked(text, whole, chunks)
+    }
+
+    /// Tokens of the text in a chunk.
+    fn room(&self) -> usize {
+        self.max_length.saturating_sub(2)
+    }
+
+    /// `whole`: start, all of the text, end.
+    fn chunked(&self, text: &str, whole: Encoding, chunks: usize) -> Result<Encoding> {
+        let content = 1..whole.ids.len() - 1;
+        let (ids, spans) = (&whole.ids[content.clone()], &whole.spans[content]);
+        let taken = ids.len().min(chunks * self.room());
+        let cut = spans.get(taken).cloned().flatten();
+        let cut = cut.map(|span| text.get(span.start..).unwrap_or_default().trim().to_owned());
+        let mut all = Encoding { ids: vec![], spans: vec![], cut };
+        for chunk in 0..chunks {
+            let part = (chunk * self.room()).min(taken)..((chunk + 1) * self.room()).min(taken);
+            all.ids.push(self.inner.start);
+            all.ids.extend(&ids[part.clone()]);
+            all.ids.push(self.inner.end);
+            all.ids.resize((chunk + 1) * self.max_length, self.inner.pad);
+            all.spans.push(None);
+            all.spans.extend_from_slice(&spans[part]);
+            all.spans.resize((chunk + 1) * self.max_length, None);
+        }
+        Ok(all)
     }
 
     pub fn max_length(&self) -> usize {

@@ -95,6 +95,36 @@ fn what_was_cut_is_told_as_it_was_written() {
     assert_eq!(tokenizer.encode("a dog").unwrap().cut, None);
 }
 
+/// Each chunk is what its own part of the text is, and positions go on.
+#[test]
+fn long_texts_in_chunks() {
+    let folder = fixture("pipeline_sdxl/tokenizer_2");
+    let (one, three) = (clip(&folder), clip(&folder).in_chunks(3));
+    let text = "a red dog and a blue cat on the grass next to a big green tree and a small round house, two black birds above it";
+    let whole = copy(&folder).set("tokenizer_config.json", "model_max_length", json!(500));
+    let whole = clip(whole.path()).encode(text).unwrap();
+    let count = whole.spans.iter().flatten().count();
+    assert!((29..=42).contains(&count), "{count} tokens are three chunks of 14");
+    let encoding = three.encode(text).unwrap();
+    assert_eq!((encoding.ids.len(), encoding.spans.len(), &encoding.cut), (48, 48, &None));
+    let starts: Vec<usize> = whole.spans.iter().flatten().map(|span| span.start).collect();
+    for (chunk, first) in [0, 14, 28].into_iter().enumerate() {
+        let part = &text[starts[first]..starts.get(first + 14).copied().unwrap_or(text.len())];
+        assert_eq!(encoding.ids[chunk * 16..][..16], one.encode(part).unwrap().ids, "{part}");
+    }
+    let place = |word: &str| text.find(word).map(|at| encoding.tokens_of(&(at..at + word.len()))).unwrap();
+    assert_eq!(encoding.spans[place("birds")[0] as usize].clone().map(|span| &text[span]), Some("birds"));
+    assert!(place("birds")[0] > 32);
+    check_spans(text, &encoding);
+
+    let cut = clip(&folder).in_chunks(2).encode(text).unwrap();
+    assert_eq!((cut.ids.len(), cut.ids[..32] == encoding.ids[..32]), (32, true));
+    assert!(text.ends_with(&cut.cut.unwrap()));
+    assert_eq!(three.encode("a dog").unwrap(), one.encode("a dog").unwrap());
+    let padded = three.encode_in("a dog", 2).unwrap();
+    assert_eq!(padded.ids[16..], one.encode("").unwrap().ids);
+}
+
 /// Offsets are those of the prompt, also where normalisation shortens or lengthens what is before them.
 #[test]
 fn spans_are_of_the_prompt_as_written() {

@@ -110,10 +110,7 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
 
 /// What a run opens besides, as it does.
 fn open_the_rest(session: &mut Session, prompts: &[Prompt], resume: Option<&str>) -> Result<()> {
-    if let Some(attention) = &mut session.attention {
-        attention.take_explicit(prompts)?;
-    }
-    session.captioner.contrast_with(prompts)?;
+    session.take_entities(prompts)?;
     if let Some(which) = &session.config.validation.judge {
         which.open(session.pipeline.kind, session.pipeline.device)?;
     }

@@ -65,10 +65,7 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
     if prompts.len() < rows {
         bail!("{}: {} prompts, but x_T has {rows} rows", session.config.prompts.train.display(), prompts.len());
     }
-    if let Some(attention) = &mut session.attention {
-        attention.take_explicit(&prompts[..rows])?;
-    }
-    session.captioner.contrast_with(&prompts[..rows])?;
+    session.take_entities(&prompts[..rows])?;
     let prompts: Vec<&str> = prompts[..rows].iter().map(|p| p.text.as_str()).collect();
 
     let extra = Extra::read(&request.noise, &session, rows)?;

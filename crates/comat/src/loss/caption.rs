@@ -118,9 +118,9 @@ impl CaptionLoss {
     }
 
     /// Finds the wrong captions of these prompts, which `captioner.contrast` makes less likely.
-    pub fn contrast_with(&mut self, prompts: &[Prompt]) -> Result<()> {
+    pub fn contrast_with(&mut self, prompts: &[Prompt], mode: entities::Mode) -> Result<()> {
         if self.config.contrast > 0.0 {
-            self.contrast = Contrast::of(prompts)?;
+            self.contrast = Contrast::of(prompts, mode)?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ pub struct Contrast(HashMap<String, String>);
 
 impl Contrast {
     /// Of these prompts: by the entities that their file names, else by those that the parser finds.
-    pub fn of(prompts: &[Prompt]) -> Result<Self> {
+    pub fn of(prompts: &[Prompt], mode: Mode) -> Result<Self> {
         let mut parser = None;
         let mut wrong = HashMap::new();
         for prompt in prompts {
@@ -22,7 +22,7 @@ impl Contrast {
                         Some(parser) => parser,
                         None => parser.insert(Parser::shipped()?),
                     };
-                    parser.entities(&prompt.text, Mode::Repaired)
+                    parser.entities(&prompt.text, mode)
                 }
             };
             if let Some(text) = exchanged(&prompt.text, &entities) {
@@ -73,7 +73,7 @@ mod tests {
             attributes: attributes.iter().map(|a| (*a).into()).collect(),
         };
         let prompt = Prompt { entities: Some(entities.iter().map(named).collect()), ..text.into() };
-        Contrast::of(&[prompt]).unwrap().get(text).map(str::to_owned)
+        Contrast::of(&[prompt], Mode::Repaired).unwrap().get(text).map(str::to_owned)
     }
 
     #[test]

@@ -40,10 +40,7 @@ impl Trainer {
             _ => None, // the other ranks have it from rank 0
         };
         let mut session = Session::open(config)?;
-        if let Some(attention) = &mut session.attention {
-            attention.take_explicit(&prompts)?;
-        }
-        session.captioner.contrast_with(&prompts)?;
+        session.take_entities(&prompts)?;
         let (weights, kind, device) = (&session.pipeline.unet_weights, session.latent_kind(), session.pipeline.device);
         let mut changed = vec![];
         let (adapter, optimizer, progress) = match &found {

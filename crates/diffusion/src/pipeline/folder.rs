@@ -11,7 +11,6 @@ use models::{
     clip::TextConfig,
     config::Json,
     schedule::NoiseSchedule,
-    tokenizer::ClipTokenizer,
     unet,
     vae::{self, AutoencoderKl},
     weights::{self, Weights},
@@ -33,7 +32,7 @@ pub fn open(
     let kind = precision.networks;
     let zeros: bool = xl && index.get_or("force_zeros_for_empty_prompt", true)?;
     let tokenizers = if xl { &["tokenizer", "tokenizer_2"][..] } else { &["tokenizer"] };
-    let tokenizers = tokenizers.iter().map(|name| Ok(ClipTokenizer::open(&path.join(name))?)).collect::<Result<_>>()?;
+    let tokenizers = tokenizers.iter().map(|name| Ok(overrides.tokenizer(&path.join(name))?)).collect::<Result<_>>()?;
     let places: Vec<PathBuf> =
         text::NETWORKS[..if xl { 2 } else { 1 }].iter().map(|n| path.join(n.to_string())).collect();
     let of_text = variant.map(str::to_owned);

@@ -3,9 +3,7 @@
 use super::{Overrides, Parts, Precision};
 use crate::{resident::Resident, text::TextEncoders};
 use anyhow::Result;
-use models::{
-    Error, clip::TextConfig, ldm, tensors::Tensors, tokenizer::ClipTokenizer, vae::AutoencoderKl, weights::Weights,
-};
+use models::{Error, clip::TextConfig, ldm, tensors::Tensors, vae::AutoencoderKl, weights::Weights};
 use std::path::Path;
 use tch::{Device, Kind};
 
@@ -28,10 +26,10 @@ pub fn open(
     let weights = |tensors: Tensors, kind| Weights::new(tensors, path.to_owned(), kind, device);
     let unet_config = ldm::unet_config(&ldm::shapes(&file.unet)).ok_or_else(|| unknown("the UNet"))?;
     let vae_config = ldm::vae_config(&ldm::shapes(&file.vae), xl).ok_or_else(|| unknown("the autoencoder"))?;
-    let words = ClipTokenizer::open(tokenizer)?;
+    let words = overrides.tokenizer(tokenizer)?;
     let mut tokenizers = vec![words];
     if file.text.len() > 1 {
-        tokenizers.push(ClipTokenizer::open(tokenizer)?.padded_with("!")?);
+        tokenizers.push(overrides.tokenizer(tokenizer)?.padded_with("!")?);
     }
     let place = path.to_owned();
     let encoders = move || text_encoders(ldm::Parts::read(&place)?.text, &place, kind, device);

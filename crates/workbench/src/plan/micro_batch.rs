@@ -96,7 +96,7 @@ fn whole(config: &mut Config) {
 
 /// What the run takes at most, in bytes, by a rough bound.
 fn most(config: &Config) -> Result<f64> {
-    let pipeline = config.model.open()?;
+    let pipeline = config.model.open(config.prompts.chunks)?;
     let size = config.sampling.size.unwrap_or(pipeline.native_size());
     let samples = config.train.batch_size as f64;
     // weights, those of the other networks, and a merged copy
