@@ -56,7 +56,22 @@ impl Loudness {
         match self {
             Self::Quiet => (Targets::new().with_default(Level::WARN), None),
             Self::Loud => {
-                let ours = ["comat", "evaluate", "hub", "models", "world"];
+                let ours = [
+                    "comat",
+                    "config",
+                    "diffusion",
+                    "evaluate",
+                    "hub",
+                    "images",
+                    "laboratory",
+                    "models",
+                    "pairs",
+                    "ranks",
+                    "report",
+                    "run",
+                    "scenes",
+                    "workbench",
+                ];
                 (usual().with_targets(ours.map(|part| (part, Level::DEBUG))), None)
             }
             Self::Usual => match env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty()) {

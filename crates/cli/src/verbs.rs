@@ -92,9 +92,12 @@ pub fn plan(args: Plan, console: &Console) -> Result<()> {
     let Some((leg, most)) = forecast.most() else { return Ok(()) };
     let gigabytes = plan::memory::gigabytes;
     say!("  the most is {} in {leg}", gigabytes(most));
-    say_micro_batches(&config, &forecast, args.memory)?;
-    let Some(memory) = args.memory else { return Ok(()) };
-    match forecast.fitting(memory) {
+    let Some(memory) = args.memory else { return say_micro_batches(&config, &forecast, None) };
+    let fitting = forecast.fitting(memory);
+    if fitting.is_ok() {
+        say_micro_batches(&config, &forecast, Some(memory))?;
+    }
+    match fitting {
         Ok(settings) if settings.is_empty() => say!("{} is enough", gigabytes(memory)),
         Ok(settings) => {
             let words: Vec<String> = settings.iter().map(|setting| format!("--set {setting}")).collect();

@@ -7,10 +7,15 @@ use serde_json::Value;
 
 const PROMPT: &str = "a red dog and a blue cat";
 
+/// A model of this folder.
+fn own(folder: &Folder, model: &str) -> String {
+    folder.path(model).display().to_string()
+}
+
 /// The latents of a picture, by a model of this folder.
 fn latents(folder: &Folder, model: &str, words: &str) -> models::tensors::Tensors {
     let words = format!("--steps 2 --size 48x32 --overwrite --out o --save-latents l.safetensors {words}");
-    folder.generate(model, &[PROMPT], &words).ok();
+    folder.generate(&own(folder, model), &[PROMPT], &words).ok();
     folder.tensors("l.safetensors")
 }
 
@@ -25,9 +30,9 @@ fn what_files_do_not_say_can_be_said() {
     assert!(forced != latents(&folder, "m", "--prediction-type v_prediction --rescale-betas-zero-snr"));
     folder.edit_json("m/scheduler/scheduler_config.json", "prediction_type", "v_prediction");
     assert!(forced == latents(&folder, "m", ""));
-    folder.generate("m", &[PROMPT], "--out o --clip-skip 99").error(&["--clip-skip", "99", "from 1"]);
+    folder.generate(&own(&folder, "m"), &[PROMPT], "--out o --clip-skip 99").error(&["--clip-skip", "99", "from 1"]);
     folder
-        .generate("m", &[PROMPT], "--out o --rescale-betas-zero-snr --prediction-type epsilon")
+        .generate(&own(&folder, "m"), &[PROMPT], "--out o --rescale-betas-zero-snr --prediction-type epsilon")
         .error(&["needs prediction_type"]);
 
     let folder = Folder::of_run();
@@ -43,7 +48,8 @@ fn long_prompts_in_chunks() {
     let long = "a red dog and a blue cat on the grass next to it a big green tree";
     let draw = |prompt: &str, words: &str| {
         let words = format!("--steps 1 --size 48x32 --overwrite --out o --save-latents l.safetensors {words}");
-        let done = folder.generate(&model, &[prompt], &words).ok();
+        let done = folder.generate(&model, &[prompt], &words);
+        assert_eq!(done.code, Some(0), "{done:?}");
         (folder.tensors("l.safetensors"), done.stderr.contains("prompt longer than 16 tokens"))
     };
     let (cut, whole) = (draw(long, ""), draw(long, "--chunks 3"));
@@ -51,7 +57,8 @@ fn long_prompts_in_chunks() {
     assert!(draw("a red dog", "").0 == draw("a red dog", "--chunks 3").0);
     folder.generate(&model, &[long], "--out o --chunks 99").usage(&["--chunks", "at most 6"]);
     folder.write("prompts.txt", format!("{long}\na red dog\n"));
-    let done = folder.train("train.steps=1 prompts.chunks=3").ok();
+    let done = folder.train("train.steps=1 prompts.chunks=3");
+    assert_eq!(done.code, Some(0), "{done:?}");
     assert!(!done.stderr.contains("prompt longer"), "{}", done.stderr);
     folder.train("prompts.chunks=0").error(&["prompts.chunks is 0"]);
 }
@@ -68,7 +75,9 @@ fn what_pipelines_force() {
         assert!(plain == latents(&folder, "m", &format!("--guidance-scale {scale}")), "{scale}");
     }
     folder.edit_json("m/scheduler/scheduler_config.json", "_class_name", "FlowMatchEulerDiscreteScheduler");
-    folder.generate("m", &[PROMPT], "--out o").error(&["_class_name FlowMatchEulerDiscreteScheduler is not known"]);
+    folder
+        .generate(&own(&folder, "m"), &[PROMPT], "--out o")
+        .error(&["_class_name FlowMatchEulerDiscreteScheduler is not known"]);
 }
 
 #[test]
@@ -77,10 +86,10 @@ fn prompts_of_other_programs() {
     folder.write("p.TXT", "# sd-scripts\r\na red dog --n bad --w 512 --d 42\r\na (blue:1.2) cat\r\n");
     let model = fixture("pipeline_sd1").display().to_string();
     let words = ["generate", "--model", &model, "--prompts", "p.TXT", "--steps", "1", "--size", "48x32", "--out", "o"];
-    let done = folder.comat(&words).ok();
-    assert_eq!(folder.names("o").len(), 2);
+    let done = folder.comat(&words);
+    assert_eq!((done.code, folder.names("o").len()), (Some(0), 2), "{done:?}");
     assert!(folder.exists("o/00000-a-red-dog-seed0.png"), "{:?}", folder.names("o"));
-    for said in ["1 lines that begin with #", "--d, --n, --w", "(blue:1.2) is taken as words"] {
+    for said in ["1 lines that begin with #", "--d, --n, --w", "`(blue:1.2)`: a weight of words has no meaning here"] {
         assert!(done.stderr.contains(said), "{said}: {}", done.stderr);
     }
 }

@@ -99,7 +99,8 @@ impl Met {
                 names.join(", ")
             );
         }
-        if let Some(first) = &self.weights {
+        // `(a:1.2)` and `<lora:…>` are for whoever takes the prompts to say, by prompt
+        if let Some(first) = self.weights.as_ref().filter(|first| !first.starts_with(['(', '<'])) {
             tracing::warn!(
                 "{path}: {first} is taken as words of the prompt: weights, LoRAs and choices in prompts mean nothing here"
             );
