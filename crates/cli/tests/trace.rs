@@ -164,7 +164,7 @@ fn noise_that_does_not_fit() {
     refused("crop", Some(zeros(&[3, 2])), "crop [3, 2] is not [2, 2]");
     refused("crop", Some(zeros(&[2, 2]) + 1), "crop (1, 1) is out of 0..=0");
     refused("tracked_start", Some(zeros(&[2])), "tracked_start [2] is not a single number");
-    refused("y", Some(zeros(&[2])), "y is in no LoRA spelling");
+    refused("y", Some(zeros(&[2])), "its only key is not of a LoRA");
     folder.write_tensors("noise.safetensors", noise(2));
     folder.trace("--out t.safetensors sampling.size=64").error(&["noise.safetensors: x_T", "does not fit"]);
     folder.write_tensors("noise.safetensors", noise(4));
