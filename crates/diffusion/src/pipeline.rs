@@ -231,7 +231,7 @@ struct Parts {
 
 /// Whether a model is one file rather than a folder.
 pub fn is_single_file(path: &Path) -> bool {
-    path.is_file() && path.extension().is_some_and(|end| end == "safetensors")
+    path.is_file() && path.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors"))
 }
 
 /// The precision of weights that are trained, and of losses, beside networks that compute in `kind`.

@@ -37,7 +37,8 @@ pub struct Parts {
 
 impl Parts {
     pub fn read(path: &Path) -> Result<Self> {
-        let (all, metadata) = tensors::read(path)?;
+        let (all, mut metadata) = tensors::read(path)?;
+        metadata.extend(noise::said_beside(path));
         Self::of(all, &metadata, path)
     }
 

@@ -199,3 +199,24 @@ fn what_a_file_says_of_its_noise() {
     };
     assert_eq!((layer("2"), layer("1"), layer("x")), (Some(2), None, None));
 }
+
+/// The original program's configuration, which A1111 looks for by the file's name.
+#[test]
+fn what_a_configuration_beside_a_file_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    std::fs::copy(fixture("ldm_sd1").join("model.safetensors"), &path).unwrap();
+    let prediction = |yaml: &str| {
+        std::fs::write(path.with_extension("yaml"), yaml).unwrap();
+        Parts::read(&path)?.said.schedule(Forced::default(), &path).map(|schedule| schedule.prediction)
+    };
+    assert_eq!(
+        prediction("model:\r\n  params:\r\n    parameterization: \"v\" # as trained\r\n").unwrap(),
+        Prediction::VPrediction
+    );
+    assert_eq!(prediction("params:\n  linear_start: 0.00085\n").unwrap(), Prediction::Epsilon);
+    let of_sgm = "scaling_config:\n  target: sgm.modules.diffusionmodules.denoiser_scaling.";
+    assert_eq!(prediction(&format!("{of_sgm}VScaling\n")).unwrap(), Prediction::VPrediction);
+    let error = prediction(&format!("{of_sgm}EDMScaling\n")).unwrap_err().to_string();
+    assert!(error.contains("parameterization = EDMScaling"), "{error}");
+}

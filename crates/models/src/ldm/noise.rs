@@ -7,6 +7,7 @@ use crate::{
     error::{Error, Result},
     schedule::{Forced, NoiseSchedule, Prediction},
     tensors::Tensors,
+    text,
 };
 use std::{collections::HashMap, path::Path};
 use tch::Tensor;
@@ -100,6 +101,24 @@ impl Said {
         }
         NoiseSchedule::of(&Json::of(&scheduler(prediction, zero_snr), origin)?, forced)
     }
+}
+
+/// The prediction type that the original program's configuration beside a file says: `NAME.yaml`, as A1111 looks for it. As a key of
+/// metadata, and its value.
+pub fn said_beside(path: &Path) -> Option<(String, String)> {
+    let text = text::read(&path.with_extension("yaml")).ok()?;
+    text::lines(&text).find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        let value = value.split('#').next().unwrap_or_default().trim().trim_matches(['"', '\'']);
+        let said = match (key.trim(), value.rsplit('.').next().unwrap_or_default()) {
+            ("parameterization", value) => value,
+            ("target", "VScaling") => "v",
+            ("target", "EpsScaling") => "epsilon",
+            ("target", other @ ("EDMScaling" | "VScalingWithEDMcNoise")) => other,
+            _ => return None,
+        };
+        Some(("parameterization".to_owned(), said.to_owned()))
+    })
 }
 
 fn yes(value: &str) -> bool {
