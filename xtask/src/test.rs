@@ -3,15 +3,13 @@
 use crate::command::{line, pass_on};
 use crate::setup;
 use crate::workspace::Workspace;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use std::process::ExitCode;
 
-/// The tests that meet a device most: they run on the stand-in too (crates/stand-in).
-const ON_THE_STAND_IN: [(&str, &[&str]); 3] = [
-    ("comat", &["attention", "caption", "discriminator", "replay", "waits"]),
-    ("workbench", &["prepare"]),
-    ("cli", &["evaluate", "fidelity", "precision", "segment", "trace"]),
-];
+/// The test programs that meet a device most: they run on the stand-in too (crates/stand-in).
+const ON_THE_STAND_IN: [&str; 10] =
+    ["caption", "discriminator", "evaluate", "fidelity", "precision", "prepare", "replay", "segment", "trace", "waits"];
 
 /// Runs `cargo test`, for all packages unless `args` choose some; its exit code is ours. With `stand_in` on the stand-in for a GPU.
 /// Without arguments some tests run on both.
@@ -30,29 +28,34 @@ pub fn run(workspace: &Workspace, stand_in: bool, args: &[String]) -> Result<Exi
         return Ok(code);
     }
     println!("\nOn the stand-in for a GPU:");
-    for (package, binaries) in ON_THE_STAND_IN {
-        let mut cargo = workspace.cargo();
-        cargo.args(["test", "--package", package]).args(preloaded(workspace)?).env("COMAT_TEST_DEVICE", "cuda:0");
-        binaries.iter().for_each(|binary| _ = cargo.args(["--test", binary]));
-        let code = pass_on(&mut cargo)?;
-        if code != ExitCode::SUCCESS {
-            return Ok(code);
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+    let mut cargo = workspace.cargo();
+    // of the whole workspace, as above: what is built is built already
+    cargo.args(["test", "--workspace"]).args(preloaded(workspace)?).env("COMAT_TEST_DEVICE", "cuda:0");
+    ON_THE_STAND_IN.iter().for_each(|test| _ = cargo.args(["--test", test]));
+    pass_on(&mut cargo)
 }
 
 /// Arguments of cargo with which test programs, and only they, are started with the stand-in.
 fn preloaded(workspace: &Workspace) -> Result<[String; 2]> {
     let mut cargo = workspace.cargo();
-    cargo.args(["run", "--quiet", "--package", "stand-in"]);
+    // of the whole workspace, so that no dependency is built once more with other features
+    cargo.args(["build", "--quiet", "--workspace", "--bin", "stand-in", "--message-format", "json"]);
     let output = cargo.output()?;
     if !output.status.success() {
         bail!("`{}` failed: {}", line(&cargo), String::from_utf8_lossy(&output.stderr));
     }
-    let library = String::from_utf8(output.stdout)?;
-    let runner = format!("target.'cfg(all())'.runner = ['env', 'LD_PRELOAD={}']", library.trim());
+    let folder =
+        built(&String::from_utf8(output.stdout)?).context("cargo does not say where crates/stand-in was built")?;
+    let runner = format!("target.'cfg(all())'.runner = ['env', 'LD_PRELOAD={folder}/libstand_in.so']");
     Ok(["--config".into(), runner])
+}
+
+/// Where the build script of the stand-in has put its library, by cargo's messages.
+fn built(messages: &str) -> Option<String> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut scripts = messages.filter(|message| message["reason"] == "build-script-executed");
+    let ours = scripts.find(|message| message["package_id"].as_str().is_some_and(|id| id.contains("/stand-in#")))?;
+    Some(ours["out_dir"].as_str()?.to_owned())
 }
 
 /// Do the arguments before a `--` name packages? `--workspace` would overrule them.
@@ -64,6 +67,16 @@ fn choose_packages(args: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_library_is_where_cargo_says() {
+        let other =
+            r#"{"reason":"build-script-executed","package_id":"path+file:///x/crates/cli#0.1.0","out_dir":"/a"}"#;
+        let ours =
+            r#"{"reason":"build-script-executed","package_id":"path+file:///x/crates/stand-in#0.1.0","out_dir":"/b"}"#;
+        assert_eq!(built(&format!("{other}\nwords\n{ours}\n")), Some("/b".into()));
+        assert_eq!(built(other), None);
+    }
 
     #[test]
     fn packages_are_recognised() {
