@@ -3,7 +3,6 @@
 use crate::args::at_least_one;
 use anyhow::Result;
 use clap::Args as Group;
-use report;
 use std::path::PathBuf;
 
 /// Write a page on training runs and evaluations: settings, curves, pictures before and after, scores with intervals

@@ -8,7 +8,6 @@ use crate::{
 };
 use anyhow::{Context, Error, Result, bail};
 use comat::train::{Ended, Leg};
-use config;
 use diffusion::{
     generate,
     pipeline::{Overrides, Pipeline},

@@ -10,7 +10,6 @@ use crate::{
     replay::chunks,
 };
 use anyhow::{Context, Result, bail};
-use config;
 use diffusion::{
     pipeline::{self, Pipeline, wide},
     precision,

@@ -9,7 +9,6 @@ use crate::{
     optim::Gradients,
 };
 use anyhow::Result;
-use config;
 use diffusion::{denoiser::Denoiser, precision, text::GuidedText, trajectory::Trajectory};
 use models::schedule::{Sampler, Step};
 use std::collections::BTreeSet;

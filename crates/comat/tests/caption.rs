@@ -4,7 +4,6 @@ use comat::{
     batch::Share,
     loss::caption::{Caption, CaptionLoss, Crop},
 };
-use config;
 use models::{
     blip::{Captioner, IGNORED},
     preprocess::{Preprocess, resize},

@@ -8,7 +8,6 @@ use comat::{
     replay::{Mode, Replay},
     session::Session,
 };
-use config;
 use diffusion::trajectory;
 use ranks::World;
 use std::{

@@ -10,7 +10,6 @@ use super::{
 };
 use anyhow::{Context, Result};
 use comat::loss::caption::CaptionLoss;
-use config;
 use models::blip::{Captioner, Config};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;

@@ -8,7 +8,6 @@ use super::{
 };
 use anyhow::Result;
 use comat::loss::caption::CaptionLoss;
-use config;
 use images::Picture;
 use scenes::{
     judge,
