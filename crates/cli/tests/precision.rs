@@ -4,6 +4,7 @@ mod common;
 
 use common::Folder;
 use tch::{Kind, Tensor};
+use torch_ext::testing;
 
 const ADAPTER: &str = "out/checkpoints/step-1/adapter.safetensors";
 
@@ -36,8 +37,9 @@ fn distance(got: &Tensor, expected: &Tensor) -> f64 {
 fn gradients_in_half_precision_are_those_of_float64() {
     let folder = folder();
     let exact = gradient(&folder, "model.dtype=float64");
-    // bfloat16: 0.11 with fused attention, 0.13 without
-    for (dtype, most) in [("float32", 1e-5), ("float16", 2.5e-2), ("bfloat16", 0.15)] {
+    // on a GPU, and on the stand-in for one, attention may be computed in parts, which bfloat16 rounds more often: 0.13 was seen
+    let bfloat16 = if testing::device_name() == "cpu" { 0.12 } else { 0.15 };
+    for (dtype, most) in [("float32", 1e-5), ("float16", 2.5e-2), ("bfloat16", bfloat16)] {
         let error = distance(&gradient(&folder, &format!("model.dtype={dtype}")), &exact);
         println!("{dtype}: relative error {error:.1e}");
         assert!(error < most, "{dtype}: {error}");

@@ -76,7 +76,6 @@ pub fn read_numbered(path: &Path) -> Result<Vec<(usize, Prompt)>> {
             let Some(prompt) = met.prompt_of(line) else { continue };
             prompt.into()
         };
-        met.look(&prompt.text);
         prompts.push((number + 1, prompt));
     }
     if prompts.is_empty() {

@@ -56,7 +56,6 @@ pub struct Met {
     comments: usize,
     options: BTreeSet<&'static str>,
     with_options: usize,
-    weights: Option<String>,
 }
 
 impl Met {
@@ -77,13 +76,6 @@ impl Met {
         (!prompt.is_empty()).then_some(prompt)
     }
 
-    /// Takes note of a prompt's weights, which stay words of it.
-    pub fn look(&mut self, prompt: &str) {
-        if self.weights.is_none() {
-            self.weights = weights(prompt).map(str::to_owned);
-        }
-    }
-
     /// One warning for each kind.
     pub fn warn(&self, path: &Path) {
         let path = path.display();
@@ -99,12 +91,6 @@ impl Met {
                 names.join(", ")
             );
         }
-        // `(a:1.2)` and `<lora:…>` are for whoever takes the prompts to say, by prompt
-        if let Some(first) = self.weights.as_ref().filter(|first| !first.starts_with(['(', '<'])) {
-            tracing::warn!(
-                "{path}: {first} is taken as words of the prompt: weights, LoRAs and choices in prompts mean nothing here"
-            );
-        }
     }
 }
 
@@ -117,35 +103,6 @@ fn options(line: &str) -> Vec<(usize, &'static str)> {
         Some((at, *OPTIONS.iter().find(|option| **option == name)?))
     });
     named.collect()
-}
-
-/// The first `(word:1.2)`, `<lora:NAME:1>`, `{a|b}` or `__name__` of a prompt.
-fn weights(prompt: &str) -> Option<&str> {
-    let closed = |open: char, close: char| {
-        prompt.char_indices().filter(move |(_, c)| *c == open).filter_map(move |(at, _)| {
-            let end = prompt[at..].find(close)?;
-            Some(&prompt[at..at + end + close.len_utf8()])
-        })
-    };
-    let inner = |part: &str| part[1..part.len() - 1].to_owned();
-    let is_weight = |part: &&str| {
-        inner(part)
-            .rsplit_once(':')
-            .is_some_and(|(word, number)| !word.trim().is_empty() && number.trim().parse::<f64>().is_ok())
-    };
-    let is_network =
-        |part: &&str| ["lora:", "lyco:", "hypernet:"].iter().any(|kind| inner(part).to_lowercase().starts_with(kind));
-    let wildcard = || {
-        let (before, behind) = prompt.split_once("__")?;
-        let name = behind.split_once("__")?.0;
-        let is_name = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "_-/*".contains(c));
-        is_name.then(|| &prompt[before.len()..before.len() + name.len() + 4])
-    };
-    closed('(', ')')
-        .find(is_weight)
-        .or_else(|| closed('<', '>').find(is_network))
-        .or_else(|| closed('{', '}').find(|part| part.contains('|')))
-        .or_else(wildcard)
 }
 
 #[cfg(test)]
@@ -172,19 +129,5 @@ mod tests {
             (met.comments, met.with_options, met.options.into_iter().collect::<Vec<_>>()),
             (1, 2, vec!["d", "n", "w"])
         );
-    }
-
-    #[test]
-    fn weights_are_noticed() {
-        for (prompt, found) in [
-            ("a (red:1.2) dog", Some("(red:1.2)")),
-            ("a dog <lora:x:0.8>", Some("<lora:x:0.8>")),
-            ("a {red|blue} dog", Some("{red|blue}")),
-            ("a __colour__ dog", Some("__colour__")),
-            ("a dog (a poodle), 1:2, <3, snake_case", None),
-            ("(ü:x) (:", None),
-        ] {
-            assert_eq!(weights(prompt), found, "{prompt}");
-        }
     }
 }

@@ -93,11 +93,16 @@ pub struct Forecast {
     pub known: bool,
 }
 
-/// Runs three small iterations.
+/// Opens the run and does three small iterations.
 ///
 /// # Errors
 /// Whatever opening the run and training it may fail of.
 pub fn forecast(config: &Config) -> Result<Forecast> {
+    forecast_in(open(config)?, config)
+}
+
+/// The run's networks, for iterations as small as can be.
+pub(super) fn open(config: &Config) -> Result<Session> {
     let mut small = config.clone();
     small.train.batch_size = 1;
     small.sampling.steps = 2;
@@ -110,10 +115,14 @@ pub fn forecast(config: &Config) -> Result<Forecast> {
     if let Some(fidelity) = &mut small.fidelity {
         fidelity.micro_batch = MicroBatch::WHOLE;
     }
+    Session::open(small)
+}
+
+/// As [`forecast`], with what [`open`] has opened.
+pub(super) fn forecast_in(mut session: Session, config: &Config) -> Result<Forecast> {
     let texts: Vec<String> = prompts::read(&config.prompts.train)?.into_iter().map(|p| p.text).take(2).collect();
     let texts: Vec<&str> =
         [&texts[0], texts.last().context("a prompt file has a prompt")?].map(String::as_str).to_vec();
-    let mut session = Session::open(small)?;
     let size = session.size;
     let probes = probes(&session, size);
     let mut run = |size: Size, samples: usize| measure(&mut session, &texts[..samples], size);

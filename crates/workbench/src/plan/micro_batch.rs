@@ -6,7 +6,7 @@
 
 use super::memory::{self, Forecast, gigabytes};
 use anyhow::Result;
-use comat::checkpoint;
+use comat::{checkpoint, session::Session};
 use config::{self, Config, MicroBatch};
 use ranks::World;
 
@@ -79,12 +79,13 @@ fn measure(config: &mut Config, world: &World) -> Result<()> {
         Some(bytes) => bytes as f64 / sharers as f64,
         None => f64::INFINITY,
     };
-    if most(config)? <= free {
+    let session = memory::open(config)?;
+    if most(&session, config.train.batch_size) <= free {
         whole(config);
         return Ok(());
     }
     tracing::info!("choosing micro-batches for {} of free memory: measuring small images", gigabytes(free));
-    let chosen = fit(config, &memory::forecast(config)?, free);
+    let chosen = fit(config, &memory::forecast_in(session, config)?, free);
     tracing::info!("{chosen}");
     Ok(())
 }
@@ -95,13 +96,10 @@ fn whole(config: &mut Config) {
 }
 
 /// What the run takes at most, in bytes, by a rough bound.
-fn most(config: &Config) -> Result<f64> {
-    let pipeline = config.model.open(config.prompts.chunks)?;
-    let size = config.sampling.size.unwrap_or(pipeline.native_size());
-    let samples = config.train.batch_size as f64;
+fn most(session: &Session, samples: usize) -> f64 {
     // weights, those of the other networks, and a merged copy
-    let weights = 4.0 * 4.0 * pipeline.unet_weights.parameter_count() as f64;
-    Ok(weights + samples * (size.width * size.height) as f64 * AMPLE)
+    let weights = 4.0 * 4.0 * session.pipeline.unet_weights.parameter_count() as f64;
+    weights + samples as f64 * (session.size.width * session.size.height) as f64 * AMPLE
 }
 
 /// Numbers for every `auto`, and the sentence that says which.
