@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: speed and memory of the release build. One function per benchmark, listed in `BENCHMARKS`.
 
+mod loaded;
 mod measure;
 mod ranks;
 
@@ -24,8 +25,13 @@ struct Bench<'a> {
 
 type Benchmark = fn(&Bench) -> Result<()>;
 
-const BENCHMARKS: &[(&str, Benchmark)] =
-    &[("start", start), ("memory", memory), ("iteration", iteration), ("ranks", ranks::ranks)];
+const BENCHMARKS: &[(&str, Benchmark)] = &[
+    ("start", start),
+    ("memory", memory),
+    ("iteration", iteration),
+    ("ranks", ranks::ranks),
+    ("loaded", loaded::loaded),
+];
 
 const MODEL: &str = "weights/world/sd";
 const CAPTIONER: &str = "weights/world/blip";

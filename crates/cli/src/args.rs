@@ -96,6 +96,16 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Whether it computes for longer than the program needs to start.
+    pub fn computes(&self) -> bool {
+        match self {
+            Self::Demo(_) | Self::Train(_) | Self::Prepare(_) | Self::Generate(_) | Self::Evaluate(_) => true,
+            Self::Latents(_) | Self::Trace(_) | Self::Segment(_) | Self::Attention(_) | Self::World(_) => true,
+            Self::Doctor(doctor) => doctor.check,
+            _ => false,
+        }
+    }
+
     /// How many processes the work is to be shared by, where that was asked for.
     pub fn processes(&self) -> Option<usize> {
         match self {
@@ -211,6 +221,12 @@ pub struct Generate {
     /// Give every image noise of its own: its seed is made from --seed, the prompt and i. To compare means over many prompts
     #[arg(long)]
     pub own_seeds: bool,
+    /// Draw N candidates of each image, and keep the one for which the captioner finds the prompt likeliest
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, requires = "captioner", conflicts_with = "init_latents")]
+    pub best_of: usize,
+    /// With --best-of: a BLIP captioner, as a folder in transformers layout or an id of the hub
+    #[arg(long, value_name = "DIR|ID", requires = "best_of", value_parser = share::model)]
+    pub captioner: Option<Location>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
     /// Images drawn at a time

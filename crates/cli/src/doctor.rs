@@ -2,7 +2,7 @@
 
 mod check;
 
-use crate::share;
+use crate::{share, threads};
 use anyhow::Result;
 use clap::Args as Group;
 use diffusion::settings::Where;
@@ -20,7 +20,7 @@ use torch_ext::nccl::Nccl;
 pub struct Doctor {
     /// Compute on the device, and hold it against the CPU
     #[arg(long)]
-    check: bool,
+    pub check: bool,
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", requires = "check")]
     device: Where,
@@ -98,9 +98,12 @@ fn processor() -> Finding {
     });
     let threads = tch::get_num_threads();
     let finding = Finding::new("processor", format!("{cores} cores, {threads} threads used, {memory}"));
-    match threads < cores as i32 && env::var_os("OMP_NUM_THREADS").is_some() {
-        true => finding.advice("OMP_NUM_THREADS is set; without it all cores are used"),
-        false => finding,
+    if threads < cores as i32 && env::var_os("OMP_NUM_THREADS").is_some() {
+        return finding.advice("OMP_NUM_THREADS is set; without it all cores are used");
+    }
+    match threads::busy() {
+        Some(notice) => finding.advice(notice),
+        None => finding,
     }
 }
 

@@ -21,6 +21,7 @@ mod segment;
 mod share;
 mod shell;
 mod syntax;
+mod threads;
 mod verbs;
 mod world;
 
@@ -29,8 +30,11 @@ use console::Console;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let _ = torch_ext::cuda::load(); // before anything else touches libtorch; an error only means: no GPU here
     let args = Args::typed();
+    if args.verb.computes() {
+        threads::wait_briefly();
+    }
+    let _ = torch_ext::cuda::load(); // before anything else touches libtorch; an error only means: no GPU here
     models::config::be_strict(args.strict);
     console::one_line_for_panics();
     let console = Console::new(args.loudness());

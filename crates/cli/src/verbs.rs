@@ -4,10 +4,13 @@ use crate::{
     args::{Attention, Engine, Generate, Latents, Plan, Source, Trace, Train},
     card,
     console::{Console, watch},
-    fetch, processes, share, syntax,
+    fetch, processes, share, syntax, threads,
 };
 use anyhow::{Context, Error, Result, bail};
-use comat::train::{Ended, Leg};
+use comat::{
+    loss::caption::CaptionLoss,
+    train::{Ended, Leg},
+};
 use diffusion::{
     generate,
     pipeline::{Overrides, Pipeline},
@@ -15,6 +18,7 @@ use diffusion::{
     settings::{Location, paths},
     word_maps,
 };
+use hub::Layout;
 use ranks::Terms;
 use std::path::Path;
 use workbench::{plan, trace as tracing_of};
@@ -43,6 +47,9 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     let output = config.output.clone();
     plan::micro_batch::choose(&mut config, resume, &world)?;
     console.stop_on_ctrl_c("Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.");
+    if let Some(notice) = world.leads().then(threads::busy).flatten() {
+        tracing::info!("{notice}");
+    }
     let bar = console.bar(watch::SPEAKS, "")?;
     let (mut trainer, mut run) = run::open(config, resume, bar, &console.interrupt, world)?;
     if trainer.world.leads() {
@@ -145,8 +152,11 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         "images that are done are whole; --overwrite draws them and the others anew, another --out all of them";
     let world = processes::join(args.ranks.terms(way_out, &console.interrupt))?;
     let engine = Engine { device: args.engine.device.of_rank(&world), ..args.engine };
-    let (mut model, mut tokenizer) = (model, tokenizer);
+    let (mut model, mut tokenizer, mut captioner) = (model, tokenizer, args.captioner);
     world.one_before_the_others(|| {
+        if let Some(captioner) = &mut captioner {
+            fetch::option("--captioner", captioner, Layout::Network { tokenizer: true }, None, console)?;
+        }
         request.loras = fetch::loras(&lora, lora_scale, console)?;
         fetch::model(&mut model, variant.as_deref(), &mut tokenizer, console)
     })?;
@@ -154,14 +164,24 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
     if world.leads() {
         let (images, steps) = (request.prompts.len() * request.count, request.sampling.steps);
+        let of = if args.best_of > 1 { format!(", each the best of {},", args.best_of) } else { String::new() };
         tracing::info!(
-            "generate: {images} images in {steps} steps each on {:?}, into {}",
+            "generate: {images} images{of} in {steps} steps each on {:?}, into {}",
             pipeline.device,
             request.out.display()
         );
     }
+    let captioner = captioner
+        .map(|path| CaptionLoss::open(&config::Captioner::at(path.to_path_buf()), pipeline.kind, pipeline.device))
+        .transpose()
+        .context("--captioner")?;
+    let loss = |images: &tch::Tensor, prompts: &[&str]| match &captioner {
+        Some(captioner) => captioner.values(images, prompts),
+        None => Ok(vec![0.0; prompts.len()]),
+    };
+    let best = captioner.is_some().then_some(generate::Best { of: args.best_of, loss: &loss });
     let bar = console.count("generate", DENOISING)?;
-    let files = generate::run(pipeline, &request, &bar, &console.interrupt, &world)?;
+    let files = generate::run(pipeline, &request, best, &bar, &console.interrupt, &world)?;
     bar.finish_and_clear();
     if world.leads() {
         say!("{} in {}", count(files.len()), request.out.display());

@@ -63,18 +63,58 @@ impl Seeds {
     }
 }
 
+/// Draws several images in place of one, and keeps the one with the least loss.
+pub struct Best<'a> {
+    /// Images drawn for each that is kept; 1 or more.
+    pub of: usize,
+    /// Of images `[B, 3, H, W]` (0..1, not clamped), each of its prompt.
+    pub loss: &'a Loss<'a>,
+}
+
+pub type Loss<'a> = dyn Fn(&Tensor, &[&str]) -> Result<Vec<f64>> + 'a;
+
 /// One image to be made.
 struct Job<'a> {
     prompt: &'a str,
+    /// Of its candidates, of which one is kept.
+    seeds: Vec<u64>,
+    /// Number and prompt, with which its file name begins.
+    name: String,
+}
+
+impl Job<'_> {
+    fn path(&self, out: &Path, seed: u64) -> PathBuf {
+        out.join(format!("{}-seed{seed}.png", self.name))
+    }
+}
+
+/// A candidate that is the best of its job so far.
+struct Drawn {
     seed: u64,
-    path: PathBuf,
+    /// Where candidates are compared.
+    loss: Option<f64>,
+    /// `[C, h, w]`
+    latents: Tensor,
+    /// `[3, H, W]` in 0..1, not clamped
+    image: Tensor,
+}
+
+impl Drawn {
+    /// Whether it is to be kept rather than the other one; what is not a number loses.
+    fn beats(&self, other: &Self) -> bool {
+        self.loss.unwrap_or(f64::INFINITY).total_cmp(&other.loss.unwrap_or(f64::INFINITY)).is_lt()
+    }
 }
 
 /// Draws everything, every rank its share of the images into one folder; returns the files of all. Files are written as their
 /// batch is done, each of them whole.
+///
+/// # Errors
+/// A file exists already and `overwrite` is not set; given noise does not fit; an image is not finite; Ctrl-C.
 pub fn run(
     mut pipeline: Pipeline,
     request: &Request,
+    best: Option<Best>,
     bar: &ProgressBar,
     interrupt: &Interrupt,
     world: &World,
@@ -84,7 +124,8 @@ pub fn run(
     let given = request.init_latents.as_deref().map(|path| Given::read(path, &sampler)).transpose()?;
     let size = size(&pipeline, sampling.size, given.as_ref())?;
     let shape = pipeline.latent_shape(size)?;
-    let jobs = jobs(request);
+    let candidates = best.as_ref().map_or(1, |best| best.of.max(1));
+    let jobs = jobs(request, candidates);
     world.of_first(|| nothing_is_replaced(request, &jobs))?;
     if let Some(given) = &given {
         given.check(jobs.len(), shape)?;
@@ -92,33 +133,55 @@ pub fn run(
     let unet = pipeline.adapt(&request.loras)?;
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
     let mine = world.share(jobs.len());
-    bar.set_length((mine.len() * sampler.len()) as u64);
+    bar.set_length((mine.len() * candidates * sampler.len()) as u64);
 
-    let (mut latents, mut pictures) = (vec![], vec![]);
-    for (number, batch) in jobs[mine.clone()].chunks(request.batch.max(1)).enumerate() {
-        let first = (mine.start + number * request.batch.max(1)) as i64;
-        let prompts: Vec<&str> = batch.iter().map(|job| job.prompt).collect();
-        let noise = match &given {
-            Some(given) => Noise::Given { given, first, rows: batch.len() as i64 },
-            None => Noise::seeded(batch.iter().map(|job| job.seed), shape)?,
-        };
-        let each = || {
-            bar.inc(batch.len() as u64);
-            Ok(interrupt.check()?)
-        };
-        let (drawn, images) = draw_batch(&mut pipeline, &unet, sampling, &sampler, size, &prompts, noise, each)?;
-        for (i, job) in batch.iter().enumerate() {
-            let picture = Picture::from_tensor(&images.get(i as i64))?;
-            let settings = parameters(sampling, job.prompt, job.seed, size, &pipeline.name, &request.loras);
-            picture.save(
-                &job.path,
-                &[("parameters", &settings), ("prompt", job.prompt), ("seed", &job.seed.to_string())],
-            )?;
+    let (mut latents, mut pictures, mut seeds) = (vec![], vec![], vec![]);
+    // several images at a time, or of one image several candidates
+    let together = (request.batch / candidates).max(1);
+    for (number, part) in jobs[mine.clone()].chunks(together).enumerate() {
+        let first = (mine.start + number * together) as i64;
+        let all: Vec<(usize, u64)> =
+            part.iter().enumerate().flat_map(|(i, job)| job.seeds.iter().map(move |seed| (i, *seed))).collect();
+        let mut kept: Vec<Option<Drawn>> = part.iter().map(|_| None).collect();
+        for batch in all.chunks(request.batch.max(1)) {
+            let prompts: Vec<&str> = batch.iter().map(|(i, _)| part[*i].prompt).collect();
+            let noise = match &given {
+                Some(given) => Noise::Given { given, first, rows: batch.len() as i64 },
+                None => Noise::seeded(batch.iter().map(|(_, seed)| *seed), shape)?,
+            };
+            let each = || {
+                bar.inc(batch.len() as u64);
+                Ok(interrupt.check()?)
+            };
+            let (drawn, images) = draw_batch(&mut pipeline, &unet, sampling, &sampler, size, &prompts, noise, each)?;
+            let losses = best.as_ref().map(|best| (best.loss)(&images, &prompts)).transpose()?;
+            for (row, (i, seed)) in batch.iter().enumerate() {
+                let candidate = Drawn {
+                    seed: *seed,
+                    loss: losses.as_ref().map(|losses| losses[row]),
+                    latents: drawn.get(row as i64),
+                    image: images.get(row as i64),
+                };
+                if kept[*i].as_ref().is_none_or(|before| candidate.beats(before)) {
+                    kept[*i] = Some(candidate);
+                }
+            }
+        }
+        for (job, Drawn { seed, loss, latents: x_0, image }) in part.iter().zip(kept.into_iter().flatten()) {
+            let picture = Picture::from_tensor(&image)?;
+            let settings = parameters(sampling, job.prompt, seed, size, &pipeline.name, &request.loras);
+            let (seed_text, loss) = (seed.to_string(), loss.map(|loss| format!("{loss:.6}")));
+            let mut texts = vec![("parameters", settings.as_str()), ("prompt", job.prompt), ("seed", &seed_text)];
+            texts.extend(loss.as_ref().map(|loss| ("caption_loss", loss.as_str())));
+            picture.save(&job.path(&request.out, seed), &texts)?;
+            seeds.push(seed as i64);
             if request.grid {
                 pictures.push(picture);
             }
+            if request.save_latents.is_some() {
+                latents.push(x_0.unsqueeze(0));
+            }
         }
-        latents.push(drawn);
     }
     let latents = match &request.save_latents {
         Some(_) => {
@@ -131,7 +194,9 @@ pub fn run(
         pictures = of_all_ranks(pictures, size, jobs.len(), world)?;
     }
     world.barrier()?; // all files are there
-    let mut files: Vec<PathBuf> = jobs.into_iter().map(|job| job.path).collect();
+    let seeds = Vec::<i64>::try_from(&world.gather(&Tensor::from_slice(&seeds), jobs.len())?)?;
+    let mut files: Vec<PathBuf> =
+        jobs.iter().zip(seeds).map(|(job, seed)| job.path(&request.out, seed as u64)).collect();
     if !world.leads() {
         return Ok(files);
     }
@@ -236,13 +301,13 @@ fn of_all_ranks(mine: Vec<Picture>, size: Size, total: usize, world: &World) -> 
     if world.leads() { all.unbind(0).into_iter().map(picture).collect() } else { Ok(vec![]) }
 }
 
-fn jobs(request: &Request) -> Vec<Job<'_>> {
+fn jobs(request: &Request, candidates: usize) -> Vec<Job<'_>> {
     let mut jobs = vec![];
     for prompt in &request.prompts {
         for image in 0..request.count {
-            let seed = request.seeds.of(request.seed, prompt, image as u64);
-            let path = request.out.join(format!("{:05}-{}-seed{seed}.png", jobs.len(), slug(prompt)));
-            jobs.push(Job { prompt, seed, path });
+            let numbers = image * candidates..(image + 1) * candidates;
+            let seeds = numbers.map(|number| request.seeds.of(request.seed, prompt, number as u64)).collect();
+            jobs.push(Job { prompt, seeds, name: format!("{:05}-{}", jobs.len(), slug(prompt)) });
         }
     }
     jobs
@@ -250,8 +315,9 @@ fn jobs(request: &Request) -> Vec<Job<'_>> {
 
 fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
     let grid = request.out.join("grid.png");
-    let paths = jobs.iter().map(|job| &job.path).chain(request.grid.then_some(&grid)).chain(&request.save_latents);
-    match paths.into_iter().find(|path| path.exists()) {
+    let images = jobs.iter().flat_map(|job| job.seeds.iter().map(|seed| job.path(&request.out, *seed)));
+    let paths = images.chain(request.grid.then_some(grid)).chain(request.save_latents.clone());
+    match { paths }.find(|path| path.exists()) {
         Some(path) if !request.overwrite => {
             bail!("{} exists already; choose another --out, or pass --overwrite", path.display())
         }

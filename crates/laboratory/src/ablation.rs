@@ -183,7 +183,7 @@ impl Ablation<'_> {
         };
         let pipeline = config.model.open(config.prompts.chunks)?;
         let bar = (self.bar)("draw")?;
-        generate::run(pipeline, &request, &bar, self.interrupt, &World::alone())?;
+        generate::run(pipeline, &request, None, &bar, self.interrupt, &World::alone())?;
         bar.finish_and_clear();
         let bar = (self.bar)("judge")?;
         let outcome = judging::judge(questions, &out, &bar, self.interrupt)?;
