@@ -37,6 +37,7 @@ MAKERS = {
     "lora": lora.lora,
     "adapter_kinds": adapter_kinds.adapter_kinds,
     "schedules": schedules.schedules,
+    "samplers": schedules.samplers,
     "blip": captioner.blip,
     "preprocess": captioner.preprocess,
     "vqa": vqa.vqa,

@@ -128,6 +128,7 @@ impl Config {
         self.prompts.check()?;
         self.captioner.check()?;
         self.sampling.check()?;
+        self.check_sampler()?;
         self.replay.check(&self.sampling)?;
         self.anchor.iter().try_for_each(Anchor::check)?;
         self.attention.iter().try_for_each(Attention::check)?;
@@ -136,10 +137,23 @@ impl Config {
         self.lora.check()?;
         self.optimizer.check()?;
         self.train.check()?;
+        self.samples.check()?;
         self.validation.check(&self.prompts)?;
         self.ranks.check()?;
         self.memory.tiling()?;
         Ok(())
+    }
+
+    /// Refuses a sampler whose trajectories are not replayed.
+    fn check_sampler(&self) -> Result<()> {
+        let sampler = self.sampling.sampler;
+        if sampler.trains() {
+            return Ok(());
+        }
+        bail!(
+            "sampling.sampler is {sampler}, which draws images but does not train; train with one of {} (samples.sampler is that of the samples)",
+            SamplerKind::names(SamplerKind::trains)
+        )
     }
 
     /// Refuses ranks that would not compute the same.

@@ -203,6 +203,14 @@ mod tests {
         assert!(error("[train\n", &[]).starts_with("run.toml:8:"));
         contains("[sampling]\nsize = '12y'", &[], "is not a size");
         contains("[lora]\nrank = 0", &[], "lora.rank is 0");
+        contains("[samples]\nsteps = 0", &[], "samples.steps is 0");
+        for sampler in ["euler_a", "dpm++_2m", "dpm++_2m_karras"] {
+            let refused = format!(
+                "sampling.sampler is {sampler}, which draws images but does not train; train with one of ddpm, ddim and euler"
+            );
+            contains("", &[&format!("sampling.sampler={sampler}")], &refused);
+            assert!(config("", &[&format!("samples.sampler={sampler}"), "sampling.sampler=euler"]).is_ok());
+        }
         contains("[replay]\ntracked = 60", &[], "more than the 50 sampling steps");
         contains("", &["train"], "write key=value");
         contains("", &["seed=2", "seed.x=1"], "seed is a value");

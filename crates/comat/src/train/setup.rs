@@ -152,10 +152,10 @@ struct Progress {
 pub fn discriminator(session: &mut Session) -> Result<Option<Discriminator>> {
     let config = session.config.clone();
     let Some(settings) = &config.fidelity else { return Ok(None) };
-    let timestep = session.sampler.steps.last().map_or(0, |step| step.timestep);
+    let time = session.sampler.steps.last().map_or(0.0, |step| step.time);
     let size = (session.size.height, session.size.width);
     let mut discriminator =
-        Discriminator::new(settings, &config.lora.targets, &mut session.pipeline, size, timestep, config.seed)?;
+        Discriminator::new(settings, &config.lora.targets, &mut session.pipeline, size, time, config.seed)?;
     if config.memory.offload {
         discriminator.offload();
     }
