@@ -36,7 +36,7 @@ pub use networks::{Captioner, Model, Reduction};
 pub use parse::read;
 pub use ranks::Ranks;
 pub use replay::{Mode, Policy, Replay};
-pub use training::{Checkpoints, Lora, Optimizer, RateSchedule, Train};
+pub use training::{Checkpoints, Lora, Optimizer, Prodigy, RateSchedule, Rule, Train};
 pub use watching::{Judge, Samples, Validation};
 
 /// A whole run. Paths are relative to the folder that the program is started in.
@@ -150,8 +150,9 @@ impl Config {
         if sampler.trains() {
             return Ok(());
         }
+        let same = if sampler == SamplerKind::EulerA { " (ddpm takes the same steps)" } else { "" };
         bail!(
-            "sampling.sampler is {sampler}, which draws images but does not train; train with one of {} (samples.sampler is that of the samples)",
+            "sampling.sampler is {sampler}, which draws images but does not train; train with one of {}{same} (samples.sampler is that of the samples)",
             SamplerKind::names(SamplerKind::trains)
         )
     }
