@@ -81,7 +81,7 @@ fn a_model_card_beside_the_lora() {
         "| LoRA | rank 2, alpha 2 |",
         "`<lora:cards:1>`",
         "| `cards.safetensors` into `models/loras` |",
-        "| sampler | `ddpm` | Euler a (the nearest to DDPM, which is not there) |",
+        "| sampler | `ddpm` | Euler a (which takes the steps of DDPM) |",
     ] {
         assert!(card.contains(part), "{part}: {card}");
     }

@@ -99,6 +99,21 @@ fn euler_is_ddim_along_the_same_times() {
     }
 }
 
+/// Euler ancestral is DDPM with the small variance: both draw from what is known of the next latents, given these and the clean image.
+#[test]
+fn euler_ancestral_is_ddpm_along_the_same_times() {
+    let io = io("samplers");
+    for prediction in ["epsilon", "v_prediction"] {
+        let schedule = schedule(&io, prediction, "leading", false);
+        let [euler, ddpm] =
+            [SamplerKind::EulerA, SamplerKind::Ddpm].map(|kind| schedule.sampler(kind, 20, 0.0).unwrap());
+        for (a, b) in euler.steps.iter().zip(&ddpm.steps) {
+            let apart = [a.time - b.time, a.a - b.a, a.b - b.b, a.sigma - b.sigma];
+            assert!(apart.iter().all(|apart| apart.abs() < 1e-9), "{a:?} {b:?}");
+        }
+    }
+}
+
 /// The signal between two training steps goes by sigma.
 #[test]
 fn signal_between_steps() {

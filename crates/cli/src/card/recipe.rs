@@ -29,8 +29,8 @@ struct Elsewhere {
     comfy: [&'static str; 2],
     /// A1111's sampling method and schedule type.
     a1111: [&'static str; 2],
-    /// Whether A1111 has no such sampler, and this one is the nearest.
-    nearest: bool,
+    /// Whether A1111 has it under the name of another sampler, whose steps are the same.
+    renamed: bool,
 }
 
 /// Sources: `comfy/samplers.py` of ComfyUI, `modules/sd_samplers.py` and `modules/sd_schedulers.py` of A1111 (1.10).
@@ -49,30 +49,30 @@ fn elsewhere(kind: SamplerKind, spacing: Spacing) -> Elsewhere {
         SamplerKind::EulerA => ("euler_ancestral", "Euler a"),
         SamplerKind::Dpmpp2m | SamplerKind::Dpmpp2mKarras => ("dpmpp_2m", "DPM++ 2M"),
     };
-    // A1111's DDIM has time steps of its own
+    // A1111's DDIM has timesteps of its own
     let of_types = if kind == SamplerKind::Ddim { "Automatic" } else { of_types };
-    Elsewhere { comfy: [comfy, of_steps], a1111: [a1111, of_types], nearest: kind == SamplerKind::Ddpm }
+    Elsewhere { comfy: [comfy, of_steps], a1111: [a1111, of_types], renamed: kind == SamplerKind::Ddpm }
 }
 
 /// `name`: of the LoRA; `path`: of the model, as others can find it.
 pub fn of(config: &Config, model: &Model, name: &str, path: &str) -> String {
     let sampling = config.samples.sampling(&config.sampling);
     let (steps, guidance) = (sampling.steps, sampling.guidance_scale.max(1.0));
-    let Elsewhere { comfy: [sampler, scheduler], a1111: [method, schedule], nearest } =
+    let Elsewhere { comfy: [sampler, scheduler], a1111: [method, schedule], renamed } =
         elsewhere(sampling.sampler, model.spacing);
     let size = sampling.size.map_or("the model's own size".into(), |size| size.to_string());
     let negative = match sampling.negative_prompt.as_str() {
         "" => "no negative prompt".into(),
         text => format!("negative prompt `{text}`"),
     };
-    let nearest = if nearest { " (the nearest to DDPM, which is not there)" } else { "" };
+    let renamed = if renamed { " (which takes the steps of DDPM)" } else { "" };
     let (in_comfy, in_a1111) = more(config, model, sampling.guidance_rescale);
     format!(
         "The samples are drawn at {size} with {negative}, from seeds {} and up.\n\n\
          | | ComfyUI (*KSampler*) | A1111, Forge, SD.Next |\n|---|---|---|\n\
          | LoRA | `{name}.safetensors` into `models/loras` | `{name}.safetensors` into `models/Lora` |\n\
          | strength | *Load LoRA* with `strength_model` 1, `strength_clip` 1 | `<lora:{name}:1>` in the prompt |\n\
-         | sampler | `{sampler}` | {method}{nearest} |\n\
+         | sampler | `{sampler}` | {method}{renamed} |\n\
          | scheduler | `{scheduler}` | schedule type {schedule} |\n\
          | steps | {steps} | {steps} |\n\
          | guidance (CFG) | {guidance} | {guidance} |\n\
@@ -145,12 +145,7 @@ mod tests {
     fn every_sampler_elsewhere() {
         use Spacing::{Leading, Linspace, Trailing};
         for (sampler, spacing, comfy, a1111) in [
-            (
-                "ddpm",
-                Leading,
-                ["`ddpm`", "`ddim_uniform`"],
-                ["Euler a (the nearest to DDPM, which is not there)", "DDIM"],
-            ),
+            ("ddpm", Leading, ["`ddpm`", "`ddim_uniform`"], ["Euler a (which takes the steps of DDPM)", "DDIM"]),
             ("ddim", Leading, ["`ddim`", "`ddim_uniform`"], ["DDIM", "Automatic"]),
             ("ddim", Trailing, ["`ddim`", "`simple`"], ["DDIM", "Automatic"]),
             ("euler", Leading, ["`euler`", "`ddim_uniform`"], ["Euler", "DDIM"]),
