@@ -142,5 +142,6 @@ def given_noise(draws):
     with (
         mock.patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", take),
         mock.patch("diffusers.schedulers.scheduling_ddim.randn_tensor", take),
+        mock.patch("diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor", take),
     ):
         yield

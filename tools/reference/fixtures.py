@@ -18,6 +18,7 @@ import lora
 import lora_text
 import networks
 import pipelines
+import prodigy
 import sam
 import schedules
 import sentence
@@ -36,7 +37,9 @@ MAKERS = {
     "vae_old": networks.vae_old,
     "lora": lora.lora,
     "adapter_kinds": adapter_kinds.adapter_kinds,
+    "prodigy": prodigy.prodigy,
     "schedules": schedules.schedules,
+    "samplers": schedules.samplers,
     "blip": captioner.blip,
     "preprocess": captioner.preprocess,
     "vqa": vqa.vqa,

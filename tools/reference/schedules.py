@@ -1,10 +1,20 @@
-"""Fixture of the samplers: time steps and single steps of DDPM and DDIM. No network."""
+"""Fixtures of the samplers: time steps and single steps of DDPM and DDIM, whole trajectories of the others. No network."""
 
 import inspect
+from unittest import mock
 
 import diffusers
+import numpy
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, SchedulerMixin
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    SchedulerMixin,
+)
+from safetensors.torch import save_file
 
 from common import folder, generator, given_noise, randn, report, save_io, write_json
 
@@ -101,4 +111,81 @@ def schedules():
     tensors["zero_snr/alphas_cumprod"] = DDPMScheduler(**(DDPM | zero)).alphas_cumprod
     save_io(path, tensors)
     write_json(path / "classes.json", classes())
+    report(name)
+
+
+def in_float64():
+    """diffusers' schedulers cast to float32 by name: here that name means float64."""
+    return mock.patch.multiple(torch, float32=torch.float64), mock.patch.multiple(numpy, float32=numpy.float64)
+
+
+def model_output(x, t):
+    """In place of a network: bounded, not linear, and another one at every time. `crates/models/tests/samplers.rs` has the same."""
+    return (1.5 * x + t / 500).tanh() + 0.3 * (x.flip(-1) - t / 250).sin()
+
+
+def rescaled(betas):
+    """Algorithm 1 of Lin et al. in float32, by operations whose rounding IEEE 754 fixes; torch's square root is another one elsewhere."""
+    root = numpy.sqrt(torch.cumprod(1 - betas, 0).numpy())
+    signal = torch.from_numpy(numpy.square((root - root[-1]) * root[0] / (root[0] - root[-1])))
+    signal[-1] = 2**-24  # as the schedulers have it
+    return signal
+
+
+def trajectory(scheduler, steps, start, z):
+    """Times, and the latents after every step at the scale of DDPM's (Euler's are larger by sqrt(1 + sigma^2))."""
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.set_timesteps(steps)
+    scheduler.set_begin_index(0)  # else it looks for the first time, and takes the second of two that are alike
+    grown = not isinstance(scheduler, DPMSolverMultistepScheduler)
+    x = start * scheduler.init_noise_sigma
+    out = []
+    for i, t in enumerate(scheduler.timesteps):
+        e = model_output(scheduler.scale_model_input(x, t), t.double())
+        with given_noise([z[i]]):
+            x = scheduler.step(e, t, x).prev_sample
+        assert x.dtype == torch.float64
+        out.append(x / (1 + scheduler.sigmas[i + 1] ** 2) ** 0.5 if grown else x)
+    return {"times": scheduler.timesteps.double(), "latents": torch.stack(out)}
+
+
+def samplers():
+    """Names: SAMPLER/PREDICTION/SPACING/STEPS/{times,latents}, in float64; SAMPLER with _zero_snr where the last signal is none. `start`
+    and z: the noise (z[i] goes into step i); `betas`: in float32, so that both sides begin with the same numbers."""
+    name = "samplers"
+    gen, path = generator(name), folder(name)
+    start, z = randn(gen, 2, 3, 5).double(), randn(gen, 30, 2, 3, 5).double()
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    tensors = {"start": start, "z": z, "betas": betas}
+    common = {"trained_betas": betas.tolist(), "num_train_timesteps": 1000, "steps_offset": 1}
+    solver = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
+    kinds = {
+        "euler": (EulerDiscreteScheduler, {}),
+        "euler_a": (EulerAncestralDiscreteScheduler, {}),
+        "dpm++_2m": (DPMSolverMultistepScheduler, solver),
+        "dpm++_2m_karras": (DPMSolverMultistepScheduler, solver | {"use_karras_sigmas": True}),
+    }
+
+    def add(kind, prediction, spacing, steps, zero=False):
+        cls, own = kinds[kind]
+        own = own | {"prediction_type": prediction, "timestep_spacing": spacing, "rescale_betas_zero_snr": zero}
+        scheduler = cls(**(common | own))
+        if zero:
+            assert (scheduler.alphas_cumprod - rescaled(betas)).abs().max() < 1e-6
+            scheduler.alphas_cumprod = rescaled(betas)
+        first, second = in_float64()
+        with first, second:
+            result = trajectory(scheduler, steps, start, z)
+        series = f"{kind}{'_zero_snr' if zero else ''}/{prediction}/{spacing}/{steps}"
+        tensors.update({f"{series}/{k}": v for k, v in result.items()})
+
+    for kind in kinds:
+        for prediction in ("epsilon", "v_prediction"):
+            for spacing in ("leading", "trailing", "linspace"):
+                for steps in (1, 7, 20) if spacing != "linspace" else (1, 2, 7, 20):
+                    add(kind, prediction, spacing, steps)
+        for spacing in ("trailing", "linspace"):
+            add(kind, "v_prediction", spacing, 7, zero=True)
+            add(kind, "v_prediction", spacing, 30, zero=True)
+    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, str(path / "io.safetensors"))
     report(name)

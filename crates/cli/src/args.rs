@@ -311,7 +311,7 @@ pub struct SamplingArgs {
     /// Sampling steps
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one)]
     pub steps: usize,
-    /// ddim or ddpm
+    /// ddim, ddpm, euler, euler_a, dpm++_2m or dpm++_2m_karras
     #[arg(long, value_name = "NAME", default_value = "ddim")]
     pub sampler: SamplerKind,
     /// Noise of the ddim sampler: 0 (none) to 1

@@ -1,19 +1,25 @@
 //! `adapter/README.md`: a model card for the hub, and how to draw with the LoRA elsewhere.
 
+mod recipe;
+
 use anyhow::{Context, Result};
+use comat::session::Session;
 use config::Config;
-use diffusion::settings::{Location, SamplerKind};
+use diffusion::settings::Location;
 use models::write_text;
 use runlog::samples;
 use std::{fs, path::Path};
 
 /// Writes the card with the newest images beside the LoRA, and the recipe beside the samples.
-pub fn write(config: &Config, steps: u64, verdict: Option<&str>) -> Result<()> {
+pub fn write(session: &Session, steps: u64, verdict: Option<&str>) -> Result<()> {
+    let config = &session.config;
+    let model = recipe::Model::of(session.pipeline.base, &session.pipeline.schedule);
+    let recipe = recipe::of(config, &model, &name(config), &shown(&config.model.path));
     let (run, adapter) = (&config.output, config.output.join("adapter"));
     let image = copy_image(run, &adapter)?;
-    write_text(&adapter.join("README.md"), &card(config, steps, verdict, image))?;
+    write_text(&adapter.join("README.md"), &card(config, steps, verdict, image, &recipe))?;
     if let Some((_, newest)) = samples::rounds(run)?.pop() {
-        write_text(&newest.join("README.md"), &format!("# How to draw these elsewhere\n\n{}", recipe(config)))?;
+        write_text(&newest.join("README.md"), &format!("# How to draw these elsewhere\n\n{}", recipe))?;
     }
     Ok(())
 }
@@ -46,7 +52,7 @@ fn shown(location: &Location) -> String {
     last.filter(|_| local).unwrap_or_else(|| typed.display().to_string())
 }
 
-fn card(config: &Config, steps: u64, verdict: Option<&str>, image: bool) -> String {
+fn card(config: &Config, steps: u64, verdict: Option<&str>, image: bool, recipe: &str) -> String {
     let (name, model) = (name(config), shown(&config.model.path));
     let base = if model.contains('/') { format!("base_model: {model}\n") } else { String::new() };
     let image = if image { "![base model above, with the LoRA below](before-after.png)\n\n" } else { "" };
@@ -78,39 +84,10 @@ fn card(config: &Config, steps: u64, verdict: Option<&str>, image: bool) -> Stri
     format!(
         "---\n{base}library_name: diffusers\npipeline_tag: text-to-image\ntags:\n- lora\n- text-to-image\n- comat\n---\n\n\
          # {name}\n\nA LoRA for {model}, trained with prompts alone by CoMat (Jiang et al., NeurIPS 2024): a frozen captioner tells how likely \
-         the prompt is, given the image.\n\n{image}{verdict}| | |\n|---|---|\n{table}\n## Draw with it\n\n{}",
-        recipe(config)
+         the prompt is, given the image.\n\n{image}{verdict}| | |\n|---|---|\n{table}\n## Draw with it\n\n{recipe}"
     )
 }
 
 fn on(is: bool) -> String {
     if is { "on" } else { "off" }.into()
-}
-
-fn recipe(config: &Config) -> String {
-    let (name, sampling) = (name(config), &config.sampling);
-    let (comfy, a1111) = match sampling.sampler {
-        SamplerKind::Ddim => ("`ddim`, scheduler `ddim_uniform`", "DDIM"),
-        SamplerKind::Ddpm => ("`ddpm`, scheduler `normal`", "Euler a, which is the nearest to DDPM"),
-    };
-    let size = sampling.size.map_or("the model's own size".into(), |size| size.to_string());
-    let negative = match sampling.negative_prompt.as_str() {
-        "" => "no negative prompt".into(),
-        text => format!("negative prompt `{text}`"),
-    };
-    format!(
-        "The run sampled at {size} with {} steps, guidance (CFG) {} and {negative}; the samples are drawn from seeds {} and up.\n\n\
-         - **ComfyUI**: put `{name}.safetensors` into `models/loras`, *Load LoRA* between checkpoint and sampler, strength 1; sampler {comfy}.\n\
-         - **A1111, SD.Next, Forge**: put `{name}.safetensors` into `models/Lora` and write `<lora:{name}:1>` in the prompt; sampler {a1111}; for \
-         the noise of these seeds set the random number generator to CPU.\n\
-         - **diffusers**: `pipe.load_lora_weights(\"adapter\", weight_name=\"pytorch_lora_weights.safetensors\")`\n\
-         - **comat**: `comat generate --model {} --lora adapter/pytorch_lora_weights.safetensors --sampler {} --steps {} --guidance-scale {} --prompt …`\n",
-        sampling.steps,
-        sampling.guidance_scale,
-        config.samples.seed,
-        shown(&config.model.path),
-        sampling.sampler,
-        sampling.steps,
-        sampling.guidance_scale,
-    )
 }

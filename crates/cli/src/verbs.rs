@@ -69,7 +69,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
             if let Some(verdict) = &verdict {
                 say!("{verdict}");
             }
-            card::write(&trainer.session.config, trainer.step, verdict.as_deref())?;
+            card::write(&trainer.session, trainer.step, verdict.as_deref())?;
             say!("With a model card, for the hub: {}", card::upload(&trainer.session.config));
             if output.join("before-after.png").exists() {
                 say!("Before and after: {}", output.join("before-after.png").display());

@@ -192,7 +192,10 @@ fn arguments_of_generate() {
     let usage = |words, parts: &[&str]| {
         folder.generate(SD1, &["x"], words).usage(parts);
     };
-    usage("--out g --sampler foo", &["unknown sampler `foo`; there are ddpm and ddim"]);
+    usage(
+        "--out g --sampler foo",
+        &["unknown sampler `foo`; there are ddpm, ddim, euler, euler_a, dpm++_2m and dpm++_2m_karras"],
+    );
     usage("--out g --steps 0", &["--steps", "at least 1"]);
     usage("--out g --size 3y", &["`3y` is not a size"]);
     usage("--out g --device tpu", &["unknown device `tpu`"]);

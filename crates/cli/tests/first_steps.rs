@@ -80,13 +80,14 @@ fn a_model_card_beside_the_lora() {
         "| steps | 1 of 2 samples |",
         "| LoRA | rank 2, alpha 2 |",
         "`<lora:cards:1>`",
-        "`cards.safetensors` into `models/loras`",
+        "| `cards.safetensors` into `models/loras` |",
+        "| sampler | `ddpm` | Euler a (which takes the steps of DDPM) |",
     ] {
         assert!(card.contains(part), "{part}: {card}");
     }
     assert!(!card.contains(fixture(SD1).to_str().unwrap()), "no path of this machine: {card}");
     assert!(folder.exists("runs/cards/adapter/before-after.png"));
-    assert!(folder.read("runs/cards/samples/step-1/README.md").contains("**ComfyUI**"));
+    assert!(folder.read("runs/cards/samples/step-1/README.md").contains("| ComfyUI (*KSampler*) |"));
 }
 
 #[test]

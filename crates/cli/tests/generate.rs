@@ -6,6 +6,7 @@ use common::{Done, Folder, Picture, SD1, SDXL, fixture, generate_words, relative
 use models::tensors;
 use serde_json::Value;
 use std::fs;
+use tch::Tensor;
 
 /// Final latents and pictures of the parity fixtures, from the same noise.
 fn parity(model: &str) {
@@ -165,6 +166,42 @@ fn batches_change_nothing() {
         }
         assert!(ones[0].difference(&ones[1]) > 0, "seeds make no difference");
     }
+}
+
+/// Every sampler draws, says what it is called elsewhere, and repeats itself; new noise comes from the seed.
+#[test]
+fn samplers() {
+    let folder = Folder::new();
+    let mut drawn: Vec<(&str, (Picture, Tensor))> = vec![];
+    for (name, title) in [
+        ("ddim", "DDIM"),
+        ("ddpm", "DDPM"),
+        ("euler", "Euler"),
+        ("euler_a", "Euler a"),
+        ("dpm++_2m", "DPM++ 2M"),
+        ("dpm++_2m_karras", "DPM++ 2M Karras"),
+    ] {
+        let draw = |out: &str| {
+            let words = format!("--steps 6 --seed 3 --sampler {name} --out {out} --save-latents {out}.safetensors");
+            folder.generate(SD1, &["a red dog"], &words).ok();
+            let picture = Picture::open(&folder.path(&format!("{out}/00000-a-red-dog-seed3.png")));
+            (picture, folder.tensors(&format!("{out}.safetensors")).remove("x_0").unwrap())
+        };
+        let (picture, latents) = draw(name);
+        assert_eq!(latents, draw(&format!("{name}-again")).1, "{name}");
+        let said = &picture.texts["parameters"];
+        assert!(said.contains(&format!("Steps: 6, Sampler: {title}, CFG scale: 7.5")), "{said}");
+        for (other, (_, others)) in &drawn {
+            // with the same times and as much noise to begin with, these two are one sampler
+            let same = (name, *other) == ("euler_a", "ddpm");
+            assert_eq!(relative_error(&latents, others) < 1e-4, same, "{name} and {other}");
+        }
+        drawn.push((name, (picture, latents)));
+    }
+    // one image is the same beside another
+    folder.generate(SD1, &["a cat", "a red dog"], "--steps 6 --seed 3 --sampler euler_a --batch 2 --out two").ok();
+    let beside = Picture::open(&folder.path("two/00001-a-red-dog-seed3.png"));
+    assert!(beside.difference(&drawn[3].1.0) <= 1);
 }
 
 /// Saved latents are those of the pictures, and noise from a file is noise.

@@ -225,6 +225,25 @@ fn resuming_with_another_number_of_processes() {
     assert!(bits("two") == bits("again"));
 }
 
+/// What Prodigy knows besides tensors reaches every rank, too.
+#[test]
+fn resuming_prodigy() {
+    let folder = folder();
+    let words = |run: &str, steps: u64| {
+        format!(
+            "output={run} train.steps={steps} checkpoints.every=1 optimizer.kind=prodigy optimizer.learning_rate=1 \
+             optimizer.prodigy={{d0=1e-5,d_coef=50}} --processes 2"
+        )
+    };
+    fine(folder.train(&words("straight", 4)));
+    fine(folder.train(&words("cut", 2)));
+    fine(folder.train(&format!("{} --resume", words("cut", 4))));
+    for file in ["adapter", "optimizer"] {
+        let bytes = |run: &str| folder.bytes(&format!("{run}/checkpoints/step-4/{file}.safetensors"));
+        assert!(bytes("straight") == bytes("cut"), "{file}");
+    }
+}
+
 /// One of them sees that nothing gets better, all of them stop.
 #[test]
 fn stopping_early() {

@@ -48,6 +48,50 @@ fn resuming_is_exact() {
     }
 }
 
+/// Prodigy's distance and sums are resumed as exactly as AdamW's moments; neither goes on from the other's.
+#[test]
+fn prodigy() {
+    let folder = Folder::of_run();
+    let settings = "optimizer.kind=prodigy optimizer.learning_rate=1 optimizer.max_grad_norm=0.01 \
+         optimizer.prodigy={d0=1e-5,d_coef=50} train.accumulation=2 train.steps=";
+    folder.train(&format!("output=straight checkpoints.every=2 {settings}5")).ok();
+    folder.train(&format!("output=stopped {settings}2")).ok();
+    folder.train(&format!("output=stopped {settings}5 --resume")).ok();
+    assert_same_checkpoint(&folder, "straight/checkpoints/step-2", "stopped/checkpoints/step-2");
+    assert_same_checkpoint(&folder, "straight/checkpoints/step-5", "stopped/checkpoints/step-5");
+    let distances: Vec<f64> = steps(&folder, "straight").iter().map(|s| s["prodigy_d"].as_f64().unwrap()).collect();
+    assert!(distances[0] == 1e-5 && distances[4] > 1e-5, "{distances:?}");
+    folder
+        .train("output=stopped train.steps=6 --resume")
+        .error(&["step-5/optimizer.safetensors: it is of prodigy, optimizer.kind says adamw", "start another run"]);
+    folder.train("output=plain train.steps=1").ok();
+    assert!(steps(&folder, "plain")[0].get("prodigy_d").is_none());
+    folder
+        .train("output=plain train.steps=2 optimizer.kind=prodigy optimizer.learning_rate=1 --resume")
+        .error(&["step-1/optimizer.safetensors: it is of adamw, optimizer.kind says prodigy"]);
+}
+
+/// Samples may be drawn by a sampler that does not train, in steps of their own; the rest of the run does not notice.
+#[test]
+fn samples_by_another_sampler() {
+    let folder = Folder::of_run();
+    let settings = "train.steps=1 samples.count=1 sampling.sampler=euler";
+    folder.train(&format!("output=same {settings}")).ok();
+    folder.train(&format!("output=other {settings} samples.sampler=dpm++_2m_karras samples.steps=3")).ok();
+    let drawn = |run: &str| Picture::open(&folder.path(&format!("{run}/samples/step-1/000-a-red-dog.png")));
+    let (same, other) = (drawn("same"), drawn("other"));
+    assert!(same.texts["parameters"].contains("Steps: 4, Sampler: Euler,"), "{:?}", same.texts);
+    assert!(other.texts["parameters"].contains("Steps: 3, Sampler: DPM++ 2M Karras,"), "{:?}", other.texts);
+    assert!(same.difference(&other) > 0);
+    assert_same_checkpoint(&folder, "same/checkpoints/step-1", "other/checkpoints/step-1");
+    let recipe = folder.read("other/samples/step-1/README.md");
+    assert!(recipe.contains("| scheduler | `karras` | schedule type Karras |\n| steps | 3 | 3 |"), "{recipe}");
+    folder.train("output=none sampling.sampler=dpm++_2m").error(&[
+        "run.toml: sampling.sampler is dpm++_2m, which draws images but does not train",
+        "ddpm, ddim and euler",
+    ]);
+}
+
 /// `micro_batch = "auto"` is a number from then on, and stays it when the run goes on.
 #[test]
 fn micro_batches_are_chosen_once() {

@@ -7,6 +7,7 @@ use diffusion::{
     prompts::Prompt,
     random::{Purpose, permutation, stream},
 };
+use models::schedule::Sampler;
 use ranks::World;
 use std::{collections::BTreeSet, ops::Range};
 use tch::Tensor;
@@ -115,7 +116,7 @@ impl Batch {
             |place: &u64| CaptionLoss::draw_crop(config.seed, step, *place, session.size.height, session.size.width);
         let tracked = tracked_steps(session, step)?;
         Ok(Draws {
-            start,
+            start: session.sampler.start(start),
             noise,
             first: 0,
             weight: 1.0,
@@ -148,7 +149,7 @@ fn anchor_steps(session: &Session, step: u64, tracked: &BTreeSet<usize>) -> Resu
     tracked::subset(tracked, anchor.steps, |n| Ok(draws.below(0, n as i64)? as usize))
 }
 
-/// Starting latents and step noise, every sample from its own stream.
+/// The noise that it starts from and that of the steps, every sample from its own stream.
 #[allow(clippy::type_complexity)]
 pub fn noise(
     session: &Session,
@@ -158,17 +159,18 @@ pub fn noise(
 ) -> Result<(Tensor, Box<dyn FnMut(usize) -> Result<Tensor>>)> {
     let streams =
         places.iter().map(|place| stream(session.config.seed, purpose, step, *place)).collect::<Result<Vec<_>>>()?;
-    noise_from(session, streams)
+    noise_from(session, &session.sampler, streams)
 }
 
-/// As [`noise`], from given generators. What all the steps need is drawn when the first one asks, and copied to the device at once.
+/// As [`noise`], for any sampler, from given generators. What all the steps need is drawn when the first one asks, and copied to the device at once.
 #[allow(clippy::type_complexity)]
 pub fn noise_from(
     session: &Session,
+    sampler: &Sampler,
     mut streams: Vec<Generator>,
 ) -> Result<(Tensor, Box<dyn FnMut(usize) -> Result<Tensor>>)> {
     let (shape, kind, device) = (session.latent_shape, session.latent_kind(), session.pipeline.device);
-    let stochastic = session.sampler.steps.iter().filter(|step| step.sigma != 0.0).count();
+    let stochastic = sampler.draws();
     let start = draw(&mut streams, &shape, 1)?.to_device(device).to_kind(kind).get(0);
     let mut ready = vec![];
     let next = move |_| -> Result<Tensor> {

@@ -1,8 +1,12 @@
 //! Everything that is needed to go on exactly where a run stopped, in a folder that is whole or not there.
 
-use crate::{discriminator::Discriminator, ema::Ema, optim::AdamW};
+use crate::{
+    discriminator::Discriminator,
+    ema::Ema,
+    optim::{Stateful, Updater},
+};
 use anyhow::{Result, bail};
-use config::Config;
+use config::{Config, Rule};
 use models::{
     Error,
     lora::{self, Lora, Trainable},
@@ -15,6 +19,7 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -24,6 +29,8 @@ const DISCRIMINATOR: &str = "discriminator.safetensors";
 const DISCRIMINATOR_OPTIMIZER: &str = "discriminator.optimizer.safetensors";
 const EMA: &str = "ema.safetensors";
 const STATE: &str = "state.json";
+/// In the metadata of moments: whose they are.
+const RULE: &str = "optimizer";
 /// What the name of a checkpoint ends in while another one of the same step takes its place.
 const REPLACED: &str = ".replaced";
 
@@ -59,13 +66,13 @@ impl State {
 pub struct Checkpoint {
     pub state: State,
     pub adapter: Trainable,
-    pub optimizer: AdamW,
+    pub optimizer: Updater,
 }
 
 /// What a run has learned so far.
 pub struct Parts<'a> {
     pub adapter: &'a Trainable,
-    pub optimizer: &'a AdamW,
+    pub optimizer: &'a Updater,
     pub discriminator: Option<&'a Discriminator>,
     pub ema: Option<&'a Ema>,
 }
@@ -82,11 +89,11 @@ pub fn save(root: &Path, state: &State, parts: &Parts, config: &Config) -> Resul
         }
         fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
         lora::write_peft(&adapter.lora, &partial.join(ADAPTER))?;
-        tensors::write(&partial.join(OPTIMIZER), &moments(adapter, optimizer), updates(optimizer))?;
+        tensors::write(&partial.join(OPTIMIZER), &moments(adapter, optimizer), metadata(optimizer))?;
         if let Some(Discriminator { trained, optimizer, skipped, .. }) = discriminator {
             let values = trained.parameters().into_iter().map(|(key, t)| (key, t.detach())).collect();
             tensors::write(&partial.join(DISCRIMINATOR), &values, HashMap::new())?;
-            let mut metadata = updates(optimizer);
+            let mut metadata = metadata(optimizer);
             metadata.insert("skipped".into(), skipped.to_string());
             tensors::write(&partial.join(DISCRIMINATOR_OPTIMIZER), &moments(trained, optimizer), metadata)?;
         }
@@ -151,9 +158,9 @@ pub fn load(path: &Path, weights: &Weights, config: &Config, kind: Kind, device:
         bail!("{}: it adapts {} layers, lora.targets name {layers}", path.display(), lora.pairs().count());
     }
     let adapter = lora.trainable(kind, device);
-    let mut optimizer = AdamW::new(config.optimizer.clone(), &adapter.flat);
+    let mut optimizer = Updater::new(&config.optimizer, &adapter.flat);
     let metadata = read_moments(&path.join(OPTIMIZER), &adapter, &mut optimizer)?;
-    optimizer.updates = number(&metadata, "updates").unwrap_or(state.step); // older files: no step was skipped
+    *optimizer.state_mut().updates = number(&metadata, "updates").unwrap_or(state.step); // older files: no step was skipped
     Ok(Checkpoint { state, adapter, optimizer })
 }
 
@@ -188,18 +195,25 @@ pub fn load_ema(path: &Path, weights: &Weights, adapter: &Trainable, ema: &mut E
     Ok(())
 }
 
-/// The metadata of a file of moments.
-fn updates(optimizer: &AdamW) -> HashMap<String, String> {
-    HashMap::from([("updates".into(), optimizer.updates.to_string())])
+/// The metadata of a file of moments. That of AdamW does not name its rule.
+fn metadata(optimizer: &dyn Stateful) -> HashMap<String, String> {
+    let state = optimizer.state();
+    let mut metadata = HashMap::from([("updates".to_owned(), state.updates.to_string())]);
+    if optimizer.rule() != Rule::AdamW {
+        metadata.insert(RULE.into(), optimizer.rule().name().into());
+    }
+    // as texts that are read back to the same numbers
+    metadata.extend(state.numbers.iter().map(|(key, number)| ((*key).to_owned(), number.to_string())));
+    metadata
 }
 
-fn number(metadata: &HashMap<String, String>, key: &str) -> Option<u64> {
+fn number<T: FromStr>(metadata: &HashMap<String, String>, key: &str) -> Option<T> {
     metadata.get(key)?.parse().ok()
 }
 
-fn moments(trained: &Trainable, optimizer: &AdamW) -> Tensors {
+fn moments(trained: &Trainable, optimizer: &dyn Stateful) -> Tensors {
     let mut moments = Tensors::new();
-    for (prefix, flat) in [("mean", &optimizer.mean), ("square", &optimizer.square)] {
+    for (prefix, flat) in optimizer.state().tensors {
         let views = trained.views_of(flat);
         let keys = trained.parameters().into_iter().map(|(key, _)| format!("{prefix}.{key}"));
         moments.extend(keys.zip(views));
@@ -207,11 +221,24 @@ fn moments(trained: &Trainable, optimizer: &AdamW) -> Tensors {
     moments
 }
 
-/// Returns the file's metadata.
-fn read_moments(file: &Path, trained: &Trainable, optimizer: &mut AdamW) -> Result<HashMap<String, String>> {
+/// Everything but the number of updates, which older files lack. Returns the file's metadata.
+fn read_moments(file: &Path, trained: &Trainable, optimizer: &mut dyn Stateful) -> Result<HashMap<String, String>> {
     let (moments, metadata) = tensors::read(file)?;
-    optimizer.mean = flat_of(file, "mean.", &moments, trained)?;
-    optimizer.square = flat_of(file, "square.", &moments, trained)?;
+    let (was, is) = (metadata.get(RULE).map_or(Rule::AdamW.name(), String::as_str), optimizer.rule().name());
+    if was != is {
+        bail!(
+            "{}: it is of {was}, optimizer.kind says {is}; a run cannot change its optimizer on the way, start another run",
+            file.display()
+        );
+    }
+    let state = optimizer.state_mut();
+    for (prefix, flat) in state.tensors {
+        *flat = flat_of(file, &format!("{prefix}."), &moments, trained)?;
+    }
+    for (key, value) in state.numbers {
+        let what = format!("{key} is missing from its metadata");
+        *value = number(&metadata, key).ok_or_else(|| Error::file(file, what))?;
+    }
     Ok(metadata)
 }
 

@@ -35,7 +35,7 @@ pub struct Discriminator {
     base: Resident<Weights>,
     /// Of no prompt, one row.
     text: Text,
-    timestep: i64,
+    time: f64,
     kind: Kind,
     /// Adapter and head.
     pub trained: Trainable,
@@ -58,13 +58,13 @@ pub struct Verdict {
 }
 
 impl Discriminator {
-    /// A new one, for a model that is tuned. `size`: height and width in pixels; `timestep`: the sampler's last.
+    /// A new one, for a model that is tuned. `size`: height and width in pixels; `time`: the sampler's last.
     pub fn new(
         settings: &config::Fidelity,
         targets: &[String],
         tuned: &mut Pipeline,
         size: (i64, i64),
-        timestep: i64,
+        time: f64,
         seed: u64,
     ) -> Result<Self> {
         let (kind, device) = (tuned.kind, tuned.device);
@@ -102,7 +102,7 @@ impl Discriminator {
             is_shared: other.is_none(),
             base: Resident::of(base, move || Ok(pipeline::unet_weights(&place, None, kind, device)?)),
             text,
-            timestep,
+            time,
             kind,
             trained,
             optimizer,
@@ -203,7 +203,7 @@ impl Discriminator {
     /// One logit for each latent pixel `[B, h, w, 1]`: above 0 for real.
     fn logits(&self, unet: &UNet, latents: &Tensor) -> Result<Tensor> {
         let rows = latents.size()[0];
-        let timesteps = Tensor::full([rows], self.timestep, (Kind::Int64, latents.device()));
+        let timesteps = Tensor::full([rows], self.time, (Kind::Float, latents.device()));
         let text = self.text.map(|t| t.repeat([&[rows], vec![1; t.dim() - 1].as_slice()].concat()));
         let out = unet.forward(&latents.to_kind(self.kind), &timesteps, &text)?.to_kind(latents.kind());
         let [(_, weight), (_, bias)] = self.trained.extra.as_slice() else { bail!("the discriminator has no head") };

@@ -231,7 +231,7 @@ impl Store {
         let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
         let text = pipeline.text.guided(prompts, negative, guidance.is_on(), (size.height, size.width))?;
         let denoiser = Denoiser { unet, guidance, kind: pipeline.kind };
-        let start = noise()?;
+        let start = sampler.start(noise()?);
         let predict = denoiser.conditioned_on(&text);
         let none = BTreeSet::new();
         let walked = trajectory::walk(predict, sampler, start, &none, |_| noise(), || Ok(interrupt.check()?))?;

@@ -36,10 +36,10 @@ impl Mixed {
     pub fn open(session: &Session) -> Result<Option<Self>> {
         let Some(config) = &session.config.mixed else { return Ok(None) };
         let [least, most] = config.timesteps;
-        let inside = |i: &usize| (least..=most).contains(&session.sampler.steps[*i].timestep);
+        let inside = |i: &usize| (least as f64..=most as f64).contains(&session.sampler.steps[*i].time);
         let entries: Vec<usize> = (0..session.sampler.len()).filter(inside).collect();
         if entries.is_empty() {
-            let all: Vec<String> = session.sampler.steps.iter().map(|step| step.timestep.to_string()).collect();
+            let all: Vec<String> = session.sampler.steps.iter().map(|step| step.time.to_string()).collect();
             bail!(
                 "mixed.timesteps: the sampler has no step from {least} to {most}; its timesteps are {}",
                 all.join(", ")
@@ -93,7 +93,7 @@ impl Mixed {
 
         let latents = session.encode(&Tensor::stack(&images, 0))?;
         let (noise, rest) = crate::batch::noise(session, Purpose::Mixed, step, places)?;
-        let signal = session.pipeline.schedule.signal()[session.sampler.steps[first].timestep as usize];
+        let signal = session.pipeline.schedule.signal_at(session.sampler.steps[first].time);
         let crop = |place: &u64| {
             CaptionLoss::draw_crop(config.seed, step, u64::MAX - place, session.size.height, session.size.width)
         };

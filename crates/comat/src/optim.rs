@@ -1,6 +1,9 @@
-//! AdamW (Loshchilov and Hutter 2019) on one flat buffer, which all matrices of an adapter are views of; and on [`Masters`].
+//! AdamW (Loshchilov and Hutter 2019) and Prodigy on one flat buffer, which all matrices of an adapter are views of; AdamW also on
+//! [`Masters`].
 
 mod masters;
+mod prodigy;
+mod updater;
 
 use config::{Optimizer, RateSchedule};
 use models::lora::Trainable;
@@ -8,6 +11,8 @@ use std::f64::consts::PI;
 use tch::Tensor;
 
 pub use masters::Masters;
+pub use prodigy::Prodigy;
+pub use updater::{State, StateMut, Stateful, Updater};
 
 /// The learning rate at a step, counted from 0, of a run of `total` steps.
 pub fn learning_rate(config: &Optimizer, step: u64, total: u64) -> f64 {

@@ -148,9 +148,9 @@ impl Replay<'_> {
         let mut values = vec![];
         let (mut outputs, mut cotangents) = (vec![], vec![g * step.b]);
         match attention {
-            None => outputs.push(self.denoiser.predict(&x, step.timestep, text)?),
+            None => outputs.push(self.denoiser.predict(&x, step.time, text)?),
             Some((attention, targets)) => {
-                let (e, maps) = self.denoiser.predict_with_maps(&x, step.timestep, text)?;
+                let (e, maps) = self.denoiser.predict_with_maps(&x, step.time, text)?;
                 outputs.push(e);
                 let config = attention.config;
                 if let Some(parts) = attention::losses(config.form, &maps, targets, self.batch) {
@@ -191,7 +191,7 @@ impl Replay<'_> {
         e: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let _guard = tch::no_grad_guard();
-        let apart = e.detach() - anchor.denoiser.predict(&x.detach(), step.timestep, text)?;
+        let apart = e.detach() - anchor.denoiser.predict(&x.detach(), step.time, text)?;
         let values = apart.numel() as f64 / apart.size()[0] as f64;
         let share = 1.0 / (values * (self.batch * anchor.steps.len()) as f64);
         let loss = apart.square().sum(Kind::Double) * share;

@@ -6,7 +6,7 @@ use crate::{
     replay::{Anchored, chunks},
 };
 use anyhow::{Result, bail};
-use config::{Config, Size};
+use config::{Config, Sampling, Size};
 use diffusion::{
     denoiser::Denoiser,
     pipeline::{Pipeline, wide},
@@ -46,6 +46,8 @@ pub struct Session {
     /// `None` where the run has no attention losses.
     pub attention: Option<Attention>,
     pub sampler: Sampler,
+    /// That of the samples on the way.
+    pub of_samples: Sampler,
     pub size: Size,
     /// Channels, height and width of the latents.
     pub latent_shape: [i64; 3],
@@ -79,13 +81,13 @@ impl Session {
         }
         let size = config.sampling.size.unwrap_or(pipeline.native_size());
         let latent_shape = pipeline.latent_shape(size)?;
-        let s = &config.sampling;
-        let sampler = pipeline.schedule.sampler(s.sampler, s.steps, s.eta)?;
+        let of = |s: &Sampling| pipeline.schedule.sampler(s.sampler, s.steps, s.eta);
+        let (sampler, of_samples) = (of(&config.sampling)?, of(&config.samples.sampling(&config.sampling))?);
         if config.replay.tracked > sampler.len() {
             bail!("replay.tracked is {}, more than the {} steps of the sampler", config.replay.tracked, sampler.len());
         }
         let tiling = config.memory.tiling()?;
-        Ok(Self { config, pipeline, captioner, attention, sampler, size, latent_shape, tiling })
+        Ok(Self { config, pipeline, captioner, attention, sampler, of_samples, size, latent_shape, tiling })
     }
 
     /// What the losses know of the training prompts beforehand: the entities that their file names, and the wrong captions.
@@ -100,19 +102,20 @@ impl Session {
         self.captioner.contrast_with(prompts, mode)
     }
 
-    /// Images from noise, with an adapter or without one; `[B, 3, H, W]` in 0..1, not clamped.
+    /// Images from noise of deviation 1, with an adapter or without one; `[B, 3, H, W]` in 0..1, not clamped.
     pub fn draw(
         &mut self,
         unet: &UNet,
+        sampler: &Sampler,
         prompts: &[&str],
-        start: Tensor,
+        noise_at_start: Tensor,
         noise: impl FnMut(usize) -> Result<Tensor>,
         each: impl FnMut() -> Result<()>,
     ) -> Result<Tensor> {
         let text = self.text(prompts)?;
         let denoiser = self.denoiser(unet);
-        let walked =
-            trajectory::walk(denoiser.conditioned_on(&text), &self.sampler, start, &BTreeSet::new(), noise, each)?;
+        let start = sampler.start(noise_at_start);
+        let walked = trajectory::walk(denoiser.conditioned_on(&text), sampler, start, &BTreeSet::new(), noise, each)?;
         self.decode(&walked.latents)
     }
 
@@ -120,13 +123,15 @@ impl Session {
     pub fn draw_watched(
         &mut self,
         unet: &UNet,
+        sampler: &Sampler,
         prompts: &[&str],
-        start: Tensor,
+        noise_at_start: Tensor,
         noise: impl FnMut(usize) -> Result<Tensor>,
         each: impl FnMut() -> Result<()>,
     ) -> Result<(Tensor, word_maps::Sum)> {
         let text = self.text(prompts)?;
-        let (latents, sum) = word_maps::walk(&self.denoiser(unet), &self.sampler, &text, start, noise, each)?;
+        let start = sampler.start(noise_at_start);
+        let (latents, sum) = word_maps::walk(&self.denoiser(unet), sampler, &text, start, noise, each)?;
         Ok((self.decode(&latents)?, sum))
     }
 

@@ -15,7 +15,7 @@ use crate::{
     latents,
     loss::caption::{Caption, Crop},
     mixed::Mixed,
-    optim::{AdamW, Gradients, learning_rate},
+    optim::{Gradients, Updater, learning_rate},
     replay::{AttentionLosses, Concentration, Replay, StepLosses},
     session::Session,
 };
@@ -46,7 +46,7 @@ pub struct Trainer {
     pub session: Session,
     pub prompts: Vec<Prompt>,
     pub adapter: Trainable,
-    pub optimizer: AdamW,
+    pub optimizer: Updater,
     pub fidelity: Option<Fidelity>,
     pub mixed: Option<Mixed>,
     pub ema: Option<Ema>,
@@ -175,6 +175,7 @@ impl Trainer {
     fn update(&mut self, config: &Config, gradients: &Gradients, report: &mut StepReport) {
         self.skipped_in_a_row = 0;
         self.optimizer.step(&mut self.adapter.flat, &gradients.flat, report.learning_rate);
+        report.distance = self.optimizer.distance();
         if let Some(ema) = &mut self.ema {
             ema.update(&self.adapter.flat, self.step + 1);
         }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 use torch_ext::testing::device;
 
-const TIMESTEP: i64 = 51;
+const TIMESTEP: f64 = 51.0;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures").join(name)

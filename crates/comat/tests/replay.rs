@@ -89,22 +89,22 @@ fn one_graph(
             let discount = session.config.replay.discount;
             let input = if chained { &x * discount + x.detach() * (1.0 - discount) } else { x.detach() };
             if given.anchor.contains(&i) {
-                let apart = denoiser.predict(&x.detach(), step.timestep, text).unwrap()
-                    - original(session, halves, &x, step.timestep);
+                let apart =
+                    denoiser.predict(&x.detach(), step.time, text).unwrap() - original(session, halves, &x, step.time);
                 losses += apart.square().mean(Kind::Double) / given.anchor.len() as f64
                     * session.config.anchor.as_ref().unwrap().weight;
             }
             match &session.config.attention {
                 Some(config) if given.attention.contains(&i) => {
-                    let (e, maps) = denoiser.predict_with_maps(&input, step.timestep, text).unwrap();
+                    let (e, maps) = denoiser.predict_with_maps(&input, step.time, text).unwrap();
                     let parts = attention::losses(config.form, &maps, &targets(), 3).unwrap();
                     losses += parts.token * config.token_weight + parts.pixel * config.pixel_weight;
                     e
                 }
-                _ => denoiser.predict(&input, step.timestep, text).unwrap(),
+                _ => denoiser.predict(&input, step.time, text).unwrap(),
             }
         } else {
-            tch::no_grad(|| denoiser.predict(&x, step.timestep, text).unwrap())
+            tch::no_grad(|| denoiser.predict(&x, step.time, text).unwrap())
         };
         x = step.apply(&x, &e, Some(&given.z.get(i as i64)));
     }
@@ -114,10 +114,10 @@ fn one_graph(
 }
 
 /// What the model without an adapter predicts, with the anchor's guidance worked out by hand.
-fn original(session: &Session, [cond, uncond]: &[GuidedText; 2], x: &Tensor, timestep: i64) -> Tensor {
+fn original(session: &Session, [cond, uncond]: &[GuidedText; 2], x: &Tensor, time: f64) -> Tensor {
     let _guard = tch::no_grad_guard();
     let unet = session.pipeline.unet(&session.pipeline.unet_weights).unwrap();
-    let timesteps = Tensor::full([PROMPTS.len() as i64], timestep, (Kind::Int64, device()));
+    let timesteps = Tensor::full([PROMPTS.len() as i64], time, (Kind::Float, device()));
     let [cond, uncond] = [cond, uncond].map(|text| unet.forward(x, &timesteps, &text.cond).unwrap());
     &uncond + (cond - &uncond) * session.config.anchor.as_ref().unwrap().guidance_scale.unwrap_or(7.5)
 }
@@ -246,6 +246,12 @@ fn with_guidance_rescale() {
 #[test]
 fn without_guidance() {
     exact(&["replay.mode=chained", "sampling.guidance_scale=1"]);
+}
+
+#[test]
+fn with_euler() {
+    exact(&["replay.mode=chained", "sampling.sampler=euler"]);
+    exact(&["replay.mode=detached", "sampling.sampler=euler", "sampling.guidance_rescale=0.7"]);
 }
 
 #[test]

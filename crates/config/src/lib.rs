@@ -36,7 +36,7 @@ pub use networks::{Captioner, Model, Reduction};
 pub use parse::read;
 pub use ranks::Ranks;
 pub use replay::{Mode, Policy, Replay};
-pub use training::{Checkpoints, Lora, Optimizer, RateSchedule, Train};
+pub use training::{Checkpoints, Lora, Optimizer, Prodigy, RateSchedule, Rule, Train};
 pub use watching::{Judge, Samples, Validation};
 
 /// A whole run. Paths are relative to the folder that the program is started in.
@@ -128,6 +128,7 @@ impl Config {
         self.prompts.check()?;
         self.captioner.check()?;
         self.sampling.check()?;
+        self.check_sampler()?;
         self.replay.check(&self.sampling)?;
         self.anchor.iter().try_for_each(Anchor::check)?;
         self.attention.iter().try_for_each(Attention::check)?;
@@ -136,10 +137,24 @@ impl Config {
         self.lora.check()?;
         self.optimizer.check()?;
         self.train.check()?;
+        self.samples.check()?;
         self.validation.check(&self.prompts)?;
         self.ranks.check()?;
         self.memory.tiling()?;
         Ok(())
+    }
+
+    /// Refuses a sampler whose trajectories are not replayed.
+    fn check_sampler(&self) -> Result<()> {
+        let sampler = self.sampling.sampler;
+        if sampler.trains() {
+            return Ok(());
+        }
+        let same = if sampler == SamplerKind::EulerA { " (ddpm takes the same steps)" } else { "" };
+        bail!(
+            "sampling.sampler is {sampler}, which draws images but does not train; train with one of {}{same} (samples.sampler is that of the samples)",
+            SamplerKind::names(SamplerKind::trains)
+        )
     }
 
     /// Refuses ranks that would not compute the same.

@@ -203,6 +203,21 @@ mod tests {
         assert!(error("[train\n", &[]).starts_with("run.toml:8:"));
         contains("[sampling]\nsize = '12y'", &[], "is not a size");
         contains("[lora]\nrank = 0", &[], "lora.rank is 0");
+        contains("", &["optimizer.kind=adam"], "unknown value `adam`; did you mean `adamw`?");
+        contains("", &["optimizer.kind=prodigy"], "optimizer.learning_rate is 0.00005, too little for prodigy");
+        contains("", &["optimizer.prodigy.d0=1"], "optimizer.prodigy belongs to optimizer.kind = \"prodigy\"");
+        let prodigy = |more| config("", &["optimizer.kind=prodigy", "optimizer.learning_rate=1", more]);
+        assert_eq!(prodigy("optimizer.prodigy={growth_rate=1.02}").unwrap().optimizer.prodigy.unwrap().d0, 1e-6);
+        let refused = format!("{:#}", prodigy("optimizer.prodigy.growth_rate=0.5").unwrap_err());
+        assert!(refused.contains("optimizer.prodigy.growth_rate is 0.5, it must be above 1"), "{refused}");
+        contains("[samples]\nsteps = 0", &[], "samples.steps is 0");
+        for sampler in ["euler_a", "dpm++_2m", "dpm++_2m_karras"] {
+            let refused = format!(
+                "sampling.sampler is {sampler}, which draws images but does not train; train with one of ddpm, ddim and euler"
+            );
+            contains("", &[&format!("sampling.sampler={sampler}")], &refused);
+            assert!(config("", &[&format!("samples.sampler={sampler}"), "sampling.sampler=euler"]).is_ok());
+        }
         contains("[replay]\ntracked = 60", &[], "more than the 50 sampling steps");
         contains("", &["train"], "write key=value");
         contains("", &["seed=2", "seed.x=1"], "seed is a value");

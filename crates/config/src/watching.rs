@@ -1,6 +1,6 @@
 //! `[samples]` and `[validation]`: how a run is watched.
 
-use super::{Location, Prompts};
+use super::{Location, Prompts, SamplerKind, Sampling, above_zero};
 use anyhow::{Result, bail};
 use diffusion::judge;
 use serde::{Deserialize, Serialize};
@@ -16,13 +16,34 @@ pub struct Samples {
     pub prompts: Vec<String>,
     pub count: usize,
     pub seed: u64,
+    /// Any sampler, also one that does not train; absent: the run's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<SamplerKind>,
+    /// Sampling steps; absent: the run's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
     /// Also show where each word of a prompt looks, beside where it looked before the training.
     pub attention: bool,
 }
 
 impl Default for Samples {
     fn default() -> Self {
-        Self { every: 100, prompts: vec![], count: 4, seed: 0, attention: false }
+        Self { every: 100, prompts: vec![], count: 4, seed: 0, sampler: None, steps: None, attention: false }
+    }
+}
+
+impl Samples {
+    pub(super) fn check(&self) -> Result<()> {
+        above_zero(&[("samples.steps", self.steps.unwrap_or(1) as f64)])
+    }
+
+    /// How they are drawn: as the run samples, but for what is said here.
+    pub fn sampling(&self, of_run: &Sampling) -> Sampling {
+        Sampling {
+            sampler: self.sampler.unwrap_or(of_run.sampler),
+            steps: self.steps.unwrap_or(of_run.steps),
+            ..of_run.clone()
+        }
     }
 }
 

@@ -16,26 +16,21 @@ pub struct Denoiser<'a> {
 }
 
 impl Denoiser<'_> {
-    /// Guided model output for latents `[B, C, h, w]`, in their precision. Both halves run as one batch.
-    pub fn predict(&self, latents: &Tensor, timestep: i64, text: &GuidedText) -> Result<Tensor> {
-        self.run(latents, timestep, text, None)
+    /// Guided model output for latents `[B, C, h, w]` at a time in training steps, in their precision. Both halves run as one batch.
+    pub fn predict(&self, latents: &Tensor, time: f64, text: &GuidedText) -> Result<Tensor> {
+        self.run(latents, time, text, None)
     }
 
     /// [`Denoiser::predict`] for these prompts, as a sampler takes it.
-    pub fn conditioned_on<'a>(&'a self, text: &'a GuidedText) -> impl Fn(&Tensor, i64) -> Result<Tensor> + 'a {
-        move |latents, timestep| self.predict(latents, timestep, text)
+    pub fn conditioned_on<'a>(&'a self, text: &'a GuidedText) -> impl Fn(&Tensor, f64) -> Result<Tensor> + 'a {
+        move |latents, time| self.predict(latents, time, text)
     }
 
     /// As [`Denoiser::predict`], with the cross-attention maps of the conditional half, a row a sample.
-    pub fn predict_with_maps(
-        &self,
-        latents: &Tensor,
-        timestep: i64,
-        text: &GuidedText,
-    ) -> Result<(Tensor, Vec<Layer>)> {
+    pub fn predict_with_maps(&self, latents: &Tensor, time: f64, text: &GuidedText) -> Result<(Tensor, Vec<Layer>)> {
         let rows = latents.size()[0];
         let recorder = Recorder::new(if text.both.is_some() { rows } else { 0 }, rows);
-        let predicted = self.run(latents, timestep, text, Some(&recorder))?;
+        let predicted = self.run(latents, time, text, Some(&recorder))?;
         let mut layers = recorder.into_layers();
         for map in layers.iter_mut().flat_map(|layer| &mut layer.modules) {
             *map = text.fold(map.shallow_clone());
@@ -43,10 +38,10 @@ impl Denoiser<'_> {
         Ok((predicted, layers))
     }
 
-    fn run(&self, latents: &Tensor, timestep: i64, text: &GuidedText, recorder: Option<&Recorder>) -> Result<Tensor> {
+    fn run(&self, latents: &Tensor, time: f64, text: &GuidedText, recorder: Option<&Recorder>) -> Result<Tensor> {
         let input = latents.to_kind(self.kind);
         let rows = latents.size()[0];
-        let timesteps = |rows: i64| Tensor::full([rows], timestep, (Kind::Int64, latents.device()));
+        let timesteps = |rows: i64| Tensor::full([rows], time, (Kind::Float, latents.device()));
         match &text.both {
             Some(both) => {
                 let twice = Tensor::cat(&[&input, &input], 0);

@@ -243,7 +243,7 @@ fn draw_batch(
     let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
     let text = pipeline.text.guided(prompts, negative, denoiser.guidance.is_on(), (size.height, size.width))?;
     let to_device = |t: Tensor| t.to_device(pipeline.device).to_kind(wide(pipeline.kind));
-    let start = to_device(noise.start()?);
+    let start = sampler.start(to_device(noise.start()?));
     let draw = |step| Ok(to_device(noise.step(step)?));
     let walked = trajectory::walk(denoiser.conditioned_on(&text), sampler, start, &BTreeSet::new(), draw, each)?;
     let images = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.decode(&walked.latents)?)))? / 2.0 + 0.5;
@@ -270,7 +270,7 @@ pub fn parameters(
     text += &format!(
         "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {seed}, Size: {size}, Model: {}",
         sampling.steps,
-        sampling.sampler.to_string().to_uppercase(),
+        sampling.sampler.title(),
         sampling.guidance_scale,
         name(model)
     );

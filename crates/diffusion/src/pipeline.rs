@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
-pub use folder::{class, unet_weights};
+pub use folder::{Described, class, describe, unet_weights};
 
 pub struct Pipeline {
     pub path: PathBuf,

@@ -2,7 +2,7 @@
 //! replay needs nothing else.
 
 use anyhow::Result;
-use models::schedule::Sampler;
+use models::schedule::{Sampler, Walk};
 use std::collections::{BTreeMap, BTreeSet};
 use tch::Tensor;
 
@@ -13,10 +13,10 @@ pub struct Trajectory {
     pub before: BTreeMap<usize, Tensor>,
 }
 
-/// Walks all steps. `predict(x, t)` is the model's output for latents and timestep; `noise(i)` gives the draw of step `i`, in the shape of the latents; it is asked for in order, and
+/// Walks all steps from the latents before the first one ([`Sampler::start`]). `predict(x, t)` is the model's output for latents and timestep; `noise(i)` gives the draw of step `i`, in the shape of the latents; it is asked for in order, and
 /// only where the step is stochastic. `each` is called after every step.
 pub fn walk(
-    mut predict: impl FnMut(&Tensor, i64) -> models::Result<Tensor>,
+    mut predict: impl FnMut(&Tensor, f64) -> models::Result<Tensor>,
     sampler: &Sampler,
     start: Tensor,
     tracked: &BTreeSet<usize>,
@@ -25,14 +25,14 @@ pub fn walk(
 ) -> Result<Trajectory> {
     let _guard = tch::no_grad_guard();
     let mut before = BTreeMap::new();
-    let mut x = start;
+    let (mut x, mut steps) = (start, Walk::along(sampler));
     for (i, step) in sampler.steps.iter().enumerate() {
-        let e = predict(&x, step.timestep)?;
+        let e = predict(&x, step.time)?;
         if tracked.contains(&i) {
             before.insert(i, x.shallow_clone());
         }
         let z = if step.sigma != 0.0 { Some(noise(i)?) } else { None };
-        x = step.apply(&x, &e, z.as_ref());
+        x = steps.step(step, &x, &e, z.as_ref());
         each()?;
     }
     Ok(Trajectory { latents: x, before })

@@ -104,8 +104,8 @@ pub fn walk(
     each: impl FnMut() -> Result<()>,
 ) -> Result<(Tensor, Sum)> {
     let mut sum = Sum::default();
-    let predict = |x: &Tensor, timestep| {
-        let (e, layers) = denoiser.predict_with_maps(x, timestep, text)?;
+    let predict = |x: &Tensor, time| {
+        let (e, layers) = denoiser.predict_with_maps(x, time, text)?;
         sum.add(&layers);
         Ok(e)
     };
@@ -167,7 +167,7 @@ pub fn run(
         let draw = |unet: &UNet, text: &GuidedText| -> Result<Looks> {
             let mut stream = Generator::seeded(request.seed)?;
             let mut noise = || Ok(stream.randn(&[&[1], shape.as_slice()].concat())?.to_device(pipeline.device));
-            let start = noise()?;
+            let start = sampler.start(noise()?);
             let each = || {
                 bar.inc(1);
                 Ok(interrupt.check()?)

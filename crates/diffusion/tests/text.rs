@@ -85,7 +85,7 @@ fn a_short_prompt_beside_a_long_one() {
     let mut run = |prompts: &[&str]| {
         let text = pipeline.text.guided(prompts, None, true, (32, 48)).unwrap();
         let denoiser = Denoiser { unet: &unet, guidance: Guidance { scale: 3.0, rescale: 0.0 }, kind: Kind::Double };
-        let (e, layers) = denoiser.predict_with_maps(&x.repeat([prompts.len() as i64, 1, 1, 1]), 500, &text).unwrap();
+        let (e, layers) = denoiser.predict_with_maps(&x.repeat([prompts.len() as i64, 1, 1, 1]), 500.0, &text).unwrap();
         (e.get(0), layers[0].modules[0].get(0))
     };
     let (alone, beside) = (run(&["a red dog"]), run(&["a red dog", LONG]));

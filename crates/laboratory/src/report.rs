@@ -7,7 +7,7 @@ use crate::{
     scores::{Comparison, compare},
 };
 use anyhow::{Context, Result, bail};
-use diffusion::{generate::Seeds, prompts};
+use diffusion::{generate::Seeds, prompts, settings::SamplerKind};
 use images::Picture;
 use report::{
     gallery::{Card, Filter, Shot},
@@ -294,7 +294,8 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) ->
         }
         for (name, flag) in [("Steps", "--steps"), ("Sampler", "--sampler"), ("CFG scale", "--guidance-scale")] {
             if let Some(value) = parameter(drawn, name) {
-                all.extend([flag.into(), value.to_lowercase()]);
+                let value = value.parse().map_or(value.to_lowercase(), |kind: SamplerKind| kind.to_string());
+                all.extend([flag.into(), value]);
             }
         }
         all.extend(["--out".into(), word(out)]);

@@ -1,21 +1,25 @@
 //! Noise schedules and the samplers that walk them, as lists of linear steps.
 //!
 //! Every sampler here is linear in the latents and the model's output: `x' = a x + b e + sigma z`. That is what makes
-//! the replay of a trajectory exact, so the coefficients are all that a sampler is.
+//! the replay of a trajectory exact, so the coefficients are all that a sampler is. Samplers of second order are linear in
+//! latents and output of the step before, too; they draw images and do not train.
 //!
 //! Papers: Ho et al., "Denoising Diffusion Probabilistic Models" (2020); Song et al., "Denoising Diffusion Implicit
-//! Models" (2021); Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (2023). Conventions:
-//! diffusers `DDPMScheduler`, `DDIMScheduler`.
+//! Models" (2021); Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (2023); those of the other samplers
+//! are named in `schedule/sigmas.rs`. Conventions: diffusers `DDPMScheduler`, `DDIMScheduler`.
 
 mod classes;
+mod kind;
 mod reading;
+mod sampler;
+mod sigmas;
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use tch::Tensor;
 
+pub use kind::SamplerKind;
 pub use reading::Forced;
+pub use sampler::{Sampler, Step, Walk};
 
 /// What the UNet predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
@@ -57,35 +61,6 @@ pub enum Spacing {
     Linspace,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SamplerKind {
-    /// Stochastic, with the small variance of the paper's equation 7.
-    Ddpm,
-    /// Deterministic for eta = 0.
-    Ddim,
-}
-
-impl fmt::Display for SamplerKind {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ddpm => "ddpm",
-            Self::Ddim => "ddim",
-        })
-    }
-}
-
-impl std::str::FromStr for SamplerKind {
-    type Err = String;
-    fn from_str(name: &str) -> std::result::Result<Self, String> {
-        match name {
-            "ddpm" => Ok(Self::Ddpm),
-            "ddim" => Ok(Self::Ddim),
-            _ => Err(format!("unknown sampler `{name}`; there are ddpm and ddim")),
-        }
-    }
-}
-
 /// The noise that a model was trained with, and how its steps are counted.
 #[derive(Debug, Clone)]
 pub struct NoiseSchedule {
@@ -107,124 +82,111 @@ impl NoiseSchedule {
     }
 
     /// The steps from noise to image. `eta` (DDIM only): 0 is deterministic, 1 adds as much noise as DDPM.
+    ///
+    /// # Errors
+    /// A number of steps that the schedule does not have.
     pub fn sampler(&self, kind: SamplerKind, steps: usize, eta: f64) -> Result<Sampler> {
-        let timesteps = self.timesteps(steps)?;
-        let stride = (self.alphas_cumprod.len() / steps) as i64;
-        let walk = timesteps.iter().enumerate().map(|(i, &t)| {
-            let before = match (kind, self.spacing) {
-                // diffusers' DDIM steps by the stride here too, past where the next step starts: its issue 12633
-                (SamplerKind::Ddpm, _) | (_, Spacing::Linspace) => timesteps.get(i + 1).copied().unwrap_or(-1),
-                (SamplerKind::Ddim, _) => t - stride,
-            };
-            self.step(kind, eta, t, before)
-        });
-        Ok(Sampler { steps: walk.collect() })
+        match kind {
+            SamplerKind::Ddpm => self.ddpm(steps),
+            SamplerKind::Ddim => self.ddim(steps, eta),
+            SamplerKind::Euler => self.euler(steps),
+            SamplerKind::EulerA => self.euler_ancestral(steps),
+            SamplerKind::Dpmpp2m => self.dpmpp_2m(steps, false),
+            SamplerKind::Dpmpp2mKarras => self.dpmpp_2m(steps, true),
+        }
     }
 
-    /// In training steps, from the noisiest.
-    fn timesteps(&self, steps: usize) -> Result<Vec<i64>> {
+    fn ddpm(&self, steps: usize) -> Result<Sampler> {
+        let times = self.whole_times(steps)?;
+        let step = |(i, t): (usize, &usize)| self.ddpm_step(*t, times.get(i + 1).copied());
+        Ok(Sampler::of(times.iter().enumerate().map(step).collect()))
+    }
+
+    fn ddim(&self, steps: usize, eta: f64) -> Result<Sampler> {
+        let times = self.whole_times(steps)?;
+        let stride = self.alphas_cumprod.len() / steps;
+        let step = |(i, t): (usize, &usize)| {
+            let next = match self.spacing {
+                // diffusers' DDIM steps by the stride here too, past where the next step starts: its issue 12633
+                Spacing::Linspace => times.get(i + 1).copied(),
+                _ => t.checked_sub(stride),
+            };
+            self.ddim_step(eta, *t, next)
+        };
+        Ok(Sampler::of(times.iter().enumerate().map(step).collect()))
+    }
+
+    /// In training steps, from the noisiest; between two of them with `linspace`.
+    fn times(&self, steps: usize) -> Result<Vec<f64>> {
         let train = self.alphas_cumprod.len();
         if steps == 0 || steps > train {
             return Err(Error::Input(format!("{steps} sampling steps: must be 1 to {train}")));
         }
-        let timesteps: Vec<i64> = match self.spacing {
-            Spacing::Leading => (0..steps).rev().map(|i| (i * (train / steps)) as i64 + self.steps_offset).collect(),
+        let times: Vec<f64> = match self.spacing {
+            Spacing::Leading => {
+                (0..steps).rev().map(|i| ((i * (train / steps)) as i64 + self.steps_offset) as f64).collect()
+            }
             Spacing::Linspace => {
-                let gap = (train - 1) as f64 / (steps.max(2) - 1) as f64;
-                (0..steps).rev().map(|i| (i as f64 * gap).round_ties_even() as i64).collect()
+                let (last, gap) = ((train - 1) as f64, (train - 1) as f64 / (steps.max(2) - 1) as f64);
+                (0..steps).rev().map(|i| if i > 0 && i + 1 == steps { last } else { i as f64 * gap }).collect()
             }
             Spacing::Trailing => {
                 let gap = train as f64 / steps as f64;
-                let count = (train as f64 / gap).ceil() as usize;
-                (0..count).map(|i| (train as f64 - i as f64 * gap).round_ties_even() as i64 - 1).collect()
+                (0..steps).map(|i| (train as f64 - i as f64 * gap).round_ties_even() - 1.0).collect()
             }
         };
-        match timesteps.iter().find(|&&t| t < 0 || t >= train as i64) {
+        self.inside(times)
+    }
+
+    /// Refuses times that the schedule does not have.
+    fn inside(&self, times: Vec<f64>) -> Result<Vec<f64>> {
+        let train = self.alphas_cumprod.len();
+        match times.iter().find(|t| !(0.0..=(train - 1) as f64).contains(*t)) {
             Some(t) => {
                 Err(Error::Input(format!("steps_offset {} leads to the timestep {t} of {train}", self.steps_offset)))
             }
-            None => Ok(timesteps),
+            None => Ok(times),
         }
     }
 
-    fn step(&self, kind: SamplerKind, eta: f64, t: i64, before: i64) -> Step {
-        let now = self.alphas_cumprod[t as usize];
-        let past_the_end = match kind {
-            SamplerKind::Ddim if !self.set_alpha_to_one => self.alphas_cumprod[0],
-            _ => 1.0,
-        };
-        let then = if before < 0 { past_the_end } else { self.alphas_cumprod[before as usize] };
-        let (signal, noise) = (now.sqrt(), (1.0 - now).sqrt());
-        // (of x, of e): the clean image and the noise that the model's output stands for
-        let (clean, epsilon) = match self.prediction {
-            Prediction::Epsilon => ((1.0 / signal, -noise / signal), (0.0, 1.0)),
-            Prediction::VPrediction => ((signal, -noise), (noise, signal)),
-        };
+    fn whole_times(&self, steps: usize) -> Result<Vec<usize>> {
+        Ok(self.times(steps)?.into_iter().map(|t| t.round_ties_even() as usize).collect())
+    }
+
+    /// What the model's output stands for at a share of signal: the clean image and the noise, each as factors of x and e.
+    fn meaning(&self, signal: f64) -> [(f64, f64); 2] {
+        let (signal, noise) = (signal.sqrt(), (1.0 - signal).sqrt());
+        match self.prediction {
+            Prediction::Epsilon => [(1.0 / signal, -noise / signal), (0.0, 1.0)],
+            Prediction::VPrediction => [(signal, -noise), (noise, signal)],
+        }
+    }
+
+    /// From `t` to `next`; `None`: to the clean image.
+    fn ddpm_step(&self, t: usize, next: Option<usize>) -> Step {
+        let now = self.alphas_cumprod[t];
+        let then = next.map_or(1.0, |next| self.alphas_cumprod[next]);
+        let [clean, _] = self.meaning(now);
         let beta = 1.0 - now / then;
-        let small_variance = (1.0 - then) / (1.0 - now) * beta;
-        match kind {
-            SamplerKind::Ddpm => {
-                let of_clean = then.sqrt() * beta / (1.0 - now);
-                let of_x = (now / then).sqrt() * (1.0 - then) / (1.0 - now);
-                let sigma = if t > 0 { small_variance.max(1e-20).sqrt() } else { 0.0 };
-                Step { timestep: t, a: of_clean * clean.0 + of_x, b: of_clean * clean.1, sigma }
-            }
-            SamplerKind::Ddim => {
-                let sigma = eta * small_variance.max(0.0).sqrt();
-                let direction = (1.0 - then - sigma * sigma).max(0.0).sqrt();
-                Step {
-                    timestep: t,
-                    a: then.sqrt() * clean.0 + direction * epsilon.0,
-                    b: then.sqrt() * clean.1 + direction * epsilon.1,
-                    sigma,
-                }
-            }
-        }
+        let of_clean = then.sqrt() * beta / (1.0 - now);
+        let of_x = (now / then).sqrt() * (1.0 - then) / (1.0 - now);
+        let sigma = if t > 0 { small_variance(now, then).max(1e-20).sqrt() } else { 0.0 };
+        Step::new(t as f64, of_clean * clean.0 + of_x, of_clean * clean.1, sigma)
+    }
+
+    fn ddim_step(&self, eta: f64, t: usize, next: Option<usize>) -> Step {
+        let now = self.alphas_cumprod[t];
+        let past_the_end = if self.set_alpha_to_one { 1.0 } else { self.alphas_cumprod[0] };
+        let then = next.map_or(past_the_end, |next| self.alphas_cumprod[next]);
+        let [clean, epsilon] = self.meaning(now);
+        let sigma = eta * small_variance(now, then).max(0.0).sqrt();
+        let direction = (1.0 - then - sigma * sigma).max(0.0).sqrt();
+        let of = |clean: f64, epsilon: f64| then.sqrt() * clean + direction * epsilon;
+        Step::new(t as f64, of(clean.0, epsilon.0), of(clean.1, epsilon.1), sigma)
     }
 }
 
-/// One step of a sampler: `x' = a x + b e + sigma z`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Step {
-    /// In training steps, as the UNet takes it.
-    pub timestep: i64,
-    pub a: f64,
-    pub b: f64,
-    pub sigma: f64,
-}
-
-impl Step {
-    /// latents x, model output e and noise z, all of one shape. Without z the step is taken without noise.
-    pub fn apply(&self, x: &Tensor, e: &Tensor, z: Option<&Tensor>) -> Tensor {
-        let next = x * self.a + e * self.b;
-        match z {
-            Some(z) if self.sigma != 0.0 => next + z * self.sigma,
-            _ => next,
-        }
-    }
-}
-
-/// The whole walk from noise to image.
-#[derive(Debug, Clone)]
-pub struct Sampler {
-    pub steps: Vec<Step>,
-}
-
-impl Sampler {
-    pub fn len(&self) -> usize {
-        self.steps.len()
-    }
-
-    /// From a step on.
-    pub fn from(&self, first: usize) -> Self {
-        Self { steps: self.steps.iter().skip(first).copied().collect() }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
-    }
-
-    pub fn is_stochastic(&self) -> bool {
-        self.steps.iter().any(|s| s.sigma != 0.0)
-    }
+/// The smaller of the two variances that a step can have (Ho et al., equation 7), between two shares of signal.
+fn small_variance(now: f64, then: f64) -> f64 {
+    (1.0 - then) / (1.0 - now) * (1.0 - now / then)
 }

@@ -46,17 +46,17 @@ impl SentenceEmbedder {
         let settings = Settings::read(folder)?;
         let folder = settings.network.as_path();
         let json = Json::read(&folder.join("config.json"))?;
-        let weights = Weights::open(folder, "model", kind, device)?;
+        let weights = || Weights::open(folder, "model", kind, device);
         let model: String = json.get("model_type")?;
         let (network, width, vocab_size, positions) = match model.as_str() {
             "bert" => {
                 let config = bert::Config::read(&json)?;
-                let network = weights.build(&IGNORED, |root| bert::Encoder::new(below(root, "bert"), &config))?;
+                let network = weights()?.build(&IGNORED, |root| bert::Encoder::new(below(root, "bert"), &config))?;
                 (Network::Bert(network), config.hidden_size, config.vocab_size, config.max_position_embeddings)
             }
             "mpnet" => {
                 let config = mpnet::Config::read(&json)?;
-                let network = weights.build(&IGNORED, |root| Mpnet::new(below(root, "mpnet"), &config))?;
+                let network = weights()?.build(&IGNORED, |root| Mpnet::new(below(root, "mpnet"), &config))?;
                 (Network::Mpnet(network), config.hidden_size, config.vocab_size, config.longest())
             }
             _ => return Err(json.error("model_type", &format!("is {model}; sentences are embedded by bert and mpnet"))),

@@ -47,7 +47,7 @@ fn every_series_of_the_fixture() {
         let kind = if sampler.starts_with("ddpm") { SamplerKind::Ddpm } else { SamplerKind::Ddim };
         let eta = if sampler.contains("eta1") { 1.0 } else { 0.0 };
         let sampler = schedule(folder.path(), &changes).unwrap().sampler(kind, steps.parse().unwrap(), eta).unwrap();
-        let ours: Vec<i64> = sampler.steps.iter().map(|s| s.timestep).collect();
+        let ours: Vec<i64> = sampler.steps.iter().map(|s| s.time as i64).collect();
         assert_eq!(ours, Vec::<i64>::try_from(timesteps).unwrap(), "{key}");
         let expected = &io[&format!("{series}/prev_sample")];
         for (i, step) in sampler.steps.iter().enumerate() {

@@ -276,6 +276,9 @@ impl Observer for Run {
             line.insert("seconds_ranks".into(), json!(seconds));
             line.insert("seconds_adding_up".into(), json!(adding_up));
         }
+        if let (Some(distance), Some(line)) = (report.distance, line.as_object_mut()) {
+            line.insert("prodigy_d".into(), distance.into());
+        }
         if let (Some(loss), Some(line)) = (report.anchor_loss, line.as_object_mut()) {
             line.insert("anchor_loss".into(), loss.into());
         }

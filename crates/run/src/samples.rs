@@ -69,7 +69,7 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
     let (step, watched, at_a_time) = (*step, *watched, *at_a_time);
     let config = session.config.clone();
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let unet = session.frozen(lora)?;
+    let (unet, sampler) = (session.frozen(lora)?, session.of_samples.clone());
     let mut pictures = vec![];
     let mut maps = word_maps::Store::default();
     for (start, length) in chunks(run.samples.len() as i64, at_a_time) {
@@ -77,19 +77,20 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
         let prompts: Vec<&str> = run.samples[first..][..length as usize].iter().map(String::as_str).collect();
         let seeds: Vec<u64> = (0..length).map(|i| config.samples.seed.wrapping_add((start + i) as u64)).collect();
         let streams = seeds.iter().map(|seed| Generator::seeded(*seed)).collect::<Result<Vec<_>, _>>()?;
-        let (x, noise) = batch::noise_from(session, streams)?;
+        let (x, noise) = batch::noise_from(session, &sampler, streams)?;
         run.bar.set_message(format!("samples {}/{}", start, run.samples.len()));
         let (images, sum) = if watched {
-            let (images, sum) = session.draw_watched(&unet, &prompts, x, noise, || run.tick_unless_stopped())?;
+            let (images, sum) =
+                session.draw_watched(&unet, &sampler, &prompts, x, noise, || run.tick_unless_stopped())?;
             (images, Some(sum))
         } else {
-            (session.draw(&unet, &prompts, x, noise, || run.tick_unless_stopped())?, None)
+            (session.draw(&unet, &sampler, &prompts, x, noise, || run.tick_unless_stopped())?, None)
         };
         for (i, (prompt, seed)) in prompts.iter().zip(seeds).enumerate() {
             let picture = Picture::from_tensor(&images.get(i as i64))?;
             let path = folder.join(name(first + i, prompt));
             let settings = diffusion::generate::parameters(
-                &config.sampling,
+                &config.samples.sampling(&config.sampling),
                 prompt,
                 seed,
                 session.size,

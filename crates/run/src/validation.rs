@@ -209,7 +209,8 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
         let places: Vec<u64> = (start as u64..(start + length) as u64).collect();
         let (x, noise) = batch::noise(session, Purpose::Validation, 0, &places)?;
         run.bar.set_message(format!("validation {start}/{}", all.len()));
-        let images = session.draw(&unet, &prompts, x, noise, || run.tick_unless_stopped())?;
+        let sampler = session.sampler.clone();
+        let images = session.draw(&unet, &sampler, &prompts, x, noise, || run.tick_unless_stopped())?;
         // sample by sample, so that the mean does not depend on how the prompts are cut into batches
         losses.extend(session.captioner.values(&images, &prompts)?);
         if let Some(judge) = &run.validation.judge {

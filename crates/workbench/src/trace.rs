@@ -89,7 +89,7 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
         let began = Instant::now();
         let (tracked, attention, crops) = (tracked.clone(), tracked.clone(), extra.crops.clone());
         let draws = Draws {
-            start: on_device(&given.start),
+            start: session.sampler.start(on_device(&given.start)),
             noise: Box::new(noise),
             first: 0,
             weight: 1.0,

@@ -96,7 +96,7 @@ fn by_hand(request: &Request) -> Tensors {
             let text = pipeline.text.guided(&[&request.prompts[row]], None, false, (16, 16)).unwrap();
             let guidance = Guidance { scale: 1.0, rescale: 0.0 };
             let denoiser = Denoiser { unet: &unet, guidance, kind: Kind::Double };
-            let error = denoiser.predict(&noisy, timestep, &text).unwrap() - noise;
+            let error = denoiser.predict(&noisy, timestep as f64, &text).unwrap() - noise;
             losses.push(error.square().mean(Kind::Double));
         }
         let loss = Tensor::stack(&losses, 0).mean(Kind::Double);

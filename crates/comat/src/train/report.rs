@@ -22,6 +22,8 @@ pub struct StepReport {
     pub smoothed_loss: Option<f64>,
     pub grad_norm: f64,
     pub learning_rate: f64,
+    /// With Prodigy: what the learning rate is a factor of.
+    pub distance: Option<f64>,
     pub attention: Option<(AttentionLosses, Counts)>,
     pub anchor_loss: Option<f64>,
     pub fidelity: Option<FidelityReport>,
@@ -46,6 +48,7 @@ impl StepReport {
             smoothed_loss: (session.config.captioner.label_smoothing > 0.0).then_some(0.0),
             grad_norm: 0.0,
             learning_rate,
+            distance: None,
             attention: session.attention.as_ref().map(|_| Default::default()),
             anchor_loss: session.config.anchor.as_ref().map(|_| 0.0),
             fidelity: session.config.fidelity.as_ref().map(|_| Default::default()),

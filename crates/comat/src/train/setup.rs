@@ -8,7 +8,7 @@ use crate::{
     ema::Ema,
     latents,
     mixed::Mixed,
-    optim::AdamW,
+    optim::{StateMut, Stateful, Updater},
     session::Session,
 };
 use anyhow::Result;
@@ -46,7 +46,7 @@ impl Trainer {
         let (adapter, optimizer, progress) = match &found {
             None => {
                 let adapter = adapter::start(&session)?.trainable(kind, device);
-                let optimizer = AdamW::new(session.config.optimizer.clone(), &adapter.flat);
+                let optimizer = Updater::new(&session.config.optimizer, &adapter.flat);
                 (adapter, optimizer, Progress::default())
             }
             Some(path) => {
@@ -100,20 +100,31 @@ impl Trainer {
         if world.is_alone() {
             return Ok(());
         }
-        let mut values = vec![&mut self.adapter.flat, &mut self.optimizer.mean, &mut self.optimizer.square];
-        let mut numbers =
-            vec![&mut self.step, &mut self.skipped, &mut self.skipped_in_a_row, &mut self.optimizer.updates];
+        let mut values = vec![&mut self.adapter.flat];
+        let mut numbers = vec![&mut self.step, &mut self.skipped, &mut self.skipped_in_a_row];
+        let mut optimizers = vec![self.optimizer.state_mut()];
         if let Some(Fidelity { discriminator, .. }) = &mut self.fidelity {
-            let AdamW { mean, square, updates, .. } = &mut discriminator.optimizer;
-            values.extend([&mut discriminator.trained.flat, mean, square]);
-            numbers.extend([updates, &mut discriminator.skipped]);
+            values.push(&mut discriminator.trained.flat);
+            numbers.push(&mut discriminator.skipped);
+            optimizers.push(discriminator.optimizer.state_mut());
         }
         values.extend(self.ema.as_mut().map(|ema| &mut ema.flat));
+        let mut fractions = vec![];
+        for StateMut { tensors, numbers: of_optimizer, updates } in optimizers {
+            values.extend(tensors.into_iter().map(|(_, tensor)| tensor));
+            fractions.extend(of_optimizer.into_iter().map(|(_, number)| number));
+            numbers.push(updates);
+        }
         values.into_iter().try_for_each(|tensor| world.copy_of_first(tensor))?;
         for number in numbers {
             let mut value = Tensor::from(*number as i64);
             world.copy_of_first(&mut value)?;
             *number = value.int64_value(&[]) as u64;
+        }
+        for number in fractions {
+            let mut value = Tensor::from(*number);
+            world.copy_of_first(&mut value)?;
+            *number = value.double_value(&[]);
         }
         Ok(())
     }
@@ -152,10 +163,10 @@ struct Progress {
 pub fn discriminator(session: &mut Session) -> Result<Option<Discriminator>> {
     let config = session.config.clone();
     let Some(settings) = &config.fidelity else { return Ok(None) };
-    let timestep = session.sampler.steps.last().map_or(0, |step| step.timestep);
+    let time = session.sampler.steps.last().map_or(0.0, |step| step.time);
     let size = (session.size.height, session.size.width);
     let mut discriminator =
-        Discriminator::new(settings, &config.lora.targets, &mut session.pipeline, size, timestep, config.seed)?;
+        Discriminator::new(settings, &config.lora.targets, &mut session.pipeline, size, time, config.seed)?;
     if config.memory.offload {
         discriminator.offload();
     }

@@ -18,6 +18,41 @@ use models::{
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
+/// What the configurations of a model folder say. No weights are read.
+pub struct Described {
+    pub xl: bool,
+    /// Whether the negative prompt's embedding is zero where there is none.
+    pub zeros: bool,
+    pub schedule: NoiseSchedule,
+    pub unet: unet::Config,
+    pub vae: vae::Config,
+    /// Of the text encoders, in their order.
+    pub text: Vec<TextConfig>,
+}
+
+/// Reads and checks the configurations of a model folder.
+///
+/// # Errors
+/// What of it is not implemented, by file and key; the noise first, which decides whether a model can be used at all.
+pub fn describe(path: &Path, overrides: Overrides) -> Result<Described> {
+    let (xl, index) = class(path)?;
+    let zeros: bool = xl && index.get_or("force_zeros_for_empty_prompt", true)?;
+    let text = places_of_text(path, xl).map(|place| TextConfig::read(&place.join("config.json")));
+    Ok(Described {
+        xl,
+        zeros,
+        schedule: NoiseSchedule::read(&path.join("scheduler/scheduler_config.json"), overrides.forced(xl))?,
+        unet: unet::Config::read(&path.join("unet/config.json"))?,
+        vae: vae::Config::read(&path.join("vae/config.json"))?,
+        text: text.collect::<models::Result<_>>()?,
+    })
+}
+
+/// The folders of the text encoders.
+fn places_of_text(path: &Path, xl: bool) -> impl Iterator<Item = PathBuf> {
+    text::NETWORKS[..if xl { 2 } else { 1 }].iter().map(|network| path.join(network.to_string()))
+}
+
 pub fn open(
     path: &Path,
     variant: Option<&str>,
@@ -25,36 +60,34 @@ pub fn open(
     precision: Precision,
     device: Device,
 ) -> Result<Parts> {
-    let (xl, index) = class(path)?;
+    let Described { xl, zeros, schedule, unet: unet_config, vae: vae_config, text: text_configs } =
+        describe(path, overrides)?;
     if let Some(variant) = variant {
         check_variant(path, variant)?;
     }
     let kind = precision.networks;
-    let zeros: bool = xl && index.get_or("force_zeros_for_empty_prompt", true)?;
     let tokenizers = if xl { &["tokenizer", "tokenizer_2"][..] } else { &["tokenizer"] };
     let tokenizers = tokenizers.iter().map(|name| Ok(overrides.tokenizer(&path.join(name))?)).collect::<Result<_>>()?;
-    let places: Vec<PathBuf> =
-        text::NETWORKS[..if xl { 2 } else { 1 }].iter().map(|n| path.join(n.to_string())).collect();
+    let places: Vec<(PathBuf, TextConfig)> = places_of_text(path, xl).zip(text_configs).collect();
     let of_text = variant.map(str::to_owned);
     let encoders = move || {
-        let open = |place: &PathBuf| {
-            let weights = Weights::open_variant(place, "model", of_text.as_deref(), kind, device)?;
-            Ok((TextConfig::read(&place.join("config.json"))?, weights))
+        let open = |(place, config): &(PathBuf, TextConfig)| {
+            Ok((config.clone(), Weights::open_variant(place, "model", of_text.as_deref(), kind, device)?))
         };
         places.iter().map(open).collect()
     };
     let vae = path.join("vae");
-    let vae_kind = precision.of_vae(&vae::Config::read(&vae.join("config.json"))?, xl);
+    let vae_kind = precision.of_vae(&vae_config, xl);
     Ok(Parts {
         xl,
-        unet_config: unet::Config::read(&path.join("unet/config.json"))?,
+        unet_config,
         text: TextEncoders::open(path, tokenizers, encoders, overrides.clip_skip, zeros, kind, device)?,
         vae: {
             let variant = variant.map(str::to_owned);
             Resident::open(move || Ok(AutoencoderKl::open_variant(&vae, variant.as_deref(), vae_kind, device)?))?
         },
         unet_weights: unet_weights(path, variant, kind, device)?,
-        schedule: NoiseSchedule::read(&path.join("scheduler/scheduler_config.json"), overrides.forced(xl))?,
+        schedule,
     })
 }
 

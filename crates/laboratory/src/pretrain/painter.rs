@@ -60,7 +60,7 @@ impl Painter {
             }
             let captions: Vec<String> = scenes.iter().map(|s| wording::caption(s, &mut rng)).collect();
             let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
-            let timestep = this.sampler.steps[STEPS - steps].timestep;
+            let timestep = this.sampler.steps[STEPS - steps].time as i64;
             let timesteps = Tensor::full([scenes.len() as i64], timestep, (Kind::Int64, this.device));
             let noise = data::randn(&mut rng, &latents.size())?.to_device(this.device);
             let start = this.levels.mix(&latents, &noise, &timesteps);
@@ -84,7 +84,7 @@ impl Painter {
         let denoiser =
             Denoiser { unet: &self.unet, guidance: Guidance { scale: GUIDANCE, rescale: 0.0 }, kind: Kind::Float };
         let text = self.pipeline.text.guided(captions, None, true, (SIDE as i64, SIDE as i64))?;
-        let rest = Sampler { steps: self.sampler.steps[STEPS - steps..].to_vec() };
+        let rest = self.sampler.from(STEPS - steps);
         let no_noise = |_| Ok(start.zeros_like());
         let start = start.shallow_clone();
         Ok(trajectory::walk(denoiser.conditioned_on(&text), &rest, start, &BTreeSet::new(), no_noise, || Ok(()))?

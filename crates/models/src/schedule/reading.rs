@@ -38,6 +38,8 @@ impl NoiseSchedule {
         let saved_with = match name.as_str() {
             "DDPMScheduler" => Some(SamplerKind::Ddpm),
             "DDIMScheduler" => Some(SamplerKind::Ddim),
+            "EulerDiscreteScheduler" => Some(SamplerKind::Euler),
+            "EulerAncestralDiscreteScheduler" => Some(SamplerKind::EulerA),
             _ => None,
         };
         let mut alphas_cumprod = signal(json, &class)?;

@@ -204,10 +204,10 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Legs> 
     };
     let mut discriminator = match session.config.fidelity.clone() {
         Some(settings) => {
-            let timestep = session.sampler.steps.last().map_or(0, |step| step.timestep);
+            let time = session.sampler.steps.last().map_or(0.0, |step| step.time);
             let targets = session.config.lora.targets.clone();
             let size = (size.height, size.width);
-            let mut new = Discriminator::new(&settings, &targets, &mut session.pipeline, size, timestep, seed)?;
+            let mut new = Discriminator::new(&settings, &targets, &mut session.pipeline, size, time, seed)?;
             if session.config.memory.offload {
                 new.offload();
             }

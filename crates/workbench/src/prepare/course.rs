@@ -156,7 +156,7 @@ impl<'a> Course<'a> {
         let size = (self.request.size.height, self.request.size.width);
         let text = pipeline.text.guided(&[&self.request.prompts[row as usize]], None, false, size)?;
         let denoiser = Denoiser { unet, guidance: Guidance { scale: 1.0, rescale: 0.0 }, kind: pipeline.kind };
-        let predicted = denoiser.predict(&noisy, timestep, &text)?;
+        let predicted = denoiser.predict(&noisy, timestep as f64, &text)?;
         Ok((predicted - noise).square().mean(wide(pipeline.kind)))
     }
 

@@ -1,0 +1,105 @@
+//! The samplers by name.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+pub enum SamplerKind {
+    /// Stochastic, with the small variance of the paper's equation 7.
+    #[serde(rename = "ddpm")]
+    Ddpm,
+    /// Deterministic for eta = 0.
+    #[serde(rename = "ddim")]
+    Ddim,
+    #[serde(rename = "euler")]
+    Euler,
+    /// Ancestral: with new noise in every step.
+    #[serde(rename = "euler_a")]
+    EulerA,
+    /// Second order, from the step before.
+    #[serde(rename = "dpm++_2m")]
+    Dpmpp2m,
+    /// The same along the noise levels of Karras et al.
+    #[serde(rename = "dpm++_2m_karras")]
+    Dpmpp2mKarras,
+}
+
+impl SamplerKind {
+    pub const ALL: [Self; 6] = [Self::Ddpm, Self::Ddim, Self::Euler, Self::EulerA, Self::Dpmpp2m, Self::Dpmpp2mKarras];
+
+    /// As configurations and the command line have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ddpm => "ddpm",
+            Self::Ddim => "ddim",
+            Self::Euler => "euler",
+            Self::EulerA => "euler_a",
+            Self::Dpmpp2m => "dpm++_2m",
+            Self::Dpmpp2mKarras => "dpm++_2m_karras",
+        }
+    }
+
+    /// As A1111 and what reads its images have it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Ddpm => "DDPM",
+            Self::Ddim => "DDIM",
+            Self::Euler => "Euler",
+            Self::EulerA => "Euler a",
+            Self::Dpmpp2m => "DPM++ 2M",
+            Self::Dpmpp2mKarras => "DPM++ 2M Karras",
+        }
+    }
+
+    /// Whether trajectories along it are replayed for training.
+    pub fn trains(self) -> bool {
+        matches!(self, Self::Ddpm | Self::Ddim | Self::Euler)
+    }
+
+    /// The names of those that are so, as a sentence lists them.
+    pub fn names(which: impl Fn(Self) -> bool) -> String {
+        let names: Vec<&str> = Self::ALL.into_iter().filter(|kind| which(*kind)).map(Self::name).collect();
+        match names.split_last() {
+            Some((last, [])) => (*last).to_owned(),
+            Some((last, others)) => format!("{} and {last}", others.join(", ")),
+            None => String::new(),
+        }
+    }
+}
+
+impl fmt::Display for SamplerKind {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// By name or title, in capitals or not.
+impl FromStr for SamplerKind {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, String> {
+        let plain = |text: &str| text.trim().to_lowercase().replace([' ', '-'], "_");
+        let wanted = plain(name);
+        Self::ALL
+            .into_iter()
+            .find(|kind| [kind.name(), kind.title()].iter().any(|known| plain(known) == wanted))
+            .ok_or_else(|| format!("unknown sampler `{name}`; there are {}", Self::names(|_| true)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_read_back() {
+        for kind in SamplerKind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+            assert_eq!(kind.title().parse(), Ok(kind));
+            let quoted = format!("\"{kind}\"");
+            assert_eq!(serde_json::from_str::<SamplerKind>(&quoted).unwrap(), kind);
+            assert_eq!(serde_json::to_string(&kind).unwrap(), quoted);
+        }
+        assert_eq!(SamplerKind::names(SamplerKind::trains), "ddpm, ddim and euler");
+        assert!("heun".parse::<SamplerKind>().unwrap_err().contains("dpm++_2m and dpm++_2m_karras"));
+    }
+}
