@@ -56,6 +56,7 @@ fn card(config: &Config, steps: u64, verdict: Option<&str>, image: bool) -> Stri
     let rows = [
         ("base model", model.clone()),
         ("captioner", shown(&config.captioner.path)),
+        ("other rewards", rewards(config)),
         ("steps", format!("{steps} of {} samples", train.batch_size * train.accumulation)),
         ("LoRA", format!("rank {}, alpha {}", config.lora.rank, config.lora.alpha())),
         ("learning rate", format!("{:e}", config.optimizer.learning_rate)),
@@ -81,6 +82,12 @@ fn card(config: &Config, steps: u64, verdict: Option<&str>, image: bool) -> Stri
          the prompt is, given the image.\n\n{image}{verdict}| | |\n|---|---|\n{table}\n## Draw with it\n\n{}",
         recipe(config)
     )
+}
+
+fn rewards(config: &Config) -> String {
+    let one = |r: &config::Reward| format!("{} (weight {}): {}", r.name(), r.weight, shown(&r.path));
+    let all: Vec<String> = config.rewards.iter().map(one).collect();
+    if all.is_empty() { "none".into() } else { all.join("; ") }
 }
 
 fn on(is: bool) -> String {

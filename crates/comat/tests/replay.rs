@@ -68,7 +68,17 @@ impl Given {
         let noise = |step: usize| Ok(self.z.get(step as i64));
         let crops = vec![(0, 0); PROMPTS.len()];
         let (tracked, attention, anchor) = (self.tracked.clone(), self.attention.clone(), self.anchor.clone());
-        Draws { start: self.x.copy(), noise: Box::new(noise), first: 0, weight: 1.0, tracked, attention, anchor, crops }
+        Draws {
+            start: self.x.copy(),
+            noise: Box::new(noise),
+            first: 0,
+            weight: 1.0,
+            rewards: true,
+            tracked,
+            attention,
+            anchor,
+            crops,
+        }
     }
 }
 
