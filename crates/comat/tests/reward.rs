@@ -77,7 +77,9 @@ fn any_cutting_gives_the_same() {
                 let batch = Batch::of(0, 0..1, PROMPTS.len(), &world, prompt).unwrap();
                 let (first, count) = (batch.places[0] as i64, batch.places.len());
                 let images = images.narrow(0, first, count as i64);
-                parts.push(reward.gradient(&Seen { images: &images, share: &batch.share(), crops: &CROPS[..count] }).unwrap());
+                parts.push(
+                    reward.gradient(&Seen { images: &images, share: &batch.share(), crops: &CROPS[..count] }).unwrap(),
+                );
             }
             let sum: f64 = parts.iter().map(|part| part.loss).sum();
             assert!((sum - expected.loss).abs() < 1e-12, "{}", reward.name());
@@ -130,7 +132,10 @@ fn rewards_that_are_none_are_errors() {
         let error = reward.gradient(&Seen { images: &images, share: &Share::whole(&PROMPTS), crops: &CROPS });
         format!("{:#}", error.unwrap_err())
     };
-    assert_eq!(of(|_, images, _| Ok(images.mean(Kind::Float))), "reward mine: [] values for 3 images; it must give [3]");
+    assert_eq!(
+        of(|_, images, _| Ok(images.mean(Kind::Float))),
+        "reward mine: [] values for 3 images; it must give [3]"
+    );
     let constant = of(|_, images, _| Ok(images.detach().mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float)));
     assert_eq!(constant, "reward mine: it does not depend on the image");
     let nan = of(|_, images, _| Ok((images.mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float) - 9.0).sqrt()));

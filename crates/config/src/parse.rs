@@ -46,7 +46,9 @@ fn apply(table: &mut Table, setting: &str) -> Result<()> {
                 let count = items.len();
                 match parts.next().and_then(|place| items.get_mut(place.parse::<usize>().ok()?)) {
                     Some(Value::Table(inner)) => inner,
-                    _ => bail!("--set {setting}: {part} is a list of {count}; write {part}.0.KEY=VALUE for its first section"),
+                    _ => bail!(
+                        "--set {setting}: {part} is a list of {count}; write {part}.0.KEY=VALUE for its first section"
+                    ),
                 }
             }
             _ => bail!("--set {setting}: {part} is a value, not a section"),

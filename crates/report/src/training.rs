@@ -195,7 +195,8 @@ mod tests {
             headings(&single),
             ["Caption loss", "The judge: zeal", "The judge: art", "Gradient norm", "Learning rate"]
         );
-        let rewarded = |event: &str, others: &str| format!("{{\"event\":\"{event}\",\"step\":3,\"caption_loss\":1,{others}}}\n");
+        let rewarded =
+            |event: &str, others: &str| format!("{{\"event\":\"{event}\",\"step\":3,\"caption_loss\":1,{others}}}\n");
         let rewarded = Log::parse(
             &(rewarded("step", "\"grad_norm\":1,\"seconds\":1,\"reward_clip\":0.3")
                 + &rewarded("validation", "\"standard_error\":0,\"prompts\":2,\"reward_clip\":0.2")),
