@@ -1,11 +1,12 @@
 """Fixture of the CLIP score: both towers, the image processor and the tokenizer before them, and the cosines."""
 
 import torch
-from transformers import CLIPConfig, CLIPModel
+import torch.nn.functional as F
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from captioner import MEAN, STD
-from common import clean, exact, folder, generator, randomise, report, save_io, write_json
+from common import FIXTURES, clean, exact, folder, generator, randomise, report, save_io, write_json
 from tokens import clip_tokenizer
 
 SIDE, LENGTH = 16, 16
@@ -95,3 +96,31 @@ def clip_score():
     processor.save_pretrained(path)
     clean(path)
     report(name, error)
+
+
+def clip_reward():
+    """Cosines of images that are no bytes, and the gradient of their weighted sum with respect to the images.
+
+    The network is that of `clip_score`. Images go beyond 0..1, as a decoder's do. Resizing is torch's antialiased bicubic
+    interpolation, which PIL's is without the rounding to bytes.
+    """
+    gen, path = generator("clip_reward"), FIXTURES / "clip_score"
+    net = CLIPModel.from_pretrained(path).double().eval().requires_grad_(False)
+    tokenizer = CLIPTokenizer.from_pretrained(path)
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (MEAN, STD))
+    tensors = {}
+    for case, (height, width, texts) in CASES.items():
+        images = 0.5 + 0.4 * torch.randn(len(texts), 3, height, width, generator=gen)
+        images = images.double().requires_grad_(True)
+        rows, columns = (SIDE * height // width, SIDE) if width <= height else (SIDE, SIDE * width // height)
+        small = F.interpolate(images, (rows, columns), mode="bicubic", align_corners=False, antialias=True)
+        top, left = (rows - SIDE) // 2, (columns - SIDE) // 2
+        pixels = (small[..., top : top + SIDE, left : left + SIDE] - mean) / std
+        padded = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
+        out = net(tokenizer(texts, **padded).input_ids, pixels)
+        cosines = (out.logits_per_image / net.logit_scale.exp()).diagonal()
+        weights = torch.randn(len(texts), generator=gen).double()
+        (gradient,) = torch.autograd.grad((cosines * weights).sum(), images)
+        tensors |= {f"{case}.images": images, f"{case}.weights": weights}
+        tensors |= {f"{case}.cosines": cosines, f"{case}.gradient": gradient}
+    save_io(path, tensors, "reward.safetensors")

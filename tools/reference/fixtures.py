@@ -30,6 +30,7 @@ MAKERS = {
     "clip_sd2": networks.clip_sd2,
     "clip_sdxl2": networks.clip_sdxl2,
     "clip_score": clip_score.clip_score,
+    "clip_reward": clip_score.clip_reward,  # beside the one above
     "unet_sd1": networks.unet_sd1,
     "unet_sd2": networks.unet_sd2,
     "unet_sdxl": networks.unet_sdxl,

@@ -62,6 +62,7 @@ fn card(config: &Config, steps: u64, verdict: Option<&str>, image: bool, recipe:
     let rows = [
         ("base model", model.clone()),
         ("captioner", shown(&config.captioner.path)),
+        ("other rewards", rewards(config)),
         ("steps", format!("{steps} of {} samples", train.batch_size * train.accumulation)),
         ("LoRA", format!("rank {}, alpha {}", config.lora.rank, config.lora.alpha())),
         ("learning rate", format!("{:e}", config.optimizer.learning_rate)),
@@ -86,6 +87,12 @@ fn card(config: &Config, steps: u64, verdict: Option<&str>, image: bool, recipe:
          # {name}\n\nA LoRA for {model}, trained with prompts alone by CoMat (Jiang et al., NeurIPS 2024): a frozen captioner tells how likely \
          the prompt is, given the image.\n\n{image}{verdict}| | |\n|---|---|\n{table}\n## Draw with it\n\n{recipe}"
     )
+}
+
+fn rewards(config: &Config) -> String {
+    let one = |r: &config::Reward| format!("{} (weight {}): {}", r.name(), r.weight, shown(&r.path));
+    let all: Vec<String> = config.rewards.iter().map(one).collect();
+    if all.is_empty() { "none".into() } else { all.join("; ") }
 }
 
 fn on(is: bool) -> String {

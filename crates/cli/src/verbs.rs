@@ -176,7 +176,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         .transpose()
         .context("--captioner")?;
     let loss = |images: &tch::Tensor, prompts: &[&str]| match &captioner {
-        Some(captioner) => captioner.values(images, prompts),
+        Some(captioner) => captioner.losses(images, prompts),
         None => Ok(vec![0.0; prompts.len()]),
     };
     let best = captioner.is_some().then_some(generate::Best { of: args.best_of, loss: &loss });
@@ -271,7 +271,8 @@ pub fn trace(args: Trace, console: &Console) -> Result<()> {
     let lora = lora.map(|adapter| adapter.to_path_buf());
     let request = tracing_of::Request { noise, out, lora, tracked_start, repeat };
     let mut summary = tracing_of::run(config, &request)?;
-    say!("tracked steps {:?}, caption loss {:.8}", summary.tracked, summary.caption_loss);
+    let rewards: String = summary.rewards.iter().map(|(name, reward)| format!(", reward {name} {reward:.8}")).collect();
+    say!("tracked steps {:?}, caption loss {:.8}{rewards}", summary.tracked, summary.caption_loss);
     summary.seconds.sort_by(f64::total_cmp);
     say!("iteration {:.3} s (median of {repeat})", summary.seconds[summary.seconds.len() / 2]);
     let legs = summary.legs;

@@ -144,14 +144,18 @@ fn float32_stays_near() {
     assert!(figures < 1e-3 && tensors < 1e-2, "figures {figures:e}, tensors {tensors:e}");
 }
 
-/// Attention losses, discriminator, running average, validation with a judge: all of a batch that three processes share.
+/// Other rewards, attention losses, discriminator, running average, validation with a judge: all of a batch that three processes share.
 #[test]
 fn every_part_of_the_method() {
     let folder = world_folder();
-    let words = |run: &str| format!("output={run} model.dtype=float64 {EVERYTHING}");
+    let clip = format!("reward=[{{kind=\"clip\",path=\"{}\",weight=4}}]", common::fixture("clip_score").display());
+    let words = |run: &str| format!("output={run} model.dtype=float64 {EVERYTHING} {clip}");
     fine(folder.train(&words("one")));
     fine(folder.train(&format!("{} --processes 3", words("three"))));
     let (one, three) = (learned(&folder, "one"), learned(&folder, "three"));
+    assert!(
+        ["step 1 reward_clip", "validation 2 reward_clip"].iter().all(|name| one.figures.iter().any(|f| f.0 == *name))
+    );
     for name in ["token_loss", "pixel_loss", "subjects", "adversarial_loss", "discriminator_accuracy", "distance"] {
         assert!(one.figures.iter().any(|(key, value)| key.ends_with(name) && *value > 0.0), "{name}");
     }

@@ -120,6 +120,7 @@ impl Batch {
             noise,
             first: 0,
             weight: 1.0,
+            rewards: true,
             attention: attention_steps(session, step, &tracked)?,
             anchor: anchor_steps(session, step, &tracked)?,
             tracked,

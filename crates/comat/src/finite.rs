@@ -13,12 +13,14 @@ pub enum Part {
     Latents,
     Image,
     CaptionLoss,
+    Reward,
     Discriminator,
     Gradients,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Latents, Self::Image, Self::CaptionLoss, Self::Discriminator, Self::Gradients];
+    const ALL: [Self; 6] =
+        [Self::Latents, Self::Image, Self::CaptionLoss, Self::Reward, Self::Discriminator, Self::Gradients];
 
     /// As a number that travels between ranks; 0 is none.
     pub fn code(part: Option<Self>) -> f64 {
@@ -37,6 +39,7 @@ impl fmt::Display for Part {
             Self::Latents => "latents",
             Self::Image => "image",
             Self::CaptionLoss => "caption loss",
+            Self::Reward => "reward",
             Self::Discriminator => "discriminator",
             Self::Gradients => "gradients",
         })

@@ -13,10 +13,12 @@ pub mod discriminator;
 pub mod ema;
 pub mod finite;
 pub mod latents;
+pub mod likelihood;
 pub mod loss;
 pub mod mixed;
 pub mod optim;
 pub mod replay;
+pub mod reward;
 pub mod session;
 #[cfg(test)]
 mod testing;

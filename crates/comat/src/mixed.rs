@@ -102,6 +102,7 @@ impl Mixed {
             noise: rest,
             first,
             weight: settings.weight,
+            rewards: false,
             tracked,
             attention: BTreeSet::new(),
             anchor: BTreeSet::new(),

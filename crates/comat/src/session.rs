@@ -4,6 +4,7 @@ use crate::{
     attention::Attention,
     loss::caption::CaptionLoss,
     replay::{Anchored, chunks},
+    reward::{self, ImageReward, Weighted},
 };
 use anyhow::{Result, bail};
 use config::{Config, Sampling, Size};
@@ -43,6 +44,8 @@ pub struct Session {
     pub config: Config,
     pub pipeline: Pipeline,
     pub captioner: CaptionLoss,
+    /// What images are trained for besides; those of `[[reward]]`, and whatever a program adds.
+    pub rewards: Vec<Weighted>,
     /// `None` where the run has no attention losses.
     pub attention: Option<Attention>,
     pub sampler: Sampler,
@@ -66,6 +69,7 @@ impl Session {
         }
         let mut pipeline = config.model.open(config.prompts.chunks)?;
         let mut captioner = CaptionLoss::open(&config.captioner, kind, device)?;
+        let mut rewards = reward::open(&config, kind, device)?;
         let mut attention = match config.attention.clone() {
             Some(attention) => {
                 let which = attention.segmenter.clone();
@@ -77,6 +81,7 @@ impl Session {
             pipeline.text.offload();
             pipeline.vae.let_go();
             captioner.offload();
+            rewards.iter_mut().for_each(|reward| reward.reward.offload());
             attention.iter_mut().for_each(Attention::offload);
         }
         let size = config.sampling.size.unwrap_or(pipeline.native_size());
@@ -87,7 +92,7 @@ impl Session {
             bail!("replay.tracked is {}, more than the {} steps of the sampler", config.replay.tracked, sampler.len());
         }
         let tiling = config.memory.tiling()?;
-        Ok(Self { config, pipeline, captioner, attention, sampler, of_samples, size, latent_shape, tiling })
+        Ok(Self { config, pipeline, captioner, rewards, attention, sampler, of_samples, size, latent_shape, tiling })
     }
 
     /// What the losses know of the training prompts beforehand: the entities that their file names, and the wrong captions.
@@ -100,6 +105,13 @@ impl Session {
             _ => Mode::Repaired,
         };
         self.captioner.contrast_with(prompts, mode)
+    }
+
+    /// Everything that images are trained for, with its weight: the captioner first, then [`Session::rewards`].
+    pub fn image_rewards(&self) -> impl Iterator<Item = (f64, &dyn ImageReward)> {
+        let captioner: &dyn ImageReward = &self.captioner;
+        let others = self.rewards.iter().map(|other| (other.weight, other.reward.as_ref()));
+        std::iter::once((self.config.captioner.weight, captioner)).chain(others)
     }
 
     /// Images from noise of deviation 1, with an adapter or without one; `[B, 3, H, W]` in 0..1, not clamped.

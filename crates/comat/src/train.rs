@@ -13,10 +13,11 @@ use crate::{
     ema::Ema,
     finite::{self, MOST_SKIPPED, Part},
     latents,
-    loss::caption::{Caption, Crop},
+    loss::caption::Crop,
     mixed::Mixed,
     optim::{Gradients, Updater, learning_rate},
     replay::{AttentionLosses, Concentration, Replay, StepLosses},
+    reward::{Gradient, ImageReward, Seen},
     session::Session,
 };
 use anyhow::{Result, bail};
@@ -232,7 +233,7 @@ pub fn iterate(
     gradients: &mut Gradients,
     mut each: impl FnMut() -> Result<()>,
 ) -> Result<Outcome> {
-    let Draws { start, first, weight, noise, tracked, attention, anchor, crops } = draws;
+    let Draws { start, first, weight, rewards, noise, tracked, attention, anchor, crops } = draws;
     let (prompts, batch) = (share.prompts(), share.batch.len());
     let sampler = session.sampler.from(first);
     let mut clock = Clock::start(session.pipeline.device, "trajectory");
@@ -248,11 +249,21 @@ pub fn iterate(
     finite::check(&[(Part::Latents, &walked.latents), (Part::Image, &images)])?;
     each()?;
     let mut decode = clock.lap("caption");
-    let Caption { loss, smoothed, cotangent } = session.captioner.with_cotangent(&images, share, &crops)?;
-    let caption = clock.lap("decode");
-    let image_gradient = cotangent;
-    let mut cotangent =
-        session.decode_cotangent(&walked.latents, &(&image_gradient * session.config.captioner.weight * weight))?;
+    let seen = Seen { images: &images, share, crops: &crops };
+    let Gradient { reward: captioned, loss: smoothed, cotangent: image_gradient } =
+        session.captioner.gradient(&seen)?;
+    let caption = clock.lap("reward");
+    let mut at_images = &image_gradient * session.config.captioner.weight * weight;
+    let mut rewarded = Rewarded::default();
+    for other in session.rewards.iter().filter(|_| rewards) {
+        let Gradient { reward, loss, cotangent } = other.reward.gradient(&seen)?;
+        rewarded.rewards.push(reward);
+        rewarded.loss += other.weight * loss;
+        at_images += cotangent * other.weight;
+    }
+    let reward = clock.lap("decode");
+    let mut cotangent = session.decode_cotangent(&walked.latents, &at_images)?;
+    drop(at_images);
     decode += clock.lap("fidelity");
 
     let verdict = match adversary {
@@ -299,13 +310,14 @@ pub fn iterate(
         anchor: original.as_ref().map(|original| original.pull(anchor)),
     };
     let StepLosses { attention: attention_losses, anchor: anchor_loss } = replay.run(&walked, cotangent, gradients)?;
-    let legs = Legs { trajectory, decode, caption, fidelity, segment, replay: clock.end() };
+    let legs = Legs { trajectory, decode, caption, reward, fidelity, segment, replay: clock.end() };
     Ok(Outcome {
         latents: walked.latents,
         images,
         image_gradient,
-        caption_loss: loss,
+        caption_loss: -captioned,
         smoothed_loss: smoothed,
+        rewarded,
         verdict,
         pulls,
         attention_losses,
@@ -328,6 +340,8 @@ pub struct Draws<'a> {
     pub first: usize,
     /// Of the caption loss.
     pub weight: f64,
+    /// Whether the rewards beside it ([`Session::rewards`]) take part.
+    pub rewards: bool,
     /// Noise of a step `[B, C, h, w]`; asked for in order.
     pub noise: Box<dyn FnMut(usize) -> Result<Tensor> + 'a>,
     pub tracked: BTreeSet<usize>,
@@ -338,11 +352,20 @@ pub struct Draws<'a> {
     pub crops: Vec<Crop>,
 }
 
-/// How strongly each loss, weighted, pulls at x_0: the norm of a sample's cotangent there, in the mean.
+/// How strongly each loss, weighted, pulls at x_0: the norm of a sample's cotangent there, in the mean. `caption`: of all losses on images.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Pulls {
     pub caption: f64,
     pub adversarial: Option<f64>,
+}
+
+/// What the rewards beside the caption loss found, where they took part.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rewarded {
+    /// In the order of [`Session::rewards`], not weighted.
+    pub rewards: Vec<f64>,
+    /// Of all of them, weighted.
+    pub loss: f64,
 }
 
 /// What an iteration leaves besides gradients. Of a share, losses and other means are its part of those of the batch.
@@ -356,6 +379,7 @@ pub struct Outcome {
     pub caption_loss: f64,
     /// The caption loss with smoothed labels, which the gradients are of.
     pub smoothed_loss: f64,
+    pub rewarded: Rewarded,
     pub verdict: Option<Verdict>,
     pub pulls: Pulls,
     pub attention_losses: AttentionLosses,
@@ -373,6 +397,6 @@ impl Outcome {
         let weight = config.fidelity.as_ref().map_or(0.0, |fidelity| fidelity.weight);
         let adversarial = self.verdict.as_ref().map_or(0.0, |verdict| weight * verdict.adversarial);
         let anchor = config.anchor.as_ref().map_or(0.0, |anchor| anchor.weight * self.anchor_loss);
-        config.captioner.weight * self.smoothed_loss + attention + adversarial + anchor
+        config.captioner.weight * self.smoothed_loss + self.rewarded.loss + attention + adversarial + anchor
     }
 }

@@ -110,7 +110,7 @@ fn smoothed_labels_have_a_part_in_the_gradient_alone() {
 
     let value = |label_smoothing| {
         let config = config::Captioner { label_smoothing, ..config::Captioner::at(folder()) };
-        CaptionLoss::open(&config, Kind::Double, device()).unwrap().values(&images, &PROMPTS).unwrap()
+        CaptionLoss::open(&config, Kind::Double, device()).unwrap().losses(&images, &PROMPTS).unwrap()
     };
     assert_eq!(value(0.1), value(0.0));
 }

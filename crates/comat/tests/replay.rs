@@ -16,7 +16,13 @@ use diffusion::{
     segment::Segmenter,
     text::GuidedText,
 };
-use models::unet::UNet;
+use models::{
+    clip::Clip,
+    preprocess::{Preprocess, crop, resize},
+    schedule::Sampler,
+    tokenizer::ClipTokenizer,
+    unet::UNet,
+};
 use std::{collections::BTreeSet, path::Path};
 use tch::{Device, Kind, Tensor};
 use torch_ext::testing::{device, device_name};
@@ -68,7 +74,17 @@ impl Given {
         let noise = |step: usize| Ok(self.z.get(step as i64));
         let crops = vec![(0, 0); PROMPTS.len()];
         let (tracked, attention, anchor) = (self.tracked.clone(), self.attention.clone(), self.anchor.clone());
-        Draws { start: self.x.copy(), noise: Box::new(noise), first: 0, weight: 1.0, tracked, attention, anchor, crops }
+        Draws {
+            start: self.x.copy(),
+            noise: Box::new(noise),
+            first: 0,
+            weight: 1.0,
+            rewards: true,
+            tracked,
+            attention,
+            anchor,
+            crops,
+        }
     }
 }
 
@@ -109,8 +125,22 @@ fn one_graph(
         x = step.apply(&x, &e, Some(&given.z.get(i as i64)));
     }
     let images = session.pipeline.vae.with(|vae| Ok(vae.decode(&x)?)).unwrap() / 2.0 + 0.5;
+    for reward in &session.config.rewards {
+        losses -= cosines(&reward.path, &images).mean(Kind::Double) * reward.weight;
+    }
     let nll = session.captioner.nll(&images, &PROMPTS, &[(0, 0); 3]).unwrap();
     nll.sum.sum(Kind::Double) / nll.tokens.sum(Kind::Double) * session.config.captioner.weight + losses
+}
+
+/// CLIP's cosines of images `[3, 3, 32, 48]` with the prompts: 16 rows of 24 pixels, and of them the middle 16.
+fn cosines(folder: &Path, images: &Tensor) -> Tensor {
+    let clip = Clip::open(folder, Kind::Double, device()).unwrap();
+    let tokenizer = ClipTokenizer::open(folder).unwrap();
+    let ids: Vec<i64> = PROMPTS.iter().flat_map(|prompt| tokenizer.encode(prompt).unwrap().ids).collect();
+    let middle = crop(&resize(images, (16, 24)).unwrap(), (0, 4), (16, 16)).unwrap();
+    let image = clip.image_embeds(&Preprocess::default().normalise(&middle).unwrap()).unwrap();
+    let text = clip.text_embeds(&Tensor::from_slice(&ids).view([3, -1]).to_device(device())).unwrap();
+    (image * text).sum_dim_intlist(1, false, Kind::Double)
 }
 
 /// What the model without an adapter predicts, with the anchor's guidance worked out by hand.
@@ -180,7 +210,13 @@ fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
 
 /// Gradients by both ways, as one vector each.
 fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
+    both_ways_along(settings, |_| ())
+}
+
+/// The same, on a path from noise to image that is altered.
+fn both_ways_along(settings: &[&str], alter: impl FnOnce(&mut Sampler)) -> (Tensor, Tensor) {
     let mut session = Session::open(config(settings)).unwrap();
+    alter(&mut session.sampler);
     if let Some(attention) = &mut session.attention {
         let segmenter = Resident::open(|| Ok(Box::new(AboveAndBelow) as Box<dyn Segmenter>)).unwrap();
         *attention = Attention::new(attention.config.clone(), segmenter);
@@ -208,7 +244,13 @@ fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
             assert_eq!(outcome.counts, Counts { subjects: 3, not_found: 0, without: 1 });
             a.token_weight * outcome.attention_losses.token + a.pixel_weight * outcome.attention_losses.pixel
         });
-    let total = total + config.anchor.as_ref().map_or(0.0, |anchor| anchor.weight * outcome.anchor_loss);
+    for (reward, found) in config.rewards.iter().zip(&outcome.rewarded.rewards) {
+        let cosine = cosines(&reward.path, &outcome.images).mean(Kind::Double).double_value(&[]);
+        assert!((cosine - found).abs() < 1e-12);
+    }
+    let total = total
+        + outcome.rewarded.loss
+        + config.anchor.as_ref().map_or(0.0, |anchor| anchor.weight * outcome.anchor_loss);
     assert!((loss.double_value(&[]) - total).abs() < 1e-9);
     assert!((outcome.loss(config) - total).abs() < 1e-12);
     let parameters = adapter.lora.parameters();
@@ -293,6 +335,40 @@ fn in_micro_batches() {
     ]);
 }
 
+/// `[[reward]]` with CLIPs of these weights.
+fn clips(weights: &[f64]) -> String {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/clip_score");
+    let clip = |(i, weight): (usize, &f64)| {
+        format!("{{kind=\"clip\",name=\"clip{i}\",path=\"{}\",weight={weight}}}", fixture.display())
+    };
+    format!("reward=[{}]", weights.iter().enumerate().map(clip).collect::<Vec<_>>().join(","))
+}
+
+/// Rewards join at the images, each with its weight; without the captioner, too, and with everything else.
+#[test]
+fn with_other_rewards() {
+    for mode in ["replay.mode=detached", "replay.mode=chained"] {
+        exact(&[mode, "captioner.weight=0.3", &clips(&[20.0])]);
+        exact(&[mode, "captioner.weight=0", &clips(&[5.0, 2.0])]);
+    }
+    let attention = ["attention.segmenter={kind=\"world\"}", "attention.token_weight=1", "anchor.weight=30"];
+    exact(&[&attention[..], &[&clips(&[20.0])]].concat());
+}
+
+/// However the batch is cut, and whether or not networks stay in memory.
+#[test]
+fn with_other_rewards_in_micro_batches() {
+    let reward = clips(&[20.0]);
+    let (whole, _) = both_ways(&[&reward]);
+    for micro_batch in ["captioner.micro_batch=1", "captioner.micro_batch=2"] {
+        exact(&[micro_batch, "memory.offload=true", &reward]);
+        let (cut, _) = both_ways(&[micro_batch, &reward]);
+        assert!(relative_error(&cut, &whole) < 1e-12);
+    }
+    let (alone, _) = both_ways(&[]);
+    assert!(relative_error(&alone, &whole) > 1e-3, "the reward has a part in the gradient");
+}
+
 /// The distance to the original model joins at two of the tracked steps, and is about each of them alone.
 #[test]
 fn with_an_anchor() {
@@ -310,6 +386,26 @@ fn with_a_discount_on_the_way_back() {
     let (detached, _) = both_ways(&["replay.mode=detached"]);
     let (none, _) = both_ways(&["replay.mode=chained", "replay.discount=0"]);
     assert!(relative_error(&none, &detached) < 1e-12);
+}
+
+/// Rectified flow: `x_t = (1 - s) x + s noise`, the model's output is a velocity, and Euler's steps go from s to s'. To the replay it is
+/// only other coefficients.
+#[test]
+fn with_rectified_flow() {
+    let flow = |sampler: &mut Sampler| {
+        let count = sampler.steps.len() as f64;
+        for (i, step) in sampler.steps.iter_mut().enumerate() {
+            let [from, to] = [i, i + 1].map(|i| 1.0 - i as f64 / count);
+            (step.a, step.b, step.sigma) = (1.0, to - from, 0.0);
+        }
+    };
+    let (ddim, _) = both_ways(&["sampling.sampler=ddim"]);
+    for mode in ["replay.mode=detached", "replay.mode=chained"] {
+        let (replayed, expected) = both_ways_along(&[mode, "sampling.sampler=ddim", &clips(&[20.0])], flow);
+        let error = relative_error(&replayed, &expected);
+        assert!(error <= 1e-9, "{mode}: {error:e}");
+        assert!(relative_error(&replayed, &ddim) > 1e-3, "it is another path");
+    }
 }
 
 /// The two modes are two different gradients: what makes them equal would be a mistake.

@@ -20,6 +20,9 @@ impl Config {
         self.model.path.fetch(Layout::Diffusion, variant, hub, progress).context("model.path")?;
         fetch_tokenizer(&self.model.path, &mut self.model.tokenizer, hub, progress)?;
         self.captioner.path.fetch(reader, None, hub, progress).context("captioner.path")?;
+        for (i, reward) in self.rewards.iter_mut().enumerate() {
+            reward.path.fetch(reader, None, hub, progress).with_context(|| format!("reward[{i}].path"))?;
+        }
         if let Some(Attention { segmenter: Segmenter::Grounded { detector, segmenter, .. }, .. }) = &mut self.attention
         {
             detector.fetch(reader, None, hub, progress).context("attention.segmenter.detector")?;
@@ -38,7 +41,7 @@ impl Config {
     }
 
     /// What commits the ids stood for, by setting; none of models that are in folders.
-    pub fn commits(&self) -> BTreeMap<&'static str, &str> {
+    pub fn commits(&self) -> BTreeMap<String, &str> {
         let mut all = vec![("model.path", &self.model.path), ("captioner.path", &self.captioner.path)];
         all.extend(self.model.tokenizer.as_ref().map(|tokenizer| ("model.tokenizer", tokenizer)));
         if let Some(Attention { segmenter: Segmenter::Grounded { detector, segmenter, .. }, .. }) = &self.attention {
@@ -50,7 +53,9 @@ impl Config {
         }
         let adapter = self.lora.init.as_ref().and_then(|adapter| Some(("lora.init", adapter.commit()?)));
         let models = all.into_iter().filter_map(|(setting, location)| Some((setting, location.commit()?)));
-        models.chain(adapter).collect()
+        let rewards = self.rewards.iter().enumerate();
+        let rewards = rewards.filter_map(|(i, reward)| Some((format!("reward[{i}].path"), reward.path.commit()?)));
+        models.chain(adapter).map(|(setting, commit)| (setting.to_owned(), commit)).chain(rewards).collect()
     }
 }
 

@@ -12,6 +12,7 @@ mod networks;
 mod parse;
 mod ranks;
 mod replay;
+mod rewards;
 mod training;
 mod watching;
 
@@ -36,6 +37,7 @@ pub use networks::{Captioner, Model, Reduction};
 pub use parse::read;
 pub use ranks::Ranks;
 pub use replay::{Mode, Policy, Replay};
+pub use rewards::{Reward, RewardKind};
 pub use training::{Checkpoints, Lora, Optimizer, Prodigy, RateSchedule, Rule, Train};
 pub use watching::{Judge, Samples, Validation};
 
@@ -50,6 +52,9 @@ pub struct Config {
     pub seed: u64,
     pub model: Model,
     pub captioner: Captioner,
+    /// Rewards beside the caption loss.
+    #[serde(default, rename = "reward", skip_serializing_if = "Vec::is_empty")]
+    pub rewards: Vec<Reward>,
     pub prompts: Prompts,
     #[serde(default)]
     pub sampling: Sampling,
@@ -127,6 +132,7 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         self.prompts.check()?;
         self.captioner.check()?;
+        rewards::check(&self.rewards)?;
         self.sampling.check()?;
         self.check_sampler()?;
         self.replay.check(&self.sampling)?;

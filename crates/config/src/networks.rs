@@ -90,7 +90,7 @@ pub struct Captioner {
     /// with the right one: 0 (none) to below 1. What makes any caption likelier then cancels.
     #[serde(default)]
     pub contrast: f64,
-    /// Samples decoded and captioned at a time; `auto`: as many as fit; 0: the whole batch.
+    /// Samples decoded, captioned and rewarded at a time; `auto`: as many as fit; 0: the whole batch.
     #[serde(default)]
     pub micro_batch: MicroBatch,
 }

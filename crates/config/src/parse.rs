@@ -30,7 +30,7 @@ fn parse(text: &str, settings: &[String], file: &str) -> Result<Config> {
     Ok(config)
 }
 
-/// `a.b=value`; the value is TOML, or a plain text where it is not.
+/// `a.b=value`, or `a.0.b=value` of the first of a list of sections; the value is TOML, or a plain text where it is not.
 fn apply(table: &mut Table, setting: &str) -> Result<()> {
     let (key, value) = setting.split_once('=').ok_or_else(|| anyhow!("--set {setting}: write key=value"))?;
     let (key, value) = (key.trim(), value.trim());
@@ -38,9 +38,19 @@ fn apply(table: &mut Table, setting: &str) -> Result<()> {
     let mut path: Vec<&str> = key.split('.').collect();
     let last = path.pop().unwrap_or_default();
     let mut place = table;
-    for part in path {
+    let mut parts = path.into_iter();
+    while let Some(part) = parts.next() {
         place = match place.entry(part).or_insert_with(|| Value::Table(Table::new())) {
             Value::Table(inner) => inner,
+            Value::Array(items) => {
+                let count = items.len();
+                match parts.next().and_then(|place| items.get_mut(place.parse::<usize>().ok()?)) {
+                    Some(Value::Table(inner)) => inner,
+                    _ => bail!(
+                        "--set {setting}: {part} is a list of {count}; write {part}.0.KEY=VALUE for its first section"
+                    ),
+                }
+            }
             _ => bail!("--set {setting}: {part} is a value, not a section"),
         };
     }
@@ -177,6 +187,25 @@ mod tests {
             "run.toml:9:8: $COMAT_NOT_SET/a: the variable COMAT_NOT_SET is not set",
         );
         contains("", &["output=$COMAT_NOT_SET"], "the variable COMAT_NOT_SET is not set");
+    }
+
+    #[test]
+    fn rewards_are_a_list() {
+        let clip = "[[reward]]\nkind = 'clip'\npath = 'a'\n[[reward]]\nkind = 'clip'\nname = 'large'\npath = 'b'\nweight = 2\n";
+        let of = |settings: &[&str]| {
+            let config = config(clip, settings).unwrap();
+            assert_eq!(parse(&toml::to_string(&config).unwrap(), &[], "again").unwrap(), config);
+            config.rewards.iter().map(|r| (r.name().to_owned(), r.weight)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), [("clip".into(), 1.0), ("large".into(), 2.0)]);
+        assert_eq!(of(&["reward.1.weight=7"]), [("clip".into(), 1.0), ("large".into(), 7.0)]);
+        assert_eq!(of(&["reward=[]"]), []);
+        for setting in ["reward.2.weight=7", "reward.weight=7", "reward.0=7"] {
+            assert!(error(clip, &[setting]).contains("reward is a list of 2; write reward.0.KEY=VALUE"), "{setting}");
+        }
+        assert!(error(&clip.replace("large", "clip"), &[]).contains("both called `clip`"));
+        assert!(error(&clip.replace("large", "caption"), &[]).contains("reward[1].name is `caption`"));
+        assert!(error(clip, &["reward.0.weight=-1"]).contains("reward[0].weight is -1"));
     }
 
     /// The resolved configuration, written into the run's folder, gives the same run again.

@@ -98,6 +98,29 @@ fn the_whole_way() {
     }
 }
 
+/// Without the rounding: values, and their gradient with respect to the image, which no micro-batch changes.
+#[test]
+fn similarities_have_a_gradient() {
+    let io = models::tensors::read(&fixture(NAME).join("reward.safetensors")).unwrap().0;
+    for (kind, tolerance) in [(Kind::Double, 1e-5), (Kind::Float, 1e-4)] {
+        let score = ClipScore::open(&fixture(NAME), kind, device()).unwrap();
+        for case in CASES {
+            let get = |key: &str| io[&format!("{case}.{key}")].to_device(device()).to_kind(kind);
+            let (images, prompts) = (get("images").set_requires_grad(true), prompts(case));
+            let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+            let cosines = score.similarities(&images, &prompts).unwrap();
+            assert_eq!(cosines.kind(), kind);
+            assert_close(&format!("{case} {kind:?}"), &cosines, &get("cosines"), tolerance);
+            let gradient = torch_ext::vjp(&[&cosines], &[&images], &[&get("weights")]).unwrap().remove(0).unwrap();
+            assert_close(&format!("{case} {kind:?} gradient"), &gradient, &get("gradient"), tolerance);
+        }
+    }
+    let score = score(&fixture(NAME)).unwrap();
+    let zeros = Tensor::zeros([2, 3, 16, 16], (Kind::Float, device()));
+    assert_error(score.similarities(&zeros, &["a cat"]), &["2 images for 1 prompts"]);
+    assert_error(score.similarities(&zeros, &[]), &["empty"]);
+}
+
 /// Values outside of 0..1 and between two bytes count as what a file would hold of them; half precision is widened.
 #[test]
 fn pictures_count_as_their_bytes() {

@@ -40,11 +40,19 @@ pub struct Validation {
     /// Mean figures of the judge, if there was one; the first is the one that the run goes by.
     #[serde(default)]
     pub judge: Map<String, Value>,
+    /// Everything else in the line, such as other rewards.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, Value>,
 }
 
 impl Validation {
     pub fn figure(&self, name: &str) -> Option<f64> {
         self.judge.get(name).and_then(Value::as_f64)
+    }
+
+    /// A figure that not every run has.
+    pub fn other(&self, key: &str) -> Option<f64> {
+        self.others.get(key).and_then(Value::as_f64)
     }
 }
 

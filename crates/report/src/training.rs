@@ -5,6 +5,7 @@ use super::{
     html::Text,
     log::{Log, Step, Validation},
 };
+use std::collections::BTreeSet;
 
 /// A run and what it is called in legends.
 pub type Named<'a> = (&'a str, &'a Log);
@@ -24,6 +25,9 @@ const OTHERS: &[(&str, &str)] = &[
     ("discriminator_accuracy", "How often the discriminator is right"),
 ];
 
+/// What the keys of rewards begin with.
+const REWARD: &str = "reward_";
+
 type Points = Vec<(f64, f64)>;
 
 /// A panel for every figure that any of the runs has.
@@ -31,6 +35,11 @@ pub fn panels(runs: &[Named]) -> String {
     let mut out = steps(runs, "Caption loss", |s| Some(s.caption_loss), true);
     if runs.len() > 1 {
         out += &held_out(runs, "Caption loss on held-out prompts", |v| Some(v.caption_loss), |v| v.standard_error);
+    }
+    for key in rewards(runs) {
+        let heading = format!("Reward: {}", &key[REWARD.len()..]);
+        out += &steps(runs, &heading, |s| s.other(&key), false);
+        out += &held_out(runs, &format!("{heading}, held-out prompts"), |v| v.other(&key), |_| 0.0);
     }
     for figure in figures(runs) {
         let heading = format!("The judge: {}", figure.replace('_', " "));
@@ -50,6 +59,13 @@ pub fn legend(runs: &[Named]) -> String {
         runs.iter().enumerate().map(|(i, (name, _))| (format!("line {}", chart::series(i)), *name)).collect();
     let keys: Vec<(&str, &str)> = keys.iter().map(|(class, name)| (class.as_str(), *name)).collect();
     format!("<div class=\"runs\">\n{}</div>\n", chart::legend(&keys))
+}
+
+/// Keys of the rewards beside the caption loss, each once.
+fn rewards(runs: &[Named]) -> Vec<String> {
+    let keys = runs.iter().filter_map(|(_, log)| log.steps.last()).flat_map(|step| step.others.keys());
+    let keys: BTreeSet<&String> = keys.filter(|key| key.starts_with(REWARD)).collect();
+    keys.into_iter().cloned().collect()
 }
 
 /// The judge's figures, each once.
@@ -179,6 +195,14 @@ mod tests {
             headings(&single),
             ["Caption loss", "The judge: zeal", "The judge: art", "Gradient norm", "Learning rate"]
         );
+        let rewarded =
+            |event: &str, others: &str| format!("{{\"event\":\"{event}\",\"step\":3,\"caption_loss\":1,{others}}}\n");
+        let rewarded = Log::parse(
+            &(rewarded("step", "\"grad_norm\":1,\"seconds\":1,\"reward_clip\":0.3")
+                + &rewarded("validation", "\"standard_error\":0,\"prompts\":2,\"reward_clip\":0.2")),
+        );
+        let page = panels(&[("", &rewarded)]);
+        assert_eq!(headings(&page)[..3], ["Caption loss", "Reward: clip", "Reward: clip, held-out prompts"], "{page}");
         assert!(single.contains("mean of nearby steps") && !single.contains("s0"), "{single}");
         let both = panels(&[("a", &one), ("b", &other)]);
         assert_eq!(headings(&both)[..2], ["Caption loss", "Caption loss on held-out prompts"]);

@@ -254,6 +254,7 @@ impl Observer for Run {
         });
         for (name, leg) in report.legs.named() {
             let there = match name {
+                "reward" => !report.rewards.is_empty(),
                 "fidelity" => report.fidelity.is_some(),
                 "segment" => report.attention.is_some(),
                 _ => true,
@@ -262,6 +263,9 @@ impl Observer for Run {
                 line.insert(format!("seconds_{name}"), leg.seconds.into());
                 line.insert(format!("peak_{name}"), leg.peak.into());
             }
+        }
+        if let Some(line) = line.as_object_mut() {
+            line.extend(report.rewards.iter().map(|(name, reward)| (format!("reward_{name}"), (*reward).into())));
         }
         if let (Some((losses, counts)), Some(line)) = (report.attention, line.as_object_mut()) {
             line.extend([

@@ -68,7 +68,8 @@ impl Lines {
         let share = if self.steps <= 2 { 1.0 } else { 0.1_f64.max(1.0 / (self.steps - 1) as f64) };
         self.seconds += share * (seconds - self.seconds);
         let memory = memory.map_or(String::new(), |bytes| format!(" · {:.1} GB", bytes as f64 / 1e9));
-        let figures = format!("loss {:.3} · {} a step{memory}", report.caption_loss, each(self.seconds));
+        let rewards: String = report.rewards.iter().map(|(name, reward)| format!(" · {name} {reward:.3}")).collect();
+        let figures = format!("loss {:.3}{rewards} · {} a step{memory}", report.caption_loss, each(self.seconds));
         let left = duration(self.seconds * self.last.saturating_sub(step) as f64);
         if self.steps == 2 && step < self.last && self.leads {
             tracing::info!(

@@ -30,6 +30,8 @@ pub struct Validation {
 /// One measurement, a value a prompt.
 pub struct Round {
     pub losses: Vec<f64>,
+    /// Of each reward beside the caption loss `[rewards, prompts]`
+    rewards: Vec<Vec<f64>>,
     /// `[prompts, figures]`
     judged: Vec<Vec<f64>>,
     /// `[prompts, 3, H, W]`, bytes
@@ -38,7 +40,9 @@ pub struct Round {
 
 impl Round {
     fn shallow_clone(&self) -> Self {
-        Self { losses: self.losses.clone(), judged: self.judged.clone(), images: self.images.shallow_clone() }
+        let Self { losses, rewards, judged, images } = self;
+        let (losses, rewards, judged) = (losses.clone(), rewards.clone(), judged.clone());
+        Self { losses, rewards, judged, images: images.shallow_clone() }
     }
 }
 
@@ -99,7 +103,7 @@ impl Validation {
         let mut take = |name: &str| tensors.remove(name).ok_or_else(|| Error::file(path, format!("{name} is missing")));
         let (losses, judged, images) = (take("losses")?, take("judged")?, take("images")?);
         let judged = judged.unbind(0).into_iter().map(Vec::<f64>::try_from).collect::<Result<_, _>>()?;
-        Ok(Some(Round { losses: Vec::<f64>::try_from(losses)?, judged, images }))
+        Ok(Some(Round { losses: Vec::<f64>::try_from(losses)?, rewards: vec![], judged, images }))
     }
 
     fn write_first(&self, round: &Round) -> Result<()> {
@@ -164,6 +168,12 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
         "event": "validation", "step": step, "caption_loss": loss, "standard_error": error,
         "prompts": round.losses.len(), "losses": round.losses,
     });
+    let names = trainer.session.rewards.iter().map(|other| other.reward.name());
+    let rewards: Vec<(&str, f64)> = names.zip(round.rewards.iter().map(|values| mean(values).0)).collect();
+    if let Some(line) = line.as_object_mut() {
+        line.extend(rewards.iter().map(|(name, reward)| (format!("reward_{name}"), (*reward).into())));
+    }
+    let said: String = rewards.iter().map(|(name, reward)| format!(", reward {name} {reward:.4}")).collect();
     if let (Some(judge), Some(line)) = (&run.validation.judge, line.as_object_mut()) {
         let figures = judge.figures();
         let values: Vec<f64> = (0..figures.len()).map(|f| mean(&column(&round.judged, f)).0).collect();
@@ -189,7 +199,7 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
         }
     }
     run.journal.write(line)?;
-    tracing::info!("step {step}: caption loss on {} held-out prompts {loss:.4}", round.losses.len());
+    tracing::info!("step {step}: caption loss on {} held-out prompts {loss:.4}{said}", round.losses.len());
     run.measured.push((step, round.losses));
     Ok(())
 }
@@ -199,6 +209,7 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
     let (session, world) = (&mut trainer.session, &trainer.world);
     let unet = session.frozen(&trainer.adapter.lora)?;
     let (mut losses, mut judged, mut bytes) = (vec![], vec![], vec![]);
+    let mut rewards = vec![vec![]; session.rewards.len()];
     let all = &run.validation.prompts;
     let mine = world.share(all.len());
     for (start, length) in
@@ -212,7 +223,10 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
         let sampler = session.sampler.clone();
         let images = session.draw(&unet, &sampler, &prompts, x, noise, || run.tick_unless_stopped())?;
         // sample by sample, so that the mean does not depend on how the prompts are cut into batches
-        losses.extend(session.captioner.values(&images, &prompts)?);
+        losses.extend(session.captioner.losses(&images, &prompts)?);
+        for (values, other) in rewards.iter_mut().zip(&session.rewards) {
+            values.extend(other.reward.values(&images, &prompts)?);
+        }
         if let Some(judge) = &run.validation.judge {
             let images = images.clamp(0.0, 1.0);
             judged.extend(judge.judge(&images, &prompts).context("validation.judge")?);
@@ -220,7 +234,7 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
         }
     }
     let images = if bytes.is_empty() { Tensor::new() } else { Tensor::cat(&bytes, 0) };
-    Ok(Round { losses, judged, images })
+    Ok(Round { losses, rewards, judged, images })
 }
 
 /// The whole round, from the shares of the ranks.
@@ -230,10 +244,12 @@ fn gather(share: Round, session: &Session, run: &Run, world: &World) -> Result<R
     }
     let (all, mine) = (run.validation.prompts.len(), share.losses.len() as i64);
     let figures = run.validation.judge.as_ref().map(|judge| judge.figures().len());
-    let columns = 1 + figures.unwrap_or(0) as i64;
+    let first = 1 + share.rewards.len(); // of the judge's columns
+    let columns = (first + figures.unwrap_or(0)) as i64;
     let rows = share.losses.iter().enumerate().flat_map(|(i, loss)| {
+        let rewards = share.rewards.iter().map(move |values| values[i]);
         let judged = share.judged.get(i).into_iter().flatten();
-        std::iter::once(*loss).chain(judged.copied())
+        std::iter::once(*loss).chain(rewards).chain(judged.copied())
     });
     let rows = Tensor::from_slice(&rows.collect::<Vec<f64>>()).view([mine, columns]);
     let rows =
@@ -246,8 +262,9 @@ fn gather(share: Round, session: &Session, run: &Run, world: &World) -> Result<R
         }
         None => Tensor::new(),
     };
-    let judged = if figures.is_some() { rows.iter().map(|row| row[1..].to_vec()).collect() } else { vec![] };
-    Ok(Round { losses: rows.iter().map(|row| row[0]).collect(), judged, images })
+    let judged = if figures.is_some() { rows.iter().map(|row| row[first..].to_vec()).collect() } else { vec![] };
+    let rewards = (1..first).map(|of| column(&rows, of)).collect();
+    Ok(Round { losses: column(&rows, 0), rewards, judged, images })
 }
 
 fn write_best(validation: &Validation) -> Result<()> {
@@ -304,7 +321,13 @@ mod tests {
     }
 
     fn round(losses: &[f64], judged: &[f64]) -> Round {
-        Round { losses: losses.to_vec(), judged: judged.iter().map(|v| vec![*v]).collect(), images: Tensor::new() }
+        let rewards = vec![];
+        Round {
+            losses: losses.to_vec(),
+            rewards,
+            judged: judged.iter().map(|v| vec![*v]).collect(),
+            images: Tensor::new(),
+        }
     }
 
     #[test]

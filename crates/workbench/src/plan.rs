@@ -56,6 +56,17 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
             "a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({:?})",
             config.sampling.sampler, config.replay.mode
         ),
+        match &config.rewards[..] {
+            [] => "rewards      the caption loss alone".into(),
+            rewards => {
+                let one = |r: &config::Reward| format!("{} (weight {}, {})", r.name(), r.weight, r.path.display());
+                format!(
+                    "rewards      the caption loss (weight {}), {}",
+                    config.captioner.weight,
+                    rewards.iter().map(one).collect::<Vec<_>>().join(", ")
+                )
+            }
+        },
         match &config.attention {
             Some(a) => format!(
                 "attention    {:?} losses on up to {} of the {k} replayed steps, objects found by {:?}",

@@ -41,6 +41,8 @@ pub struct Request {
 /// What a trace has to say besides its file.
 pub struct Summary {
     pub caption_loss: f64,
+    /// The rewards beside it, by name.
+    pub rewards: Vec<(String, f64)>,
     pub tracked: BTreeSet<usize>,
     pub seconds: Vec<f64>,
     /// Of the last iteration.
@@ -49,7 +51,7 @@ pub struct Summary {
     pub peak_memory: Option<u64>,
 }
 
-/// Attention losses, where the configuration has them, are on all the tracked steps. Writes `x_0`, `image`, `image_gradient` (of the caption loss), `loss.caption`, with attention losses `loss.token` and `loss.pixel`, `loss` (all, weighted), `tracked`, and `grad.KEY` for each matrix by its PEFT key. The prompts
+/// Attention losses, where the configuration has them, are on all the tracked steps. Writes `x_0`, `image`, `image_gradient` (of the caption loss), `loss.caption`, the `reward.NAME` of each reward beside it, with attention losses `loss.token` and `loss.pixel`, `loss` (all, weighted), `tracked`, and `grad.KEY` for each matrix by its PEFT key. The prompts
 /// are the first B of the training file.
 pub fn run(config: Config, request: &Request) -> Result<Summary> {
     for (section, there) in [("fidelity", config.fidelity.is_some()), ("mixed", config.mixed.is_some())] {
@@ -93,6 +95,7 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
             noise: Box::new(noise),
             first: 0,
             weight: 1.0,
+            rewards: true,
             anchor: if session.config.anchor.is_some() { tracked.clone() } else { BTreeSet::new() },
             tracked,
             attention,
@@ -114,6 +117,9 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
         ("loss".to_owned(), Tensor::from(loss)),
         ("tracked".to_owned(), Tensor::from_slice(&tracked.iter().map(|s| *s as i64).collect::<Vec<_>>())),
     ]);
+    let names = session.rewards.iter().map(|other| other.reward.name().to_owned());
+    let rewards: Vec<(String, f64)> = names.zip(outcome.rewarded.rewards).collect();
+    out.extend(rewards.iter().map(|(name, reward)| (format!("reward.{name}"), Tensor::from(*reward))));
     if session.attention.is_some() {
         out.insert("loss.token".to_owned(), Tensor::from(outcome.attention_losses.token));
         out.insert("loss.pixel".to_owned(), Tensor::from(outcome.attention_losses.pixel));
@@ -124,6 +130,7 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
     tensors::write(&request.out, &out, HashMap::from([("prompts".into(), serde_json::to_string(&prompts)?)]))?;
     Ok(Summary {
         caption_loss: outcome.caption_loss,
+        rewards,
         tracked,
         seconds,
         legs: outcome.legs,

@@ -3,8 +3,10 @@
 use crate::{
     batch::Share,
     finite::{self, Part},
+    likelihood::{self, Blip, Likelihood, Nll},
     loss::contrast::Contrast,
     replay::chunks,
+    reward::{Gradient, ImageReward, Seen},
 };
 use anyhow::{Context, Result};
 use config::{self, Reduction};
@@ -14,29 +16,14 @@ use diffusion::{
     random::{Purpose, stream},
     resident::Resident,
 };
-use models::{
-    blip::{Captioner, Nll},
-    preprocess::Preprocess,
-    tokenizer::BertTokenizer,
-};
-use std::sync::atomic::{AtomicBool, Ordering};
+use models::blip::Captioner;
 use tch::{Device, Kind, Tensor};
 
 pub struct CaptionLoss {
-    captioner: Resident<Captioner>,
-    kind: Kind,
-    /// Height and width of the pictures it takes.
-    image_size: (i64, i64),
-    tokenizer: BertTokenizer,
-    preprocess: Preprocess,
+    captioner: Resident<Box<dyn Likelihood>>,
     config: config::Captioner,
     /// Wrong captions, where the loss has any
     contrast: Contrast,
-    /// Tokens of the prefix, the start token among them.
-    prefix_tokens: usize,
-    max_length: usize,
-    /// Whether it was said already that a caption is too long.
-    told: AtomicBool,
 }
 
 /// A loss of a batch of images, or what some of them add to it.
@@ -54,39 +41,21 @@ pub type Crop = (i64, i64);
 
 impl CaptionLoss {
     pub fn open(config: &config::Captioner, kind: Kind, device: Device) -> Result<Self> {
-        let path = &config.path;
-        let captioner = Captioner::open(path, kind, device).with_context(|| format!("captioner {}", path.display()))?;
-        Self::new(captioner, config, device)
+        let of = config.clone();
+        let open =
+            move || likelihood::open(&of, kind, device).with_context(|| format!("captioner {}", of.path.display()));
+        Ok(Self::with(Resident::open(open)?, config))
     }
 
-    /// With a captioner that is in memory already; tokenizer and preprocessing are read from the configured folder.
+    /// With a BLIP that is in memory already; tokenizer and preprocessing are read from the configured folder.
     pub fn new(captioner: Captioner, config: &config::Captioner, device: Device) -> Result<Self> {
-        let tokenizer = BertTokenizer::open(&config.path)?;
-        let preprocess = Preprocess::open(&config.path)?;
-        let max_length = captioner.config().text.max_position_embeddings as usize;
-        let prefix_tokens = tokenizer.encode(config.prefix.trim_end(), max_length)?.ids.len() - 1; // without its end token
-        let (kind, image_size) = (captioner.kind(), captioner.image_size());
-        let path = config.path.to_path_buf();
-        let captioner = Resident::of(captioner, move || Ok(Captioner::open(&path, kind, device)?));
-        let config = config.clone();
-        let (contrast, told) = (Contrast::default(), AtomicBool::new(false));
-        Ok(Self {
-            captioner,
-            kind,
-            image_size,
-            tokenizer,
-            preprocess,
-            config,
-            contrast,
-            prefix_tokens,
-            max_length,
-            told,
-        })
+        let (of, kind) = (config.clone(), captioner.kind());
+        let captioner: Box<dyn Likelihood> = Box::new(Blip::new(captioner, config)?);
+        Ok(Self::with(Resident::of(captioner, move || likelihood::open(&of, kind, device)), config))
     }
 
-    /// Lets the captioner go whenever it has nothing to do.
-    pub fn offload(&mut self) {
-        self.captioner.let_go();
+    fn with(captioner: Resident<Box<dyn Likelihood>>, config: &config::Captioner) -> Self {
+        Self { captioner, config: config.clone(), contrast: Contrast::default() }
     }
 
     /// How far the crop of an image of that size may be moved: `0..=jitter` in each direction.
@@ -104,17 +73,18 @@ impl CaptionLoss {
     /// Loss, and its cotangent at the images `[B, 3, H, W]` (0..1, not clamped) of a share. A few samples at a time, each
     /// weighted so that any cutting gives the same.
     pub fn with_cotangent(&self, images: &Tensor, share: &Share, crops: &[Crop]) -> Result<Caption> {
-        let parts = self.parts(images, share.prompts(), crops, true)?;
-        let cotangents: Vec<Tensor> =
-            parts.iter().filter_map(|p| p.cotangent.as_ref().map(Tensor::shallow_clone)).collect();
-        let count = self.count(&share.batch)?;
-        let mean = |of: fn(&Piece) -> f64| parts.iter().map(of).sum::<f64>() / count;
-        let (loss, smoothed) = (mean(|p| p.nll), mean(|p| p.smoothed));
-        let mut cotangent = Tensor::cat(&cotangents, 0) * (1.0 / count);
-        if self.config.contrast > 0.0 {
-            self.away_from_wrong(images, share, crops, &mut cotangent)?;
-        }
-        Ok(Caption { loss, smoothed, cotangent })
+        self.captioner.with(|captioner| {
+            let captioner = captioner.as_ref();
+            let parts = self.parts(captioner, images, share.prompts(), crops)?;
+            let count = self.count(captioner, &share.batch)?;
+            let mean = |of: fn(&Piece) -> f64| parts.iter().map(of).sum::<f64>() / count;
+            let (loss, smoothed) = (mean(|p| p.nll), mean(|p| p.smoothed));
+            let mut cotangent = joined(parts) * (1.0 / count);
+            if self.config.contrast > 0.0 {
+                self.away_from_wrong(captioner, images, share, crops, &mut cotangent)?;
+            }
+            Ok(Caption { loss, smoothed, cotangent })
+        })
     }
 
     /// Finds the wrong captions of these prompts, which `captioner.contrast` makes less likely.
@@ -126,7 +96,14 @@ impl CaptionLoss {
     }
 
     /// Subtracts from the cotangent that of the same loss with wrong captions, where there are any.
-    fn away_from_wrong(&self, images: &Tensor, share: &Share, crops: &[Crop], cotangent: &mut Tensor) -> Result<()> {
+    fn away_from_wrong(
+        &self,
+        captioner: &dyn Likelihood,
+        images: &Tensor,
+        share: &Share,
+        crops: &[Crop],
+        cotangent: &mut Tensor,
+    ) -> Result<()> {
         let all: Vec<&str> = share.batch.iter().filter_map(|prompt| self.contrast.get(prompt)).collect();
         let mine = share.prompts().iter().enumerate();
         let (rows, wrong): (Vec<i64>, Vec<&str>) =
@@ -136,83 +113,67 @@ impl CaptionLoss {
         }
         let crops: Vec<Crop> = rows.iter().map(|row| crops[*row as usize]).collect();
         let rows = Tensor::from_slice(&rows).to_device(images.device());
-        let parts = self.parts(&images.index_select(0, &rows), &wrong, &crops, true)?;
-        let pulls: Vec<Tensor> = parts.into_iter().filter_map(|p| p.cotangent).collect();
-        let share = -self.config.contrast / self.count(&all)?;
-        let _ = cotangent.index_add_(0, &rows, &(Tensor::cat(&pulls, 0) * share));
+        let pulls = joined(self.parts(captioner, &images.index_select(0, &rows), &wrong, &crops)?);
+        let share = -self.config.contrast / self.count(captioner, &all)?;
+        let _ = cotangent.index_add_(0, &rows, &(pulls * share));
         Ok(())
     }
 
     /// The loss of each image with its prompt, alone and not moved. The captioner is opened once for all.
-    pub fn values(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<f64>> {
+    pub fn losses(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<f64>> {
         let _guard = tch::no_grad_guard();
         self.captioner.with(|captioner| {
-            let value = |(row, prompt): (i64, &&str)| {
-                let parts = self.parts_by(captioner, &images.narrow(0, row, 1), &[prompt], &[(0, 0)], false)?;
-                Ok(parts.iter().map(|p| p.nll).sum::<f64>() / self.count(&[prompt])?)
+            let loss = |(row, prompt): (i64, &&str)| {
+                let nll = Self::nll_by(captioner.as_ref(), &images.narrow(0, row, 1), &[prompt], &[(0, 0)])?;
+                Ok(nll.sum.double_value(&[0]) / self.count(captioner.as_ref(), &[prompt])?)
             };
-            (0..).zip(prompts).map(value).collect()
+            (0..).zip(prompts).map(loss).collect()
         })
     }
 
     /// What the sum over all tokens of these prompts is divided by.
-    fn count(&self, prompts: &[&str]) -> Result<f64> {
+    fn count(&self, captioner: &dyn Likelihood, prompts: &[&str]) -> Result<f64> {
         Ok(match self.config.reduction {
             Reduction::Sum => prompts.len().max(1) as f64,
-            Reduction::Mean => {
-                let labels = self.tokens(prompts, Device::Cpu)?.2;
-                let told = labels.narrow(1, 1, labels.size()[1] - 1).ne(-100); // nothing tells the first token
-                told.sum(Kind::Int64).int64_value(&[]).max(1) as f64
-            }
+            Reduction::Mean => captioner.tokens(prompts)?.into_iter().sum::<i64>().max(1) as f64,
         })
     }
 
-    fn parts(&self, images: &Tensor, prompts: &[&str], crops: &[Crop], gradient: bool) -> Result<Vec<Piece>> {
-        self.captioner.with(|captioner| self.parts_by(captioner, images, prompts, crops, gradient))
-    }
-
-    fn parts_by(
+    fn parts(
         &self,
-        captioner: &Captioner,
+        captioner: &dyn Likelihood,
         images: &Tensor,
         prompts: &[&str],
         crops: &[Crop],
-        gradient: bool,
     ) -> Result<Vec<Piece>> {
         let mut parts = vec![];
         for (start, length) in chunks(images.size()[0], self.config.micro_batch.samples()) {
             let range = start as usize..(start + length) as usize;
-            let images = images.narrow(0, start, length).detach().set_requires_grad(gradient);
-            let nll = self.nll_by(captioner, &images, &prompts[range.clone()], &crops[range])?;
+            let images = images.narrow(0, start, length).detach().set_requires_grad(true);
+            let nll = Self::nll_by(captioner, &images, &prompts[range.clone()], &crops[range])?;
             let (plain, smoothed) = (&nll.sum, nll.smoothed(self.config.label_smoothing));
             let [plain, smoothed] = [plain, &smoothed].map(|rows| rows.sum(rows.kind()));
             let values = Tensor::stack(&[&plain, &smoothed], 0).detach();
             let (nll, value) = (values.double_value(&[0]), values.double_value(&[1]));
-            if gradient {
-                finite::check_value(Part::CaptionLoss, nll)?;
-            }
-            let cotangent = match gradient {
-                true => precision::vjp(self.kind, &[&smoothed], &[&images], &[&smoothed.ones_like()])?.remove(0),
-                false => None,
-            };
-            parts.push(Piece { nll, smoothed: value, cotangent });
+            finite::check_value(Part::CaptionLoss, nll)?;
+            let cotangent = precision::vjp(captioner.kind(), &[&smoothed], &[&images], &[&smoothed.ones_like()])?;
+            let cotangent = cotangent.into_iter().next().flatten();
+            parts.push(Piece {
+                nll,
+                smoothed: value,
+                cotangent: cotangent.context("the captioner's likelihood does not depend on the image")?,
+            });
         }
         Ok(parts)
     }
 
     /// Sum of `-log p` over each caption's tokens `[B]`, and their number; differentiable with respect to the images.
     pub fn nll(&self, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Nll> {
-        self.captioner.with(|captioner| self.nll_by(captioner, images, prompts, crops))
+        self.captioner.with(|captioner| Self::nll_by(captioner.as_ref(), images, prompts, crops))
     }
 
-    fn nll_by(&self, captioner: &Captioner, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Nll> {
-        let pixels = self.look(images, crops)?;
-        let (ids, mask, labels) = self.tokens(prompts, images.device())?;
-        Ok(captioner.nll(&pixels, &ids, &mask, &labels)?)
-    }
-
-    /// Crop, resize and normalise, each image by its own crop.
-    fn look(&self, images: &Tensor, crops: &[Crop]) -> Result<Tensor> {
+    /// Of each image a part, by its own crop.
+    fn nll_by(captioner: &dyn Likelihood, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Nll> {
         let (_, _, height, width) = images.size4()?;
         let jitter = Self::jitter(height, width);
         let cropped: Vec<Tensor> = crops
@@ -222,42 +183,52 @@ impl CaptionLoss {
                 images.narrow(0, i as i64, 1).narrow(2, *top, height - jitter).narrow(3, *left, width - jitter)
             })
             .collect();
-        Ok(self.preprocess.apply(&Tensor::cat(&cropped, 0), self.image_size)?)
-    }
-
-    /// Ids, attention mask and labels `[B, L]`: prefix and padding are no labels.
-    fn tokens(&self, prompts: &[&str], device: Device) -> Result<(Tensor, Tensor, Tensor)> {
-        let captions: Vec<String> =
-            prompts.iter().map(|p| format!("{}{}", self.config.prefix, p.to_lowercase())).collect();
-        let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
-        let batch = self.tokenizer.encode_batch(&captions, self.max_length)?;
-        self.tell(prompts, &batch.cut);
-        let (ids, mask) = (batch.ids.to_device(device), batch.attention_mask.to_device(device));
-        let labels = ids.masked_fill(&mask.eq(0), -100);
-        let _ = labels.narrow(1, 0, (self.prefix_tokens as i64).min(labels.size()[1])).fill_(-100);
-        Ok((ids, mask, labels))
+        captioner.nll(&Tensor::cat(&cropped, 0), prompts)
     }
 }
 
-impl CaptionLoss {
-    /// Says once that a caption is too long.
-    fn tell(&self, prompts: &[&str], cut: &[Option<String>]) {
-        let Some((prompt, cut)) = prompts.iter().zip(cut).find_map(|(prompt, cut)| Some((prompt, cut.as_ref()?)))
-        else {
-            return;
-        };
-        if !self.told.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                "prompt longer than the {} tokens that the captioner takes; the caption loss does not see the end of `{prompt}`: \
-                 …{cut}. Further ones are not named",
-                self.max_length
-            );
-        }
+/// The reward is the mean log-likelihood of the prompt's tokens.
+impl ImageReward for CaptionLoss {
+    fn name(&self) -> &str {
+        "caption"
     }
+
+    fn values(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<f64>> {
+        let _guard = tch::no_grad_guard();
+        self.captioner.with(|captioner| {
+            let mut values = vec![];
+            for (start, length) in chunks(images.size()[0], self.config.micro_batch.samples()) {
+                let prompts = &prompts[start as usize..(start + length) as usize];
+                let images = images.narrow(0, start, length);
+                let nll = Self::nll_by(captioner.as_ref(), &images, prompts, &vec![(0, 0); prompts.len()])?;
+                let sums = Vec::<f64>::try_from(nll.sum.to_kind(Kind::Double))?;
+                let tokens = match self.config.reduction {
+                    Reduction::Sum => vec![1; prompts.len()],
+                    Reduction::Mean => captioner.tokens(prompts)?,
+                };
+                values.extend(sums.iter().zip(tokens).map(|(sum, tokens)| -sum / tokens.max(1) as f64));
+            }
+            Ok(values)
+        })
+    }
+
+    fn gradient(&self, seen: &Seen) -> Result<Gradient> {
+        let Caption { loss, smoothed, cotangent } = self.with_cotangent(seen.images, seen.share, seen.crops)?;
+        Ok(Gradient { reward: -loss, loss: smoothed, cotangent })
+    }
+
+    fn offload(&mut self) {
+        self.captioner.let_go();
+    }
+}
+
+/// The cotangents of all pieces, in a batch.
+fn joined(parts: Vec<Piece>) -> Tensor {
+    Tensor::cat(&parts.into_iter().map(|part| part.cotangent).collect::<Vec<_>>(), 0)
 }
 
 struct Piece {
     nll: f64,
     smoothed: f64,
-    cotangent: Option<Tensor>,
+    cotangent: Tensor,
 }

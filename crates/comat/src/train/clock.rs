@@ -19,6 +19,8 @@ pub struct Legs {
     pub decode: Leg,
     /// The captioner, both ways
     pub caption: Leg,
+    /// The rewards beside the captioner, both ways
+    pub reward: Leg,
     /// The discriminator, both ways
     pub fidelity: Leg,
     /// Finding the objects of the attention losses
@@ -27,12 +29,13 @@ pub struct Legs {
 }
 
 impl Legs {
-    pub fn named(&self) -> [(&'static str, Leg); 6] {
-        let Self { trajectory, decode, caption, fidelity, segment, replay } = *self;
+    pub fn named(&self) -> [(&'static str, Leg); 7] {
+        let Self { trajectory, decode, caption, reward, fidelity, segment, replay } = *self;
         [
             ("trajectory", trajectory),
             ("decode", decode),
             ("caption", caption),
+            ("reward", reward),
             ("fidelity", fidelity),
             ("segment", segment),
             ("replay", replay),
@@ -57,6 +60,7 @@ impl AddAssign for Legs {
         self.trajectory += other.trajectory;
         self.decode += other.decode;
         self.caption += other.caption;
+        self.reward += other.reward;
         self.fidelity += other.fidelity;
         self.segment += other.segment;
         self.replay += other.replay;

@@ -20,6 +20,8 @@ pub struct StepReport {
     pub caption_loss: f64,
     /// Where labels are smoothed.
     pub smoothed_loss: Option<f64>,
+    /// The rewards beside it, by name, not weighted.
+    pub rewards: Vec<(String, f64)>,
     pub grad_norm: f64,
     pub learning_rate: f64,
     /// With Prodigy: what the learning rate is a factor of.
@@ -46,6 +48,7 @@ impl StepReport {
         Self {
             caption_loss: 0.0,
             smoothed_loss: (session.config.captioner.label_smoothing > 0.0).then_some(0.0),
+            rewards: session.rewards.iter().map(|other| (other.reward.name().to_owned(), 0.0)).collect(),
             grad_norm: 0.0,
             learning_rate,
             distance: None,
@@ -68,6 +71,9 @@ impl StepReport {
         self.caption_loss += outcome.caption_loss / parts as f64;
         if let Some(loss) = &mut self.smoothed_loss {
             *loss += outcome.smoothed_loss / parts as f64;
+        }
+        for ((_, mean), reward) in self.rewards.iter_mut().zip(&outcome.rewarded.rewards) {
+            *mean += reward / parts as f64;
         }
         if let Some((losses, counts)) = &mut self.attention {
             losses.token += outcome.attention_losses.token / parts as f64;
@@ -120,7 +126,8 @@ impl StepReport {
             (Part::Discriminator, fidelity.discriminator),
             (Part::Gradients, self.grad_norm),
         ];
-        let first = figures.into_iter().find(|(_, figure)| !figure.is_finite()).map(|(part, _)| part);
+        let rewards = self.rewards.iter().map(|(_, reward)| (Part::Reward, *reward));
+        let first = figures.into_iter().chain(rewards).find(|(_, figure)| !figure.is_finite()).map(|(part, _)| part);
         self.not_finite = self.not_finite.or(first);
     }
 
@@ -176,6 +183,7 @@ impl StepReport {
     fn sums(&mut self) -> Vec<&mut f64> {
         let mut all = vec![&mut self.caption_loss, &mut self.pulls.caption];
         all.extend(&mut self.smoothed_loss);
+        all.extend(self.rewards.iter_mut().map(|(_, reward)| reward));
         all.extend(&mut self.mixed_loss);
         all.extend(&mut self.anchor_loss);
         if let Some((losses, _)) = &mut self.attention {

@@ -1,7 +1,7 @@
 use crate::{
     config::Json,
     error::Result,
-    preprocess::{Preprocess, check, crop, resize_as_bytes},
+    preprocess::{Preprocess, check, crop, resize, resize_as_bytes},
 };
 use serde::Deserialize;
 use std::path::Path;
@@ -10,7 +10,7 @@ use tch::Tensor;
 /// Images of any size to the network's square: the shorter side to its length, then the middle of the longer one.
 ///
 /// Source: transformers `CLIPImageProcessor` on PIL's resize, columns first, rounded to bytes behind either direction. We
-/// round as well, so that scores compare with published ones; there is hence no gradient through it.
+/// round as well ([`CentreCrop::apply`]), so that scores compare with published ones; [`CentreCrop::smooth`] does not, for gradients.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CentreCrop {
     /// Pixels of the shorter side once resized
@@ -89,10 +89,18 @@ impl CentreCrop {
 
     /// Images `[B, 3, H, W]` in 0..1 → `[B, 3, side, side]`, normalised, float32 or better
     pub fn apply(&self, images: &Tensor) -> Result<Tensor> {
-        let (height, width) = check(images)?;
-        let (rows, columns) = self.size((height, width));
-        let resized = resize_as_bytes(images, (rows, columns))?;
+        self.middle(&resize_as_bytes(images, self.size(check(images)?))?)
+    }
+
+    /// As [`Self::apply`] without any rounding: differentiable with respect to the images.
+    pub fn smooth(&self, images: &Tensor) -> Result<Tensor> {
+        self.middle(&resize(images, self.size(check(images)?))?)
+    }
+
+    /// The square in the middle of what was resized, normalised.
+    fn middle(&self, resized: &Tensor) -> Result<Tensor> {
+        let (rows, columns) = check(resized)?;
         let offset = ((rows - self.side) / 2, (columns - self.side) / 2);
-        self.norm.normalise(&crop(&resized, offset, (self.side, self.side))?)
+        self.norm.normalise(&crop(resized, offset, (self.side, self.side))?)
     }
 }

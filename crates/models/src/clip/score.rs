@@ -58,6 +58,17 @@ impl ClipScore {
         Ok(cosines)
     }
 
+    /// As [`Self::cosines`] `[B]`, but differentiable with respect to the images, which are not rounded to bytes and not clamped.
+    /// Kind: float32 or better.
+    pub fn similarities(&self, images: &Tensor, prompts: &[&str]) -> Result<Tensor> {
+        let text = tch::no_grad(|| self.text_embeds(prompts))?;
+        let image = self.clip.image_embeds(&self.preprocess.smooth(images)?)?;
+        if image.size() != text.size() {
+            return Err(Error::Input(format!("CLIP: {} images for {} prompts", image.size()[0], prompts.len())));
+        }
+        Ok((image * text).sum_dim_intlist(1, false, None::<Kind>))
+    }
+
     /// Images `[B, 3, H, W]` in 0..1 → `[B, P]` of length 1
     pub fn image_embeds(&self, images: &Tensor) -> Result<Tensor> {
         self.clip.image_embeds(&self.preprocess.apply(images)?)

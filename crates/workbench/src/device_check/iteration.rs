@@ -78,6 +78,7 @@ impl<'a> Iteration<'a> {
                 device,
             },
             captioner: Captioner::at(self.world.join("blip")),
+            rewards: vec![],
             prompts: Prompts { train: "unused".into(), validation: None, chunks: 1 },
             sampling: Sampling { sampler: SamplerKind::Ddim, steps: STEPS, guidance_scale: 1.0, ..Sampling::default() },
             replay: Replay { tracked: STEPS, ..Replay::default() },

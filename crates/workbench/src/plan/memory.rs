@@ -50,10 +50,11 @@ impl Need {
 }
 
 /// The setting that says how many samples a leg works on at a time.
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 7] = [
     ("trajectory", "train.batch_size"),
     ("decode", "captioner.micro_batch"),
     ("caption", "captioner.micro_batch"),
+    ("reward", "captioner.micro_batch"),
     ("fidelity", "fidelity.micro_batch"),
     ("segment", "train.batch_size"),
     ("replay", "replay.micro_batch"),
@@ -142,6 +143,7 @@ pub(super) fn forecast_in(mut session: Session, config: &Config) -> Result<Forec
     let mut lines = vec![];
     for (i, (leg, setting)) in SETTINGS.into_iter().enumerate() {
         let there = match leg {
+            "reward" => !config.rewards.is_empty(),
             "fidelity" => config.fidelity.is_some(),
             "segment" => config.attention.is_some(),
             _ => true,
@@ -196,6 +198,7 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Legs> 
         start,
         first: 0,
         weight: 1.0,
+        rewards: true,
         noise: Box::new(|_| noise()),
         tracked,
         attention,

@@ -1,0 +1,170 @@
+//! Rewards of images: what [`crate::train::iterate`] adds up at the images, each with a weight of its own.
+//!
+//! The caption loss is the first of them ([`crate::loss::caption`]); `[[reward]]` in the configuration adds others. A reward that
+//! is a function of one image and its prompt needs no more than that function ([`PerImage`]); others implement [`ImageReward`].
+//! docs/extending.md has an example.
+
+mod clip;
+
+use crate::{
+    batch::Share,
+    finite::{self, Part},
+    loss::caption::Crop,
+    replay::chunks,
+};
+use anyhow::{Context, Result, ensure};
+use config::{Config, RewardKind};
+use diffusion::{precision, resident::Resident};
+use tch::{Device, Kind, Tensor};
+
+/// Says how good images are for their prompts; more is better. `images` are `[B, 3, H, W]` in 0..1, not clamped.
+pub trait ImageReward {
+    /// One word, for logs and reports.
+    fn name(&self) -> &str;
+
+    /// The reward of each image with its prompt, alone, without gradient.
+    ///
+    /// # Errors
+    /// Images or prompts that it cannot take; those of opening its networks.
+    fn values(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<f64>>;
+
+    /// Loss and reward of the images of a share, and the loss's cotangent at them. However they are cut into micro-batches, or the
+    /// batch into shares, the numbers are the same.
+    ///
+    /// # Errors
+    /// [`finite::NotFinite`], and as [`ImageReward::values`].
+    fn gradient(&self, seen: &Seen) -> Result<Gradient>;
+
+    /// From now on its networks are in memory only while they work.
+    fn offload(&mut self);
+}
+
+/// What the rewards of an iteration look at.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    pub images: &'a Tensor,
+    /// Their prompts, and those of the batch that they are a part of.
+    pub share: &'a Share<'a>,
+    /// How far each image is moved, for a reward that looks at a crop.
+    pub crops: &'a [Crop],
+}
+
+/// What the images of a share add to a batch's loss.
+#[derive(Debug)]
+pub struct Gradient {
+    /// Part of the mean reward of the batch. It is what is logged.
+    pub reward: f64,
+    /// Part of the loss of the batch: minus the reward, unless the reward says otherwise (smoothed labels).
+    pub loss: f64,
+    /// `d loss / d images` `[B, 3, H, W]`
+    pub cotangent: Tensor,
+}
+
+/// A reward and what it counts beside the other losses.
+pub struct Weighted {
+    pub weight: f64,
+    pub reward: Box<dyn ImageReward>,
+}
+
+/// A reward of each image with its prompt, alone: a network, and a differentiable function of it. The loss is minus the mean over the
+/// batch. Micro-batches, half precision and offloading are seen to.
+pub struct PerImage<N> {
+    name: String,
+    network: Resident<N>,
+    reward: Function<N>,
+    /// The precision that the network computes in.
+    kind: Kind,
+    micro_batch: usize,
+}
+
+/// `(network, images [b, 3, H, W], b prompts)` to rewards `[b]`, each of its own image and prompt alone.
+pub type Function<N> = fn(&N, &Tensor, &[&str]) -> Result<Tensor>;
+
+impl<N: 'static> PerImage<N> {
+    /// `kind`: the precision that the network computes in.
+    pub fn new(name: &str, network: Resident<N>, reward: Function<N>, kind: Kind) -> Self {
+        Self { name: name.into(), network, reward, kind, micro_batch: 0 }
+    }
+
+    /// So many images at a time; 0: all.
+    pub fn in_micro_batches(mut self, images: usize) -> Self {
+        self.micro_batch = images;
+        self
+    }
+
+    /// Rewards `[b]` of some of the images, by a network that is open.
+    fn of(&self, network: &N, images: &Tensor, prompts: &[&str]) -> Result<Tensor> {
+        let rewards = (self.reward)(network, images, prompts).with_context(|| format!("reward {}", self.name))?;
+        let (found, rows) = (rewards.size(), images.size()[0]);
+        ensure!(found == [rows], "reward {}: {found:?} values for {rows} images; it must give [{rows}]", self.name);
+        Ok(rewards)
+    }
+
+    fn check(&self, images: &Tensor, prompts: &[&str]) -> Result<()> {
+        let (images, prompts) = (images.size().first().copied().unwrap_or(0), prompts.len());
+        ensure!(images == prompts as i64, "reward {}: {images} images for {prompts} prompts", self.name);
+        Ok(())
+    }
+}
+
+impl<N: 'static> ImageReward for PerImage<N> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn values(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<f64>> {
+        let _guard = tch::no_grad_guard();
+        self.check(images, prompts)?;
+        self.network.with(|network| {
+            let mut values = vec![];
+            for (start, length) in chunks(images.size()[0], self.micro_batch) {
+                let prompts = &prompts[start as usize..(start + length) as usize];
+                let rewards = self.of(network, &images.narrow(0, start, length), prompts)?;
+                values.extend(Vec::<f64>::try_from(rewards.to_kind(Kind::Double))?);
+            }
+            Ok(values)
+        })
+    }
+
+    fn gradient(&self, seen: &Seen) -> Result<Gradient> {
+        let (prompts, batch) = (seen.share.prompts(), seen.share.batch.len().max(1) as f64);
+        self.check(seen.images, prompts)?;
+        self.network.with(|network| {
+            let (mut sum, mut cotangents) = (0.0, vec![]);
+            for (start, length) in chunks(seen.images.size()[0], self.micro_batch) {
+                let images = seen.images.narrow(0, start, length).detach().set_requires_grad(true);
+                let prompts = &prompts[start as usize..(start + length) as usize];
+                let reward = self.of(network, &images, prompts)?.sum(None::<Kind>);
+                let value = reward.double_value(&[]);
+                finite::check_value(Part::Reward, value)?;
+                sum += value;
+                let none = || format!("reward {}: it does not depend on the image", self.name);
+                ensure!(reward.requires_grad(), none());
+                let back = precision::vjp(self.kind, &[&reward], &[&images], &[&reward.ones_like()])?;
+                cotangents.push(back.into_iter().next().flatten().with_context(none)?);
+            }
+            let reward = sum / batch;
+            Ok(Gradient { reward, loss: -reward, cotangent: Tensor::cat(&cotangents, 0) * (-1.0 / batch) })
+        })
+    }
+
+    fn offload(&mut self) {
+        self.network.let_go();
+    }
+}
+
+/// The rewards of `[[reward]]`, in a run's precision and on its device.
+///
+/// # Errors
+/// What cannot be opened, by its name and file.
+pub fn open(config: &Config, kind: Kind, device: Device) -> Result<Vec<Weighted>> {
+    let micro_batch = config.captioner.micro_batch.samples();
+    let one = |reward: &config::Reward| -> Result<Weighted> {
+        let name = reward.name();
+        let opened: Box<dyn ImageReward> = match reward.kind {
+            RewardKind::Clip => Box::new(clip::open(name, &reward.path, kind, device)?.in_micro_batches(micro_batch)),
+        };
+        Ok(Weighted { weight: reward.weight, reward: opened })
+    };
+    config.rewards.iter().map(|reward| one(reward).with_context(|| format!("reward {}", reward.name()))).collect()
+}

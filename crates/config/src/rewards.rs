@@ -1,0 +1,59 @@
+//! `[[reward]]`: what images are trained for beside the caption loss.
+
+use super::{Location, in_range};
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// A network that says how good an image is for its prompt; more is better. It computes in `model.dtype`, on as many images at a time
+/// as `captioner.micro_batch` says.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reward {
+    pub kind: RewardKind,
+    /// Its folder, or an id of the hub.
+    pub path: Location,
+    /// Of minus the mean reward, beside the other losses. 0 only logs it.
+    #[serde(default = "Reward::default_weight")]
+    pub weight: f64,
+    /// What it is called in logs (`reward_NAME`): letters, digits, `_` and `-`. Absent: its kind. Two rewards of a kind need two names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RewardKind {
+    /// The cosine between image and prompt, -1 to 1; a CLIP folder in transformers layout.
+    Clip,
+}
+
+impl Reward {
+    pub fn name(&self) -> &str {
+        match (&self.name, self.kind) {
+            (Some(name), _) => name,
+            (None, RewardKind::Clip) => "clip",
+        }
+    }
+
+    fn default_weight() -> f64 {
+        1.0
+    }
+}
+
+/// Refuses names that logs cannot tell apart.
+pub(super) fn check(rewards: &[Reward]) -> Result<()> {
+    for (i, reward) in rewards.iter().enumerate() {
+        in_range(&[(&format!("reward[{i}].weight"), reward.weight, f64::MAX)])?;
+        let name = reward.name();
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
+            bail!("reward[{i}].name is `{name}`; write letters, digits, `_` and `-`");
+        }
+        if name == "caption" {
+            bail!("reward[{i}].name is `caption`, which is the caption loss; choose another name");
+        }
+        if let Some(first) = rewards[..i].iter().position(|other| other.name() == name) {
+            bail!("reward[{first}] and reward[{i}] are both called `{name}`; give one of them another `name`");
+        }
+    }
+    Ok(())
+}

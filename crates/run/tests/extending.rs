@@ -1,0 +1,49 @@
+//! The example of docs/extending.md does what it says.
+
+#[allow(dead_code)]
+#[path = "../examples/red_reward.rs"]
+mod red_reward;
+
+use comat::{
+    batch::Share,
+    reward::{ImageReward, Seen},
+};
+use std::path::Path;
+use tch::{Kind, Tensor};
+use torch_ext::testing::{device, device_name};
+
+#[test]
+fn red_images_are_rewarded() {
+    let reward = red_reward::reward().unwrap();
+    let color = |rgb: [f64; 3]| Tensor::from_slice(&rgb).view([3, 1, 1]).expand([3, 4, 6], false);
+    let images = Tensor::stack(&[color([1.0, 0.0, 0.0]), color([0.0, 0.5, 1.0])], 0).to_device(device());
+    assert_eq!(reward.values(&images, &["a dog", "a cat"]).unwrap(), [1.0, -0.75]);
+    let share = Share::whole(&["a dog", "a cat"]);
+    let gradient = reward.gradient(&Seen { images: &images, share: &share, crops: &[(0, 0); 2] }).unwrap();
+    assert_eq!((gradient.reward, gradient.loss), (0.125, -0.125));
+    let up = |channel| gradient.cotangent.select(1, channel).sum(Kind::Double).double_value(&[]) < 0.0;
+    assert_eq!([0, 1, 2].map(up), [true, false, false], "less loss is more red");
+    assert!(reward.values(&images, &["a dog"]).unwrap_err().to_string().contains("reward red: 2 images for 1 prompts"));
+}
+
+#[test]
+fn a_run_with_a_reward_of_its_own() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures");
+    let folder = tempfile::tempdir().unwrap();
+    let (file, prompts) = (folder.path().join("run.toml"), folder.path().join("prompts.txt"));
+    std::fs::write(&prompts, "a red dog\na blue cat\n").unwrap();
+    let text = format!(
+        "output = '{0}/out'\n[model]\npath = '{1}/pipeline_sd1'\ndevice = '{2}'\n[captioner]\npath = '{1}/blip'\n\
+         micro_batch = 0\n[prompts]\ntrain = '{0}/prompts.txt'\n[sampling]\nsteps = 4\n[replay]\ntracked = 2\nmicro_batch = 0\n\
+         [lora]\nrank = 2\n[train]\nsteps = 2\nbatch_size = 2\n[samples]\ncount = 0\n",
+        folder.path().display(),
+        fixtures.display(),
+        device_name(),
+    );
+    std::fs::write(&file, text).unwrap();
+    red_reward::train(&file, &[], 2.0).unwrap();
+    let events = std::fs::read_to_string(folder.path().join("out/events.jsonl")).unwrap();
+    let steps: Vec<serde_json::Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rewards = steps.iter().filter(|event| event["event"] == "step").map(|step| step["reward_red"].as_f64());
+    assert_eq!(rewards.flatten().count(), 2);
+}
