@@ -2,18 +2,24 @@
 
 use super::{Adapter, above_zero, in_range};
 use anyhow::{Result, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// The LoRA that is trained.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lora {
+    /// Rank of the LoRA.
+    #[schemars(range(min = 1))]
     pub rank: i64,
-    /// The adapter is scaled by alpha / rank; absent: alpha = rank.
+    /// The LoRA's update is scaled by `alpha / rank`. Absent: `alpha` is `rank`, a factor of 1.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
-    /// Names of the linear layers that are adapted, wherever they occur in the UNet.
+    /// Names of the linear layers that the LoRA changes, wherever they occur in the UNet.
+    #[schemars(length(min = 1))]
     pub targets: Vec<String>,
-    /// An adapter to start from: a file, a folder with one, or an id of the hub.
+    /// LoRA to start from: a file, a folder with one, or an id of the hub. Absent: a fresh one, which changes nothing at first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<Adapter>,
 }
@@ -39,17 +45,27 @@ impl Lora {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// AdamW on the LoRA.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Optimizer {
+    /// Learning rate after the warm-up.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
+    /// AdamW's decay rates of the first and second moment (0 to below 1).
     pub betas: [f64; 2],
+    /// AdamW's weight decay.
+    #[schemars(range(min = 0.0))]
     pub weight_decay: f64,
+    /// AdamW's epsilon, added to the root of the second moment.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub epsilon: f64,
-    /// Gradients are scaled down to this norm when they exceed it.
+    /// Largest norm of the gradient; a larger one is scaled down to it.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub max_grad_norm: f64,
+    /// How the learning rate goes on after the warm-up.
     pub schedule: RateSchedule,
-    /// Steps over which the rate rises from 0.
+    /// Warm-up: steps over which the learning rate rises from 0.
     pub warmup_steps: u64,
 }
 
@@ -83,26 +99,31 @@ impl Optimizer {
 }
 
 /// How the learning rate goes on after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RateSchedule {
+    /// It stays as it is.
     Constant,
-    /// Down to 0 at the last step, linearly.
+    /// It falls to 0 at the last step along a line.
     Linear,
-    /// Down to 0 at the last step, along half a cosine.
+    /// It falls to 0 at the last step along half a cosine.
     Cosine,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// How long is trained, and with how many samples a step.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Train {
-    /// Optimiser steps.
+    /// Number of optimiser steps.
     pub steps: u64,
-    /// Samples in one trajectory. Those of a step (times `accumulation`) are shared by the ranks, whose number changes nothing.
+    /// Samples in one trajectory. A step has `batch_size` times `accumulation` samples, by however many processes they are shared.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub batch_size: usize,
     /// Trajectories whose gradients are averaged for one optimiser step.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub accumulation: usize,
-    /// Decay of the adapter's running average, for example 0.99; 0: none is kept.
+    /// Decay of a running average of the LoRA (0 to below 1), for example 0.99. 0: no average is kept.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub ema: f64,
 }
 
@@ -128,12 +149,13 @@ impl Train {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// Checkpoints, from which `--resume` goes on.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoints {
-    /// Steps between two; 0: only at the end.
+    /// Steps between two checkpoints. 0: one at the end alone.
     pub every: u64,
-    /// How many to keep; 0: all.
+    /// Number of checkpoints to keep, the newest ones. 0: all.
     pub keep: usize,
 }
 

@@ -18,11 +18,13 @@ use tch::Tensor;
 pub use reading::Forced;
 
 /// What the UNet predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Prediction {
+    /// The noise; also typed `eps`.
     #[serde(alias = "eps")]
     Epsilon,
+    /// The velocity; also typed `v` or `velocity`.
     #[serde(alias = "v", alias = "velocity")]
     VPrediction,
 }
@@ -57,12 +59,13 @@ pub enum Spacing {
     Linspace,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+/// The sampler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SamplerKind {
-    /// Stochastic, with the small variance of the paper's equation 7.
+    /// Stochastic, with the small variance of equation 7 in the DDPM paper.
     Ddpm,
-    /// Deterministic for eta = 0.
+    /// Deterministic where `eta` is 0.
     Ddim,
 }
 
