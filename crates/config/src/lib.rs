@@ -50,7 +50,7 @@ pub struct Config {
     /// The run's own folder: log, samples, checkpoints, the finished LoRA. It is made where it does not exist.
     #[serde(deserialize_with = "paths::one")]
     pub output: PathBuf,
-    /// Every random number of the run comes from it: the order of the prompts, noise, tracked steps, the first weights of the LoRA.
+    /// Seed of all random numbers of the run: the order of the prompts, noise, tracked steps, the first weights of the LoRA.
     #[serde(default)]
     pub seed: u64,
     pub model: Model,

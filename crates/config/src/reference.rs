@@ -36,12 +36,17 @@ fn tidy(value: &mut Value) {
                     choices.retain(|choice| !is_null(choice));
                     if let [only] = &choices[..] {
                         let only = only.clone();
-                        match (key, only) {
-                            ("anyOf", Value::Object(only)) => {
+                        match (key, &only) {
+                            ("anyOf", Value::Object(inner)) if inner.contains_key("$ref") => {
                                 map.shift_remove(key);
-                                map.extend(only);
+                                map.insert("allOf".into(), vec![only].into()); // beside a reference nothing else counts
                             }
-                            (_, only) => drop(map.insert(key.into(), only)),
+                            ("anyOf", Value::Object(inner)) => {
+                                let inner = inner.clone();
+                                map.shift_remove(key);
+                                map.extend(inner);
+                            }
+                            _ => drop(map.insert(key.into(), only)),
                         }
                     }
                 }
@@ -132,6 +137,9 @@ impl Page<'_> {
             let is_table = variants.iter().any(|variant| variant.get("properties").is_some());
             return if is_table { "table" } else { "one of those below" }.into();
         }
+        if let Some(values) = schema["enum"].as_array() {
+            return values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(" or ");
+        }
         let name = match &schema["type"] {
             Value::Array(all) => all.iter().filter_map(Value::as_str).map(word).collect::<Vec<_>>().join(" or "),
             kind => word(kind.as_str().unwrap_or_default()).to_owned(),
@@ -139,6 +147,9 @@ impl Page<'_> {
         let bound = |key: &str| schema.get(key).and_then(Value::as_f64);
         let bounds = match (bound("minimum"), bound("exclusiveMinimum"), bound("maximum")) {
             (Some(low), _, Some(high)) => format!(" from {low} to {high}"),
+            (Some(low), ..) if schema.get("exclusiveMaximum").is_some() => {
+                format!(" from {low} to below {}", schema["exclusiveMaximum"])
+            }
             (_, Some(low), Some(high)) => format!(" above {low}, at most {high}"),
             (Some(low), _, None) if name != "text or integer" => format!(", at least {low}"),
             (_, Some(low), None) => format!(" above {low}"),

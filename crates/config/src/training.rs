@@ -122,8 +122,8 @@ pub struct Train {
     /// Trajectories whose gradients are averaged for one optimiser step.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub accumulation: usize,
-    /// Decay of a running average of the LoRA (0 to below 1), for example 0.99. 0: no average is kept.
-    #[schemars(range(min = 0.0, max = 1.0))]
+    /// Decay of a running average of the LoRA, for example 0.99. 0: no average is kept.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub ema: f64,
 }
 

@@ -140,7 +140,7 @@ fn the_schema_and_the_program_agree() {
         "ranks.timeout=0",
         "train.batch_size=0",
         "train.steps=-1",
-        "train.ema=1.5",
+        "train.ema=1.0",
         "anchor.weight=0",
     ] {
         agree(&[bad], false);

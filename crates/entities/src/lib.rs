@@ -61,7 +61,7 @@ pub enum Mode {
     /// As the authors' program does, with its faults: nouns with at least one modifier, at most three words together; the segmenter
     /// is asked for the head noun alone.
     Reference,
-    /// Nouns without a modifier, too, and the segmenter is asked for their whole name.
+    /// Ours: nouns without a modifier take part, too, and the segmenter is asked for their whole name.
     #[default]
     Repaired,
     /// For prompts that are lists of tags, as anime models are trained with: each tag by itself.

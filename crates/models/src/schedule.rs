@@ -21,10 +21,10 @@ pub use reading::Forced;
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Prediction {
-    /// The noise; also typed `eps`.
+    /// The noise.
     #[serde(alias = "eps")]
     Epsilon,
-    /// The velocity; also typed `v` or `velocity`.
+    /// The velocity.
     #[serde(alias = "v", alias = "velocity")]
     VPrediction,
 }

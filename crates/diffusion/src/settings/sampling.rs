@@ -15,13 +15,13 @@ pub struct Sampling {
     /// Sampling steps from noise to image.
     #[schemars(range(min = 1))]
     pub steps: usize,
-    /// Noise that the `ddim` sampler adds in each step: 0 is none, 1 as much as `ddpm`.
+    /// Noise that the `ddim` sampler adds in each step: 0: none, 1: as much as `ddpm`.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub eta: f64,
     /// Scale of classifier-free guidance. 1 and below: no guidance, which takes half the time.
     #[schemars(range(min = 0.0))]
     pub guidance_scale: f64,
-    /// How much of the contrast that guidance adds is taken back (phi of Lin et al. 2023): 0 is nothing.
+    /// How much of the contrast that guidance adds is taken back (phi of Lin et al. 2023). 0: none of it.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub guidance_rescale: f64,
     /// What the images should not show; it has a part only with guidance.
