@@ -3,6 +3,7 @@
 mod bench;
 mod command;
 mod demo;
+mod docs;
 mod fixtures;
 mod lint;
 mod setup;
@@ -30,6 +31,8 @@ enum Verb {
     /// Check the formatting and run clippy, warnings counted as errors
     Lint,
     Demo(DemoArgs),
+    /// Write docs/config.md and docs/config.schema.json anew from the doc comments in crates/config
+    Docs,
     Wheel(WheelArgs),
     Bench(BenchArgs),
     Fixtures(FixturesArgs),
@@ -134,6 +137,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Setup(args) => setup::run(&workspace, args.cuda),
         Verb::Test(args) => test::run(&workspace, args.stand_in, &args.args),
         Verb::Lint => lint::run(&workspace),
+        Verb::Docs => docs::run(&workspace),
         Verb::Demo(args) => demo::run(&workspace, &args.args),
         Verb::Wheel(args) => wheel::run(&workspace, &args),
         Verb::Bench(args) => bench::run(&workspace, &args.names, args.runs),

@@ -60,7 +60,7 @@ fn dispatch(verb: Verb, console: &Console) -> anyhow::Result<()> {
         Verb::Entities(args) => entities::run(args),
         Verb::Segment(args) => segment::run(args, console),
         Verb::Attention(args) => verbs::attention(args, console),
-        Verb::Report(args) => report::run(args),
+        Verb::Report(args) => report::run(args, console),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Completions(args) => shell::completions(&args),
         Verb::Man(args) => shell::man(&args),

@@ -1,26 +1,41 @@
-//! `comat config`: the presets, to be copied.
+//! `comat config`: all settings, and the presets, to be copied.
 
 use crate::{console::print, share};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args as Group;
+use config::reference;
 use std::{fs, path::PathBuf};
 
-/// Print a preset, to be changed: comat config sd15 > my.toml
+/// Print all settings with their meaning, or a preset to change: comat config sd15 > my.toml
 ///
-/// Every setting with a comment is in sd15 and sdxl. Without a name, the presets are listed.
+/// Without a name: every section and key of a configuration with its type, default and meaning (docs/config.md).
 #[derive(Group)]
 pub struct Config {
-    /// Such as sd15
+    /// Print this preset, such as sd15
     preset: Option<PathBuf>,
+    /// List the presets
+    #[arg(long, conflicts_with_all = ["preset", "schema"])]
+    presets: bool,
+    /// Print a JSON schema of all settings: editors complete and check a configuration with it
+    #[arg(long, conflicts_with = "preset")]
+    schema: bool,
 }
 
 pub fn run(args: &Config) -> Result<()> {
-    let Some(name) = &args.preset else {
-        for name in share::presets() {
+    if args.schema {
+        return print(format_args!("{}", reference::schema_text()));
+    }
+    if args.presets {
+        let names = share::presets();
+        if names.is_empty() {
+            bail!("presets are not found; {}", share::advice());
+        }
+        for name in names {
             say!("{name:18} {}", about(&name)?);
         }
         return Ok(());
-    };
+    }
+    let Some(name) = &args.preset else { return print(format_args!("{}", reference::markdown())) };
     let file = share::preset(name)?;
     print(format_args!("{}", fs::read_to_string(&file).with_context(|| file.display().to_string())?))
 }

@@ -67,7 +67,7 @@ fn shipped_files_are_found_or_asked_for() {
     with("train --config sd16").error(&["sd16: no such file", "presets are", "sd15, ", "world"]);
     with("train --config sd16.toml").error(&["sd16.toml: no such file"]);
     assert_eq!(with("config sd15").ok().stdout, std::fs::read_to_string(share.join("configs/sd15.toml")).unwrap());
-    let listed = with("config").ok().stdout;
+    let listed = with("config --presets").ok().stdout;
     assert!(
         listed.lines().count() >= 6
             && listed.contains("sd15-8gb           CoMat on Stable Diffusion 1.5 on a GPU with 8 GB"),

@@ -2,20 +2,22 @@
 
 use super::{above_zero, in_range};
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Guidance distillation and anchor in one: on tracked steps, the squared distance of the tuned model's output to what the
-/// original model predicts there with guidance. A run without guidance so learns to draw what the original draws with it, and
-/// the caption loss goes on from there.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// An anchor to the original model: a loss on the squared distance between what the tuned model predicts at the tracked steps and what
+/// the original model predicts there with guidance. Where `sampling.guidance_scale` is 1, it distils guidance into the LoRA.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Anchor {
-    /// Of the anchor loss, beside the other losses.
+    /// Weight of the anchor loss.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub weight: f64,
-    /// Guidance scale of the original model's prediction; absent: that of `sampling`.
+    /// Guidance scale of the original model's prediction. Absent: `sampling.guidance_scale`.
+    #[schemars(range(min = 0.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_scale: Option<f64>,
-    /// How many of the tracked steps have it, drawn anew for each optimiser step; 0: all.
+    /// Number of tracked steps that have the loss, drawn anew for each optimiser step. 0: all of them.
     pub steps: usize,
 }
 

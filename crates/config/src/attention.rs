@@ -4,24 +4,32 @@ use super::{Location, above_zero, in_range};
 use anyhow::Result;
 use diffusion::segment::{self, Grounded};
 use entities::Mode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-/// Attribute Concentration: a noun's attention on its object.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// Attribute Concentration: losses that hold the attention of a noun and its attributes on the object that a segmenter finds.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Attention {
+    /// The segmenter that says where in an image a noun is.
     pub segmenter: Segmenter,
-    /// Of the tracked steps, so many are drawn, with replacement; their maps take part.
+    /// Number of steps whose attention maps take part; they are drawn from the tracked steps, with replacement.
+    #[schemars(range(min = 1))]
     #[serde(default = "Attention::default_steps")]
     pub steps: usize,
+    /// The form of both losses.
     #[serde(default)]
     pub form: Form,
-    /// How nouns and what is said of them are taken from a prompt: `repaired`, or `reference`, as the authors' program does.
+    /// How nouns and their attributes are taken from a prompt.
     #[serde(default)]
     pub entities: Mode,
+    /// Weight of the token loss: how much of a word's attention lies on its object.
+    #[schemars(range(min = 0.0))]
     #[serde(default = "Attention::default_token_weight")]
     pub token_weight: f64,
+    /// Weight of the pixel loss: whether each pixel of the object attends to the word.
+    #[schemars(range(min = 0.0))]
     #[serde(default = "Attention::default_pixel_weight")]
     pub pixel_weight: f64,
 }
@@ -55,20 +63,24 @@ impl Attention {
     }
 }
 
-/// Who says where in an image a noun is.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// The segmenter that says where in an image a noun is.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase", tag = "kind", deny_unknown_fields)]
 pub enum Segmenter {
-    /// The miniature world's own, without a network.
+    /// The miniature world's own: no network.
     World,
-    /// Grounding DINO finds boxes, SAM what is in them; folders in transformers layout, or ids of the hub.
+    /// Grounding DINO finds boxes, SAM outlines what is in them.
     Grounded {
+        /// Grounding DINO: a folder in transformers layout, or an id of the hub.
         detector: Location,
+        /// SAM: a folder in transformers layout, or an id of the hub.
         segmenter: Location,
-        /// How well a box must fit its noun, 0 to 1.
+        /// Minimum confidence of a box for its noun (0 to 1).
+        #[schemars(range(min = 0.0, max = 1.0))]
         #[serde(default = "Segmenter::default_box_threshold")]
         box_threshold: f64,
-        /// How well a box must fit a word that counts for it, 0 to 1.
+        /// Minimum confidence of a box for a single word (0 to 1), for the word to count.
+        #[schemars(range(min = 0.0, max = 1.0))]
         #[serde(default = "Segmenter::default_text_threshold")]
         text_threshold: f64,
     },
@@ -100,8 +112,8 @@ impl Segmenter {
     }
 }
 
-/// Which of two spellings of the attention losses.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
+/// The form of the attention losses.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
     /// As the authors' program has them.

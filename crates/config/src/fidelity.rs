@@ -3,36 +3,49 @@
 use super::{Location, MicroBatch, Optimizer, above_zero, in_range};
 use anyhow::Result;
 use diffusion::settings::paths;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Fidelity Preservation: a discriminator that tells generated latents from those of the original model.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// Fidelity Preservation: a discriminator learns to tell latents of the tuned model from those of the original model, and the tuned model
+/// learns to be mistaken for it.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fidelity {
-    /// Of the adversarial loss, beside the other losses.
+    /// Weight of the adversarial loss.
+    #[schemars(range(min = 0.0))]
     pub weight: f64,
-    /// Folder of the original model's latents; the missing ones are made. Absent: `latents` in the run's own folder.
+    /// Folder of the original model's latents, which runs can share; missing ones are sampled at the start. Absent: `latents` in the
+    /// run's own folder.
     #[serde(deserialize_with = "paths::maybe", skip_serializing_if = "Option::is_none")]
     pub latents: Option<PathBuf>,
-    /// The seed that they are sampled from: runs with other seeds can share them.
+    /// Seed that these latents are sampled from.
     pub latents_seed: u64,
-    /// How many are sampled at a time; 0: on the CPU as many as a trajectory of the training has, on a GPU up to 32, as memory allows.
+    /// Latents sampled at a time. 0: on the CPU `train.batch_size`, on a GPU up to 32, as memory allows.
     pub latents_batch: usize,
-    /// Guidance scale that they are sampled with; absent: that of `sampling`. A run that trains without guidance can so be held
-    /// to the pictures that the original model draws with it.
+    /// Guidance scale that these latents are sampled with. Absent: `sampling.guidance_scale`. A run that trains without guidance can thus
+    /// be held to images that the original model draws with guidance.
+    #[schemars(range(min = 0.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_scale: Option<f64>,
-    /// The model whose UNet the discriminator is made of; absent: the one that is tuned, whose weights are then shared.
+    /// Model whose UNet the discriminator uses: a folder or an id of the hub. Absent: the model that is tuned, whose weights are shared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<Location>,
-    /// Of the discriminator's own adapter.
+    /// Rank of the discriminator's own LoRA.
+    #[schemars(range(min = 1))]
     pub rank: i64,
+    /// Learning rate of the discriminator.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
+    /// AdamW's decay rates of the first and second moment (0 to below 1).
     pub betas: [f64; 2],
+    /// AdamW's weight decay.
+    #[schemars(range(min = 0.0))]
     pub weight_decay: f64,
+    /// Largest norm of the discriminator's gradient; a larger one is scaled down to it.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub max_grad_norm: f64,
-    /// Samples judged at a time; `auto`: as many as fit; 0: the whole batch.
+    /// Samples that go through the discriminator at a time. `"auto"`: as many as fit into the free memory; 0: the whole batch.
     pub micro_batch: MicroBatch,
 }
 

@@ -11,6 +11,7 @@ mod mixed;
 mod networks;
 mod parse;
 mod ranks;
+pub mod reference;
 mod replay;
 mod rewards;
 mod training;
@@ -19,6 +20,7 @@ mod watching;
 use anyhow::{Result, bail};
 use diffusion::settings::paths;
 use diffusion::settings::{above_zero, in_range};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -41,18 +43,21 @@ pub use rewards::{Reward, RewardKind};
 pub use training::{Checkpoints, Lora, Optimizer, Prodigy, RateSchedule, Rule, Train};
 pub use watching::{Judge, Samples, Validation};
 
-/// A whole run. Paths are relative to the folder that the program is started in.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// The settings of a run. Paths are relative to the folder that the program is started in; `~`, `$NAME` and `${NAME}` in them mean what
+/// they mean to a shell.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "Settings of comat")]
 pub struct Config {
-    /// The run's own folder; made when it does not exist.
+    /// The run's own folder: log, samples, checkpoints, the finished LoRA. It is made where it does not exist.
     #[serde(deserialize_with = "paths::one")]
     pub output: PathBuf,
+    /// Seed of all random numbers of the run: the order of the prompts, noise, tracked steps, the first weights of the LoRA.
     #[serde(default)]
     pub seed: u64,
     pub model: Model,
     pub captioner: Captioner,
-    /// Rewards beside the caption loss.
+    /// There can be several of this section, or none.
     #[serde(default, rename = "reward", skip_serializing_if = "Vec::is_empty")]
     pub rewards: Vec<Reward>,
     pub prompts: Prompts,
@@ -60,16 +65,16 @@ pub struct Config {
     pub sampling: Sampling,
     #[serde(default)]
     pub replay: Replay,
-    /// Guidance distillation, or an anchor to the original model; absent: off.
+    /// Optional: without this section there is no anchor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Anchor>,
-    /// Attribute Concentration; absent: off.
+    /// Optional: without this section there are no losses on attention maps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<Attention>,
-    /// Fidelity Preservation; absent: off.
+    /// Optional: without this section there is no discriminator.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
-    /// Mixed latents; absent: off.
+    /// Optional: without this section the run trains on prompts alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mixed: Option<Mixed>,
     #[serde(default)]
@@ -92,17 +97,19 @@ pub struct Config {
     pub logging: Logging,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// What is trained on.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Prompts {
-    /// `.txt` or `.jsonl`
+    /// File with the training prompts: `.txt`, a prompt a line, or `.jsonl`, an object with the key `prompt` a line.
     #[serde(deserialize_with = "paths::one")]
     pub train: PathBuf,
-    /// Held out: the caption loss is measured on them now and then.
+    /// File with held-out prompts, which the run never trains on; `[validation]` measures on them.
     #[serde(default, deserialize_with = "paths::maybe", skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
-    /// The most chunks of 75 tokens that a prompt is cut into, each with its own start and end, one behind the other for the UNet: as
-    /// A1111, ComfyUI and sd-scripts have long prompts. 1: what is longer is cut off, as in diffusers.
+    /// The largest number of chunks of 75 tokens that a long prompt is cut into, as A1111, ComfyUI and sd-scripts do. 1: the prompt ends
+    /// after 75 tokens, as in diffusers.
+    #[schemars(range(min = 1, max = 6), extend("default" = 1))]
     #[serde(default = "Prompts::one_chunk", skip_serializing_if = "Prompts::is_one")]
     pub chunks: usize,
 }
@@ -147,6 +154,7 @@ impl Config {
         self.validation.check(&self.prompts)?;
         self.ranks.check()?;
         self.memory.tiling()?;
+        self.logging.check()?;
         Ok(())
     }
 

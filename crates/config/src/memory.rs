@@ -2,17 +2,19 @@
 
 use anyhow::{Context, Result};
 use diffusion::tiles::Tiling;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+/// What needs less memory at the price of time.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Memory {
-    /// Let every network but the tuned UNet go whenever it has nothing to do: text encoders, autoencoder, captioner, the attention
-    /// losses' segmenter, a discriminator's own weights. They are opened again from their files: a little time for the memory that
-    /// they take.
+    /// Unload every network but the tuned UNet while it is not used: text encoders, autoencoder, captioner, segmenter, a discriminator's
+    /// own model. They are read from their files again, which takes a little time in each step.
     pub offload: bool,
-    /// Decode in square tiles of this side in latent pixels, which overlap by a quarter; absent: the picture as a whole. Tiles are for
-    /// pictures that are too large otherwise: they change the picture a little.
+    /// Decode in square tiles with this side, in latent pixels (an image's side is 8 times that); they overlap by a quarter. Absent: the
+    /// image as a whole. Tiles change the image a little: use them for images that do not fit otherwise.
+    #[schemars(range(min = 1))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae_tile: Option<i64>,
 }

@@ -1,8 +1,9 @@
 //! How many samples a part of a step takes at a time.
 
 use images::size::typed;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, de, ser};
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 /// How many samples a part of a step takes at a time, typed as a number (0: the whole batch) or as `auto`: as many as fit into the
 /// device's free memory, measured before the first step ([`workbench::plan::micro_batch`]).
@@ -22,6 +23,18 @@ impl MicroBatch {
             Self::Auto => 0,
             Self::Samples(samples) => samples,
         }
+    }
+}
+
+impl JsonSchema for MicroBatch {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "MicroBatch".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "integer"], "pattern": "^(auto|[0-9]+)$", "minimum": 0 })
     }
 }
 

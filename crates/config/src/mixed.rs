@@ -1,25 +1,27 @@
-//! `[mixed]`: pictures with captions beside the prompts.
+//! `[mixed]`: images with captions beside the prompts.
 
 use super::in_range;
 use anyhow::Result;
 use diffusion::settings::paths;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Mixed latents: pictures with captions, noised and denoised, for the caption loss.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// Mixed latents: beside the prompts, the run trains on images with captions, which are noised and denoised.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Mixed {
-    /// A folder of pictures with captions, a list of them (`.jsonl`, `.csv`, `.json`), or WebDataset shards.
+    /// A folder of images with captions, a list of them (`.jsonl`, `.csv`, `.json`), or WebDataset shards.
     #[serde(deserialize_with = "paths::one")]
     pub pairs: PathBuf,
-    /// Of their caption loss, beside that of the prompts.
+    /// Weight of their caption loss.
+    #[schemars(range(min = 0.0))]
     #[serde(default = "Mixed::default_weight")]
     pub weight: f64,
-    /// Pictures in a step's trajectory; 0: as many as prompts.
+    /// Images in a step. 0: as many as prompts.
     #[serde(default)]
     pub batch_size: usize,
-    /// T1 and T2: a picture enters at one of the sampler's timesteps from the one to the other (of 1000), all alike likely.
+    /// Lowest and highest timestep (of 1000) that an image is noised to; one of the sampler's timesteps between them is drawn.
     #[serde(default = "Mixed::default_timesteps")]
     pub timesteps: [i64; 2],
 }

@@ -4,48 +4,52 @@ use super::{Dtype, Location, MicroBatch, Where, in_range};
 use anyhow::Result;
 use diffusion::pipeline::{Overrides, Pipeline, Precision};
 use models::schedule::Prediction;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The diffusion model to tune.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// A folder in diffusers layout, or the id of one on the hub: `OWNER/NAME`, `OWNER/NAME@REVISION`.
+    /// A folder in diffusers layout, a single `.safetensors` file, or an id of the hub: `OWNER/NAME` or `OWNER/NAME@REVISION`.
     pub path: Location,
-    /// Weights of this variant, where there are such: `fp16` are `NAME.fp16.safetensors`.
+    /// Variant of the weight files, where the model has it: with `"fp16"` they are `NAME.fp16.safetensors`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// For a model in a single file: a folder with CLIP's tokenizer, or an id of the hub; absent: [`TOKENIZER`].
+    /// Tokenizer of a model in a single file: a folder, or an id of the hub. Absent: `openai/clip-vit-large-patch14`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<Location>,
-    /// What the UNet predicts, where the files do not say or say wrongly: `epsilon` or `v_prediction`.
+    /// What the UNet predicts, where the model's files do not say it or are wrong. Absent: as the files say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prediction_type: Option<Prediction>,
-    /// Whether the noise leaves nothing of the image at the last timestep, where the files do not say or say wrongly.
+    /// Whether the last timestep is pure noise (zero terminal SNR), where the model's files do not say it or are wrong. Absent: as the
+    /// files say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rescale_betas_zero_snr: Option<bool>,
-    /// Which of the text encoders' layers the UNet sees, counted from the end as A1111 and sd-scripts count: 1 is the last one. Absent:
+    /// Layer of the text encoders whose output the UNet sees, counted from the end as A1111 and sd-scripts count: 1 is the last. Absent:
     /// 1 for SD1 and SD2, 2 for SDXL. (diffusers counts from 0: its 1 is 2 here for SD1.)
+    #[schemars(range(min = 1))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<usize>,
-    /// Whether a key that is not known in a model's configuration is an error, rather than a warning.
+    /// Whether an unknown key in a model's configuration files is an error. Otherwise it is a warning.
     #[serde(default)]
     pub strict: bool,
-    /// Of the frozen networks. The adapter, the latents and the losses are in float32.
+    /// Precision of the frozen networks. The LoRA, the latents and the losses are in float32.
     #[serde(default)]
     pub dtype: Dtype,
-    /// Of the autoencoder. Absent: `dtype`; but float32 in place of float16 where its configuration says that it overflows there
-    /// (`force_upcast`), and for SDXL where it does not say.
+    /// Precision of the autoencoder. Absent: `dtype`; but `"float32"` in place of `"float16"` where the autoencoder's configuration says
+    /// that it overflows (`force_upcast`), and for SDXL where it says nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae_dtype: Option<Dtype>,
-    /// Whether float32 matrix products on a GPU may round their factors to 10 bits (TF32): faster, and as good as float16.
-    /// Convolutions do, as PyTorch's by default.
+    /// Whether float32 matrix products on a GPU may use TF32 (10 bits of mantissa): faster, and as exact as float16. Convolutions always
+    /// may, as in PyTorch.
     #[serde(default)]
     pub tf32: bool,
-    /// Whether a GPU is to compute the same bits every time, as far as libtorch can, at the price of speed.
+    /// Whether a GPU computes the same bits in every run, as far as libtorch can; slower.
     #[serde(default)]
     pub deterministic: bool,
+    /// `"auto"` (the first GPU, else the CPU), `"cpu"`, `"cuda"` or `"cuda:N"`.
     #[serde(default)]
     pub device: Where,
 }
@@ -68,29 +72,32 @@ impl Model {
     }
 }
 
-/// The frozen network that judges whether the image says what the prompt says.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// The frozen captioner, whose likelihood of the prompt, given the image, is trained for.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Captioner {
     /// A BLIP folder in transformers layout, or an id of the hub.
     pub path: Location,
-    /// Text before the prompt; not part of the loss.
+    /// Text that the captioner sees before the prompt; its tokens have no part in the loss.
     #[serde(default = "Captioner::default_prefix")]
     pub prefix: String,
+    /// How the losses of a batch's tokens become one number.
     #[serde(default)]
     pub reduction: Reduction,
-    /// Part of each token's label that the gradient's loss spreads over the vocabulary; the loss that is logged and measured on
-    /// held-out prompts has none.
+    /// Label smoothing of the loss that gives the gradient (0 to 1). The loss that is logged, and that of held-out prompts, has none.
+    #[schemars(range(min = 0.0, max = 1.0))]
     #[serde(default)]
     pub label_smoothing: f64,
-    /// Of the caption loss, beside the other losses.
+    /// Weight of the caption loss.
+    #[schemars(range(min = 0.0))]
     #[serde(default = "Captioner::default_weight")]
     pub weight: f64,
-    /// How much of the loss with a wrong caption, in which two things have each other's attributes, is subtracted from the loss
-    /// with the right one: 0 (none) to below 1. What makes any caption likelier then cancels.
+    /// Share of the loss of a wrong caption that is subtracted from that of the right one (0 to 1). In the wrong caption two objects have
+    /// exchanged their attributes. What makes any caption likelier then cancels out.
+    #[schemars(range(min = 0.0, max = 1.0))]
     #[serde(default)]
     pub contrast: f64,
-    /// Samples decoded, captioned and rewarded at a time; `auto`: as many as fit; 0: the whole batch.
+    /// Samples decoded, captioned and rewarded at a time. `"auto"`: as many as fit into the free memory; 0: the whole batch.
     #[serde(default)]
     pub micro_batch: MicroBatch,
 }
@@ -126,12 +133,13 @@ impl Captioner {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
+/// How the losses of a batch's tokens become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Reduction {
     /// Mean over all tokens of the batch.
     #[default]
     Mean,
-    /// Sum over the tokens of a sample, mean over samples, as the paper prints it.
+    /// Sum over the tokens of a sample, mean over the samples, as the paper prints it.
     Sum,
 }

@@ -1,17 +1,21 @@
+//! `[ranks]`: several processes.
+
 use super::above_zero;
 use ::ranks::Backend;
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Several processes that train together.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ranks {
-    /// Seconds that a rank waits for the others, before the run is given up. A process that ends is noticed at once; this is for
-    /// one that hangs, and for a network that does. Rank 0 draws samples and writes checkpoints while the others wait.
+    /// Seconds that a rank waits for the others before the run ends with an error: for a process or a network that hangs. (A process
+    /// that ends is noticed at once.) Rank 0 draws samples and writes checkpoints meanwhile: allow for that.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1e6))]
     pub timeout: f64,
-    /// How gradients travel.
+    /// How gradients go from rank to rank.
     pub backend: Backend,
 }
 

@@ -2,10 +2,11 @@
 
 use super::{MicroBatch, Sampling, above_zero, in_range};
 use anyhow::{Result, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Whether gradients go from one step to the step before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// The model's input carries no gradient (the paper; DRTune, Wu et al. 2024).
@@ -15,7 +16,7 @@ pub enum Mode {
 }
 
 /// Which steps receive gradients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// An even grid with a random offset (CoMat).
@@ -27,20 +28,25 @@ pub enum Policy {
 }
 
 /// How gradients go back through the trajectory.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Replay {
+    /// Whether gradients go from one step to the step before it.
     pub mode: Mode,
-    /// Of what flows through the model's input in `chained` mode, how much goes on to the steps before: from 0, which is `detached`,
-    /// to 1. Less keeps the way back through many guided steps from blowing up.
+    /// Factor of the gradient through the model's input in `chained` mode (0 to 1); 0 is `detached`. Less than 1 keeps the gradient from
+    /// growing without bound over many guided steps.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub discount: f64,
-    /// Steps that receive gradients (K).
+    /// Number of steps that receive gradients (K in the paper); at most `sampling.steps`.
+    #[schemars(range(min = 1))]
     pub tracked: usize,
+    /// Which steps receive gradients.
     pub policy: Policy,
-    /// A sample's cotangent (of its own loss, at its latents) is scaled down to this norm before it enters a step, where it
-    /// exceeds it: a few samples would else drown the others. 0: it is left as it is.
+    /// Largest norm of a sample's gradient at its latents, before it enters a step; a larger one is scaled down to it. It keeps a few
+    /// samples from outweighing the others. 0: no limit.
+    #[schemars(range(min = 0.0))]
     pub max_cotangent: f64,
-    /// Samples replayed at a time: fewer need less memory. `auto`: as many as fit; 0: the whole batch.
+    /// Samples replayed at a time; fewer need less memory. `"auto"`: as many as fit into the free memory; 0: the whole batch.
     pub micro_batch: MicroBatch,
 }
 

@@ -2,28 +2,32 @@
 
 use super::{Location, in_range};
 use anyhow::{Result, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A network that says how good an image is for its prompt; more is better. It computes in `model.dtype`, on as many images at a time
-/// as `captioner.micro_batch` says.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// A further reward, beside the caption loss: a network that says how good an image is for its prompt. It computes in
+/// `model.dtype`, on as many images at a time as `captioner.micro_batch` says.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reward {
+    /// Which reward.
     pub kind: RewardKind,
-    /// Its folder, or an id of the hub.
+    /// Folder of its network, or an id of the hub.
     pub path: Location,
-    /// Of minus the mean reward, beside the other losses. 0 only logs it.
+    /// Weight of the reward: its mean over the batch, times this, is subtracted from the loss. 0 only logs it.
+    #[schemars(range(min = 0.0))]
     #[serde(default = "Reward::default_weight")]
     pub weight: f64,
-    /// What it is called in logs (`reward_NAME`): letters, digits, `_` and `-`. Absent: its kind. Two rewards of a kind need two names.
+    /// Name in logs (`reward_NAME`): letters, digits, `_` and `-`. Absent: its kind. Two rewards of a kind need two names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+/// The kind of a reward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RewardKind {
-    /// The cosine between image and prompt, -1 to 1; a CLIP folder in transformers layout.
+    /// CLIP's cosine of image and prompt (-1 to 1); a CLIP folder in transformers layout.
     Clip,
 }
 

@@ -2,18 +2,24 @@
 
 use super::{Adapter, above_zero, in_range};
 use anyhow::{Result, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// The LoRA that is trained.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lora {
+    /// Rank of the LoRA.
+    #[schemars(range(min = 1))]
     pub rank: i64,
-    /// The adapter is scaled by alpha / rank; absent: alpha = rank.
+    /// The LoRA's update is scaled by `alpha / rank`. Absent: `alpha` is `rank`, a factor of 1.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
-    /// Names of the linear layers that are adapted, wherever they occur in the UNet.
+    /// Names of the linear layers that the LoRA changes, wherever they occur in the UNet.
+    #[schemars(length(min = 1))]
     pub targets: Vec<String>,
-    /// An adapter to start from: a file, a folder with one, or an id of the hub.
+    /// LoRA to start from: a file, a folder with one, or an id of the hub. Absent: a fresh one, which changes nothing at first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<Adapter>,
 }
@@ -39,22 +45,32 @@ impl Lora {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// The optimiser of the LoRA.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Optimizer {
+    /// The optimiser.
     #[serde(skip_serializing_if = "Rule::is_default")]
     pub kind: Rule,
-    /// With Prodigy a factor of the rate that it finds: 1.
+    /// Learning rate after the warm-up. With Prodigy a factor of the rate that it finds: 1.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
+    /// AdamW's decay rates of the first and second moment (0 to below 1).
     pub betas: [f64; 2],
+    /// AdamW's weight decay.
+    #[schemars(range(min = 0.0))]
     pub weight_decay: f64,
+    /// AdamW's epsilon, added to the root of the second moment.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub epsilon: f64,
-    /// Gradients are scaled down to this norm when they exceed it.
+    /// Largest norm of the gradient; a larger one is scaled down to it.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub max_grad_norm: f64,
+    /// How the learning rate goes on after the warm-up.
     pub schedule: RateSchedule,
-    /// Steps over which the rate rises from 0.
+    /// Warm-up: steps over which the learning rate rises from 0.
     pub warmup_steps: u64,
-    /// With `kind = "prodigy"` only.
+    /// Options of Prodigy, for `kind = "prodigy"` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prodigy: Option<Prodigy>,
 }
@@ -103,14 +119,14 @@ impl Optimizer {
     }
 }
 
-/// How gradients become updates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+/// The optimiser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Rule {
-    /// Loshchilov and Hutter 2019.
+    /// AdamW (Loshchilov and Hutter 2019).
     #[default]
     AdamW,
-    /// AdamW that finds its learning rate (Mishchenko and Defazio 2023).
+    /// Prodigy: AdamW that finds its learning rate (Mishchenko and Defazio 2023).
     Prodigy,
 }
 
@@ -128,19 +144,22 @@ impl Rule {
     }
 }
 
-/// `[optimizer.prodigy]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// Options of Prodigy.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prodigy {
-    /// The first guess of the distance to the solution; far too little is right.
+    /// First estimate of the distance to the solution; a value far too small is right.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub d0: f64,
-    /// A factor of every later guess; 0.5 and 2 are usual, too.
+    /// Factor of every later estimate; 0.5 and 2 are common, too.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub d_coef: f64,
-    /// The most that the guess grows by in a step, above 1, for example 1.02; 0: any.
+    /// Largest growth of the estimate in a step, a factor above 1, for example 1.02. 0: no limit.
+    #[schemars(range(min = 0.0))]
     pub growth_rate: f64,
-    /// Whether early updates are corrected for the moments' start at zero, as AdamW's are.
+    /// Whether early updates are corrected for moments that start at zero, as AdamW's are.
     pub bias_correction: bool,
-    /// Whether the learning rate is left out of what the guess is divided by: for runs with `warmup_steps`.
+    /// Whether the learning rate is left out of what the estimate is divided by: for runs with `warmup_steps`.
     pub safeguard_warmup: bool,
 }
 
@@ -162,26 +181,31 @@ impl Prodigy {
 }
 
 /// How the learning rate goes on after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RateSchedule {
+    /// It stays as it is.
     Constant,
-    /// Down to 0 at the last step, linearly.
+    /// It falls to 0 at the last step along a line.
     Linear,
-    /// Down to 0 at the last step, along half a cosine.
+    /// It falls to 0 at the last step along half a cosine.
     Cosine,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// How long is trained, and with how many samples a step.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Train {
-    /// Optimiser steps.
+    /// Number of optimiser steps.
     pub steps: u64,
-    /// Samples in one trajectory. Those of a step (times `accumulation`) are shared by the ranks, whose number changes nothing.
+    /// Samples in one trajectory. A step has `batch_size` times `accumulation` samples, by however many processes they are shared.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub batch_size: usize,
     /// Trajectories whose gradients are averaged for one optimiser step.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub accumulation: usize,
-    /// Decay of the adapter's running average, for example 0.99; 0: none is kept.
+    /// Decay of a running average of the LoRA, for example 0.99. 0: no average is kept.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub ema: f64,
 }
 
@@ -207,12 +231,13 @@ impl Train {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// Checkpoints, from which `--resume` goes on.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoints {
-    /// Steps between two; 0: only at the end.
+    /// Steps between two checkpoints. 0: one at the end alone.
     pub every: u64,
-    /// How many to keep; 0: all.
+    /// Number of checkpoints to keep, the newest ones. 0: all.
     pub keep: usize,
 }
 

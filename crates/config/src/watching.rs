@@ -3,26 +3,29 @@
 use super::{Location, Prompts, SamplerKind, Sampling, above_zero};
 use anyhow::{Result, bail};
 use diffusion::judge;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-/// Images made on the way, always from the same seeds.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// Sample images that the run draws now and then, always from the same noise.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Samples {
-    /// Steps between two rounds; 0: only before and after.
+    /// Steps between two rounds of samples. 0: before and after the training alone.
     pub every: u64,
-    /// Absent: the first `count` held-out prompts, or training prompts where none are held out.
+    /// Prompts to draw. Absent or empty: the first `count` held-out prompts, or training prompts where none are held out.
     pub prompts: Vec<String>,
+    /// Number of prompts to draw where `prompts` names none. 0: no samples.
     pub count: usize,
+    /// Seed of their noise.
     pub seed: u64,
-    /// Any sampler, also one that does not train; absent: the run's.
+    /// Sampler of the sample images, also one that cannot train. Absent: that of `sampling`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampler: Option<SamplerKind>,
-    /// Sampling steps; absent: the run's.
+    /// Sampling steps of the sample images. Absent: those of `sampling`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
-    /// Also show where each word of a prompt looks, beside where it looked before the training.
+    /// Whether to show the attention of each word, too, beside that before the training.
     pub attention: bool,
 }
 
@@ -47,20 +50,20 @@ impl Samples {
     }
 }
 
-/// The caption loss on held-out prompts, always from the same noise.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// Measurements on held-out prompts (`prompts.validation`), always from the same noise: the caption loss, and a judge's metrics.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Validation {
-    /// Steps between two measurements; 0: only before and after.
+    /// Steps between two measurements. 0: before and after the training alone.
     pub every: u64,
-    /// How many of the prompts to use; 0: all.
+    /// Number of held-out prompts to use, the first ones. 0: all.
     pub count: usize,
-    /// Looks at the images, too, and has no part in the losses.
+    /// A judge that looks at the images of held-out prompts and has no part in the losses. Absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judge: Option<Judge>,
-    /// Keep the adapter of the best round, by the judge's first figure, in `best/`.
+    /// Whether to keep the LoRA of the best measurement, by the judge's first metric, in `best/`.
     pub keep_best: bool,
-    /// Stop after so many rounds that were no better than the best; 0: never.
+    /// The run ends after this many measurements in a row that were no better than the best. 0: never.
     pub early_stop: u64,
 }
 
@@ -82,14 +85,17 @@ impl Validation {
     }
 }
 
-/// Who watches a run.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// The judge of a run's images.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase", tag = "kind", deny_unknown_fields)]
 pub enum Judge {
-    /// The miniature world's own.
+    /// The miniature world's own: no network.
     World,
-    /// The cosine between picture and prompt; a CLIP folder in transformers layout, or an id of the hub.
-    Clip { model: Location },
+    /// CLIP: the cosine between image and prompt.
+    Clip {
+        /// CLIP: a folder in transformers layout, or an id of the hub.
+        model: Location,
+    },
 }
 
 impl Judge {

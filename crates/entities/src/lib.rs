@@ -55,15 +55,16 @@ impl Entity {
 }
 
 /// How entities are taken from a parsed text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// As the authors' program does, quirks included: nouns with at least one modifier, at most three words together, asked for by
-    /// the head noun alone.
+    /// As the authors' program does, with its faults: nouns with at least one modifier, at most three words together; the segmenter
+    /// is asked for the head noun alone.
     Reference,
+    /// Ours: nouns without a modifier take part, too, and the segmenter is asked for their whole name.
     #[default]
     Repaired,
-    /// Of prompts that are lists of tags, as anime models are trained with: each tag by itself.
+    /// For prompts that are lists of tags, as anime models are trained with: each tag by itself.
     Tags,
 }
 

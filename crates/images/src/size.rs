@@ -1,13 +1,26 @@
 //! Width and height.
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, de, ser};
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 /// Width and height in pixels, typed as `768x512`, or `512` for a square.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Size {
     pub width: i64,
     pub height: i64,
+}
+
+impl JsonSchema for Size {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "integer"], "pattern": "^ *[1-9][0-9]* *(x *[1-9][0-9]* *)?$", "minimum": 1 })
+    }
 }
 
 impl FromStr for Size {

@@ -66,8 +66,12 @@ pub fn write(request: &Request) -> Result<Comparison> {
         sections::reading(),
         sections::making(&log, &commands(request, &log, &pairs, also.as_ref())?),
     ];
-    let page =
-        Page { title: "CoMat on the miniature world", body: body.concat(), style: include_str!("report/page.css") };
+    let page = Page {
+        title: "CoMat on the miniature world",
+        body: body.concat(),
+        style: include_str!("report/page.css"),
+        script: "",
+    };
     page.save(&request.out)?;
     Ok(pairs.comparison)
 }

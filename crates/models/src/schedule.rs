@@ -22,11 +22,13 @@ pub use reading::Forced;
 pub use sampler::{Sampler, Step, Walk};
 
 /// What the UNet predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Prediction {
+    /// The noise.
     #[serde(alias = "eps")]
     Epsilon,
+    /// The velocity.
     #[serde(alias = "v", alias = "velocity")]
     VPrediction,
 }

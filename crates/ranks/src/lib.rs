@@ -25,16 +25,16 @@ use table::Table;
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Group, Store, first_line};
 
-/// The way of large buffers, such as gradients, between ranks. Everything else goes over Gloo.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+/// How large buffers, such as gradients, go from rank to rank. Everything else goes over Gloo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// As `gloo`, until NCCL has been seen to work between two GPUs.
+    /// Gloo, until NCCL has been seen to work between two GPUs.
     #[default]
     Auto,
-    /// Through the CPU.
+    /// Through the memory of the CPU.
     Gloo,
-    /// From GPU to GPU: every rank needs one of its own, and the library. An error where that cannot be.
+    /// From GPU to GPU. Every rank needs a GPU of its own and the NCCL library; without them it is an error.
     Nccl,
 }
 

@@ -17,6 +17,7 @@ pub mod page;
 pub mod picture;
 pub mod samples;
 mod scores;
+pub mod serve;
 pub mod training;
 
 use anyhow::Result;
@@ -26,7 +27,7 @@ use html::Text;
 use log::Log;
 use numbers::counted;
 use page::Page;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What the page of several folders is to show.
 #[derive(Debug, Clone)]
@@ -38,7 +39,6 @@ pub struct Request {
     pub title: Option<String>,
     /// Prompts whose pictures are shown: of a run, and of each category and outcome of an evaluation.
     pub pictures: usize,
-    pub out: PathBuf,
 }
 
 /// A training run.
@@ -49,7 +49,14 @@ struct Run {
 }
 
 /// Writes the page. Returns what the reader should know of gaps in it.
-pub fn write(request: &Request) -> Result<Vec<String>> {
+pub fn write(request: &Request, out: &Path) -> Result<Vec<String>> {
+    let (title, body, notes) = made(request)?;
+    Page { title: &title, body, style: "", script: "" }.save(out)?;
+    Ok(notes)
+}
+
+/// The title and the body of the page, and what the reader should know of gaps in it.
+fn made(request: &Request) -> Result<(String, String, Vec<String>)> {
     let names = folder::names(&request.folders)?;
     let (mut runs, mut evaluations, mut notes) = (vec![], vec![], vec![]);
     for (path, name) in request.folders.iter().zip(names) {
@@ -71,8 +78,7 @@ pub fn write(request: &Request) -> Result<Vec<String>> {
     body.push(overview::reading(!runs.is_empty(), evaluations.iter().any(|e| e.base.is_some())));
     let title = request.title.clone().unwrap_or_else(|| title(&runs, &evaluations));
     let head = head(&title, &runs, &evaluations, &notes);
-    Page { title: &title, body: head + &body.concat(), style: "" }.save(&request.out)?;
-    Ok(notes)
+    Ok((title, head + &body.concat(), notes))
 }
 
 fn title(runs: &[Run], evaluations: &[Evaluation]) -> String {

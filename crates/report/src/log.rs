@@ -4,7 +4,11 @@ use anyhow::{Context, Result};
 use models::Error;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 /// One optimiser step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +66,8 @@ pub struct Log {
     /// In order, each once.
     pub steps: Vec<Step>,
     pub validations: Vec<Validation>,
+    /// Steps that changed nothing, since something was not finite.
+    pub skipped: BTreeSet<u64>,
     /// How many weights were trained.
     pub trainable: Option<u64>,
     /// Whether the run has come to its end.
@@ -98,9 +104,11 @@ impl Log {
                         if let Some(from) = event["step"].as_u64() {
                             steps.retain(|step, _| *step <= from);
                             validations.retain(|step, _| *step <= from);
+                            log.skipped.retain(|step| *step <= from);
                         }
                     }
                     Some("finished") => log.finished = true,
+                    Some("skipped") => log.skipped.extend(event["step"].as_u64()),
                     Some("step") => {
                         let step: Step = serde_json::from_value(event).ok()?;
                         steps.insert(step.step, step);
@@ -166,6 +174,7 @@ mod tests {
             r#"{"event":"start","step":0,"trainable":70}
 {"event":"validation","step":0,"caption_loss":2.5,"standard_error":0.1,"prompts":2,"losses":[2.0,3.0],"judge":{"clean":0.5}}
 {"event":"step","step":1,"caption_loss":2.0,"grad_norm":0.5,"learning_rate":0.1,"seconds":1.5,"peak_memory":null}
+{"event":"skipped","step":3,"not_finite":"image","skipped":1,"seconds":1.0}
 {"event":"step","step":2,"caption_loss":9.0,"grad_norm":0.5,"learning_rate":0.1,"seconds":1.5,"peak_memory":5}
 {"event":"step","step":2,"caption_loss":1.0,"grad_norm":0.4,"learning_rate":0.1,"seconds":1.0,"peak_memory":4,"token_loss":3.5}
 {"event":"step","st
@@ -181,7 +190,8 @@ mod tests {
         );
         assert_eq!((log.steps[1].other("token_loss"), log.steps[0].other("token_loss")), (Some(3.5), None));
         assert_eq!((log.validations[0].figure("clean"), &log.validations[0].losses[..]), (Some(0.5), &[2.0, 3.0][..]));
-        assert_eq!((log.finished, &log.damaged[..]), (false, &[6][..]));
+        assert_eq!((log.finished, &log.damaged[..]), (false, &[7][..]));
+        assert_eq!(log.skipped, BTreeSet::from([3]));
         assert!(Log::parse("{\"event\":\"finished\"}").finished);
         assert!(!Log::parse("{\"event\":\"finished\"}\n{\"event\":\"start\"}").finished, "it goes on");
         // resumed from step 1, and stopped before step 2

@@ -114,6 +114,14 @@ pub fn gaps(run: &Run) -> Vec<String> {
             gaps.push(format!("{name}: {} lines of events.jsonl are not whole; they are left out", lines.len()))
         }
     }
+    match log.skipped.len() {
+        0 => {}
+        count => gaps.push(format!(
+            "{name}: skipped, since something was not finite: {} of {}",
+            counted(count, "step"),
+            count + log.steps.len()
+        )),
+    }
     if log.steps.is_empty() {
         gaps.push(format!("{name}: no step is done yet"));
     } else if !log.finished {

@@ -1,18 +1,16 @@
 "use strict";
-for (const filters of document.querySelectorAll(".filters")) {
-  const cards = filters.nextElementSibling.children;
-  filters.addEventListener("click", (event) => {
-    const chosen = event.target.closest("button");
-    if (!chosen) return;
-    for (const button of chosen.parentElement.children) button.setAttribute("aria-pressed", button === chosen);
-    const pressed = [...filters.querySelectorAll("[aria-pressed=true]")];
-    const wanted = pressed.map((button) => button.dataset.tag).filter((tag) => tag !== "");
-    for (const card of cards) {
-      const tags = card.dataset.tags.split(" ");
-      card.hidden = !wanted.every((tag) => tags.includes(tag));
-    }
-  });
-}
+document.addEventListener("click", (event) => {
+  const chosen = event.target.closest(".filters button");
+  if (!chosen) return;
+  const filters = chosen.closest(".filters");
+  for (const button of chosen.parentElement.children) button.setAttribute("aria-pressed", button === chosen);
+  const pressed = [...filters.querySelectorAll("[aria-pressed=true]")];
+  const wanted = pressed.map((button) => button.dataset.tag).filter((tag) => tag !== "");
+  for (const card of filters.nextElementSibling.children) {
+    const tags = card.dataset.tags.split(" ");
+    card.hidden = !wanted.every((tag) => tags.includes(tag));
+  }
+});
 const dialog = document.querySelector("dialog");
 document.addEventListener("click", (event) => {
   const picture = event.target.closest(".enlarge");

@@ -11,6 +11,8 @@ pub struct Page<'a> {
     pub body: String,
     /// Style rules of this page alone.
     pub style: &'a str,
+    /// What this page alone does in a browser.
+    pub script: &'a str,
 }
 
 impl Page<'_> {
@@ -20,12 +22,13 @@ impl Page<'_> {
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <meta name=\"color-scheme\" content=\"light dark\">\n\
              <title>{}</title>\n<style>\n{}{}</style>\n</head>\n<body>\n<main>\n{}</main>\n<dialog></dialog>\n\
-             <script>\n{}</script>\n</body>\n</html>\n",
+             <script>\n{}{}</script>\n</body>\n</html>\n",
             Text(self.title),
             include_str!("page.css"),
             self.style,
             self.body,
             include_str!("page.js"),
+            self.script,
         )
     }
 
@@ -87,7 +90,7 @@ mod tests {
     fn a_page_is_one_file_and_escapes_text() {
         let body = section("s", "a < b", &settings(&[("k<".into(), "v&".into())]))
             + &folded("<i>", &commands(&[vec!["a".into(), "b > c".into()]]));
-        let page = Page { title: "</title>", body, style: "" };
+        let page = Page { title: "</title>", body, style: "", script: "" };
         let html = page.html();
         for part in [
             "<title>&lt;/title&gt;</title>",

@@ -19,9 +19,13 @@ pub const READING: &str = "<p class=\"soft\">The caption loss is the captionerâ€
 const OTHERS: &[(&str, &str)] = &[
     ("smoothed_loss", "Caption loss with smoothed labels"),
     ("mixed_loss", "Caption loss of mixed latents"),
+    ("anchor_loss", "Anchor loss"),
+    ("caption_cotangent", "Caption loss: norm of its gradient at the latents"),
     ("token_loss", "Attention: token loss"),
     ("pixel_loss", "Attention: pixel loss"),
     ("adversarial_loss", "Adversarial loss"),
+    ("adversarial_cotangent", "Adversarial loss: norm of its gradient at the latents"),
+    ("discriminator_loss", "Loss of the discriminator"),
     ("discriminator_accuracy", "How often the discriminator is right"),
 ];
 

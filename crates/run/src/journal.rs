@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use models::Error;
-use runlog::{events::Events, tensorboard::Writer};
+use runlog::{events::Events, pipe::Pipe, tensorboard::Writer};
 use serde_json::Value;
 use std::{fs, path::Path};
 
@@ -42,17 +42,20 @@ pub struct Journal {
     events: Events,
     /// `None` before the run has begun, and where nobody wants it.
     tensorboard: Option<Writer>,
+    /// `None` where `logging.command` names no program.
+    pipe: Option<Pipe>,
 }
 
 impl Journal {
-    /// In a run's folder.
-    pub fn open(folder: &Path) -> Result<Self> {
-        Ok(Self { events: Events::open(&folder.join("events.jsonl"))?, tensorboard: None })
+    /// In a run's folder. `command`: the words of `logging.command`; it is started.
+    pub fn open(folder: &Path, command: Option<&[String]>) -> Result<Self> {
+        let pipe = command.map(|words| Pipe::start(words, folder)).transpose()?;
+        Ok(Self { events: Events::open(&folder.join("events.jsonl"))?, tensorboard: None, pipe })
     }
 
     /// One that forgets: of a rank that is not the first.
     pub fn nowhere() -> Self {
-        Self { events: Events::nowhere(), tensorboard: None }
+        Self { events: Events::nowhere(), tensorboard: None, pipe: None }
     }
 
     /// Starts an event file behind this many steps.
@@ -66,6 +69,9 @@ impl Journal {
     pub fn write(&mut self, event: Value) -> Result<()> {
         if let (Some(tensorboard), Some(step)) = (&mut self.tensorboard, event["step"].as_u64()) {
             tensorboard.scalars(step, &scalars(&event))?;
+        }
+        if let Some(pipe) = &mut self.pipe {
+            pipe.write(format!("{event}\n"));
         }
         self.events.write(event)
     }

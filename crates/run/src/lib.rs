@@ -124,7 +124,11 @@ impl Run {
         bar.set_prefix("train");
         bar.set_length(config.train.steps);
         Ok(Self {
-            journal: if leads { Journal::open(&folder)? } else { Journal::nowhere() },
+            journal: if leads {
+                Journal::open(&folder, config.logging.words()?.as_deref())?
+            } else {
+                Journal::nowhere()
+            },
             validation: Validation::open(&folder, validation, judge, of, leads)?,
             folder,
             lines: Lines::new(config, &bar, leads),

@@ -3,6 +3,7 @@
 use super::{HubOf, paths};
 use anyhow::{Context, Result, bail};
 use hub::{Id, Layout, Progress};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -15,8 +16,9 @@ use std::{
 /// what was typed.
 ///
 /// It stands for a path: the one that was typed, or after [`Adapter::fetch`] that of the file.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(try_from = "String", into = "PathBuf")]
+#[schemars(inline)]
 pub struct Adapter {
     typed: PathBuf,
     file: Option<PathBuf>,

@@ -3,11 +3,13 @@
 use anyhow::{Result, bail};
 use images::size::typed;
 use ranks::World;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, de, ser};
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 use tch::{Device, Kind};
 
-#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
+/// The precision that numbers are computed and kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     #[default]
@@ -70,6 +72,18 @@ impl Where {
             (Self::Auto | Self::Cuda(0), Some(gpu)) => Self::Cuda(gpu),
             _ => self,
         }
+    }
+}
+
+impl JsonSchema for Where {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Where".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^(auto|cpu|cuda|cuda:[0-9]+)$" })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::paths;
 use hub::{Fetched, Hub, Id, Layout, Progress};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
     ops::Deref,
@@ -15,8 +16,9 @@ pub type HubOf<'a> = &'a dyn Fn() -> hub::Result<Hub>;
 /// What was typed for a model, `models/sd15` or `OWNER/NAME@REVISION`, and where it lies. Written out, it is what was typed, `~` and variables in their meaning.
 ///
 /// It stands for a path: the one that was typed, or after [`Location::fetch`] the folder in the hub's cache.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(try_from = "String", into = "PathBuf")]
+#[schemars(inline)]
 pub struct Location {
     typed: PathBuf,
     fetched: Option<Fetched>,

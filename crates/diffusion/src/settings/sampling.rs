@@ -1,22 +1,32 @@
-//! `[sampling]`: how pictures come about.
+//! `[sampling]`: how images are drawn.
 
 use super::{Size, above_zero, in_range};
 use anyhow::Result;
 use models::{guidance::Guidance, schedule::SamplerKind};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How a training image comes about.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// How training images are drawn.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sampling {
+    /// The sampler.
     pub sampler: SamplerKind,
+    /// Sampling steps from noise to image.
+    #[schemars(range(min = 1))]
     pub steps: usize,
-    /// DDIM only: 0 is deterministic.
+    /// Noise that the `ddim` sampler adds in each step: 0: none, 1: as much as `ddpm`.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub eta: f64,
+    /// Scale of classifier-free guidance. 1 and below: no guidance, which takes half the time.
+    #[schemars(range(min = 0.0))]
     pub guidance_scale: f64,
+    /// How much of the contrast that guidance adds is taken back (phi of Lin et al. 2023). 0: none of it.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub guidance_rescale: f64,
+    /// What the images should not show; it has a part only with guidance.
     pub negative_prompt: String,
-    /// Width and height in pixels; absent: what the model was trained for.
+    /// Width and height in pixels, as `"768x512"`, or `512` for a square. Absent: the size that the model was trained for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
 }

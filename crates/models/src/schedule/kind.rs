@@ -3,23 +3,25 @@
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+/// The sampler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 pub enum SamplerKind {
-    /// Stochastic, with the small variance of the paper's equation 7.
+    /// Stochastic, with the small variance of equation 7 in the DDPM paper. Can train.
     #[serde(rename = "ddpm")]
     Ddpm,
-    /// Deterministic for eta = 0.
+    /// Deterministic where `eta` is 0. Can train.
     #[serde(rename = "ddim")]
     Ddim,
+    /// Deterministic, of first order. Can train.
     #[serde(rename = "euler")]
     Euler,
-    /// Ancestral: with new noise in every step.
+    /// Euler ancestral: with new noise in every step.
     #[serde(rename = "euler_a")]
     EulerA,
-    /// Second order, from the step before.
+    /// Deterministic, of second order: it also uses the step before.
     #[serde(rename = "dpm++_2m")]
     Dpmpp2m,
-    /// The same along the noise levels of Karras et al.
+    /// DPM++ 2M along the noise levels of Karras et al. 2022.
     #[serde(rename = "dpm++_2m_karras")]
     Dpmpp2mKarras,
 }
