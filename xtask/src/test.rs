@@ -1,6 +1,7 @@
-//! `cargo xtask test`: set-up, then `cargo test` on the CPU and on a device that stands in for a GPU.
+//! `cargo xtask test`: set-up and lints, then `cargo test` on the CPU and on a device that stands in for a GPU.
 
 use crate::command::{line, pass_on};
+use crate::lint;
 use crate::setup;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
@@ -12,9 +13,15 @@ const ON_THE_STAND_IN: [&str; 10] =
     ["caption", "discriminator", "evaluate", "fidelity", "precision", "prepare", "replay", "segment", "trace", "waits"];
 
 /// Runs `cargo test`, for all packages unless `args` choose some; its exit code is ours. With `stand_in` on the stand-in for a GPU.
-/// Without arguments some tests run on both.
+/// Without arguments format and lints are checked first, and some tests run on both.
 pub fn run(workspace: &Workspace, stand_in: bool, args: &[String]) -> Result<ExitCode> {
     setup::ensure(workspace, false)?;
+    if args.is_empty() && !stand_in {
+        let linted = lint::if_installed(workspace)?;
+        if linted != ExitCode::SUCCESS {
+            return Ok(linted);
+        }
+    }
     let mut cargo = workspace.cargo();
     cargo.arg("test");
     if !choose_packages(args) {
