@@ -122,15 +122,15 @@ fn iteration(bench: &Bench) -> Result<()> {
         theirs.args(["--guidance-scale", "4.0", "--mode", mode, "--dtype", "float32", "--repeat", &REPEAT.to_string()]);
         theirs.arg("--noise").arg(&noise).arg("--out").arg(bench.scratch("theirs.safetensors")?);
         let mut ours = bench.trace(&noise, &settings, REPEAT)?;
-        let (mut seconds, mut mib, mut legs) = ([vec![], vec![]], [vec![], vec![]], [vec![], vec![], vec![], vec![]]);
+        let (mut seconds, mut mib, mut phases) = ([vec![], vec![]], [vec![], vec![]], [vec![], vec![], vec![], vec![]]);
         for _ in 0..bench.runs {
             for (side, command, memory) in [(0, &mut ours, "peak memory"), (1, &mut theirs, "peak resident set")] {
                 let text = output(command)?;
                 seconds[side].push(number_after(&text, "iteration")?);
                 mib[side].push(number_after(&text, memory)?);
                 if side == 0 {
-                    for (leg, word) in legs.iter_mut().zip(["of it trajectory", "decode", "caption", "replay"]) {
-                        leg.push(number_after(&text, word)?);
+                    for (phase, word) in phases.iter_mut().zip(["of it trajectory", "decode", "caption", "replay"]) {
+                        phase.push(number_after(&text, word)?);
                     }
                 }
             }
@@ -139,13 +139,13 @@ fn iteration(bench: &Bench) -> Result<()> {
         let ratio = median(pairs.map(|(ours, theirs)| ours / theirs).collect());
         let [ours, theirs] = seconds.map(median);
         let [our_mib, their_mib] = mib.map(median);
-        let legs = legs.map(median);
+        let phases = phases.map(median);
         println!("  {mode}, T {steps}, K {tracked}, {batch} samples, guidance 4, float32:");
         println!("    comat    {ours:7.3} s  {our_mib:6.0} MiB");
         println!("    PyTorch  {theirs:7.3} s  {their_mib:6.0} MiB");
         println!(
             "    of ours  trajectory {:.3} s, decoder {:.3} s, captioner {:.3} s, replay {:.3} s",
-            legs[0], legs[1], legs[2], legs[3]
+            phases[0], phases[1], phases[2], phases[3]
         );
         println!("    ratio    {ratio:7.3} (median of {} pairs, each the median of {REPEAT} iterations)", bench.runs);
     }

@@ -21,7 +21,9 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
 pub fn if_installed(workspace: &Workspace) -> Result<ExitCode> {
     match missing(workspace) {
         Some((tool, component)) => {
-            println!("cargo {tool} is not installed (`rustup component add {component}`): format and lints are not checked");
+            println!(
+                "cargo {tool} is not installed (`rustup component add {component}`): format and lints are not checked"
+            );
             Ok(ExitCode::SUCCESS)
         }
         None => check(workspace),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Edges in pixels, from the upper left corner of the picture.
+/// Edges in pixels, from the upper left corner of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BoundingBox {
     pub left: f64,

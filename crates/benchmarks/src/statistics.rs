@@ -1,6 +1,6 @@
 //! Averages of a sample of prompts, with the interval that the choice of prompts leaves open.
 //!
-//! Pictures of one prompt resemble each other, so it is prompts that are drawn again, each with all its pictures (a cluster
+//! Images of one prompt resemble each other, so it is prompts that are drawn again, each with all its images (a cluster
 //! bootstrap, percentile intervals). Where all prompts were drawn from the same few seeds, and where a recipe was trained several
 //! times, what seeds and trainings differ by is added ([`over_seeds`], [`mean_of_trainings`]).
 
@@ -20,7 +20,7 @@ pub struct Estimate {
     pub high: f64,
 }
 
-/// The mean over all pictures, given those of each prompt. Of no pictures at all, not a number.
+/// The mean over all images, given those of each prompt. Of no images at all, not a number.
 pub fn mean(by_prompt: &[Vec<f64>]) -> Estimate {
     let totals = totals(by_prompt);
     bootstrap(totals.len(), |drawn| of(&totals, drawn))
@@ -48,7 +48,7 @@ pub fn difference_of_groups(base: &[Vec<Vec<f64>>], tuned: &[Vec<Vec<f64>>]) -> 
     })
 }
 
-/// The mean alone, as of [`mean_of_groups`]; groups without pictures do not count.
+/// The mean alone, as of [`mean_of_groups`]; groups without images do not count.
 pub fn value_of_groups(groups: &[Vec<Vec<f64>>]) -> f64 {
     average(groups.iter().map(|group| ratio(totals(group).into_iter())).filter(|value| !value.is_nan()))
 }
@@ -125,7 +125,7 @@ fn students_t(freedom: usize) -> f64 {
     TABLE.get(freedom.max(1) - 1).copied().unwrap_or(1.96 + 2.5 / (freedom as f64 - 1.0))
 }
 
-/// Sum and number of each prompt's pictures.
+/// Sum and number of each prompt's images.
 fn totals(by_prompt: &[Vec<f64>]) -> Vec<(f64, f64)> {
     by_prompt.iter().map(|values| (values.iter().sum(), values.len() as f64)).collect()
 }
@@ -146,7 +146,7 @@ fn bootstrap_groups(sizes: &[usize], statistic: impl Fn(&[Vec<usize>]) -> f64) -
     let mut draw = |size: &usize| (0..*size).map(|_| rng.random_range(0..*size)).collect();
     let mut resampled: Vec<f64> = (0..RESAMPLES)
         .map(|_| statistic(&sizes.iter().map(&mut draw).collect::<Vec<_>>()))
-        .filter(|v| !v.is_nan()) // only prompts without pictures were drawn
+        .filter(|v| !v.is_nan()) // only prompts without images were drawn
         .collect();
     resampled.sort_by(f64::total_cmp);
     let tail = (1.0 - COVERAGE) / 2.0;
@@ -165,7 +165,7 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Prompts that are each as hard as chance has it, three pictures each.
+    /// Prompts that are each as hard as chance has it, three images each.
     fn sample(prompts: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> {
         (0..prompts)
             .map(|_| {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_is_over_pictures() {
+    fn the_mean_is_over_images() {
         let estimate = mean(&[vec![1.0], vec![0.0, 0.0, 0.0], vec![]]);
         assert_eq!(estimate.value, 0.25);
         assert!(estimate.low >= 0.0 && estimate.high <= 1.0 && estimate.low < estimate.high);

@@ -91,7 +91,7 @@ pub struct Summary {
     pub caption_scores: BTreeMap<String, f64>,
 }
 
-/// Adds up scores of questions about one picture of each caption. `None` of none.
+/// Adds up scores of questions about one image of each caption. `None` of none.
 pub fn summary<'a>(scored: impl IntoIterator<Item = (&'a Question, f64)>) -> Option<Summary> {
     let (mut captions, mut types) = (BTreeMap::<_, Vec<f64>>::new(), BTreeMap::<_, Vec<f64>>::new());
     for (question, score) in scored {
@@ -117,7 +117,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// The captions that are asked about, with their ids: what pictures are drawn of.
+/// The captions that are asked about, with their ids: what images are drawn of.
 pub fn captions(questions: &[Question]) -> BTreeSet<(&str, &str)> {
     questions.iter().map(|q| (q.id.as_str(), q.caption.as_str())).collect()
 }

@@ -90,7 +90,7 @@ pub enum Verb {
     /// LoRA files, for and from other programs: look into them, convert them, merge them into a model
     #[command(subcommand)]
     Lora(Lora),
-    /// The built-in miniature world: 64x64 pictures of coloured, textured shapes
+    /// The built-in miniature world: 64x64 images of coloured, textured shapes
     #[command(subcommand)]
     World(World),
 }
@@ -160,7 +160,7 @@ fn timeout(text: &str) -> Result<f64, String> {
 /// Fine-tune a LoRA with prompts alone
 ///
 /// The run's folder (`output` in the configuration) receives config.toml, events.jsonl, tensorboard/, samples/,
-/// checkpoints/ and, at the end, adapter/ with the LoRA in two spellings: pytorch_lora_weights.safetensors (diffusers) and NAME.safetensors
+/// checkpoints/ and, at the end, adapter/ with the LoRA in two formats: pytorch_lora_weights.safetensors (diffusers) and NAME.safetensors
 /// (kohya: ComfyUI, A1111). Ctrl-C gives up the step under way, saves what came before it and says how to go on.
 #[derive(Group)]
 pub struct Train {
@@ -183,7 +183,7 @@ pub struct Train {
 /// Say what a run would do, and how much memory it needs
 ///
 /// Prints the resolved configuration and the plan. Then runs three small iterations with the run's own networks on its own
-/// device, extends what they needed to the configured size and batch, leg by leg, and proposes micro-batches for --memory.
+/// device, extends what they needed to the configured size and batch, phase by phase, and proposes micro-batches for --memory.
 /// Nothing is written.
 #[derive(Group)]
 pub struct Plan {
@@ -267,11 +267,11 @@ pub struct Source {
     pub tokenizer: Option<Location>,
     #[command(flatten)]
     pub overrides: OverrideArgs,
-    /// LoRA, and how much of it to add (1 when absent): a file, a folder with one, or OWNER/NAME[:FILE] of the hub; can be given
+    /// LoRA with its strength (1 when absent): a file, a folder with one, or OWNER/NAME[:FILE] of the hub; can be given
     /// several times
     #[arg(long, value_name = "FILE|DIR|ID[:SCALE]")]
     pub lora: Vec<Scaled>,
-    /// How much of the LoRAs to add, times the scale of each
+    /// Strength of all LoRAs, times that of each
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, requires = "lora")]
     pub lora_scale: f64,
 }
@@ -320,7 +320,7 @@ pub struct SamplingArgs {
     /// Classifier-free guidance; 1 and below are none
     #[arg(long, value_name = "SCALE", default_value_t = 7.5)]
     pub guidance_scale: f64,
-    /// Pull the contrast of guided images back, 0 to 1
+    /// Rescale guided images to the contrast of unguided ones (0 to 1), against over-exposure
     #[arg(long, value_name = "PHI", default_value_t = 0.0)]
     pub guidance_rescale: f64,
     /// What the images should not show
@@ -347,9 +347,9 @@ impl SamplingArgs {
     }
 }
 
-/// Show where each word of a prompt looks, over the picture
+/// Show where each word of a prompt looks, over the image
 ///
-/// For every prompt a PNG: the picture, then for each word the share of the cross-attention that it gets, from dark to
+/// For every prompt a PNG: the image, then for each word the share of the cross-attention that it gets, from dark to
 /// bright: the mean over all heads, layers (middle and way up) and denoising steps. With --lora a second row shows the
 /// same seed with the LoRA, on the same scale.
 #[derive(Group)]
@@ -365,7 +365,7 @@ pub struct Attention {
     /// Only these words, for example red,dog
     #[arg(long, value_name = "WORD,WORD,…", value_delimiter = ',')]
     pub words: Vec<String>,
-    /// Seed of the picture, as of `comat generate`
+    /// Seed of the image, as of `comat generate`
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     #[command(flatten)]

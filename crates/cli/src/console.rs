@@ -195,9 +195,9 @@ fn out_of_memory(message: &str) -> Option<String> {
     let begin = message.find(said)?;
     let amount = message[begin..].split(['.', '\\']).next().unwrap_or(said);
     Some(match comat::train::under_way() {
-        Some(leg) => format!(
-            "out of memory in the leg `{leg}` of a step ({amount}): a smaller {} needs less; `comat plan --memory …` says how small",
-            workbench::plan::memory::setting_of(leg)
+        Some(phase) => format!(
+            "out of memory in the phase `{phase}` of a step ({amount}): a smaller {} needs less; `comat plan --memory …` says how small",
+            workbench::plan::memory::setting_of(phase)
         ),
         None => {
             format!("out of memory ({amount}): a smaller batch or size, or --dtype bfloat16 (model.dtype), needs less")

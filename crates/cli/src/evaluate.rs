@@ -1,4 +1,4 @@
-//! `comat evaluate`: a benchmark's pictures, scored.
+//! `comat evaluate`: a benchmark's images, scored.
 
 mod args;
 
@@ -12,21 +12,21 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use args::{DrawArgs, JudgeArgs};
 use benchmarks::{
-    records::{Benchmark, Picture},
+    records::{Benchmark, Image},
     table::Table,
 };
 use diffusion::settings::{Dtype, Location, Sampling};
 use evaluate::{
     draw::{Drawing, Missing},
+    image_files::{self, Gallery},
     judges::{self, EndpointSettings, Judge, Judges, Places},
-    pictures::{self, Gallery},
     prompts::{self, Choice, Prompt},
     scoring::{Scored, Scoring, Waiting},
     settings::{self, Settings},
 };
 use hub::Layout;
 use models::write_text;
-use ranks::World;
+use ranks::ProcessGroup;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -39,7 +39,7 @@ const LORA: &str = "lora";
 
 /// What is scored by whom, and said to whom.
 struct Work<'a> {
-    world: World,
+    group: ProcessGroup,
     args: &'a Evaluate,
     benchmark: Benchmark,
     prompts: Vec<Prompt>,
@@ -48,8 +48,8 @@ struct Work<'a> {
 
 pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
     let way_out = "what is drawn and scored is kept, and the same command goes on";
-    let world = processes::join(args.ranks.terms(way_out, &console.interrupt))?;
-    args.engine.device = args.engine.device.of_rank(&world);
+    let group = processes::join(args.ranks.terms(way_out, &console.interrupt))?;
+    args.engine.device = args.engine.device.of_rank(&group);
     let choice = Choice {
         benchmark: args.bench.benchmark(),
         path: args.prompts.clone(),
@@ -57,7 +57,7 @@ pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
         limit: args.limit,
         second_opinion: args.judges.endpoint.is_some(),
     };
-    let work = Work { world, benchmark: choice.benchmark, prompts: prompts::read(&choice)?, args: &args, console };
+    let work = Work { group, benchmark: choice.benchmark, prompts: prompts::read(&choice)?, args: &args, console };
     console.stop_on_ctrl_c("Stopping; what is drawn and scored is kept, and the same command goes on.");
     if let Some(base) = args.base.as_ref() {
         work.check(base)?;
@@ -71,11 +71,11 @@ pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
             let folders = work.draw(out)?;
             (out.clone(), folders.0, folders.1)
         }
-        (None, None) => bail!("give --out DIR for the pictures of --model"),
+        (None, None) => bail!("give --out DIR for the images of --model"),
     };
     let base = base.map(|folder| work.score(&folder)).transpose()?;
     let tuned = work.score(&tuned)?;
-    if !work.world.leads() {
+    if !work.group.leads() {
         return Ok(());
     }
     let table = Table::new(&tuned, base.as_deref());
@@ -100,7 +100,7 @@ fn table_name(args: &Evaluate) -> String {
     name
 }
 
-/// Where the settings of a folder of pictures are: beside `base` and `lora` of an evaluation, else in it.
+/// Where the settings of a folder of images are: beside `base` and `lora` of an evaluation, else in it.
 fn home(folder: &Path) -> PathBuf {
     let inside = [BASE, LORA].iter().any(|name| folder.ends_with(name));
     match folder.parent() {
@@ -110,15 +110,15 @@ fn home(folder: &Path) -> PathBuf {
 }
 
 impl Work<'_> {
-    /// What this evaluation makes of a folder's pictures.
+    /// What this evaluation makes of a folder's images.
     fn settings(&self, drawing: Option<settings::Drawing>) -> Settings {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Settings { benchmark: self.benchmark, drawing, judges: self.judges(), version }
     }
 
-    /// Refuses a folder of pictures that were made or scored otherwise.
+    /// Refuses a folder of images that were made or scored otherwise.
     fn check(&self, pictures: &Path) -> Result<()> {
-        self.world.of_first(|| {
+        self.group.of_first(|| {
             if !pictures.is_dir() {
                 bail!("{}: there is no such folder", pictures.display());
             }
@@ -126,9 +126,9 @@ impl Work<'_> {
         })
     }
 
-    /// Writes down who scores the pictures.
+    /// Writes down who scores the images.
     fn claim(&self, pictures: &Path) -> Result<()> {
-        self.world.of_first(|| self.settings(None).claim(&home(pictures)))
+        self.group.of_first(|| self.settings(None).claim(&home(pictures)))
     }
 
     /// Those that these prompts need, and what they are called.
@@ -143,7 +143,7 @@ impl Work<'_> {
         let Some(model) = model else { bail!("give --model for --out, or --images") };
         let sampling = self.args.sampling.clone().checked().context("evaluate")?;
         let seeds = seeds.clone().map_or_else(|| self.args.bench.seeds(), |seeds| seeds.0);
-        let loras = self.world.one_before_the_others(|| fetch::loras(lora, *lora_scale, self.console))?;
+        let loras = self.group.one_before_the_others(|| fetch::loras(lora, *lora_scale, self.console))?;
         let of_loras = loras.iter().map(|(file, scale)| settings::Lora::of(file, *scale)).collect::<Result<_>>()?;
         let mut variants: Vec<(&str, &[(PathBuf, f64)])> = vec![];
         if self.args.base.is_none() {
@@ -157,7 +157,7 @@ impl Work<'_> {
         }
         let drawing = |loras| self.drawing(&seeds, &sampling, *batch, loras);
         let look = || variants.iter().map(|(name, loras)| drawing(loras).missing(&out.join(name))).collect();
-        let missing: Vec<Vec<Missing>> = self.world.of_first(look)?;
+        let missing: Vec<Vec<Missing>> = self.group.of_first(look)?;
         let how = settings::Drawing {
             model: typed(model),
             variant: variant.clone(),
@@ -168,7 +168,7 @@ impl Work<'_> {
             seeds: seeds.clone(),
             sampling: sampling.clone(),
         };
-        self.world.of_first(|| {
+        self.group.of_first(|| {
             if let Some(base) = &self.args.base {
                 compare(&how, base)?;
             }
@@ -178,11 +178,11 @@ impl Work<'_> {
             self.try_judges(&out.join(first))?;
         }
         // who scores is written down when they are known to be judges
-        self.world.of_first(|| Settings { judges: BTreeMap::new(), ..self.settings(Some(how)) }.claim(out))?;
+        self.group.of_first(|| Settings { judges: BTreeMap::new(), ..self.settings(Some(how)) }.claim(out))?;
         if missing.iter().any(|missing| !missing.is_empty()) {
             let source = (model.clone(), variant.as_deref(), tokenizer.clone());
             let open = || open(source.0, source.1, source.2, (*overrides).into(), &self.args.engine, self.console);
-            let mut pipeline = self.world.one_before_the_others(open)?;
+            let mut pipeline = self.group.one_before_the_others(open)?;
             for ((name, loras), missing) in variants.iter().zip(&missing).filter(|(_, missing)| !missing.is_empty()) {
                 let unet = pipeline.adapt(loras)?;
                 let bar = self.console.count(name, DENOISING)?;
@@ -193,7 +193,7 @@ impl Work<'_> {
                     &unet,
                     &bar,
                     &self.console.interrupt,
-                    &self.world,
+                    &self.group,
                 )?;
                 bar.finish_and_clear();
             }
@@ -202,7 +202,7 @@ impl Work<'_> {
         Ok(if !loras.is_empty() { (out.join(LORA), Some(base)) } else { (base, None) })
     }
 
-    /// Opens the judges, and lets go of them: before pictures are drawn for hours that nobody can look at.
+    /// Opens the judges, and unloads them: before images are drawn for hours that nobody can look at.
     fn try_judges(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let judges = self.open_judges(&judges::needed(&self.prompts), folder)?;
@@ -211,7 +211,7 @@ impl Work<'_> {
 
     fn open_judges(&self, judges: &BTreeSet<Judge>, folder: &Path) -> Result<Judges> {
         let fetch = || self.args.judges.places(judges, folder, self.console);
-        let places = self.world.one_before_the_others(fetch)?;
+        let places = self.group.one_before_the_others(fetch)?;
         let (kind, device) = (self.args.engine.dtype.kind(), self.args.engine.device.device()?);
         let threshold = self.args.judges.detector_threshold;
         Judges::open(places, threshold, kind, device, &self.console.interrupt)
@@ -227,10 +227,10 @@ impl Work<'_> {
         Drawing { benchmark: self.benchmark, prompts: &self.prompts, seeds, sampling, batch, loras }
     }
 
-    /// Scores what is not scored yet. Rank 0 returns everything that is known of the folder's pictures, the others nothing.
-    fn score(&self, folder: &Path) -> Result<Vec<Picture>> {
+    /// Scores what is not scored yet. Rank 0 returns everything that is known of the folder's images, the others nothing.
+    fn score(&self, folder: &Path) -> Result<Vec<Image>> {
         let mut known = None; // to rank 0
-        let (found, waiting) = self.world.of_first(|| {
+        let (found, waiting) = self.group.of_first(|| {
             let gallery = self.gallery(folder)?;
             let scored = Scored::read(&gallery)?;
             let waiting = scored.waiting(&gallery);
@@ -239,15 +239,15 @@ impl Work<'_> {
         })?;
         let gallery = Gallery { folder, benchmark: self.benchmark, prompts: &self.prompts, found };
         if waiting.is_empty() {
-            self.tell(format_args!("{}: {} pictures, all scored before", folder.display(), gallery.found.len()))?;
+            self.tell(format_args!("{}: {} images, all scored before", folder.display(), gallery.found.len()))?;
         } else {
             self.look(&gallery, &waiting)?;
-            self.world.of_first(|| {
+            self.group.of_first(|| {
                 let scored = Scored::again(&gallery)?;
                 let missing = scored.waiting(&gallery).len();
                 if missing > 0 {
                     bail!(
-                        "{}: scores of {missing} of its pictures have not come; the same command goes on",
+                        "{}: scores of {missing} of its images have not come; the same command goes on",
                         folder.display()
                     );
                 }
@@ -262,7 +262,7 @@ impl Work<'_> {
         let gallery = Gallery::open(folder, self.benchmark, &self.prompts)?;
         if gallery.found.is_empty() {
             bail!(
-                "{}: there are no pictures of these prompts in it; {} calls them {}",
+                "{}: there are no images of these prompts in it; {} calls them {}",
                 folder.display(),
                 self.benchmark,
                 example(self.benchmark, &self.prompts)
@@ -270,7 +270,7 @@ impl Work<'_> {
         }
         let silent = self.prompts.len() - gallery.found.iter().map(|f| f.prompt).collect::<BTreeSet<_>>().len();
         if silent > 0 {
-            tracing::warn!("{}: {silent} of {} prompts have no picture in it", folder.display(), self.prompts.len());
+            tracing::warn!("{}: {silent} of {} prompts have no image in it", folder.display(), self.prompts.len());
         }
         Ok(gallery)
     }
@@ -279,15 +279,15 @@ impl Work<'_> {
         let judges = self.open_judges(&waiting.judges(gallery), gallery.folder)?;
         self.claim(gallery.folder)?;
         let scoring = Scoring { gallery, judges: &judges, batch: self.args.judges.score_batch };
-        let bar = self.console.count("score", "pictures")?;
-        let times = scoring.run(waiting, &bar, &self.console.interrupt, &self.world)?;
+        let bar = self.console.count("score", "images")?;
+        let times = scoring.run(waiting, &bar, &self.console.interrupt, &self.group)?;
         bar.finish_and_clear();
         self.tell(format_args!("{}: {times}", gallery.folder.display()))
     }
 
     /// One of the ranks is enough.
     fn tell(&self, line: std::fmt::Arguments) -> Result<()> {
-        if self.world.leads() {
+        if self.group.leads() {
             say!("{line}");
         }
         Ok(())
@@ -298,7 +298,7 @@ fn typed(location: &Location) -> String {
     location.typed().display().to_string()
 }
 
-/// Says what differs from how the base's pictures were drawn, beside the LoRA. It may be meant.
+/// Says what differs from how the base's images were drawn, beside the LoRA. It may be meant.
 fn compare(how: &settings::Drawing, base: &Path) -> Result<()> {
     let Some(then) = Settings::read(&home(base))?.and_then(|settings| settings.drawing) else { return Ok(()) };
     let mut all = how.differences(&then)?;
@@ -312,9 +312,9 @@ fn compare(how: &settings::Drawing, base: &Path) -> Result<()> {
     Ok(())
 }
 
-/// How a picture of the first prompt would be called.
+/// How an image of the first prompt would be called.
 fn example(benchmark: Benchmark, prompts: &[Prompt]) -> String {
-    let path = prompts.first().and_then(|prompt| pictures::path(benchmark, prompt, 0).ok());
+    let path = prompts.first().and_then(|prompt| image_files::path(benchmark, prompt, 0).ok());
     path.map_or_else(String::new, |path| format!("`{}`", path.display()))
 }
 

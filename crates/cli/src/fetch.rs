@@ -44,7 +44,7 @@ pub fn adapter(option: &'static str, adapter: &mut Adapter, console: &Console) -
     adapter.fetch(&hub, &bar).context(option)
 }
 
-/// The files of `--lora`, each with how much of it is added: its own scale times `factor`.
+/// The files of `--lora`, each with its strength: its own times `factor`.
 pub fn loras(named: &[Scaled], factor: f64, console: &Console) -> Result<Vec<(PathBuf, f64)>> {
     let file = |Scaled { adapter, scale }: &Scaled| {
         let mut adapter = share::adapter(adapter);

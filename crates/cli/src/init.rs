@@ -222,18 +222,18 @@ fn measure(
     }
     let fitting = match forecast.fitting(known.memory * PART) {
         Ok(fitting) => fitting,
-        Err(legs) => {
+        Err(phases) => {
             tracing::warn!(
                 "{} is too little even for one sample at a time in {}; the configuration has the smallest settings",
                 gigabytes(known.memory),
-                legs.join(", ")
+                phases.join(", ")
             );
             return Ok(vec![]);
         }
     };
     let most = forecast
         .most()
-        .map_or(String::new(), |(leg, bytes)| format!("; all at once would need {} in {leg}", gigabytes(bytes)));
+        .map_or(String::new(), |(phase, bytes)| format!("; all at once would need {} in {phase}", gigabytes(bytes)));
     let mut chosen = vec![];
     for (section, key) in
         [("captioner", "micro_batch"), ("replay", "micro_batch"), ("train", "batch_size"), ("train", "accumulation")]

@@ -1,4 +1,4 @@
-//! `comat prepare`: a model made ready for pictures smaller than its own.
+//! `comat prepare`: a model made ready for images smaller than its own.
 
 use crate::{
     args::{Engine, at_least_one},
@@ -19,17 +19,17 @@ use std::path::PathBuf;
 use tch::Device;
 use workbench::prepare;
 
-/// Make a model ready for pictures smaller than its own
+/// Make a model ready for images smaller than its own
 ///
-/// SDXL at 512 pixels draws badly, since it was trained at 1024. This draws pictures at the model's own size, reduces them, tunes the UNet
+/// SDXL at 512 pixels draws badly, since it was trained at 1024. This draws images at the model's own size, reduces them, tunes the UNet
 /// on them for some steps, and writes a model folder with that UNet in it, to be trained on: `model.path` of a run with a
-/// smaller `sampling.size`. After an interruption the same command goes on with the pictures that are there; the tuning starts anew.
+/// smaller `sampling.size`. After an interruption the same command goes on with the images that are there; the tuning starts anew.
 #[derive(Group)]
 pub struct Prepare {
     /// Model folder in diffusers layout, or an id of the hub
     #[arg(long, value_name = "DIR|ID")]
     model: Location,
-    /// Prompt file; a picture is drawn of each of the first --images prompts
+    /// Prompt file; an image is drawn of each of the first --images prompts
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
     /// The new model folder
@@ -47,13 +47,13 @@ pub struct Prepare {
     /// Of the LoRA of --tune lora [default: 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
     rank: Option<i64>,
-    /// Pictures to draw
+    /// Images to draw
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = at_least_one)]
     images: usize,
     /// Training steps
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
-    /// Pictures of a training step, and drawn at a time
+    /// Images of a training step, and drawn at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
     batch: usize,
     /// Of AdamW [default: 1e-5, or 1e-4 for a LoRA]
@@ -61,13 +61,13 @@ pub struct Prepare {
     learning_rate: Option<f64>,
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Sampling steps of the pictures
+    /// Sampling steps of the images
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one)]
     sampling_steps: usize,
-    /// Classifier-free guidance of the pictures
+    /// Classifier-free guidance of the images
     #[arg(long, value_name = "SCALE", default_value_t = 7.5)]
     guidance_scale: f64,
-    /// Folder for the pictures and the LoRA; OUT.preparation when absent
+    /// Folder for the images and the LoRA; OUT.preparation when absent
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
     /// Precision of the UNet's weights in the new folder; that of the model when absent
@@ -80,9 +80,9 @@ pub struct Prepare {
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum What {
     /// Every weight, as the paper's authors do. AdamW takes 16 bytes a weight (float32 master, gradient, two moments): 41 GB for
-    /// SDXL, 14 GB for SD1.5. The GPU also holds the weights and a gradient in --dtype: 10 GB for SDXL in bfloat16, and a picture's graph
+    /// SDXL, 14 GB for SD1.5. The GPU also holds the weights and a gradient in --dtype: 10 GB for SDXL in bfloat16, and an image's graph
     Unet,
-    /// A LoRA, which is then added to the UNet's weights: 1.5 GB beside the model and a picture's graph, at rank 64 for SDXL
+    /// A LoRA, which is then added to the UNet's weights: 1.5 GB beside the model and an image's graph, at rank 64 for SDXL
     Lora,
 }
 
@@ -143,7 +143,7 @@ pub fn run(args: Prepare, console: &Console) -> Result<()> {
     let mut model = args.model;
     fetch::option("--model", &mut model, Layout::Diffusion, None, console)?;
     let pipeline = Pipeline::open_at(&model, None, None, Default::default(), args.engine.precision(), device)?;
-    console.stop_on_ctrl_c("Stopping; pictures that are done are not drawn again.");
+    console.stop_on_ctrl_c("Stopping; images that are done are not drawn again.");
     let bars = |name: &str| console.count(name, "{msg}");
     let prepared = prepare::run(pipeline, &request, &bars, &console.interrupt)?;
     say!(

@@ -7,7 +7,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use ranks::{Terms, World, interrupt::Interrupt};
+use ranks::{ProcessGroup, Terms, interrupt::Interrupt};
 use std::{
     env,
     ffi::OsString,
@@ -26,9 +26,9 @@ const GRACE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The other processes of this run, if there are any.
-pub fn join(terms: Terms) -> Result<World> {
+pub fn join(terms: Terms) -> Result<ProcessGroup> {
     end_with_parent()?;
-    World::join(terms)
+    ProcessGroup::join(terms)
 }
 
 /// Runs this program with its own arguments as `count` ranks, and waits for them. Only rank 0 writes to standard output.

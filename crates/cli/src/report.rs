@@ -5,16 +5,16 @@ use anyhow::Result;
 use clap::Args as Group;
 use std::path::PathBuf;
 
-/// Write a page on training runs and evaluations: settings, curves, pictures before and after, scores with intervals
+/// Write a page on training runs and evaluations: settings, curves, images before and after, scores with intervals
 ///
 /// One HTML file that needs no network, or with --serve a page that renews itself while the run goes on. A folder is a training run (events.jsonl), an evaluation (base/scores.jsonl,
-/// lora/scores.jsonl), or a folder of scored pictures (scores.jsonl). Several runs share their charts.
+/// lora/scores.jsonl), or a folder of scored images (scores.jsonl). Several runs share their charts.
 #[derive(Group)]
 pub struct Report {
     /// Folders of runs and evaluations
     #[arg(value_name = "FOLDER", required = true)]
     folders: Vec<PathBuf>,
-    /// Scored pictures to compare with, for evaluations that have no base of their own
+    /// Scored images to compare with, for evaluations that have no base of their own
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
     /// Serve the page to a browser on this machine, instead of writing it, until Ctrl-C; it follows runs that go on
@@ -29,14 +29,14 @@ pub struct Report {
     /// Heading of the page; the names of the folders when absent
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
-    /// Prompts whose pictures are shown: of each run, and of each category and outcome of an evaluation
+    /// Prompts whose images are shown: of each run, and of each category and outcome of an evaluation
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one)]
-    pictures: usize,
+    images: usize,
 }
 
 pub fn run(args: Report, console: &Console) -> Result<()> {
-    let Report { folders, base, serve, port, out, title, pictures } = args;
-    let request = report::Request { folders, base, title, pictures };
+    let Report { folders, base, serve, port, out, title, images } = args;
+    let request = report::Request { folders, base, title, images };
     if serve {
         console.stop_silently_on_ctrl_c();
         let ready = |address| {

@@ -1,4 +1,4 @@
-//! `comat segment`: looks for nouns in a picture and paints what was found over it.
+//! `comat segment`: looks for nouns in an image and paints what was found over it.
 
 use crate::{args::Engine, console::Console, fetch};
 use anyhow::{Result, bail};
@@ -8,17 +8,17 @@ use diffusion::{
     settings::Location,
 };
 use hub::Layout;
-use images::Picture;
+use images::Image;
 use std::path::PathBuf;
 use tch::{Device, Tensor};
 
-/// Find nouns in a picture and paint them over it
+/// Find nouns in an image and paint them over it
 ///
-/// Prints for every noun its colour, how much of the picture it covers, and its boxes: how sure the detector is, then left,
-/// upper, right and lower edge in pixels. This is what the attention losses of a run would be told about a picture.
+/// Prints for every noun its colour, how much of the image it covers, and its boxes: confidence of the detector, then left,
+/// upper, right and lower edge in pixels. This is what the attention losses of a run would be told about an image.
 #[derive(Group)]
 pub struct Segment {
-    /// The picture (PNG, 8-bit RGB)
+    /// The image (PNG, 8-bit RGB)
     #[arg(long, value_name = "FILE")]
     pub image: PathBuf,
     /// What to look for, for example "dog,cat"
@@ -30,7 +30,7 @@ pub struct Segment {
     /// SAM in transformers layout, or an id of the hub
     #[arg(long, value_name = "DIR|ID")]
     pub segmenter: Location,
-    /// Where to write the painted picture (PNG)
+    /// Where to write the painted image (PNG)
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// Replace a file that exists
@@ -64,7 +64,7 @@ pub fn run(mut args: Segment, console: &Console) -> Result<()> {
     if args.out.exists() && !args.overwrite {
         bail!("{} exists already; choose another --out, or pass --overwrite", args.out.display());
     }
-    let picture = Picture::open(&args.image)?;
+    let picture = Image::open(&args.image)?;
     let (kind, device) = (args.engine.dtype.kind(), args.engine.device.device()?);
     fetch::option("--detector", &mut args.detector, Layout::Network { tokenizer: true }, None, console)?;
     fetch::option("--segmenter", &mut args.segmenter, Layout::Network { tokenizer: false }, None, console)?;
@@ -93,8 +93,8 @@ fn line(noun: &str, colour: &str, mask: &[bool], boxes: usize) -> String {
     let share = 100.0 * mask.iter().filter(|&&here| here).count() as f64 / mask.len() as f64;
     match boxes {
         0 => format!("{noun}: not found"),
-        1 => format!("{noun} ({colour}): 1 box, {share:.1}% of the picture"),
-        _ => format!("{noun} ({colour}): {boxes} boxes, {share:.1}% of the picture"),
+        1 => format!("{noun} ({colour}): 1 box, {share:.1}% of the image"),
+        _ => format!("{noun} ({colour}): {boxes} boxes, {share:.1}% of the image"),
     }
 }
 
@@ -104,7 +104,7 @@ fn booleans(masks: &Tensor) -> Result<Vec<Vec<bool>>> {
     Ok((0..flat.size()[0]).map(|i| Vec::<bool>::try_from(flat.get(i))).collect::<Result<_, _>>()?)
 }
 
-/// Colours that can be told from each other, and from most pictures.
+/// Colours that can be told from each other, and from most images.
 const COLOURS: [([u8; 3], &str); 8] = [
     ([230, 25, 75], "red"),
     ([0, 130, 255], "blue"),
@@ -117,7 +117,7 @@ const COLOURS: [([u8; 3], &str); 8] = [
 ];
 
 /// Tints the pixels of a mask, and fully colours those that lie on its edge.
-fn paint(picture: &mut Picture, mask: &[bool], colour: [u8; 3]) {
+fn paint(picture: &mut Image, mask: &[bool], colour: [u8; 3]) {
     let (width, height) = (picture.width, picture.height);
     let here = |x: usize, y: usize| x < width && y < height && mask[y * width + x]; // 0 - 1 wraps, and lies outside
     for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))).filter(|&(y, x)| here(x, y)) {
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn masks_are_tinted_and_outlined() {
-        let mut picture = Picture { width: 5, height: 4, pixels: vec![100; 60] };
+        let mut picture = Image { width: 5, height: 4, pixels: vec![100; 60] };
         let mask: Vec<bool> = (0..20).map(|i| i % 5 < 3 && i / 5 < 3).collect(); // 3x3 in the upper left corner
         paint(&mut picture, &mask, [200, 0, 50]);
         let at = |x: usize, y: usize| picture.pixels[(y * 5 + x) * 3..][..3].to_vec();
@@ -147,8 +147,8 @@ mod tests {
 
     #[test]
     fn lines_of_the_legend() {
-        assert_eq!(line("dog", "red", &[true, false], 1), "dog (red): 1 box, 50.0% of the picture");
-        assert_eq!(line("dog", "red", &[true, true], 2), "dog (red): 2 boxes, 100.0% of the picture");
+        assert_eq!(line("dog", "red", &[true, false], 1), "dog (red): 1 box, 50.0% of the image");
+        assert_eq!(line("dog", "red", &[true, true], 2), "dog (red): 2 boxes, 100.0% of the image");
         assert_eq!(line("dog", "red", &[false], 0), "dog: not found");
     }
 }

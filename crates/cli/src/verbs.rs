@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{Context, Error, Result, bail};
 use comat::{
     loss::caption::CaptionLoss,
-    train::{Ended, Leg},
+    train::{Ended, Phase},
 };
 use diffusion::{
     generate,
@@ -52,14 +52,14 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     }
     let bar = console.bar(watch::SPEAKS, "")?;
     let (mut trainer, mut run) = run::open(config, resume, bar, &console.interrupt, world)?;
-    if trainer.world.leads() {
+    if trainer.group.leads() {
         syntax::warn(trainer.prompts.iter().map(|prompt| prompt.text.as_str()));
     }
     for change in &trainer.changed {
         say!("Changed since the checkpoint: {change}");
     }
     let ended = trainer.run(&mut run, &console.interrupt)?;
-    if !trainer.world.leads() {
+    if !trainer.group.leads() {
         return Ok(());
     }
     match ended {
@@ -75,7 +75,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
                 say!("Before and after: {}", output.join("before-after.png").display());
             }
         }
-        Ended::Stopped(step) if !trainer.world.is_alone() => {
+        Ended::Stopped(step) if !trainer.group.is_alone() => {
             say!("Stopped after step {step}; it is saved. Go on with the same command and --resume");
         }
         Ended::Stopped(step) => {
@@ -95,9 +95,9 @@ pub fn plan(args: Plan, console: &Console) -> Result<()> {
     say!("{}", plan::describe(config.clone(), None)?);
     let forecast = plan::memory::forecast(&config)?;
     say!("{forecast}");
-    let Some((leg, most)) = forecast.most() else { return Ok(()) };
+    let Some((phase, most)) = forecast.most() else { return Ok(()) };
     let gigabytes = plan::memory::gigabytes;
-    say!("  the most is {} in {leg}", gigabytes(most));
+    say!("  the most is {} in {phase}", gigabytes(most));
     let Some(memory) = args.memory else { return say_micro_batches(&config, &forecast, None) };
     let fitting = forecast.fitting(memory);
     if fitting.is_ok() {
@@ -109,10 +109,10 @@ pub fn plan(args: Plan, console: &Console) -> Result<()> {
             let words: Vec<String> = settings.iter().map(|setting| format!("--set {setting}")).collect();
             say!("{} is enough with {}", gigabytes(memory), words.join(" "));
         }
-        Err(legs) => bail!(
+        Err(phases) => bail!(
             "{} is too little even for one sample at a time in {}; try model.dtype = \"bfloat16\" or a smaller sampling.size",
             gigabytes(memory),
-            legs.join(", ")
+            phases.join(", ")
         ),
     }
     Ok(())
@@ -275,12 +275,16 @@ pub fn trace(args: Trace, console: &Console) -> Result<()> {
     say!("tracked steps {:?}, caption loss {:.8}{rewards}", summary.tracked, summary.caption_loss);
     summary.seconds.sort_by(f64::total_cmp);
     say!("iteration {:.3} s (median of {repeat})", summary.seconds[summary.seconds.len() / 2]);
-    let legs = summary.legs;
-    let of_it =
-        [("trajectory", legs.trajectory), ("decode", legs.decode), ("caption", legs.caption), ("replay", legs.replay)];
-    let seconds = of_it.map(|(name, leg)| format!("{name} {:.3} s", leg.seconds));
+    let phases = summary.phases;
+    let of_it = [
+        ("trajectory", phases.trajectory),
+        ("decode", phases.decode),
+        ("caption", phases.caption),
+        ("replay", phases.replay),
+    ];
+    let seconds = of_it.map(|(name, phase)| format!("{name} {:.3} s", phase.seconds));
     say!("of it {}", seconds.join(", "));
-    let peak = |(name, leg): (&str, Leg)| leg.peak.map(|bytes| format!("{name} {} MiB", bytes >> 20));
+    let peak = |(name, phase): (&str, Phase)| phase.peak.map(|bytes| format!("{name} {} MiB", bytes >> 20));
     say!("memory at most: {}", of_it.into_iter().filter_map(peak).collect::<Vec<_>>().join(", "));
     if let Some(bytes) = summary.peak_memory {
         say!("peak memory {} MiB", bytes >> 20);

@@ -47,7 +47,7 @@ fn columns(folder: &Folder) -> Vec<(String, usize)> {
 fn a_plan_is_carried_out_in_pieces() {
     let folder = folder();
     let first = fine(ablate(&folder, "--only caption"));
-    assert!(first.starts_with("| 2 prompts × 2 pictures, % | base | caption |\n"), "{first}");
+    assert!(first.starts_with("| 2 prompts × 2 images, % | base | caption |\n"), "{first}");
     assert_eq!(columns(&folder), [("base".into(), 0), ("caption".into(), 2)]);
     let done = folder.bytes("abl/runs/caption-seed1");
 
@@ -68,12 +68,12 @@ fn a_plan_is_carried_out_in_pieces() {
     assert_eq!(steps, [1, 2, 2]);
 
     assert!(folder.bytes("abl/runs/caption-seed1") == done, "what is done is not done again");
-    assert!(folder.exists("abl/pictures/base/scores.jsonl") && folder.exists("abl/pairs/scenes.jsonl"));
+    assert!(folder.exists("abl/images/base/scores.jsonl") && folder.exists("abl/pairs/scenes.jsonl"));
     assert!(folder.read("abl/ablation.svg").contains("+ mixed latents"));
     folder.assert_no_leftovers();
 
     folder.edit_text("plan.toml", |plan| plan.replace("count = 2", "count = 1"));
-    assert!(fine(ablate(&folder, "")).starts_with("| 2 prompts × 1 pictures"), "other pictures are drawn anew");
+    assert!(fine(ablate(&folder, "")).starts_with("| 2 prompts × 1 images"), "other images are drawn anew");
     folder.edit_text("plan.toml", |plan| plan.replace("train.steps=2", "train.steps=3"));
     ablate(&folder, "").error(&["abl/runs/caption-seed1 was trained with other settings", "choose another --out"]);
 }

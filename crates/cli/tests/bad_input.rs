@@ -278,7 +278,7 @@ fn generating_on_a_full_disk() {
     folder.assert_no_leftovers();
     let names = folder.names("disk.after/g");
     assert!(!names.is_empty() && names.len() < 8, "{names:?}");
-    names.iter().for_each(|name| drop(common::Picture::open(&folder.path(&format!("disk.after/g/{name}")))));
+    names.iter().for_each(|name| drop(common::Image::open(&folder.path(&format!("disk.after/g/{name}")))));
 
     let words = common::generate_words(model, &["x"], "--out g --steps 1 --size 256 --save-latents disk/l.safetensors");
     folder.on_small_disk(16, &words).unwrap().error(&["disk/l.safetensors: the disk is full"]);
@@ -436,7 +436,7 @@ fn images_are_not_overwritten() {
     assert_eq!(folder.read(image), "mine");
     assert_eq!(folder.names("g"), ["00000-x-seed0.png", "grid.png"]);
     folder.generate(SD1, &["x"], &format!("{words} --overwrite")).ok();
-    common::Picture::open(&folder.path(image));
+    common::Image::open(&folder.path(image));
 }
 
 #[test]

@@ -90,7 +90,8 @@ fn lines_without_a_terminal() {
         };
         let done = Done::from(command.output().unwrap());
         assert_eq!(done.code, Some(0), "{done:?}");
-        done.stderr.lines().map(str::to_owned).collect()
+        // but for what is said of a busy machine
+        done.stderr.lines().filter(|line| !line.contains("other programs")).map(str::to_owned).collect()
     };
     let train = |rest: &str| format!("train --config run.toml {rest}");
     let steps = |lines: &[String]| -> Vec<String> {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use benchmarks::records::{Metric, Picture, Subject, read};
+use benchmarks::records::{Image, Metric, Subject, read};
 use common::{Done, Folder, SD1, fixture};
 
 use models::{blip::Vqa, clip::ClipScore, sentence::SentenceEmbedder};
@@ -13,7 +13,7 @@ use torch_ext::testing::device;
 
 const DRAW: &str = "--out eval --steps 2 --size 32 --guidance-scale 2 --batch 3";
 
-/// Prompts of four categories; a run whose LoRA changes the pictures.
+/// Prompts of four categories; a run whose LoRA changes the images.
 fn folder() -> Folder {
     let folder = Folder::of_run();
     let write = |name: &str, text: &str| folder.write(&format!("prompts/{name}"), text);
@@ -49,14 +49,14 @@ fn drawn(words: &str) -> String {
     format!("--model {} {DRAW} {words}", fixture(SD1).display())
 }
 
-fn scores(folder: &Folder, place: &str) -> Vec<Picture> {
+fn scores(folder: &Folder, place: &str) -> Vec<Image> {
     let read = read(&folder.path(&format!("{place}/scores.jsonl"))).unwrap();
     assert_eq!(read.warning, None);
-    read.pictures
+    read.images
 }
 
 fn tensor(path: PathBuf) -> Tensor {
-    images::Picture::open(&path).unwrap().tensor().unwrap().unsqueeze(0)
+    images::Image::open(&path).unwrap().tensor().unwrap().unsqueeze(0)
 }
 
 fn near(a: f64, b: f64) {
@@ -82,12 +82,12 @@ fn a_lora_beside_its_base() {
     }
     let picture = "color/a small green bird_000011.png";
     let [one, other] = ["base", "lora"].map(|v| folder.bytes(&format!("eval/{v}/{picture}")));
-    assert!(one != other, "the LoRA changes the picture");
+    assert!(one != other, "the LoRA changes the image");
     // as `comat generate` draws it
     let how = "--out g --steps 2 --size 32 --guidance-scale 2 --seed 43";
     folder.generate(SD1, &["a small green bird"], how).ok();
-    let same = common::Picture::open(&folder.path("g/00000-a-small-green-bird-seed43.png"));
-    assert!(same.difference(&common::Picture::open(&folder.path(&format!("eval/base/{picture}")))) <= 1);
+    let same = common::Image::open(&folder.path("g/00000-a-small-green-bird-seed43.png"));
+    assert!(same.difference(&common::Image::open(&folder.path(&format!("eval/base/{picture}")))) <= 1);
 
     // what the networks say of it
     let vqa = Vqa::open(&fixture("vqa"), Kind::Float, device()).unwrap();
@@ -131,7 +131,7 @@ fn a_lora_beside_its_base() {
         let of: Vec<f64> = scores(&folder, place)
             .iter()
             .filter(|p| p.metric() == metric && p.subject().category == "color")
-            .map(Picture::score)
+            .map(Image::score)
             .collect();
         of.iter().sum::<f64>() / of.len() as f64
     };
@@ -145,7 +145,7 @@ fn a_lora_beside_its_base() {
     }
     let text = folder.read("eval/table.txt");
     assert!(done.stdout.ends_with(&text) && text.contains("difference"), "{}", done.stdout);
-    assert!(done.stdout.contains("eval/lora: 10 pictures scored in"), "{}", done.stdout);
+    assert!(done.stdout.contains("eval/lora: 10 images scored in"), "{}", done.stdout);
     // the same LoRA with other settings, beside the first base
     let other = "--lora out/adapter/out.safetensors --seeds 43-44 --guidance-rescale 0.5 --categories color --base eval/base --out two";
     let done = evaluate(&folder, "t2i-compbench", &drawn(other).replace("--out eval ", ""));
@@ -163,22 +163,22 @@ fn nothing_is_drawn_or_scored_twice() {
     evaluate(&folder, "t2i-compbench", &words).ok();
     let before = folder.bytes("eval");
     let done = evaluate(&folder, "t2i-compbench", &words).ok();
-    assert!(done.stdout.starts_with("eval/base: 3 pictures, all scored before\n"), "{}", done.stdout);
+    assert!(done.stdout.starts_with("eval/base: 3 images, all scored before\n"), "{}", done.stdout);
     assert!(folder.bytes("eval") == before, "nothing is written again");
-    // stopped before a picture
+    // stopped before an image
     let picture = folder.path("eval/base/color/a small green bird_000010.png");
-    let drawn_first = common::Picture::open(&picture);
+    let drawn_first = common::Image::open(&picture);
     fs::remove_file(&picture).unwrap();
     let done = evaluate(&folder, "t2i-compbench", &words).ok();
-    assert!(done.stdout.starts_with("eval/base: 3 pictures, all scored before\n"), "{}", done.stdout);
-    assert!(drawn_first.difference(&common::Picture::open(&picture)) <= 1);
+    assert!(done.stdout.starts_with("eval/base: 3 images, all scored before\n"), "{}", done.stdout);
+    assert!(drawn_first.difference(&common::Image::open(&picture)) <= 1);
     // stopped within a line
     let whole = folder.read("eval/base/scores.jsonl");
     folder.write("eval/base/scores.jsonl", &whole[..whole.len() - 30]);
     let done = evaluate(&folder, "t2i-compbench", &words);
-    assert!(done.code == Some(0) && done.stderr.contains("cut off; its picture will be scored again"), "{done:?}");
-    assert!(done.stdout.contains("1 picture scored"), "{}", done.stdout);
-    // a picture that is looked at alone differs in the last digits
+    assert!(done.code == Some(0) && done.stderr.contains("cut off; its image will be scored again"), "{done:?}");
+    assert!(done.stdout.contains("1 image scored"), "{}", done.stdout);
+    // an image that is looked at alone differs in the last digits
     let again = folder.read("eval/base/scores.jsonl");
     assert_eq!(again.lines().count(), whole.lines().count());
     let kept = whole.trim_end().rfind('\n').unwrap();
@@ -188,27 +188,27 @@ fn nothing_is_drawn_or_scored_twice() {
     // more of everything
     let more = drawn("--categories color,spatial,numeracy --seeds 42-43");
     let done = evaluate(&folder, "t2i-compbench", &more).ok();
-    assert!(done.stdout.contains("5 pictures scored") && done.stdout.contains("(3 before)"), "{}", done.stdout);
+    assert!(done.stdout.contains("5 images scored") && done.stdout.contains("(3 before)"), "{}", done.stdout);
     assert!(folder.read("eval/base/scores.jsonl").starts_with(&again));
 
-    // another picture by the same name, noticed whatever is asked for, and whatever was written since
+    // another image by the same name, noticed whatever is asked for, and whatever was written since
     let picture = "eval/base/color/a small green bird_000010.png";
     fs::copy(folder.path("eval/base/spatial/a dog on the left of a cat_000000.png"), folder.path(picture)).unwrap();
     let scored = folder.read("eval/base/scores.jsonl");
     folder.write("eval/base/scores.jsonl", &scored);
     let others = evaluate(&folder, "t2i-compbench", &drawn("--categories spatial --seeds 42-43"));
-    assert!(others.stderr.contains("2 scores are of pictures that were replaced"), "{others:?}");
+    assert!(others.stderr.contains("2 scores are of images that were replaced"), "{others:?}");
     let done = evaluate(&folder, "t2i-compbench", &more).ok();
-    assert!(done.stdout.contains("1 picture scored"), "{}", done.stdout);
+    assert!(done.stdout.contains("1 image scored"), "{}", done.stdout);
     let again = folder.read("eval/base/scores.jsonl");
     assert_eq!(again.lines().count(), scored.lines().count());
     assert_eq!(again.lines().filter(|line| !scored.contains(line)).count(), 2);
     // touched, but the same
     let copy = fs::read(folder.path(picture)).unwrap();
     fs::write(folder.path(picture), copy).unwrap();
-    assert!(evaluate(&folder, "t2i-compbench", &more).ok().stdout.contains("8 pictures, all scored before"));
+    assert!(evaluate(&folder, "t2i-compbench", &more).ok().stdout.contains("8 images, all scored before"));
 
-    // of the pictures alone, in another folder, the same scores
+    // of the images alone, in another folder, the same scores
     fs::create_dir_all(folder.path("alone")).unwrap();
     for category in ["color", "spatial", "numeracy"] {
         fs::rename(folder.path(&format!("eval/base/{category}")), folder.path(&format!("alone/{category}"))).unwrap();
@@ -217,7 +217,7 @@ fn nothing_is_drawn_or_scored_twice() {
     evaluate(&folder, "t2i-compbench", words).ok();
     let sorted = |place: &str| {
         let mut all = scores(&folder, place);
-        all.sort_by_key(Picture::key);
+        all.sort_by_key(Image::key);
         all
     };
     let (there, alone) = (sorted("eval/base"), sorted("alone"));
@@ -235,18 +235,18 @@ fn ranks_share_the_work() {
     evaluate(&folder, "t2i-compbench", &drawn("--seeds 42-43")).ok();
     fs::rename(folder.path("eval"), folder.path("alone")).unwrap();
     let done = evaluate(&folder, "t2i-compbench", &drawn("--seeds 42-43 --processes 3")).ok();
-    assert_eq!(done.stdout.matches("pictures scored").count(), 1, "{}", done.stdout);
+    assert_eq!(done.stdout.matches("images scored").count(), 1, "{}", done.stdout);
     assert_eq!(folder.names("eval/base"), folder.names("alone/base"));
     let sorted = |place: &str| {
         let mut all = scores(&folder, place);
-        all.sort_by_key(Picture::key);
+        all.sort_by_key(Image::key);
         all
     };
     let (together, alone) = (sorted("eval/base"), sorted("alone/base"));
     assert_eq!(together.len(), 4 * 2 + 3 * 2 * 2 - 2);
     assert_eq!(together.len(), alone.len());
     for (a, b) in together.iter().zip(&alone) {
-        // drawn among others, a picture may differ by a rounding
+        // drawn among others, an image may differ by a rounding
         let [a_subject, b_subject] = [a, b].map(|p| Subject { digest: None, ..p.subject().clone() });
         assert_eq!(a_subject, b_subject);
         near(a.score(), b.score());
@@ -257,7 +257,7 @@ fn ranks_share_the_work() {
     folder.write("eval/base/scores.jsonl", first);
     folder.write("eval/base/scores.rank-2.jsonl", last);
     let done = evaluate(&folder, "t2i-compbench", &drawn("--seeds 42-43")).ok();
-    assert!(done.stdout.contains("10 pictures, all scored before"), "{}", done.stdout);
+    assert!(done.stdout.contains("10 images, all scored before"), "{}", done.stdout);
     assert!(folder.read("eval/base/scores.jsonl") == whole && !folder.exists("eval/base/scores.rank-2.jsonl"));
 }
 
@@ -331,12 +331,12 @@ fn questions_that_depend_on_each_other_and_clauses() {
     assert_eq!(folder.names("eval/base/00001/samples"), ["0000.png", "0001.png"]);
     assert_eq!(folder.read("eval/base/00001/metadata.jsonl").replace([' ', '\n'], ""), metadata[1].replace(' ', ""));
     let all = scores(&folder, "eval/base");
-    let verdicts: Vec<f64> = all.iter().filter(|p| p.metric() == Metric::Correct).map(Picture::score).collect();
+    let verdicts: Vec<f64> = all.iter().filter(|p| p.metric() == Metric::Correct).map(Image::score).collect();
     assert!(verdicts.len() == 4 && verdicts.iter().all(|v| *v == 0.0 || *v == 1.0), "{verdicts:?}");
     let found =
         all.iter().filter(|p| p.metric() == Metric::Correct).map(|p| p.lines()[0].answer.answer.clone().unwrap());
     found.for_each(|found| assert!(found.contains("found "), "{found}"));
-    // several ranks have pictures of one prompt
+    // several ranks have images of one prompt
     fs::rename(folder.path("eval"), folder.path("alone")).unwrap();
     evaluate(&folder, "geneval", &drawn("--seeds 42-45 --processes 2")).ok();
     assert_eq!(folder.names("eval/base/00001/samples").len(), 4);
@@ -353,13 +353,13 @@ fn what_cannot_be_evaluated() {
     t2i("--images none").error(&["none: there is no such folder"]);
     fs::create_dir_all(folder.path("empty")).unwrap();
     t2i("--images empty")
-        .error(&["empty: there are no pictures of these prompts in it", "`color/a red dog and a blue cat_000000.png`"]);
+        .error(&["empty: there are no images of these prompts in it", "`color/a red dog and a blue cat_000000.png`"]);
     t2i("--images empty --categories shape").error(&["shape_val.txt: no such file"]);
     t2i("--images empty --categories colour").error(&["`colour` is not a category"]);
     t2i("").usage(&["--model <DIR|ID>"]);
     t2i("--images empty --out x").usage(&["--images <DIR>", "--out <DIR>"]);
     t2i(&drawn("--seeds 3-1")).usage(&["the smaller first"]);
-    t2i(&drawn("--seeds 1-11 --categories color")).error(&["at most 10 pictures of a prompt"]);
+    t2i(&drawn("--seeds 1-11 --categories color")).error(&["at most 10 images of a prompt"]);
     t2i(&drawn("--guidance-rescale 3")).error(&["evaluate", "guidance_rescale"]);
     t2i(&drawn("--base empty")).error(&["give --lora, or leave --base out"]);
     t2i("--images empty --endpoint http://localhost:1").usage(&["--endpoint-model"]);
@@ -379,11 +379,11 @@ fn what_cannot_be_evaluated() {
     evaluate(&folder, "geneval", &drawn("--prompts prompts/x")).usage(&["--prompts"]);
     folder.edit_text("eval/base/scores.jsonl", |text| text.replace("000000.png", "000007.png"));
     t2i("--images eval/base --categories non_spatial").error(&["it has the scores of `a dog looks at a cat`"]);
-    // a judge that is none is not written down, though all pictures are there
+    // a judge that is none is not written down, though all images are there
     t2i(&drawn("--categories non_spatial --seeds 1 --endpoint ftp://x --endpoint-model typo")).error(&["000007.png"]);
     assert!(!folder.read("eval/evaluation.json").contains("typo"));
     folder.edit_text("eval/base/scores.jsonl", |text| text.replace("000007.png", "000000.png"));
-    folder.write("eval/base/non_spatial/a dog looks at a cat_000001.png", "no picture");
+    folder.write("eval/base/non_spatial/a dog looks at a cat_000001.png", "no image");
     t2i("--images eval/base --categories non_spatial").error(&["a dog looks at a cat_000001.png cannot be read"]);
     let refused = "--images eval/base --categories non_spatial --endpoint http://127.0.0.1:9/v1 --endpoint-model m --endpoint-retries 0";
     fs::remove_file(folder.path("eval/base/non_spatial/a dog looks at a cat_000001.png")).unwrap();

@@ -12,7 +12,7 @@ fn own(folder: &Folder, model: &str) -> String {
     folder.path(model).display().to_string()
 }
 
-/// The latents of a picture, by a model of this folder.
+/// The latents of an image, by a model of this folder.
 fn latents(folder: &Folder, model: &str, words: &str) -> models::tensors::Tensors {
     let words = format!("--steps 2 --size 48x32 --overwrite --out o --save-latents l.safetensors {words}");
     folder.generate(&own(folder, model), &[PROMPT], &words).ok();

@@ -1,14 +1,14 @@
-//! Pictures: the same as diffusers', whole, and with their story in them.
+//! Images: the same as diffusers', whole, and with their story in them.
 
 mod common;
 
-use common::{Done, Folder, Picture, SD1, SDXL, fixture, generate_words, relative_error};
+use common::{Done, Folder, Image, SD1, SDXL, fixture, generate_words, relative_error};
 use models::tensors;
 use serde_json::Value;
 use std::fs;
 use tch::Tensor;
 
-/// Final latents and pictures of the parity fixtures, from the same noise.
+/// Final latents and images of the parity fixtures, from the same noise.
 fn parity(model: &str) {
     let folder = Folder::new();
     let io = fixture(model).join("io.safetensors");
@@ -42,13 +42,13 @@ fn parity(model: &str) {
         println!("{name}: relative error {error:.1e}");
         assert!(error <= 1e-4, "{name}: relative error {error:e}");
         for (i, file) in folder.names(name).iter().enumerate() {
-            let picture = Picture::open(&folder.path(&format!("{name}/{file}")));
+            let picture = Image::open(&folder.path(&format!("{name}/{file}")));
             assert_eq!((picture.width, picture.height), (48, 32));
             let image = ((expected[&format!("{name}.image")].get(i as i64) / 2.0 + 0.5) * 255.0).clamp(0.0, 255.0);
             let image = Vec::<f32>::try_from(image.permute([1, 2, 0]).contiguous().view([-1])).unwrap();
             let furthest =
                 image.iter().zip(&picture.pixels).map(|(a, b)| (a - f32::from(*b)).abs()).fold(0.0, f32::max);
-            assert!(furthest <= 1.0, "{name}, picture {i}: {furthest} levels of 255");
+            assert!(furthest <= 1.0, "{name}, image {i}: {furthest} levels of 255");
         }
         count += 1;
     }
@@ -65,14 +65,14 @@ fn sdxl_draws_what_diffusers_draws() {
     parity(SDXL);
 }
 
-/// Trained once, in three spellings: the pictures are the same, and not those without the adapter.
+/// Trained once, in three formats: the images are the same, and not those without the adapter.
 #[test]
-fn spellings_of_an_adapter() {
+fn formats_of_an_adapter() {
     let folder = Folder::of_run();
     folder.train("train.steps=2 optimizer.learning_rate=0.1 lora.alpha=5 optimizer.max_grad_norm=100").ok();
     let draw = |out: &str, words: &str| {
         folder.generate(SD1, &["a red dog"], &format!("--out {out} --steps 4 {words}")).ok();
-        Picture::open(&folder.path(&format!("{out}/00000-a-red-dog-seed0.png")))
+        Image::open(&folder.path(&format!("{out}/00000-a-red-dog-seed0.png")))
     };
     let plain = draw("plain", "");
     let diffusers = draw("diffusers", "--lora out/adapter/pytorch_lora_weights.safetensors");
@@ -89,18 +89,18 @@ fn spellings_of_an_adapter() {
     // A run's samples are drawn alike.
     let settings = "lora.init=out/adapter/out.safetensors lora.alpha=5 sampling.sampler=ddim samples.count=1";
     folder.train(&format!("output=again train.steps=0 {settings}")).ok();
-    let sample = Picture::open(&folder.path("again/samples/step-0/000-a-red-dog.png"));
+    let sample = Image::open(&folder.path("again/samples/step-0/000-a-red-dog.png"));
     assert!(sample.difference(&kohya) <= 1);
 }
 
 #[test]
-fn pictures_say_how_they_were_made() {
+fn images_say_how_they_were_made() {
     let folder = Folder::new();
     let words = "--out g --seed 7 --steps 2 --sampler ddim --eta 0.5 --guidance-scale 3 --guidance-rescale 0.25 \
                  --size 48x32 --negative-prompt blurred";
     folder.generate(SD1, &["a Red dog\nin a café"], words).ok();
     assert_eq!(folder.names("g"), ["00000-a-red-dog-in-a-café-seed7.png"]);
-    let picture = Picture::open(&folder.path("g/00000-a-red-dog-in-a-café-seed7.png"));
+    let picture = Image::open(&folder.path("g/00000-a-red-dog-in-a-café-seed7.png"));
     assert_eq!((picture.width, picture.height), (48, 32));
     assert_eq!(picture.texts["prompt"], "a Red dog\nin a café");
     assert_eq!(picture.texts["seed"], "7");
@@ -128,15 +128,15 @@ fn counts_files_and_the_grid() {
         "grid.png",
     ];
     assert_eq!(folder.names("g"), names);
-    let grid = Picture::open(&folder.path("g/grid.png"));
+    let grid = Image::open(&folder.path("g/grid.png"));
     assert_eq!((grid.width, grid.height), (2 * 32 + 4, 3 * 32 + 2 * 4), "a row a prompt");
-    let last = Picture::open(&folder.path("g/00005-a-cat-seed6.png"));
+    let last = Image::open(&folder.path("g/00005-a-cat-seed6.png"));
     let row = |y: usize| &grid.pixels[((2 * 36 + y) * 68 + 36) * 3..][..32 * 3];
     (0..32).for_each(|y| assert_eq!(row(y), &last.pixels[y * 96..][..96]));
 
-    // A picture depends on its prompt and its seed, not on its neighbours.
+    // An image depends on its prompt and its seed, not on its neighbours.
     folder.generate(SD1, &["a cat"], "--seed 6 --steps 1 --out alone").ok();
-    let alone = Picture::open(&folder.path("alone/00000-a-cat-seed6.png"));
+    let alone = Image::open(&folder.path("alone/00000-a-cat-seed6.png"));
     assert!(alone.difference(&last) <= 1);
     folder.write("p.txt", "a cat\n");
     folder.generate(SD1, &[], "--prompts p.txt --steps 1 --out file --seed 6").ok();
@@ -153,16 +153,16 @@ fn batches_change_nothing() {
                  --save-latents {sampler}{batch}.safetensors"
             );
             folder.generate(SD1, &["a red dog"], &words).ok();
-            let file = |name: &String| Picture::open(&folder.path(&format!("{sampler}{batch}/{name}")));
-            let pictures: Vec<Picture> = folder.names(&format!("{sampler}{batch}")).iter().map(file).collect();
-            (pictures, folder.tensors(&format!("{sampler}{batch}.safetensors")).remove("x_0").unwrap())
+            let file = |name: &String| Image::open(&folder.path(&format!("{sampler}{batch}/{name}")));
+            let images: Vec<Image> = folder.names(&format!("{sampler}{batch}")).iter().map(file).collect();
+            (images, folder.tensors(&format!("{sampler}{batch}.safetensors")).remove("x_0").unwrap())
         };
         let (ones, latents) = draw(1);
         for batch in [2, 8] {
-            let (pictures, others) = draw(batch);
+            let (images, others) = draw(batch);
             let error = relative_error(&others, &latents);
             assert!(error < 1e-5, "batch {batch}: relative error {error:e}");
-            assert!(ones.len() == 5 && ones.iter().zip(&pictures).all(|(a, b)| a.difference(b) <= 1));
+            assert!(ones.len() == 5 && ones.iter().zip(&images).all(|(a, b)| a.difference(b) <= 1));
         }
         assert!(ones[0].difference(&ones[1]) > 0, "seeds make no difference");
     }
@@ -172,7 +172,7 @@ fn batches_change_nothing() {
 #[test]
 fn samplers() {
     let folder = Folder::new();
-    let mut drawn: Vec<(&str, (Picture, Tensor))> = vec![];
+    let mut drawn: Vec<(&str, (Image, Tensor))> = vec![];
     for (name, title) in [
         ("ddim", "DDIM"),
         ("ddpm", "DDPM"),
@@ -184,7 +184,7 @@ fn samplers() {
         let draw = |out: &str| {
             let words = format!("--steps 6 --seed 3 --sampler {name} --out {out} --save-latents {out}.safetensors");
             folder.generate(SD1, &["a red dog"], &words).ok();
-            let picture = Picture::open(&folder.path(&format!("{out}/00000-a-red-dog-seed3.png")));
+            let picture = Image::open(&folder.path(&format!("{out}/00000-a-red-dog-seed3.png")));
             (picture, folder.tensors(&format!("{out}.safetensors")).remove("x_0").unwrap())
         };
         let (picture, latents) = draw(name);
@@ -200,11 +200,11 @@ fn samplers() {
     }
     // one image is the same beside another
     folder.generate(SD1, &["a cat", "a red dog"], "--steps 6 --seed 3 --sampler euler_a --batch 2 --out two").ok();
-    let beside = Picture::open(&folder.path("two/00001-a-red-dog-seed3.png"));
+    let beside = Image::open(&folder.path("two/00001-a-red-dog-seed3.png"));
     assert!(beside.difference(&drawn[3].1.0) <= 1);
 }
 
-/// Saved latents are those of the pictures, and noise from a file is noise.
+/// Saved latents are those of the images, and noise from a file is noise.
 #[test]
 fn noise_in_and_latents_out() {
     let folder = Folder::new();
@@ -219,7 +219,7 @@ fn noise_in_and_latents_out() {
 }
 
 #[test]
-fn ctrl_c_leaves_whole_pictures() {
+fn ctrl_c_leaves_whole_images() {
     let folder = Folder::new();
     let model = fixture(SD1);
     let words = generate_words(
@@ -229,14 +229,14 @@ fn ctrl_c_leaves_whole_pictures() {
     );
     for signal in ["INT", "TERM"] {
         let mut run = folder.start(&words);
-        run.until("the fifth picture", || folder.names("g").len() >= 5);
+        run.until("the fifth image", || folder.names("g").len() >= 5);
         run.signal(signal);
         let Done { code, stdout, stderr } = run.wait();
         assert_eq!((code, stdout.as_str()), (Some(130), ""));
         assert_eq!(stderr, "Stopping; images that are done are whole.\n");
         let names = folder.names("g");
         assert!(names.len() >= 5 && names.len() < 5000 && !names.contains(&"grid.png".to_owned()));
-        names.iter().for_each(|name| drop(Picture::open(&folder.path(&format!("g/{name}")))));
+        names.iter().for_each(|name| drop(Image::open(&folder.path(&format!("g/{name}")))));
         assert!(!folder.exists("l.safetensors"));
         folder.assert_no_leftovers();
         fs::remove_dir_all(folder.path("g")).unwrap();

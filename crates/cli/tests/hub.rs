@@ -44,15 +44,15 @@ fn a_model_by_its_id_draws_what_the_folder_draws() {
     let (folder, server) = (Folder::new(), serve("owner/tiny", SD1));
     let done = online(&folder, &server, &format!("{DRAW} --model owner/tiny"));
     assert!(done.stderr.contains(&format!("owner/tiny: commit {COMMIT}")), "{done:?}");
-    let picture = folder.names("out").into_iter().find(|name| name.ends_with(".png")).unwrap();
-    let drawn = pixels(&folder, &format!("out/{picture}"));
+    let image = folder.names("out").into_iter().find(|name| name.ends_with(".png")).unwrap();
+    let drawn = pixels(&folder, &format!("out/{image}"));
     let local = format!("generate --prompt dog --steps 2 --out local --model {}", fixture(SD1).display());
     online(&folder, &server, &local);
-    assert!(drawn == pixels(&folder, &format!("local/{picture}")), "other pixels");
+    assert!(drawn == pixels(&folder, &format!("local/{image}")), "other pixels");
     // and again, without the network
     let offline = "generate --prompt dog --steps 2 --out again --model owner/tiny".split(' ').collect::<Vec<_>>();
     folder.comat(&offline);
-    assert!(folder.exists(&format!("again/{picture}")));
+    assert!(folder.exists(&format!("again/{image}")));
 }
 
 fn pixels(folder: &Folder, name: &str) -> Vec<u8> {

@@ -2,19 +2,19 @@
 
 mod common;
 
-use common::{Folder, Picture, SD1, fixture, relative_error};
+use common::{Folder, Image, SD1, fixture, relative_error};
 use serde_json::Value;
 use std::{fs, path::Path};
 use tch::{Kind, Tensor};
 
 const OURS: &str = "adapter.safetensors";
-const PICTURE: &str = "00000-a-red-circle-seed0.png";
+const IMAGE: &str = "00000-a-red-circle-seed0.png";
 
 fn world() -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../weights/world/sd").to_str().unwrap().to_owned()
 }
 
-/// A folder with an adapter of the world's model in kohya's spelling: rank 2, alpha 3, on all its attention.
+/// A folder with an adapter of the world's model in kohya's format: rank 2, alpha 3, on all its attention.
 fn folder() -> Folder {
     let folder = Folder::new();
     let (unet, _) =
@@ -34,19 +34,19 @@ fn folder() -> Folder {
     folder
 }
 
-fn draw(folder: &Folder, model: &str, words: &str, out: &str) -> (Picture, Tensor) {
+fn draw(folder: &Folder, model: &str, words: &str, out: &str) -> (Image, Tensor) {
     let latents = format!("{out}.safetensors");
     let words = format!("--steps 3 --guidance-scale 1 --out {out} --save-latents {latents} {words}");
     folder.comat(&common::generate_words(model, &["a red circle"], &words)).ok();
-    (Picture::open(&folder.path(&format!("{out}/{PICTURE}"))), folder.tensors(&latents).remove("x_0").unwrap())
+    (Image::open(&folder.path(&format!("{out}/{IMAGE}"))), folder.tensors(&latents).remove("x_0").unwrap())
 }
 
-/// Converted to every spelling, it draws the same; so does the model with it merged in.
+/// Converted to every format, it draws the same; so does the model with it merged in.
 #[test]
 fn converted_and_merged_it_draws_the_same() {
     let folder = folder();
     let (_, plain) = draw(&folder, &world(), "", "plain");
-    let (picture, expected) = draw(&folder, &world(), &format!("--lora {OURS}"), "kohya");
+    let (image, expected) = draw(&folder, &world(), &format!("--lora {OURS}"), "kohya");
     assert!(relative_error(&plain, &expected) > 1e-2, "the adapter changes nothing");
     for to in ["diffusers", "peft", "kohya"] {
         let file = format!("{to}-again.safetensors");
@@ -60,7 +60,7 @@ fn converted_and_merged_it_draws_the_same() {
         .ok();
     let (merged, latents) = draw(&folder, "merged", "", "merged-drawn");
     assert!(relative_error(&latents, &expected) < 1e-5);
-    assert!(merged.difference(&picture) <= 1);
+    assert!(merged.difference(&image) <= 1);
 
     // Half of it twice is all of it, and everything but the UNet's weights is as it was.
     let half = format!("{OURS}:0.5");
@@ -139,8 +139,7 @@ fn ldm_block_names_are_read() {
 fn info_in_words_and_as_json() {
     let folder = folder();
     let text = folder.comat(&["lora", "info", OURS]).ok().stdout;
-    for part in ["spelling    kohya\n", "unknown (text of width 96)", "unet: 56 layers, rank 2, alpha 3", "mid_block "]
-    {
+    for part in ["format    kohya\n", "unknown (text of width 96)", "unet: 56 layers, rank 2, alpha 3", "mid_block "] {
         assert!(text.contains(part), "`{part}` is not in {text}");
     }
     let json: Value = serde_json::from_str(&folder.comat(&["lora", "info", OURS, "--json"]).ok().stdout).unwrap();

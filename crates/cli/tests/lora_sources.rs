@@ -93,9 +93,9 @@ fn several_add_up() {
     assert!(relative_error(&none, &one) > 1e-2);
     assert!(relative_error(&two, &one) < 1e-4);
     assert!(relative_error(&drawn(&folder, &world(), &scaled), &one) < 1e-4);
-    // the picture says what it was drawn with
-    let picture = fs::read(folder.path("g").join(folder.names("g").into_iter().find(|n| n.ends_with(".png")).unwrap()));
-    let text = String::from_utf8_lossy(&picture.unwrap()).into_owned();
+    // the image says what it was drawn with
+    let image = fs::read(folder.path("g").join(folder.names("g").into_iter().find(|n| n.ends_with(".png")).unwrap()));
+    let text = String::from_utf8_lossy(&image.unwrap()).into_owned();
     assert!(text.contains("Lora: first.safetensors:0.5, Lora: second.safetensors:-0.25"), "{}", &text[..400]);
     let merge =
         ["lora", "merge", "--model", &world(), "--dtype", "float32", "--out", "m", "--lora", "first.safetensors:0.5"];
@@ -103,7 +103,7 @@ fn several_add_up() {
     assert!(relative_error(&drawn(&folder, "m", &[]), &one) < 1e-4);
 }
 
-/// Drawn with, merged, and by way of kohya's spelling.
+/// Drawn with, merged, and by way of kohya's format.
 #[test]
 fn other_kinds_draw_and_merge() {
     let folder = Folder::new();
@@ -129,7 +129,7 @@ fn other_kinds_draw_and_merge() {
     assert!(relative_error(&drawn(&folder, &world(), &["--lora", "k.safetensors"]), &with) < 1e-6);
     let refused =
         folder.comat(&["lora", "convert", "mixed.safetensors", "--to", "diffusers", "--out", "d.safetensors"]);
-    refused.error(&["this spelling cannot hold", "--to kohya", "comat lora merge"]);
+    refused.error(&["this format cannot hold", "--to kohya", "comat lora merge"]);
     let info = folder.comat(&["lora", "info", "mixed.safetensors"]).ok().stdout;
     assert!(info.contains("kinds       LoHa; full difference"), "{info}");
     folder.assert_no_leftovers();

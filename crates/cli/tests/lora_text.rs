@@ -28,7 +28,7 @@ fn draw(folder: &Folder, model: &Path, words: &str) -> Tensor {
     folder.tensors("x.safetensors").remove("x_0").unwrap()
 }
 
-/// In every spelling, and merged, a file draws what diffusers draws with it.
+/// In every format, and merged, a file draws what diffusers draws with it.
 fn parity(base: &str, model: &str, parts: &[&str]) {
     let (folder, model, lora) = (Folder::new(), fixture(model), of(base));
     let (with, without) = (expected(&format!("{base}.latents")), expected(&format!("{base}.plain")));
@@ -45,7 +45,7 @@ fn parity(base: &str, model: &str, parts: &[&str]) {
         folder.comat(&["lora", "convert", lora.to_str().unwrap(), "--to", to, "--out", &file]).ok();
         is(draw(&folder, &model, &format!("--lora {file}")), &with, to);
     }
-    // what kohya's spelling is converted from and to has the same keys
+    // what kohya's format is converted from and to has the same keys
     let (original, again) = (tensors::read(&lora).unwrap().0, folder.tensors("kohya.safetensors"));
     assert!(original.keys().eq(again.keys()));
 
@@ -104,7 +104,7 @@ fn panels_of_words() {
         let words = format!("attention --model {} --prompt dog --steps 2 --out {out} {words}", model.display());
         let words = words.replace("LORA", lora.to_str().unwrap());
         folder.comat(&words.split_whitespace().collect::<Vec<_>>()).ok();
-        common::Picture::open(&folder.path(&format!("{out}/00000-dog-seed0-attention.png")))
+        common::Image::open(&folder.path(&format!("{out}/00000-dog-seed0-attention.png")))
     };
     let (base, both, none) = (panel("a", ""), panel("b", "--lora LORA"), panel("c", "--lora LORA --lora-scale 0"));
     assert!(base.height < both.height && both.height == none.height);
@@ -128,14 +128,14 @@ fn evaluated_beside_its_base() {
     );
     folder.comat(&words.split_whitespace().collect::<Vec<_>>()).ok();
     let sides = [("base", String::new()), ("lora", format!("--lora {}", lora.display()))];
-    let pictures = sides.map(|(side, lora)| {
+    let images = sides.map(|(side, lora)| {
         folder.generate(SD1, &["a red dog"], &format!("{settings} --seed 42 --out {side} {lora}")).ok();
-        let alone = common::Picture::open(&folder.path(&format!("{side}/00000-a-red-dog-seed42.png")));
+        let alone = common::Image::open(&folder.path(&format!("{side}/00000-a-red-dog-seed42.png")));
         let name = format!("eval/{side}/color/a red dog_000000.png");
-        assert_eq!(common::Picture::open(&folder.path(&name)).difference(&alone), 0, "{side}");
+        assert_eq!(common::Image::open(&folder.path(&name)).difference(&alone), 0, "{side}");
         alone
     });
-    assert!(pictures[0].difference(&pictures[1]) > 0);
+    assert!(images[0].difference(&images[1]) > 0);
 }
 
 #[test]

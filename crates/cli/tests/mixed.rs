@@ -1,26 +1,26 @@
-//! Runs with pictures beside the prompts.
+//! Runs with images beside the prompts.
 
 mod common;
 
 use common::Folder;
-use images::Picture;
+use images::Image;
 
-fn with_pictures() -> Folder {
+fn with_images() -> Folder {
     let folder = Folder::of_run();
     std::fs::create_dir(folder.path("pictures")).unwrap();
     for (i, caption) in ["a red dog", "two green cars", "a white tree"].iter().enumerate() {
         let pixels = (0..40 * 36 * 3).map(|n| ((n * (7 + i)) % 251) as u8).collect();
-        let picture = Picture { width: 40, height: 36, pixels };
-        picture.save(&folder.path(&format!("pictures/{i}.png")), &[]).unwrap();
+        let image = Image { width: 40, height: 36, pixels };
+        image.save(&folder.path(&format!("pictures/{i}.png")), &[]).unwrap();
         folder.write(&format!("pictures/{i}.txt"), caption);
     }
     folder
 }
 
 #[test]
-fn pictures_take_part_and_are_resumed_exactly() {
-    let folder = with_pictures();
-    let mixed = "mixed.pairs=pictures mixed.timesteps=[1,999]";
+fn images_take_part_and_are_resumed_exactly() {
+    let folder = with_images();
+    let mixed = "mixed.pairs=images mixed.timesteps=[1,999]";
     let adapter = |output: &str, settings: &str| {
         folder.train(&format!("output={output} checkpoints.every=1 {settings}")).ok();
         folder.tensors(&format!("{output}/checkpoints/step-3/adapter.safetensors"))
@@ -37,16 +37,16 @@ fn pictures_take_part_and_are_resumed_exactly() {
     assert!(without != straight);
     assert!(straight != adapter("one", &format!("train.steps=3 {mixed} mixed.batch_size=1")));
     let shown = folder.train(&format!("{mixed} --dry-run")).ok().stdout;
-    assert!(shown.contains("pictures of pictures in a step, entering at timesteps 1 to 999"), "{shown}");
+    assert!(shown.contains("images of images in a step, entering at timesteps 1 to 999"), "{shown}");
 }
 
-/// A copy that broke off does not end a run: its place goes to another picture, and a run that goes on chooses the same one.
+/// A copy that broke off does not end a run: its place goes to another image, and a run that goes on chooses the same one.
 #[test]
-fn a_broken_picture_is_passed_over() {
-    let folder = with_pictures();
+fn a_broken_image_is_passed_over() {
+    let folder = with_images();
     let whole = std::fs::read(folder.path("pictures/1.png")).unwrap();
     folder.write("pictures/1.png", &whole[..whole.len() / 2]);
-    let mixed = "mixed.pairs=pictures mixed.timesteps=[1,999] mixed.batch_size=3 checkpoints.every=1";
+    let mixed = "mixed.pairs=images mixed.timesteps=[1,999] mixed.batch_size=3 checkpoints.every=1";
     let train = |words: &str| {
         let done = folder.train(&format!("{words} {mixed}"));
         assert_eq!(done.code, Some(0), "{done:?}");
@@ -54,7 +54,7 @@ fn a_broken_picture_is_passed_over() {
     };
     let said = train("output=straight train.steps=2");
     assert!(
-        said.contains("pictures/1.png: broken picture") && said.contains("it is passed over (1 of 3 pairs so far)"),
+        said.contains("images/1.png: broken image") && said.contains("it is passed over (1 of 3 pairs so far)"),
         "{said}"
     );
     train("output=stopped train.steps=1");
@@ -65,18 +65,14 @@ fn a_broken_picture_is_passed_over() {
 
 #[test]
 fn what_cannot_be_mixed_in() {
-    let folder = with_pictures();
-    folder.train("mixed.pairs=pictures mixed.timesteps=[5,6]").error(&[
-        "mixed.timesteps",
-        "no step from 5 to 6",
-        "751",
-    ]);
+    let folder = with_images();
+    folder.train("mixed.pairs=images mixed.timesteps=[5,6]").error(&["mixed.timesteps", "no step from 5 to 6", "751"]);
     folder.train("mixed.pairs=no/such").error(&["no/such"]);
-    folder.train("mixed.pairs=pictures mixed.weight=-1").error(&["mixed.weight is -1"]);
+    folder.train("mixed.pairs=images mixed.weight=-1").error(&["mixed.weight is -1"]);
     folder.train("mixed.pairs=no/such --dry-run").error(&["no/such"]);
-    folder.write("pictures/0.png", "no picture");
-    folder.write("pictures/1.png", "no picture");
-    folder.write("pictures/2.png", "no picture");
-    let done = folder.train("output=broken mixed.pairs=pictures mixed.timesteps=[1,999]");
-    assert!(done.code == Some(1) && done.stderr.contains("not one of the pictures can be read"), "{done:?}");
+    folder.write("pictures/0.png", "no image");
+    folder.write("pictures/1.png", "no image");
+    folder.write("pictures/2.png", "no image");
+    let done = folder.train("output=broken mixed.pairs=images mixed.timesteps=[1,999]");
+    assert!(done.code == Some(1) && done.stderr.contains("not one of the images can be read"), "{done:?}");
 }

@@ -10,19 +10,19 @@ fn plan(folder: &Folder, rest: &str) -> common::Done {
 }
 
 #[test]
-fn memory_is_told_leg_by_leg() {
+fn memory_is_told_phase_by_phase() {
     let folder = Folder::of_run();
     let all = "--set fidelity.rank=2 --set train.batch_size=6 --set replay.micro_batch=4";
     let done = plan(&folder, &format!("{all} --memory 100GB")).ok();
     assert!(done.stdout.contains("# The plan\n") && done.stdout.contains("images       32x32, latents 4x8x8"));
-    for leg in [
+    for phase in [
         "  trajectory 6 at a time",
         "  decode     6 at a time",
         "  caption    6 at a time",
         "  fidelity   6 at a time",
         "  replay     4 at a time",
     ] {
-        assert!(done.stdout.contains(leg), "{leg} in {}", done.stdout);
+        assert!(done.stdout.contains(phase), "{phase} in {}", done.stdout);
     }
     let chosen = "micro-batches of a batch of 6 samples: captioner.micro_batch = 6, fidelity.micro_batch = 6";
     assert!(done.stdout.contains(chosen), "{}", done.stdout);

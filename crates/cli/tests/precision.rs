@@ -89,14 +89,14 @@ fn the_autoencoder_in_float16() {
     }
 }
 
-/// Latents are as in float32, and so are the pictures, up to a rounding of their bytes.
+/// Latents are as in float32, and so are the images, up to a rounding of their bytes.
 #[test]
 fn the_autoencoder_has_a_precision_of_its_own() {
     let folder = Folder::new();
     let draw = |out: &str, words: &str| {
         folder.generate(common::SD1, &["a red dog"], &format!("--steps 2 --sampler ddim --out {out} {words}")).ok();
         let file = folder.names(out).remove(0);
-        common::Picture::open(&folder.path(out).join(file))
+        common::Image::open(&folder.path(out).join(file))
     };
     let (single, half) = (draw("a", "--dtype float32"), draw("b", "--dtype float32 --vae-dtype bfloat16"));
     let difference = single.difference(&half);

@@ -1,4 +1,4 @@
-//! `comat prepare`: a model folder for smaller pictures.
+//! `comat prepare`: a model folder for smaller images.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn prepare(folder: &Folder, rest: &str) -> common::Done {
     folder.comat(&words(rest).iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// The denoising error has fallen; a picture drawn with the new folder.
+/// The denoising error has fallen; an image drawn with the new folder.
 fn error_falls(folder: &Folder, rest: &str) -> Vec<u8> {
     let done = prepare(folder, rest);
     assert_eq!(done.code, Some(0), "{done:?}");
@@ -55,8 +55,8 @@ fn a_model_is_made_ready_for_a_smaller_size() {
     assert!(error_falls(&folder, tuned) != old);
     assert_eq!(folder.names("ready.preparation"), ["images"]);
     assert_eq!(folder.names("ready.preparation/images"), ["00000.png", "00001.png", "00002.png"]);
-    let picture = common::Picture::open(&folder.path("ready.preparation/images/00000.png"));
-    assert_eq!((picture.width, picture.height), (16, 16));
+    let image = common::Image::open(&folder.path("ready.preparation/images/00000.png"));
+    assert_eq!((image.width, image.height), (16, 16));
     prepare(&folder, "").error(&["ready exists already"]);
 
     let first = folder.bytes("ready");
@@ -72,7 +72,7 @@ fn a_model_is_made_ready_for_a_smaller_size() {
 }
 
 #[test]
-fn pictures_are_kept_and_not_taken_for_others() {
+fn images_are_kept_and_not_taken_for_others() {
     let folder = Folder::of_run();
     assert_eq!(prepare(&folder, "--steps 1").code, Some(0));
     let first = folder.bytes("ready.preparation/images");
@@ -89,18 +89,18 @@ fn pictures_are_kept_and_not_taken_for_others() {
     assert!(!folder.exists("ready"));
 }
 
-/// The pictures stay, nothing half-written does, and the same command ends what was begun.
+/// The images stay, nothing half-written does, and the same command ends what was begun.
 #[test]
 fn ctrl_c_while_tuning() {
     let folder = Folder::of_run();
     let long = words("--steps 1000000");
     let mut run = folder.start(&long.iter().map(String::as_str).collect::<Vec<_>>());
-    run.until("pictures", || folder.exists("ready.preparation/images/00002.png"));
+    run.until("images", || folder.exists("ready.preparation/images/00002.png"));
     sleep(Duration::from_millis(1500));
     run.signal("INT");
     let done = run.wait();
     assert_eq!((done.code, done.stdout.as_str()), (Some(130), ""), "{done:?}");
-    assert_eq!(done.stderr, "Stopping; pictures that are done are not drawn again.\n");
+    assert_eq!(done.stderr, "Stopping; images that are done are not drawn again.\n");
     assert!(!folder.exists("ready"));
     folder.assert_no_leftovers();
     assert_eq!(prepare(&folder, "--steps 1").code, Some(0));
@@ -115,7 +115,7 @@ fn the_precision_of_the_new_weights() {
     draw(&folder, "ready", "a");
 }
 
-/// All of it before a picture is drawn.
+/// All of it before an image is drawn.
 #[test]
 fn what_cannot_be_prepared() {
     let folder = Folder::of_run();
@@ -138,7 +138,7 @@ fn what_cannot_be_prepared() {
     assert!(!folder.exists("ready.preparation") && !folder.exists("ready") && !folder.exists("model/new.preparation"));
 }
 
-/// A disk that has no room for the new folder is found too small before a picture is drawn.
+/// A disk that has no room for the new folder is found too small before an image is drawn.
 #[test]
 fn no_room_for_the_new_folder() {
     let folder = Folder::of_run();

@@ -22,7 +22,7 @@ fn a_stack_from_nothing() {
     folder.comat(&words("world pretrain diffusion --out stack")).error(&["world pretrain vae --out stack"]);
 
     let done = folder.comat(&words("world pretrain --steps 2 --out stack")).ok();
-    assert!(done.stdout.contains("vae: a pixel of a new picture"), "{}", done.stdout);
+    assert!(done.stdout.contains("vae: a pixel of a new image"), "{}", done.stdout);
     let trained = folder.bytes("stack");
     folder.comat(&words("world pretrain diffusion --steps 2 --out stack")).ok();
     let again = folder.bytes("stack");
@@ -32,7 +32,7 @@ fn a_stack_from_nothing() {
 
     let done = folder.comat(&words("world sharpness --stack stack --count 40")).ok();
     let rates: Vec<&str> = done.stdout.lines().filter(|line| line.contains("colours swapped")).collect();
-    assert!(rates.len() == 3 && !rates[0].contains("(0 pictures)"), "{}", done.stdout);
+    assert!(rates.len() == 3 && !rates[0].contains("(0 images)"), "{}", done.stdout);
     folder.comat(&words("world sharpness --stack none")).error(&["none/sd/model_index.json", "world pretrain"]);
 
     folder.comat(&words("generate --model stack/sd --prompt star --steps 2 --out images")).ok();

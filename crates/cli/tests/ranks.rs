@@ -165,11 +165,11 @@ fn every_part_of_the_method() {
     assert_eq!(folder.names("one"), folder.names("three"));
 }
 
-/// Pictures with captions are shared, too.
+/// Images with captions are shared, too.
 #[test]
 fn mixed_latents() {
     let folder = world_folder();
-    let pictures = folder.comat(&[
+    let images = folder.comat(&[
         "generate",
         "--model",
         &model(&folder),
@@ -178,15 +178,15 @@ fn mixed_latents() {
         "--steps",
         "2",
         "--out",
-        "pictures",
+        "images",
         "--size",
         "64",
     ]);
-    fine(pictures);
+    fine(images);
     let captions: String = folder
-        .names("pictures")
+        .names("images")
         .iter()
-        .map(|name| format!("{{\"image\": \"pictures/{name}\", \"caption\": \"a red star\"}}\n"))
+        .map(|name| format!("{{\"image\": \"images/{name}\", \"caption\": \"a red star\"}}\n"))
         .collect();
     folder.write("pairs.jsonl", captions);
     let words = |run: &str| {
@@ -335,7 +335,7 @@ fn folders_that_look_different() {
         folder.write(&format!("b/base/color/{old}"), "old");
     }
     for rank in start(&format!("{evaluate} --out OUT")) {
-        let said = "a/base: scores of 1 of its pictures have not come; the same command goes on"; // they are in b
+        let said = "a/base: scores of 1 of its images have not come; the same command goes on"; // they are in b
         assert!(rank.code == Some(1) && rank.stderr.contains(said), "{rank:?}");
     }
     assert_eq!(folder.names("a/base/color").len(), 2, "the first half");

@@ -1,4 +1,4 @@
-//! `comat world report` on judged pictures of known scenes.
+//! `comat world report` on judged images of known scenes.
 
 mod common;
 
@@ -17,7 +17,7 @@ use std::fs;
 const REPORT: &[&str] =
     &["world", "report", "--run", "run", "--base", "base", "--tuned", "tuned", "--prompts", "prompts.jsonl"];
 
-/// A folder with prompts, a run of 60 steps, and judged pictures of two seeds, of which the tuned ones are more often right.
+/// A folder with prompts, a run of 60 steps, and judged images of two seeds, of which the tuned ones are more often right.
 fn judged() -> Folder {
     let folder = Folder::new();
     let prompts = prompts::make(Split::HeldOut, 45, 1);
@@ -48,10 +48,10 @@ fn draw(folder: &Folder, side: &str, prompts: &[prompts::Prompt], chance: f64) {
                 let more = scene.room_for(Kind::any(&mut rng), &mut rng).filter(|_| rng.random_bool(0.3));
                 scene.objects.extend(more);
             }
-            let picture = render::picture(&scene);
+            let image = render::image(&scene);
             let settings = format!("{prompt}\nSteps: 10, Sampler: DDIM, CFG scale: 4, Seed: {seed}");
             let texts = [("prompt", prompt.as_str()), ("seed", &seed.to_string()), ("parameters", &settings)];
-            picture.save(&folder.path(side).join(format!("{:05}.png", 2 * number as u64 + seed)), &texts).unwrap();
+            image.save(&folder.path(side).join(format!("{:05}.png", 2 * number as u64 + seed)), &texts).unwrap();
         }
     }
     folder.comat(&["world", "judge", "--images", side, "--prompts", "prompts.jsonl"]).ok();
@@ -122,7 +122,7 @@ fn attention_panels_of_the_newest_samples_are_shown() {
         for i in 0..panels {
             let texts = [("prompt", format!("<prompt {i} of step {step}>"))];
             let texts: Vec<(&str, &str)> = texts.iter().map(|(k, v)| (*k, v.as_str())).collect();
-            images::Picture::white(30, 10).save(&round.join(format!("{i:03}.png")), &texts).unwrap();
+            images::Image::white(30, 10).save(&round.join(format!("{i:03}.png")), &texts).unwrap();
         }
     }
     folder.comat(REPORT).ok();
@@ -132,7 +132,7 @@ fn attention_panels_of_the_newest_samples_are_shown() {
     page::assert_balanced(&page);
 }
 
-/// Pictures of one seed are laid out alike, so the seeds are shown in turn.
+/// Images of one seed are laid out alike, so the seeds are shown in turn.
 #[test]
 fn seeds_take_turns() {
     let folder = judged();
@@ -169,7 +169,7 @@ fn what_is_missing_is_named() {
     fs::remove_file(folder.path("tuned/scores.jsonl")).unwrap();
     folder.comat(REPORT).error(&["tuned/scores.jsonl does not exist", "comat world judge"]);
     folder.write("tuned/scores.jsonl", scores.lines().skip(1).collect::<Vec<_>>().join("\n"));
-    folder.comat(REPORT).error(&["base and tuned", "the tuned pictures have none"]);
+    folder.comat(REPORT).error(&["base and tuned", "the tuned images have none"]);
     folder.write("tuned/scores.jsonl", "{}\n");
     folder.comat(REPORT).error(&["tuned/scores.jsonl", "line 1: missing field"]);
     folder.write("tuned/scores.jsonl", &scores);
@@ -191,13 +191,13 @@ fn the_page_fits_the_screen() {
     let won = page.split("won <small>").nth(1).and_then(|rest| rest.split('<').next()).unwrap();
     for (width, height) in [(390, 844), (1280, 900)] {
         let Some(said) = page::look(&folder, "world-report", &page, (width, height), LOOK) else { return };
-        assert_eq!(said, format!("{width} of {width}, 64 pictures, {won} won, true"));
+        assert_eq!(said, format!("{width} of {width}, 64 images, {won} won, true"));
     }
 }
 
-/// Tells the width, the pictures, how many a button leaves, and whether a click on a picture enlarges it.
+/// Tells the width, the images, how many a button leaves, and whether a click on an image enlarges it.
 const LOOK: &str = "
-  const said = [`${root.scrollWidth} of ${root.clientWidth}`, `${root.querySelectorAll('img').length} pictures`];
+  const said = [`${root.scrollWidth} of ${root.clientWidth}`, `${root.querySelectorAll('img').length} images`];
   root.querySelector('[data-tag=won]').click();
   said.push(`${root.querySelectorAll('.card:not([hidden])').length} won`);
   root.querySelector('.card:not([hidden]) .enlarge').click();

@@ -2,24 +2,24 @@
 
 mod common;
 
-use benchmarks::records::{Answer, Benchmark, Log, Metric, Picture as Scored, Subject};
+use benchmarks::records::{Answer, Benchmark, Image as Scored, Log, Metric, Subject};
 use common::{Folder, page};
-use images::Picture;
+use images::Image;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::fs;
 
-/// A plain picture of a colour, with a prompt.
+/// A plain image of a colour, with a prompt.
 fn draw(folder: &Folder, name: &str, side: usize, [r, g, b]: [u8; 3], prompt: &str) {
     let path = folder.path(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(0); // a large picture must not be a small file
+    let mut rng = ChaCha8Rng::seed_from_u64(0); // a large image must not be a small file
     let pixels = (0..side * side).flat_map(|_| {
         let shade = rng.random_range(0..8u8);
         [r, g, b].map(|c| c.saturating_sub(shade))
     });
-    let picture = Picture { width: side, height: side, pixels: pixels.collect() };
-    picture.save(&path, &[("parameters", &format!("{prompt}\nSteps: 4, Sampler: DDIM"))]).unwrap();
+    let image = Image { width: side, height: side, pixels: pixels.collect() };
+    image.save(&path, &[("parameters", &format!("{prompt}\nSteps: 4, Sampler: DDIM"))]).unwrap();
 }
 
 /// A run of 40 steps with two rounds of samples, an attention panel and three measurements.
@@ -52,13 +52,13 @@ fn run(folder: &Folder, name: &str, rate: f64, tint: u8) {
         draw(folder, &format!("{name}/samples/step-0/{number:03}.png"), 32, grey, prompt);
         draw(folder, &format!("{name}/samples/step-40/{number:03}.png"), 32, [tint, 40, 90], prompt);
     }
-    Picture::white(30, 30).save(&folder.path(&format!("{name}/samples/step-0/grid.png")), &[]).unwrap();
+    Image::white(30, 30).save(&folder.path(&format!("{name}/samples/step-0/grid.png")), &[]).unwrap();
     let panel = folder.path(&format!("{name}/samples/step-40/attention"));
     fs::create_dir_all(&panel).unwrap();
-    Picture::white(60, 20).save(&panel.join("000.png"), &[("prompt", "a panel")]).unwrap();
+    Image::white(60, 20).save(&panel.join("000.png"), &[("prompt", "a panel")]).unwrap();
 }
 
-/// Scores of 12 prompts with two pictures each in two categories. `lift`: what all of the second category gain.
+/// Scores of 12 prompts with two images each in two categories. `lift`: what all of the second category gain.
 fn scored(folder: &Folder, name: &str, lift: f64, side: usize) {
     fs::create_dir_all(folder.path(name)).unwrap();
     let (mut log, _) = Log::open(&folder.path(&format!("{name}/scores.jsonl"))).unwrap();
@@ -151,7 +151,7 @@ fn one_run_shows_all_its_settings() {
     assert!(!page.contains("differ.") && !page.contains("class=\"runs\""));
 }
 
-/// Pictures are as many as were asked for, of every outcome, and of a size for a page.
+/// Images are as many as were asked for, of every outcome, and of a size for a page.
 #[test]
 fn the_gallery_of_an_evaluation() {
     let folder = evaluation();
@@ -163,7 +163,7 @@ fn the_gallery_of_an_evaluation() {
             .map(|label| page.split(label).nth(1).unwrap().split('<').next().unwrap().parse::<usize>().unwrap())
     };
     assert_eq!(cards(&[]), [12, 6, 6, 0, 6], "all of `shape` won, `color` is as it was");
-    assert_eq!(cards(&["--pictures", "2"]), [4, 2, 2, 0, 2]);
+    assert_eq!(cards(&["--images", "2"]), [4, 2, 2, 0, 2]);
 
     scored(&folder, "alone", 0.0, 700);
     folder.comat(&["report", "alone"]).ok();
@@ -171,7 +171,7 @@ fn the_gallery_of_an_evaluation() {
     page::assert_alone(&page);
     assert_eq!(page.matches("src=\"data:image/jpeg").count(), 12);
     let png = fs::metadata(folder.path("alone/pictures/000_0.png")).unwrap().len() as usize;
-    assert!(page.len() < 12 * png / 2, "{} bytes; a picture has {png}", page.len());
+    assert!(page.len() < 12 * png / 2, "{} bytes; an image has {png}", page.len());
     assert!(!page.contains(">difference<") && !page.contains("won <small>"), "there is nothing to compare with");
     assert!(page.contains("0.4000<small>") && page.contains("0.4200<small>"), "the means of both");
 
@@ -200,14 +200,14 @@ fn gaps_are_named() {
         "x/run: the run is not finished",
         "y/run: no step is done yet",
         "eval/lora/pictures/003_0.png",
-        "eval/base/pictures/001_0.png: is not a PNG, JPEG or WebP picture",
+        "eval/base/images/001_0.png: is not a PNG, JPEG or WebP image",
         "The report is report.html",
     ] {
         assert!(done.stdout.contains(part), "{part}: {}", done.stdout);
     }
     let page = folder.read("report.html");
     page::assert_balanced(&page);
-    assert_eq!(page.matches("no picture</div>").count(), 2);
+    assert_eq!(page.matches("no image</div>").count(), 2);
     assert!(page.contains("y/run: no step is done yet") && page.contains("of 40"));
 }
 
@@ -225,7 +225,7 @@ fn what_cannot_be_reported() {
     folder.comat(&["report", "eval", "./eval/"]).error(&["is given twice"]);
     folder.comat(&["report", "eval", "--base", "eval/base"]).error(&["--base eval/base", "no evaluation is without"]);
     folder.comat(&["report", "eval/lora", "--base", "empty"]).error(&["empty is neither"]);
-    folder.comat(&["report", "eval", "--pictures", "0"]).usage(&["at least 1"]);
+    folder.comat(&["report", "eval", "--images", "0"]).usage(&["at least 1"]);
     folder.comat(&["report", "eval", "--out", "no/such/page.html"]).error(&["page.html", "no such file"]);
     folder.write("empty/events.jsonl", "");
     folder.comat(&["report", "empty"]).error(&["empty is not the folder of a run", "config.toml"]);

@@ -1,24 +1,24 @@
-//! Nouns found in a picture and painted over it, on tiny networks with random weights.
+//! Nouns found in an image and painted over it, on tiny networks with random weights.
 
 mod common;
 
 use common::{Done, Folder, fixture};
-use images::Picture;
+use images::Image;
 use std::path::Path;
 
 const WIDTH: usize = 44;
 const HEIGHT: usize = 30;
 
 /// Patches of grey and colour.
-fn picture() -> Picture {
+fn image() -> Image {
     let value = |x: usize, y: usize, channel: usize| ((x / 6 * 37 + y / 6 * 59 + channel * 83) % 251) as u8;
     let pixels = (0..HEIGHT).flat_map(|y| (0..WIDTH).flat_map(move |x| (0..3).map(move |c| value(x, y, c)))).collect();
-    Picture { width: WIDTH, height: HEIGHT, pixels }
+    Image { width: WIDTH, height: HEIGHT, pixels }
 }
 
 fn folder() -> Folder {
     let folder = Folder::new();
-    picture().save(&folder.path("in.png"), &[]).unwrap();
+    image().save(&folder.path("in.png"), &[]).unwrap();
     folder
 }
 
@@ -47,7 +47,7 @@ fn what_was_found_is_painted_and_listed() {
     let lines: Vec<&str> = stdout.lines().collect();
     let [first, boxes @ .., last] = &lines[..] else { panic!("{stdout}") };
     let (head, count) = (first.split(' ').take(3).collect::<Vec<_>>().join(" "), boxes.len());
-    assert!(count > 0 && head == format!("{noun} (red): {count}") && first.ends_with("% of the picture"), "{first}");
+    assert!(count > 0 && head == format!("{noun} (red): {count}") && first.ends_with("% of the image"), "{first}");
     for line in boxes {
         let numbers: Vec<f64> = line.split_whitespace().map(|n| n.parse().unwrap()).collect();
         assert!(numbers.len() == 5 && numbers[0] >= 0.2, "{line}");
@@ -55,8 +55,8 @@ fn what_was_found_is_painted_and_listed() {
     }
     assert_eq!(*last, "written to out.png");
 
-    // As many pixels are painted as the legend says: none of the picture's has the colour already.
-    let (before, after) = (picture(), Picture::open(&folder.path("out.png")).unwrap());
+    // As many pixels are painted as the legend says: none of the image's has the colour already.
+    let (before, after) = (image(), Image::open(&folder.path("out.png")).unwrap());
     assert_eq!((after.width, after.height), (WIDTH, HEIGHT));
     let pixels = before.pixels.chunks(3).zip(after.pixels.chunks(3));
     let painted = pixels.filter(|(before, after)| before != after).count();
@@ -66,11 +66,11 @@ fn what_was_found_is_painted_and_listed() {
 }
 
 #[test]
-fn what_was_not_found_leaves_the_picture_alone() {
+fn what_was_not_found_leaves_the_image_alone() {
     let folder = folder();
     let done = segment(&folder, " dog, red bird ", "--out out.png --box-threshold 1").ok();
     assert_eq!(done.stdout, "dog: not found\nred bird: not found\nwritten to out.png\n");
-    assert_eq!(Picture::open(&folder.path("out.png")).unwrap(), picture());
+    assert_eq!(Image::open(&folder.path("out.png")).unwrap(), image());
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn wrong_files() {
     folder.edit_tensors("sam/model.safetensors", |all| drop(all.remove("vision_encoder.pos_embed")));
     run(&folder, "dog", &detector, Path::new("sam"), "--out out.png")
         .error(&["sam/model.safetensors: vision_encoder.pos_embed is missing"]);
-    folder.write("in.png", "no picture");
+    folder.write("in.png", "no image");
     segment(&folder, "dog", "--out out.png").error(&["in.png: "]);
     std::fs::remove_file(folder.path("in.png")).unwrap();
     segment(&folder, "dog", "--out out.png").error(&["in.png: no such file or folder"]);

@@ -35,7 +35,7 @@ fn finished_cells_are_not_drawn_again() {
     let guidances: Vec<f64> =
         table["rows"].as_array().unwrap().iter().map(|row| row["guidance"].as_f64().unwrap()).collect();
     assert_eq!(guidances, [1.0, 2.0]);
-    assert_eq!(table["rows"][1]["tuned"]["scores"]["all"]["pictures"], 2);
+    assert_eq!(table["rows"][1]["tuned"]["scores"]["all"]["images"], 2);
     assert!(folder.read("sw/sweep.md").contains("| 2 | tuned | "), "{}", folder.read("sw/sweep.md"));
 
     // base and LoRA, two guidances, prompts that choose and prompts that are judged

@@ -54,9 +54,9 @@ fn numbers_and_samples_are_those_of_the_run() {
             let image = values.into_iter().find(|v| v.tag == tag)?.image?;
             Some((event.step, image))
         };
-        let pictures: Vec<_> = events.iter().filter_map(of_tag).collect();
-        assert_eq!(pictures.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [0, 2, 4], "{tag}");
-        let (_, last) = pictures.last().unwrap();
+        let images: Vec<_> = events.iter().filter_map(of_tag).collect();
+        assert_eq!(images.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [0, 2, 4], "{tag}");
+        let (_, last) = images.last().unwrap();
         assert_eq!((last.width, last.height), (32, 32));
         let file = if tag.contains("ema") { "ema/000-a-white-tree.png" } else { "000-a-white-tree.png" };
         assert_eq!(last.encoded, std::fs::read(folder.path(&format!("out/samples/step-4/{file}"))).unwrap());

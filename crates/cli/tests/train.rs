@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Done, Folder, Picture, fixture, relative_error, train_words};
+use common::{Done, Folder, Image, fixture, relative_error, train_words};
 use models::tensors::Tensors;
 use serde_json::Value;
 use std::{fs, path::Path, process::Command};
@@ -78,7 +78,7 @@ fn samples_by_another_sampler() {
     let settings = "train.steps=1 samples.count=1 sampling.sampler=euler";
     folder.train(&format!("output=same {settings}")).ok();
     folder.train(&format!("output=other {settings} samples.sampler=dpm++_2m_karras samples.steps=3")).ok();
-    let drawn = |run: &str| Picture::open(&folder.path(&format!("{run}/samples/step-1/000-a-red-dog.png")));
+    let drawn = |run: &str| Image::open(&folder.path(&format!("{run}/samples/step-1/000-a-red-dog.png")));
     let (same, other) = (drawn("same"), drawn("other"));
     assert!(same.texts["parameters"].contains("Steps: 4, Sampler: Euler,"), "{:?}", same.texts);
     assert!(other.texts["parameters"].contains("Steps: 3, Sampler: DPM++ 2M Karras,"), "{:?}", other.texts);
@@ -121,7 +121,7 @@ fn a_running_average() {
     assert!(ema("straight") != folder.tensors("straight/checkpoints/step-4/adapter.safetensors"));
     assert_eq!(folder.names("straight/adapter/ema"), ["pytorch_lora_weights.safetensors", "straight.safetensors"]);
     assert_eq!(folder.names("straight/samples/step-4/ema"), ["000-a-red-dog.png", "grid.png"]);
-    let drawn = |path: &str| Picture::open(&folder.path(&format!("straight/samples/step-4/{path}000-a-red-dog.png")));
+    let drawn = |path: &str| Image::open(&folder.path(&format!("straight/samples/step-4/{path}000-a-red-dog.png")));
     assert!(drawn("").difference(&drawn("ema/")) > 0);
     let plain = settings.replace("train.ema=0.5", "");
     folder.train(&format!("output=plain {plain}2")).ok();
@@ -322,16 +322,16 @@ fn the_folder_of_a_run() {
         folder.names("runs/first/samples/step-0"),
         ["000-a-white-tree.png", "001-an-orange-house.png", "grid.png"]
     );
-    let picture = Picture::open(&folder.path(first));
-    assert_eq!((picture.width, picture.height, picture.texts["step"].as_str()), (32, 32, "0"));
-    assert_eq!((picture.texts["prompt"].as_str(), picture.texts["seed"].as_str()), ("a white tree", "0"));
-    let settings = &picture.texts["parameters"];
+    let image = Image::open(&folder.path(first));
+    assert_eq!((image.width, image.height, image.texts["step"].as_str()), (32, 32, "0"));
+    assert_eq!((image.texts["prompt"].as_str(), image.texts["seed"].as_str()), ("a white tree", "0"));
+    let settings = &image.texts["parameters"];
     let parts =
         ["a white tree\n", "Steps: 4, Sampler: DDPM, CFG scale: 7.5, Seed: 0, Size: 32x32", "Model: pipeline_sd1"];
     parts.iter().for_each(|part| assert!(settings.contains(part), "{settings}"));
-    let trained = Picture::open(&folder.path(&first.replace("step-0", "step-4")));
-    assert!(picture.difference(&trained) > 0, "the samples do not change");
-    let comparison = Picture::open(&folder.path("runs/first/before-after.png"));
+    let trained = Image::open(&folder.path(&first.replace("step-0", "step-4")));
+    assert!(image.difference(&trained) > 0, "the samples do not change");
+    let comparison = Image::open(&folder.path("runs/first/before-after.png"));
     assert_eq!((comparison.width, comparison.height), (8 * (2 * 32 + 4), 8 * (2 * 32 + 4)));
 
     let events = folder.events("runs/first");
@@ -401,8 +401,8 @@ fn a_dry_run_writes_nothing() {
         "output       out",
     ];
     parts.iter().for_each(|part| assert!(plan.contains(part), "{part} is not in {plan}"));
-    let legs = ["trajectory", "decode", "caption", "replay"];
-    legs.iter().for_each(|leg| assert!(plan.contains(&format!("\n  {leg:<10} 2 at a time")), "{leg}: {plan}"));
+    let phases = ["trajectory", "decode", "caption", "replay"];
+    phases.iter().for_each(|phase| assert!(plan.contains(&format!("\n  {phase:<10} 2 at a time")), "{phase}: {plan}"));
     // What stands above the plan is the configuration.
     folder.write("again.toml", plan);
     folder.edit_text("again.toml", |text| text.split("# The plan").next().unwrap().to_owned());
@@ -410,7 +410,7 @@ fn a_dry_run_writes_nothing() {
     folder.train("--dry-run model.path=gone").error(&["gone: no such file"]);
 }
 
-/// Networks that are let go between their legs compute what those compute that stay: all that a run can have.
+/// Networks that are unloaded between their phases compute what those compute that stay: all that a run can have.
 #[test]
 fn offloading_changes_nothing() {
     let folder = Folder::of_run();
@@ -443,7 +443,7 @@ fn offloading_changes_nothing() {
     assert_eq!((losses(true).len(), losses(true)), (3, losses(false)));
 }
 
-/// A tile that is larger than the picture is the picture; smaller ones give a run that is a little another one.
+/// A tile that is larger than the image is the image; smaller ones give a run that is a little another one.
 #[test]
 fn decoding_in_tiles() {
     let folder = Folder::of_run();
@@ -515,8 +515,8 @@ fn sdxl_in_other_sizes_and_precisions() {
     let folder = Folder::of_run();
     let model = format!("model.path={}", fixture(common::SDXL).display());
     folder.train(&format!("{model} train.steps=1 sampling.size=48x32 samples.count=1")).ok();
-    let picture = Picture::open(&folder.path("out/samples/step-1/000-a-red-dog.png"));
-    assert_eq!((picture.width, picture.height), (48, 32));
+    let image = Image::open(&folder.path("out/samples/step-1/000-a-red-dog.png"));
+    assert_eq!((image.width, image.height), (48, 32));
     for dtype in ["bfloat16", "float64"] {
         folder.train(&format!("{model} output={dtype} train.steps=1 model.dtype={dtype}")).ok();
     }
@@ -576,10 +576,10 @@ fn prompts_without_nouns_and_nouns_without_objects_are_told_once() {
 }
 
 #[test]
-fn too_large_a_picture_names_the_leg() {
+fn too_large_a_image_names_the_phase() {
     let folder = Folder::of_run();
     let words = train_words("train.batch_size=1 train.steps=1 sampling.size=16384");
-    let said = "out of memory in the leg `trajectory` of a step (can't allocate memory: you tried to allocate";
+    let said = "out of memory in the phase `trajectory` of a step (can't allocate memory: you tried to allocate";
     let help = "a smaller train.batch_size needs less; `comat plan --memory";
     folder.with_address_space(3 << 20, &words).error(&[said, help]);
     folder.assert_no_leftovers();

@@ -33,7 +33,7 @@ fn clip_watches_and_the_best_adapter_is_kept() {
     assert_eq!(seen[0]["distance"], 0.0);
     assert!(seen[1..].iter().all(|round| round["distance"].as_f64().unwrap() > 0.0));
 
-    assert!(folder.exists("out/best/out.safetensors"), "the other spelling");
+    assert!(folder.exists("out/best/out.safetensors"), "the other format");
     // The best of all rounds is the one that is kept, with the adapter that it was measured with.
     let best: Value = serde_json::from_str(&folder.read("out/best/best.json")).unwrap();
     let expected = seen.iter().fold(&seen[0], |best, round| if figure(round) > figure(best) { round } else { best });
@@ -60,7 +60,7 @@ fn clip_watches_and_the_best_adapter_is_kept() {
 #[test]
 fn a_run_that_gets_no_better_is_stopped() {
     let folder = Folder::of_run();
-    // the miniature world's judge sees nothing in pictures of another size: no round is better than the first
+    // the miniature world's judge sees nothing in images of another size: no round is better than the first
     folder.write("held_out.txt", "a red circle\na blue star\n");
     let words = settings("validation.judge={kind='world'} validation.early_stop=2 train.steps=9");
     let done = folder.train(&words.replace("train.steps=3", ""));

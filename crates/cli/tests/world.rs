@@ -1,8 +1,8 @@
-//! The miniature world's verbs: scenes, prompts, and the judgement of pictures.
+//! The miniature world's verbs: scenes, prompts, and the judgement of images.
 
 mod common;
 
-use common::{Folder, Picture};
+use common::{Folder, Image};
 use serde_json::Value;
 
 fn words(text: &str) -> Vec<&str> {
@@ -21,13 +21,13 @@ fn scenes_come_with_masks_and_captions() {
     let scenes = lines(&folder.read("scenes/scenes.jsonl"));
     assert_eq!(scenes.len(), 3);
     for scene in &scenes {
-        let picture = Picture::open(&folder.path("scenes").join(scene["file"].as_str().unwrap()));
-        assert_eq!((picture.width, picture.height), (64, 64));
+        let image = Image::open(&folder.path("scenes").join(scene["file"].as_str().unwrap()));
+        assert_eq!((image.width, image.height), (64, 64));
         let objects = scene["scene"]["objects"].as_array().unwrap();
         let masks = scene["masks"].as_array().unwrap();
         assert_eq!(objects.len(), masks.len());
         for (object, mask) in objects.iter().zip(masks) {
-            let mask = Picture::open(&folder.path("scenes").join(mask.as_str().unwrap()));
+            let mask = Image::open(&folder.path("scenes").join(mask.as_str().unwrap()));
             let [x, y] = [0, 1].map(|i| object["center"][i].as_f64().unwrap() as usize);
             assert_eq!(mask.pixels[(y * 64 + x) * 3], 255, "{object}");
             assert!(mask.pixels.contains(&0));
@@ -60,9 +60,9 @@ fn prompts_of_both_splits() {
     assert_eq!(lines(&shown)[3]["category"], "complex");
 }
 
-/// Scenes stand for drawn pictures, named as T2I-CompBench names them.
+/// Scenes stand for drawn images, named as T2I-CompBench names them.
 #[test]
-fn pictures_are_judged() {
+fn images_are_judged() {
     let folder = Folder::new();
     folder.comat(&words("world render --category complex --count 4 --seed 2 --out scenes")).ok();
     let scenes = lines(&folder.read("scenes/scenes.jsonl"));
@@ -72,7 +72,7 @@ fn pictures_are_judged() {
         // the longest caption tells the most
         let all = scene["captions"].as_array().unwrap().iter().map(|c| c.as_str().unwrap());
         let prompt = all.max_by_key(|c| c.len()).unwrap();
-        // the last picture is that of another scene
+        // the last image is that of another scene
         let of = if i == 3 { &scenes[0] } else { scene };
         let from = folder.path("scenes").join(of["file"].as_str().unwrap());
         std::fs::copy(from, folder.path(&format!("images/{prompt}_{i:06}.png"))).unwrap();
@@ -84,8 +84,8 @@ fn pictures_are_judged() {
     let done = folder.comat(&words("world judge --prompts prompts.txt --images images --out scores.json")).ok();
     let all = done.stdout.lines().find(|line| line.starts_with("all ")).unwrap();
     assert!(all.contains("75.0"), "{}", done.stdout);
-    assert!(done.stdout.contains("1 prompt without a picture, the first: a red star"), "{}", done.stdout);
-    assert!(done.stdout.contains("1 picture of none of the prompts, not judged, the first: stray.png"));
+    assert!(done.stdout.contains("1 prompt without an image, the first: a red star"), "{}", done.stdout);
+    assert!(done.stdout.contains("1 image of none of the prompts, not judged, the first: stray.png"));
     let judged = lines(&folder.read("scores.jsonl"));
     assert_eq!(judged.len(), 4);
     for line in &judged {
@@ -94,7 +94,7 @@ fn pictures_are_judged() {
         assert_eq!(line["prompt"], prompts[seed as usize]);
     }
     let scores: Value = serde_json::from_str(&folder.read("scores.json")).unwrap();
-    assert_eq!(scores["scores"]["all"]["pictures"], 4);
+    assert_eq!(scores["scores"]["all"]["images"], 4);
     assert_eq!(scores["missing"][0], "a red star");
     folder.comat(&words("world judge --prompts prompts.txt --images images")).ok();
     assert!(folder.exists("images/scores.json") && folder.exists("images/scores.jsonl"));
@@ -103,7 +103,7 @@ fn pictures_are_judged() {
 
 /// What `comat generate` draws carries its prompt and seed, whatever the file is called; the fixture draws 32x32.
 #[test]
-fn drawn_pictures_say_what_they_are() {
+fn drawn_images_say_what_they_are() {
     let folder = Folder::new();
     folder.generate(common::SD1, &["a red star"], "--out images --steps 2 --size 64 --seed 9").ok();
     folder.write("prompts.jsonl", r#"{"prompt": "a red star", "category": "color"}"#);
@@ -132,7 +132,7 @@ fn bad_input() {
     comat("world judge --prompts good.txt --images empty").error(&["empty: there are no PNG files in it"]);
     comat("world judge --prompts good.txt --images gone").error(&["gone: no such file or folder"]);
     comat("world judge --prompts good.txt --images empty --out a.txt").error(&["a.txt: scores are written to a .json"]);
-    folder.write("empty/a red star_000001.png", "no picture");
+    folder.write("empty/a red star_000001.png", "no image");
     comat("world judge --prompts good.txt --images empty").error(&["a red star_000001.png: "]);
     assert_eq!(folder.names("empty"), ["a red star_000001.png"]);
     folder.comat(&words("world render --count 1 --out scenes")).ok();

@@ -60,9 +60,9 @@ impl Attention {
         }
     }
 
-    /// Lets the segmenter go whenever it has nothing to do.
+    /// Unloads the segmenter whenever it has nothing to do.
     pub fn offload(&mut self) {
-        self.segmenter.let_go();
+        self.segmenter.unload();
     }
 
     pub fn form(&self) -> Form {

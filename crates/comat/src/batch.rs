@@ -8,7 +8,7 @@ use diffusion::{
     random::{Purpose, permutation, stream},
 };
 use models::schedule::Sampler;
-use ranks::World;
+use ranks::ProcessGroup;
 use std::{collections::BTreeSet, ops::Range};
 use tch::Tensor;
 use torch_ext::Generator;
@@ -76,13 +76,13 @@ impl Batch {
         prompts: &[Prompt],
         step: u64,
         part: usize,
-        world: &World,
+        group: &ProcessGroup,
     ) -> Result<Self> {
         let size = config.train.batch_size;
         let parts = config.train.accumulation;
         let first = step * (size * parts) as u64;
         let prompt = |place| Ok(prompts[order.prompt(first + place)?].text.clone());
-        Self::of(step, part..parts, size, world, prompt)
+        Self::of(step, part..parts, size, group, prompt)
     }
 
     /// The first of the `parts` that a step still has, each of so many samples; `prompt` gives that of a place in the step.
@@ -90,11 +90,11 @@ impl Batch {
         step: u64,
         parts: Range<usize>,
         size: usize,
-        world: &World,
+        group: &ProcessGroup,
         prompt: impl FnMut(u64) -> Result<String>,
     ) -> Result<Self> {
         // all samples of the step are shared, so that with accumulation a rank has whole parts
-        let (share, part) = (world.share(parts.end * size), parts.start * size..(parts.start + 1) * size);
+        let (share, part) = (group.share(parts.end * size), parts.start * size..(parts.start + 1) * size);
         let inside = |place: usize| place.clamp(part.start, part.end);
         let mine = inside(share.start)..inside(share.end);
         Ok(Self {
@@ -199,16 +199,16 @@ mod tests {
     use super::*;
 
     /// That knows its place, but nobody else.
-    fn world(rank: usize, size: usize) -> World {
-        let mut world = World::alone();
-        (world.rank, world.size) = (rank, size);
-        world
+    fn group(rank: usize, size: usize) -> ProcessGroup {
+        let mut group = ProcessGroup::alone();
+        (group.rank, group.size) = (rank, size);
+        group
     }
 
     /// Places of every rank's samples, part by part.
     fn shares(ranks: usize, parts: usize, size: usize) -> Vec<Vec<Vec<u64>>> {
         let of = |rank: usize, part: usize| {
-            let batch = Batch::of(0, part..parts, size, &world(rank, ranks), |place| Ok(place.to_string())).unwrap();
+            let batch = Batch::of(0, part..parts, size, &group(rank, ranks), |place| Ok(place.to_string())).unwrap();
             let named: Vec<u64> = batch.share().prompts().iter().map(|prompt| prompt.parse().unwrap()).collect();
             assert_eq!(named, batch.places);
             assert_eq!(batch.share().batch.len(), size);

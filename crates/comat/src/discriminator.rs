@@ -113,7 +113,7 @@ impl Discriminator {
     /// Lets its frozen weights go whenever it has nothing to do, where they are not the tuned model's.
     pub fn offload(&mut self) {
         if !self.is_shared {
-            self.base.let_go();
+            self.base.unload();
         }
     }
 

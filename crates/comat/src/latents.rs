@@ -17,7 +17,7 @@ use indicatif::ProgressBar;
 use models::write_text;
 use models::{Error, schedule::Sampler, tensors};
 use pace::Pace;
-use ranks::{World, interrupt::Interrupt};
+use ranks::{ProcessGroup, interrupt::Interrupt};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -100,23 +100,23 @@ impl Store {
     }
 
     /// Rank 0's, on every rank: only rank 0 need see the folder.
-    pub fn of_first(folder: &Path, origin: Origin, world: &World) -> Result<Self> {
-        let leads = world.leads();
+    pub fn of_first(folder: &Path, origin: Origin, group: &ProcessGroup) -> Result<Self> {
+        let leads = group.leads();
         let mut store = if leads { Self::open(folder, origin)? } else { Self::new(folder, origin) };
-        if world.is_alone() {
+        if group.is_alone() {
             return Ok(store);
         }
-        let index: Index = serde_json::from_str(&world.text_of_first(&serde_json::to_string(&store.index)?)?)?;
+        let index: Index = serde_json::from_str(&group.text_of_first(&serde_json::to_string(&store.index)?)?)?;
         let differences = index.origin.differences(&store.index.origin);
         if !differences.is_empty() {
-            bail!("rank {}: rank 0 has latents {}", world.rank, differences.join("; "));
+            bail!("rank {}: rank 0 has latents {}", group.rank, differences.join("; "));
         }
         for (i, shard) in index.shards.into_iter().enumerate() {
             let mut values = match store.values.get(i) {
                 Some(values) => values.shallow_clone(),
                 None => store.index.origin.blank(shard.prompts.len()),
             };
-            world.copy_of_first(&mut values)?;
+            group.copy_of_first(&mut values)?;
             if !leads {
                 store.add(shard, values);
             }
@@ -171,10 +171,10 @@ impl Store {
         mut pace: Pace,
         bar: &ProgressBar,
         interrupt: &Interrupt,
-        world: &World,
+        group: &ProcessGroup,
     ) -> Result<()> {
         let prompts = self.missing(prompts.iter().copied());
-        if world.leads() {
+        if group.leads() {
             self.make_room(prompts.len())?;
         }
         bar.set_prefix("latents");
@@ -182,17 +182,17 @@ impl Store {
         let unet = pipeline.unet(&pipeline.unet_weights)?;
         for prompts in prompts.chunks(SHARD) {
             let mut rows = vec![self.index.origin.blank(0)];
-            let mut mine = &prompts[world.share(prompts.len())];
+            let mut mine = &prompts[group.share(prompts.len())];
             while !mine.is_empty() {
                 let (now, later) = mine.split_at(pace.samples.min(mine.len()));
                 let device = pipeline.device;
                 rows.push(pace.watch(device, now.len(), || self.sample(pipeline, &unet, sampler, now, interrupt))?);
-                bar.inc((now.len() * world.size) as u64);
+                bar.inc((now.len() * group.size) as u64);
                 mine = later;
             }
-            let values = world.gather(&Tensor::cat(&rows, 0), prompts.len());
+            let values = group.gather(&Tensor::cat(&rows, 0), prompts.len());
             let values = values.or_else(|e| interrupt.check().map_err(Into::into).and(Err(e)))?; // they were stopped, too
-            self.write(values, prompts, world)?;
+            self.write(values, prompts, group)?;
         }
         Ok(())
     }
@@ -243,11 +243,11 @@ impl Store {
     }
 
     /// On the disk by rank 0, in memory by all.
-    fn write(&mut self, values: Tensor, prompts: &[&str], world: &World) -> Result<()> {
+    fn write(&mut self, values: Tensor, prompts: &[&str], group: &ProcessGroup) -> Result<()> {
         let file = format!("{:05}.safetensors", self.index.shards.len());
         let path = self.folder.join(&file);
         let values = values.contiguous();
-        if !world.leads() {
+        if !group.leads() {
             let prompts = prompts.iter().map(|p| (*p).to_owned()).collect();
             self.add(Shard { file, sha256: String::new(), prompts }, values);
             return Ok(());
@@ -274,18 +274,18 @@ pub fn complete(
     prompts: &[Prompt],
     bar: &ProgressBar,
     interrupt: &Interrupt,
-    world: &World,
+    group: &ProcessGroup,
 ) -> Result<Store> {
     let reached = Order::reached(config.seed, prompts.len(), config.train.samples())?;
     let prompts: Vec<&str> = reached.into_iter().map(|i| prompts[i].text.as_str()).collect();
-    let mut store = Store::of_first(&folder(config), Origin::of(config, pipeline)?, world)?;
+    let mut store = Store::of_first(&folder(config), Origin::of(config, pipeline)?, group)?;
     let missing = store.missing(prompts.iter().copied()).len();
     if missing > 0 {
         tracing::info!("the original model samples {}", store.plan(missing));
         let sampling = &config.sampling;
         let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
-        let pace = Pace::of(config, pipeline.device, world);
-        store.make(pipeline, &sampler, &prompts, pace, bar, interrupt, world)?;
+        let pace = Pace::of(config, pipeline.device, group);
+        store.make(pipeline, &sampler, &prompts, pace, bar, interrupt, group)?;
     }
     Ok(store)
 }

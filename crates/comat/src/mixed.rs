@@ -1,5 +1,5 @@
-//! Mixed latents (section 4 of the method): real pictures, noised to somewhere on the way and denoised from there with their
-//! captions. They add to the caption loss, and keep it from being fooled by what no picture looks like.
+//! Mixed latents (section 4 of the method): real images, noised to somewhere on the way and denoised from there with their
+//! captions. They add to the caption loss, and keep it from being fooled by what no image looks like.
 
 use crate::{
     batch::{Batch, Order},
@@ -12,23 +12,23 @@ use anyhow::{Context, Result, bail};
 use config::Config;
 use diffusion::random::{Purpose, stream};
 use pairs::Pairs;
-use ranks::World;
+use ranks::ProcessGroup;
 use std::collections::{BTreeSet, HashMap};
 use tch::Tensor;
 
-/// Pairs of pictures and captions, in an order of their own.
+/// Pairs of images and captions, in an order of their own.
 pub struct Mixed {
     pairs: Pairs,
     order: Order,
-    /// Steps of the sampler at whose noise a picture may enter.
+    /// Steps of the sampler at whose noise an image may enter.
     entries: Vec<usize>,
-    /// Pictures of the batch under way, by their pairs.
+    /// Images of the batch under way, by their pairs.
     pictures: HashMap<usize, Tensor>,
-    /// Names of pictures that cannot be read.
+    /// Names of images that cannot be read.
     broken: BTreeSet<String>,
 }
 
-/// How many broken pictures a run passes over, at least; of many pictures it is one in a hundred.
+/// How many broken images a run passes over, at least; of many images it is one in a hundred.
 const BROKEN: usize = 10;
 
 impl Mixed {
@@ -62,17 +62,17 @@ impl Mixed {
     /// The captions of an optimiser step's `part`-th trajectory.
     ///
     /// # Errors
-    /// Too many pictures that cannot be read.
-    pub fn batch(&mut self, session: &Session, step: u64, part: usize, world: &World) -> Result<Batch> {
+    /// Too many images that cannot be read.
+    pub fn batch(&mut self, session: &Session, step: u64, part: usize, group: &ProcessGroup) -> Result<Batch> {
         self.pictures.clear();
         let config = &session.config;
-        Batch::of(step, part..config.train.accumulation, batch_size(config), world, |place| {
-            let pair = self.pair(session, step, place, world.leads())?;
+        Batch::of(step, part..config.train.accumulation, batch_size(config), group, |place| {
+            let pair = self.pair(session, step, place, group.leads())?;
             Ok(self.pairs.caption(pair).to_owned())
         })
     }
 
-    /// The draws of this rank's pictures of a batch, at least one. All enter at one step of the sampler.
+    /// The draws of this rank's images of a batch, at least one. All enter at one step of the sampler.
     pub fn draws(&mut self, session: &Session, step: u64, batch: &Batch) -> Result<Draws<'static>> {
         let config = &session.config;
         let Some(settings) = &config.mixed else { bail!("mixed: the configuration has none") };
@@ -80,7 +80,7 @@ impl Mixed {
         let mut images = vec![];
         for place in places {
             let pair = self.pair(session, step, *place, false)?;
-            images.push(self.pictures.get(&pair).context("a picture was read for its caption")?.shallow_clone());
+            images.push(self.pictures.get(&pair).context("an image was read for its caption")?.shallow_clone());
         }
 
         let mut draw = stream(config.seed, Purpose::Mixed, step, u64::MAX)?;
@@ -110,7 +110,7 @@ impl Mixed {
         })
     }
 
-    /// Which pair has a place in a step: that of the order, or the next one in the set whose picture can be read. So all ranks, and a
+    /// Which pair has a place in a step: that of the order, or the next one in the set whose image can be read. So all ranks, and a
     /// run that goes on, choose the same.
     fn pair(&mut self, session: &Session, step: u64, place: u64, says: bool) -> Result<usize> {
         let config = &session.config;
@@ -125,15 +125,16 @@ impl Mixed {
                 continue;
             }
             match self.pairs.tensor(pair, session.size) {
-                Ok(picture) => {
-                    self.pictures.insert(pair, picture);
+                Ok(image) => {
+                    self.pictures.insert(pair, image);
                     return Ok(pair);
                 }
                 Err(error) => {
                     let most = BROKEN.max(count / 100);
                     if self.broken.len() == most {
-                        return Err(error
-                            .context(format!("mixed.pairs: more than {most} pictures cannot be read; the last one")));
+                        return Err(
+                            error.context(format!("mixed.pairs: more than {most} images cannot be read; the last one"))
+                        );
                     }
                     self.broken.insert(name);
                     if says {
@@ -142,7 +143,7 @@ impl Mixed {
                 }
             }
         }
-        bail!("mixed.pairs: not one of the pictures can be read")
+        bail!("mixed.pairs: not one of the images can be read")
     }
 }
 

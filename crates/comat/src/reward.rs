@@ -149,7 +149,7 @@ impl<N: 'static> ImageReward for PerImage<N> {
     }
 
     fn offload(&mut self) {
-        self.network.let_go();
+        self.network.unload();
     }
 }
 

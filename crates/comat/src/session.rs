@@ -54,7 +54,7 @@ pub struct Session {
     pub size: Size,
     /// Channels, height and width of the latents.
     pub latent_shape: [i64; 3],
-    /// How the decoder's pictures are cut; `None`: not at all.
+    /// How the decoder's images are cut; `None`: not at all.
     tiling: Option<Tiling>,
 }
 
@@ -79,7 +79,7 @@ impl Session {
         };
         if config.memory.offload {
             pipeline.text.offload();
-            pipeline.vae.let_go();
+            pipeline.vae.unload();
             captioner.offload();
             rewards.iter_mut().for_each(|reward| reward.reward.offload());
             attention.iter_mut().for_each(Attention::offload);

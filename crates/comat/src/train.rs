@@ -25,11 +25,11 @@ use clock::Clock;
 use config::Config;
 use diffusion::{prompts::Prompt, trajectory};
 use models::lora::Trainable;
-use ranks::{World, interrupt::Interrupt};
+use ranks::{ProcessGroup, interrupt::Interrupt};
 use std::{collections::BTreeSet, path::PathBuf};
 use tch::{Kind, Tensor};
 
-pub use clock::{Leg, Legs, under_way};
+pub use clock::{Phase, Phases, under_way};
 pub use observer::Observer;
 pub use report::{FidelityReport, StepReport};
 pub use setup::{digest, discriminator, due};
@@ -43,7 +43,7 @@ pub enum Ended {
 }
 
 pub struct Trainer {
-    pub world: World,
+    pub group: ProcessGroup,
     pub session: Session,
     pub prompts: Vec<Prompt>,
     pub adapter: Trainable,
@@ -117,7 +117,7 @@ impl Trainer {
         report.note(computed)?;
         let mut buffers = vec![&mut gradients.flat];
         buffers.extend(self.fidelity.as_mut().map(|fidelity| fidelity.discriminator.gradient_buffer()));
-        report.add_up(&self.world, &mut buffers, interrupt)?; // from here on all ranks know the same
+        report.add_up(&self.group, &mut buffers, interrupt)?; // from here on all ranks know the same
         if report.abandoned {
             return Ok(report);
         }
@@ -147,7 +147,7 @@ impl Trainer {
         };
         each()?;
         for part in 0..config.train.accumulation {
-            let batch = Batch::new(config, order, &self.prompts, self.step, part, &self.world)?;
+            let batch = Batch::new(config, order, &self.prompts, self.step, part, &self.group)?;
             let share = batch.share();
             if share.prompts().is_empty() {
                 continue; // more ranks than samples
@@ -160,7 +160,7 @@ impl Trainer {
         }
         let Some(mixed) = &mut self.mixed else { return Ok(()) };
         for part in 0..config.train.accumulation {
-            let batch = mixed.batch(&self.session, self.step, part, &self.world)?;
+            let batch = mixed.batch(&self.session, self.step, part, &self.group)?;
             let share = batch.share();
             if share.prompts().is_empty() {
                 continue;
@@ -198,7 +198,7 @@ impl Trainer {
         }
         let step = self.step + 1;
         if self.skipped_in_a_row < MOST_SKIPPED {
-            if self.world.leads() {
+            if self.group.leads() {
                 tracing::warn!("step {step} was skipped: not finite: {part} ({} skipped so far)", self.skipped);
             }
             return Ok(());
@@ -310,7 +310,7 @@ pub fn iterate(
         anchor: original.as_ref().map(|original| original.pull(anchor)),
     };
     let StepLosses { attention: attention_losses, anchor: anchor_loss } = replay.run(&walked, cotangent, gradients)?;
-    let legs = Legs { trajectory, decode, caption, reward, fidelity, segment, replay: clock.end() };
+    let phases = Phases { trajectory, decode, caption, reward, fidelity, segment, replay: clock.end() };
     Ok(Outcome {
         latents: walked.latents,
         images,
@@ -323,7 +323,7 @@ pub fn iterate(
         attention_losses,
         anchor_loss,
         counts,
-        legs,
+        phases,
     })
 }
 
@@ -386,7 +386,7 @@ pub struct Outcome {
     /// Squared distance to the original model, not weighted.
     pub anchor_loss: f64,
     pub counts: Counts,
-    pub legs: Legs,
+    pub phases: Phases,
 }
 
 impl Outcome {

@@ -1,5 +1,5 @@
 //! The attention losses against a plain transcription of the formulas, their gradients against finite differences, and what
-//! they do where a prompt or a picture gives them nothing to hold on to.
+//! they do where a prompt or an image gives them nothing to hold on to.
 
 use comat::loss::attention::{Parts, Target, losses};
 use config::Form;

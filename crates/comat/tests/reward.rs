@@ -7,7 +7,7 @@ use comat::{
 };
 use config::{Config, MicroBatch};
 use diffusion::resident::Resident;
-use ranks::World;
+use ranks::ProcessGroup;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 use torch_ext::testing::device;
@@ -71,10 +71,10 @@ fn any_cutting_gives_the_same() {
 
             let mut parts = vec![];
             for rank in 0..2 {
-                let mut world = World::alone();
-                (world.rank, world.size) = (rank, 2);
+                let mut group = ProcessGroup::alone();
+                (group.rank, group.size) = (rank, 2);
                 let prompt = |place: u64| Ok(PROMPTS[place as usize].to_owned());
-                let batch = Batch::of(0, 0..1, PROMPTS.len(), &world, prompt).unwrap();
+                let batch = Batch::of(0, 0..1, PROMPTS.len(), &group, prompt).unwrap();
                 let (first, count) = (batch.places[0] as i64, batch.places.len());
                 let images = images.narrow(0, first, count as i64);
                 parts.push(

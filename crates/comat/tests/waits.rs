@@ -9,7 +9,7 @@ use comat::{
     session::Session,
 };
 use diffusion::trajectory;
-use ranks::World;
+use ranks::ProcessGroup;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -42,7 +42,8 @@ fn session(dtype: &str) -> Session {
 fn counted(dtype: &str, mode: Mode) -> [(&'static str, BTreeMap<String, u64>); 4] {
     let mut session = session(dtype);
     let adapter = adapter::start(&session).unwrap().trainable(session.latent_kind(), device());
-    let batch = Batch::of(0, 0..1, PROMPTS.len(), &World::alone(), |place| Ok(PROMPTS[place as usize].into())).unwrap();
+    let batch =
+        Batch::of(0, 0..1, PROMPTS.len(), &ProcessGroup::alone(), |place| Ok(PROMPTS[place as usize].into())).unwrap();
     let draws = batch.draws(&session).unwrap();
     let tracked: BTreeSet<usize> = (0..STEPS).collect();
     let text = session.text(&PROMPTS).unwrap();

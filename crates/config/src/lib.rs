@@ -175,7 +175,7 @@ impl Config {
     ///
     /// # Errors
     /// A rank with another configuration, other prompts or another version of the program.
-    pub fn check_same(&self, ranks: &::ranks::World) -> Result<()> {
+    pub fn check_same(&self, ranks: &::ranks::ProcessGroup) -> Result<()> {
         let prompts = std::fs::read(&self.prompts.train).unwrap_or_default(); // whoever needs them says what is wrong
         let text = format!("{} {} {prompts:?}", env!("CARGO_PKG_VERSION"), toml::to_string(self)?);
         ranks.check_same("configuration, other training prompts or another version of comat", text.as_bytes())

@@ -79,7 +79,7 @@ impl Validation {
             bail!("validation.keep_best and validation.early_stop go by a judge; name one in validation.judge");
         }
         if self.judge.is_some() && prompts.validation.is_none() {
-            bail!("validation.judge looks at pictures of held-out prompts; name their file in prompts.validation");
+            bail!("validation.judge looks at images of held-out prompts; name their file in prompts.validation");
         }
         Ok(())
     }

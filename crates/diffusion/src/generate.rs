@@ -7,10 +7,10 @@ use crate::{
     trajectory,
 };
 use anyhow::{Result, bail};
-use images::{Picture, Size, slug};
+use images::{Image, Size, slug};
 use indicatif::ProgressBar;
 use models::{Error, schedule::Sampler, tensors, unet::UNet};
-use ranks::{World, interrupt::Interrupt};
+use ranks::{ProcessGroup, interrupt::Interrupt};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -32,7 +32,7 @@ pub struct Request {
     pub out: PathBuf,
     pub grid: bool,
     pub overwrite: bool,
-    /// LoRA files, and how much of each to add; 1 is all of it.
+    /// LoRA files, each with its strength.
     pub loras: Vec<(PathBuf, f64)>,
     /// `x_T` `[B, C, h, w]`, and `z` `[T, B, C, h, w]` for a stochastic sampler, in place of drawn noise.
     pub init_latents: Option<PathBuf>,
@@ -117,7 +117,7 @@ pub fn run(
     best: Option<Best>,
     bar: &ProgressBar,
     interrupt: &Interrupt,
-    world: &World,
+    group: &ProcessGroup,
 ) -> Result<Vec<PathBuf>> {
     let sampling = &request.sampling;
     let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
@@ -126,13 +126,13 @@ pub fn run(
     let shape = pipeline.latent_shape(size)?;
     let candidates = best.as_ref().map_or(1, |best| best.of.max(1));
     let jobs = jobs(request, candidates);
-    world.of_first(|| nothing_is_replaced(request, &jobs))?;
+    group.of_first(|| nothing_is_replaced(request, &jobs))?;
     if let Some(given) = &given {
         given.check(jobs.len(), shape)?;
     }
     let unet = pipeline.adapt(&request.loras)?;
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
-    let mine = world.share(jobs.len());
+    let mine = group.share(jobs.len());
     bar.set_length((mine.len() * candidates * sampler.len()) as u64);
 
     let (mut latents, mut pictures, mut seeds) = (vec![], vec![], vec![]);
@@ -168,7 +168,7 @@ pub fn run(
             }
         }
         for (job, Drawn { seed, loss, latents: x_0, image }) in part.iter().zip(kept.into_iter().flatten()) {
-            let picture = Picture::from_tensor(&image)?;
+            let picture = Image::from_tensor(&image)?;
             let settings = parameters(sampling, job.prompt, seed, size, &pipeline.name, &request.loras);
             let (seed_text, loss) = (seed.to_string(), loss.map(|loss| format!("{loss:.6}")));
             let mut texts = vec![("parameters", settings.as_str()), ("prompt", job.prompt), ("seed", &seed_text)];
@@ -186,24 +186,24 @@ pub fn run(
     let latents = match &request.save_latents {
         Some(_) => {
             latents.push(Tensor::zeros([&[0], shape.as_slice()].concat(), (wide(pipeline.kind), pipeline.device)));
-            world.gather(&Tensor::cat(&latents, 0), jobs.len())?
+            group.gather(&Tensor::cat(&latents, 0), jobs.len())?
         }
         None => Tensor::new(),
     };
     if request.grid {
-        pictures = of_all_ranks(pictures, size, jobs.len(), world)?;
+        pictures = of_all_ranks(pictures, size, jobs.len(), group)?;
     }
-    world.barrier()?; // all files are there
-    let seeds = Vec::<i64>::try_from(&world.gather(&Tensor::from_slice(&seeds), jobs.len())?)?;
+    group.barrier()?; // all files are there
+    let seeds = Vec::<i64>::try_from(&group.gather(&Tensor::from_slice(&seeds), jobs.len())?)?;
     let mut files: Vec<PathBuf> =
         jobs.iter().zip(seeds).map(|(job, seed)| job.path(&request.out, seed as u64)).collect();
-    if !world.leads() {
+    if !group.leads() {
         return Ok(files);
     }
     if request.grid {
         let columns = if request.count > 1 { request.count } else { (pictures.len() as f64).sqrt().ceil() as usize };
         let path = request.out.join("grid.png");
-        Picture::grid(&pictures, columns).save(&path, &[])?;
+        Image::grid(&pictures, columns).save(&path, &[])?;
         files.push(path);
     }
     if let Some(path) = &request.save_latents {
@@ -286,19 +286,19 @@ pub fn parameters(
     text + &format!(", Version: comat {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The pictures of every rank, in order. They come by message: a network file system may not show the others' files yet.
-fn of_all_ranks(mine: Vec<Picture>, size: Size, total: usize, world: &World) -> Result<Vec<Picture>> {
-    if world.is_alone() {
+/// The images of every rank, in order. They come by message: a network file system may not show the others' files yet.
+fn of_all_ranks(mine: Vec<Image>, size: Size, total: usize, group: &ProcessGroup) -> Result<Vec<Image>> {
+    if group.is_alone() {
         return Ok(mine);
     }
     let pixels = mine.iter().flat_map(|picture| &picture.pixels).copied().collect::<Vec<u8>>();
     let rows = Tensor::from_slice(&pixels).view([mine.len() as i64, size.height * size.width * 3]);
-    let all = world.gather(&rows, total)?;
+    let all = group.gather(&rows, total)?;
     let picture = |pixels: Tensor| {
         let pixels = Vec::try_from(&pixels)?;
-        Ok(Picture { width: size.width as usize, height: size.height as usize, pixels })
+        Ok(Image { width: size.width as usize, height: size.height as usize, pixels })
     };
-    if world.leads() { all.unbind(0).into_iter().map(picture).collect() } else { Ok(vec![]) }
+    if group.leads() { all.unbind(0).into_iter().map(picture).collect() } else { Ok(vec![]) }
 }
 
 fn jobs(request: &Request, candidates: usize) -> Vec<Job<'_>> {

@@ -1,11 +1,11 @@
-//! Judges of pictures that no loss sees: what a run is watched by.
+//! Judges of images that no loss sees: what a run is watched by.
 
 use anyhow::{Context, Result};
 use models::clip::ClipScore;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// Gives each picture some figures; more is better.
+/// Gives each image some figures; more is better.
 pub trait Judge {
     /// What the figures are called. The first is the one that a run is steered by.
     fn figures(&self) -> &'static [&'static str];
@@ -14,7 +14,7 @@ pub trait Judge {
     fn judge(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<Vec<f64>>>;
 }
 
-/// The cosine between picture and prompt in CLIP's space.
+/// The cosine between image and prompt in CLIP's space.
 pub struct Clip(ClipScore);
 
 impl Clip {

@@ -24,7 +24,7 @@ use tch::{Device, Kind, Tensor};
 
 pub struct Request {
     pub model: PathBuf,
-    /// Each with how much of it to add.
+    /// Each with its strength.
     pub loras: Vec<(PathBuf, f64)>,
     /// A folder that does not exist yet.
     pub out: PathBuf,

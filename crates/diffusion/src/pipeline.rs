@@ -181,7 +181,7 @@ impl Pipeline {
         UNet::new(&self.unet_config, weights)
     }
 
-    /// The UNet with LoRA files, each with how much of it, or as it is. The text encoders have the files' adapters of them, or none,
+    /// The UNet with LoRA files, each with its strength, or as it is. The text encoders have the files' adapters of them, or none,
     /// from now on: what is drawn with a UNet is drawn before the next one is asked for, or from text that was encoded then.
     ///
     /// # Errors

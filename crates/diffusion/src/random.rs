@@ -24,7 +24,7 @@ pub enum Purpose {
     Anchor,
     /// The order of the prompts; step: the epoch.
     Order,
-    /// Where pictures enter, and their noise; index: the sample's place in the step.
+    /// Where images enter, and their noise; index: the sample's place in the step.
     Mixed,
     /// Down matrices of the discriminator's adapter, index: the layer; and its head.
     Discriminator,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-/// A frozen network: in memory always, or only while it works. One that is let go is opened again from its files, which the system
+/// A frozen network: in memory always, or only while it works. One that is unloaded is opened again from its files, which the system
 /// keeps in the host's memory as long as there is room.
 pub struct Resident<T> {
     kept: Option<T>,
@@ -23,7 +23,7 @@ impl<T: 'static> Resident<T> {
         Self { kept: Some(network), open: Box::new(open) }
     }
 
-    /// Puts another one in its place, kept or let go as it was.
+    /// Puts another one in its place, kept or unloaded as it was.
     ///
     /// # Errors
     /// Those of opening it; then all is as before.
@@ -35,7 +35,7 @@ impl<T: 'static> Resident<T> {
     }
 
     /// From now on it is in memory only while it works.
-    pub fn let_go(&mut self) {
+    pub fn unload(&mut self) {
         self.kept = None;
     }
 
@@ -67,7 +67,7 @@ mod tests {
         let mut resident = Resident::open(open).unwrap();
         let during = |resident: &Resident<Rc<()>>| resident.with(|network| Ok(Rc::strong_count(network))).unwrap();
         assert_eq!((during(&resident), opened.get(), Rc::strong_count(&there)), (3, 1, 3));
-        resident.let_go();
+        resident.unload();
         for round in 2..4 {
             assert_eq!((during(&resident), opened.get(), Rc::strong_count(&there)), (3, round, 2));
         }
@@ -75,13 +75,13 @@ mod tests {
         assert!(Resident::<()>::open(fails).is_err());
         let mut failing = Resident::of((), fails);
         assert!(failing.with(|()| Ok(())).is_ok());
-        failing.let_go();
+        failing.unload();
         assert!(failing.replace(|| anyhow::bail!("no file")).is_err());
         assert!(failing.with(|()| Ok(())).is_err());
         let mut one = Resident::open(|| Ok(1)).unwrap();
         one.replace(|| Ok(2)).unwrap();
         assert_eq!((one.kept, one.with(|n| Ok(*n)).unwrap()), (Some(2), 2));
-        one.let_go();
+        one.unload();
         one.replace(|| Ok(3)).unwrap();
         assert_eq!((one.kept, one.with(|n| Ok(*n)).unwrap()), (None, 3));
     }

@@ -47,7 +47,7 @@ pub struct TextEncoders {
 /// The weights of every encoder, from their files.
 type Open = dyn Fn() -> Result<Vec<(TextConfig, Weights)>>;
 
-/// A LoRA file, and how much of it to add.
+/// A LoRA file with its strength.
 pub struct Adapter {
     pub file: AdapterFile,
     pub scale: f64,
@@ -110,9 +110,9 @@ impl TextEncoders {
         })
     }
 
-    /// Lets the encoders go whenever they have nothing to do.
+    /// Unloads the encoders whenever they have nothing to do.
     pub fn offload(&mut self) {
-        self.encoders.let_go();
+        self.encoders.unload();
     }
 
     /// Adds what files have for text encoders to their weights, in place of the files before. Rows that were encoded with others

@@ -1,8 +1,8 @@
 //! Decoding in overlapping tiles, and the way back through them.
 //!
-//! The decoder's memory grows with the picture; of a tile it takes what a picture of that size takes. Tiles overlap and are blended
+//! The decoder's memory grows with the image; of a tile it takes what an image of that size takes. Tiles overlap and are blended
 //! linearly. It is an approximation: the decoder's normalisation and its attention see one tile at a time. The gradient is exactly that
-//! of the tiled picture.
+//! of the tiled image.
 
 use anyhow::{Result, ensure};
 use tch::Tensor;
@@ -85,7 +85,7 @@ impl Tiling {
         let step = (self.side - self.overlap).max(1);
         let count = if side == length { 1 } else { (length - self.overlap + step - 1) / step };
         let start = |i: i64| if count == 1 { 0 } else { i * (length - side) / (count - 1) };
-        // rises from each edge that is not the picture's, over the overlap with the neighbour
+        // rises from each edge that is not the image's, over the overlap with the neighbour
         let raw = |i: i64, x: i64| {
             let rise = |at: i64, overlap: i64| ((at as f64 + 0.5) / (overlap * scale) as f64).min(1.0);
             let before = if i == 0 { 0 } else { start(i - 1) + side - start(i) };
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gradient_is_that_of_the_tiled_picture() {
+    fn the_gradient_is_that_of_the_tiled_image() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/vae");
         let vae = AutoencoderKl::open_variant(&folder, None, Kind::Double, device()).unwrap();
         let scale = vae.config().downscale();
@@ -176,7 +176,7 @@ mod tests {
         assert!(largest(by_tiles(tiling) - &expected) < 1e-12 * largest(expected));
         let whole = decode(&z).unwrap();
         assert!(largest(&image - &whole) > 1e-6, "tiles are seen alone");
-        // one tile is the picture
+        // one tile is the image
         let large = Tiling::new(11, 2).unwrap();
         assert!(largest(one_graph(large).1 - whole) == 0.0);
     }

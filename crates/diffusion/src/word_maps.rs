@@ -1,4 +1,4 @@
-//! Where each word of a prompt looks: the cross-attention of a whole trajectory, over the picture that came of it.
+//! Where each word of a prompt looks: the cross-attention of a whole trajectory, over the image that came of it.
 
 mod panel;
 mod store;
@@ -8,7 +8,7 @@ pub use store::{Store, read};
 
 use crate::{denoiser::Denoiser, pipeline::Pipeline, settings::Sampling, text::GuidedText, trajectory};
 use anyhow::{Context, Result, bail};
-use images::{Picture, slug};
+use images::{Image, slug};
 use indicatif::ProgressBar;
 use models::{
     Error,
@@ -113,9 +113,9 @@ pub fn walk(
     Ok((walked.latents, sum))
 }
 
-/// A picture, and where the words of its prompt looked while it was drawn.
+/// An image, and where the words of its prompt looked while it was drawn.
 pub struct Looks {
-    pub picture: Picture,
+    pub image: Image,
     /// `[words, h, w]`, of the words that they are shown with
     pub maps: Tensor,
 }
@@ -133,7 +133,7 @@ pub struct Request {
     pub overwrite: bool,
 }
 
-/// Draws a panel for every prompt: the picture and its words, with the adapter below the model as it was. Returns the files.
+/// Draws a panel for every prompt: the image and its words, with the adapter below the model as it was. Returns the files.
 pub fn run(
     mut pipeline: Pipeline,
     request: &Request,
@@ -175,7 +175,7 @@ pub fn run(
             let denoiser = Denoiser { unet, guidance, kind: pipeline.kind };
             let (latents, sum) = walk(&denoiser, &sampler, text, start, |_| noise(), each)?;
             let image = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.decode(&latents)?)))? / 2.0 + 0.5;
-            Ok(Looks { picture: Picture::from_tensor(&image.get(0))?, maps: sum.of(0, words)? })
+            Ok(Looks { image: Image::from_tensor(&image.get(0))?, maps: sum.of(0, words)? })
         };
         let draw = |(side, unet, texts): &(_, _, Vec<_>)| Ok((*side, draw(unet, &texts[i])?));
         let rows = sides.iter().map(draw).collect::<Result<Vec<_>>>()?;

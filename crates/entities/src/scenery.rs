@@ -2,7 +2,7 @@
 
 use crate::Mode;
 
-/// Places, times of day, the weather, the picture itself: nothing that a mask could be drawn around.
+/// Places, times of day, the weather, the image itself: nothing that a mask could be drawn around.
 const SCENERY: &str = "afternoon air area atmosphere backdrop background backyard bathroom beach bedroom bottom center city \
     corner countryside dark darkness dawn day daylight desert distance downtown dusk environment evening field fog foreground \
     forest front garden ground hallway horizon image indoors inside interior kitchen landscape left light middle mist \

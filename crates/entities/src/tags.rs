@@ -4,7 +4,7 @@
 use crate::{Entity, Mode, Parser};
 use std::ops::Range;
 
-/// Tags, and last words of tags, that are about the picture, its quality or what somebody does, and no thing in it.
+/// Tags, and last words of tags, that are about the image, its quality or what somebody does, and no thing in it.
 const NO_THINGS: &[&str] = &[
     "absurdres",
     "background",

@@ -1,13 +1,13 @@
-//! Makes the pictures that are missing.
+//! Makes the images that are missing.
 
-use crate::{pictures, prompts::Prompt};
+use crate::{image_files, prompts::Prompt};
 use anyhow::{Context, Result};
 use benchmarks::records::Benchmark;
 use diffusion::{generate, pipeline::Pipeline, settings::Sampling};
-use images::Picture;
+use images::Image;
 use indicatif::ProgressBar;
 use models::unet::UNet;
-use ranks::{World, interrupt::Interrupt};
+use ranks::{ProcessGroup, interrupt::Interrupt};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -18,19 +18,19 @@ use std::{
 pub struct Drawing<'a> {
     pub benchmark: Benchmark,
     pub prompts: &'a [Prompt],
-    /// One for each picture of a prompt.
+    /// One for each image of a prompt.
     pub seeds: &'a [u64],
     pub sampling: &'a Sampling,
-    /// Pictures at a time.
+    /// Images at a time.
     pub batch: usize,
-    /// The LoRAs that are in the networks, and how much of each: for what a picture says of itself.
+    /// The LoRAs that are in the networks, and how much of each: for what an image says of itself.
     pub loras: &'a [(PathBuf, f64)],
 }
 
-/// A picture that is not there yet.
+/// An image that is not there yet.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Missing {
-    /// Which of the prompts, and which of its pictures.
+    /// Which of the prompts, and which of its images.
     prompt: usize,
     index: usize,
 }
@@ -45,7 +45,7 @@ impl Drawing<'_> {
     /// Those that are not there yet: the first of every prompt, then the second. So a drawing that was stopped has some of every prompt.
     ///
     /// # Errors
-    /// Those of [`pictures::path`].
+    /// Those of [`image_files::path`].
     pub fn missing(&self, folder: &Path) -> Result<Vec<Missing>> {
         let mut all = vec![];
         for index in 0..self.seeds.len() {
@@ -61,7 +61,7 @@ impl Drawing<'_> {
 
     fn job(&self, folder: &Path, missing: &Missing) -> Result<Job<'_>> {
         let prompt = &self.prompts[missing.prompt];
-        let path = folder.join(pictures::path(self.benchmark, prompt, missing.index as u64)?);
+        let path = folder.join(image_files::path(self.benchmark, prompt, missing.index as u64)?);
         Ok(Job { prompt, seed: self.seeds[missing.index], path })
     }
 
@@ -78,20 +78,20 @@ impl Drawing<'_> {
         unet: &UNet,
         bar: &ProgressBar,
         interrupt: &Interrupt,
-        world: &World,
+        group: &ProcessGroup,
     ) -> Result<()> {
         let jobs = missing.iter().map(|missing| self.job(folder, missing)).collect::<Result<Vec<_>>>()?;
-        if world.leads() {
-            // rank 0 looks for the pictures later on: what it has made itself, it sees at once on a network file system, too
+        if group.leads() {
+            // rank 0 looks for the images later on: what it has made itself, it sees at once on a network file system, too
             for job in &jobs {
                 let parent = job.path.parent().unwrap_or(folder);
                 fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
                 if self.benchmark == Benchmark::Geneval {
-                    write_metadata(folder, job.prompt)?; // the pictures of a prompt may be of several ranks
+                    write_metadata(folder, job.prompt)?; // the images of a prompt may be of several ranks
                 }
             }
         }
-        let jobs = &jobs[world.share(jobs.len())];
+        let jobs = &jobs[group.share(jobs.len())];
         for job in jobs {
             let parent = job.path.parent().unwrap_or(folder);
             fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
@@ -107,15 +107,15 @@ impl Drawing<'_> {
             for (row, job) in (0..).zip(batch) {
                 let (prompt, seed) = (&job.prompt.text, job.seed);
                 let settings = generate::parameters(self.sampling, prompt, seed, size, &pipeline.name, self.loras);
-                Picture::from_tensor(&images.get(row))?
+                Image::from_tensor(&images.get(row))?
                     .save(&job.path, &[("parameters", &settings), ("prompt", prompt), ("seed", &seed.to_string())])?;
             }
         }
-        world.barrier() // all pictures are there
+        group.barrier() // all images are there
     }
 }
 
-/// What stands beside a prompt's pictures in GenEval.
+/// What stands beside a prompt's images in GenEval.
 fn write_metadata(folder: &Path, prompt: &Prompt) -> Result<()> {
     let path = folder.join(format!("{:05}", prompt.number)).join("metadata.jsonl");
     let metadata = prompt.tasks.iter().find_map(|task| match task {

@@ -1,4 +1,4 @@
-//! The networks that look at pictures, and which of them are needed.
+//! The networks that look at images, and which of them are needed.
 
 mod colours;
 mod detector;
@@ -65,7 +65,7 @@ pub struct Judges {
     pub detector: Option<grounding_dino::Detector>,
     pub sentences: Option<Sentences>,
     pub endpoint: Option<Endpoint>,
-    /// What the detector is surer of than this is there.
+    /// Minimum confidence of the detector.
     pub threshold: f64,
 }
 

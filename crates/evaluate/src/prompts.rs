@@ -32,12 +32,12 @@ pub struct Prompt {
     pub tasks: Vec<Task>,
 }
 
-/// A way to score a picture of a prompt.
+/// A way to score an image of a prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Task {
     /// A question for each noun phrase (BLIP-VQA).
     Attributes(Vec<String>),
-    /// Between the picture and this text (CLIP).
+    /// Between the image and this text (CLIP).
     Similarity(String),
     /// Where two things lie.
     Places {

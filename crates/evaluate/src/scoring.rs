@@ -1,4 +1,4 @@
-//! Goes through the pictures of a folder: each is looked at, and what was answered is written down, a picture at a time.
+//! Goes through the images of a folder: each is looked at, and what was answered is written down, an image at a time.
 
 mod answer;
 mod look;
@@ -11,29 +11,29 @@ pub use scored::{Scored, Waiting};
 pub use times::Times;
 
 use crate::{
+    image_files::{self, Found, Gallery, Opened},
     judges::Judges,
-    pictures::{self, Found, Gallery, Opened},
     prompts::Task,
 };
 use anyhow::{Context, Result};
-use benchmarks::records::{Answer, Log, Metric, Picture, Subject};
+use benchmarks::records::{Answer, Image, Log, Metric, Subject};
 use indicatif::ProgressBar;
-use ranks::{World, interrupt::Interrupt};
+use ranks::{ProcessGroup, interrupt::Interrupt};
 use std::time::Instant;
 use tch::Tensor;
 
 /// The name of the file of lines.
 pub const SCORES: &str = "scores.jsonl";
 
-/// A folder of pictures, and who scores them.
+/// A folder of images, and who scores them.
 pub struct Scoring<'a> {
     pub gallery: &'a Gallery<'a>,
     pub judges: &'a Judges,
-    /// Pictures that a network looks at together.
+    /// Images that a network looks at together.
     pub batch: usize,
 }
 
-/// A picture that is looked at.
+/// An image that is looked at.
 struct Shot {
     subject: Subject,
     /// `[3, H, W]` in 0..1
@@ -43,13 +43,19 @@ struct Shot {
 }
 
 impl Scoring<'_> {
-    /// Scores what is not scored yet, every rank its share; nothing is scored twice. The lines of a picture are written when it is
-    /// done, so a scoring that is stopped goes on with the next picture. What is scored is known when [`Scored::read`] is called again.
+    /// Scores what is not scored yet, every rank its share; nothing is scored twice. The lines of an image are written when it is
+    /// done, so a scoring that is stopped goes on with the next image. What is scored is known when [`Scored::read`] is called again.
     ///
     /// # Errors
-    /// Pictures that cannot be read; those of the networks; a `scores.jsonl` of another form.
-    pub fn run(&self, waiting: &Waiting, bar: &ProgressBar, interrupt: &Interrupt, world: &World) -> Result<Times> {
-        let (mut log, before) = Log::open(&self.gallery.folder.join(shares::name(world)))?;
+    /// Images that cannot be read; those of the networks; a `scores.jsonl` of another form.
+    pub fn run(
+        &self,
+        waiting: &Waiting,
+        bar: &ProgressBar,
+        interrupt: &Interrupt,
+        group: &ProcessGroup,
+    ) -> Result<Times> {
+        let (mut log, before) = Log::open(&self.gallery.folder.join(shares::name(group)))?;
         if let Some(warning) = before.warning {
             tracing::warn!("{warning}");
         }
@@ -60,7 +66,7 @@ impl Scoring<'_> {
             let found = &self.gallery.found[*found];
             (found, tasks.iter().map(|task| &self.gallery.prompt(found).tasks[*task]).collect())
         };
-        let waiting: Vec<(&Found, Vec<&Task>)> = waiting[world.share(waiting.len())].iter().map(of).collect();
+        let waiting: Vec<(&Found, Vec<&Task>)> = waiting[group.share(waiting.len())].iter().map(of).collect();
         bar.set_length(waiting.len() as u64);
         for batch in waiting.chunks(self.batch.max(1)) {
             interrupt.check()?;
@@ -70,27 +76,27 @@ impl Scoring<'_> {
             for picture in self.score(&shots, batch, &mut times)? {
                 log.add(&picture)?;
             }
-            times.pictures += shots.len();
+            times.images += shots.len();
             bar.inc(shots.len() as u64);
         }
         drop(log);
-        world.barrier()?; // all shares are there
+        group.barrier()?; // all shares are there
         Ok(times)
     }
 
     fn shot(&self, found: &Found) -> Result<Shot> {
         let path = self.gallery.folder.join(&found.file);
-        let Opened { picture, seed, digest, bytes } = pictures::open(&path)?;
+        let Opened { image, seed, digest, bytes } = image_files::open(&path)?;
         Ok(Shot {
             subject: Subject { seed, digest: Some(digest), ..self.gallery.subject(found) },
-            image: picture.tensor()?,
+            image: image.tensor()?,
             bytes,
         })
     }
 
-    /// In the order of the pictures, and of the tasks of each.
-    fn score(&self, shots: &[Shot], batch: &[(&Found, Vec<&Task>)], times: &mut Times) -> Result<Vec<Picture>> {
-        let mut scored: Vec<((usize, Metric), Picture)> = vec![];
+    /// In the order of the images, and of the tasks of each.
+    fn score(&self, shots: &[Shot], batch: &[(&Found, Vec<&Task>)], times: &mut Times) -> Result<Vec<Image>> {
+        let mut scored: Vec<((usize, Metric), Image)> = vec![];
         let mut metrics: Vec<Metric> = batch.iter().flat_map(|(_, tasks)| tasks.iter().map(|t| t.metric())).collect();
         metrics.sort();
         metrics.dedup();
@@ -114,7 +120,7 @@ impl Scoring<'_> {
             for ((i, _), answers) in asked.iter().zip(answers) {
                 let subject = &shots[*i].subject;
                 let name = || format!("{}, {metric}", self.gallery.folder.join(&subject.file).display());
-                scored.push(((*i, metric), Picture::new(subject, metric, answers).with_context(name)?));
+                scored.push(((*i, metric), Image::new(subject, metric, answers).with_context(name)?));
             }
             times.add(metric.name(), began, asked.len());
         }

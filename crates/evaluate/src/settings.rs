@@ -1,4 +1,4 @@
-//! `evaluation.json`: how the pictures of a folder came about, and who scored them. What would mix pictures or scores of two kinds in
+//! `evaluation.json`: how the images of a folder came about, and who scored them. What would mix images or scores of two kinds in
 //! one folder is refused.
 
 use anyhow::{Context, Result, bail};
@@ -21,7 +21,7 @@ pub const FILE: &str = "evaluation.json";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     pub benchmark: Benchmark,
-    /// Absent where the pictures were there already.
+    /// Absent where the images were there already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drawing: Option<Drawing>,
     /// Each judge's network, as it was named.
@@ -104,7 +104,7 @@ impl Settings {
     /// be added behind those that there are.
     ///
     /// # Errors
-    /// Settings that would mix two kinds of pictures or of scores.
+    /// Settings that would mix two kinds of images or of scores.
     pub fn claim(&self, folder: &Path) -> Result<()> {
         let mut merged = self.clone();
         if let Some(before) = Self::read(folder)? {
@@ -127,7 +127,7 @@ impl Settings {
     /// Refuses what [`Settings::claim`] would refuse, and writes nothing.
     ///
     /// # Errors
-    /// Settings that would mix two kinds of pictures or of scores.
+    /// Settings that would mix two kinds of images or of scores.
     pub fn check(&self, folder: &Path) -> Result<()> {
         Self::read(folder)?.map_or(Ok(()), |before| self.goes_with(&before, folder))
     }

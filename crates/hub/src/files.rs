@@ -77,8 +77,8 @@ const TOKENIZER: [&str; 7] = [
     "added_tokens.json",
 ];
 
-/// Files of a network that say how its pictures are prepared.
-const PICTURES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
+/// Files of a network that say how its images are prepared.
+const IMAGES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 
 /// The files that an id stands for, of those that there are. `strictly`: as of [`select`].
 pub(crate) fn of_id<'a>(files: &[&'a str], layout: Layout, id: &Id, strictly: bool) -> Result<Vec<&'a str>, Lack> {
@@ -128,7 +128,7 @@ pub(crate) fn select<'a>(
             if tokenizer {
                 selection.tokenizer("")?;
             }
-            PICTURES.iter().for_each(|name| selection.take(name));
+            IMAGES.iter().for_each(|name| selection.take(name));
         }
         Layout::Tokenizer => selection.tokenizer("")?,
         Layout::Adapter => {} // [`of_id`]

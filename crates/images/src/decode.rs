@@ -1,16 +1,16 @@
-//! From the bytes of a file to a picture of the size that a network takes.
+//! From the bytes of a file to an image of the size that a network takes.
 
-use crate::{Picture, Size};
+use crate::{Image, Size};
 use anyhow::{Result, bail};
 use fast_image_resize::{
     FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{Image, ImageRef},
+    images::{Image as Buffer, ImageRef},
 };
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
 /// Upright, in RGB, over white where it is transparent. The bytes tell the format, whatever the file is called.
-pub fn decode(bytes: &[u8]) -> Result<Picture> {
+pub fn decode(bytes: &[u8]) -> Result<Image> {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     if reader.format() == Some(ImageFormat::Jpeg) && lacks_end(bytes) {
         bail!("the JPEG is cut off; is the copy complete?");
@@ -25,7 +25,7 @@ pub fn decode(bytes: &[u8]) -> Result<Picture> {
         true => image.into_rgba8().pixels().flat_map(|p| over_white(p.0)).collect(),
         false => image.into_rgb8().into_raw(),
     };
-    Ok(Picture { width, height, pixels })
+    Ok(Image { width, height, pixels })
 }
 
 /// Is there no end marker behind the start of the first scan? The decoder would fill what is missing with grey. Before
@@ -49,16 +49,16 @@ fn over_white([r, g, b, a]: [u8; 4]) -> [u8; 3] {
 
 /// The largest part around the middle that has the shape of `size`, in that size: antialiased, with the cubic filter that
 /// the preprocessors of diffusers and transformers use.
-pub fn cover(picture: &Picture, size: Size) -> Result<Picture> {
+pub fn cover(picture: &Image, size: Size) -> Result<Image> {
     let (width, height) = (u32::try_from(size.width)?, u32::try_from(size.height)?);
     let (from_width, from_height) = (u32::try_from(picture.width)?, u32::try_from(picture.height)?);
     let from = ImageRef::new(from_width, from_height, &picture.pixels, PixelType::U8x3)?;
-    let mut to = Image::new(width, height, PixelType::U8x3);
+    let mut to = Buffer::new(width, height, PixelType::U8x3);
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
         .fit_into_destination(Some((0.5, 0.5)));
     Resizer::new().resize(&from, &mut to, &options)?;
-    Ok(Picture { width: width as usize, height: height as usize, pixels: to.into_vec() })
+    Ok(Image { width: width as usize, height: height as usize, pixels: to.into_vec() })
 }
 
 #[cfg(test)]
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(pixels(GrayAlphaImage::from_pixel(1, 1, [0, 102].into()).into()), [153; 3]);
     }
 
-    /// A picture that was taken with the camera on its side.
+    /// An image that was taken with the camera on its side.
     #[test]
     fn cameras_may_be_turned() {
         const QUARTER_TURN: u8 = 6; // the top of the scene is on the left of the sensor's rows
@@ -120,13 +120,13 @@ mod tests {
 
     const THIRDS: [[u8; 3]; 3] = [[255, 0, 0], [0, 255, 0], [0, 0, 255]];
 
-    fn thirds(width: usize, height: usize, upright: bool) -> Picture {
+    fn thirds(width: usize, height: usize, upright: bool) -> Image {
         let colour = |x: usize, y: usize| if upright { THIRDS[y * 3 / height] } else { THIRDS[x * 3 / width] };
         let pixels = (0..height).flat_map(|y| (0..width).flat_map(move |x| colour(x, y))).collect();
-        Picture { width, height, pixels }
+        Image { width, height, pixels }
     }
 
-    fn pixel(picture: &Picture, x: usize, y: usize) -> [u8; 3] {
+    fn pixel(picture: &Image, x: usize, y: usize) -> [u8; 3] {
         picture.pixels[(y * picture.width + x) * 3..][..3].try_into().unwrap()
     }
 
@@ -156,7 +156,7 @@ mod tests {
         // sizes at which the shape is less than a pixel
         for (width, height) in [(1, 1), (1, 999), (999, 1), (2, 3)] {
             for to in ["5x3", "3x5", "1x999", "999x1", "1"] {
-                let picture = cover(&Picture { width, height, pixels: vec![9; width * height * 3] }, size(to)).unwrap();
+                let picture = cover(&Image { width, height, pixels: vec![9; width * height * 3] }, size(to)).unwrap();
                 assert!(picture.pixels.iter().all(|&v| v == 9), "{width}x{height} to {to}");
             }
         }
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn antialiased() {
         let stripes = (0..64 * 64).flat_map(|i| [if i % 2 == 0 { 0 } else { 255 }; 3]).collect();
-        let picture = cover(&Picture { width: 64, height: 64, pixels: stripes }, Size { width: 8, height: 8 }).unwrap();
+        let picture = cover(&Image { width: 64, height: 64, pixels: stripes }, Size { width: 8, height: 8 }).unwrap();
         assert!(picture.pixels.iter().all(|&v| v.abs_diff(128) < 12), "{:?}", &picture.pixels[..24]);
     }
 

@@ -1,4 +1,4 @@
-//! Pictures: from tensors to PNG files with their story in the text chunks.
+//! Images: from tensors to PNG files with their story in the text chunks.
 
 pub mod decode;
 pub mod size;
@@ -27,15 +27,15 @@ use tch::{Device, Kind, Tensor};
 /// The text chunks of a PNG file by their keywords.
 pub type Texts = BTreeMap<String, String>;
 
-/// An 8-bit RGB picture.
+/// An 8-bit RGB image.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Picture {
+pub struct Image {
     pub width: usize,
     pub height: usize,
     pub pixels: Vec<u8>,
 }
 
-impl Picture {
+impl Image {
     /// From `[3, H, W]` in 0..1; what lies outside is clamped.
     pub fn from_tensor(image: &Tensor) -> Result<Self> {
         let (channels, height, width) = image.size3()?;
@@ -57,8 +57,8 @@ impl Picture {
         Self { width, height, pixels: vec![255; width * height * 3] }
     }
 
-    /// Puts another picture into this one, in which it must fit.
-    pub fn paste(&mut self, left: usize, top: usize, picture: &Picture) {
+    /// Puts another image into this one, in which it must fit.
+    pub fn paste(&mut self, left: usize, top: usize, picture: &Image) {
         for (y, row) in picture.pixels.chunks_exact(picture.width * 3).enumerate() {
             let start = ((top + y) * self.width + left) * 3;
             self.pixels[start..start + row.len()].copy_from_slice(row);
@@ -75,21 +75,21 @@ impl Picture {
         let Ok(_) = Text::with_baseline(&text, place, style, Baseline::Top).draw(self);
     }
 
-    /// Pictures in rows of `columns`, a white line between them.
-    pub fn grid(pictures: &[Picture], columns: usize) -> Self {
+    /// Images in rows of `columns`, a white line between them.
+    pub fn grid(images: &[Image], columns: usize) -> Self {
         const GAP: usize = 4;
-        let columns = columns.clamp(1, pictures.len().max(1));
-        let rows = pictures.len().div_ceil(columns);
-        let (w, h) = pictures.iter().fold((0, 0), |(w, h), p| (w.max(p.width), h.max(p.height)));
+        let columns = columns.clamp(1, images.len().max(1));
+        let rows = images.len().div_ceil(columns);
+        let (w, h) = images.iter().fold((0, 0), |(w, h), p| (w.max(p.width), h.max(p.height)));
         let side = |cells: usize, size: usize| (cells * (size + GAP)).saturating_sub(GAP);
         let mut grid = Self::white(side(columns, w), side(rows, h));
-        for (i, picture) in pictures.iter().enumerate() {
+        for (i, picture) in images.iter().enumerate() {
             grid.paste((i % columns) * (w + GAP), (i / columns) * (h + GAP), picture);
         }
         grid
     }
 
-    /// Every pixel as a square of `factor` pixels: small pictures stay sharp when they are looked at.
+    /// Every pixel as a square of `factor` pixels: small images stay sharp when they are looked at.
     pub fn enlarge(&self, factor: usize) -> Self {
         let mut pixels = Vec::with_capacity(self.pixels.len() * factor * factor);
         for row in self.pixels.chunks_exact(self.width * 3) {
@@ -118,7 +118,7 @@ impl Picture {
         let mut pixels = vec![0; size];
         let frame = reader.next_frame(&mut pixels).map_err(|e| unreadable(e.to_string()))?;
         if (frame.color_type, frame.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight) {
-            return Err(unreadable("is not an 8-bit RGB picture".into()).into());
+            return Err(unreadable("is not an 8-bit RGB image".into()).into());
         }
         reader.finish().map_err(|e| unreadable(e.to_string()))?; // text may follow the pixels
         let info = reader.info();
@@ -156,13 +156,13 @@ impl Picture {
     }
 }
 
-impl OriginDimensions for Picture {
+impl OriginDimensions for Image {
     fn size(&self) -> geometry::Size {
         geometry::Size::new(self.width as u32, self.height as u32)
     }
 }
 
-impl DrawTarget for Picture {
+impl DrawTarget for Image {
     type Color = Rgb888;
     type Error = Infallible;
 
@@ -196,28 +196,28 @@ pub fn slug(prompt: &str) -> String {
 mod tests {
     use super::*;
 
-    fn plain(width: usize, height: usize, value: u8) -> Picture {
-        Picture { width, height, pixels: vec![value; width * height * 3] }
+    fn plain(width: usize, height: usize, value: u8) -> Image {
+        Image { width, height, pixels: vec![value; width * height * 3] }
     }
 
     #[test]
     fn tensors_become_pixels() {
         let image = Tensor::from_slice(&[0f32, 0.5, 1.0, 2.0, -1.0, 1.0]).view([3, 1, 2]);
-        let picture = Picture::from_tensor(&image).unwrap();
+        let picture = Image::from_tensor(&image).unwrap();
         assert_eq!(picture.pixels, [0, 255, 0, 128, 255, 255]);
-        assert_eq!(Picture::from_tensor(&picture.tensor().unwrap()).unwrap(), picture);
-        assert!(Picture::from_tensor(&Tensor::zeros([1, 2, 2], (Kind::Float, Device::Cpu))).is_err());
+        assert_eq!(Image::from_tensor(&picture.tensor().unwrap()).unwrap(), picture);
+        assert!(Image::from_tensor(&Tensor::zeros([1, 2, 2], (Kind::Float, Device::Cpu))).is_err());
     }
 
     #[test]
     fn grids_and_text_survive_the_file() {
-        let grid = Picture::grid(&[plain(2, 3, 0), plain(2, 3, 9), plain(2, 3, 7)], 2);
+        let grid = Image::grid(&[plain(2, 3, 0), plain(2, 3, 9), plain(2, 3, 7)], 2);
         assert_eq!((grid.width, grid.height), (2 + 4 + 2, 3 + 4 + 3));
         assert_eq!((grid.pixels[0], grid.pixels[2 * 3], grid.pixels[6 * 3]), (0, 255, 9));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("grid.png");
         grid.save(&path, &[("parameters", "a café ☕\nSteps: 3")]).unwrap();
-        let (read, texts) = Picture::open_with_texts(&path).unwrap();
+        let (read, texts) = Image::open_with_texts(&path).unwrap();
         assert_eq!(read, grid);
         assert_eq!(texts, Texts::from([("parameters".into(), "a café ☕\nSteps: 3".into())]));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -237,11 +237,11 @@ mod tests {
         let late = png::text_metadata::TEXtChunk::new("seed", "7");
         writer.write_text_chunk(&late).unwrap();
         writer.finish().unwrap();
-        let (picture, texts) = Picture::open_with_texts(&path).unwrap();
+        let (picture, texts) = Image::open_with_texts(&path).unwrap();
         assert_eq!(picture.pixels, [1, 2, 3]);
         assert_eq!(texts, Texts::from([("prompt".into(), "a red star".into()), ("seed".into(), "7".into())]));
         fs::write(&path, &fs::read(&path).unwrap()[..40]).unwrap();
-        assert!(Picture::open_with_texts(&path).unwrap_err().to_string().contains("other.png"));
+        assert!(Image::open_with_texts(&path).unwrap_err().to_string().contains("other.png"));
     }
 
     #[test]
@@ -251,12 +251,12 @@ mod tests {
         let black = |x: usize| (0..20).any(|y| picture.pixels[(y * 40 + x) * 3] == 0);
         assert!((0..8).chain(26..40).all(|x| !black(x)));
         assert!((8..17).any(black) && (17..26).any(black));
-        picture.label(30, 15, 99, "out of the picture");
+        picture.label(30, 15, 99, "out of the image");
     }
 
     #[test]
     fn enlarging() {
-        let picture = Picture { width: 2, height: 1, pixels: vec![1, 2, 3, 4, 5, 6] }.enlarge(2);
+        let picture = Image { width: 2, height: 1, pixels: vec![1, 2, 3, 4, 5, 6] }.enlarge(2);
         assert_eq!((picture.width, picture.height), (4, 2));
         assert_eq!(picture.pixels[..12], [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6]);
     }

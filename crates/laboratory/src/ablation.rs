@@ -1,6 +1,6 @@
-//! `comat world ablate`: what each part of the method brings here, with several trainings of each so that chance can be seen.
+//! `comat group ablate`: what each part of the method brings here, with several trainings of each so that chance can be seen.
 //!
-//! Everything of an ablation lies in one folder: `runs/` with a run for each variant and seed, `pictures/` with what the base
+//! Everything of an ablation lies in one folder: `runs/` with a run for each variant and seed, `images/` with what the base
 //! model and each run draw, `ablation.md`, `.svg` and `.json` with what they add up to. What is there is not done again, so
 //! a stopped ablation goes on with the same command.
 
@@ -21,7 +21,7 @@ use indicatif::ProgressBar;
 use models::Error;
 use models::write_text;
 use ranks::{
-    World,
+    ProcessGroup,
     interrupt::{Interrupt, Interrupted},
 };
 use scenes::{
@@ -53,7 +53,7 @@ pub struct Trained {
 
 const ADAPTER: &str = "adapter/pytorch_lora_weights.safetensors";
 const PAIRS: &str = "pairs";
-/// Beside the pictures: what they were drawn with.
+/// Beside the images: what they were drawn with.
 const ORIGIN: &str = "drawn.toml";
 /// Every image has noise of its own, the same for all variants.
 const SEEDS: Seeds = Seeds::Own;
@@ -106,14 +106,14 @@ impl Ablation<'_> {
         Ok(config)
     }
 
-    /// Pictures with captions for variants that want some.
+    /// Images with captions for variants that want some.
     fn render_pairs(&self) -> Result<()> {
         let (count, out) = (self.plan.pairs, self.out.join(PAIRS));
         if count == 0 || out.join("scenes.jsonl").exists() {
             return Ok(());
         }
         let bar = (self.bar)("render")?;
-        // not the seed of anybody's pictures or prompts
+        // not the seed of anybody's images or prompts
         let request = dataset::Request { count, seed: 20_241, category: None, out, overwrite: false };
         dataset::write(&request, &bar, self.interrupt)?;
         bar.finish_and_clear();
@@ -125,7 +125,7 @@ impl Ablation<'_> {
         let begun = folder.join("config.toml");
         if begun.exists() && config::read(&begun, &[])? != *config {
             bail!(
-                "{} was trained with other settings; choose another --out, or delete that run and its pictures",
+                "{} was trained with other settings; choose another --out, or delete that run and its images",
                 folder.display()
             );
         }
@@ -144,14 +144,15 @@ impl Ablation<'_> {
         }
         let bar = (self.bar)("train")?;
         let resume = saved.then_some("latest");
-        let (mut trainer, mut run) = run::open(config.clone(), resume, bar.clone(), self.interrupt, World::alone())?;
+        let (mut trainer, mut run) =
+            run::open(config.clone(), resume, bar.clone(), self.interrupt, ProcessGroup::alone())?;
         let ended = trainer.run(&mut run, self.interrupt)?;
         bar.finish_and_clear();
         if let Ended::Stopped(_) = ended { Err(Interrupted.into()) } else { Ok(()) }
     }
 
     fn pictures(&self, name: &str) -> PathBuf {
-        self.out.join("pictures").join(name)
+        self.out.join("images").join(name)
     }
 
     fn scores(&self, name: &str) -> PathBuf {
@@ -183,7 +184,7 @@ impl Ablation<'_> {
         };
         let pipeline = config.model.open(config.prompts.chunks)?;
         let bar = (self.bar)("draw")?;
-        generate::run(pipeline, &request, None, &bar, self.interrupt, &World::alone())?;
+        generate::run(pipeline, &request, None, &bar, self.interrupt, &ProcessGroup::alone())?;
         bar.finish_and_clear();
         let bar = (self.bar)("judge")?;
         let outcome = judging::judge(questions, &out, &bar, self.interrupt)?;
@@ -193,7 +194,7 @@ impl Ablation<'_> {
         Ok(outcome.judged)
     }
 
-    /// What was drawn before, if it is all of the plan's pictures.
+    /// What was drawn before, if it is all of the plan's images.
     fn drawn(&self, config: &Config, name: &str, questions: &[Question]) -> Result<Option<Vec<Judged>>> {
         let path = self.scores(name);
         let of = fs::read_to_string(self.pictures(name).join(ORIGIN)).unwrap_or_default();
@@ -217,7 +218,7 @@ impl Ablation<'_> {
                 let name = format!("{}-seed{seed}", variant.folder());
                 let config = self.config(variant, seed)?;
                 if !config.output.join(ADAPTER).exists() {
-                    continue; // pictures of a run that was deleted
+                    continue; // images of a run that was deleted
                 }
                 if let Some(judged) = self.drawn(&config, &name, &questions)? {
                     all.push(Trained { seed, judged, cost: Cost::read(&config.output)? });

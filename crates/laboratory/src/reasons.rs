@@ -1,4 +1,4 @@
-//! Why a picture is not what its prompt asks for, in a few words.
+//! Why an image is not what its prompt asks for, in a few words.
 
 use scenes::{
     judge::{Found, Look, Verdict},
@@ -8,7 +8,7 @@ use scenes::{
 /// At most so many are told.
 const MOST: usize = 3;
 
-/// Such as `no red star, heart is blue, 1 extra`; `as asked` of a picture that is correct.
+/// Such as `no red star, heart is blue, 1 extra`; `as asked` of an image that is correct.
 pub fn reason(prompt: &str, look: &Look, verdict: &Verdict) -> String {
     if verdict.correct {
         return "as asked".into();

@@ -8,12 +8,12 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use diffusion::{generate::Seeds, prompts, settings::SamplerKind};
-use images::Picture;
+use images::Image;
 use report::{
     gallery::{Card, Filter, Shot},
+    image::{self, SHOT},
     log::Log,
     page::Page,
-    picture::{self, SHOT},
     samples,
 };
 use scenes::{
@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Prompts of each category whose pictures are shown.
+/// Prompts of each category whose images are shown.
 const SHOWN: usize = 8;
 /// Prompts whose attention is shown.
 const PANELS: usize = 3;
@@ -39,9 +39,9 @@ const MOST_IMAGES: u64 = 64;
 pub struct Request {
     /// Folder of the training run.
     pub run: PathBuf,
-    /// Judged pictures of the model as it was.
+    /// Judged images of the model as it was.
     pub base: PathBuf,
-    /// Judged pictures of the same prompts and seeds with the adapter.
+    /// Judged images of the same prompts and seeds with the adapter.
     pub tuned: PathBuf,
     /// Judged images of the same prompts and seeds with another LoRA, and what it is called.
     pub also: Option<(String, PathBuf)>,
@@ -57,7 +57,7 @@ pub fn write(request: &Request) -> Result<Comparison> {
     let also = request.also.as_ref().map(|(name, folder)| Also::read(name, folder, &pairs)).transpose()?;
     let body = [
         sections::headline(&pairs),
-        sections::pictures(&filters(&pairs), &cards(&pairs, also.as_ref(), request)?),
+        sections::images(&filters(&pairs), &cards(&pairs, also.as_ref(), request)?),
         sections::categories(&pairs.comparison),
         sections::quality(&pairs.comparison),
         also.as_ref().map(sections::also).unwrap_or_default(),
@@ -111,7 +111,7 @@ impl Also {
         }
         let all = judged(folder)?;
         let base: Vec<Judged> = pairs.all.iter().map(|pair| pair.base.clone()).collect();
-        let comparison = compare(&base, &all).with_context(|| format!("the base pictures and {}", folder.display()))?;
+        let comparison = compare(&base, &all).with_context(|| format!("the base images and {}", folder.display()))?;
         let drawn = all.first().map(|first| settings(&folder.join(&first.file))).transpose()?.unwrap_or_default();
         let judged = all.into_iter().map(|j| ((j.prompt.clone(), j.seed), j)).collect();
         Ok(Self { name: name.to_owned(), folder: folder.to_owned(), judged, drawn, comparison })
@@ -126,7 +126,7 @@ impl Also {
     }
 }
 
-/// What became of a picture.
+/// What became of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Right,
@@ -177,7 +177,7 @@ impl Pairs {
         }
         if let Some(stranger) = base.iter().find(|j| !places.contains_key(&j.prompt)) {
             bail!(
-                "{}: `{}`, which {} shows, is not in it; give the file that the pictures were drawn from",
+                "{}: `{}`, which {} shows, is not in it; give the file that the images were drawn from",
                 request.prompts.display(),
                 stranger.prompt,
                 request.base.display()
@@ -216,7 +216,7 @@ impl Pairs {
         self.all.iter().filter(|pair| pair.outcome() == outcome).count()
     }
 
-    /// The first prompts of each category, with their seeds in turn: of one seed, all pictures are laid out alike.
+    /// The first prompts of each category, with their seeds in turn: of one seed, all images are laid out alike.
     fn shown(&self) -> Vec<&Pair> {
         let by_prompt = self.all.chunk_by(|a, b| a.base.prompt == b.base.prompt);
         let mut room: BTreeMap<Category, usize> = BTreeMap::new();
@@ -252,7 +252,7 @@ fn cards(pairs: &Pairs, also: Option<&Also>, request: &Request) -> Result<Vec<Ca
         Ok(Shot {
             side: side.into(),
             is_tuned: side != "base",
-            picture: Some(picture::inlined(&folder.join(&judged.file), SHOT)?),
+            image: Some(image::inlined(&folder.join(&judged.file), SHOT)?),
             mark: Some(judged.verdict.correct),
             note: reason(&judged.prompt, &judged.look, &judged.verdict),
             answers: vec![],
@@ -329,11 +329,11 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) ->
 
 /// What an image says of how it was drawn.
 fn settings(image: &Path) -> Result<String> {
-    let (_, mut texts) = Picture::open_with_texts(image)?;
+    let (_, mut texts) = Image::open_with_texts(image)?;
     Ok(texts.remove("parameters").unwrap_or_default())
 }
 
-/// The value of `NAME: VALUE,` in the last line of what a picture says of itself.
+/// The value of `NAME: VALUE,` in the last line of what an image says of itself.
 fn parameter<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let line = text.lines().last()?;
     line.split(", ").find_map(|part| part.strip_prefix(name)?.strip_prefix(": "))
@@ -344,7 +344,7 @@ mod tests {
     use super::parameter;
 
     #[test]
-    fn parameters_of_a_picture() {
+    fn parameters_of_a_image() {
         let text = "a dog, Steps: 3\nSteps: 10, Sampler: DDIM, CFG scale: 4, Seed: 0";
         assert_eq!(parameter(text, "Steps"), Some("10"));
         assert_eq!(parameter(text, "CFG scale"), Some("4"));

@@ -1,4 +1,4 @@
-//! What judged pictures add up to, by category.
+//! What judged images add up to, by category.
 
 use anyhow::{Result, bail};
 use benchmarks::statistics::{self, Estimate};
@@ -7,7 +7,7 @@ use scenes::{judging::Judged, prompts::Category};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
-/// What is measured of every picture; the average is over pictures.
+/// What is measured of every image; the average is over images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Measure {
@@ -17,9 +17,9 @@ pub enum Measure {
     Present,
     /// Of the objects that were asked for, the share of which there is one with all the right attributes.
     Bound,
-    /// Whether the objects lie as asked; only of pictures where that was asked.
+    /// Whether the objects lie as asked; only of images where that was asked.
     Relation,
-    /// Whether everything in the picture is a whole object.
+    /// Whether everything in the image is a whole object.
     Clean,
     /// Whether there is something that was not asked for.
     Extra,
@@ -43,7 +43,7 @@ impl Measure {
         }
     }
 
-    /// Of one picture; `None` where the prompt does not ask for it.
+    /// Of one image; `None` where the prompt does not ask for it.
     pub fn of(self, Judged { verdict, look, .. }: &Judged) -> Option<f64> {
         let share = |objects: usize| (verdict.wanted > 0).then(|| objects as f64 / verdict.wanted as f64);
         match self {
@@ -73,15 +73,15 @@ impl Measure {
     }
 }
 
-/// Some pictures, and each measure that applies to any of them.
+/// Some images, and each measure that applies to any of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row<T> {
     pub prompts: usize,
-    pub pictures: usize,
+    pub images: usize,
     pub measures: BTreeMap<Measure, T>,
 }
 
-/// All pictures, and those of each category that there are pictures of.
+/// All images, and those of each category that there are images of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Table<T> {
     pub all: Row<T>,
@@ -107,8 +107,8 @@ impl<T> Table<T> {
         self.categories.iter().map(|(c, row)| (c.to_string(), row)).chain([("all".into(), &self.all)])
     }
 
-    fn new(pictures: &[Judged], row: impl Fn(Option<Category>) -> Row<T>) -> Self {
-        let mut categories: Vec<Category> = pictures.iter().map(|j| j.category).collect();
+    fn new(images: &[Judged], row: impl Fn(Option<Category>) -> Row<T>) -> Self {
+        let mut categories: Vec<Category> = images.iter().map(|j| j.category).collect();
         categories.sort();
         categories.dedup();
         Self { all: row(None), categories: categories.into_iter().map(|c| (c, row(Some(c)))).collect() }
@@ -120,16 +120,16 @@ impl<T> Row<T> {
         self.measures.get(&measure)
     }
 
-    fn new<'a>(pictures: impl Iterator<Item = &'a Judged>, of: impl Fn(Measure) -> Option<T>) -> Self {
-        let prompts: Vec<usize> = by_prompt(pictures).values().map(Vec::len).collect();
+    fn new<'a>(images: impl Iterator<Item = &'a Judged>, of: impl Fn(Measure) -> Option<T>) -> Self {
+        let prompts: Vec<usize> = by_prompt(images).values().map(Vec::len).collect();
         let measures = Measure::ALL.iter().filter_map(|m| Some((*m, of(*m)?))).collect();
-        Self { prompts: prompts.len(), pictures: prompts.iter().sum(), measures }
+        Self { prompts: prompts.len(), images: prompts.iter().sum(), measures }
     }
 }
 
-/// What these pictures add up to.
-pub fn scores(pictures: &[Judged]) -> Scores {
-    scores_of_trainings(&[pictures])
+/// What these images add up to.
+pub fn scores(images: &[Judged]) -> Scores {
+    scores_of_trainings(&[images])
 }
 
 /// What the images of several trainings of one recipe add up to, each training with the same prompts and seeds. Numbers of
@@ -145,8 +145,8 @@ pub fn scores_of_trainings(trainings: &[&[Judged]]) -> Scores {
     })
 }
 
-fn of_category(pictures: &[Judged], category: Option<Category>) -> impl Iterator<Item = &Judged> {
-    pictures.iter().filter(move |j| category.is_none_or(|c| c == j.category))
+fn of_category(images: &[Judged], category: Option<Category>) -> impl Iterator<Item = &Judged> {
+    images.iter().filter(move |j| category.is_none_or(|c| c == j.category))
 }
 
 /// What became of the same prompts and seeds.
@@ -163,16 +163,16 @@ pub fn compare_trainings(base: &[Judged], trainings: &[&[Judged]]) -> Result<Com
         for (one, other, [here, there]) in [(&base, tuned, ["base", "tuned"]), (tuned, &base, ["tuned", "base"])] {
             if let Some((prompt, seed)) = one.keys().find(|key| !other.contains_key(*key)) {
                 bail!(
-                    "the {here} pictures have one of `{prompt}` from seed {seed}, the {there} pictures have none; draw both from the same prompts, --seed and --count"
+                    "the {here} images have one of `{prompt}` from seed {seed}, the {there} images have none; draw both from the same prompts, --seed and --count"
                 );
             }
         }
     }
     if base.is_empty() || trainings.is_empty() {
-        bail!("there are no pictures to compare");
+        bail!("there are no images to compare");
     }
-    let pictures: Vec<Judged> = base.values().map(|j| (*j).clone()).collect();
-    Ok(Table::new(&pictures, |category| {
+    let images: Vec<Judged> = base.values().map(|j| (*j).clone()).collect();
+    Ok(Table::new(&images, |category| {
         // the category as the base side has it
         let keys = || base.iter().filter(move |(_, j)| category.is_none_or(|c| c == j.category)).map(|(key, _)| key);
         let of = |side: &Index, measure| values(measure, keys().map(|key| side[key]));
@@ -190,41 +190,41 @@ pub fn compare_trainings(base: &[Judged], trainings: &[&[Judged]]) -> Result<Com
 
 type Index<'a> = BTreeMap<(&'a str, u64), &'a Judged>;
 
-fn index<'a>(pictures: &'a [Judged], side: &str) -> Result<Index<'a>> {
+fn index<'a>(images: &'a [Judged], side: &str) -> Result<Index<'a>> {
     let mut index = BTreeMap::new();
-    for judged in pictures {
+    for judged in images {
         if index.insert((judged.prompt.as_str(), judged.seed), judged).is_some() {
-            bail!("the {side} pictures have two of `{}` from seed {}", judged.prompt, judged.seed);
+            bail!("the {side} images have two of `{}` from seed {}", judged.prompt, judged.seed);
         }
     }
     Ok(index)
 }
 
-fn by_prompt<'a>(pictures: impl Iterator<Item = &'a Judged>) -> BTreeMap<&'a str, Vec<&'a Judged>> {
+fn by_prompt<'a>(images: impl Iterator<Item = &'a Judged>) -> BTreeMap<&'a str, Vec<&'a Judged>> {
     let mut prompts: BTreeMap<&str, Vec<&Judged>> = BTreeMap::new();
-    for judged in pictures {
+    for judged in images {
         prompts.entry(&judged.prompt).or_default().push(judged);
     }
     prompts
 }
 
-/// A measure of the pictures of each prompt, in the order of the prompts; `None` where it applies to none.
-pub(crate) fn values<'a>(measure: Measure, pictures: impl Iterator<Item = &'a Judged>) -> Option<Vec<Vec<f64>>> {
+/// A measure of the images of each prompt, in the order of the prompts; `None` where it applies to none.
+pub(crate) fn values<'a>(measure: Measure, images: impl Iterator<Item = &'a Judged>) -> Option<Vec<Vec<f64>>> {
     let values: Vec<Vec<f64>> =
-        by_prompt(pictures).values().map(|pictures| pictures.iter().filter_map(|j| measure.of(j)).collect()).collect();
+        by_prompt(images).values().map(|images| images.iter().filter_map(|j| measure.of(j)).collect()).collect();
     values.iter().any(|v: &Vec<f64>| !v.is_empty()).then_some(values)
 }
 
 /// In per cent, with the interval of what is all correct.
 impl fmt::Display for Scores {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{:<8} {:>7} {:>8}  {:>19}", "%", "prompts", "pictures", "all correct")?;
+        write!(f, "{:<8} {:>7} {:>8}  {:>19}", "%", "prompts", "images", "all correct")?;
         for (heading, _) in COLUMNS {
             write!(f, " {heading:>11}")?;
         }
         for (name, row) in self.rows() {
             let correct = row.get(Measure::Correct).map_or("–".into(), |e| spread(Measure::Correct, e, false));
-            write!(f, "\n{name:<8} {:>7} {:>8}  {correct:>19}", row.prompts, row.pictures)?;
+            write!(f, "\n{name:<8} {:>7} {:>8}  {correct:>19}", row.prompts, row.images)?;
             for (_, measure) in COLUMNS {
                 write!(f, " {:>11}", row.get(*measure).map_or("–".into(), |e| measure.percent(e.value)))?;
             }
@@ -242,7 +242,7 @@ const COLUMNS: &[(&str, Measure)] = &[
     ("unexplained", Measure::Unexplained),
 ];
 
-/// In per cent: what is all correct by category, then every measure of all pictures.
+/// In per cent: what is all correct by category, then every measure of all images.
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let heading = |f: &mut fmt::Formatter, title: &str| {
@@ -259,7 +259,7 @@ impl fmt::Display for Comparison {
             }
         }
         write!(f, "\n\n")?;
-        heading(f, "all pictures, %")?;
+        heading(f, "all images, %")?;
         for (measure, change) in &self.all.measures {
             line(f, measure.name(), *measure, change)?;
         }
@@ -301,7 +301,7 @@ mod tests {
     }
 
     /// Two seeds of ten prompts, of which so many are right.
-    fn pictures(right: usize) -> Vec<Judged> {
+    fn images(right: usize) -> Vec<Judged> {
         let categories = [Category::Color, Category::Spatial];
         (0..20)
             .map(|i| {
@@ -312,8 +312,8 @@ mod tests {
 
     #[test]
     fn rows_hold_what_was_asked() {
-        let scores = scores(&pictures(10));
-        assert_eq!((scores.all.prompts, scores.all.pictures), (10, 20));
+        let scores = scores(&images(10));
+        assert_eq!((scores.all.prompts, scores.all.images), (10, 20));
         assert_eq!(scores.all.measures[&Measure::Correct].value, 0.5);
         assert_eq!(scores.all.measures[&Measure::Bound].value, 0.75);
         assert_eq!(scores.all.measures[&Measure::Extra].value, 0.5);
@@ -327,8 +327,8 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_compared_by_prompt_and_seed() {
-        let (base, mut tuned) = (pictures(10), pictures(14));
+    fn images_are_compared_by_prompt_and_seed() {
+        let (base, mut tuned) = (images(10), images(14));
         tuned.reverse();
         let comparison = compare(&base, &tuned).unwrap();
         let change = comparison.all.measures[&Measure::Correct];
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn trainings_widen_the_interval() {
-        let (base, one, two) = (pictures(6), pictures(10), pictures(14));
+        let (base, one, two) = (images(6), images(10), images(14));
         let both = compare_trainings(&base, &[&one, &two]).unwrap().all.measures[&Measure::Correct];
         let alone = compare(&base, &one).unwrap().all.measures[&Measure::Correct];
         assert!((both.difference.value - 0.3).abs() < 1e-12 && (alone.difference.value - 0.2).abs() < 1e-12);
@@ -348,18 +348,18 @@ mod tests {
         assert!(both.difference.low < 0.3 - 12.7 * 0.1 && both.difference.high > 0.3 + 12.7 * 0.1, "{both:?}");
         assert!(alone.difference.low > -0.1, "{alone:?}");
         let scores = scores_of_trainings(&[&one, &two]);
-        assert_eq!((scores.all.prompts, scores.all.pictures), (10, 20));
+        assert_eq!((scores.all.prompts, scores.all.images), (10, 20));
         assert_eq!(scores.all.measures[&Measure::Correct], both.tuned);
-        assert!(compare_trainings(&base, &[]).unwrap_err().to_string().contains("no pictures"));
+        assert!(compare_trainings(&base, &[]).unwrap_err().to_string().contains("no images"));
     }
 
     #[test]
-    fn other_pictures_are_no_comparison() {
-        let all = pictures(10);
+    fn other_images_are_no_comparison() {
+        let all = images(10);
         let error = |base: &[Judged], tuned: &[Judged]| compare(base, tuned).unwrap_err().to_string();
-        assert!(error(&all, &all[1..]).contains("`prompt 0` from seed 0, the tuned pictures have none"));
-        assert!(error(&all[1..], &all).contains("`prompt 0` from seed 0, the base pictures have none"));
+        assert!(error(&all, &all[1..]).contains("`prompt 0` from seed 0, the tuned images have none"));
+        assert!(error(&all[1..], &all).contains("`prompt 0` from seed 0, the base images have none"));
         assert!(error(&[all.clone(), all.clone()].concat(), &all).contains("two of `prompt 0`"));
-        assert!(error(&[], &[]).contains("no pictures"));
+        assert!(error(&[], &[]).contains("no images"));
     }
 }

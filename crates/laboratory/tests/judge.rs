@@ -1,6 +1,6 @@
-//! The judge on pictures of which the truth is known: renders, wrong renders, spoilt ones, and things that are no scene.
+//! The judge on images of which the truth is known: renders, wrong renders, spoilt ones, and things that are no scene.
 
-use images::Picture;
+use images::Image;
 use laboratory::pretrain::{data, painter, vae};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -44,7 +44,7 @@ fn cases(count: usize, seed: u64) -> Vec<Case> {
     prompts::make(Split::HeldOut, count, fresh(seed)).into_iter().map(case).collect()
 }
 
-fn verdict(demand: &Demand, picture: &Picture) -> (Verdict, Look) {
+fn verdict(demand: &Demand, picture: &Image) -> (Verdict, Look) {
     let look = judge::look(picture);
     (judge::verdict(demand, &look), look)
 }
@@ -77,7 +77,7 @@ impl<K: Ord + std::fmt::Display> Tally<K> {
 fn renders_are_right() {
     let mut right = Tally::new("renders found right");
     for case in cases(400, 11) {
-        let (verdict, look) = verdict(&case.demand, &render::picture(&case.scene));
+        let (verdict, look) = verdict(&case.demand, &render::image(&case.scene));
         if !verdict.correct {
             println!("{}\n  {verdict:?}\n  {look:?}\n  {:?}", case.prompt, case.scene.objects);
         }
@@ -93,7 +93,7 @@ fn renders_are_seen_as_they_are() {
     let mut right = Tally::new("objects seen as they are");
     for _ in 0..100 {
         let scene = Scene::any(&mut rng);
-        let look = judge::look(&render::picture(&scene));
+        let look = judge::look(&render::image(&scene));
         assert!(look.unexplained < 0.005, "{look:?}");
         for object in &scene.objects {
             let near = |f: &&judge::Found| (f.center.0 - object.center.0).hypot(f.center.1 - object.center.1) < 1.0;
@@ -181,7 +181,7 @@ fn wrong_renders_are_rejected() {
     for case in cases(120, 13) {
         for how in WAYS {
             let Some(scene) = made_wrong(&case, how, &mut rng) else { continue };
-            let (verdict, look) = verdict(&case.demand, &render::picture(&scene));
+            let (verdict, look) = verdict(&case.demand, &render::image(&scene));
             if verdict.correct {
                 println!("{how}: {}\n  {look:?}\n  {:?}", case.prompt, scene.objects);
             }
@@ -192,27 +192,27 @@ fn wrong_renders_are_rejected() {
     rejected.at_least(0.98);
 }
 
-fn tensor(picture: &Picture) -> Tensor {
+fn tensor(picture: &Image) -> Tensor {
     let side = SIDE as i64;
     let bytes = Tensor::from_slice(&picture.pixels).view([1, side, side, 3]);
     bytes.permute([0, 3, 1, 2]).to_kind(Type::Float) / 255.0
 }
 
-fn picture(image: &Tensor) -> Picture {
-    Picture::from_tensor(&image.squeeze_dim(0)).unwrap()
+fn picture(image: &Tensor) -> Image {
+    Image::from_tensor(&image.squeeze_dim(0)).unwrap()
 }
 
 fn noise(image: &Tensor, deviation: f64, rng: &mut ChaCha8Rng) -> Tensor {
     image + data::randn(rng, &image.size()).unwrap() * deviation
 }
 
-/// What a good decoder may do to a picture is no fault of the scene.
+/// What a good decoder may do to an image is no fault of the scene.
 #[test]
 fn mild_spoilings_are_forgiven() {
     let mut rng = rng(14);
     let mut right = Tally::new("spoilt renders found right");
     for case in cases(100, 14) {
-        let clean = render::picture(&case.scene);
+        let clean = render::image(&case.scene);
         let image = tensor(&clean);
         let gain: Vec<f32> = (0..3).map(|_| rng.random_range(0.95..1.03)).collect();
         let shift: Vec<f32> = (0..3).map(|_| rng.random_range(-0.02..0.02)).collect();
@@ -236,7 +236,7 @@ fn mild_spoilings_are_forgiven() {
 }
 
 /// Every pixel from up to half a pixel away, neighbours from about the same place.
-fn wobbly(picture: &Picture, rng: &mut ChaCha8Rng) -> Tensor {
+fn wobbly(picture: &Image, rng: &mut ChaCha8Rng) -> Tensor {
     let waves: [[f32; 4]; 2] = std::array::from_fn(|_| std::array::from_fn(|_| rng.random_range(0.3..0.9)));
     let side = SIDE as i64;
     let mut pixels = vec![0.0f32; 3 * SIDE * SIDE];
@@ -259,11 +259,11 @@ fn wobbly(picture: &Picture, rng: &mut ChaCha8Rng) -> Tensor {
     Tensor::from_slice(&pixels).view([1, 3, side, side])
 }
 
-/// The scene's picture with one object drawn through `change`: (picture without it, with it) to pixels.
-fn with_one_changed(scene: &Scene, one: usize, change: impl Fn(&Tensor, &Tensor) -> Tensor) -> Picture {
+/// The scene's image with one object drawn through `change`: (image without it, with it) to pixels.
+fn with_one_changed(scene: &Scene, one: usize, change: impl Fn(&Tensor, &Tensor) -> Tensor) -> Image {
     let mut others = scene.clone();
     others.objects.remove(one);
-    picture(&change(&tensor(&render::picture(&others)), &tensor(&render::picture(scene))))
+    picture(&change(&tensor(&render::image(&others)), &tensor(&render::image(scene))))
 }
 
 /// Moves the second object up to the first, until their outlines touch.
@@ -293,11 +293,11 @@ fn what_is_no_scene_is_rejected() {
     for (i, case) in cases.iter().enumerate() {
         let one = rng.random_range(0..case.scene.objects.len());
         let other = &cases[(i + 1) % cases.len()];
-        let mut bad: Vec<(&str, Picture)> = vec![];
+        let mut bad: Vec<(&str, Image)> = vec![];
         if case.scene.objects.len() == 2
             && let Some(scene) = touching(&case.scene)
         {
-            bad.push(("two touching", render::picture(&scene)));
+            bad.push(("two touching", render::image(&scene)));
         }
         for (name, part) in [("faint, 10 %", 0.1), ("faint, 30 %", 0.3), ("faint, 50 %", 0.5)] {
             bad.push((name, with_one_changed(&case.scene, one, |without, with| without + (with - without) * part)));
@@ -347,7 +347,7 @@ fn what_is_no_scene_is_rejected() {
         ));
         let mut retextured = case.scene.clone();
         retextured.objects[one].texture = *Texture::ALL.iter().cycle().nth(object.texture as usize + 1).unwrap();
-        let other_texture = tensor(&render::picture(&retextured));
+        let other_texture = tensor(&render::image(&retextured));
         bad.push((
             "two textures",
             with_one_changed(&case.scene, one, |_, with| {
@@ -356,18 +356,18 @@ fn what_is_no_scene_is_rejected() {
                 picture
             }),
         ));
-        let (a, b) = (tensor(&render::picture(&case.scene)), tensor(&render::picture(&other.scene)));
+        let (a, b) = (tensor(&render::image(&case.scene)), tensor(&render::image(&other.scene)));
         bad.push(("two blended scenes", picture(&((&a + &b) / 2.0))));
         bad.push(("noise alone", picture(&(data::randn(&mut rng, &a.size()).unwrap() * 0.3 + 0.5))));
         bad.push(("noise 0.15", picture(&noise(&a, 0.15, &mut rng))));
         bad.push(("dark ground", picture(&(&a * 0.6))));
-        bad.push(("blurred picture", picture(&wide_blur(&a, 2.0))));
+        bad.push(("blurred image", picture(&wide_blur(&a, 2.0))));
         let nothing = Scene { objects: vec![], ..case.scene.clone() };
-        bad.push(("nothing", render::picture(&nothing)));
+        bad.push(("nothing", render::image(&nothing)));
         // a second colour runs into the object
         let mut recolored = case.scene.clone();
         recolored.objects[one].color = *Color::ALL.iter().cycle().nth(object.color as usize + 1).unwrap();
-        let (first, second) = (tensor(&render::picture(&case.scene)), tensor(&render::picture(&recolored)));
+        let (first, second) = (tensor(&render::image(&case.scene)), tensor(&render::image(&recolored)));
         second.narrow(3, 0, middle.0).copy_(&first.narrow(3, 0, middle.0));
         bad.push(("two colours", picture(&second)));
         for (name, picture) in bad {
@@ -393,14 +393,14 @@ fn wide_blur(images: &Tensor, sigma: f64) -> Tensor {
 }
 
 #[test]
-fn pictures_of_another_size_show_nothing() {
+fn images_of_another_size_show_nothing() {
     for (width, height) in [(0, 0), (1, 1), (32, 32), (128, 64)] {
-        let look = judge::look(&Picture { width, height, pixels: vec![200; width * height * 3] });
+        let look = judge::look(&Image { width, height, pixels: vec![200; width * height * 3] });
         assert!(look.found.is_empty() && look.unexplained == 1.0);
     }
 }
 
-/// What the autoencoder cannot keep, no drawn picture can have.
+/// What the autoencoder cannot keep, no drawn image can have.
 #[test]
 fn renders_through_the_autoencoder_are_right() {
     let shipped = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../weights/world/sd/vae");
@@ -410,10 +410,10 @@ fn renders_through_the_autoencoder_are_right() {
     let mut right = Tally::new("renders through the autoencoder found right");
     for cases in cases(400, 16).chunks(20) {
         let scenes: Vec<Scene> = cases.iter().map(|case| case.scene.clone()).collect();
-        let latents = vae::encode(&network, &data::pictures(&scenes).to_device(device())).unwrap();
+        let latents = vae::encode(&network, &data::images(&scenes).to_device(device())).unwrap();
         let images = network.decode(&latents).unwrap() / 2.0 + 0.5;
         for (i, case) in cases.iter().enumerate() {
-            let (verdict, look) = verdict(&case.demand, &Picture::from_tensor(&images.get(i as i64)).unwrap());
+            let (verdict, look) = verdict(&case.demand, &Image::from_tensor(&images.get(i as i64)).unwrap());
             if !verdict.correct {
                 println!("{}\n  {verdict:?}\n  {look:?}\n  {:?}", case.prompt, case.scene.objects);
             }

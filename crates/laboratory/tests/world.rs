@@ -1,4 +1,4 @@
-//! Scenes, pictures, words and prompts.
+//! Scenes, images, words and prompts.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -32,8 +32,8 @@ fn objects_lie_apart_and_inside() {
 }
 
 #[test]
-fn a_seed_gives_one_picture() {
-    let draw = |seed| render::picture(&Scene::any(&mut rng(seed))).pixels;
+fn a_seed_gives_one_image() {
+    let draw = |seed| render::image(&Scene::any(&mut rng(seed))).pixels;
     assert_eq!(draw(5), draw(5));
     assert_ne!(draw(5), draw(6));
 }

@@ -36,7 +36,7 @@ pub use changes::{Changes, sum};
 pub use entry::Entry;
 pub use file::AdapterFile;
 pub use low_rank::LowRank;
-pub use names::{Name, Network, Spelling};
+pub use names::{Format, Name, Network};
 pub use parts::{Factor, Part};
 pub use write::{write_diffusers, write_kohya, write_peft};
 
@@ -73,7 +73,7 @@ impl Lora {
         }
     }
 
-    /// Reads any of the spellings in use (`docs/formats.md` has a table of them), to train on.
+    /// Reads any of the formats in use (`docs/formats.md` has a table of them), to train on.
     ///
     /// # Errors
     /// A file that is not understood, adapts text encoders, is no plain LoRA, or was made for another base model.

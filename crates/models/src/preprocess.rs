@@ -91,7 +91,7 @@ pub fn resize(images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
     Ok(images.to_kind(kind).f_internal_upsample_bicubic2d_aa([height, width], false, None, None)?)
 }
 
-/// As PIL resizes a picture, columns first, with the values that 8 bits hold behind either direction: what published scores are
+/// As PIL resizes an image, columns first, with the values that 8 bits hold behind either direction: what published scores are
 /// made with. No gradient goes through the rounding.
 ///
 /// `[B, 3, H, W]` in 0..1 → `[B, 3, size]` in 0..1, float32 or better
@@ -101,7 +101,7 @@ pub fn resize_as_bytes(images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
     bytes(&resize(&bytes(&resize(&bytes(images)?, (height, columns))?)?, (rows, columns))?)
 }
 
-/// What an 8-bit picture holds of these values.
+/// What an 8-bit image holds of these values.
 fn bytes(images: &Tensor) -> Result<Tensor> {
     let kind = if images.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     Ok((images.to_kind(kind).f_clamp(0.0, 1.0)? * 255.0).round() / 255.0)

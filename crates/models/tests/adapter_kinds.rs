@@ -139,9 +139,9 @@ fn in_half_precision() {
     }
 }
 
-/// Kohya's spelling, as LyCORIS has it, holds everything.
+/// Kohya's format, as LyCORIS has it, holds everything.
 #[test]
-fn through_kohyas_spelling() {
+fn through_kohyas_format() {
     let folder = tempfile::tempdir().unwrap();
     for name in NAMES {
         let out = folder.path().join(format!("{name}.safetensors"));
@@ -153,7 +153,7 @@ fn through_kohyas_spelling() {
 }
 
 #[test]
-fn other_spellings_say_what_they_cannot_hold() {
+fn other_formats_say_what_they_cannot_hold() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("x.safetensors");
     for name in NAMES {

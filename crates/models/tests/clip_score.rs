@@ -1,4 +1,4 @@
-//! Both towers of CLIP against transformers, and the whole way from pictures and prompts to cosines.
+//! Both towers of CLIP against transformers, and the whole way from images and prompts to cosines.
 
 mod common;
 mod edited;
@@ -71,9 +71,9 @@ fn half_precision_comes_near() {
     }
 }
 
-/// What PIL makes of a picture's bytes. A value half-way between two of them may fall to either.
+/// What PIL makes of an image's bytes. A value half-way between two of them may fall to either.
 #[test]
-fn pictures_become_pixels_as_upstream() {
+fn images_become_pixels_as_upstream() {
     let (io, norm) = (io(NAME), models::preprocess::Preprocess::default());
     let preprocess = CentreCrop::open(&fixture(NAME), 16).unwrap();
     let level = 1.0 / (255.0 * norm.std[1]);
@@ -123,7 +123,7 @@ fn similarities_have_a_gradient() {
 
 /// Values outside of 0..1 and between two bytes count as what a file would hold of them; half precision is widened.
 #[test]
-fn pictures_count_as_their_bytes() {
+fn images_count_as_their_bytes() {
     let score = score(&fixture(NAME)).unwrap();
     let images = &io(NAME)["whole.images"];
     let near = (images + 0.3 / 255.0) * images.lt(0.5) + images * images.ge(0.5);

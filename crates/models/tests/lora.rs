@@ -47,7 +47,7 @@ fn sdxl() -> Vec<String> {
     attention_layers(&[(1, 2), (2, 10)], 10, &[(0, 10), (1, 2)])
 }
 
-/// The published networks have these layers of attention and no others, and kohya's spelling of each is read back.
+/// The published networks have these layers of attention and no others, and kohya's format of each is read back.
 #[test]
 fn layers_of_the_published_networks() {
     for (base, mut expected, count) in [(Base::Sd1, sd1(), 128), (Base::Sd2, sd1(), 128), (Base::Sdxl, sdxl(), 560)] {
@@ -108,7 +108,7 @@ fn ldm_names_cover_the_network() {
     assert_eq!(found, expected);
 }
 
-/// Two layers of SD 1.5 and one of its text encoder, in kohya's spelling; alpha / rank is no power of two.
+/// Two layers of SD 1.5 and one of its text encoder, in kohya's format; alpha / rank is no power of two.
 fn kohya() -> Tensors {
     let mut all = Tensors::new();
     for (name, inputs, outputs) in [
@@ -147,7 +147,7 @@ fn round_trips_are_exact() {
     assert_eq!((metadata["ss_output_name"].as_str(), metadata["ss_network_dim"].as_str()), ("mine", "3"));
     assert!(!metadata.contains_key("lora_adapter_metadata"), "kohya's alpha is a tensor");
 
-    // diffusers' spelling: the same product, and exact from there on
+    // diffusers' format: the same product, and exact from there on
     convert(&original, Target::Diffusers, PLAIN, &at("d")).unwrap();
     convert(&AdapterFile::read(&at("d")).unwrap(), Target::Kohya, PLAIN, &at("dk")).unwrap();
     convert(&AdapterFile::read(&at("dk")).unwrap(), Target::Diffusers, PLAIN, &at("dkd")).unwrap();

@@ -1,4 +1,4 @@
-//! Names of layers in adapter files: every layer of the published networks comes back from every spelling.
+//! Names of layers in adapter files: every layer of the published networks comes back from every format.
 
 use models::{
     lora::{AdapterFile, Base, Name, Network},
@@ -89,7 +89,7 @@ fn ldm(layer: &str, base: Base) -> String {
     }
 }
 
-/// Every layer of every network comes back from every spelling that has a name for it.
+/// Every layer of every network comes back from every format that has a name for it.
 #[test]
 fn names_of_every_layer_come_back() {
     for base in [Base::Sd1, Base::Sd2, Base::Sdxl] {

@@ -83,18 +83,18 @@ fn sdxl_with_deep_transformers_and_sizes() {
     parity("unet_sdxl");
 }
 
-/// Each spelling, merged and as side branches, gives what diffusers gives.
+/// Each format, merged and as side branches, gives what diffusers gives.
 #[test]
-fn adapters_in_every_spelling() {
+fn adapters_in_every_format() {
     let (config, weights) = open("unet_sd1", Kind::Float);
     let (inputs, expected) = (io("unet_sd1"), io("lora"));
     let (sample, timesteps, text) = case(&inputs, "case0");
-    for spelling in ["diffusers", "peft", "kohya"] {
-        let lora = Lora::read(&fixture("lora").join(format!("{spelling}.safetensors")), &weights).unwrap();
+    for format in ["diffusers", "peft", "kohya"] {
+        let lora = Lora::read(&fixture("lora").join(format!("{format}.safetensors")), &weights).unwrap();
         for (form, weights) in [("merged", weights.merged(&lora)), ("branch", weights.with_adapter(&lora))] {
             let unet = UNet::new(&config, &weights.unwrap()).unwrap();
             let out = unet.forward(&sample, &timesteps, &text).unwrap();
-            assert_close(&format!("{spelling} {form}"), &out, &expected["out"], 1e-5);
+            assert_close(&format!("{format} {form}"), &out, &expected["out"], 1e-5);
         }
     }
 }
@@ -203,7 +203,7 @@ fn wrong_adapters_are_refused_by_name() {
     let other = Lora::read(&adapter, &sdxl).and_then(|lora| sdxl.merged(&lora).map(|_| lora));
     assert!(message(other).contains("diffusers.safetensors"));
     let none = message(Lora::read(&fixture("unet_sd1").join("io.safetensors"), &sd1));
-    assert!(none.contains("in no LoRA spelling"), "{none}");
+    assert!(none.contains("in no LoRA format"), "{none}");
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn questions_become_tokens_as_upstream() {
 
 /// A value half-way between two bytes may fall to either.
 #[test]
-fn pictures_become_pixels_as_upstream() {
+fn images_become_pixels_as_upstream() {
     let (io, std) = (io(NAME), models::preprocess::Preprocess::default().std);
     let level = 1.0 / (255.0 * std[1]);
     let wrong = (open(&fixture(NAME)).unwrap().pixels(&io["images"]).unwrap() - &io["pixel_values"]).abs();
@@ -93,7 +93,7 @@ fn pictures_become_pixels_as_upstream() {
 }
 
 #[test]
-fn yes_or_no_from_picture_and_question() {
+fn yes_or_no_from_image_and_question() {
     let (io, pairs) = (io(NAME), questions("yes_no"));
     for kind in [Kind::Float, Kind::Double] {
         let vqa = Vqa::open(&fixture(NAME), kind, device()).unwrap();

@@ -1,6 +1,6 @@
-//! Pictures with text files beside them, lists and shards, anywhere in a folder.
+//! Images with text files beside them, lists and shards, anywhere in a folder.
 
-use super::{Found, captions_of_text, extension, is_picture, listing, shard, source::Source};
+use super::{Found, captions_of_text, extension, is_image, listing, shard, source::Source};
 use anyhow::{Context, Result};
 use models::Error;
 use std::{
@@ -18,7 +18,7 @@ const TEXTS: [&str; 2] = ["txt", "caption"];
 /// The files of one stem.
 #[derive(Default)]
 struct Stem {
-    pictures: Vec<PathBuf>,
+    images: Vec<PathBuf>,
     texts: [Option<PathBuf>; TEXTS.len()],
 }
 
@@ -31,7 +31,7 @@ pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
         match ending.as_str() {
             "tar" => shards.push(file),
             "json" if is_metadata(&file) => metadata.push(file),
-            e if is_picture(e) => stems.entry(stem).or_default().pictures.push(file),
+            e if is_image(e) => stems.entry(stem).or_default().images.push(file),
             e => {
                 if let Some(which) = TEXTS.iter().position(|text| *text == e) {
                     stems.entry(stem).or_default().texts[which] = Some(file);
@@ -41,10 +41,10 @@ pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
             }
         }
     }
-    for Stem { pictures, texts } in stems.into_values() {
+    for Stem { images, texts } in stems.into_values() {
         let captions = match texts.into_iter().flatten().next() {
             // a text about something else may be in any encoding
-            Some(text) if pictures.is_empty() => {
+            Some(text) if images.is_empty() => {
                 found.captions_alone.add(text.display());
                 continue;
             }
@@ -52,14 +52,14 @@ pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
                 .with_context(|| text.display().to_string())?,
             None => vec![],
         };
-        for picture in pictures {
-            found.add(Source::File(picture.into()), &captions);
+        for image in images {
+            found.add(Source::File(image.into()), &captions);
         }
     }
     lists.iter().try_for_each(|list| listing::read(list, found))?;
     shards.iter().try_for_each(|path| shard::read(path, found))?;
     if found.pairs.is_empty() && !metadata.is_empty() {
-        found.pictures_alone = Default::default();
+        found.images_alone = Default::default();
         metadata.iter().try_for_each(|list| listing::read(list, found))?;
     }
     Ok(())

@@ -1,6 +1,6 @@
-//! Image–caption pairs: pictures with text files beside them, a list of them, or WebDataset shards.
+//! Image–caption pairs: images with text files beside them, a list of them, or WebDataset shards.
 //!
-//! Opening finds the pictures and reads the captions; a picture is read and decoded when it is asked for.
+//! Opening finds the images and reads the captions; an image is read and decoded when it is asked for.
 
 mod folder;
 mod listing;
@@ -8,13 +8,13 @@ mod shard;
 mod source;
 
 use anyhow::{Result, bail};
-use images::{Picture, Size};
+use images::{Image, Size};
 use models::Error;
 use source::Source;
 use std::{fmt, path::Path};
 use tch::Tensor;
 
-/// A picture and one of its captions.
+/// An image and one of its captions.
 #[derive(Debug, Clone)]
 pub struct Pair {
     pub caption: String,
@@ -28,18 +28,18 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    /// Opens one of these; a picture with several captions makes several pairs.
+    /// Opens one of these; an image with several captions makes several pairs.
     /// - A folder with `metadata.jsonl` or `metadata.csv` (Hugging Face's image folder), or `scenes.jsonl` (the miniature world): as
     ///   that list. So is a folder in it.
-    /// - Any other folder: all its pictures, those of its folders too, with a caption a line in a `.txt` or `.caption` file of the
-    ///   same stem, and all its `.tar` shards; where no picture has a caption so, as the metadata of sd-scripts in it (`meta*.json`).
+    /// - Any other folder: all its images, those of its folders too, with a caption a line in a `.txt` or `.caption` file of the
+    ///   same stem, and all its `.tar` shards; where no image has a caption so, as the metadata of sd-scripts in it (`meta*.json`).
     /// - A `.jsonl` list: an object a line, with `image`, `file_name` or `file` relative to the list, and `caption`, `text`,
     ///   `captions`, `prompt`, `description` or `tags`, each of them a string or a list of strings; `.csv` and `.tsv` with such columns.
-    /// - A `.json` of sd-scripts: an object by the pictures' names, with or without their ending; or an array of such objects.
+    /// - A `.json` of sd-scripts: an object by the images' names, with or without their ending; or an array of such objects.
     /// - A `.tar` shard of a WebDataset: `KEY.jpg`, `.jpeg`, `.png` or `.webp`, with a caption a line in `KEY.txt`, or
     ///   with `KEY.json` that has the caption as a line of a list has it.
     ///
-    /// Pictures without a caption and captions without a picture are left out, with one warning for all of them.
+    /// Images without a caption and captions without an image are left out, with one warning for all of them.
     ///
     /// # Errors
     /// Not a single pair; a list, a text or a shard that cannot be read.
@@ -52,8 +52,8 @@ impl Pairs {
                 alone.push_str(&format!("; {count} files are neither, the first is {first}"));
             }
             bail!(
-                "{}: no picture with a caption in it{alone}; the caption of a.png belongs in a.txt or a.caption beside it, or in a \
-                 line of a list: {{\"image\": \"a.png\", \"caption\": \"a red dog\"}}. Pictures are JPEG, PNG or WebP",
+                "{}: no image with a caption in it{alone}; the caption of a.png belongs in a.txt or a.caption beside it, or in a \
+                 line of a list: {{\"image\": \"a.png\", \"caption\": \"a red dog\"}}. Images are JPEG, PNG or WebP",
                 path.display()
             );
         }
@@ -82,20 +82,20 @@ impl Pairs {
         &self.pairs[i].caption
     }
 
-    /// The picture upright and in RGB, over white where it is transparent.
+    /// The image upright and in RGB, over white where it is transparent.
     ///
     /// # Errors
     /// A file that is gone or broken, by its name.
-    pub fn image(&self, i: usize) -> Result<Picture> {
-        self.pairs[i].source.picture()
+    pub fn image(&self, i: usize) -> Result<Image> {
+        self.pairs[i].source.image()
     }
 
-    /// The name of the picture's file; that of its place in a shard.
+    /// The name of the image's file; that of its place in a shard.
     pub fn name(&self, i: usize) -> String {
         self.pairs[i].source.to_string()
     }
 
-    /// `[3, H, W]`, single precision, 0..1: the middle of the picture, which covers the size.
+    /// `[3, H, W]`, single precision, 0..1: the middle of the image, which covers the size.
     pub fn tensor(&self, i: usize, size: Size) -> Result<Tensor> {
         images::decode::cover(&self.image(i)?, size)?.tensor()
     }
@@ -117,7 +117,7 @@ fn find(path: &Path) -> Result<Found> {
 #[derive(Debug, Default)]
 struct Found {
     pairs: Vec<Pair>,
-    pictures_alone: Tally,
+    images_alone: Tally,
     captions_alone: Tally,
     /// That are neither.
     other_files: Tally,
@@ -126,23 +126,21 @@ struct Found {
 impl Found {
     fn add(&mut self, source: Source, captions: &[String]) {
         if captions.is_empty() {
-            self.pictures_alone.add(&source);
+            self.images_alone.add(&source);
         }
         self.pairs.extend(captions.iter().map(|caption| Pair { caption: caption.clone(), source: source.clone() }));
     }
 
     /// Is there anything without a partner?
     fn alone(&self) -> bool {
-        self.pictures_alone.count + self.captions_alone.count > 0
+        self.images_alone.count + self.captions_alone.count > 0
     }
 }
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let kinds = [
-            ("pictures without a caption", &self.pictures_alone),
-            ("captions without a picture", &self.captions_alone),
-        ];
+        let kinds =
+            [("images without a caption", &self.images_alone), ("captions without an image", &self.captions_alone)];
         let present = kinds.into_iter().filter(|(_, tally)| tally.count > 0);
         let texts: Vec<String> =
             present.map(|(kind, tally)| format!("{kind}: {}, the first is {}", tally.count, tally.first)).collect();
@@ -171,11 +169,11 @@ fn extension(path: &Path) -> String {
     path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
 }
 
-/// The endings of pictures that can be decoded.
-const PICTURES: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+/// The endings of images that can be decoded.
+const IMAGES: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
-fn is_picture(extension: &str) -> bool {
-    PICTURES.contains(&extension)
+fn is_image(extension: &str) -> bool {
+    IMAGES.contains(&extension)
 }
 
 /// The captions of a text file: a line each.

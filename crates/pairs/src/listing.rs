@@ -1,6 +1,6 @@
-//! Lists of pairs: JSON lines or CSV with the names of the pictures, and the metadata of sd-scripts.
+//! Lists of pairs: JSON lines or CSV with the names of the images, and the metadata of sd-scripts.
 
-use super::{Found, PICTURES, source::Source};
+use super::{Found, IMAGES, source::Source};
 use anyhow::{Context, Result, bail};
 use models::{Error, json, text};
 use serde_json::{Map, Value};
@@ -10,8 +10,8 @@ use std::{
 };
 
 /// Ours, Hugging Face's, the miniature world's; the first of them that a line has counts.
-const PICTURE: [&str; 3] = ["image", "file_name", "file"];
-/// The last is sd-scripts', for pictures that nobody has captioned.
+const IMAGE: [&str; 3] = ["image", "file_name", "file"];
+/// The last is sd-scripts', for images that nobody has captioned.
 const CAPTION: [&str; 6] = ["caption", "text", "captions", "prompt", "description", "tags"];
 
 /// A list by its ending: `.jsonl`, `.csv`, `.tsv` or `.json`.
@@ -31,45 +31,45 @@ fn lines(path: &Path, found: &mut Found) -> Result<()> {
         Err(line) => bail!("{}:{line}: not valid UTF-8", path.display()),
     };
     for (number, line) in text::lines(&text).enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let (picture, captions) = object(line.as_bytes())
+        let (image, captions) = object(line.as_bytes())
             .and_then(|line| parse(&line))
             .with_context(|| format!("{}:{}", path.display(), number + 1))?;
-        add(path, &picture, &captions, found);
+        add(path, &image, &captions, found);
     }
     Ok(())
 }
 
-/// A column for the picture and one for the caption, by their names in the first line.
+/// A column for the image and one for the caption, by their names in the first line.
 fn table(path: &Path, delimiter: u8, found: &mut Found) -> Result<()> {
     let text = text::read(path)?;
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(text.as_bytes());
     let broken = |e: csv::Error| Error::file(path, e.to_string());
     let names: Vec<String> = reader.headers().map_err(broken)?.iter().map(|name| name.trim().to_lowercase()).collect();
     let column = |known: &[&str]| known.iter().find_map(|key| names.iter().position(|name| name == key));
-    let Some(picture) = column(&PICTURE) else {
-        bail!("{}: no column with the pictures' names; it is called file_name, in the first line", path.display());
+    let Some(image) = column(&IMAGE) else {
+        bail!("{}: no column with the images' names; it is called file_name, in the first line", path.display());
     };
     // one that is called otherwise is meant where there is no other
-    let caption = column(&CAPTION).or((names.len() == 2).then_some(1 - picture.min(1)));
+    let caption = column(&CAPTION).or((names.len() == 2).then_some(1 - image.min(1)));
     let Some(caption) = caption else {
         bail!("{}: no column with captions; it is called text, in the first line", path.display());
     };
     for row in reader.records() {
         let row = row.map_err(broken)?;
         let of = |column: usize| row.get(column).map(str::trim).filter(|text| !text.is_empty());
-        let Some(picture) = of(picture) else { continue };
-        add(path, picture, &of(caption).map(str::to_owned).into_iter().collect::<Vec<_>>(), found);
+        let Some(image) = of(image) else { continue };
+        add(path, image, &of(caption).map(str::to_owned).into_iter().collect::<Vec<_>>(), found);
     }
     Ok(())
 }
 
-/// An object by the pictures' names, which sd-scripts writes without their ending; or an array of a list's lines.
+/// An object by the images' names, which sd-scripts writes without their ending; or an array of a list's lines.
 fn metadata(path: &Path, found: &mut Found) -> Result<()> {
     let all: Value = json::from_str(&text::read(path)?).map_err(|e| Error::file(path, e.to_string()))?;
     let at = |name: &str| format!("{}: {name}", path.display());
     match all {
-        Value::Object(pictures) => {
-            for (name, value) in pictures {
+        Value::Object(images) => {
+            for (name, value) in images {
                 let captions = match &value {
                     Value::Object(object) => captions(object).with_context(|| at(&name))?,
                     Value::String(caption) => vec![caption.clone()],
@@ -81,32 +81,32 @@ fn metadata(path: &Path, found: &mut Found) -> Result<()> {
         Value::Array(lines) => {
             for (number, line) in lines.iter().enumerate() {
                 let Value::Object(line) = line else { bail!("{} is no object", at(&format!("element {number}"))) };
-                let (picture, captions) = parse(line).with_context(|| at(&format!("element {number}")))?;
-                add(path, &picture, &captions, found);
+                let (image, captions) = parse(line).with_context(|| at(&format!("element {number}")))?;
+                add(path, &image, &captions, found);
             }
         }
-        _ => bail!("{}: a list of pairs is an object by pictures, or an array of objects", path.display()),
+        _ => bail!("{}: a list of pairs is an object by images, or an array of objects", path.display()),
     }
     Ok(())
 }
 
 fn add(list: &Path, name: &str, captions: &[String], found: &mut Found) {
     let folder = list.parent().unwrap_or(Path::new(""));
-    match picture(folder, name) {
-        Some(picture) => found.add(Source::File(picture.into()), captions),
+    match image(folder, name) {
+        Some(image) => found.add(Source::File(image.into()), captions),
         None => found.captions_alone.add(format_args!("for {}, which is not there", folder.join(name).display())),
     }
 }
 
-/// The file of that name: as it stands, with the ending of a picture, or where the list was moved with its pictures.
-fn picture(folder: &Path, name: &str) -> Option<PathBuf> {
+/// The file of that name: as it stands, with the ending of an image, or where the list was moved with its images.
+fn image(folder: &Path, name: &str) -> Option<PathBuf> {
     let name = name.replace('\\', "/");
     let places = [folder.join(&name), folder.join(Path::new(&name).file_name()?)];
     places.into_iter().find_map(|place| {
         if place.is_file() {
             return Some(place);
         }
-        PICTURES.iter().flat_map(|ending| [(*ending).to_owned(), ending.to_uppercase()]).find_map(|ending| {
+        IMAGES.iter().flat_map(|ending| [(*ending).to_owned(), ending.to_uppercase()]).find_map(|ending| {
             let mut with_ending = place.clone().into_os_string();
             with_ending.push(format!(".{ending}"));
             Some(PathBuf::from(with_ending)).filter(|file| file.is_file())
@@ -115,10 +115,10 @@ fn picture(folder: &Path, name: &str) -> Option<PathBuf> {
 }
 
 fn parse(line: &Map<String, Value>) -> Result<(String, Vec<String>)> {
-    match first(line, &PICTURE) {
+    match first(line, &IMAGE) {
         Some((_, Value::String(name))) if !name.is_empty() => Ok((name.clone(), captions(line)?)),
-        Some((key, _)) => bail!("`{key}` must be the name of a picture"),
-        None => bail!("no picture; its name belongs in `image`, relative to this list"),
+        Some((key, _)) => bail!("`{key}` must be the name of an image"),
+        None => bail!("no image; its name belongs in `image`, relative to this list"),
     }
 }
 
@@ -129,7 +129,7 @@ pub(super) fn object(json: &[u8]) -> Result<Map<String, Value>> {
         .map_err(|e| anyhow::anyhow!("{}", e.to_string().replace(" at line 1 column", ", column")))
 }
 
-/// What an object says about its picture; empty where it says nothing.
+/// What an object says about its image; empty where it says nothing.
 pub(super) fn captions(object: &Map<String, Value>) -> Result<Vec<String>> {
     let Some((key, value)) = first(object, &CAPTION) else { return Ok(vec![]) };
     let texts = match value {

@@ -1,7 +1,7 @@
 //! A WebDataset shard: a tar file in which the members of one sample share a key. It is read through once, without the
-//! pictures, and never unpacked.
+//! images, and never unpacked.
 
-use super::{Found, captions_of_text, is_picture, listing, source::Source};
+use super::{Found, captions_of_text, is_image, listing, source::Source};
 use anyhow::{Context, Result};
 use models::Error;
 use std::{collections::BTreeMap, fs, io::Read, path::Path, sync::Arc};
@@ -9,16 +9,16 @@ use std::{collections::BTreeMap, fs, io::Read, path::Path, sync::Arc};
 /// The members of one key; of the texts, the name and the bytes.
 #[derive(Default)]
 struct Sample {
-    pictures: Vec<Source>,
+    images: Vec<Source>,
     text: Option<(String, Vec<u8>)>,
     json: Option<(String, Vec<u8>)>,
 }
 
 pub(super) fn read(path: &Path, found: &mut Found) -> Result<()> {
     for (_, sample) in samples(path)? {
-        let Sample { pictures, text, json } = sample;
+        let Sample { images, text, json } = sample;
         let captions = match (&text, &json) {
-            (Some((name, _)), _) | (None, Some((name, _))) if pictures.is_empty() => {
+            (Some((name, _)), _) | (None, Some((name, _))) if images.is_empty() => {
                 found.captions_alone.add(format_args!("{}: {name}", path.display()));
                 continue;
             }
@@ -28,8 +28,8 @@ pub(super) fn read(path: &Path, found: &mut Found) -> Result<()> {
                 .with_context(|| format!("{}: {name}", path.display()))?,
             (None, None) => vec![],
         };
-        for picture in pictures {
-            found.add(picture, &captions);
+        for image in images {
+            found.add(image, &captions);
         }
     }
     Ok(())
@@ -63,9 +63,9 @@ fn samples(path: &Path) -> Result<BTreeMap<String, Sample>> {
                 samples.entry(key).or_default().text.get_or_insert(caption);
             }
             "json" => samples.entry(key).or_default().json = Some(bytes()?),
-            e if is_picture(e) => {
-                let picture = Source::Member { shard: shard.clone(), name: name.as_str().into(), offset, length };
-                samples.entry(key).or_default().pictures.push(picture);
+            e if is_image(e) => {
+                let image = Source::Member { shard: shard.clone(), name: name.as_str().into(), offset, length };
+                samples.entry(key).or_default().images.push(image);
             }
             _ => {}
         }

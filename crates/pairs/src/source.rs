@@ -1,7 +1,7 @@
-//! Where the bytes of a picture lie: a file, or a part of a shard.
+//! Where the bytes of an image lie: a file, or a part of a shard.
 
 use anyhow::Result;
-use images::{Picture, decode};
+use images::{Image, decode};
 use models::Error;
 use std::{
     fmt, fs,
@@ -17,11 +17,11 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) fn picture(&self) -> Result<Picture> {
-        let picture = decode::decode(&self.bytes()?);
-        Ok(picture.map_err(|e| match self {
-            Self::File(path) => Error::file(path, format!("broken picture: {e}")),
-            Self::Member { shard, name, .. } => Error::file(shard, format!("{name}: broken picture: {e}")),
+    pub(super) fn image(&self) -> Result<Image> {
+        let image = decode::decode(&self.bytes()?);
+        Ok(image.map_err(|e| match self {
+            Self::File(path) => Error::file(path, format!("broken image: {e}")),
+            Self::Member { shard, name, .. } => Error::file(shard, format!("{name}: broken image: {e}")),
         })?)
     }
 

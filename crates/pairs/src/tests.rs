@@ -25,7 +25,7 @@ impl Folder {
         path
     }
 
-    /// A picture of one colour, grey of that value, in the format of its name.
+    /// An image of one colour, grey of that value, in the format of its name.
     fn picture(&self, name: &str, value: u8) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -69,7 +69,7 @@ fn error(path: &Path) -> String {
 }
 
 #[test]
-fn pictures_beside_texts() {
+fn images_beside_texts() {
     let folder = Folder::new();
     for (name, value) in [("b.png", 20), ("a/z.PNG", 10), ("c.webp", 30), ("d.1.png", 40), ("d.2.png", 50)] {
         folder.picture(name, value);
@@ -111,11 +111,11 @@ fn links() {
 #[test]
 fn lists() {
     let folder = Folder::new();
-    folder.picture("pictures/a.png", 1);
+    folder.picture("images/a.png", 1);
     let b = folder.picture("b.png", 2);
     let lines = format!(
         "\u{feff}{}\n\n{}\n{}\r\n",
-        r#"{"image": "pictures/a.png", "caption": "a", "width": 8, "text": {"ignored": true}}"#,
+        r#"{"image": "images/a.png", "caption": "a", "width": 8, "text": {"ignored": true}}"#,
         r#"{"file_name": "b.png", "image": null, "text": ["one", " ", "two"]}"#,
         serde_json::json!({ "image": b, "caption": "by its whole path" }),
     );
@@ -124,11 +124,11 @@ fn lists() {
     assert_eq!(all(&Pairs::open(&list).unwrap()), expected);
     // Hugging Face's name for it: the folder will do
     folder.write("metadata.jsonl", &lines);
-    folder.write("pictures/a.txt", "not asked");
+    folder.write("images/a.txt", "not asked");
     assert_eq!(all(&Pairs::open(folder.0.path()).unwrap()), expected);
 }
 
-/// What sd-scripts trains on: `.caption` beside a picture, or metadata by the pictures' names without their ending.
+/// What sd-scripts trains on: `.caption` beside an image, or metadata by the images' names without their ending.
 #[test]
 fn of_sd_scripts() {
     let folder = Folder::new();
@@ -162,7 +162,7 @@ fn of_sd_scripts() {
         .write("list.json", r#"[{"image": "a.png", "caption": "one"}, {"file_name": "in/b.png", "text": "two"}]"#);
     assert_eq!(all_of(&list), expected(&[("one", 1), ("two", 2)]));
     for (text, said) in
-        [("3", "an object by pictures"), ("{\"a\": 3}", "a: must be an object"), ("[3]", "element 0 is no object")]
+        [("3", "an object by images"), ("{\"a\": 3}", "a: must be an object"), ("[3]", "element 0 is no object")]
     {
         assert!(error(&folder.write("list.json", text)).contains(said), "{text}");
     }
@@ -183,7 +183,7 @@ fn tables() {
     }
     let table = "Text\tn\tImage\na dog\t3\ttrain/a.png\n";
     assert_eq!(all(&Pairs::open(&folder.write("x.TSV", table)).unwrap()), [("a dog", 1)]);
-    assert!(error(&folder.write("x.csv", "a,b\n1,2\n")).contains("x.csv: no column with the pictures' names"));
+    assert!(error(&folder.write("x.csv", "a,b\n1,2\n")).contains("x.csv: no column with the images' names"));
     assert!(error(&folder.write("x.csv", "file_name,b,c\n1,2,3\n")).contains("x.csv: no column with captions"));
     assert!(error(&folder.write("x.csv", "")).contains("x.csv: no column"));
 }
@@ -270,7 +270,7 @@ fn what_has_no_partner_is_counted() {
     );
     let found = find(folder.0.path()).unwrap();
     let tally = |count, name: &str| Tally { count, first: folder.path(name).display().to_string() };
-    assert_eq!(found.pictures_alone, tally(4, "b.png"));
+    assert_eq!(found.images_alone, tally(4, "b.png"));
     assert_eq!(found.captions_alone, tally(3, "d.txt"));
     assert_eq!(all(&Pairs::open(folder.0.path()).unwrap()), [("a", 1)]);
 
@@ -282,12 +282,12 @@ fn what_has_no_partner_is_counted() {
     assert_eq!(
         found,
         format!(
-            "pictures without a caption: 2, the first is {a}; captions without a picture: 1, the first is for {z}, which is not there"
+            "images without a caption: 2, the first is {a}; captions without an image: 1, the first is for {z}, which is not there"
         )
     );
     let error = error(&list);
     assert!(
-        error.contains("list.jsonl: no picture with a caption in it (pictures without a caption: 2, the first"),
+        error.contains("list.jsonl: no image with a caption in it (images without a caption: 2, the first"),
         "{error}"
     );
 }
@@ -296,7 +296,7 @@ fn what_has_no_partner_is_counted() {
 fn errors_name_the_place() {
     let folder = Folder::new();
     assert!(error(&folder.path("nowhere")).contains("nowhere: no such file or folder"));
-    assert!(error(folder.0.path()).contains("no picture with a caption in it; the caption of a.png belongs in a.txt"));
+    assert!(error(folder.0.path()).contains("no image with a caption in it; the caption of a.png belongs in a.txt"));
     assert!(
         error(&folder.write("a.md", ""))
             .contains("a.md: pairs are a folder, a list (.jsonl, .csv, .tsv, .json) or a .tar shard")
@@ -305,8 +305,8 @@ fn errors_name_the_place() {
     assert!(line(b"{\"image\": }").contains("a.jsonl:2: expected value, column 11"));
     assert!(line(b"[]").contains("a.jsonl:2: "));
     assert!(line(b"\"\xff\"").contains("a.jsonl:2: not valid UTF-8"));
-    assert!(line(br#"{"caption": "a"}"#).contains("a.jsonl:2: no picture; its name belongs in `image`"));
-    assert!(line(br#"{"file": 3}"#).contains("a.jsonl:2: `file` must be the name of a picture"));
+    assert!(line(br#"{"caption": "a"}"#).contains("a.jsonl:2: no image; its name belongs in `image`"));
+    assert!(line(br#"{"file": 3}"#).contains("a.jsonl:2: `file` must be the name of an image"));
     assert!(line(br#"{"image": "a", "text": ["a", 1]}"#).contains("a.jsonl:2: `text` must be a string, or a list of"));
 
     let text = Folder::new();
@@ -318,7 +318,7 @@ fn errors_name_the_place() {
     assert!(shard(&[("a.png", b""), ("a.json", b"{\"caption\": 3}")]).contains("s.tar: a.json: `caption` must be"));
     assert!(shard(&[("a.png", b""), ("a.json", b"{")]).contains("s.tar: a.json: "));
     assert!(shard(&[("a.png", b""), ("a.txt", b"\xff")]).contains("s.tar: a.txt: line 1 is not valid UTF-8"));
-    assert!(shard(&[]).contains("s.tar: no picture"));
+    assert!(shard(&[]).contains("s.tar: no image"));
     assert!(error(&folder.write("s.tar", [7; 1024])).contains("s.tar: not a whole tar file"));
     let whole = tar(&[("a.txt", b"a"), ("a.png", &png(1))]);
     assert!(error(&folder.write("s.tar", &whole[..512 * 3 + 20])).contains("s.tar: cut off within a.png"));
@@ -326,7 +326,7 @@ fn errors_name_the_place() {
 }
 
 #[test]
-fn broken_pictures_are_named() {
+fn broken_images_are_named() {
     let folder = Folder::new();
     let jpeg = fs::read(folder.picture("whole.jpg", 9)).unwrap();
     let cut = |bytes: &[u8]| bytes[..bytes.len() / 2].to_owned();
@@ -341,7 +341,7 @@ fn broken_pictures_are_named() {
     let pairs = Pairs::open(folder.0.path()).unwrap();
     let error = |i: usize| pairs.image(i).unwrap_err().to_string();
     for (i, name) in ["a.png: ", "b.jpg: ", "c.png: ", "d.png: ", "x.tar: e.png: "].iter().enumerate() {
-        assert!(error(i).contains(&format!("{name}broken picture")), "{}", error(i));
+        assert!(error(i).contains(&format!("{name}broken image")), "{}", error(i));
     }
     assert!(pairs.image(5).is_ok());
     // what changes after opening
@@ -353,7 +353,7 @@ fn broken_pictures_are_named() {
 
 /// Whatever the format; a JPEG is the one whose decoder would fill the rest with grey.
 #[test]
-fn pictures_that_are_cut_off() {
+fn images_that_are_cut_off() {
     let folder = Folder::new();
     let noise = ::image::RgbImage::from_fn(200, 100, |x, y| [(x * y % 251) as u8, (x * 31 % 256) as u8, 0].into());
     for name in ["a.jpg", "b.png", "c.webp"] {
@@ -368,7 +368,7 @@ fn pictures_that_are_cut_off() {
         for part in [bytes.len() / 2, bytes.len() * 9 / 10] {
             folder.write(name, &bytes[..part]);
             let error = pairs.image(i).map(|p| p.pixels.len()).unwrap_err().to_string();
-            assert!(error.contains(&format!("{name}: broken picture")), "{error}");
+            assert!(error.contains(&format!("{name}: broken image")), "{error}");
         }
         folder.write(name, [&bytes, b"something behind it".as_slice()].concat());
         assert!(pairs.image(i).is_ok(), "{name}");
@@ -381,5 +381,5 @@ fn pictures_that_are_cut_off() {
     folder.write("a.jpg", &jpeg);
     assert!(pairs.image(0).is_ok());
     folder.write("a.jpg", &jpeg[..jpeg.len() - 2]);
-    assert!(pairs.image(0).unwrap_err().to_string().contains("a.jpg: broken picture: the JPEG is cut off"));
+    assert!(pairs.image(0).unwrap_err().to_string().contains("a.jpg: broken image: the JPEG is cut off"));
 }

@@ -1,6 +1,6 @@
 //! How tensors travel: over Gloo as all ranks can, or over NCCL from GPU to GPU, where every rank has one of its own.
 
-use super::{World, loss::Loss};
+use super::{ProcessGroup, loss::Loss};
 use crate::Backend;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -102,7 +102,7 @@ fn obstacle(places: &[f64]) -> Option<String> {
     Some(format!("ranks {first} and {second} share a GPU"))
 }
 
-impl World {
+impl ProcessGroup {
     /// Lets the tensors of this rank's GPU travel over NCCL from now on, if the setting says so. The ranks agree on it over Gloo, so that
     /// none waits in NCCL for one that has none. Without a setting it is Gloo, until NCCL has been seen to work between two GPUs.
     ///

@@ -39,7 +39,7 @@ pub enum Backend {
 }
 
 /// This process, and the others.
-pub struct World {
+pub struct ProcessGroup {
     pub rank: usize,
     pub size: usize,
     /// Which of this machine's processes it is.
@@ -47,11 +47,11 @@ pub struct World {
     terms: Terms,
     /// `None` where there are no others. The store is kept as long: another rank may still be looking into it.
     group: Option<(Group, Store)>,
-    /// The way from GPU to GPU, where there is one (see [`World::choose_backend`]).
+    /// The way from GPU to GPU, where there is one (see [`ProcessGroup::choose_backend`]).
     direct: Option<Box<dyn Reducer>>,
 }
 
-impl World {
+impl ProcessGroup {
     pub fn alone() -> Self {
         let terms = Terms { timeout: Duration::MAX, setting: "", way_out: "", interrupt: None };
         Self { rank: 0, size: 1, local: 0, terms, group: None, direct: None }
@@ -203,7 +203,7 @@ impl World {
         String::from_utf8(Vec::try_from(&bytes)?).context("a text of rank 0")
     }
 
-    /// All rows, where every rank has those of its [`World::share`]; on the CPU.
+    /// All rows, where every rank has those of its [`ProcessGroup::share`]; on the CPU.
     pub fn gather(&self, rows: &Tensor, total: usize) -> Result<Tensor> {
         let rows = rows.to_device(Device::Cpu);
         if self.is_alone() {

@@ -3,12 +3,12 @@ use crate::Backend;
 use std::{cell::RefCell, rc::Rc, thread};
 
 /// That knows its place, but nobody else.
-pub fn world(rank: usize, size: usize) -> World {
-    World { rank, size, ..World::alone() }
+pub fn world(rank: usize, size: usize) -> ProcessGroup {
+    ProcessGroup { rank, size, ..ProcessGroup::alone() }
 }
 
 /// What two ranks come to, each in a thread of its own: a world, and a second group that it is not using yet.
-fn two<T: Send>(work: impl Fn(World, Second) -> T + Sync) -> [T; 2] {
+fn two<T: Send>(work: impl Fn(ProcessGroup, Second) -> T + Sync) -> [T; 2] {
     let timeout = Duration::from_secs(20);
     let served = Store::serve(0, timeout).unwrap();
     let port = served.port();
@@ -19,7 +19,7 @@ fn two<T: Send>(work: impl Fn(World, Second) -> T + Sync) -> [T; 2] {
         };
         let terms = Terms { timeout, setting: "s", way_out: "go on", interrupt: None };
         let (ranks, second) = (join("first"), join("second"));
-        let world = World { rank, size: 2, local: rank, terms, group: Some(ranks), direct: None };
+        let world = ProcessGroup { rank, size: 2, local: rank, terms, group: Some(ranks), direct: None };
         work(world, Second { group: second.0, _store: second.1, log: Rc::default(), fails: false })
     };
     thread::scope(|scope| [0, 1].map(|i| scope.spawn(move || rank(i))).map(|rank| rank.join().unwrap()))
@@ -76,7 +76,7 @@ fn shares_are_everything_once() {
 fn the_direct_way_gives_the_same() {
     two(|mut world, second| {
         let log = second.log.clone();
-        let sums = |world: &World| {
+        let sums = |world: &ProcessGroup| {
             let mut a = Tensor::from_slice(&[0.1f32, 0.2, world.rank as f32]);
             let mut b = Tensor::from_slice(&[0.7f32, -3.0]).view([2, 1]) / (world.rank as f64 + 3.0);
             let rows = world.exchange(&mut [&mut a, &mut b], &[world.rank as f64, 0.25]).unwrap();
@@ -158,7 +158,7 @@ fn nccl_needs_every_rank() {
         said[0]
     );
     assert!(said[1].starts_with("rank 1 of 2: ranks.backend is nccl, but rank ") && said[1].contains("libnccl.so.2"));
-    let mut alone = World::alone();
+    let mut alone = ProcessGroup::alone();
     alone.choose_backend(Backend::Nccl, Device::Cpu).unwrap();
     assert_eq!(alone.backend(), None);
 }

@@ -199,7 +199,7 @@ fn open(class: &str, name: &str, height: f64) -> String {
     )
 }
 
-/// Kept within the picture at both ends.
+/// Kept within the image at both ends.
 fn axis_label(percent: f64, y: f64, text: &str) -> String {
     let anchor = match percent {
         p if p < 1.0 => "start",

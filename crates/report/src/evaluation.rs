@@ -1,4 +1,4 @@
-//! Scored pictures of one prompt list: of the base model, and of what was made of it.
+//! Scored images of one prompt list: of the base model, and of what was made of it.
 
 use super::folder::{BASE, EVALUATION, Folder, SCORES};
 use anyhow::{Context, Result, bail};
@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A base model and others, or some pictures alone.
+/// A base model and others, or some images alone.
 pub struct Evaluation {
     pub name: String,
     /// Of `evaluation.json`, whatever it holds.
@@ -24,11 +24,11 @@ pub struct Evaluation {
     pub others: Vec<Variant>,
 }
 
-/// The pictures of one model.
+/// The images of one model.
 pub struct Variant {
     pub name: String,
     pub folder: PathBuf,
-    pub scored: Vec<records::Picture>,
+    pub scored: Vec<records::Image>,
 }
 
 impl Evaluation {
@@ -46,19 +46,19 @@ impl Evaluation {
 
 impl Variant {
     fn read(name: &str, folder: &Path, notes: &mut Vec<String>) -> Result<Self> {
-        let records::Pictures { pictures, warning, .. } = records::read(&folder.join(SCORES))?;
+        let records::Images { images, warning, .. } = records::read(&folder.join(SCORES))?;
         notes.extend(warning);
-        if pictures.is_empty() {
-            notes.push(format!("{}: no picture is scored yet", folder.display()));
+        if images.is_empty() {
+            notes.push(format!("{}: no image is scored yet", folder.display()));
         }
-        Ok(Self { name: name.into(), folder: folder.to_owned(), scored: pictures })
+        Ok(Self { name: name.into(), folder: folder.to_owned(), scored: images })
     }
 }
 
-/// Gives every evaluation that has no base this one: a folder of scored pictures, or an evaluation with `base` in it.
+/// Gives every evaluation that has no base this one: a folder of scored images, or an evaluation with `base` in it.
 ///
 /// # Errors
-/// A folder without such pictures, or that no evaluation is in want of.
+/// A folder without such images, or that no evaluation is in want of.
 pub fn compare_with(evaluations: &mut [Evaluation], path: &Path, notes: &mut Vec<String>) -> Result<()> {
     let in_want = evaluations.iter_mut().filter(|evaluation| evaluation.base.is_none());
     let mut in_want: Vec<&mut Evaluation> = in_want.collect();
@@ -66,10 +66,10 @@ pub fn compare_with(evaluations: &mut [Evaluation], path: &Path, notes: &mut Vec
         bail!("--base {}: no evaluation is without a base of its own", path.display());
     }
     let Folder::Evaluation(variants) = Folder::at(path)? else {
-        bail!("--base {} is a training run, not a folder of scored pictures", path.display());
+        bail!("--base {} is a training run, not a folder of scored images", path.display());
     };
     let Some((_, folder)) = variants.iter().find(|(name, _)| variants.len() == 1 || name == BASE) else {
-        bail!("--base {} has several folders of scored pictures, and none is called {BASE}", path.display());
+        bail!("--base {} has several folders of scored images, and none is called {BASE}", path.display());
     };
     for evaluation in &mut in_want {
         evaluation.base = Some(Variant::read(BASE, folder, notes)?);
@@ -100,13 +100,13 @@ fn flatten(key: &str, value: &Value, settings: &mut Vec<(String, String)>) {
     }
 }
 
-/// What tells a picture from all others, whatever it was scored by: benchmark, category, prompt, number.
+/// What tells an image from all others, whatever it was scored by: benchmark, category, prompt, number.
 pub type Place = (Benchmark, String, String, u64);
 
-/// A picture with everything that was said of it.
+/// An image with everything that was said of it.
 pub struct Image<'a> {
     /// The benchmark's own metric first.
-    pub metrics: Vec<&'a records::Picture>,
+    pub metrics: Vec<&'a records::Image>,
     /// By that metric; of complex prompts by the three metrics together.
     pub score: f64,
 }
@@ -126,8 +126,8 @@ impl Image<'_> {
     }
 }
 
-/// The pictures of a variant, in the order of its file, and where each of them is.
-pub fn images(scored: &[records::Picture]) -> (Vec<Place>, BTreeMap<Place, Image<'_>>) {
+/// The images of a variant, in the order of its file, and where each of them is.
+pub fn images(scored: &[records::Image]) -> (Vec<Place>, BTreeMap<Place, Image<'_>>) {
     let (mut order, mut images) = (vec![], BTreeMap::<Place, Image>::new());
     for picture in scored {
         let place = place(picture.subject());
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use benchmarks::{records::Answer, t2i_compbench::three_in_one::Kind};
 
-    fn scored(index: u64, metric: Metric, score: f64) -> records::Picture {
+    fn scored(index: u64, metric: Metric, score: f64) -> records::Image {
         let subject = Subject {
             benchmark: Benchmark::T2iCompbench,
             category: "complex".into(),
@@ -169,11 +169,11 @@ mod tests {
             file: format!("{index}.png"),
             digest: None,
         };
-        records::Picture::new(&subject, metric, vec![Answer::score(score, None)]).unwrap()
+        records::Image::new(&subject, metric, vec![Answer::score(score, None)]).unwrap()
     }
 
     #[test]
-    fn a_picture_has_one_score_of_all_its_metrics() {
+    fn an_image_has_one_score_of_all_its_metrics() {
         let all = [
             scored(1, Metric::BlipVqa, 0.5),
             scored(0, Metric::BlipVqa, 0.2),

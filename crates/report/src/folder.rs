@@ -24,7 +24,7 @@ impl Folder {
     pub fn at(path: &Path) -> Result<Self> {
         if !path.is_dir() {
             bail!(
-                "{} is no folder; give folders of training runs, of evaluations, or of scored pictures",
+                "{} is no folder; give folders of training runs, of evaluations, or of scored images",
                 path.display()
             );
         }
@@ -39,7 +39,7 @@ impl Folder {
         if variants.is_empty() {
             bail!(
                 "{} is neither a training run ({EVENTS}), nor an evaluation (base/{SCORES}, lora/{SCORES}), nor a folder of scored \
-                 pictures ({SCORES})",
+                 images ({SCORES})",
                 path.display()
             );
         }

@@ -1,15 +1,15 @@
-//! Pictures in pairs, with buttons that choose among them.
+//! Images in pairs, with buttons that choose among them.
 
-use super::{html::Text, picture::Inlined};
+use super::{html::Text, image::Inlined};
 
-/// A picture and what is said of it.
+/// An image and what is said of it.
 pub struct Shot {
     /// The side that it stands for, such as `base` or `step 100`.
     pub side: String,
     /// Whether that is the tuned one.
     pub is_tuned: bool,
     /// `None` where the file is missing.
-    pub picture: Option<Inlined>,
+    pub image: Option<Inlined>,
     /// Right or wrong, where that was judged.
     pub mark: Option<bool>,
     pub note: String,
@@ -17,7 +17,7 @@ pub struct Shot {
     pub answers: Vec<String>,
 }
 
-/// The pictures of one prompt.
+/// The images of one prompt.
 pub struct Card {
     pub prompt: String,
     pub note: String,
@@ -51,16 +51,16 @@ fn row(filters: &[Filter], cards: &[Card]) -> String {
         )
     };
     let buttons: String = filters.iter().enumerate().map(button).collect();
-    format!("<div role=\"group\" aria-label=\"Which pictures\">\n{buttons}</div>\n")
+    format!("<div role=\"group\" aria-label=\"Which images\">\n{buttons}</div>\n")
 }
 
-/// Pictures that are wider than they are high, one below the other.
+/// Images that are wider than they are high, one below the other.
 pub fn panels(panels: &[(String, Inlined)]) -> String {
-    let panel = |(prompt, picture): &(String, Inlined)| {
+    let panel = |(prompt, image): &(String, Inlined)| {
         let prompt = Text(prompt);
         format!(
             "<article class=\"card wide\">\n<h3>{prompt}</h3>\n{}\n</article>\n",
-            enlarge(picture, &prompt.to_string())
+            enlarge(image, &prompt.to_string())
         )
     };
     panels.iter().map(panel).collect()
@@ -76,7 +76,7 @@ fn card(card: &Card) -> String {
     )
 }
 
-/// A picture that a click enlarges. `alt` is escaped.
+/// An image that a click enlarges. `alt` is escaped.
 fn enlarge(Inlined { address, is_tiny }: &Inlined, alt: &str) -> String {
     let class = if *is_tiny { " class=\"tiny\"" } else { "" };
     format!(
@@ -85,23 +85,23 @@ fn enlarge(Inlined { address, is_tiny }: &Inlined, alt: &str) -> String {
 }
 
 fn shot(shot: &Shot, prompt: &str) -> String {
-    let Shot { side, is_tuned, picture, mark, note, answers } = shot;
+    let Shot { side, is_tuned, image, mark, note, answers } = shot;
     let mark = match mark {
         Some(true) => "<b class=\"right\" role=\"img\" aria-label=\"right\">✓</b> ",
         Some(false) => "<b class=\"wrong\" role=\"img\" aria-label=\"wrong\">✗</b> ",
         None => "",
     };
     let (side, prompt) = (Text(side), Text(prompt));
-    let picture = match picture {
-        Some(picture) => enlarge(picture, &format!("{side}: {prompt}")),
-        None => "<div class=\"missing\">no picture</div>".into(),
+    let image = match image {
+        Some(image) => enlarge(image, &format!("{side}: {prompt}")),
+        None => "<div class=\"missing\">no image</div>".into(),
     };
     let answers: String = answers.iter().map(|answer| format!("<li>{}</li>\n", Text(answer))).collect();
     let note = if note.is_empty() { String::new() } else { format!("<span>{}</span>\n", Text(note)) };
     let answers = if answers.is_empty() { answers } else { format!("<ul class=\"answers\">\n{answers}</ul>\n") };
     let class = if *is_tuned { "side tuned" } else { "side" };
     format!(
-        "<figure>\n{picture}\n<figcaption><span class=\"{class}\">{side}</span> {mark}{note}{answers}</figcaption>\n</figure>\n"
+        "<figure>\n{image}\n<figcaption><span class=\"{class}\">{side}</span> {mark}{note}{answers}</figcaption>\n</figure>\n"
     )
 }
 
@@ -118,7 +118,7 @@ mod tests {
             shots: vec![Shot {
                 side: "base".into(),
                 is_tuned: false,
-                picture: Some(Inlined { address: "data:,".into(), is_tiny: true }),
+                image: Some(Inlined { address: "data:,".into(), is_tiny: true }),
                 mark: Some(false),
                 note: "missing: <i>".into(),
                 answers: vec!["a <dog>? no".into()],

@@ -1,6 +1,6 @@
 //! Reports: one HTML file that holds everything it shows, for a browser without a network.
 //!
-//! A [`page`] is made of sections; in them tables ([`compare`]), a [`gallery`] of pictures, and [`chart`]s of what the [`log`] of a run
+//! A [`page`] is made of sections; in them tables ([`compare`]), a [`gallery`] of images, and [`chart`]s of what the [`log`] of a run
 //! holds ([`training`]). [`write`] makes the page of any number of runs and evaluations; the miniature world has a page of its
 //! own.
 
@@ -10,11 +10,11 @@ mod evaluation;
 mod folder;
 pub mod gallery;
 pub mod html;
+pub mod image;
 pub mod log;
 pub mod numbers;
 mod overview;
 pub mod page;
-pub mod picture;
 pub mod samples;
 mod scores;
 pub mod serve;
@@ -32,13 +32,13 @@ use std::path::{Path, PathBuf};
 /// What the page of several folders is to show.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Training runs, evaluations, and folders of scored pictures.
+    /// Training runs, evaluations, and folders of scored images.
     pub folders: Vec<PathBuf>,
-    /// Scored pictures that evaluations without a base of their own are compared with.
+    /// Scored images that evaluations without a base of their own are compared with.
     pub base: Option<PathBuf>,
     pub title: Option<String>,
-    /// Prompts whose pictures are shown: of a run, and of each category and outcome of an evaluation.
-    pub pictures: usize,
+    /// Prompts whose images are shown: of a run, and of each category and outcome of an evaluation.
+    pub images: usize,
 }
 
 /// A training run.
@@ -70,9 +70,9 @@ fn made(request: &Request) -> Result<(String, String, Vec<String>)> {
     }
     runs.iter().for_each(|run| notes.extend(overview::gaps(run)));
     let mut body = vec![overview::runs(&runs), overview::curves(&runs)];
-    body.extend(samples::sections(&runs, request.pictures, &mut notes)?);
+    body.extend(samples::sections(&runs, request.images, &mut notes)?);
     for (number, evaluation) in evaluations.iter().enumerate() {
-        body.push(scores::section_of(evaluation, &format!("evaluation-{number}"), request.pictures, &mut notes));
+        body.push(scores::section_of(evaluation, &format!("evaluation-{number}"), request.images, &mut notes));
     }
     body.push(overview::settings(&runs));
     body.push(overview::reading(!runs.is_empty(), evaluations.iter().any(|e| e.base.is_some())));

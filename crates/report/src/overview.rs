@@ -172,8 +172,8 @@ fn differences(runs: &[Run]) -> String {
 pub fn reading(has_runs: bool, has_comparisons: bool) -> String {
     let mut terms = vec![(
         "interval",
-        "95 %, by drawing the prompts again 2000 times, each with all its pictures. That of a change is paired, prompt by prompt and \
-         picture by picture; where it does not reach 0, the change is in colour.",
+        "95 %, by drawing the prompts again 2000 times, each with all its images. That of a change is paired, prompt by prompt and \
+         image by image; where it does not reach 0, the change is in colour.",
     )];
     if has_runs {
         terms.push(("held-out loss", "the caption loss on prompts that are not trained on, when it was last measured"));
@@ -181,13 +181,13 @@ pub fn reading(has_runs: bool, has_comparisons: bool) -> String {
             .push(("change, best", "from before the training to the last measurement; the lowest of all measurements"));
         terms.push((
             "judge",
-            "the figure of another network or program that looks at the same pictures and has no part in the losses",
+            "the figure of another network or program that looks at the same images and has no part in the losses",
         ));
     }
     if has_comparisons {
         terms.push((
             "won, lost, even",
-            "whether the picture scores higher or lower than the base model’s picture of the same prompt and number. Up to 0.05 apart \
+            "whether the image scores higher or lower than the base model’s image of the same prompt and number. Up to 0.05 apart \
              (CLIP: 0.01) they are even; right and wrong are always told apart.",
         ));
     }

@@ -1,15 +1,15 @@
-//! Pictures that runs drew on the way: before and after, and where words look.
+//! Images that runs drew on the way: before and after, and where words look.
 
 use super::{
     Run,
     gallery::{self, Card, Shot},
     html::Text,
+    image::{self, Inlined, PANEL, SHOT},
     page::section,
-    picture::{self, Inlined, PANEL, SHOT},
 };
 use anyhow::Result;
-use images::Picture;
-use runlog::samples::{pictures, rounds};
+use images::Image;
+use runlog::samples::{images, rounds};
 use std::path::{Path, PathBuf};
 
 /// Prompts of a run whose attention is shown.
@@ -48,7 +48,7 @@ pub(super) fn sections(runs: &[Run], most: usize, notes: &mut Vec<String>) -> Re
 
 /// What attention panels show, in words.
 pub const ATTENTION: &str = "<p>The first sample prompts of the run, above before the training and below after it, from one seed. \
-    Beside each picture, how much of the cross-attention of every place goes to a word, from dark to bright: the mean over all \
+    Beside each image, how much of the cross-attention of every place goes to a word, from dark to bright: the mean over all \
     denoising steps, layers and heads. Above and below have one scale.</p>\n";
 
 /// Prompts and attention panels of the run's newest samples, where it made any.
@@ -57,17 +57,17 @@ pub fn attention(run: &Path, most: usize) -> Result<Vec<(String, Inlined)>> {
         return Ok(vec![]);
     };
     let panel = |file: &PathBuf| {
-        let (_, texts) = Picture::open_with_texts(file)?;
-        Ok((texts.get("prompt").cloned().unwrap_or_default(), picture::inlined(file, PANEL)?))
+        let (_, texts) = Image::open_with_texts(file)?;
+        Ok((texts.get("prompt").cloned().unwrap_or_default(), image::inlined(file, PANEL)?))
     };
-    pictures(&folder)?.iter().take(most).map(panel).collect()
+    images(&folder)?.iter().take(most).map(panel).collect()
 }
 
 /// A prompt, drawn before the training and after it, perhaps by several runs.
 struct Sample {
     prompt: String,
     /// What it was before, for runs that start alike; `None` where the run has no first round.
-    before: Option<(Picture, PathBuf)>,
+    before: Option<(Image, PathBuf)>,
     /// Files and what they are called.
     after: Vec<(String, PathBuf)>,
 }
@@ -80,16 +80,16 @@ fn compare(run: &Run, is_named: bool) -> Result<Vec<Sample>> {
     let called = if is_named { format!("{}, step {step}", run.name) } else { format!("step {step}") };
     let sample = |file: PathBuf| {
         let before = first.zip(file.file_name()).map(|((_, round), name)| round.join(name));
-        let before = before.and_then(|file| Some((Picture::open(&file).ok()?, file)));
+        let before = before.and_then(|file| Some((Image::open(&file).ok()?, file)));
         Sample { prompt: prompt(&file), before, after: vec![(called.clone(), file)] }
     };
-    Ok(pictures(newest)?.into_iter().map(sample).collect())
+    Ok(images(newest)?.into_iter().map(sample).collect())
 }
 
 /// Puts what several runs made of the same beginning together.
 fn add(samples: &mut Vec<Sample>, new: Sample) {
-    fn start(sample: &Sample) -> Option<&Picture> {
-        sample.before.as_ref().map(|(picture, _)| picture)
+    fn start(sample: &Sample) -> Option<&Image> {
+        sample.before.as_ref().map(|(image, _)| image)
     }
     let same =
         |sample: &&mut Sample| sample.prompt == new.prompt && start(sample).is_some() && start(sample) == start(&new);
@@ -101,7 +101,7 @@ fn add(samples: &mut Vec<Sample>, new: Sample) {
 
 /// What a sample was drawn for; else the name of its file.
 fn prompt(file: &Path) -> String {
-    let texts = Picture::open_with_texts(file).map(|(_, texts)| texts).unwrap_or_default();
+    let texts = Image::open_with_texts(file).map(|(_, texts)| texts).unwrap_or_default();
     let of_settings = |text: &String| {
         let lines: Vec<&str> = text.lines().collect();
         let end = lines.iter().rposition(|line| line.starts_with("Steps: "))?;
@@ -116,7 +116,7 @@ fn card(sample: &Sample, notes: &mut Vec<String>) -> Card {
     let mut shot = |side: &str, is_tuned: bool, file: &Path| Shot {
         side: side.into(),
         is_tuned,
-        picture: or_note(file, notes),
+        image: or_note(file, notes),
         mark: None,
         note: String::new(),
         answers: vec![],
@@ -127,12 +127,12 @@ fn card(sample: &Sample, notes: &mut Vec<String>) -> Card {
     Card { prompt: sample.prompt.clone(), note: String::new(), tags: vec![], shots }
 }
 
-/// A picture; where there is none, that is noted.
+/// An image; where there is none, that is noted.
 pub(super) fn or_note(file: &Path, notes: &mut Vec<String>) -> Option<Inlined> {
-    match picture::inlined(file, SHOT) {
-        Ok(picture) => Some(picture),
+    match image::inlined(file, SHOT) {
+        Ok(image) => Some(image),
         Err(error) => {
-            notes.push(format!("a picture is missing: {error:#}"));
+            notes.push(format!("an image is missing: {error:#}"));
             None
         }
     }

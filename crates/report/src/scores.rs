@@ -1,4 +1,4 @@
-//! An evaluation on the page: what the scores add up to, and the pictures behind them.
+//! An evaluation on the page: what the scores add up to, and the images behind them.
 
 use super::{
     chart::{self, Bar, Group},
@@ -17,7 +17,7 @@ use benchmarks::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The section of an evaluation. `most` prompts of each category and outcome have their pictures in it.
+/// The section of an evaluation. `most` prompts of each category and outcome have their images in it.
 pub(super) fn section_of(evaluation: &Evaluation, id: &str, most: usize, notes: &mut Vec<String>) -> String {
     let Evaluation { name, settings: how, base, others } = evaluation;
     let mut body = String::new();
@@ -42,7 +42,7 @@ pub(super) fn section_of(evaluation: &Evaluation, id: &str, most: usize, notes: 
 fn tables(variant: &Variant, base: Option<&Variant>) -> String {
     let Table { rows } = Table::new(&variant.scored, base.map(|base| &base.scored[..]));
     if rows.is_empty() {
-        return "<p>No picture is scored yet.</p>\n".into();
+        return "<p>No image is scored yet.</p>\n".into();
     }
     let of_several = rows.iter().any(|row| row.benchmark != rows[0].benchmark);
     let name =
@@ -74,7 +74,7 @@ fn tables(variant: &Variant, base: Option<&Variant>) -> String {
 }
 
 fn line(row: &Row, name: String) -> compare::Line {
-    let note = format!("{}; {}, {}", row.metric, counted(row.prompts, "prompt"), counted(row.images, "picture"));
+    let note = format!("{}; {}, {}", row.metric, counted(row.prompts, "prompt"), counted(row.images, "image"));
     compare::Line {
         name,
         note: Some(note),
@@ -99,7 +99,7 @@ fn group(row: &Row, label: String) -> Group {
     Group { label, text, bars }
 }
 
-/// What became of a picture.
+/// What became of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     Won,
@@ -127,7 +127,7 @@ impl Outcome {
     }
 }
 
-/// The first prompts of each category and outcome, each with its first picture that came out so.
+/// The first prompts of each category and outcome, each with its first image that came out so.
 fn pictures(variant: &Variant, base: Option<&Variant>, most: usize, notes: &mut Vec<String>) -> String {
     let (order, tuned) = images(&variant.scored);
     let before = base.map(|base| images(&base.scored).1).unwrap_or_default();
@@ -154,7 +154,7 @@ fn pictures(variant: &Variant, base: Option<&Variant>, most: usize, notes: &mut 
         let seed = subject.seed.map_or(String::new(), |seed| format!(", seed {seed}"));
         let mut tags = vec![format!("category-{}", number(place))];
         tags.extend(outcome.map(|outcome| outcome.name().into()));
-        let note = format!("{}, picture {}{seed}", subject.category, subject.index);
+        let note = format!("{}, image {}{seed}", subject.category, subject.index);
         cards.push(Card { prompt: subject.prompt.clone(), note, tags, shots });
     }
     if cards.is_empty() {
@@ -186,7 +186,7 @@ fn filter(tag: &str, label: &str) -> Filter {
 
 fn shot(variant: &Variant, image: &Image, is_tuned: bool, notes: &mut Vec<String>) -> Shot {
     let is_right = |score: f64| (image.metrics[0].metric() == Metric::Correct).then_some(score > 0.5);
-    let each = |p: &&benchmarks::records::Picture| format!("{} {}", p.metric(), Scale::SCORE.plain(p.score()));
+    let each = |p: &&benchmarks::records::Image| format!("{} {}", p.metric(), Scale::SCORE.plain(p.score()));
     let score = Scale::SCORE.plain(image.score);
     let note = match image.metrics.len() {
         1 if is_right(image.score).is_some() => String::new(),
@@ -201,7 +201,7 @@ fn shot(variant: &Variant, image: &Image, is_tuned: bool, notes: &mut Vec<String
     Shot {
         side: variant.name.clone(),
         is_tuned,
-        picture: or_note(&variant.folder.join(&image.subject().file), notes),
+        image: or_note(&variant.folder.join(&image.subject().file), notes),
         mark: is_right(image.score),
         note,
         answers: image.metrics.iter().flat_map(|picture| picture.lines()).filter_map(said).collect(),

@@ -12,7 +12,7 @@ pub type Named<'a> = (&'a str, &'a Log);
 
 /// What the charts show, in words.
 pub const READING: &str = "<p class=\"soft\">The caption loss is the captioner’s mean negative log-likelihood of a prompt’s tokens, \
-    given the picture: lower means that the picture says more of the prompt. Every step has other prompts; the held-out prompts are \
+    given the image: lower means that the image says more of the prompt. Every step has other prompts; the held-out prompts are \
     the same each time, from the same noise.</p>\n";
 
 /// Figures of a step that only some runs have.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use comat::reward::{ImageReward, PerImage, Weighted};
 use diffusion::resident::Resident;
 use indicatif::ProgressBar;
-use ranks::{World, interrupt::Interrupt};
+use ranks::{ProcessGroup, interrupt::Interrupt};
 use std::path::Path;
 use tch::{Kind, Tensor};
 
@@ -26,7 +26,7 @@ pub fn reward() -> Result<impl ImageReward + 'static> {
 pub fn train(file: &Path, settings: &[String], weight: f64) -> Result<()> {
     let config = config::read(file, settings)?;
     let interrupt = Interrupt::default();
-    let (mut trainer, mut run) = run::open(config, None, ProgressBar::hidden(), &interrupt, World::alone())?;
+    let (mut trainer, mut run) = run::open(config, None, ProgressBar::hidden(), &interrupt, ProcessGroup::alone())?;
     trainer.session.rewards.push(Weighted { weight, reward: Box::new(reward()?) });
     trainer.run(&mut run, &interrupt)?;
     Ok(())

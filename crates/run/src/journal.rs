@@ -76,10 +76,10 @@ impl Journal {
         self.events.write(event)
     }
 
-    /// A picture that was drawn after so many steps.
-    pub fn picture(&mut self, step: u64, tag: &str, size: (usize, usize), png: &Path) -> Result<()> {
+    /// An image that was drawn after so many steps.
+    pub fn image(&mut self, step: u64, tag: &str, size: (usize, usize), png: &Path) -> Result<()> {
         match &mut self.tensorboard {
-            Some(tensorboard) => tensorboard.picture(step, tag, size, fs::read(png).map_err(Error::io(png))?),
+            Some(tensorboard) => tensorboard.image(step, tag, size, fs::read(png).map_err(Error::io(png))?),
             None => Ok(()),
         }
     }

@@ -22,7 +22,7 @@ use models::{
     lora::{self, Lora},
 };
 use ranks::{
-    World,
+    ProcessGroup,
     interrupt::{Interrupt, Interrupted},
 };
 use serde_json::json;
@@ -44,9 +44,9 @@ pub fn open(
     resume: Option<&str>,
     bar: ProgressBar,
     interrupt: &Interrupt,
-    world: World,
+    group: ProcessGroup,
 ) -> Result<(Trainer, Run)> {
-    let mut trainer = Trainer::open(config, resume, world)?;
+    let mut trainer = Trainer::open(config, resume, group)?;
     let run = Run::open(&trainer, resume.is_some(), bar.clone(), interrupt)?;
     trainer.complete(&bar, interrupt)?;
     bar.set_length(trainer.session.config.train.steps);
@@ -80,13 +80,13 @@ impl Run {
     /// # Errors
     /// A folder that holds a run, or cannot be written to; held-out prompts or a judge that cannot be read.
     pub fn open(trainer: &Trainer, resumes: bool, bar: ProgressBar, interrupt: &Interrupt) -> Result<Self> {
-        let Trainer { session, prompts: training, world, .. } = trainer;
+        let Trainer { session, prompts: training, group, .. } = trainer;
         let config = &session.config;
         let judge = match &config.validation.judge {
             Some(which) => Some(which.open(session.pipeline.kind, session.pipeline.device)?),
             None => None,
         };
-        let (folder, leads) = (config.output.clone(), world.leads());
+        let (folder, leads) = (config.output.clone(), group.leads());
         // an empty log is that of a run which was stopped before its first step
         let begun = fs::metadata(folder.join("events.jsonl")).is_ok_and(|log| log.len() > 0);
         if leads && !resumes && begun {
@@ -145,7 +145,7 @@ impl Run {
         Ok(self.interrupt.check()?)
     }
 
-    /// A LoRA in both spellings, into a folder of the run.
+    /// A LoRA in both formats, into a folder of the run.
     fn write_adapter(&self, trainer: &Trainer, lora: &Lora, folder: &str) -> Result<PathBuf> {
         let folder = self.folder.join(folder);
         let name = self.folder.file_name().and_then(|n| n.to_str()).unwrap_or("comat");
@@ -174,7 +174,7 @@ impl Run {
     fn look(&mut self, trainer: &mut Trainer, done: Looked) -> Result<bool> {
         let (step, config) = (trainer.step, &trainer.session.config);
         let (last, validate, sample) = (step == config.train.steps, config.validation.every, config.samples.every);
-        if (last || due(validate, step)) && !done.measured && !trainer.world.any(self.interrupt.is_set())? {
+        if (last || due(validate, step)) && !done.measured && !trainer.group.any(self.interrupt.is_set())? {
             validation::measure(self, trainer)?;
         }
         if (last || due(sample, step)) && !done.drawn && !self.interrupt.is_set() {
@@ -184,8 +184,8 @@ impl Run {
         if patience == 0 || last {
             return Ok(false);
         }
-        let stop = trainer.world.any(self.validation.since_best() >= patience)?; // only rank 0 knows
-        if stop && trainer.world.leads() {
+        let stop = trainer.group.any(self.validation.since_best() >= patience)?; // only rank 0 knows
+        if stop && trainer.group.leads() {
             tracing::warn!("step {step}: the judge's figure was not better for {patience} rounds; the run ends here");
         }
         Ok(stop)
@@ -197,7 +197,7 @@ impl Observer for Run {
     /// end here.
     fn on_start(&mut self, trainer: &mut Trainer) -> Result<bool> {
         let config = &trainer.session.config;
-        if config.logging.tensorboard && trainer.world.leads() {
+        if config.logging.tensorboard && trainer.group.leads() {
             self.journal.begin_tensorboard(&self.folder, trainer.step)?;
         }
         self.journal.write(json!({
@@ -210,8 +210,8 @@ impl Observer for Run {
             "commits": config.commits(),
             "prompts": trainer.prompts.len(),
             "trainable": trainer.adapter.flat.numel(),
-            "ranks": trainer.world.size,
-            "backend": trainer.world.backend(),
+            "ranks": trainer.group.size,
+            "backend": trainer.group.backend(),
         }))?;
         self.lines.start(trainer, self.samples.len(), self.validation.prompts.len());
         self.validation.resume_at(trainer.step);
@@ -224,9 +224,9 @@ impl Observer for Run {
             samples::draw(self, trainer)?;
             return Ok(false);
         }
-        let here = if trainer.world.leads() { Looked::read(&self.folder, trainer.step)? } else { Looked::default() };
-        let world = &trainer.world; // only rank 0 has looked into the log
-        let looked = Looked { measured: world.any(here.measured)?, drawn: world.any(here.drawn)? };
+        let here = if trainer.group.leads() { Looked::read(&self.folder, trainer.step)? } else { Looked::default() };
+        let group = &trainer.group; // only rank 0 has looked into the log
+        let looked = Looked { measured: group.any(here.measured)?, drawn: group.any(here.drawn)? };
         let ends = self.look(trainer, looked)?;
         Ok(ends && !looked.measured)
     }
@@ -245,7 +245,7 @@ impl Observer for Run {
                 "skipped": trainer.skipped, "seconds": seconds,
             }));
         }
-        let peak = report.legs.peak().max(memory::peak(trainer.session.pipeline.device));
+        let peak = report.phases.peak().max(memory::peak(trainer.session.pipeline.device));
         let mut line = json!({
             "event": "step",
             "step": trainer.step,
@@ -256,7 +256,7 @@ impl Observer for Run {
             "caption_cotangent": report.pulls.caption,
             "peak_memory": peak,
         });
-        for (name, leg) in report.legs.named() {
+        for (name, phase) in report.phases.named() {
             let there = match name {
                 "reward" => !report.rewards.is_empty(),
                 "fidelity" => report.fidelity.is_some(),
@@ -264,8 +264,8 @@ impl Observer for Run {
                 _ => true,
             };
             if let (true, Some(line)) = (there, line.as_object_mut()) {
-                line.insert(format!("seconds_{name}"), leg.seconds.into());
-                line.insert(format!("peak_{name}"), leg.peak.into());
+                line.insert(format!("seconds_{name}"), phase.seconds.into());
+                line.insert(format!("peak_{name}"), phase.peak.into());
             }
         }
         if let Some(line) = line.as_object_mut() {
@@ -320,9 +320,9 @@ impl Observer for Run {
         self.look(trainer, Looked::default())
     }
 
-    /// Writes the adapter in both spellings, and the comparison of before and after.
+    /// Writes the adapter in both formats, and the comparison of before and after.
     fn on_end(&mut self, trainer: &mut Trainer) -> Result<()> {
-        if !trainer.world.leads() {
+        if !trainer.group.leads() {
             return Ok(());
         }
         let folder = self.write_adapter(trainer, &trainer.adapter.lora, "adapter")?;

@@ -4,9 +4,9 @@ use super::{Run, unless_stopped};
 use anyhow::Result;
 use comat::{batch, replay::chunks, session::Session, train::Trainer};
 use diffusion::word_maps::{self, Looks, Word};
-use images::{Picture, slug};
+use images::{Image, slug};
 use models::{Error, lora::Lora};
-use runlog::samples::{GRID, pictures};
+use runlog::samples::{GRID, images};
 use serde_json::json;
 use std::{
     fs,
@@ -29,7 +29,7 @@ pub fn draw(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
 fn draw_all(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     let folder = run.folder.join("samples").join(format!("step-{}", trainer.step));
     let at_a_time =
-        trainer.world.at_a_time(trainer.session.config.train.batch_size, trainer.session.config.train.accumulation);
+        trainer.group.at_a_time(trainer.session.config.train.batch_size, trainer.session.config.train.accumulation);
     let (step, session) = (trainer.step, &mut trainer.session);
     let watched = session.config.samples.attention;
     let of = |folder: &Path, watched| Round { step, folder: folder.to_owned(), watched, at_a_time };
@@ -55,7 +55,7 @@ struct Round {
 
 impl Round {
     /// Its grid comes last: a folder without it is not whole, and goes.
-    fn draw(&self, run: &Run, session: &mut Session, lora: &Lora) -> Result<Vec<Picture>> {
+    fn draw(&self, run: &Run, session: &mut Session, lora: &Lora) -> Result<Vec<Image>> {
         let drawn = round(self, run, session, lora);
         if drawn.is_err() && !self.folder.join(GRID).exists() {
             let _ = fs::remove_dir_all(&self.folder);
@@ -64,7 +64,7 @@ impl Round {
     }
 }
 
-fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result<Vec<Picture>> {
+fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result<Vec<Image>> {
     let Round { step, folder, watched, at_a_time } = round;
     let (step, watched, at_a_time) = (*step, *watched, *at_a_time);
     let config = session.config.clone();
@@ -87,7 +87,7 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
             (session.draw(&unet, &sampler, &prompts, x, noise, || run.tick_unless_stopped())?, None)
         };
         for (i, (prompt, seed)) in prompts.iter().zip(seeds).enumerate() {
-            let picture = Picture::from_tensor(&images.get(i as i64))?;
+            let image = Image::from_tensor(&images.get(i as i64))?;
             let path = folder.join(name(first + i, prompt));
             let settings = diffusion::generate::parameters(
                 &config.samples.sampling(&config.sampling),
@@ -98,31 +98,31 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
                 &[],
             );
             let (seed, at) = (seed.to_string(), step.to_string());
-            picture.save(&path, &[("parameters", &settings), ("prompt", prompt), ("seed", &seed), ("step", &at)])?;
+            image.save(&path, &[("parameters", &settings), ("prompt", prompt), ("seed", &seed), ("step", &at)])?;
             if let Some(sum) = &sum {
                 let words = word_maps::words(prompt, &session.pipeline.text.tokenizer().encode(prompt)?);
-                let looks = Looks { picture: picture.clone(), maps: sum.of(i as i64, &words)? };
+                let looks = Looks { image: image.clone(), maps: sum.of(i as i64, &words)? };
                 maps.add(first + i, prompt, &looks);
                 let before = first_look(&run.folder.join("samples/step-0"), first + i, prompt)?;
                 panel(&folder.join("attention"), first + i, prompt, &words, step, before, &looks)?;
             }
-            pictures.push(picture);
+            pictures.push(image);
         }
     }
     if watched {
         maps.write(&folder.join(MAPS))?;
     }
     let columns = (pictures.len() as f64).sqrt().ceil() as usize;
-    Picture::grid(&pictures, columns).save(&folder.join(GRID), &[("step", &step.to_string())])?;
+    Image::grid(&pictures, columns).save(&folder.join(GRID), &[("step", &step.to_string())])?;
     Ok(pictures)
 }
 
-/// Passes the pictures of a round on to TensorBoard.
-fn show(run: &mut Run, step: u64, group: &str, folder: &Path, pictures: &[Picture]) -> Result<()> {
-    for (number, (prompt, picture)) in run.samples.iter().zip(pictures).enumerate() {
+/// Passes the images of a round on to TensorBoard.
+fn show(run: &mut Run, step: u64, group: &str, folder: &Path, pictures: &[Image]) -> Result<()> {
+    for (number, (prompt, image)) in run.samples.iter().zip(pictures).enumerate() {
         let file = name(number, prompt);
         let tag = format!("{group}/{}", file.trim_end_matches(".png"));
-        run.journal.picture(step, &tag, (picture.width, picture.height), &folder.join(file))?;
+        run.journal.image(step, &tag, (image.width, image.height), &folder.join(file))?;
     }
     Ok(())
 }
@@ -133,11 +133,11 @@ fn name(number: usize, prompt: &str) -> String {
 
 /// A sample as it was in the first round, if its prompt was among the samples then.
 fn first_look(round: &Path, number: usize, prompt: &str) -> Result<Option<Looks>> {
-    let picture = round.join(name(number, prompt));
-    if !picture.exists() {
+    let image = round.join(name(number, prompt));
+    if !image.exists() {
         return Ok(None);
     }
-    word_maps::read(&round.join(MAPS), number, prompt, Picture::open(&picture)?)
+    word_maps::read(&round.join(MAPS), number, prompt, Image::open(&image)?)
 }
 
 fn panel(
@@ -160,16 +160,16 @@ fn panel(
 }
 
 /// `before-after.png`: a column a prompt, the first round above and the newest below.
-fn compare(folder: &Path, newest: &[Picture]) -> Result<()> {
+fn compare(folder: &Path, newest: &[Image]) -> Result<()> {
     let first = folder.join("samples/step-0");
     if !first.exists() {
         return Ok(()); // the run was started without samples
     }
-    let mut both = pictures(&first)?.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>>>()?;
+    let mut both = images(&first)?.iter().map(|path| Image::open(path)).collect::<Result<Vec<_>>>()?;
     if both.len() != newest.len() {
         return Ok(()); // the sample prompts were changed on the way
     }
     both.extend(newest.iter().cloned());
     let factor = (256 / newest.first().map_or(256, |p| p.width.max(1))).max(1);
-    Picture::grid(&both, newest.len()).enlarge(factor).save(&folder.join("before-after.png"), &[])
+    Image::grid(&both, newest.len()).enlarge(factor).save(&folder.join("before-after.png"), &[])
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use comat::{batch, replay::chunks, session::Session, train::Trainer};
 use diffusion::{judge::Judge, prompts::Prompt, random::Purpose};
 use models::{Error, tensors};
-use ranks::World;
+use ranks::ProcessGroup;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
@@ -156,10 +156,10 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
         return Ok(());
     }
     let share = unless_stopped(draw(run, trainer))?;
-    let stopped = trainer.world.any(share.is_none())?;
+    let stopped = trainer.group.any(share.is_none())?;
     let Some(share) = share.filter(|_| !stopped) else { return Ok(()) };
-    let round = gather(share, &trainer.session, run, &trainer.world)?;
-    if !trainer.world.leads() {
+    let round = gather(share, &trainer.session, run, &trainer.group)?;
+    if !trainer.group.leads() {
         return Ok(());
     }
     let step = trainer.step;
@@ -206,14 +206,14 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
 
 /// A rank's share of the prompts.
 fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
-    let (session, world) = (&mut trainer.session, &trainer.world);
+    let (session, group) = (&mut trainer.session, &trainer.group);
     let unet = session.frozen(&trainer.adapter.lora)?;
     let (mut losses, mut judged, mut bytes) = (vec![], vec![], vec![]);
     let mut rewards = vec![vec![]; session.rewards.len()];
     let all = &run.validation.prompts;
-    let mine = world.share(all.len());
+    let mine = group.share(all.len());
     for (start, length) in
-        chunks(mine.len() as i64, world.at_a_time(session.config.train.batch_size, session.config.train.accumulation))
+        chunks(mine.len() as i64, group.at_a_time(session.config.train.batch_size, session.config.train.accumulation))
     {
         let start = mine.start as i64 + start;
         let prompts: Vec<&str> = all[start as usize..][..length as usize].iter().map(|p| p.text.as_str()).collect();
@@ -238,8 +238,8 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
 }
 
 /// The whole round, from the shares of the ranks.
-fn gather(share: Round, session: &Session, run: &Run, world: &World) -> Result<Round> {
-    if world.is_alone() {
+fn gather(share: Round, session: &Session, run: &Run, group: &ProcessGroup) -> Result<Round> {
+    if group.is_alone() {
         return Ok(share);
     }
     let (all, mine) = (run.validation.prompts.len(), share.losses.len() as i64);
@@ -253,12 +253,12 @@ fn gather(share: Round, session: &Session, run: &Run, world: &World) -> Result<R
     });
     let rows = Tensor::from_slice(&rows.collect::<Vec<f64>>()).view([mine, columns]);
     let rows =
-        world.gather(&rows, all)?.unbind(0).into_iter().map(Vec::<f64>::try_from).collect::<Result<Vec<_>, _>>()?;
+        group.gather(&rows, all)?.unbind(0).into_iter().map(Vec::<f64>::try_from).collect::<Result<Vec<_>, _>>()?;
     let images = match figures {
         Some(_) => {
             let shape = [mine, 3, session.size.height, session.size.width];
             let none = || Tensor::zeros(shape, (Kind::Uint8, Device::Cpu));
-            world.gather(&if mine == 0 { none() } else { share.images }, all)?
+            group.gather(&if mine == 0 { none() } else { share.images }, all)?
         }
         None => Tensor::new(),
     };

@@ -23,12 +23,12 @@ pub fn rounds(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// The pictures of a round, in order.
-pub fn pictures(round: &Path) -> Result<Vec<PathBuf>> {
+/// The images of a round, in order.
+pub fn images(round: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(round).map_err(Error::io(round))?.filter_map(|entry| Some(entry.ok()?.path()));
-    let is_picture =
+    let is_image =
         |path: &PathBuf| path.extension().is_some_and(|e| e == "png") && path.file_name().is_some_and(|n| n != GRID);
-    let mut found: Vec<_> = entries.filter(is_picture).collect();
+    let mut found: Vec<_> = entries.filter(is_image).collect();
     found.sort();
     Ok(found)
 }

@@ -1,4 +1,4 @@
-//! Event files of TensorBoard: numbers and pictures of a run, by step.
+//! Event files of TensorBoard: numbers and images of a run, by step.
 //!
 //! A file is a sequence of records ([`record`]), each of which holds an [`message::Event`] as protobuf. A run that goes on writes
 //! another file in the same folder; TensorBoard reads them in the order of their names.
@@ -48,8 +48,8 @@ impl Writer {
         self.summary(step, scalars.iter().map(value).collect())
     }
 
-    /// Adds a picture, given the bytes of its PNG file.
-    pub fn picture(&mut self, step: u64, tag: &str, (width, height): (usize, usize), png: Vec<u8>) -> Result<()> {
+    /// Adds an image, given the bytes of its PNG file.
+    pub fn image(&mut self, step: u64, tag: &str, (width, height): (usize, usize), png: Vec<u8>) -> Result<()> {
         let image = Image { height: height as i32, width: width as i32, colorspace: Image::RGB, encoded: png };
         self.summary(step, vec![Value { tag: tag.into(), image: Some(image), ..Value::default() }])
     }
@@ -117,7 +117,7 @@ mod tests {
         let mut writer = Writer::create(&below, 0).unwrap();
         writer.scalars(3, &[("train/loss".into(), 0.5), ("train/rate".into(), 5e-5)]).unwrap();
         writer.scalars(3, &[]).unwrap();
-        writer.picture(4, "samples/a dög", (2, 1), vec![1, 2, 3]).unwrap();
+        writer.image(4, "samples/a dög", (2, 1), vec![1, 2, 3]).unwrap();
         let events = read(&writer.path).unwrap();
         assert_eq!(events.len(), 4);
         assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));
@@ -153,12 +153,12 @@ mod tests {
         let scalar = Value { tag: "a/b".into(), simple_value: Some(0.25), ..Value::default() };
         assert_eq!(hex(of(scalar)), SCALAR);
         let image = Image { height: 1, width: 300, colorspace: 3, encoded: vec![1, 2] };
-        assert_eq!(hex(of(Value { tag: "p".into(), image: Some(image), ..Value::default() })), PICTURE);
+        assert_eq!(hex(of(Value { tag: "p".into(), image: Some(image), ..Value::default() })), IMAGE);
         let start = Event { session_log: Some(SessionLog { status: 1 }), ..Event::default() };
         assert_eq!(hex(start), START);
     }
 
     const SCALAR: &str = "09000000000000f83f10072a0c0a0a0a03612f62150000803e";
-    const PICTURE: &str = "09000000000000f83f10072a120a100a0170220b080110ac02180322020102";
+    const IMAGE: &str = "09000000000000f83f10072a120a100a0170220b080110ac02180322020102";
     const START: &str = "3a020801";
 }

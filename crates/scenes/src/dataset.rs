@@ -1,4 +1,4 @@
-//! Scenes as files: pictures, masks of their objects, captions.
+//! Scenes as files: images, masks of their objects, captions.
 
 use crate::{
     prompts::Category,
@@ -7,7 +7,7 @@ use crate::{
     staging, wording,
 };
 use anyhow::{Result, bail};
-use images::Picture;
+use images::Image;
 use indicatif::ProgressBar;
 use models::Error;
 use models::write_text;
@@ -46,10 +46,10 @@ pub fn write(request: &Request, bar: &ProgressBar, interrupt: &Interrupt) -> Res
         rng.set_stream(number as u64);
         let (scene, prompt) = scene(*category, &mut rng);
         let file = format!("{number:06}.png");
-        render::picture(&scene).save(&out.join(&file), &[])?;
+        render::image(&scene).save(&out.join(&file), &[])?;
         let masks: Vec<String> = (0..scene.objects.len()).map(|k| format!("{number:06}.mask-{k}.png")).collect();
         for (object, mask) in scene.objects.iter().zip(&masks) {
-            mask_picture(object).save(&out.join(mask), &[])?;
+            mask_image(object).save(&out.join(mask), &[])?;
         }
         let captions = captions(&scene, prompt, &mut rng);
         lines += &format!("{}\n", json!({ "file": file, "scene": scene, "captions": captions, "masks": masks }));
@@ -81,7 +81,7 @@ fn captions(scene: &Scene, prompt: Option<String>, rng: &mut impl Rng) -> BTreeS
     captions
 }
 
-fn mask_picture(object: &Object) -> Picture {
+fn mask_image(object: &Object) -> Image {
     let pixels = render::mask(object).into_iter().flat_map(|v| [(v * 255.0).round() as u8; 3]).collect();
-    Picture { width: SIDE, height: SIDE, pixels }
+    Image { width: SIDE, height: SIDE, pixels }
 }

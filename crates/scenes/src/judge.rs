@@ -1,4 +1,4 @@
-//! What a picture shows, found from its pixels alone, and whether that is what its prompt asks for.
+//! What an image shows, found from its pixels alone, and whether that is what its prompt asks for.
 //!
 //! No network takes part. A thing is a connected set of pixels that stand out from the ground. Its outline is held against
 //! each shape ([`outline`]), its inside against each colour and texture ([`surface`]). What fits nothing well, or two things
@@ -12,12 +12,12 @@ mod surface;
 pub use answer::verdict;
 
 use crate::scene::{Color, SIDE, Shape, Texture};
-use images::Picture;
+use images::Image;
 use parts::{Mask, Pixels, Rgb, distance};
 use serde::{Deserialize, Serialize};
 use surface::{Surface, distance_between};
 
-/// A connected thing in a picture. What cannot be told for certain is `None`.
+/// A connected thing in an image. What cannot be told for certain is `None`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {
     pub shape: Option<Shape>,
@@ -29,18 +29,18 @@ pub struct Found {
     pub area: usize,
 }
 
-/// Everything in a picture.
+/// Everything in an image.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Look {
     pub found: Vec<Found>,
     /// Specks too small to be an object.
     pub specks: usize,
-    /// How far a pixel is, on average over the picture, from what the ground and the found objects explain: 0 for a
+    /// How far a pixel is, on average over the image, from what the ground and the found objects explain: 0 for a
     /// render, in units where white and black are 1 apart. Noise, smears and a tinted ground raise it.
     pub unexplained: f32,
 }
 
-/// How a picture answers its prompt.
+/// How an image answers its prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Objects that were asked for.
@@ -53,7 +53,7 @@ pub struct Verdict {
     pub relation: Option<bool>,
     /// Things beyond those that were asked for.
     pub extra: usize,
-    /// Whether everything in the picture is a whole object of this world.
+    /// Whether everything in the image is a whole object of this world.
     pub clean: bool,
     /// All of it: every object with its attributes, lying as asked, and nothing else.
     pub correct: bool,
@@ -75,13 +75,13 @@ const LIGHT: std::ops::RangeInclusive<f32> = 0.84..=1.0;
 const GREY: f32 = 0.04;
 
 impl Look {
-    /// More unexplained than this is not a clean picture. Noise of a deviation of 0.03 leaves 0.03.
+    /// More unexplained than this is not a clean image. Noise of a deviation of 0.03 leaves 0.03.
     pub const CLEAN: f32 = 0.045;
 }
 
-/// Looks at a picture of this world's size; in one of another size nothing is found.
-pub fn look(picture: &Picture) -> Look {
-    let pixels = Pixels::from(picture);
+/// Looks at an image of this world's size; in one of another size nothing is found.
+pub fn look(image: &Image) -> Look {
+    let pixels = Pixels::from(image);
     if (pixels.width, pixels.height) != (SIDE, SIDE) || pixels.values.len() != SIDE * SIDE {
         return Look { unexplained: 1.0, ..Look::default() };
     }
@@ -106,9 +106,9 @@ fn things(pixels: &Pixels, ground: Rgb, apart: &Mask) -> (Vec<Thing>, Vec<Mask>)
     (large.iter().map(|piece| Thing::new(pixels, ground, piece)).collect(), small)
 }
 
-/// Shape of every thing in a picture of any size, where it has one, and the pixels that it covers, row by row.
-pub fn outlines(picture: &Picture) -> Vec<(Option<Shape>, Vec<bool>)> {
-    let pixels = Pixels::from(picture);
+/// Shape of every thing in an image of any size, where it has one, and the pixels that it covers, row by row.
+pub fn outlines(image: &Image) -> Vec<(Option<Shape>, Vec<bool>)> {
+    let pixels = Pixels::from(image);
     let ground = pixels.ground();
     let (things, _) = things(&pixels, ground, &pixels.apart_from(ground, APART));
     things.into_iter().map(|thing| (thing.found.shape, thing.mask.on)).collect()

@@ -1,4 +1,4 @@
-//! Folders of pictures, judged against their prompts.
+//! Folders of images, judged against their prompts.
 
 use crate::{
     judge::{self, Look, Verdict},
@@ -7,7 +7,7 @@ use crate::{
     wording::Demand,
 };
 use anyhow::{Result, anyhow, bail};
-use images::{Picture, Texts};
+use images::{Image, Texts};
 use indicatif::ProgressBar;
 use models::Error;
 use models::write_text;
@@ -22,7 +22,7 @@ use std::{
 };
 use tch::Tensor;
 
-/// One picture and what the judge says of it: a line of `scores.jsonl`.
+/// One image and what the judge says of it: a line of `scores.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
     pub prompt: String,
@@ -43,11 +43,11 @@ impl diffusion::judge::Judge for Watch {
     }
 
     fn judge(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<Vec<f64>>> {
-        let of_picture = |(i, prompt): (usize, &&str)| {
+        let of_image = |(i, prompt): (usize, &&str)| {
             let Some(demand) = Demand::parse(prompt) else {
                 bail!("`{prompt}` is not a prompt of the miniature world");
             };
-            let verdict = judge::verdict(&demand, &judge::look(&Picture::from_tensor(&images.get(i as i64))?));
+            let verdict = judge::verdict(&demand, &judge::look(&Image::from_tensor(&images.get(i as i64))?));
             let share = |objects: usize| objects as f64 / verdict.wanted.max(1) as f64;
             Ok(vec![
                 share(verdict.bound),
@@ -57,7 +57,7 @@ impl diffusion::judge::Judge for Watch {
                 f64::from(verdict.extra == 0),
             ])
         };
-        prompts.iter().enumerate().map(of_picture).collect()
+        prompts.iter().enumerate().map(of_image).collect()
     }
 }
 
@@ -81,9 +81,9 @@ impl Question {
 pub struct Outcome {
     /// In the order of the file names.
     pub judged: Vec<Judged>,
-    /// Prompts that no picture is of.
+    /// Prompts that no image is of.
     pub missing: Vec<String>,
-    /// Pictures of none of the prompts.
+    /// Images of none of the prompts.
     pub foreign: Vec<PathBuf>,
 }
 
@@ -138,7 +138,7 @@ pub fn judge(questions: &[Question], folder: &Path, bar: &ProgressBar, interrupt
 pub struct Drawn<'a> {
     pub question: &'a Question,
     pub seed: u64,
-    pub image: Picture,
+    pub image: Image,
 }
 
 /// Judges images that lie in no file, in their order; `file` of each is empty.
@@ -196,15 +196,14 @@ fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// `None` for a picture of another prompt, or of none.
+/// `None` for an image of another prompt, or of none.
 fn judge_file(questions: &BTreeMap<&str, &Question>, folder: &Path, file: &Path) -> Result<Option<Judged>> {
     let path = folder.join(file);
-    let (picture, texts) = Picture::open_with_texts(&path)?;
+    let (picture, texts) = Image::open_with_texts(&path)?;
     let Some((prompt, seed)) = origin(&texts, file) else { return Ok(None) };
     let Some(question) = questions.get(prompt.trim()) else { return Ok(None) };
     if (picture.width, picture.height) != (SIDE, SIDE) {
-        let size =
-            format!("is {}x{}; pictures of the miniature world are {SIDE}x{SIDE}", picture.width, picture.height);
+        let size = format!("is {}x{}; images of the miniature world are {SIDE}x{SIDE}", picture.width, picture.height);
         return Err(Error::file(&path, size).into());
     }
     let look = judge::look(&picture);
@@ -213,7 +212,7 @@ fn judge_file(questions: &BTreeMap<&str, &Question>, folder: &Path, file: &Path)
     Ok(Some(Judged { prompt, category: question.category, seed, file: file.to_owned(), look, verdict }))
 }
 
-/// Prompt and seed of a picture: as `comat generate` writes them into the file, or as T2I-CompBench names it.
+/// Prompt and seed of an image: as `comat generate` writes them into the file, or as T2I-CompBench names it.
 fn origin(texts: &Texts, file: &Path) -> Option<(String, u64)> {
     if let (Some(prompt), Some(seed)) = (texts.get("prompt"), texts.get("seed")) {
         return Some((prompt.clone(), seed.parse().ok()?));
@@ -222,7 +221,7 @@ fn origin(texts: &Texts, file: &Path) -> Option<(String, u64)> {
     Some((prompt.to_owned(), seed.parse().ok()?))
 }
 
-/// Writes a line for each picture, the whole file or nothing.
+/// Writes a line for each image, the whole file or nothing.
 pub fn write_lines(path: &Path, judged: &[Judged]) -> Result<()> {
     let lines = judged.iter().map(|j| Ok(serde_json::to_string(j)? + "\n")).collect::<Result<String>>()?;
     Ok(write_text(path, &lines)?)
@@ -243,9 +242,9 @@ mod tests {
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
-    fn picture_of(text: &str) -> Picture {
+    fn image_of(text: &str) -> Image {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
-        render::picture(&staging::scene_for(&Demand::parse(text).unwrap(), &mut rng).unwrap())
+        render::image(&staging::scene_for(&Demand::parse(text).unwrap(), &mut rng).unwrap())
     }
 
     fn prompts(name: &str, text: &str) -> Result<Vec<Question>> {
@@ -271,7 +270,7 @@ mod tests {
     fn a_folder() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        let star = picture_of("a red star");
+        let star = image_of("a red star");
         star.save(&path("00000-a-red-star-seed7.png"), &[("prompt", "a red star"), ("seed", "7")]).unwrap();
         star.save(&path("a blue star_000012.png"), &[]).unwrap();
         star.save(&path("something.png"), &[]).unwrap();

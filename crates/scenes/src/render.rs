@@ -1,7 +1,7 @@
 //! From a scene to pixels, anti-aliased.
 
 use crate::scene::{Object, SIDE, Scene, Shape, Texture};
-use images::Picture;
+use images::Image;
 
 /// Samples along each side of a pixel.
 const SAMPLES: usize = 4;
@@ -48,7 +48,7 @@ pub fn is_tinted(texture: Texture, x: f32, y: f32) -> bool {
     }
 }
 
-/// The picture as floats, row by row, `[3][SIDE][SIDE]`, 0 to 1.
+/// The image as floats, row by row, `[3][SIDE][SIDE]`, 0 to 1.
 pub fn pixels(scene: &Scene) -> Vec<f32> {
     let mut out: Vec<f32> = scene.ground.iter().flat_map(|v| std::iter::repeat_n(*v, SIDE * SIDE)).collect();
     for object in &scene.objects {
@@ -65,12 +65,12 @@ pub fn pixels(scene: &Scene) -> Vec<f32> {
     out
 }
 
-pub fn picture(scene: &Scene) -> Picture {
+pub fn image(scene: &Scene) -> Image {
     let planes = pixels(scene);
     let byte = |v: f32| (v * 255.0).round() as u8;
     let pixels =
         (0..SIDE * SIDE).flat_map(|i| (0..3).map(move |c| (c, i))).map(|(c, i)| byte(planes[c * SIDE * SIDE + i]));
-    Picture { width: SIDE, height: SIDE, pixels: pixels.collect() }
+    Image { width: SIDE, height: SIDE, pixels: pixels.collect() }
 }
 
 /// How much of each pixel an object covers, 0 to 1, row by row.

@@ -1,10 +1,10 @@
-//! What is in a picture.
+//! What is in an image.
 
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Width and height of a picture in pixels.
+/// Width and height of an image in pixels.
 pub const SIDE: usize = 64;
 
 /// An enum of words: its variants in order, each with the word for it.
@@ -179,7 +179,7 @@ impl Kind {
 
 /// Twice this times the radius is the width that is kept free of other objects.
 const REACH: f32 = 1.2;
-/// Least distance to the edge of the picture and between objects, in pixels.
+/// Least distance to the edge of the image and between objects, in pixels.
 const GAP: f32 = 2.0;
 
 impl Scene {

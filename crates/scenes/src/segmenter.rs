@@ -1,12 +1,12 @@
-//! Where the shapes of a picture are: the judge's outlines as masks for the attention losses.
+//! Where the shapes of an image are: the judge's outlines as masks for the attention losses.
 
 use crate::{judge, scene::Shape};
 use anyhow::Result;
 use diffusion::segment::Segmenter;
-use images::Picture;
+use images::Image;
 use tch::{Device, Kind, Tensor};
 
-/// Finds shapes by their outlines, without a network. A noun that is no shape of this world is in no picture.
+/// Finds shapes by their outlines, without a network. A noun that is no shape of this world is in no image.
 pub struct Judged;
 
 impl Segmenter for Judged {
@@ -14,11 +14,8 @@ impl Segmenter for Judged {
         let (_, _, height, width) = images.size4()?;
         let images = images.to_device(Device::Cpu).to_kind(Kind::Float);
         let each = nouns.iter().enumerate().map(|(row, nouns)| {
-            let outlines = if nouns.is_empty() {
-                vec![]
-            } else {
-                judge::outlines(&Picture::from_tensor(&images.get(row as i64))?)
-            };
+            let outlines =
+                if nouns.is_empty() { vec![] } else { judge::outlines(&Image::from_tensor(&images.get(row as i64))?) };
             let mask = |noun: &String| {
                 let shape = Shape::of_noun(&noun.to_lowercase());
                 let mut mask = vec![false; (height * width) as usize];

@@ -21,15 +21,15 @@ fn vjp_of_matmul() {
 
 /// Cutting a graph in two and handing the cotangent over gives the gradient of the whole.
 #[test]
-fn vjp_in_two_legs() {
+fn vjp_in_two_phases() {
     let x = Tensor::randn([4], CPU).set_requires_grad(true);
     let f = |x: &Tensor| x * x;
     let g = |h: &Tensor| h.sin();
     let whole = vjp(&[&g(&f(&x))], &[&x], &[&Tensor::ones([4], CPU)]).unwrap();
     let h = f(&x).detach().set_requires_grad(true);
     let dh = vjp(&[&g(&h)], &[&h], &[&Tensor::ones([4], CPU)]).unwrap().remove(0).unwrap();
-    let legs = vjp(&[&f(&x)], &[&x], &[&dh]).unwrap();
-    assert!(close(&legs[0], whole[0].as_ref().unwrap()));
+    let phases = vjp(&[&f(&x)], &[&x], &[&dh]).unwrap();
+    assert!(close(&phases[0], whole[0].as_ref().unwrap()));
 }
 
 #[test]

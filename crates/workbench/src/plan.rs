@@ -85,13 +85,13 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
         },
         match &config.mixed {
             Some(m) => format!(
-                "mixed        {} pictures of {} in a step, entering at timesteps {} to {}",
+                "mixed        {} images of {} in a step, entering at timesteps {} to {}",
                 config.train.accumulation * if m.batch_size == 0 { batch } else { m.batch_size },
                 m.pairs.display(),
                 m.timesteps[0],
                 m.timesteps[1]
             ),
-            None => "mixed        no pictures".into(),
+            None => "mixed        no images".into(),
         },
         format!(
             "UNet passes  {} forward and {} forward+backward in a step",

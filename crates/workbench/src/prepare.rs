@@ -1,7 +1,7 @@
-//! `comat prepare`: a model made ready for pictures smaller than its own.
+//! `comat prepare`: a model made ready for images smaller than its own.
 //!
-//! SDXL at 512 pixels draws cut-off and shapeless things, since it has hardly seen pictures of that size. Before CoMat trains it
-//! there, its authors tune its UNet for some steps on its own pictures, drawn at 1024 pixels and reduced (the paper's appendix).
+//! SDXL at 512 pixels draws cut-off and shapeless things, since it has hardly seen images of that size. Before CoMat trains it
+//! there, its authors tune its UNet for some steps on its own images, drawn at 1024 pixels and reduced (the paper's appendix).
 //! Where there is too little memory for all weights of the UNet, a LoRA is tuned, and then added to them.
 
 mod course;
@@ -22,10 +22,10 @@ use std::path::PathBuf;
 use tch::{Device, Kind};
 
 pub struct Request {
-    /// The pictures' prompts; each is drawn once.
+    /// The images' prompts; each is drawn once.
     pub prompts: Vec<String>,
     pub seed: u64,
-    /// How the pictures are drawn, at the model's own size.
+    /// How the images are drawn, at the model's own size.
     pub sampling: Sampling,
     /// What the model is made ready for.
     pub size: Size,
@@ -33,7 +33,7 @@ pub struct Request {
     pub steps: u64,
     pub batch: usize,
     pub learning_rate: f64,
-    /// Receives `images/` and the LoRA; pictures that are there already are taken as they are.
+    /// Receives `images/` and the LoRA; images that are there already are taken as they are.
     pub work: PathBuf,
     /// The new model folder, which does not exist yet.
     pub out: PathBuf,
@@ -53,7 +53,7 @@ pub enum Tune {
     },
 }
 
-/// The mean squared error of the predicted noise on some pictures, before and after.
+/// The mean squared error of the predicted noise on some images, before and after.
 pub struct Prepared {
     pub before: f64,
     pub after: f64,
@@ -65,7 +65,7 @@ pub type Bars<'a> = dyn Fn(&str) -> Result<ProgressBar> + 'a;
 /// Draws what is missing, trains, and writes the new folder.
 ///
 /// # Errors
-/// Whatever can be known to be wrong before the pictures are drawn is refused then.
+/// Whatever can be known to be wrong before the images are drawn is refused then.
 pub fn run(mut pipeline: Pipeline, request: &Request, bars: &Bars, interrupt: &Interrupt) -> Result<Prepared> {
     check(&pipeline, request)?;
     let folder = NewFolder::plan(&pipeline.path, &request.out, &[UNET], request.kind)?;

@@ -7,7 +7,7 @@ use comat::{
     optim::Gradients,
     session::Session,
     tracked,
-    train::{Draws, Legs, iterate},
+    train::{Draws, Phases, iterate},
 };
 use config::Config;
 use diffusion::{generate::Given, prompts};
@@ -27,7 +27,7 @@ use torch_ext::memory;
 /// The given parts of the iteration.
 pub struct Request {
     /// `x_T` `[B, C, h, w]`; `z` `[T, B, C, h, w]` for a stochastic sampler. May also hold `crop` `[B, 2]` (top, left),
-    /// `tracked_start`, and a starting adapter in any LoRA spelling.
+    /// `tracked_start`, and a starting adapter in any LoRA format.
     pub noise: PathBuf,
     pub out: PathBuf,
     /// A starting adapter in a file of its own.
@@ -46,7 +46,7 @@ pub struct Summary {
     pub tracked: BTreeSet<usize>,
     pub seconds: Vec<f64>,
     /// Of the last iteration.
-    pub legs: Legs,
+    pub phases: Phases,
     /// Bytes
     pub peak_memory: Option<u64>,
 }
@@ -133,8 +133,8 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
         rewards,
         tracked,
         seconds,
-        legs: outcome.legs,
-        peak_memory: outcome.legs.peak().max(memory::peak(device)),
+        phases: outcome.phases,
+        peak_memory: outcome.phases.peak().max(memory::peak(device)),
     })
 }
 

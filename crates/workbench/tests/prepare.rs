@@ -6,7 +6,7 @@ use diffusion::{
     pipeline::Pipeline,
     random::{Purpose, stream},
 };
-use images::Picture;
+use images::Image;
 use indicatif::ProgressBar;
 use models::{
     guidance::Guidance,
@@ -61,9 +61,8 @@ fn by_hand(request: &Request) -> Tensors {
     let latents: Vec<Tensor> = (0..request.prompts.len())
         .map(|n| {
             let file = request.work.join(format!("images/{n:05}.png"));
-            let pixels = Picture::open_with_texts(&file).unwrap().0.tensor().unwrap().to_device(device()).unsqueeze(0)
-                * 2.0
-                - 1.0;
+            let pixels =
+                Image::open_with_texts(&file).unwrap().0.tensor().unwrap().to_device(device()).unsqueeze(0) * 2.0 - 1.0;
             pipeline.vae.with(|vae| Ok(vae.encode(&pixels)?)).unwrap().0 * pipeline.vae_config.scaling_factor
         })
         .collect();

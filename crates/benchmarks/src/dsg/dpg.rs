@@ -1,18 +1,18 @@
-//! DPG-Bench: four pictures of a prompt in one, and categories of questions (ELLA, dpg_bench/compute_dpg_bench.py).
+//! DPG-Bench: four images of a prompt in one, and categories of questions (ELLA, dpg_bench/compute_dpg_bench.py).
 
-/// Left, top, right and bottom of the pictures in a two by two grid, each `side` pixels wide and high: rows first.
+/// Left, top, right and bottom of the images in a two by two grid, each `side` pixels wide and high: rows first.
 pub fn quarters(side: u32) -> [[u32; 4]; 4] {
     let end = side.saturating_mul(2);
     [[0, 0, side, side], [side, 0, end, side], [0, side, side, end], [side, side, end, end]]
 }
 
-/// The score of the benchmark: the mean over prompts of the mean over a prompt's pictures, in per cent. Not a number of none.
+/// The score of the benchmark: the mean over prompts of the mean over a prompt's images, in per cent. Not a number of none.
 pub fn score(prompts: &[Vec<f64>]) -> f64 {
     let mean = |values: &mut dyn ExactSizeIterator<Item = f64>| {
         let number = values.len() as f64;
         values.sum::<f64>() / number
     };
-    100.0 * mean(&mut prompts.iter().map(|pictures| mean(&mut pictures.iter().copied())))
+    100.0 * mean(&mut prompts.iter().map(|images| mean(&mut images.iter().copied())))
 }
 
 /// The category of a question, from its tuple: broad, and in detail. `attribute` and `attribute - color` of `attribute - color
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn four_pictures() {
+    fn four_images() {
         assert_eq!(quarters(512)[1], [512, 0, 1024, 512]);
         assert_eq!(quarters(512)[2], [0, 512, 512, 1024]);
         assert_eq!(score(&[vec![1.0, 0.5, 0.5, 0.0], vec![1.0; 4]]), 75.0);

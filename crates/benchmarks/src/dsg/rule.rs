@@ -12,7 +12,7 @@ pub enum Rule {
     Dpg,
 }
 
-/// The questions of an item, answered for one picture; all in their order.
+/// The questions of an item, answered for one image; all in their order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scored {
     /// 1 for each "yes".

@@ -1,4 +1,4 @@
-//! Where the pictures lie: `00000/metadata.jsonl` and `00000/samples/0000.png`, a folder for each prompt.
+//! Where the images lie: `00000/metadata.jsonl` and `00000/samples/0000.png`, a folder for each prompt.
 
 use super::Metadata;
 use crate::files;
@@ -8,12 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A prompt and its pictures.
+/// A prompt and its images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folder {
     pub number: u64,
     pub metadata: Metadata,
-    /// Numbers and paths of its pictures, in order.
+    /// Numbers and paths of its images, in order.
     pub images: Vec<(u64, PathBuf)>,
 }
 
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prompts_and_their_pictures() {
+    fn prompts_and_their_images() {
         let root = tempfile::tempdir().unwrap();
         let path = |name: &str| root.path().join(name);
         assert!(scan(root.path()).unwrap_err().to_string().contains("no folders 00000"));

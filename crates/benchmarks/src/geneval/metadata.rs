@@ -1,4 +1,4 @@
-//! What a picture should show, clause by clause: `evaluation_metadata.jsonl`.
+//! What an image should show, clause by clause: `evaluation_metadata.jsonl`.
 
 use crate::files;
 use anyhow::{Result, bail};

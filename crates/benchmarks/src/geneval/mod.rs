@@ -12,11 +12,11 @@ pub use rules::{Colours, Thresholds, Verdict, colour_prompts, judge, relations, 
 /// The six tasks, in the order they are reported in.
 pub const TASKS: [&str; 6] = ["single_object", "two_object", "counting", "colors", "position", "color_attr"];
 
-/// The share of right pictures of each task, and the score of the benchmark: their mean, each task counting the same. `None` of
-/// no pictures (evaluation/summary_scores.py).
-pub fn summary<'a>(pictures: impl IntoIterator<Item = (&'a str, bool)>) -> Option<(Vec<(String, f64)>, f64)> {
+/// The share of right images of each task, and the score of the benchmark: their mean, each task counting the same. `None` of
+/// no images (evaluation/summary_scores.py).
+pub fn summary<'a>(images: impl IntoIterator<Item = (&'a str, bool)>) -> Option<(Vec<(String, f64)>, f64)> {
     let mut tasks: Vec<(String, Vec<bool>)> = vec![];
-    for (tag, correct) in pictures {
+    for (tag, correct) in images {
         match tasks.iter_mut().find(|(task, _)| task == tag) {
             Some((_, all)) => all.push(correct),
             None => tasks.push((tag.to_owned(), vec![correct])),
@@ -34,8 +34,8 @@ mod tests {
 
     #[test]
     fn tasks_count_the_same() {
-        let pictures = [("counting", true), ("colors", true), ("colors", false), ("colors", false), ("colors", false)];
-        let (shares, mean) = summary(pictures).unwrap();
+        let images = [("counting", true), ("colors", true), ("colors", false), ("colors", false), ("colors", false)];
+        let (shares, mean) = summary(images).unwrap();
         assert_eq!(shares, [("counting".into(), 1.0), ("colors".into(), 0.25)]);
         assert_eq!(mean, 0.625);
         assert_eq!(summary([]), None);

@@ -5,7 +5,7 @@ use crate::boxes::{BoundingBox, Detection};
 use anyhow::{Result, bail};
 use std::{cmp::Ordering, collections::BTreeMap};
 
-/// Objects that the detector is surer of than this are there.
+/// Minimum confidence of the detector.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Thresholds {
     pub present: f64,
@@ -32,7 +32,7 @@ pub trait Colours {
     fn colours(&self, class: &str, objects: &[&Detection]) -> Result<Vec<Colour>>;
 }
 
-/// Whether a picture is right, and if not, why: a phrase for each clause that fails.
+/// Whether an image is right, and if not, why: a phrase for each clause that fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     pub correct: bool,
@@ -67,7 +67,7 @@ pub fn select<'a>(
     objects
 }
 
-/// Holds a picture's detections against what was asked for. Colour and position are those of the surest objects, as many as the clause
+/// Holds an image's detections against what was asked for. Colour and position are those of the surest objects, as many as the clause
 /// asks for: each of them must have the colour, and lie as asked of each object of the other clause.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! What each benchmark writes of a picture.
+//! What each benchmark writes of an image.
 
 use super::Answer;
 use crate::{
@@ -81,7 +81,7 @@ fn question_type(question: &dsg::Question, rule: Rule) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::{Benchmark, Metric, Picture, Subject};
+    use crate::records::{Benchmark, Image, Metric, Subject};
 
     fn score(metric: Metric, answers: Vec<Answer>) -> f64 {
         let subject = Subject {
@@ -95,7 +95,7 @@ mod tests {
             file: String::new(),
             digest: None,
         };
-        Picture::new(&subject, metric, answers).unwrap().score()
+        Image::new(&subject, metric, answers).unwrap().score()
     }
 
     #[test]

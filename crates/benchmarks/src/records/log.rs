@@ -1,6 +1,6 @@
-//! The file of lines. It only grows, a picture at a time, so a scoring that is stopped loses no finished picture.
+//! The file of lines. It only grows, an image at a time, so a scoring that is stopped loses no finished image.
 
-use super::{Key, Line, Picture, Subject};
+use super::{Image, Key, Line, Subject};
 use crate::files::{self, io_error};
 use anyhow::{Result, bail};
 use std::{
@@ -22,25 +22,25 @@ pub struct Log {
 
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Pictures {
+pub struct Images {
     /// In the order of the file.
-    pub pictures: Vec<Picture>,
+    pub images: Vec<Image>,
     /// Why the end of the file does not count, if so: the scoring was stopped while it wrote.
     pub warning: Option<String>,
     /// How many bytes of the file do.
     whole: usize,
 }
 
-/// Reads the finished pictures of a file. A last picture that is cut off is dropped, with a warning.
+/// Reads the finished images of a file. A last image that is cut off is dropped, with a warning.
 ///
 /// # Errors
-/// A file that cannot be read; a line of another form before the last; a picture that is there twice, or not finished, other than the
+/// A file that cannot be read; a line of another form before the last; an image that is there twice, or not finished, other than the
 /// last.
-pub fn read(path: &Path) -> Result<Pictures> {
+pub fn read(path: &Path) -> Result<Images> {
     // by bytes: a cut may go through a letter
     let bytes = fs::read(path).map_err(io_error(path))?;
     let lines: Vec<&[u8]> = bytes.split_inclusive(|b| *b == b'\n').collect();
-    let mut read = Pictures { pictures: vec![], warning: None, whole: 0 };
+    let mut read = Images { images: vec![], warning: None, whole: 0 };
     let (mut open, mut seen) = (Vec::<Line>::new(), BTreeSet::new());
     let mut place = 0;
     for (i, bytes) in lines.iter().enumerate() {
@@ -52,7 +52,7 @@ pub fn read(path: &Path) -> Result<Pictures> {
                 return Err(files::at(path, number, "not a line of scores"));
             }
             read.warning =
-                Some(files::at(path, number, "the line is cut off; its picture will be scored again").to_string());
+                Some(files::at(path, number, "the line is cut off; its image will be scored again").to_string());
             return Ok(read);
         }
         let Ok(text) = std::str::from_utf8(bytes) else { return Err(files::at(path, number, "not valid UTF-8")) };
@@ -60,27 +60,27 @@ pub fn read(path: &Path) -> Result<Pictures> {
         if open.len() < open[0].parts && open.last().is_some_and(|line| line.part + 1 < line.parts) {
             continue;
         }
-        let picture = Picture::from_lines(std::mem::take(&mut open)).map_err(|e| files::at(path, number, e))?;
-        if !seen.insert(picture.key()) {
-            let (metric, Subject { index, prompt, .. }) = (picture.metric(), picture.subject());
-            bail!(files::at(path, number, format!("{metric}, picture {index} of `{prompt}`: it is there twice")));
+        let image = Image::from_lines(std::mem::take(&mut open)).map_err(|e| files::at(path, number, e))?;
+        if !seen.insert(image.key()) {
+            let (metric, Subject { index, prompt, .. }) = (image.metric(), image.subject());
+            bail!(files::at(path, number, format!("{metric}, image {index} of `{prompt}`: it is there twice")));
         }
-        read.pictures.push(picture);
+        read.images.push(image);
         read.whole = place;
     }
     if let Some(line) = open.last() {
-        let message = format!("the last picture has {} of {} lines; it will be scored again", open.len(), line.parts);
+        let message = format!("the last image has {} of {} lines; it will be scored again", open.len(), line.parts);
         read.warning = Some(files::at(path, lines.len(), message).to_string());
     }
     Ok(read)
 }
 
 impl Log {
-    /// Opens a file, or makes one, and says what it holds already. A last picture that is cut off is removed.
+    /// Opens a file, or makes one, and says what it holds already. A last image that is cut off is removed.
     ///
     /// # Errors
     /// Those of [`read`]; a file that another process is writing to.
-    pub fn open(path: &Path) -> Result<(Self, Pictures)> {
+    pub fn open(path: &Path) -> Result<(Self, Images)> {
         let file = OpenOptions::new().append(true).create(true).open(path).map_err(io_error(path))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -90,31 +90,31 @@ impl Log {
         }
         let read = read(path)?;
         file.set_len(read.whole as u64).map_err(io_error(path))?;
-        let done = read.pictures.iter().map(Picture::key).collect();
+        let done = read.images.iter().map(Image::key).collect();
         Ok((Self { path: path.to_owned(), file, done }, read))
     }
 
-    /// Whether this picture is scored already.
+    /// Whether this image is scored already.
     pub fn has(&self, key: &Key) -> bool {
         self.done.contains(key)
     }
 
-    /// Adds a picture, all its lines at once.
+    /// Adds an image, all its lines at once.
     ///
     /// # Errors
-    /// A picture that is there already; a file that cannot be written to.
-    pub fn add(&mut self, picture: &Picture) -> Result<()> {
-        let (metric, Subject { index, prompt, .. }) = (picture.metric(), picture.subject());
-        if self.has(&picture.key()) {
-            bail!("{}: {metric}, picture {index} of `{prompt}`: it is scored already", self.path.display());
+    /// An image that is there already; a file that cannot be written to.
+    pub fn add(&mut self, image: &Image) -> Result<()> {
+        let (metric, Subject { index, prompt, .. }) = (image.metric(), image.subject());
+        if self.has(&image.key()) {
+            bail!("{}: {metric}, image {index} of `{prompt}`: it is scored already", self.path.display());
         }
         let mut text = String::new();
-        for line in picture.lines() {
+        for line in image.lines() {
             text += &serde_json::to_string(line)?;
             text.push('\n');
         }
         self.file.write_all(text.as_bytes()).map_err(io_error(&self.path))?;
-        self.done.insert(picture.key());
+        self.done.insert(image.key());
         Ok(())
     }
 }
@@ -122,10 +122,10 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::{Metric, picture::tests::picture};
+    use crate::records::{Metric, image::tests::image};
 
-    fn pictures() -> Vec<Picture> {
-        (0..3).map(|index| picture(Metric::BlipVqa, "color", "dög", index, &[0.5, 0.25])).collect()
+    fn images() -> Vec<Image> {
+        (0..3).map(|index| image(Metric::BlipVqa, "color", "dög", index, &[0.5, 0.25])).collect()
     }
 
     #[test]
@@ -133,26 +133,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("scores.jsonl");
         let (mut log, before) = Log::open(&path).unwrap();
-        assert!(before.pictures.is_empty() && before.warning.is_none());
-        for picture in pictures() {
-            assert!(!log.has(&picture.key()));
-            log.add(&picture).unwrap();
+        assert!(before.images.is_empty() && before.warning.is_none());
+        for image in images() {
+            assert!(!log.has(&image.key()));
+            log.add(&image).unwrap();
         }
-        assert!(
-            log.add(&pictures()[0]).unwrap_err().to_string().contains("picture 0 of `a dög`: it is scored already")
-        );
+        assert!(log.add(&images()[0]).unwrap_err().to_string().contains("image 0 of `a dög`: it is scored already"));
         assert!(Log::open(&path).err().unwrap().to_string().contains("another scoring"));
         drop(log);
         let whole = fs::read(&path).unwrap();
-        assert_eq!(read(&path).unwrap(), Pictures { pictures: pictures(), warning: None, whole: whole.len() });
+        assert_eq!(read(&path).unwrap(), Images { images: images(), warning: None, whole: whole.len() });
 
         for cut in 0..whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
             let (mut log, before) = Log::open(&path).unwrap();
             assert_eq!(before.warning.is_some(), before.whole != cut, "{cut}");
-            assert_eq!(before.pictures, pictures()[..before.pictures.len()]);
-            for picture in pictures().iter().filter(|p| !before.pictures.contains(p)) {
-                log.add(picture).unwrap();
+            assert_eq!(before.images, images()[..before.images.len()]);
+            for image in images().iter().filter(|p| !before.images.contains(p)) {
+                log.add(image).unwrap();
             }
             drop(log);
             assert_eq!(fs::read(&path).unwrap(), whole, "{cut}");
@@ -167,14 +165,14 @@ mod tests {
         let step = |x: &u64| Some(x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
         let numbers: Vec<f64> =
             std::iter::successors(Some(1), step).take(1000).map(|x| x as f64 / u64::MAX as f64).collect();
-        let written = picture(Metric::Questions, "coco", "dog", 0, &numbers);
+        let written = image(Metric::Questions, "coco", "dog", 0, &numbers);
         Log::open(&path).unwrap().0.add(&written).unwrap();
-        assert_eq!(read(&path).unwrap().pictures, [written]);
+        assert_eq!(read(&path).unwrap().images, [written]);
     }
 
     #[test]
     fn a_line_is_one_flat_object() {
-        let line = serde_json::to_string(&pictures()[1].lines()[1]).unwrap();
+        let line = serde_json::to_string(&images()[1].lines()[1]).unwrap();
         assert_eq!(
             line,
             r#"{"benchmark":"t2i-compbench","category":"color","prompt_id":"dög","prompt":"a dög","index":1,"seed":43,"file":"dög_000001.png","metric":"blip-vqa","part":1,"parts":2,"score":0.25}"#
@@ -185,7 +183,7 @@ mod tests {
     fn damage_elsewhere_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("scores.jsonl");
-        let lines: Vec<String> = pictures()
+        let lines: Vec<String> = images()
             .iter()
             .flat_map(|p| p.lines().to_vec())
             .map(|l| serde_json::to_string(&l).unwrap() + "\n")
@@ -201,16 +199,16 @@ mod tests {
         assert!(error(&[l(0), "{\n", l(1)]).contains("scores.jsonl:2: EOF"));
         assert!(
             error(&[l(0), l(1), l(2), l(3), l(0), l(1)])
-                .contains("scores.jsonl:6: blip-vqa, picture 0 of `a dög`: it is there twice")
+                .contains("scores.jsonl:6: blip-vqa, image 0 of `a dög`: it is there twice")
         );
-        assert!(error(&[l(0), l(2), l(3)]).contains("scores.jsonl:2: blip-vqa, picture 1 of `a dög`: it stands among"));
+        assert!(error(&[l(0), l(2), l(3)]).contains("scores.jsonl:2: blip-vqa, image 1 of `a dög`: it stands among"));
         assert!(error(&[l(1), l(2)]).contains("scores.jsonl:1: blip-vqa"));
         fs::write(&path, [lines[0].as_bytes(), b"\xff\n"].concat()).unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("scores.jsonl:2: not valid UTF-8"));
         fs::write(&path, lines[..3].concat()).unwrap();
         let cut = read(&path).unwrap();
-        assert!(cut.warning.unwrap().contains("scores.jsonl:3: the last picture has 1 of 2 lines"));
-        assert_eq!(cut.pictures.len(), 1);
+        assert!(cut.warning.unwrap().contains("scores.jsonl:3: the last image has 1 of 2 lines"));
+        assert_eq!(cut.images.len(), 1);
         assert!(read(&folder.path().join("none")).unwrap_err().to_string().contains("no such file"));
     }
 }

@@ -1,11 +1,11 @@
-//! `scores.jsonl`: what was asked about each picture, what was answered, and what that is worth, a line each.
+//! `scores.jsonl`: what was asked about each image, what was answered, and what that is worth, a line each.
 
 mod answers;
+pub(crate) mod image;
 mod log;
-pub(crate) mod picture;
 
-pub use log::{Log, Pictures, read};
-pub use picture::{Key, Picture};
+pub use image::{Image, Key};
+pub use log::{Images, Log, read};
 
 use crate::t2i_compbench::three_in_one::Kind;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ pub enum Benchmark {
     Geneval,
 }
 
-/// How a picture's score comes about, as a number from 0 to 1 (CLIP's cosine from −1). In the order of a table: a benchmark's own, then
+/// How an image's score comes about, as a number from 0 to 1 (CLIP's cosine from −1). In the order of a table: a benchmark's own, then
 /// second opinions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -41,7 +41,7 @@ pub enum Metric {
     Questions,
     /// Right or not: GenEval.
     Correct,
-    /// The cosine between picture and text.
+    /// The cosine between image and text.
     Clip,
     /// The mean of its questions, asked of a network that a server runs: a second opinion on any benchmark.
     Endpoint,
@@ -87,20 +87,20 @@ impl fmt::Display for Metric {
     }
 }
 
-/// A line: one question about one picture, or the picture as a whole where nothing is asked. In the file all of it is one flat object.
+/// A line: one question about one image, or the image as a whole where nothing is asked. In the file all of it is one flat object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     #[serde(flatten)]
     pub subject: Subject,
     pub metric: Metric,
-    /// Which of the picture's lines of this metric, from 0, and of how many: a picture that was not finished is known by it.
+    /// Which of the image's lines of this metric, from 0, and of how many: an image that was not finished is known by it.
     pub part: usize,
     pub parts: usize,
     #[serde(flatten)]
     pub answer: Answer,
 }
 
-/// The picture that is scored.
+/// The image that is scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Subject {
     pub benchmark: Benchmark,
@@ -112,13 +112,13 @@ pub struct Subject {
     /// Of the benchmark, or the prompt's number in its file.
     pub prompt_id: String,
     pub prompt: String,
-    /// Which of the prompt's pictures.
+    /// Which of the prompt's images.
     pub index: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// Relative to the folder that was scored.
     pub file: String,
-    /// Of the file: a picture that was replaced since is known by it.
+    /// Of the file: an image that was replaced since is known by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 }
@@ -144,7 +144,7 @@ pub struct Answer {
 }
 
 impl Subject {
-    /// What tells this picture, scored by a metric, from all others.
+    /// What tells this image, scored by a metric, from all others.
     pub fn key(&self, metric: Metric) -> Key {
         let Self { benchmark, category, prompt_id, index, .. } = self.clone();
         Key { benchmark, metric, category, prompt_id, index }

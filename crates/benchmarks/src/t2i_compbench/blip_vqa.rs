@@ -18,7 +18,7 @@ pub fn yes(yes: f64, no: f64) -> f64 {
     round((yes / (yes + no)) as f32)
 }
 
-/// The score of a picture: the product of its answers' scores, in the original's single precision, to four decimals. Of none, 1.
+/// The score of an image: the product of its answers' scores, in the original's single precision, to four decimals. Of none, 1.
 pub fn score(answers: &[f64]) -> f64 {
     round(answers.iter().fold(1.0, |product: f32, answer| product * *answer as f32))
 }

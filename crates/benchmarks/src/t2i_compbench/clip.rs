@@ -1,6 +1,6 @@
 //! What CLIP ViT-B/32 is asked about actions (T2I-CompBench, CLIPScore_eval/CLIP_similarity.py).
 //!
-//! The score is the plain cosine of picture and text, neither scaled nor cut at 0. In `non_spatial` the text is the whole prompt.
+//! The score is the plain cosine of image and text, neither scaled nor cut at 0. In `non_spatial` the text is the whole prompt.
 
 use entities::Parser;
 

@@ -46,7 +46,7 @@ impl DepthMap {
     /// Stretched so that the farthest pixel is 0 and the nearest 1. `values` row by row, in the pixels that boxes are given in.
     ///
     /// # Errors
-    /// A number of values that makes no picture of this width.
+    /// A number of values that makes no image of this width.
     pub fn new(width: usize, values: &[f32]) -> Result<Self> {
         if width == 0 || values.is_empty() || !values.len().is_multiple_of(width) {
             bail!("{} values make no depth map of width {width}", values.len());
@@ -73,7 +73,7 @@ impl DepthMap {
     }
 }
 
-/// The score of a picture, 0 to 1: a quarter for how sure the detector is of each object, half for their order. `objects` are the two
+/// The score of an image, 0 to 1: a quarter for how sure the detector is of each object, half for their order. `objects` are the two
 /// names (`nouns::simple`); a label that contains a name is of that name. Unlike in `spatial`, small scores stay.
 pub fn score(
     objects: Option<&[String; 2]>,

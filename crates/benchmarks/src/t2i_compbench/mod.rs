@@ -62,7 +62,7 @@ impl Category {
         format!("{}_val.txt", self.name())
     }
 
-    /// What is measured of its pictures; the three of `Complex` become one (`three_in_one`).
+    /// What is measured of its images; the three of `Complex` become one (`three_in_one`).
     pub fn metrics(self) -> &'static [Metric] {
         match self {
             Self::Color | Self::Shape | Self::Texture => &[Metric::BlipVqa],

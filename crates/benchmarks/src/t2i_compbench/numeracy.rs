@@ -83,8 +83,8 @@ fn rename(noun: &str) -> &str {
     }
 }
 
-/// The score of a picture, 0 to 1: every wanted object has the same share, half of it for being there, half for the exact number.
-/// Nothing wanted is nothing found; the original cannot score such a prompt. What the detector is surer of than `threshold` is there.
+/// The score of an image, 0 to 1: every wanted object has the same share, half of it for being there, half for the exact number.
+/// Nothing wanted is nothing found; the original cannot score such a prompt. What the detector finds with a confidence above `threshold` is there.
 pub fn score(wanted: &[Wanted], detections: &[Detection], threshold: f64) -> f64 {
     let mut labels = distinct(detections, threshold);
     let mut sum = 0.0;
@@ -99,7 +99,7 @@ pub fn score(wanted: &[Wanted], detections: &[Detection], threshold: f64) -> f64
     quotient(sum, wanted.len() as f64)
 }
 
-/// Labels of what was found, without boxes on which a surer one of the same label lies.
+/// Labels of what was found, without boxes on which one of higher confidence of the same label lies.
 fn distinct(detections: &[Detection], threshold: f64) -> Vec<&str> {
     let mut there: Vec<&Detection> = detections.iter().filter(|d| d.score > threshold).collect();
     there.sort_by(|a, b| b.score.total_cmp(&a.score));

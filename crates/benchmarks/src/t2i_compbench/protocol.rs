@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use std::path::Path;
 
 pub const IMAGES_PER_PROMPT: u64 = 10;
-/// The published pictures are drawn by DDIM in this many steps.
+/// The published images are drawn by DDIM in this many steps.
 pub const STEPS: usize = 30;
 const FIRST_SEED: u64 = 42;
 
@@ -19,12 +19,12 @@ pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
     files::not_empty(path, prompts.filter(|p| !p.trim().is_empty()).map(str::to_owned).collect(), "prompts")
 }
 
-/// The seed of a prompt's `image`-th picture, from 0: 42, 43, … for every prompt alike.
+/// The seed of a prompt's `image`-th image, from 0: 42, 43, … for every prompt alike.
 pub fn seed(image: u64) -> u64 {
     FIRST_SEED.wrapping_add(image)
 }
 
-/// The number of a picture among all of a category: those of a prompt follow each other.
+/// The number of an image among all of a category: those of a prompt follow each other.
 pub fn index(prompt: u64, image: u64) -> u64 {
     prompt.saturating_mul(IMAGES_PER_PROMPT).saturating_add(image)
 }

@@ -43,8 +43,8 @@ impl Locality {
     }
 }
 
-/// How far apart, in pixels of a picture, two things still are near each other. The original resizes pictures to 479 pixels and uses
-/// 150 of those; boxes in the picture's own pixels need as much more as the picture is larger.
+/// How far apart, in pixels of an image, two things still are near each other. The original resizes images to 479 pixels and uses
+/// 150 of those; boxes in the image's own pixels need as much more as the image is larger.
 pub fn near(width: f64, height: f64) -> f64 {
     let (short, long) = (width.min(height), width.max(height));
     NEAR / (FRAME.0 / short).min(FRAME.1 / long)
@@ -73,7 +73,7 @@ pub fn position(locality: Locality, first: &BoundingBox, second: &BoundingBox, n
     }
 }
 
-/// The score of a picture, 0 to 1. `objects` are the two names (`nouns`), what the detector is surer of than `threshold` is there, `near`
+/// The score of an image, 0 to 1. `objects` are the two names (`nouns`), what the detector finds with a confidence above `threshold` is there, `near`
 /// is in pixels of the boxes. A quarter for how sure the
 /// detector is of each object, half for their position; less than a half in all is nothing, so that objects without the
 /// position, or the position of doubtful objects, do not count.
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn near_grows_with_the_picture() {
+    fn near_grows_with_the_image() {
         assert_eq!(near(479.0, 479.0), 150.0);
         assert_eq!(near(958.0, 958.0), 300.0);
         assert_eq!(near(960.0, 480.0), 300.0); // the longer side decides: 480 / 960

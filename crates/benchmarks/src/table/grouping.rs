@@ -1,8 +1,8 @@
-//! Which pictures are of which row.
+//! Which images are of which row.
 
 use super::ALL;
 use crate::{
-    records::{Benchmark, Line, Metric, Picture},
+    records::{Benchmark, Image, Line, Metric},
     t2i_compbench::three_in_one::Kind,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,12 +15,12 @@ pub struct Key {
     pub question_type: Option<String>,
 }
 
-/// Numbers of each picture, by category, prompt and index.
+/// Numbers of each image, by category, prompt and index.
 #[derive(Debug, Clone, Default)]
-pub struct Values(BTreeMap<(String, String), BTreeMap<u64, Image>>);
+pub struct Values(BTreeMap<(String, String), BTreeMap<u64, OfSeed>>);
 
 #[derive(Debug, Clone)]
-struct Image {
+struct OfSeed {
     /// Seed that it was drawn from; its index where that is not known, since benchmarks give every prompt the same seeds.
     seed: u64,
     /// One, or in a row of questions one for each.
@@ -33,32 +33,32 @@ pub struct Scores {
 }
 
 impl Scores {
-    pub fn new(pictures: &[Picture]) -> Self {
+    pub fn new(records: &[Image]) -> Self {
         let mut scores = Self::default();
-        for picture in pictures {
-            let subject = picture.subject();
+        for record in records {
+            let subject = record.subject();
             let key = |metric| Key {
                 benchmark: subject.benchmark,
                 category: subject.category.clone(),
                 metric,
                 question_type: None,
             };
-            scores.row(key(picture.metric())).add(picture, picture.score());
-            for Line { answer, .. } in picture.lines() {
+            scores.row(key(record.metric())).add(record, record.score());
+            for Line { answer, .. } in record.lines() {
                 if let Some(question_type) = &answer.question_type {
                     let of_type = Key {
                         question_type: Some(question_type.clone()),
                         category: ALL.into(),
-                        ..key(picture.metric())
+                        ..key(record.metric())
                     };
-                    scores.row(of_type).add(picture, answer.raw.unwrap_or(answer.score));
+                    scores.row(of_type).add(record, answer.raw.unwrap_or(answer.score));
                 }
             }
         }
-        for (picture, score) in three_in_one(pictures) {
-            let (benchmark, category) = (picture.subject().benchmark, picture.subject().category.clone());
+        for (record, score) in three_in_one(records) {
+            let (benchmark, category) = (record.subject().benchmark, record.subject().category.clone());
             let key = Key { benchmark, category, metric: Metric::ThreeInOne, question_type: None };
-            scores.row(key).add(picture, score);
+            scores.row(key).add(record, score);
         }
         scores
     }
@@ -76,23 +76,23 @@ impl Scores {
     }
 }
 
-/// The score of three of complex pictures that have all the scores that count, each with one of its records.
-pub fn three_in_one(pictures: &[Picture]) -> Vec<(&Picture, f64)> {
-    let mut complex: BTreeMap<_, BTreeMap<Metric, &Picture>> = BTreeMap::new();
-    for picture in pictures {
-        let subject = picture.subject();
+/// The score of three of complex images that have all the scores that count, each with one of its records.
+pub fn three_in_one(records: &[Image]) -> Vec<(&Image, f64)> {
+    let mut complex: BTreeMap<_, BTreeMap<Metric, &Image>> = BTreeMap::new();
+    for record in records {
+        let subject = record.subject();
         if let Some(kind) = subject.kind {
             let image = (subject.category.as_str(), subject.prompt_id.as_str(), subject.index, kind);
-            complex.entry(image).or_default().insert(picture.metric(), picture);
+            complex.entry(image).or_default().insert(record.metric(), record);
         }
     }
     complex.into_iter().filter_map(|((.., kind), metrics)| complex_score(kind, &metrics)).collect()
 }
 
 /// `None` where a metric that counts is missing.
-fn complex_score<'a>(kind: Kind, metrics: &BTreeMap<Metric, &'a Picture>) -> Option<(&'a Picture, f64)> {
+fn complex_score<'a>(kind: Kind, metrics: &BTreeMap<Metric, &'a Image>) -> Option<(&'a Image, f64)> {
     let of = |metric, counts| match metrics.get(&metric) {
-        Some(picture) => Some(picture.score()),
+        Some(record) => Some(record.score()),
         None if counts => None,
         None => Some(0.0),
     };
@@ -103,11 +103,11 @@ fn complex_score<'a>(kind: Kind, metrics: &BTreeMap<Metric, &'a Picture>) -> Opt
 }
 
 impl Values {
-    fn add(&mut self, picture: &Picture, value: f64) {
-        let subject = picture.subject();
+    fn add(&mut self, record: &Image, value: f64) {
+        let subject = record.subject();
         let prompt = self.0.entry((subject.category.clone(), subject.prompt_id.clone())).or_default();
         let seed = subject.seed.unwrap_or(subject.index);
-        prompt.entry(subject.index).or_insert(Image { seed, values: vec![] }).values.push(value);
+        prompt.entry(subject.index).or_insert(OfSeed { seed, values: vec![] }).values.push(value);
     }
 
     pub fn prompts(&self) -> usize {
@@ -131,7 +131,7 @@ impl Values {
         groups.into_values().collect()
     }
 
-    /// The pictures of each seed alone, where prompts have seeds in common; none where every picture has a seed of its own.
+    /// The images of each seed alone, where prompts have seeds in common; none where every image has a seed of its own.
     pub fn by_seed(&self) -> Vec<Self> {
         let mut seeds: BTreeMap<u64, Self> = BTreeMap::new();
         for (prompt, images) in &self.0 {
@@ -143,7 +143,7 @@ impl Values {
         if self.images() < 2 * seeds.len() { vec![] } else { seeds.into_values().collect() }
     }
 
-    /// Only the pictures that another has too.
+    /// Only the images that another has too.
     pub fn also_in(&self, other: &Self) -> Self {
         let mut both = Self::default();
         for (prompt, images) in &self.0 {

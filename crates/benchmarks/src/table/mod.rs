@@ -1,11 +1,11 @@
-//! What scored pictures add up to: a row for each category, beside those of a base model where there is one.
+//! What scored images add up to: a row for each category, beside those of a base model where there is one.
 
 mod grouping;
 mod show;
 
 use crate::{
     geneval,
-    records::{Benchmark, Metric, Picture},
+    records::{Benchmark, Image, Metric},
     statistics::{self, Estimate},
     t2i_compbench::Category,
 };
@@ -13,7 +13,7 @@ pub use grouping::three_in_one;
 use grouping::{Scores, Values};
 use serde::{Deserialize, Serialize};
 
-/// A row: some pictures and their mean, with its 95 % interval over prompts and, where prompts have seeds in common, over seeds.
+/// A row: some images and their mean, with its 95 % interval over prompts and, where prompts have seeds in common, over seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub benchmark: Benchmark,
@@ -30,10 +30,10 @@ pub struct Row {
     pub against: Option<Against>,
 }
 
-/// The same pictures, prompt for prompt and index for index, of the base model.
+/// The same images, prompt for prompt and index for index, of the base model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Against {
-    /// Pictures that both have; the others do not count here.
+    /// Images that both have; the others do not count here.
     pub images: usize,
     pub base: Estimate,
     /// How much higher the mean is than the base's, with a paired interval.
@@ -49,10 +49,10 @@ pub struct Table {
 pub const ALL: &str = "all";
 
 impl Table {
-    /// Adds up the pictures, and holds them against those of a base model. Means are over pictures. The three metrics of complex
-    /// prompts become one for pictures that have those which count. `all` is the mean over pictures for TIFA, DSG and DPG, over
+    /// Adds up the images, and holds them against those of a base model. Means are over images. The three metrics of complex
+    /// prompts become one for images that have those which count. `all` is the mean over images for TIFA, DSG and DPG, over
     /// tasks for GenEval; T2I-CompBench has none.
-    pub fn new(pictures: &[Picture], base: Option<&[Picture]>) -> Self {
+    pub fn new(pictures: &[Image], base: Option<&[Image]>) -> Self {
         let (tuned, base) = (Scores::new(pictures), base.map(Scores::new));
         let mut rows = vec![];
         for (key, values) in &tuned.rows {
@@ -115,14 +115,14 @@ fn row(key: &grouping::Key, values: &Values, base: Option<&Values>, by_group: bo
 mod tests {
     use super::*;
     use crate::{
-        records::{Line, picture::tests::picture},
+        records::{Line, image::tests::image},
         t2i_compbench::three_in_one::Kind,
     };
 
-    fn with(picture: &Picture, change: impl Fn(&mut Line)) -> Picture {
-        let mut lines = picture.lines().to_vec();
+    fn with(image: &Image, change: impl Fn(&mut Line)) -> Image {
+        let mut lines = image.lines().to_vec();
         lines.iter_mut().for_each(change);
-        Picture::from_lines(lines).unwrap()
+        Image::from_lines(lines).unwrap()
     }
 
     fn find<'a>(table: &'a Table, category: &str, metric: Metric) -> &'a Row {
@@ -130,12 +130,12 @@ mod tests {
     }
 
     #[test]
-    fn categories_are_means_over_pictures() {
+    fn categories_are_means_over_images() {
         let pictures = [
-            picture(Metric::BlipVqa, "color", "dog", 0, &[1.0]),
-            picture(Metric::BlipVqa, "color", "cat", 0, &[0.5, 0.5]),
-            picture(Metric::BlipVqa, "color", "cat", 1, &[0.25]),
-            picture(Metric::Numeracy, "numeracy", "dog", 0, &[0.75]),
+            image(Metric::BlipVqa, "color", "dog", 0, &[1.0]),
+            image(Metric::BlipVqa, "color", "cat", 0, &[0.5, 0.5]),
+            image(Metric::BlipVqa, "color", "cat", 1, &[0.25]),
+            image(Metric::Numeracy, "numeracy", "dog", 0, &[0.75]),
         ];
         let table = Table::new(&pictures, None);
         let row = find(&table, "color", Metric::BlipVqa);
@@ -146,10 +146,10 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_of_pictures_that_both_have() {
-        let of = |add: f64, indices: &[u64]| -> Vec<Picture> {
+    fn differences_are_of_images_that_both_have() {
+        let of = |add: f64, indices: &[u64]| -> Vec<Image> {
             let one = |(prompt, value): (&str, f64)| {
-                let one = |index: &u64| picture(Metric::Clip, "non_spatial", prompt, *index, &[value + add]);
+                let one = |index: &u64| image(Metric::Clip, "non_spatial", prompt, *index, &[value + add]);
                 indices.iter().map(one).collect::<Vec<_>>()
             };
             [("dog", 0.2), ("cat", 0.3), ("cow", 0.7)].map(one).concat()
@@ -171,13 +171,13 @@ mod tests {
     fn seeds_in_common_widen_the_interval() {
         // every prompt has the same score; all that differs is between the seeds
         let scores = [0.2, 0.5, 0.4, 0.7];
-        let of = |own: bool| -> Vec<Picture> {
+        let of = |own: bool| -> Vec<Image> {
             let prompts = (0..20).flat_map(|prompt| (0..4).map(move |index| (prompt, index)));
             let one = |(prompt, index): (u64, u64)| {
                 let name = format!("{prompt:02}");
-                let picture = picture(Metric::Clip, "non_spatial", &name, index, &[scores[index as usize]]);
+                let image = image(Metric::Clip, "non_spatial", &name, index, &[scores[index as usize]]);
                 let seed = if own { 100 * prompt + index } else { 42 + index };
-                with(&picture, |line| line.subject.seed = Some(seed))
+                with(&image, |line| line.subject.seed = Some(seed))
             };
             prompts.map(one).collect()
         };
@@ -187,7 +187,7 @@ mod tests {
         let error = (0.1300f64 / 3.0 / 4.0).sqrt(); // of four seeds
         assert!((width(mean(false)) - 2.0 * 3.182 * error).abs() < 1e-9, "{:?}", mean(false));
         // what all seeds gain alike is certain
-        let tuned: Vec<Picture> = of(false).iter().map(|p| with(p, |line| line.answer.score += 0.1)).collect();
+        let tuned: Vec<Image> = of(false).iter().map(|p| with(p, |line| line.answer.score += 0.1)).collect();
         let table = Table::new(&tuned, Some(&of(false)));
         let against = find(&table, "non_spatial", Metric::Clip).against.as_ref().unwrap();
         assert!((against.difference.value - 0.1).abs() < 1e-9 && width(against.difference) < 1e-9, "{against:?}");
@@ -195,10 +195,10 @@ mod tests {
 
     #[test]
     fn complex_prompts_have_one_score_of_three() {
-        let of = |prompt: &str, kind: Kind, scores: [Option<f64>; 3]| -> Vec<Picture> {
+        let of = |prompt: &str, kind: Kind, scores: [Option<f64>; 3]| -> Vec<Image> {
             let metrics = [Metric::BlipVqa, Metric::Spatial, Metric::Clip];
             let lines = metrics.into_iter().zip(scores);
-            let pictures = lines.filter_map(|(m, score)| Some(picture(m, "complex", prompt, 0, &[score?])));
+            let pictures = lines.filter_map(|(m, score)| Some(image(m, "complex", prompt, 0, &[score?])));
             pictures.map(|p| with(&p, |line| line.subject.kind = Some(kind))).collect()
         };
         let mut pictures = of("dog", Kind::Spatial, [Some(0.5), Some(1.0), Some(0.3)]); // 0.75
@@ -213,13 +213,13 @@ mod tests {
 
     #[test]
     fn geneval_is_the_mean_of_its_tasks() {
-        let of = |task: &str, prompt: &str, scores: &[f64]| -> Vec<Picture> {
-            let one = |(i, score): (usize, &f64)| picture(Metric::Correct, task, prompt, i as u64, &[*score]);
+        let of = |task: &str, prompt: &str, scores: &[f64]| -> Vec<Image> {
+            let one = |(i, score): (usize, &f64)| image(Metric::Correct, task, prompt, i as u64, &[*score]);
             scores.iter().enumerate().map(one).collect()
         };
         let pictures =
             [of("counting", "0", &[1.0]), of("colors", "1", &[1.0, 0.0]), of("colors", "2", &[0.0, 0.0])].concat();
-        let base: Vec<Picture> = pictures.iter().map(|p| with(p, |line| line.answer.score = 0.0)).collect();
+        let base: Vec<Image> = pictures.iter().map(|p| with(p, |line| line.answer.score = 0.0)).collect();
         let table = Table::new(&pictures, Some(&base));
         let row = find(&table, ALL, Metric::Correct);
         assert_eq!((row.mean.value, row.prompts, row.images), (0.625, 3, 5)); // (1 + 0.25) / 2
@@ -231,8 +231,8 @@ mod tests {
     #[test]
     fn a_second_opinion_has_a_score_of_its_own() {
         let of = |metric, scores: &[f64]| {
-            let picture = picture(metric, "coco", "coco_1", 0, scores);
-            with(&picture, |line| line.subject.benchmark = Benchmark::Tifa)
+            let image = image(metric, "coco", "coco_1", 0, scores);
+            with(&image, |line| line.subject.benchmark = Benchmark::Tifa)
         };
         let table = Table::new(&[of(Metric::Questions, &[1.0, 0.0]), of(Metric::Clip, &[0.25])], None);
         assert_eq!(find(&table, ALL, Metric::Questions).mean.value, 0.5);
@@ -242,19 +242,18 @@ mod tests {
     #[test]
     fn questions_by_type() {
         let types = ["object", "object", "color"];
-        let pictures: Vec<Picture> =
-            [("coco", "coco_1", [1.0, 1.0, 0.0]), ("drawbench", "drawbench_2", [1.0, 0.0, 0.0])]
-                .map(|(source, id, scores)| {
-                    let picture = picture(Metric::Questions, source, id, 0, &scores);
-                    with(&picture, |line| line.answer.question_type = Some(types[line.part].into()))
-                })
-                .to_vec();
+        let pictures: Vec<Image> = [("coco", "coco_1", [1.0, 1.0, 0.0]), ("drawbench", "drawbench_2", [1.0, 0.0, 0.0])]
+            .map(|(source, id, scores)| {
+                let image = image(Metric::Questions, source, id, 0, &scores);
+                with(&image, |line| line.answer.question_type = Some(types[line.part].into()))
+            })
+            .to_vec();
         let table = Table::new(&pictures, None);
         assert_eq!(find(&table, ALL, Metric::Questions).mean.value, 0.5);
         let of = |name: &str| table.rows.iter().find(|r| r.question_type.as_deref() == Some(name)).unwrap();
         assert_eq!((of("object").mean.value, of("color").mean.value, of("object").images), (0.75, 0.0, 2));
         // an answer's own score, where there is one
-        let raw: Vec<Picture> = pictures.iter().map(|p| with(p, |line| line.answer.raw = Some(1.0))).collect();
+        let raw: Vec<Image> = pictures.iter().map(|p| with(p, |line| line.answer.raw = Some(1.0))).collect();
         assert_eq!(Table::new(&raw, None).rows.iter().find(|r| r.question_type.is_some()).unwrap().mean.value, 1.0);
     }
 }

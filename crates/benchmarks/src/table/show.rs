@@ -46,11 +46,11 @@ fn spread(Estimate { value, low, high }: &Estimate, signed: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::{Metric, picture::tests::picture};
+    use crate::records::{Metric, image::tests::image};
 
     #[test]
     fn a_line_for_each_row() {
-        let of = |score| [picture(Metric::Clip, "non_spatial", "dog", 0, &[score])];
+        let of = |score| [image(Metric::Clip, "non_spatial", "dog", 0, &[score])];
         let text = Table::new(&of(0.5), Some(&of(0.25))).to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(

@@ -6,11 +6,11 @@ use clap::{Args as Group, ValueEnum};
 use diffusion::settings::{Location, Scaled};
 use std::path::PathBuf;
 
-/// Score a model, a LoRA, or pictures that exist, on a benchmark
+/// Score a model, a LoRA, or images that exist, on a benchmark
 ///
-/// With --model the benchmark's pictures are drawn into OUT/base, and with --lora into OUT/lora too, from the same seeds;
+/// With --model the benchmark's images are drawn into OUT/base, and with --lora into OUT/lora too, from the same seeds;
 /// with --images those of a folder are scored as they are. Every question and answer goes into scores.jsonl beside the
-/// pictures, the table into table.txt and table.json (of a part, by --categories or --limit, into a file of its own:
+/// images, the table into table.txt and table.json (of a part, by --categories or --limit, into a file of its own:
 /// table.color.first-10.txt). Stopped, the same command goes on; nothing is drawn or scored twice.
 ///
 /// CLIP's cosine is always in the table beside the benchmark's own metric: BLIP-VQA is of the family that CoMat is rewarded by.
@@ -28,13 +28,13 @@ pub struct Evaluate {
     /// Only the first N prompts of each category
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub limit: Option<usize>,
-    /// Score the pictures of this folder, called as the benchmark calls them
+    /// Score the images of this folder, called as the benchmark calls them
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "lora", "out"])]
     pub images: Option<PathBuf>,
-    /// Compare with the pictures of this folder, instead of drawing the base model's
+    /// Compare with the images of this folder, instead of drawing the base model's
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
-    #[command(flatten, next_help_heading = "Pictures to draw")]
+    #[command(flatten, next_help_heading = "Images to draw")]
     pub draw: DrawArgs,
     #[command(flatten, next_help_heading = "How they are drawn")]
     pub sampling: SamplingArgs,
@@ -60,17 +60,17 @@ pub struct DrawArgs {
     pub tokenizer: Option<Location>,
     #[command(flatten)]
     pub overrides: OverrideArgs,
-    /// LoRA, and how much of it to add (1 when absent): a file, a folder with one, or OWNER/NAME[:FILE] of the hub; can be given
+    /// LoRA with its strength (1 when absent): a file, a folder with one, or OWNER/NAME[:FILE] of the hub; can be given
     /// several times
     #[arg(long, value_name = "FILE|DIR|ID[:SCALE]", requires = "model")]
     pub lora: Vec<Scaled>,
-    /// How much of the LoRAs to add, times the scale of each
+    /// Strength of all LoRAs, times that of each
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, requires = "lora")]
     pub lora_scale: f64,
     /// Folder of the evaluation; made when it does not exist
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// One picture of each prompt from each of these, as 42-51 or 1,2,7 [default: 42-51 for t2i-compbench, 42-45 for
+    /// One image of each prompt from each of these, as 42-51 or 1,2,7 [default: 42-51 for t2i-compbench, 42-45 for
     /// geneval and dpg, else 42]
     #[arg(long, value_name = "N-N,N,…", value_parser = seeds)]
     pub seeds: Option<Seeds>,
@@ -91,7 +91,7 @@ pub struct JudgeArgs {
     /// Grounding DINO, for positions, counts and geneval
     #[arg(long, value_name = "DIR|ID", default_value = "IDEA-Research/grounding-dino-base")]
     pub detector: Location,
-    /// What the detector is surer of than this is there, 0 to 1
+    /// Minimum confidence of the detector, 0 to 1
     #[arg(long, value_name = "SCORE", default_value_t = 0.35, value_parser = crate::segment::share)]
     pub detector_threshold: f64,
     /// Sentence embedder that finds the choice which an answer means, for tifa
@@ -112,7 +112,7 @@ pub struct JudgeArgs {
     /// Questions to the endpoint under way at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
     pub endpoint_parallel: usize,
-    /// Pictures that are scored at a time
+    /// Images that are scored at a time
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one)]
     pub score_batch: usize,
 }
@@ -139,7 +139,7 @@ impl Bench {
         }
     }
 
-    /// As many pictures of a prompt as the benchmark's authors draw.
+    /// As many images of a prompt as the benchmark's authors draw.
     pub fn seeds(self) -> Vec<u64> {
         match self {
             Self::T2iCompbench => (42..52).collect(),

@@ -1,4 +1,4 @@
-//! `comat lora convert`: one spelling to another.
+//! `comat lora convert`: one format to another.
 
 use crate::{console::Console, fetch};
 use anyhow::{Result, bail};
@@ -10,10 +10,10 @@ use models::lora::{
 };
 use std::path::PathBuf;
 
-/// Write a LoRA in another spelling
+/// Write a LoRA in another format
 ///
-/// Metadata stay. Matrices are copied bit for bit, unless --dtype or --scale ask for others; diffusers' spelling has no
-/// alpha, so alpha / rank goes into the up matrices there. LoHa, LoKr and full differences go into kohya's spelling alone, as LyCORIS
+/// Metadata stay. Matrices are copied bit for bit, unless --dtype or --scale ask for others; diffusers' format has no
+/// alpha, so alpha / rank goes into the up matrices there. LoHa, LoKr and full differences go into kohya's format alone, as LyCORIS
 /// names them; DoRA also into PEFT's.
 #[derive(Group)]
 pub struct Convert {
@@ -21,8 +21,8 @@ pub struct Convert {
     #[arg(value_name = "FILE|DIR|ID")]
     pub file: Adapter,
     /// diffusers; peft; or kohya, which ComfyUI, A1111, SD.Next and InvokeAI read
-    #[arg(long, value_enum, value_name = "SPELLING")]
-    pub to: Spelling,
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub to: Format,
     /// Where to write (safetensors)
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
@@ -41,7 +41,7 @@ pub struct Convert {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Spelling {
+pub enum Format {
     Diffusers,
     Peft,
     Kohya,
@@ -60,9 +60,9 @@ pub fn run(mut args: Convert, console: &Console) -> Result<()> {
     fetch::adapter("FILE", &mut args.file, console)?;
     let file = AdapterFile::read(&args.file)?;
     let target = match args.to {
-        Spelling::Diffusers => Target::Diffusers,
-        Spelling::Peft => Target::Peft,
-        Spelling::Kohya => Target::Kohya,
+        Format::Diffusers => Target::Diffusers,
+        Format::Peft => Target::Peft,
+        Format::Kohya => Target::Kohya,
     };
     let options = Options { kind: args.dtype.map(Dtype::kind), factor: args.scale, unet_only: args.unet_only };
     convert::convert(&file, target, options, &args.out)?;

@@ -15,7 +15,7 @@ use std::fmt::Display;
 
 /// Show what a LoRA file holds
 ///
-/// Spelling, base model, and for each block of each network its layers, ranks and the norm of what is added to its weights.
+/// Format, base model, and for each block of each network its layers, ranks and the norm of what is added to its weights.
 #[derive(Group)]
 pub struct Info {
     /// LoRA: a file, a folder with one, or OWNER/NAME[:FILE] of the hub
@@ -45,7 +45,7 @@ fn readable(of: &Figures) -> String {
     };
     let mut text = String::new();
     let mut line = |name: &str, value: String| text += &format!("{name:12}{value}\n");
-    line("spelling", of.spellings.join("; "));
+    line("format", of.formats.join("; "));
     line("kinds", of.kinds.iter().copied().collect::<Vec<_>>().join("; "));
     line("base model", base);
     line("parameters", format!("{} in {}", of.parameters, of.dtypes.join(", ")));

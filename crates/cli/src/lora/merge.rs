@@ -20,7 +20,7 @@ pub struct Merge {
     /// Model folder in diffusers layout, or an id of the hub
     #[arg(long, value_name = "DIR|ID")]
     pub model: Location,
-    /// LoRA, and how much of it to add (1 when absent): a file, a folder with one, or OWNER/NAME[:FILE] of the hub; can be given
+    /// LoRA with its strength (1 when absent): a file, a folder with one, or OWNER/NAME[:FILE] of the hub; can be given
     /// several times
     #[arg(long, value_name = "FILE|DIR|ID[:SCALE]", required = true)]
     pub lora: Vec<Scaled>,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// Train with parts of the method left out, from several seeds, and compare what the runs draw
 ///
-/// Hours. The folder receives a run for each variant and seed, the pictures that each draws, and after every training
+/// Hours. The folder receives a run for each variant and seed, the images that each draws, and after every training
 /// ablation.md (a table), ablation.svg and ablation.json of what there is so far. What is done is not done again: stop it
 /// with Ctrl-C and go on with the same command.
 #[derive(Group)]

@@ -1,4 +1,4 @@
-//! `comat world judge`: how pictures answer their prompts.
+//! `comat world judge`: how images answer their prompts.
 
 use super::counted;
 use crate::{console::Console, share};
@@ -10,11 +10,11 @@ use scenes::judging;
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Judge pictures against their prompts, from the pixels alone
+/// Judge images against their prompts, from the pixels alone
 ///
-/// A picture's prompt and seed are read from its text chunks, as comat generate writes them, or from a file name like
-/// PROMPT_SEED.png. A picture is correct if it shows every object with its colour and texture, lying as asked, whole, and
-/// nothing else. Intervals are of 95 %, over prompts. Beside FILE.json, FILE.jsonl has a line for each picture.
+/// An image's prompt and seed are read from its text chunks, as comat generate writes them, or from a file name like
+/// PROMPT_SEED.png. An image is correct if it shows every object with its colour and texture, lying as asked, whole, and
+/// nothing else. Intervals are of 95 %, over prompts. Beside FILE.json, FILE.jsonl has a line for each image.
 #[derive(Group)]
 pub struct Judge {
     /// Prompt file: .jsonl (with categories) or .txt (the category is that of the words)
@@ -35,24 +35,24 @@ pub fn run(args: &Judge, console: &Console) -> Result<()> {
     }
     let questions = judging::questions(&args.prompts)?;
     console.stop_on_ctrl_c("Stopping; nothing is written.");
-    let bar = console.count("judge", "pictures")?;
+    let bar = console.count("judge", "images")?;
     let outcome = judging::judge(&questions, &args.images, &bar, &console.interrupt)?;
     bar.finish_and_clear();
     if outcome.judged.is_empty() {
         bail!(
-            "{}: none of {} is of a prompt in {}; pictures carry their prompt in a text chunk `prompt`, or are named PROMPT_SEED.png",
+            "{}: none of {} is of a prompt in {}; images carry their prompt in a text chunk `prompt`, or are named PROMPT_SEED.png",
             args.images.display(),
-            counted(outcome.foreign.len(), "picture"),
+            counted(outcome.foreign.len(), "image"),
             args.prompts.display()
         );
     }
     let scores = scores::scores(&outcome.judged);
     say!("{scores}");
     if let Some(first) = outcome.missing.first() {
-        say!("{} without a picture, the first: {first}", counted(outcome.missing.len(), "prompt"));
+        say!("{} without an image, the first: {first}", counted(outcome.missing.len(), "prompt"));
     }
     if let Some(first) = outcome.foreign.first() {
-        let count = counted(outcome.foreign.len(), "picture");
+        let count = counted(outcome.foreign.len(), "image");
         say!("{count} of none of the prompts, not judged, the first: {}", first.display());
     }
     let summary = json!({ "scores": scores, "missing": outcome.missing, "foreign": outcome.foreign });

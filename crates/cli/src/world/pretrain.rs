@@ -75,7 +75,7 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
         match part {
             Part::Vae => {
                 let error = vae::run(&stack, steps, args.seed, &watch)?;
-                say!("vae: a pixel of a new picture is off by {error:.4} on average (of 1)");
+                say!("vae: a pixel of a new image is off by {error:.4} on average (of 1)");
             }
             Part::Diffusion => diffusion::run(&stack, steps, args.seed, &watch)?,
             Part::Captioner => captioner::run(&stack, steps, args.seed, &watch)?,

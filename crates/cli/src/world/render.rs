@@ -1,4 +1,4 @@
-//! `comat world render`: pictures of the miniature world, with the truth about them.
+//! `comat world render`: images of the miniature world, with the truth about them.
 
 use super::counted;
 use crate::{args::at_least_one, console::Console};
@@ -7,7 +7,7 @@ use clap::Args as Group;
 use scenes::{dataset, prompts::Category};
 use std::path::PathBuf;
 
-/// Draw scenes: pictures, masks of their objects, captions
+/// Draw scenes: images, masks of their objects, captions
 ///
 /// Writes NNNNNN.png, NNNNNN.mask-K.png for the K-th object (white where it covers a pixel) and scenes.jsonl, a line for
 /// each scene: its file, what is in it, captions, masks. The same seed draws the same scenes.

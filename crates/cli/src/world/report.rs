@@ -6,7 +6,7 @@ use clap::Args as Group;
 use laboratory::{report, scores::Measure};
 use std::path::PathBuf;
 
-/// Write a page on what a run changed: pictures before and after, scores with intervals, loss curves
+/// Write a page on what a run changed: images before and after, scores with intervals, loss curves
 ///
 /// One HTML file that needs no network. Draw the same prompts with the same seeds without and with the LoRA
 /// (comat generate), and judge both folders (comat world judge) first.
@@ -15,10 +15,10 @@ pub struct Report {
     /// Folder of the training run
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
-    /// Judged pictures without the LoRA
+    /// Judged images without the LoRA
     #[arg(long, value_name = "DIR")]
     base: PathBuf,
-    /// Judged pictures with the LoRA
+    /// Judged images with the LoRA
     #[arg(long, value_name = "DIR")]
     tuned: PathBuf,
     /// Judged images with another LoRA, as a third column: what it is called, and their folder

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// Measure how often the captioner prefers a true caption to a wrong one
 ///
-/// On new renders, on renders that the diffusion model has redrawn from up to half-way, and on pictures of held-out prompts,
+/// On new renders, on renders that the diffusion model has redrawn from up to half-way, and on images of held-out prompts,
 /// drawn from noise, as far as the judge has no doubt of what they show. Of these, those with two objects that differ in shape, colour
 /// and texture count.
 #[derive(Group)]
@@ -17,7 +17,7 @@ pub struct Sharpness {
     /// The stack's folder, with sd/ and blip/
     #[arg(long, value_name = "DIR", default_value = "weights/world", value_parser = share::path)]
     pub stack: PathBuf,
-    /// Pictures of each sort
+    /// Images of each sort
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u64).range(1..))]
     pub count: u64,
     #[arg(long, default_value_t = 0)]

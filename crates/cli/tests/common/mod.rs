@@ -20,7 +20,7 @@ use torch_ext::testing;
 pub const SD1: &str = "pipeline_sd1";
 pub const SDXL: &str = "pipeline_sdxl";
 
-/// A run of a second: pictures of 32x32 pixels, four steps.
+/// A run of a second: images of 32x32 pixels, four steps.
 const RUN: &str = r#"output = "out"
 seed = 3
 [model]
@@ -370,15 +370,15 @@ impl Done {
     }
 }
 
-/// A picture as a file holds it.
-pub struct Picture {
+/// An image as a file holds it.
+pub struct Image {
     pub width: u32,
     pub height: u32,
     pub pixels: Vec<u8>,
     pub texts: BTreeMap<String, String>,
 }
 
-impl Picture {
+impl Image {
     /// Reads the whole file, as a proof that it is whole.
     pub fn open(path: &Path) -> Self {
         Self::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -394,7 +394,7 @@ impl Picture {
     }
 
     /// Largest difference of a pixel, in levels of 255.
-    pub fn difference(&self, other: &Picture) -> u8 {
+    pub fn difference(&self, other: &Image) -> u8 {
         assert_eq!((self.width, self.height), (other.width, other.height));
         self.pixels.iter().zip(&other.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
     }

@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// The page loads nothing: pictures are in it, links stay on it.
+/// The page loads nothing: images are in it, links stay on it.
 #[track_caller]
 pub fn assert_alone(page: &str) {
     for outside in ["http:", "https:", "url(", "@import", "<link", "<iframe"] {
@@ -19,8 +19,8 @@ pub fn assert_alone(page: &str) {
 }
 
 /// Opens a page in a headless browser in a frame of this size, runs a script on its root element `root`, which puts what it saw
-/// into the list `said`, and returns that list. Then takes a picture of it, which must show something. `None`, with a message,
-/// where there is no browser. COMAT_KEEP_SCREENSHOTS=DIR keeps page and pictures under the name.
+/// into the list `said`, and returns that list. Then takes an image of it, which must show something. `None`, with a message,
+/// where there is no browser. COMAT_KEEP_SCREENSHOTS=DIR keeps page and images under the name.
 pub fn look(folder: &Folder, name: &str, page: &str, (width, height): (usize, usize), script: &str) -> Option<String> {
     let Some(browser) = browser() else {
         eprintln!("skipped: no chromium, google-chrome or chrome is installed");
@@ -69,7 +69,7 @@ fn browse(browser: &Path, folder: &Folder, words: &[&str]) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
-/// How many different colours the left part of a picture has.
+/// How many different colours the left part of an image has.
 fn shades(path: &Path, width: usize) -> usize {
     let mut reader = png::Decoder::new(BufReader::new(fs::File::open(path).unwrap())).read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use config::Config;
-use ranks::World;
+use ranks::ProcessGroup;
 use tch::Device;
 use torch_ext::memory;
 
@@ -19,8 +19,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    pub(super) fn of(config: &Config, device: Device, world: &World) -> Self {
-        let in_training = world.at_a_time(config.train.batch_size, config.train.accumulation).max(1);
+    pub(super) fn of(config: &Config, device: Device, group: &ProcessGroup) -> Self {
+        let in_training = group.at_a_time(config.train.batch_size, config.train.accumulation).max(1);
         match (config.fidelity.as_ref().map_or(0, |fidelity| fidelity.latents_batch), device) {
             (0, Device::Cpu) => Self { samples: in_training, most: in_training },
             (0, _) => Self { samples: in_training, most: ENOUGH.max(in_training) },

@@ -218,7 +218,7 @@ impl ImageReward for CaptionLoss {
     }
 
     fn offload(&mut self) {
-        self.captioner.let_go();
+        self.captioner.unload();
     }
 }
 

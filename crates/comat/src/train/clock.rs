@@ -6,30 +6,30 @@ use torch_ext::memory;
 
 /// A part of an iteration. A GPU is waited for at its end, so that its time is counted where it belongs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Leg {
+pub struct Phase {
     pub seconds: f64,
     /// The most memory in use at once, in bytes; `None` where the device does not tell.
     pub peak: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Legs {
-    pub trajectory: Leg,
+pub struct Phases {
+    pub trajectory: Phase,
     /// From latents to images, both ways
-    pub decode: Leg,
+    pub decode: Phase,
     /// The captioner, both ways
-    pub caption: Leg,
+    pub caption: Phase,
     /// The rewards beside the captioner, both ways
-    pub reward: Leg,
+    pub reward: Phase,
     /// The discriminator, both ways
-    pub fidelity: Leg,
+    pub fidelity: Phase,
     /// Finding the objects of the attention losses
-    pub segment: Leg,
-    pub replay: Leg,
+    pub segment: Phase,
+    pub replay: Phase,
 }
 
-impl Legs {
-    pub fn named(&self) -> [(&'static str, Leg); 7] {
+impl Phases {
+    pub fn named(&self) -> [(&'static str, Phase); 7] {
         let Self { trajectory, decode, caption, reward, fidelity, segment, replay } = *self;
         [
             ("trajectory", trajectory),
@@ -44,18 +44,18 @@ impl Legs {
 
     /// Of all parts.
     pub fn peak(&self) -> Option<u64> {
-        self.named().iter().filter_map(|(_, leg)| leg.peak).max()
+        self.named().iter().filter_map(|(_, phase)| phase.peak).max()
     }
 }
 
-impl AddAssign for Leg {
+impl AddAssign for Phase {
     fn add_assign(&mut self, other: Self) {
         self.seconds += other.seconds;
         self.peak = self.peak.max(other.peak);
     }
 }
 
-impl AddAssign for Legs {
+impl AddAssign for Phases {
     fn add_assign(&mut self, other: Self) {
         self.trajectory += other.trajectory;
         self.decode += other.decode;
@@ -77,27 +77,27 @@ thread_local! {
     static UNDER_WAY: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
-/// The leg that is under way in this thread, or that an error came from.
+/// The phase that is under way in this thread, or that an error came from.
 pub fn under_way() -> Option<&'static str> {
     UNDER_WAY.get()
 }
 
 impl Clock {
-    pub fn start(device: Device, leg: &'static str) -> Self {
-        UNDER_WAY.set(Some(leg));
+    pub fn start(device: Device, phase: &'static str) -> Self {
+        UNDER_WAY.set(Some(phase));
         memory::reset_peak(device);
         Self { since: Instant::now(), device }
     }
 
-    /// What there was since the last time. Another leg begins.
-    pub fn lap(&mut self, next: &'static str) -> Leg {
-        let leg = self.end();
+    /// What there was since the last time. Another phase begins.
+    pub fn lap(&mut self, next: &'static str) -> Phase {
+        let phase = self.end();
         UNDER_WAY.set(Some(next));
-        leg
+        phase
     }
 
     /// What there was since the last time. Nothing is under way any more.
-    pub fn end(&mut self) -> Leg {
+    pub fn end(&mut self) -> Phase {
         if let Device::Cuda(gpu) = self.device {
             tch::Cuda::synchronize(gpu as i64);
         }
@@ -105,7 +105,7 @@ impl Clock {
         let peak = memory::peak(self.device);
         memory::reset_peak(self.device);
         let before = mem::replace(&mut self.since, Instant::now());
-        Leg { seconds: (self.since - before).as_secs_f64(), peak }
+        Phase { seconds: (self.since - before).as_secs_f64(), peak }
     }
 }
 
@@ -115,14 +115,14 @@ mod tests {
 
     #[test]
     fn time_adds_up_and_memory_does_not() {
-        let leg = |seconds, peak| Leg { seconds, peak };
-        let mut legs = Legs { replay: leg(1.0, Some(5)), ..Legs::default() };
-        legs += Legs { replay: leg(2.0, Some(3)), caption: leg(1.0, None), ..Legs::default() };
-        assert_eq!((legs.replay, legs.caption, legs.peak()), (leg(3.0, Some(5)), leg(1.0, None), Some(5)));
+        let phase = |seconds, peak| Phase { seconds, peak };
+        let mut phases = Phases { replay: phase(1.0, Some(5)), ..Phases::default() };
+        phases += Phases { replay: phase(2.0, Some(3)), caption: phase(1.0, None), ..Phases::default() };
+        assert_eq!((phases.replay, phases.caption, phases.peak()), (phase(3.0, Some(5)), phase(1.0, None), Some(5)));
     }
 
     #[test]
-    fn a_leg_knows_what_it_held() {
+    fn a_phase_knows_what_it_held() {
         let mut clock = Clock::start(Device::Cpu, "trajectory");
         let before = clock.lap("decode").peak;
         assert_eq!(under_way(), Some("decode"));

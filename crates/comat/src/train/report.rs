@@ -5,11 +5,11 @@ use crate::{
     finite::{NotFinite, Part},
     replay::AttentionLosses,
     session::Session,
-    train::{Legs, Outcome, Pulls},
+    train::{Outcome, Phases, Pulls},
 };
 use anyhow::Result;
 use ranks::{
-    World,
+    ProcessGroup,
     interrupt::{Interrupt, Interrupted},
 };
 use std::time::Instant;
@@ -31,7 +31,7 @@ pub struct StepReport {
     pub fidelity: Option<FidelityReport>,
     pub pulls: Pulls,
     pub mixed_loss: Option<f64>,
-    pub legs: Legs,
+    pub phases: Phases,
     pub began: Instant,
     /// Seconds until each rank had computed its share, and seconds that rank 0 then spent on adding up.
     pub ranks: Option<(Vec<f64>, f64)>,
@@ -57,7 +57,7 @@ impl StepReport {
             fidelity: session.config.fidelity.as_ref().map(|_| Default::default()),
             pulls: Pulls::default(),
             mixed_loss: session.config.mixed.as_ref().map(|_| 0.0),
-            legs: Legs::default(),
+            phases: Phases::default(),
             began: Instant::now(),
             ranks: None,
             stop: false,
@@ -92,13 +92,13 @@ impl StepReport {
         if let Some(pull) = outcome.pulls.adversarial {
             self.pulls.adversarial = Some(self.pulls.adversarial.unwrap_or(0.0) + pull / parts as f64);
         }
-        self.legs += outcome.legs;
+        self.phases += outcome.phases;
     }
 
-    /// Adds one of `parts` trajectories of pictures. Their time counts with that of the prompts.
+    /// Adds one of `parts` trajectories of images. Their time counts with that of the prompts.
     pub fn add_mixed(&mut self, outcome: &Outcome, parts: usize) {
         self.mixed_loss = Some(self.mixed_loss.unwrap_or(0.0) + outcome.caption_loss / parts as f64);
-        self.legs += outcome.legs;
+        self.phases += outcome.phases;
     }
 
     /// Takes note of why this rank's part of the step ended early, where all ranks can go on from that.
@@ -152,8 +152,8 @@ pub struct FidelityReport {
 impl StepReport {
     /// From this rank's gradients and figures to those of the whole batch, on every rank. Somebody who stops one rank stops all, and what
     /// is not finite on one is not on any.
-    pub fn add_up(&mut self, world: &World, gradients: &mut [&mut Tensor], interrupt: &Interrupt) -> Result<()> {
-        if world.is_alone() {
+    pub fn add_up(&mut self, group: &ProcessGroup, gradients: &mut [&mut Tensor], interrupt: &Interrupt) -> Result<()> {
+        if group.is_alone() {
             self.stop = interrupt.is_set();
             return Ok(());
         }
@@ -164,7 +164,7 @@ impl StepReport {
         let signals = figures.len();
         figures.extend([f64::from(interrupt.is_set()), f64::from(self.abandoned), Part::code(self.not_finite)]);
         figures.push((computed - self.began).as_secs_f64());
-        let all = world.exchange(gradients, &figures)?;
+        let all = group.exchange(gradients, &figures)?;
 
         let sum = |column: usize| all.iter().map(|rank| rank[column]).sum::<f64>();
         let mut column = 0..;

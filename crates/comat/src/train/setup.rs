@@ -15,7 +15,7 @@ use anyhow::Result;
 use config::Config;
 use diffusion::prompts::{self, Prompt};
 use indicatif::ProgressBar;
-use ranks::{World, interrupt::Interrupt};
+use ranks::{ProcessGroup, interrupt::Interrupt};
 use std::path::Path;
 use tch::Tensor;
 
@@ -25,18 +25,18 @@ impl Trainer {
     ///
     /// # Errors
     /// What cannot be opened, by its name and file.
-    pub fn open(config: Config, resume: Option<&str>, world: World) -> Result<Self> {
+    pub fn open(config: Config, resume: Option<&str>, group: ProcessGroup) -> Result<Self> {
         let prompts = prompts::read(&config.prompts.train)?;
         let samples = config.train.batch_size * config.train.accumulation;
-        if world.leads() && samples < world.size {
+        if group.leads() && samples < group.size {
             tracing::warn!(
                 "{} of {} ranks have nothing to do: a step has {samples} samples (train.batch_size times train.accumulation)",
-                world.size - samples,
-                world.size
+                group.size - samples,
+                group.size
             );
         }
         let found = match resume {
-            Some(which) if world.leads() => checkpoint::find(&config.output.join("checkpoints"), which)?,
+            Some(which) if group.leads() => checkpoint::find(&config.output.join("checkpoints"), which)?,
             _ => None, // the other ranks have it from rank 0
         };
         let mut session = Session::open(config)?;
@@ -60,7 +60,7 @@ impl Trainer {
         let mixed = Mixed::open(&session)?;
         let Progress { step, skipped, skipped_in_a_row } = progress;
         Ok(Self {
-            world,
+            group,
             session,
             prompts,
             adapter,
@@ -83,9 +83,9 @@ impl Trainer {
     /// # Errors
     /// A checkpoint that lacks something; latents of another model.
     pub fn complete(&mut self, bar: &ProgressBar, interrupt: &Interrupt) -> Result<()> {
-        let Self { session, prompts, world, .. } = self;
-        world.barrier()?;
-        self.fidelity = fidelity(session, prompts, self.resumed.as_deref(), bar, interrupt, world)?;
+        let Self { session, prompts, group, .. } = self;
+        group.barrier()?;
+        self.fidelity = fidelity(session, prompts, self.resumed.as_deref(), bar, interrupt, group)?;
         let decay = self.session.config.train.ema;
         self.ema = (decay > 0.0).then(|| Ema::new(decay, &self.adapter));
         if let (Some(ema), Some(path)) = (&mut self.ema, &self.resumed) {
@@ -96,8 +96,8 @@ impl Trainer {
 
     /// Everything that is learned, as rank 0 has it.
     fn take_from_first(&mut self) -> Result<()> {
-        let world = &self.world;
-        if world.is_alone() {
+        let group = &self.group;
+        if group.is_alone() {
             return Ok(());
         }
         let mut values = vec![&mut self.adapter.flat];
@@ -115,15 +115,15 @@ impl Trainer {
             fractions.extend(of_optimizer.into_iter().map(|(_, number)| number));
             numbers.push(updates);
         }
-        values.into_iter().try_for_each(|tensor| world.copy_of_first(tensor))?;
+        values.into_iter().try_for_each(|tensor| group.copy_of_first(tensor))?;
         for number in numbers {
             let mut value = Tensor::from(*number as i64);
-            world.copy_of_first(&mut value)?;
+            group.copy_of_first(&mut value)?;
             *number = value.int64_value(&[]) as u64;
         }
         for number in fractions {
             let mut value = Tensor::from(*number);
-            world.copy_of_first(&mut value)?;
+            group.copy_of_first(&mut value)?;
             *number = value.double_value(&[]);
         }
         Ok(())
@@ -131,7 +131,7 @@ impl Trainer {
 
     /// A checkpoint, by rank 0; the others go on. One of this step that was written in this sitting is the same.
     pub(super) fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        if !self.world.leads() || self.saved == Some(self.step) {
+        if !self.group.leads() || self.saved == Some(self.step) {
             return Ok(());
         }
         let config = &self.session.config;
@@ -180,14 +180,14 @@ fn fidelity(
     checkpoint: Option<&Path>,
     bar: &ProgressBar,
     interrupt: &Interrupt,
-    world: &World,
+    group: &ProcessGroup,
 ) -> Result<Option<Fidelity>> {
     let Some(mut discriminator) = discriminator(session)? else { return Ok(None) };
     let config = session.config.clone();
     if let Some(path) = checkpoint {
         checkpoint::load_discriminator(path, &mut discriminator)?;
     }
-    let real = latents::complete(&config, &mut session.pipeline, prompts, bar, interrupt, world)?;
+    let real = latents::complete(&config, &mut session.pipeline, prompts, bar, interrupt, group)?;
     Ok(Some(Fidelity { discriminator, real }))
 }
 

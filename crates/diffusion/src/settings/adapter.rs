@@ -1,4 +1,4 @@
-//! A LoRA as it is named: a file, a folder with one, or an id of the hub; and how much of it.
+//! A LoRA as it is named: a file, a folder with one, or an id of the hub; with its strength.
 
 use super::{HubOf, paths};
 use anyhow::{Context, Result, bail};

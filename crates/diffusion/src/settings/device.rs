@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use images::size::typed;
-use ranks::World;
+use ranks::ProcessGroup;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, de, ser};
 use std::{borrow::Cow, fmt, str::FromStr};
@@ -67,7 +67,7 @@ impl Where {
 
 impl Where {
     /// The device of a rank, where `auto` and `cuda` leave it open.
-    pub fn of_rank(self, ranks: &World) -> Self {
+    pub fn of_rank(self, ranks: &ProcessGroup) -> Self {
         match (self, ranks.gpu()) {
             (Self::Auto | Self::Cuda(0), Some(gpu)) => Self::Cuda(gpu),
             _ => self,

@@ -1,41 +1,41 @@
-//! Maps over pictures, words above them.
+//! Maps over images, words above them.
 
 use super::Looks;
-use images::Picture;
+use images::Image;
 use tch::{Device, Kind, Tensor};
 
-/// Pictures are brought to at least this many pixels.
+/// Images are brought to at least this many pixels.
 const CELL: usize = 192;
 /// Of a line of text above a cell.
 const LINE: usize = 20;
 const GAP: usize = 6;
-/// Cells side by side, the picture among them; more words go on below.
+/// Cells side by side, the image among them; more words go on below.
 const COLUMNS: usize = 7;
 
-/// One picture for all: a row for each side, first what was drawn, then where each word looked. Of a word, all rows have the same
+/// One image for all: a row for each side, first what was drawn, then where each word looked. Of a word, all rows have the same
 /// scale: from the least that it gets anywhere (dark) to the most (bright).
-pub fn panel(words: &[&str], rows: &[(&str, &Looks)]) -> Picture {
-    let (width, height) = rows.iter().fold((1, 1), |(w, h), (_, l)| (w.max(l.picture.width), h.max(l.picture.height)));
+pub fn panel(words: &[&str], rows: &[(&str, &Looks)]) -> Image {
+    let (width, height) = rows.iter().fold((1, 1), |(w, h), (_, l)| (w.max(l.image.width), h.max(l.image.height)));
     let factor = CELL.div_ceil(width.max(height));
     let (width, height) = (width * factor, height * factor);
     let words: Vec<(usize, &str)> = words.iter().copied().enumerate().collect();
     let blocks: Vec<&[(usize, &str)]> = if words.is_empty() { vec![&[]] } else { words.chunks(COLUMNS - 1).collect() };
     let columns = 1 + blocks.iter().map(|block| block.len()).max().unwrap_or(0);
     let lines = blocks.len() * rows.len();
-    let mut panel = Picture::white(columns * (width + GAP) + GAP, lines * (LINE + height + GAP) + GAP);
+    let mut panel = Image::white(columns * (width + GAP) + GAP, lines * (LINE + height + GAP) + GAP);
     for (block, words) in blocks.iter().enumerate() {
         for (row, (side, looks)) in rows.iter().enumerate() {
             let top = GAP + (block * rows.len() + row) * (LINE + height + GAP);
-            let mut put = |column: usize, label: &str, cell: &Picture| {
+            let mut put = |column: usize, label: &str, cell: &Image| {
                 let left = GAP + column * (width + GAP);
                 panel.label(left, top, width, label);
                 panel.paste(left, top + LINE, cell);
             };
-            let picture = looks.picture.enlarge(factor);
-            put(0, side, &picture);
+            let image = looks.image.enlarge(factor);
+            put(0, side, &image);
             for (column, (word, text)) in words.iter().enumerate() {
                 let scale = scale(rows, *word as i64);
-                put(1 + column, text, &overlay(&picture, &looks.maps.get(*word as i64), scale));
+                put(1 + column, text, &overlay(&image, &looks.maps.get(*word as i64), scale));
             }
         }
     }
@@ -53,17 +53,17 @@ fn scale(rows: &[(&str, &Looks)], word: i64) -> (f64, f64) {
 /// What red, green and blue add to the brightness (ITU-R BT.601).
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 
-/// A map `[h, w]` in colours from dark to bright, laid over the picture without its own colours.
-fn overlay(picture: &Picture, map: &Tensor, (low, high): (f64, f64)) -> Picture {
-    let size = [picture.height as i64, picture.width as i64];
+/// A map `[h, w]` in colours from dark to bright, laid over the image without its own colours.
+fn overlay(image: &Image, map: &Tensor, (low, high): (f64, f64)) -> Image {
+    let size = [image.height as i64, image.width as i64];
     let map = (map.to_device(Device::Cpu).to_kind(Kind::Float) - low) / (high - low).max(1e-12);
     let map = map.unsqueeze(0).unsqueeze(0).upsample_bilinear2d(size, false, None, None).clamp(0.0, 1.0);
     let heat = Vec::<f32>::try_from(map.flatten(0, -1)).unwrap_or_default();
-    let pixels = picture.pixels.chunks_exact(3).zip(heat).flat_map(|(pixel, heat)| {
+    let pixels = image.pixels.chunks_exact(3).zip(heat).flat_map(|(pixel, heat)| {
         let grey = pixel.iter().zip(LUMA).map(|(value, weight)| f32::from(*value) * weight).sum::<f32>();
         colour(heat).map(|value| (0.35 * grey + 0.65 * value).round() as u8)
     });
-    Picture { width: picture.width, height: picture.height, pixels: pixels.collect() }
+    Image { width: image.width, height: image.height, pixels: pixels.collect() }
 }
 
 /// From dark blue over red to light yellow; the brightness rises evenly, so it can also be read without the colours.
@@ -82,7 +82,7 @@ mod tests {
 
     fn looks(values: &[f32]) -> Looks {
         let words = values.len() as i64 / 2;
-        Looks { picture: Picture::white(64, 32), maps: Tensor::from_slice(values).view([words, 1, 2]) }
+        Looks { image: Image::white(64, 32), maps: Tensor::from_slice(values).view([words, 1, 2]) }
     }
 
     #[test]
@@ -96,7 +96,7 @@ mod tests {
             panel.pixels[(y * panel.width + x) * 3..][..3].to_vec()
         };
         let shade = |heat: f32| colour(heat).map(|c| (0.35 * 255.0 + 0.65 * c).round() as u8).to_vec();
-        assert_eq!(at(0, 0, 10), [255; 3], "the picture itself");
+        assert_eq!(at(0, 0, 10), [255; 3], "the image itself");
         assert_eq!([at(1, 0, 0), at(1, 1, 0)], [shade(0.0), shade(1.0)], "one scale for both rows");
         assert_eq!(at(1, 0, width - 1), at(1, 1, width - 1));
         assert_eq!(at(2, 1, 0), shade(1.0), "every word has its own scale");

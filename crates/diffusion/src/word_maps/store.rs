@@ -2,7 +2,7 @@
 
 use super::Looks;
 use anyhow::Result;
-use images::Picture;
+use images::Image;
 use models::{Error, tensors};
 use std::{collections::HashMap, path::Path};
 use tch::{Device, Kind};
@@ -26,7 +26,7 @@ impl Store {
 }
 
 /// The maps of the sample `number`, if the file has them for that prompt.
-pub fn read(path: &Path, number: usize, prompt: &str, picture: Picture) -> Result<Option<Looks>> {
+pub fn read(path: &Path, number: usize, prompt: &str, image: Image) -> Result<Option<Looks>> {
     if !path.exists() {
         return Ok(None);
     }
@@ -36,7 +36,7 @@ pub fn read(path: &Path, number: usize, prompt: &str, picture: Picture) -> Resul
         return Ok(None);
     }
     match tensors.remove(&key) {
-        Some(maps) if maps.dim() == 3 => Ok(Some(Looks { picture, maps })),
+        Some(maps) if maps.dim() == 3 => Ok(Some(Looks { image, maps })),
         _ => Err(Error::file(path, format!("the maps {key} are missing or no [words, h, w]")).into()),
     }
 }

@@ -8,7 +8,7 @@ use benchmarks::{
 use models::clip::ClipScore;
 use tch::{Kind, Tensor};
 
-/// The colour whose descriptions are most like the box's picture. (The original also paints what is behind the object grey, by the
+/// The colour whose descriptions are most like the box's image. (The original also paints what is behind the object grey, by the
 /// detector's masks, which Grounding DINO does not give.)
 pub struct ByClip<'a> {
     pub clip: &'a ClipScore,
@@ -37,7 +37,7 @@ impl Colours for ByClip<'_> {
 }
 
 impl ByClip<'_> {
-    /// The picture within a box: whole pixels, at least one.
+    /// The image within a box: whole pixels, at least one.
     fn cut(&self, object: &Detection) -> Tensor {
         let size = self.image.size();
         let side = |from: f64, to: f64, size: i64| {
@@ -58,7 +58,7 @@ mod tests {
     use torch_ext::testing::device;
 
     #[test]
-    fn boxes_are_cut_within_the_picture() {
+    fn boxes_are_cut_within_the_image() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/clip_score");
         let clip = ClipScore::open(&folder, Kind::Double, device()).unwrap();
         let image = Tensor::arange(3 * 20 * 30, (Kind::Double, device())).view([3, 20, 30]).sin().square();

@@ -1,6 +1,6 @@
-//! A network behind an OpenAI-compatible endpoint (`POST URL/chat/completions` with a picture in the message).
+//! A network behind an OpenAI-compatible endpoint (`POST URL/chat/completions` with an image in the message).
 //!
-//! Every answer is kept in a file, by model, question and picture, so nothing is asked twice.
+//! Every answer is kept in a file, by model, question and image, so nothing is asked twice.
 
 mod cache;
 
@@ -86,12 +86,12 @@ impl Endpoint {
         }
     }
 
-    /// An answer to each question about a picture (the bytes of its file), several at once.
+    /// An answer to each question about an image (the bytes of its file), several at once.
     ///
     /// # Errors
     /// The first question that has no answer after all tries; an interruption. Answers that came are kept.
-    pub fn ask_all(&self, picture: &[u8], questions: &[String]) -> Result<Vec<String>> {
-        let ask = |question: &String| self.ask(picture, question);
+    pub fn ask_all(&self, image: &[u8], questions: &[String]) -> Result<Vec<String>> {
+        let ask = |question: &String| self.ask(image, question);
         let mut answers = vec![];
         for some in questions.chunks(self.settings.parallel.max(1)) {
             let asked: Vec<Result<String>> = std::thread::scope(|scope| {
@@ -103,12 +103,12 @@ impl Endpoint {
         Ok(answers)
     }
 
-    fn ask(&self, picture: &[u8], question: &str) -> Result<String> {
-        let key = cache::key(&self.settings.model, question, picture);
+    fn ask(&self, image: &[u8], question: &str) -> Result<String> {
+        let key = cache::key(&self.settings.model, question, image);
         if let Some(answer) = self.cache().get(&key) {
             return Ok(answer);
         }
-        let body = self.body(picture, question);
+        let body = self.body(image, question);
         let (url, mut wait) = (self.address(), Duration::from_millis(500));
         let mut tries = 0;
         let answer = loop {
@@ -150,15 +150,15 @@ impl Endpoint {
         format!("{}/chat/completions", self.settings.url.trim_end_matches('/'))
     }
 
-    fn body(&self, picture: &[u8], question: &str) -> String {
-        let kind = if picture.starts_with(b"\xff\xd8") {
+    fn body(&self, image: &[u8], question: &str) -> String {
+        let kind = if image.starts_with(b"\xff\xd8") {
             "jpeg"
-        } else if picture.starts_with(b"RIFF") {
+        } else if image.starts_with(b"RIFF") {
             "webp"
         } else {
             "png"
         };
-        let url = format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(picture));
+        let url = format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(image));
         let content = json!([{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]);
         json!({
             "model": self.settings.model,

@@ -1,4 +1,4 @@
-//! What a network sees in some pictures, all at once.
+//! What a network sees in some images, all at once.
 
 use super::Shot;
 use crate::{
@@ -11,7 +11,7 @@ use models::clip::ClipScore;
 use std::collections::BTreeSet;
 use tch::Tensor;
 
-/// Of one picture.
+/// Of one image.
 pub enum Seen {
     /// Of "yes" and "no", for each question.
     Probabilities(Vec<(f64, f64)>),
@@ -21,7 +21,7 @@ pub enum Seen {
     Boxes(Vec<Detection>),
 }
 
-/// Pictures with tasks of the same sort.
+/// Images with tasks of the same sort.
 pub fn at(judges: &Judges, asked: &[(&Shot, &Task)]) -> Result<Vec<Seen>> {
     let images: Vec<Tensor> = asked.iter().map(|(shot, _)| shot.image.shallow_clone()).collect();
     let vqa = || judges.vqa.as_ref().ok_or_else(|| missing(Judge::Vqa));

@@ -2,12 +2,12 @@
 
 use super::{SCORES, shares};
 use crate::{
+    image_files::{self, Found, Gallery},
     judges::Judge,
-    pictures::{self, Found, Gallery},
     prompts::Task,
 };
 use anyhow::{Context, Result, bail};
-use benchmarks::records::{self, Key, Picture, Subject};
+use benchmarks::records::{self, Image, Key, Subject};
 use models::write_text;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -20,16 +20,16 @@ use std::{
 #[derive(Default)]
 pub struct Scored {
     /// In the order of the file.
-    pictures: Vec<Picture>,
+    images: Vec<Image>,
     keys: BTreeSet<Key>,
 }
 
 impl Scored {
-    /// Reads what is written of a folder, after putting together what several ranks wrote; on the first rank alone. Scores of a picture
+    /// Reads what is written of a folder, after putting together what several ranks wrote; on the first rank alone. Scores of an image
     /// that was replaced since are taken out: it waits again.
     ///
     /// # Errors
-    /// A file of another form; one with the scores of other pictures than the folder's: of prompts that have changed since, or of files
+    /// A file of another form; one with the scores of other images than the folder's: of prompts that have changed since, or of files
     /// that were called otherwise.
     pub fn read(gallery: &Gallery) -> Result<Self> {
         let mut scored = Self::again(gallery)?;
@@ -38,37 +38,37 @@ impl Scored {
         if !replaced.is_empty() {
             let (path, number) = (gallery.folder.join(SCORES), replaced.len());
             tracing::warn!(
-                "{}: {number} scores are of pictures that were replaced since; they are scored again",
+                "{}: {number} scores are of images that were replaced since; they are scored again",
                 path.display()
             );
-            scored.pictures.retain(|picture| !replaced.contains(&picture.key()));
+            scored.images.retain(|image| !replaced.contains(&image.key()));
             scored.keys.retain(|key| !replaced.contains(key));
-            write(&path, &scored.pictures)?;
+            write(&path, &scored.images)?;
         }
         Ok(scored)
     }
 
-    /// The same after more was written, without looking at the pictures.
+    /// The same after more was written, without looking at the images.
     ///
     /// # Errors
     /// A file of another form.
     pub fn again(gallery: &Gallery) -> Result<Self> {
         shares::merge(gallery.folder)?;
         let path = gallery.folder.join(SCORES);
-        let pictures = if path.exists() { records::read(&path)?.pictures } else { vec![] };
-        let keys = pictures.iter().map(Picture::key).collect();
-        Ok(Self { pictures, keys })
+        let images = if path.exists() { records::read(&path)?.images } else { vec![] };
+        let keys = images.iter().map(Image::key).collect();
+        Ok(Self { images, keys })
     }
 
     /// That what is written is of the gallery's prompts and files.
     fn check(&self, gallery: &Gallery) -> Result<()> {
-        let known: BTreeMap<Key, &Subject> = self.pictures.iter().map(|p| (p.key(), p.subject())).collect();
+        let known: BTreeMap<Key, &Subject> = self.images.iter().map(|p| (p.key(), p.subject())).collect();
         for (found, task) in gallery.tasks() {
             let now = gallery.subject(found);
             let Some(then) = known.get(&now.key(task.metric())) else { continue };
             if (&then.prompt, &then.file) != (&now.prompt, &now.file) {
                 bail!(
-                    "{}: it has the scores of `{}` ({}) where `{}` ({}) is now; have prompts or pictures changed? Choose another \
+                    "{}: it has the scores of `{}` ({}) where `{}` ({}) is now; have prompts or images changed? Choose another \
                      folder, or remove the file",
                     gallery.folder.join(SCORES).display(),
                     then.prompt,
@@ -85,18 +85,18 @@ impl Scored {
     fn replaced(&self, folder: &Path) -> Result<BTreeSet<Key>> {
         let mut digests = BTreeMap::<&str, Option<String>>::new();
         let mut replaced = BTreeSet::new();
-        for picture in &self.pictures {
-            let Subject { file, digest: Some(then), .. } = picture.subject() else { continue };
+        for image in &self.images {
+            let Subject { file, digest: Some(then), .. } = image.subject() else { continue };
             if !digests.contains_key(file.as_str()) {
                 let path = folder.join(file);
                 let digest = match path.exists() {
-                    true => Some(pictures::digest(&fs::read(&path).with_context(|| path.display().to_string())?)),
+                    true => Some(image_files::digest(&fs::read(&path).with_context(|| path.display().to_string())?)),
                     false => None,
                 };
                 digests.insert(file, digest);
             }
             if digests[file.as_str()].as_ref().is_some_and(|now| now != then) {
-                replaced.insert(picture.key());
+                replaced.insert(image.key());
             }
         }
         Ok(replaced)
@@ -113,15 +113,15 @@ impl Scored {
         Waiting(all.filter(|(_, tasks)| !tasks.is_empty()).collect())
     }
 
-    /// What is known of these pictures, in the order of the file.
-    pub fn of(self, gallery: &Gallery) -> Vec<Picture> {
+    /// What is known of these images, in the order of the file.
+    pub fn of(self, gallery: &Gallery) -> Vec<Image> {
         let wanted: BTreeSet<Key> =
             gallery.tasks().map(|(found, task)| gallery.subject(found).key(task.metric())).collect();
-        self.pictures.into_iter().filter(|picture| wanted.contains(&picture.key())).collect()
+        self.images.into_iter().filter(|image| wanted.contains(&image.key())).collect()
     }
 }
 
-/// Pictures of a gallery, by their place in it, and the places of their prompts' tasks.
+/// Images of a gallery, by their place in it, and the places of their prompts' tasks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Waiting(pub(super) Vec<(usize, Vec<usize>)>);
 
@@ -130,7 +130,7 @@ impl Waiting {
         self.0.is_empty()
     }
 
-    /// How many pictures.
+    /// How many images.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -145,7 +145,7 @@ impl Waiting {
     }
 }
 
-fn write(path: &Path, pictures: &[Picture]) -> Result<()> {
-    let lines = pictures.iter().flat_map(Picture::lines).map(|line| Ok(serde_json::to_string(line)? + "\n"));
+fn write(path: &Path, images: &[Image]) -> Result<()> {
+    let lines = images.iter().flat_map(Image::lines).map(|line| Ok(serde_json::to_string(line)? + "\n"));
     Ok(write_text(path, &lines.collect::<Result<String>>()?)?)
 }

@@ -38,7 +38,7 @@ fn questions(prompt: &Prompt) -> Vec<String> {
     match task(prompt) {
         Some(Task::Attributes(questions)) => {
             let ask =
-                |question: &String| format!("Is there {} in the picture? {YES_OR_NO}", question.trim_end_matches('?'));
+                |question: &String| format!("Is there {} in the image? {YES_OR_NO}", question.trim_end_matches('?'));
             questions.iter().map(ask).collect()
         }
         Some(Task::Choices(questions)) => {
@@ -47,7 +47,7 @@ fn questions(prompt: &Prompt) -> Vec<String> {
             questions.iter().map(ask).collect()
         }
         Some(Task::YesOrNo(item, _)) => item.questions.iter().map(|q| format!("{} {YES_OR_NO}", q.text)).collect(),
-        _ => vec![format!("Does the picture show this: {}? {YES_OR_NO}", prompt.text.trim_end_matches(['.', ' ']))],
+        _ => vec![format!("Does the image show this: {}? {YES_OR_NO}", prompt.text.trim_end_matches(['.', ' ']))],
     }
 }
 
@@ -106,12 +106,12 @@ mod tests {
     #[test]
     fn what_is_asked() {
         let attributes = prompt(vec![Task::Attributes(vec!["a red dog?".into(), "a cat?".into()])]);
-        assert_eq!(questions(&attributes)[0], "Is there a red dog in the picture? Answer with yes or no only.");
+        assert_eq!(questions(&attributes)[0], "Is there a red dog in the image? Answer with yes or no only.");
         let said = ["Yes, there is.".to_owned(), "No".to_owned()];
         let scores: Vec<f64> = answers(&attributes, &said).unwrap().iter().map(|a| a.score).collect();
         assert_eq!(scores, [1.0, 0.0]);
         let whole = prompt(vec![Task::Attributes(vec![]), Task::Similarity("a dog".into())]);
-        assert_eq!(questions(&whole), ["Does the picture show this: a dog runs? Answer with yes or no only."]);
+        assert_eq!(questions(&whole), ["Does the image show this: a dog runs? Answer with yes or no only."]);
         assert_eq!(answers(&whole, &["**yes**".to_owned()]).unwrap()[0].score, 1.0);
     }
 

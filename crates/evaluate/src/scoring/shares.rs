@@ -4,7 +4,7 @@
 use super::SCORES;
 use anyhow::{Context, Result};
 use benchmarks::records::{Log, read};
-use ranks::World;
+use ranks::ProcessGroup;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -14,8 +14,8 @@ const BEGINNING: &str = "scores.rank-";
 const END: &str = ".jsonl";
 
 /// The file that a rank writes to.
-pub fn name(world: &World) -> String {
-    if world.leads() { SCORES.into() } else { format!("{BEGINNING}{}{END}", world.rank) }
+pub fn name(group: &ProcessGroup) -> String {
+    if group.leads() { SCORES.into() } else { format!("{BEGINNING}{}{END}", group.rank) }
 }
 
 /// Moves what the others have written into the one file.
@@ -33,8 +33,8 @@ pub fn merge(folder: &Path) -> Result<()> {
     shares.sort();
     let (mut log, _) = Log::open(&folder.join(SCORES))?;
     for share in shares {
-        for picture in read(&share)?.pictures.iter().filter(|picture| !log.has(&picture.key())).collect::<Vec<_>>() {
-            log.add(picture)?;
+        for image in read(&share)?.images.iter().filter(|image| !log.has(&image.key())).collect::<Vec<_>>() {
+            log.add(image)?;
         }
         fs::remove_file(&share).with_context(|| share.display().to_string())?;
     }

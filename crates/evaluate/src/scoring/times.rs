@@ -4,40 +4,40 @@ use std::{fmt, time::Instant};
 
 #[derive(Debug, Clone, Default)]
 pub struct Times {
-    /// Pictures that were scored now.
-    pub pictures: usize,
-    /// Pictures that had been scored before.
+    /// Images that were scored now.
+    pub images: usize,
+    /// Images that had been scored before.
     pub before: usize,
-    /// What, seconds, pictures.
+    /// What, seconds, images.
     parts: Vec<(&'static str, f64, usize)>,
 }
 
 impl Times {
-    pub(super) fn add(&mut self, what: &'static str, since: Instant, pictures: usize) {
+    pub(super) fn add(&mut self, what: &'static str, since: Instant, images: usize) {
         let seconds = since.elapsed().as_secs_f64();
         match self.parts.iter_mut().find(|(name, ..)| *name == what) {
-            Some((_, all, number)) => (*all, *number) = (*all + seconds, *number + pictures),
-            None => self.parts.push((what, seconds, pictures)),
+            Some((_, all, number)) => (*all, *number) = (*all + seconds, *number + images),
+            None => self.parts.push((what, seconds, images)),
         }
     }
 }
 
-/// `40 pictures scored in 12.3 s, 3.3 a second (60 were scored before): blip-vqa 8.0 s, 5.0 a second; …`
+/// `40 images scored in 12.3 s, 3.3 a second (60 were scored before): blip-vqa 8.0 s, 5.0 a second; …`
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let rate = |pictures: usize, seconds: f64| pictures as f64 / seconds.max(1e-9);
+        let rate = |images: usize, seconds: f64| images as f64 / seconds.max(1e-9);
         let total: f64 = self.parts.iter().map(|(_, seconds, _)| seconds).sum();
-        let word = if self.pictures == 1 { "picture" } else { "pictures" };
-        write!(f, "{} {word} scored", self.pictures)?;
-        if self.pictures > 0 {
-            write!(f, " in {total:.1} s, {:.1} a second", rate(self.pictures, total))?;
+        let word = if self.images == 1 { "image" } else { "images" };
+        write!(f, "{} {word} scored", self.images)?;
+        if self.images > 0 {
+            write!(f, " in {total:.1} s, {:.1} a second", rate(self.images, total))?;
         }
         if self.before > 0 {
             write!(f, " ({} before)", self.before)?;
         }
-        for (i, (what, seconds, pictures)) in self.parts.iter().enumerate() {
+        for (i, (what, seconds, images)) in self.parts.iter().enumerate() {
             let sign = if i == 0 { ": " } else { "; " };
-            write!(f, "{sign}{what} {seconds:.1} s, {:.1} a second", rate(*pictures, *seconds))?;
+            write!(f, "{sign}{what} {seconds:.1} s, {:.1} a second", rate(*images, *seconds))?;
         }
         Ok(())
     }
@@ -50,11 +50,11 @@ mod tests {
     #[test]
     fn a_line() {
         let parts = vec![("reading", 0.5, 40), ("clip", 7.5, 30)];
-        let times = Times { pictures: 40, before: 60, parts };
+        let times = Times { images: 40, before: 60, parts };
         assert_eq!(
             times.to_string(),
-            "40 pictures scored in 8.0 s, 5.0 a second (60 before): reading 0.5 s, 80.0 a second; clip 7.5 s, 4.0 a second"
+            "40 images scored in 8.0 s, 5.0 a second (60 before): reading 0.5 s, 80.0 a second; clip 7.5 s, 4.0 a second"
         );
-        assert_eq!(Times { before: 3, ..Times::default() }.to_string(), "0 pictures scored (3 before)");
+        assert_eq!(Times { before: 3, ..Times::default() }.to_string(), "0 images scored (3 before)");
     }
 }

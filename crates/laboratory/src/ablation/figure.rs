@@ -1,4 +1,4 @@
-//! The table's main rows as a picture: points with their intervals, a dot for every training.
+//! The table's main rows as an image: points with their intervals, a dot for every training.
 
 use super::Table;
 use crate::scores::Measure;
@@ -54,8 +54,8 @@ pub fn draw(table: &Table) -> String {
         top = below + 26.0;
     }
     let caption = format!(
-        "{} prompts, {} pictures each. Dots: means, with 95 % intervals over prompts and trainings. Rings: each training. Dashed: the base model.",
-        table.prompts, table.pictures
+        "{} prompts, {} images each. Dots: means, with 95 % intervals over prompts and trainings. Rings: each training. Dashed: the base model.",
+        table.prompts, table.images
     );
     body += &format!("<text class=\"s\" x=\"8\" y=\"{}\">{}</text>\n", top + 6.0, Text(caption));
     let height = top + 18.0;

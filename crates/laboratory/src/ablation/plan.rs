@@ -53,7 +53,7 @@ impl Plan {
 
     fn check(&self) -> Result<()> {
         if self.seeds.is_empty() || self.variants.is_empty() || self.count == 0 {
-            bail!("an ablation needs a seed, a variant and a picture of each prompt at least");
+            bail!("an ablation needs a seed, a variant and an image of each prompt at least");
         }
         let seeds: BTreeSet<u64> = self.seeds.iter().copied().collect();
         let folders: BTreeSet<String> = self.variants.iter().map(Variant::folder).collect();

@@ -11,7 +11,7 @@ use std::fmt;
 pub struct Table {
     pub prompts: usize,
     /// Of each prompt.
-    pub pictures: usize,
+    pub images: usize,
     /// The base model, then the variants of which there is a training, in the plan's order. The first variant is what the
     /// others are compared with.
     pub columns: Vec<Column>,
@@ -32,7 +32,7 @@ pub struct Column {
 #[derive(Debug, Serialize)]
 pub struct Row {
     pub measure: Measure,
-    /// Of all pictures when absent.
+    /// Of all images when absent.
     pub category: Option<Category>,
     pub mean: Estimate,
     /// Of each training.
@@ -41,19 +41,19 @@ pub struct Row {
     pub difference: Option<Estimate>,
 }
 
-/// One variant's pictures: of each training, of each prompt.
+/// One variant's images: of each training, of each prompt.
 type Values = Vec<Vec<Vec<f64>>>;
 
 impl Table {
     pub fn new(base: &[Judged], variants: Vec<(String, Vec<Trained>)>) -> Self {
         let prompts = by_prompts(base);
-        let pictures = base.len() / prompts.max(1);
+        let images = base.len() / prompts.max(1);
         let mut columns = vec![Column::of_base(base)];
         let reference = variants.first().map(|(_, trained)| trained.as_slice()).unwrap_or_default();
         for (i, (name, trained)) in variants.iter().enumerate().filter(|(_, (_, trained))| !trained.is_empty()) {
             columns.push(Column::new(name, trained, (i > 0).then_some(reference)));
         }
-        Self { prompts, pictures, columns }
+        Self { prompts, images, columns }
     }
 
     fn rows(&self) -> impl Iterator<Item = (Measure, Option<Category>)> {
@@ -61,11 +61,11 @@ impl Table {
     }
 }
 
-fn by_prompts(pictures: &[Judged]) -> usize {
-    values(Measure::Correct, pictures.iter()).map_or(0, |prompts| prompts.len())
+fn by_prompts(images: &[Judged]) -> usize {
+    values(Measure::Correct, images.iter()).map_or(0, |prompts| prompts.len())
 }
 
-/// All measures of all pictures; what is correct and bound also by category.
+/// All measures of all images; what is correct and bound also by category.
 fn kinds() -> impl Iterator<Item = (Measure, Option<Category>)> {
     Measure::ALL.iter().flat_map(|&measure| {
         let by_category = matches!(measure, Measure::Correct | Measure::Bound);
@@ -74,7 +74,7 @@ fn kinds() -> impl Iterator<Item = (Measure, Option<Category>)> {
     })
 }
 
-/// `None` where the measure applies to none of the pictures.
+/// `None` where the measure applies to none of the images.
 fn values_of(judged: &[Judged], measure: Measure, category: Option<Category>) -> Option<Vec<Vec<f64>>> {
     values(measure, judged.iter().filter(|j| category.is_none_or(|c| c == j.category)))
 }
@@ -132,7 +132,7 @@ impl fmt::Display for Table {
             let cells: Vec<String> = self.columns.iter().map(cell).collect();
             writeln!(f, "| {label} | {} |", cells.join(" | "))
         };
-        line(f, &format!("{} prompts × {} pictures, %", self.prompts, self.pictures), &|column| column.name.clone())?;
+        line(f, &format!("{} prompts × {} images, %", self.prompts, self.images), &|column| column.name.clone())?;
         writeln!(f, "|{}", "---|".repeat(self.columns.len() + 1))?;
         for (measure, category) in self.rows() {
             let label = match category {
@@ -181,8 +181,8 @@ mod tests {
     use crate::ablation::cost::Cost;
     use scenes::judge::{Look, Verdict};
 
-    /// Ten prompts with two pictures each, of which so many are correct.
-    fn pictures(right: usize) -> Vec<Judged> {
+    /// Ten prompts with two images each, of which so many are correct.
+    fn images(right: usize) -> Vec<Judged> {
         let judged = |i: usize| Judged {
             prompt: format!("prompt {}", i / 2),
             category: [Category::Color, Category::Shape][i / 2 % 2],
@@ -204,7 +204,7 @@ mod tests {
 
     fn trained(seed: u64, right: usize) -> Trained {
         let cost = Cost { seconds: seed as f64, trajectories: 4.0, peak_memory: Some(f64::from(300 << 20)) };
-        Trained { seed, judged: pictures(right), cost }
+        Trained { seed, judged: images(right), cost }
     }
 
     #[test]
@@ -214,9 +214,9 @@ mod tests {
             ("nothing yet".to_owned(), vec![]),
             ("+ more".to_owned(), vec![trained(2, 16)]),
         ];
-        let table = Table::new(&pictures(4), variants);
+        let table = Table::new(&images(4), variants);
         let names: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
-        assert_eq!((names, table.prompts, table.pictures), (vec!["base", "caption", "+ more"], 10, 2));
+        assert_eq!((names, table.prompts, table.images), (vec!["base", "caption", "+ more"], 10, 2));
         let correct = |column: usize| table.columns[column].row(Measure::Correct, None).unwrap();
         assert_eq!((correct(0).mean.value, correct(1).mean.value), (0.2, 0.55));
         assert_eq!(correct(1).trainings, [0.5, 0.6]);
@@ -225,7 +225,7 @@ mod tests {
         assert!((correct(2).difference.unwrap().value - 0.2).abs() < 1e-12);
         let text = table.to_string();
         assert!(text.starts_with(
-            "| 10 prompts × 2 pictures, % | base | caption | + more |\n|---|---|---|---|\n| all correct | 20.0 ["
+            "| 10 prompts × 2 images, % | base | caption | + more |\n|---|---|---|---|\n| all correct | 20.0 ["
         ));
         assert!(text.contains("| 80.0, +20.0 ["), "{text}");
         assert!(

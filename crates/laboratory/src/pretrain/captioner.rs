@@ -26,20 +26,20 @@ const CYCLES: [u64; 2] = [FIRST_CYCLE, 1200];
 pub const FIRST_CYCLE: u64 = 7500;
 /// How often a relation is told where there is one: relations are what is learnt last.
 const RELATIONS: f64 = 0.7;
-/// From here on each picture is changed against the captioner before it learns from it (Goodfellow et al. 2015, in the Euclidean norm).
-/// What a picture has to change to please a captioner so trained is what it shows, not noise (Tsipras et al. 2019).
+/// From here on each image is changed against the captioner before it learns from it (Goodfellow et al. 2015, in the Euclidean norm).
+/// What an image has to change to please a captioner so trained is what it shows, not noise (Tsipras et al. 2019).
 const ADVERSARIAL_FROM: u64 = CYCLES[0] + CYCLES[1];
-/// The most that a picture is changed: Euclidean norm over all values.
+/// The most that an image is changed: Euclidean norm over all values.
 const STRONGEST: f64 = 4.0;
 /// In so many strides, each along the gradient where the one before ended.
 const STRIDES: usize = 2;
 const BATCH: usize = 192;
 /// Of each batch, so many were redrawn, after the first cycle.
 const REDRAWN: usize = 64;
-/// Redrawn pictures to draw from, at most.
+/// Redrawn images to draw from, at most.
 const POOL: u64 = 8192;
 
-/// How many pictures of a step's batch were redrawn.
+/// How many images of a step's batch were redrawn.
 fn redrawn(step: u64) -> usize {
     if step < CYCLES[0] { 0 } else { REDRAWN }
 }
@@ -77,11 +77,11 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
 struct Batch {
     /// Renders, spoilt `[B - REDRAWN, 3, 64, 64]`
     images: Tensor,
-    /// Which of the redrawn pictures follow them `[REDRAWN]`
+    /// Which of the redrawn images follow them `[REDRAWN]`
     redrawn: Tensor,
     /// Of all, true
     captions: Vec<String>,
-    /// How far each picture is changed against the captioner `[B]`
+    /// How far each image is changed against the captioner `[B]`
     lengths: Tensor,
 }
 
@@ -100,7 +100,7 @@ impl Batch {
     }
 }
 
-/// The pictures `[B, 3, 64, 64]`, each moved by its length to where its caption is less likely.
+/// The images `[B, 3, 64, 64]`, each moved by its length to where its caption is less likely.
 fn worst(loss: &CaptionLoss, images: &Tensor, captions: &[String], lengths: &Tensor) -> Result<Tensor> {
     let stride = lengths.view([-1, 1, 1, 1]) / STRIDES as f64;
     let mut images = images.shallow_clone();
@@ -114,18 +114,18 @@ fn worst(loss: &CaptionLoss, images: &Tensor, captions: &[String], lengths: &Ten
     Ok(images)
 }
 
-/// Pictures as a camera or a poor model would have them: some with the ghost of another object, if `ghosts`, blurred, noisy,
+/// Images as a camera or a poor model would have them: some with the ghost of another object, if `ghosts`, blurred, noisy,
 /// off in colour. Captions stay those of the scene. `[B, 3, 64, 64]`
 fn spoil(scenes: &[Scene], ghosts: bool, rng: &mut ChaCha8Rng) -> Result<Tensor> {
     let mut images = vec![];
     for scene in scenes {
-        let mut image = data::pictures(std::slice::from_ref(scene));
+        let mut image = data::images(std::slice::from_ref(scene));
         if ghosts
             && rng.random_bool(0.3)
             && let Some(haunted) = haunted(scene, rng)
         {
             let strength = rng.random_range(0.05..0.35);
-            image = image * (1.0 - strength) + data::pictures(&[haunted]) * strength;
+            image = image * (1.0 - strength) + data::images(&[haunted]) * strength;
         }
         if rng.random_bool(0.4) {
             image = painter::blur(&image, rng.random_range(0.3..1.0));

@@ -1,4 +1,4 @@
-//! Pictures to train on, by number: the same number is always the same picture.
+//! Images to train on, by number: the same number is always the same image.
 
 use anyhow::{Context, Result};
 use rand::{Rng, SeedableRng};
@@ -26,11 +26,11 @@ pub enum Stream {
     Step = 2,
     /// Scenes that are never trained on.
     Test = 3,
-    /// Changes made to pictures of a step.
+    /// Changes made to images of a step.
     Spoil = 4,
     /// Scenes redrawn by the model, by number.
     Redraw = 5,
-    /// Noise that pictures are drawn from, by number.
+    /// Noise that images are drawn from, by number.
     Draw = 6,
 }
 
@@ -44,8 +44,8 @@ pub fn scene(seed: u64, number: u64) -> Scene {
     Scene::any(&mut rng(seed, Stream::Scene, number))
 }
 
-/// Pictures `[B, 3, 64, 64]` in 0..1.
-pub fn pictures(scenes: &[Scene]) -> Tensor {
+/// Images `[B, 3, 64, 64]` in 0..1.
+pub fn images(scenes: &[Scene]) -> Tensor {
     let side = SIDE as i64;
     if scenes.is_empty() {
         return Tensor::zeros([0, 3, side, side], (Kind::Float, Device::Cpu));

@@ -27,7 +27,7 @@ use tch::{Device, Kind, Tensor};
 
 pub const STEPS: u64 = 4000;
 const BATCH: u64 = 256;
-/// Pictures that are encoded once and drawn from, at most.
+/// Images that are encoded once and drawn from, at most.
 const POOL: u64 = 65_536;
 const ENCODED_AT_A_TIME: u64 = 256;
 /// Timesteps with less noise than this ratio of signal to noise count less (Hang et al. 2023).
@@ -46,8 +46,8 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let unet = UNet::new(&unet_config, &parameters.training("unet")?)?;
     let encoder = TextEncoder::new(&text_config, &parameters.training("text_encoder")?)?;
     let tokens = Tokens { tokenizer: ClipTokenizer::open(&stack.sd("tokenizer"))?, known: Mutex::default() };
-    let pictures = POOL.min(steps * BATCH);
-    let pool = pool(stack, pictures, seed, watch)?;
+    let images = POOL.min(steps * BATCH);
+    let pool = pool(stack, images, seed, watch)?;
     let mut shape = pool.size();
     shape[0] = BATCH as i64;
     let levels = Levels::of(&schedule, stack.device);
@@ -55,7 +55,7 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let course = Course { name: "diffusion", cycles: vec![steps], learning_rate: 1e-3, seed, average: 0.998 };
     let mut batches = Ahead::new(move |step| {
         let mut rng = data::rng(seed, Stream::Step, step);
-        let numbers: Vec<i64> = (0..BATCH).map(|_| rng.random_range(0..pictures as i64)).collect();
+        let numbers: Vec<i64> = (0..BATCH).map(|_| rng.random_range(0..images as i64)).collect();
         let caption = |n: &i64| web_caption(&Faults::WEB, &data::scene(seed, *n as u64), &mut rng).unwrap_or_default();
         let captions: Vec<String> = numbers.iter().map(caption).collect();
         let timesteps: Vec<i64> = (0..BATCH).map(|_| rng.random_range(0..timesteps)).collect();
@@ -81,12 +81,12 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
 fn pool(stack: &Stack, count: u64, seed: u64, watch: &Watch) -> Result<Tensor> {
     let vae = vae::open(stack)?;
     watch.bar.set_length(count);
-    watch.bar.set_message("encoding pictures");
+    watch.bar.set_message("encoding images");
     let mut latents = vec![];
     let mut renders = Ahead::new(move |piece| {
         let first = piece * ENCODED_AT_A_TIME;
         let numbers = first.min(count)..(first + ENCODED_AT_A_TIME).min(count);
-        Ok(data::pictures(&numbers.map(|n| data::scene(seed, n)).collect::<Vec<Scene>>()))
+        Ok(data::images(&numbers.map(|n| data::scene(seed, n)).collect::<Vec<Scene>>()))
     });
     for piece in 0..count.div_ceil(ENCODED_AT_A_TIME) {
         latents.push(vae::encode(&vae, &renders.next(piece)?.to_device(stack.device))?);
@@ -117,7 +117,7 @@ impl Tokens {
     }
 }
 
-/// How much of signal and noise is in a picture at each timestep, `[T]`.
+/// How much of signal and noise is in an image at each timestep, `[T]`.
 pub struct Levels {
     count: i64,
     signal: Tensor,

@@ -1,5 +1,5 @@
 //! Renders that go through the stack: encoded, noised to some level, denoised from there with their true caption, decoded.
-//! They show what they showed before, with the flaws of drawn pictures.
+//! They show what they showed before, with the flaws of drawn images.
 
 use super::{
     course::Watch,
@@ -49,11 +49,11 @@ impl Painter {
 
     /// The first scenes of a stream, redrawn by 0 to 5 of 10 steps; bytes `[count, 3, 64, 64]`.
     pub fn redraw(&mut self, seed: u64, stream: Stream, count: u64, watch: &Watch) -> Result<Tensor> {
-        self.batches("redrawing pictures", count, watch, |this, numbers| {
+        self.batches("redrawing images", count, watch, |this, numbers| {
             let mut rng = data::rng(seed, Stream::Redraw, numbers.start);
             let scenes: Vec<Scene> = numbers.map(|n| Scene::any(&mut data::rng(seed, stream, n))).collect();
             let latents =
-                this.pipeline.vae.with(|vae| vae::encode(vae, &data::pictures(&scenes).to_device(this.device)))?;
+                this.pipeline.vae.with(|vae| vae::encode(vae, &data::images(&scenes).to_device(this.device)))?;
             let steps = rng.random_range(0..=MOST);
             if steps == 0 {
                 return Ok(latents);
@@ -68,9 +68,9 @@ impl Painter {
         })
     }
 
-    /// A picture of each prompt, from noise; bytes `[count, 3, 64, 64]`.
+    /// An image of each prompt, from noise; bytes `[count, 3, 64, 64]`.
     pub fn draw(&mut self, prompts: &[&str], seed: u64, watch: &Watch) -> Result<Tensor> {
-        self.batches("drawing pictures", prompts.len() as u64, watch, |this, numbers| {
+        self.batches("drawing images", prompts.len() as u64, watch, |this, numbers| {
             let mut rng = data::rng(seed, Stream::Draw, numbers.start);
             let prompts = &prompts[numbers.start as usize..numbers.end as usize];
             let side = SIDE as i64 / this.pipeline.vae_config.downscale();
@@ -115,7 +115,7 @@ impl Painter {
     }
 }
 
-/// Gaussian blur of pictures `[B, 3, H, W]`; sigma in pixels, up to 1.
+/// Gaussian blur of images `[B, 3, H, W]`; sigma in pixels, up to 1.
 pub fn blur(images: &Tensor, sigma: f64) -> Tensor {
     let weights: Vec<f32> = (-2..=2).map(|i| (-0.5 * (f64::from(i) / sigma).powi(2)).exp() as f32).collect();
     let line = Tensor::from_slice(&weights);

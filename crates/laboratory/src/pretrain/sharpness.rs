@@ -1,4 +1,4 @@
-//! How sharp the captioner is: how often the true caption of a picture is likelier to it than a wrong one.
+//! How sharp the captioner is: how often the true caption of an image is likelier to it than a wrong one.
 
 use super::{
     course::Watch,
@@ -8,7 +8,7 @@ use super::{
 };
 use anyhow::Result;
 use comat::loss::caption::CaptionLoss;
-use images::Picture;
+use images::Image;
 use scenes::{
     judge,
     prompts::{self, Split},
@@ -19,7 +19,7 @@ use serde::Serialize;
 use std::fmt;
 use tch::{Kind, Tensor};
 
-/// Of pictures with two objects that differ in everything, the share for which the true caption is the likelier.
+/// Of images with two objects that differ in everything, the share for which the true caption is the likelier.
 #[derive(Debug, Default, Serialize)]
 pub struct Sharpness {
     pub color_swap: f64,
@@ -40,21 +40,21 @@ impl fmt::Display for Sharpness {
             ("an object missing", self.missing_object),
         ];
         let rates = rates.map(|(what, rate)| format!("{what} {:.1} %", 100.0 * rate));
-        write!(f, "{} ({} pictures)", rates.join(", "), self.pictures)
+        write!(f, "{} ({} images)", rates.join(", "), self.pictures)
     }
 }
 
-/// On each sort of picture.
+/// On each sort of image.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub renders: Sharpness,
     /// Renders that the diffusion model has redrawn from up to half-way.
     pub redrawn: Sharpness,
-    /// Pictures of prompts, drawn from noise. What they show is what the judge finds; where it is in doubt, they do not count.
+    /// Images of prompts, drawn from noise. What they show is what the judge finds; where it is in doubt, they do not count.
     pub drawn: Sharpness,
 }
 
-/// Measures on so many new pictures of each sort.
+/// Measures on so many new images of each sort.
 pub fn measure(stack: &Stack, count: u64, seed: u64, watch: &Watch) -> Result<Report> {
     let _guard = tch::no_grad_guard();
     let loss = CaptionLoss::open(&config::Captioner::at(stack.blip()), Kind::Float, stack.device)?;
@@ -67,17 +67,17 @@ pub fn measure(stack: &Stack, count: u64, seed: u64, watch: &Watch) -> Result<Re
     let seen = seen(&drawn)?;
     let unit = |bytes: Tensor| bytes.to_kind(Kind::Float) / 255.0;
     Ok(Report {
-        renders: sharpness(&loss, &scenes, &data::pictures(&scenes).to_device(stack.device))?,
+        renders: sharpness(&loss, &scenes, &data::images(&scenes).to_device(stack.device))?,
         redrawn: sharpness(&loss, &scenes, &unit(redrawn))?,
         drawn: sharpness(&loss, &seen, &unit(drawn))?,
     })
 }
 
-/// What the judge finds in pictures, bytes `[B, 3, 64, 64]`; no objects where anything is in doubt.
+/// What the judge finds in images, bytes `[B, 3, 64, 64]`; no objects where anything is in doubt.
 fn seen(pictures: &Tensor) -> Result<Vec<Scene>> {
     let mut scenes = vec![];
     for i in 0..pictures.size()[0] {
-        let look = judge::look(&Picture::from_tensor(&(pictures.get(i).to_kind(Kind::Float) / 255.0))?);
+        let look = judge::look(&Image::from_tensor(&(pictures.get(i).to_kind(Kind::Float) / 255.0))?);
         let objects = look.found.iter().map(|found| {
             Some(Object {
                 shape: found.shape?,
@@ -93,7 +93,7 @@ fn seen(pictures: &Tensor) -> Result<Vec<Scene>> {
     Ok(scenes)
 }
 
-/// Scenes and their pictures `[B, 3, 64, 64]` in 0..1.
+/// Scenes and their images `[B, 3, 64, 64]` in 0..1.
 fn sharpness(loss: &CaptionLoss, scenes: &[Scene], images: &Tensor) -> Result<Sharpness> {
     let mut rates = Sharpness::default();
     let mut relations = 0;

@@ -16,13 +16,13 @@ use tch::{Kind, Tensor};
 
 pub const STEPS: u64 = 2500;
 const BATCH: u64 = 64;
-/// The first steps see twice as many pieces of pictures instead of whole ones: most of a picture is ground.
+/// The first steps see twice as many pieces of images instead of whole ones: most of an image is ground.
 const STEPS_ON_PIECES: f64 = 0.7;
 const PIECE: i64 = 32;
 /// Weight of the divergence from a standard normal, per latent value.
 const DIVERGENCE: f64 = 1e-3;
 
-/// Trains, writes `sd/vae`, and returns the mean absolute error of a pixel (0..1) on new pictures.
+/// Trains, writes `sd/vae`, and returns the mean absolute error of a pixel (0..1) on new images.
 pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<f64> {
     let config = Config::read(&stack.sd("vae/config.json"))?;
     let parts = [("vae", AutoencoderKl::layout(&config), Init::Uniform)];
@@ -33,7 +33,7 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<f64> {
         let pieces = (step as f64) < STEPS_ON_PIECES * steps as f64;
         let batch = if pieces { 2 * BATCH } else { BATCH };
         let scenes: Vec<Scene> = (0..batch).map(|i| data::scene(seed, step * 2 * BATCH + i)).collect();
-        let images = data::pictures(&scenes) * 2.0 - 1.0;
+        let images = data::images(&scenes) * 2.0 - 1.0;
         Ok(if pieces { around_an_object(&images, &scenes) } else { images })
     });
     course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
@@ -58,7 +58,7 @@ fn judge(stack: &Stack, weights: &Weights, config: &Config, seed: u64) -> Result
     let scenes: Vec<Scene> = (0..256).map(|i| Scene::any(&mut data::rng(seed, Stream::Test, i))).collect();
     let (mut errors, mut latents) = (vec![], vec![]);
     for scenes in scenes.chunks(32) {
-        let images = data::pictures(scenes).to_device(stack.device);
+        let images = data::images(scenes).to_device(stack.device);
         let mean = vae.encode(&(&images * 2.0 - 1.0))?.0;
         errors.push(((vae.decode(&mean)? / 2.0 + 0.5) - images).abs().mean(Kind::Float));
         latents.push(mean);
@@ -81,7 +81,7 @@ fn unscaled(config: &Config) -> Config {
     Config { scaling_factor: 1.0, ..config.clone() }
 }
 
-/// Scaled latents of pictures `[B, 3, 64, 64]` in 0..1, without a graph.
+/// Scaled latents of images `[B, 3, 64, 64]` in 0..1, without a graph.
 pub fn encode(vae: &AutoencoderKl, images: &Tensor) -> Result<Tensor> {
     let _guard = tch::no_grad_guard();
     Ok(vae.encode(&(images * 2.0 - 1.0))?.0 * vae.config().scaling_factor)

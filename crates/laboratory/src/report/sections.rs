@@ -8,11 +8,10 @@ use report::{
     compare::{self, Line},
     gallery::{self, Card, Filter},
     html::Text,
+    image::Inlined,
     log::Log,
     numbers::{Scale, gibibytes, thousands, time, verdict},
-    page,
-    picture::Inlined,
-    samples, training,
+    page, samples, training,
 };
 
 /// What was done, and what came of it.
@@ -35,21 +34,21 @@ pub fn headline(pairs: &Pairs) -> String {
         .collect();
     format!(
         "<header>\n<p class=\"eyebrow\">CoMat on the miniature world</p>\n\
-         <h1>Do the pictures show what the prompts say?</h1>\n\
+         <h1>Do the images show what the prompts say?</h1>\n\
          <p class=\"lead\">CoMat tuned a text-to-image model with prompts alone: a frozen captioner told how likely each \
-         prompt is, given the picture drawn for it, and the gradient of that trained a LoRA. \
+         prompt is, given the image drawn for it, and the gradient of that trained a LoRA. \
          Here the base model and the tuned one draw the same held-out prompts from the same noise, and a program judges \
-         every picture from its pixels.</p>\n</header>\n\
-         <div class=\"panel headline\">\n<p class=\"what\">Pictures in which everything is as asked, and nothing else is there</p>\n\
+         every image from its pixels.</p>\n</header>\n\
+         <div class=\"panel headline\">\n<p class=\"what\">Images in which everything is as asked, and nothing else is there</p>\n\
          <div class=\"numbers\">\n{}{}<div class=\"number difference {}\"><span>difference, points</span><strong>{}</strong><small>{}</small></div>\n</div>\n\
-         <div class=\"outcomes\" role=\"img\" aria-label=\"What became of the pictures\">{outcomes}</div>\n<ul class=\"outcome-keys\">\n{keys}</ul>\n\
-         <p class=\"soft\">{} pictures of {} held-out prompts on each side. Small figures are 95 % intervals.</p>\n</div>\n",
+         <div class=\"outcomes\" role=\"img\" aria-label=\"What became of the images\">{outcomes}</div>\n<ul class=\"outcome-keys\">\n{keys}</ul>\n\
+         <p class=\"soft\">{} images of {} held-out prompts on each side. Small figures are 95 % intervals.</p>\n</div>\n",
         number("base", &side("base", 0), &change.base),
         number("tuned", &side("tuned", 1), &change.tuned),
         verdict(&change.difference, Measure::Correct.is_fault()),
         Scale::PERCENT.signed(change.difference.value),
         Scale::PERCENT.signed_interval(&change.difference),
-        all.pictures,
+        all.images,
         all.prompts,
     )
 }
@@ -60,13 +59,13 @@ fn outcome_bar(outcome: Outcome, count: usize) -> String {
 }
 
 /// The same prompts and seeds, before and after.
-pub fn pictures(filters: &[Vec<Filter>], cards: &[Card]) -> String {
+pub fn images(filters: &[Vec<Filter>], cards: &[Card]) -> String {
     let body = format!(
         "<p>The first {SHOWN} prompts of each category in the prompt file, with their seeds in turn: they are not chosen by how \
-         they came out. ✓ is a picture in which everything is as asked. A click enlarges.</p>\n{}",
+         they came out. ✓ is an image in which everything is as asked. A click enlarges.</p>\n{}",
         gallery::html(filters, cards)
     );
-    page::section("pictures", "Before and after", &body)
+    page::section("images", "Before and after", &body)
 }
 
 /// All correct by category: figure, table, and every measure to unfold.
@@ -76,7 +75,7 @@ pub fn categories(comparison: &Comparison) -> String {
     let groups: Vec<Group> = changes().map(|(name, _, change)| group(name, change)).collect();
     let lines: Vec<Line> = changes()
         .map(|(name, row, change)| {
-            let note = format!("{} prompts, {} pictures", row.prompts, row.pictures);
+            let note = format!("{} prompts, {} images", row.prompts, row.images);
             line(&name, Some(note), Measure::Correct, change, name == "all")
         })
         .collect();
@@ -91,17 +90,17 @@ pub fn categories(comparison: &Comparison) -> String {
     page::section("categories", "All correct, by category", &body)
 }
 
-/// What else changed: the pictures should not get worse as they get more faithful.
+/// What else changed: the images should not get worse as they get more faithful.
 pub fn quality(comparison: &Comparison) -> String {
     let shares = [Measure::Present, Measure::Bound, Measure::Relation, Measure::Clean, Measure::Extra];
     let groups: Vec<Group> =
         shares.iter().filter_map(|m| Some(group(m.name().into(), comparison.all.get(*m)?))).collect();
     let body = format!(
-        "<p>Of “something extra” and “unexplained”, less is better. Pictures that stay clean and explained are still \
+        "<p>Of “something extra” and “unexplained”, less is better. Images that stay clean and explained are still \
          drawn as well as before.</p>\n\
          <div class=\"columns\">\n<div class=\"panel\">\n{}{}</div>\n<div class=\"panel\">\n{}</div>\n</div>\n",
         sides(),
-        chart::bars("Measures of all pictures", &groups),
+        chart::bars("Measures of all images", &groups),
         measures(&comparison.all),
     );
     page::section("quality", "Objects, attributes and quality", &body)
@@ -161,11 +160,11 @@ pub fn reading() -> String {
     let terms: String =
         Measure::ALL.iter().map(|m| format!("<dt>{}</dt><dd>{}</dd>\n", m.name(), meaning(*m))).collect();
     let body = format!(
-        "<p>The judge finds the connected things in a picture, and the shape, colour and texture of each, and holds them against \
-         the prompt. It never sees which model drew the picture, and has no part in the training.</p>\n\
-         <dl class=\"terms\">\n{terms}<dt>won, lost</dt><dd>all correct only in the tuned, only in the base picture of a prompt and seed</dd>\n\
-         <dt>interval</dt><dd>95 %, by drawing the prompts again 2000 times, each with all its pictures. That of the difference \
-         keeps base and tuned picture together. Where it does not reach 0, the difference is in colour.</dd>\n</dl>\n"
+        "<p>The judge finds the connected things in an image, and the shape, colour and texture of each, and holds them against \
+         the prompt. It never sees which model drew the image, and has no part in the training.</p>\n\
+         <dl class=\"terms\">\n{terms}<dt>won, lost</dt><dd>all correct only in the tuned, only in the base image of a prompt and seed</dd>\n\
+         <dt>interval</dt><dd>95 %, by drawing the prompts again 2000 times, each with all its images. That of the difference \
+         keeps base and tuned image together. Where it does not reach 0, the difference is in colour.</dd>\n</dl>\n"
     );
     page::section("reading", "How to read this page", &body)
 }
@@ -183,22 +182,22 @@ pub fn making(log: &Log, commands: &[Vec<String>]) -> String {
 fn meaning(measure: Measure) -> &'static str {
     match measure {
         Measure::Correct => {
-            "pictures with every object that was asked for, its attributes right, lying as asked, and nothing else"
+            "images with every object that was asked for, its attributes right, lying as asked, and nothing else"
         }
         Measure::Present => "share of the objects asked for, of which there is one of the right shape",
         Measure::Bound => {
             "share of the objects asked for, of which there is one of the right shape, colour and texture"
         }
-        Measure::Relation => "pictures in which the objects lie as asked, of those where that was asked",
-        Measure::Clean => "pictures in which everything is a whole object",
-        Measure::Extra => "pictures with something that was not asked for",
+        Measure::Relation => "images in which the objects lie as asked, of those where that was asked",
+        Measure::Clean => "images in which everything is a whole object",
+        Measure::Extra => "images with something that was not asked for",
         Measure::Unexplained => {
             "how far a pixel is, on average, from what the ground and the found objects explain; 100 is from black to white"
         }
     }
 }
 
-/// Every measure of some pictures.
+/// Every measure of some images.
 fn measures(row: &Row<Change>) -> String {
     let lines: Vec<Line> = row.measures.iter().map(|(m, change)| line(m.name(), None, *m, change, false)).collect();
     table("measure", &lines)

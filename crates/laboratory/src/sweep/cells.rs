@@ -8,7 +8,7 @@ use diffusion::{
     pipeline::Pipeline,
     settings::Sampling,
 };
-use images::{Picture, Size};
+use images::{Image, Size};
 use indicatif::ProgressBar;
 use models::unet::UNet;
 use ranks::interrupt::Interrupt;
@@ -97,7 +97,7 @@ impl<'a> Cell<'a> {
             };
             let images = generate::draw(pipeline, unet, &self.sampling, &asked, each)?;
             let image = |(i, (question, seed)): (usize, &(&'a Question, u64))| {
-                Ok(Drawn { question, seed: *seed, image: Picture::from_tensor(&images.get(i as i64))? })
+                Ok(Drawn { question, seed: *seed, image: Image::from_tensor(&images.get(i as i64))? })
             };
             let drawn = jobs.iter().enumerate().map(image).collect::<Result<Vec<_>>>()?;
             judged.extend(judging::judge_drawn(&drawn, interrupt)?);

@@ -14,7 +14,7 @@ const QUESTION_WORDS: usize = 50;
 /// Tokens of a free answer, behind which `generate` of transformers stops unless told otherwise.
 const ANSWER_TOKENS: i64 = 20;
 
-/// The network with what stands before and behind it: pictures and questions in, answers out.
+/// The network with what stands before and behind it: images and questions in, answers out.
 ///
 /// Two conventions are in use, and scores compare only within one. T2I-CompBench asks yes or no as BLIP's own code does
 /// ([`Vqa::yes_no`]); TIFA and others let transformers' `generate` write an answer ([`Vqa::answer`]), which begins a question with
@@ -62,7 +62,7 @@ impl Vqa {
         Ok(Self { network, tokenizer, preprocess, enc, yes, no })
     }
 
-    /// How sure "yes" is against "no": `P(yes) / (P(yes) + P(no))` for each question.
+    /// Confidence in "yes" against "no": `P(yes) / (P(yes) + P(no))` for each question.
     ///
     /// images `[B, 3, H, W]` in 0..1 and B questions, or one image that they are all about. Of a question longer than 35 tokens
     /// the end goes unread.
@@ -107,7 +107,7 @@ impl Vqa {
         &self.network
     }
 
-    /// The network's pixels `[B, 3, S, S]` of images `[B, 3, H, W]` in 0..1: resized as pictures of bytes, normalised.
+    /// The network's pixels `[B, 3, S, S]` of images `[B, 3, H, W]` in 0..1: resized as images of bytes, normalised.
     pub fn pixels(&self, images: &Tensor) -> Result<Tensor> {
         self.preprocess.normalise(&resize_as_bytes(images, self.network.image_size())?)
     }

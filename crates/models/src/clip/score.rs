@@ -6,7 +6,7 @@ use crate::{
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// CLIP with what stands before it: pictures and prompts in, cosines out.
+/// CLIP with what stands before it: images and prompts in, cosines out.
 ///
 /// Paper: Hessel et al., "CLIPScore: A Reference-free Evaluation Metric for Image Captioning" (2021), without its factor
 /// of 2.5 and its cut at 0: the cosine itself, as T2I-CompBench reports it.

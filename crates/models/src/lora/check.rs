@@ -1,11 +1,11 @@
 //! What is wrong with an adapter file, by name.
 
 use super::{
-    AdapterFile, Base, Delta, Network, Spelling,
+    AdapterFile, Base, Delta, Format, Network,
     base::describe_width,
     file::{broken as broken_text, not_finite},
     info,
-    of_network::spellings,
+    of_network::formats,
     write::HASH,
 };
 use crate::{error::Result, weights::Layout};
@@ -161,7 +161,7 @@ fn shapes(file: &AdapterFile, layers: &Layers, all: &mut Problems) {
     let (mut unknown, mut unfit) = (vec![], vec![]);
     for name in file.entries.keys() {
         let Some(layers) = layers.get(&name.network) else { continue };
-        match (spellings(name).find_map(|layer| layers.get(&layer)), file.change(name)) {
+        match (formats(name).find_map(|layer| layers.get(&layer)), file.change(name)) {
             (None, _) => unknown.push(name),
             (Some(weight), Ok(change)) => unfit.extend(change.misfit(weight).map(|why| (name, why))),
             _ => {} // said already
@@ -178,9 +178,9 @@ fn metadata(file: &AdapterFile, all: &mut Problems) -> Result<()> {
     {
         all.warn(format!("the metadata say that it is for {said}, its shapes that it is for {shown}"));
     }
-    if file.spellings.len() > 1 {
-        let spellings: Vec<String> = file.spellings.iter().map(Spelling::to_string).collect();
-        all.warn(format!("its keys are in several spellings ({}); some programs read only one", spellings.join("; ")));
+    if file.formats.len() > 1 {
+        let formats: Vec<String> = file.formats.iter().map(Format::to_string).collect();
+        all.warn(format!("its keys are in several formats ({}); some programs read only one", formats.join("; ")));
     }
     if file.lacks_configuration() {
         all.warn("alpha is not known, as no adapter_config.json is beside it and its metadata have none: it is taken as the rank");
@@ -194,7 +194,7 @@ fn metadata(file: &AdapterFile, all: &mut Problems) -> Result<()> {
             all.error(format!("{HASH} in its metadata is {hash}, but its tensors have {tensors}: changed or damaged"));
         }
     }
-    if file.spellings.iter().any(|spelling| spelling.is_kohya()) {
+    if file.formats.iter().any(|format| format.is_kohya()) {
         let wanted = ["ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", HASH];
         let lacking: Vec<&str> = wanted.into_iter().filter(|key| !file.metadata.contains_key(*key)).collect();
         if !lacking.is_empty() {

@@ -1,4 +1,4 @@
-//! From one spelling to another.
+//! From one format to another.
 
 use super::{
     AdapterFile, Base, Name, Network,
@@ -14,7 +14,7 @@ use crate::{
 use std::{collections::HashMap, path::Path};
 use tch::Kind;
 
-/// The spellings that are written.
+/// The formats that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// For diffusers; alpha / rank is folded into `up`. Plain LoRA alone.
@@ -38,14 +38,14 @@ pub struct Options {
 /// Metadata that are true of the file they stand in only.
 const OF_ONE_FILE: [&str; 3] = [HASH, "sshs_legacy_hash", "modelspec.hash_sha256"];
 
-/// Writes the adapter in another spelling. Metadata stay; those that say what the tensors already say are made anew.
+/// Writes the adapter in another format. Metadata stay; those that say what the tensors already say are made anew.
 ///
 /// Matrices are copied bit for bit, unless precision or factor ask for others. PEFT and kohya keep alpha; in diffusers'
-/// spelling `up` is rounded where alpha / rank is no power of two.
+/// format `up` is rounded where alpha / rank is no power of two.
 ///
 /// # Errors
 /// Keys that are not understood, layers that are not whole, values that are not finite or are too large for the precision,
-/// adapters that the spelling cannot hold, names that would not be read back.
+/// adapters that the format cannot hold, names that would not be read back.
 pub fn convert(file: &AdapterFile, target: Target, options: Options, out: &Path) -> Result<()> {
     let names: Vec<&Name> =
         file.entries.keys().filter(|name| !options.unet_only || name.network == Network::UNet).collect();

@@ -23,7 +23,7 @@ pub struct Piece {
 }
 
 /// What is said of a part that is there already.
-const TWICE: &str = "is there for the second time, in another spelling";
+const TWICE: &str = "is there for the second time, in another format";
 
 impl Entry {
     pub(super) fn add(&mut self, part: Part, key: String, tensor: Tensor) -> Result<(), &'static str> {

@@ -1,7 +1,7 @@
 //! An adapter file, understood as far as that goes without a model.
 
 use super::{
-    LowRank, Name, Network, Spelling,
+    Format, LowRank, Name, Network,
     base::{self, Base},
     change::Change,
     entry::Entry,
@@ -22,7 +22,7 @@ use tch::{Kind, Tensor};
 pub struct AdapterFile {
     pub path: PathBuf,
     pub metadata: HashMap<String, String>,
-    pub spellings: BTreeSet<Spelling>,
+    pub formats: BTreeSet<Format>,
     pub entries: BTreeMap<Name, Entry>,
     /// Keys that belong to no layer, each with the reason.
     pub foreign: Vec<(String, String)>,
@@ -48,7 +48,7 @@ impl AdapterFile {
         let mut file = Self::parse(tensors, metadata, path, layers_per_block)?;
         // peft's own files have no metadata; what diffusers writes has no such file beside it
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_pefts = file.spellings.contains(&Spelling::PeftModel) || name.starts_with("adapter_model");
+        let is_pefts = file.formats.contains(&Format::PeftModel) || name.starts_with("adapter_model");
         if is_pefts && file.configuration.is_empty() {
             file.configuration = Configuration::beside(path)?;
         }
@@ -69,7 +69,7 @@ impl AdapterFile {
         let mut file = Self {
             path: path.to_owned(),
             metadata,
-            spellings: BTreeSet::new(),
+            formats: BTreeSet::new(),
             entries: BTreeMap::new(),
             foreign: vec![],
             embeddings: BTreeSet::new(),
@@ -107,7 +107,7 @@ impl AdapterFile {
             }
         }
         if !parsed.part.is_number() {
-            self.spellings.insert(parsed.spelling);
+            self.formats.insert(parsed.format);
         }
         self.entries.entry(parsed.name).or_default().add(parsed.part, key.to_owned(), tensor).map_err(Into::into)
     }
@@ -147,10 +147,10 @@ impl AdapterFile {
         })
     }
 
-    /// Whether alpha is known of no layer, in a spelling that has it in a file beside or in the metadata.
+    /// Whether alpha is known of no layer, in a format that has it in a file beside or in the metadata.
     pub fn lacks_configuration(&self) -> bool {
         self.configuration.is_empty()
-            && self.spellings.contains(&Spelling::PeftModel)
+            && self.formats.contains(&Format::PeftModel)
             && self.entries.values().all(|entry| entry.alpha.is_none())
     }
 

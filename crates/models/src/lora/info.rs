@@ -20,7 +20,7 @@ pub struct Info {
     pub sha256: String,
     /// Of everything behind the header, which kohya calls `sshs_model_hash`.
     pub tensors_sha256: String,
-    pub spellings: Vec<String>,
+    pub formats: Vec<String>,
     /// `LoRA`, `DoRA`, `LoHa`, …
     pub kinds: BTreeSet<&'static str>,
     pub base: Option<String>,
@@ -65,7 +65,7 @@ impl Info {
             size: fs::metadata(&file.path).map_err(Error::io(&file.path))?.len(),
             sha256,
             tensors_sha256,
-            spellings: file.spellings.iter().map(ToString::to_string).collect(),
+            formats: file.formats.iter().map(ToString::to_string).collect(),
             kinds: file.entries.keys().filter_map(|name| Some(file.change(name).ok()?.kind())).collect(),
             base: file.base().map(|base| base.to_string()),
             base_by_metadata: super::Base::of_metadata(&file.metadata).map(|base| base.to_string()),

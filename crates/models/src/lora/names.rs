@@ -1,4 +1,4 @@
-//! The spellings of a layer's name in adapter files. See `docs/formats.md` for a table of them.
+//! The formats of a layer's name in adapter files. See `docs/formats.md` for a table of them.
 
 use super::{
     parts::{self, Part, Split},
@@ -30,7 +30,7 @@ impl fmt::Display for Network {
 
 /// How a file names layers and matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Spelling {
+pub enum Format {
     /// `unet.LAYER.lora.down.weight`; in text encoders `….lora_linear_layer.down.weight`
     Diffusers,
     /// `unet.LAYER.lora_A.weight`, as diffusers writes it
@@ -51,14 +51,14 @@ pub enum Spelling {
     DottedLdm,
 }
 
-impl Spelling {
+impl Format {
     /// Whether it is read by the programs that look for kohya's metadata.
     pub fn is_kohya(self) -> bool {
         matches!(self, Self::Kohya | Self::KohyaLdm)
     }
 }
 
-impl fmt::Display for Spelling {
+impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
             Self::Diffusers => "diffusers",
@@ -108,7 +108,7 @@ impl Name {
 pub struct Key {
     pub name: Name,
     pub part: Part,
-    pub spelling: Spelling,
+    pub format: Format,
     /// The adapter's name, where the key has it.
     pub adapter: Option<String>,
 }
@@ -136,44 +136,44 @@ pub fn parse(key: &str, layers_per_block: usize) -> Result<Key, String> {
     if is_glora && (key.starts_with("lora_") || key.starts_with("lycoris_")) {
         return Err("belongs to a GLoRA, which this program does not read".into());
     }
-    let Some(Split { stem, part, spelling, adapter }) = parts::split(key) else {
-        return Err("is in no LoRA spelling that this program reads".into());
+    let Some(Split { stem, part, format, adapter }) = parts::split(key) else {
+        return Err("is in no LoRA format that this program reads".into());
     };
-    let (name, spelling) = paths::parse(stem, spelling, layers_per_block)?;
-    Ok(Key { name, part, spelling, adapter: adapter.map(str::to_owned) })
+    let (name, format) = paths::parse(stem, format, layers_per_block)?;
+    Ok(Key { name, part, format, adapter: adapter.map(str::to_owned) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn layer(key: &str) -> (String, Spelling) {
+    fn layer(key: &str) -> (String, Format) {
         let key = parse(key, 2).unwrap_or_else(|why| panic!("{key} {why}"));
-        (key.name.dotted(), key.spelling)
+        (key.name.dotted(), key.format)
     }
 
     #[test]
-    fn every_spelling_of_one_layer() {
+    fn every_format_of_one_layer() {
         let path = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0";
         let flat = "down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_out_0";
         let ldm = "input_blocks.4.1.transformer_blocks.0.attn2.to_out.0";
         let spelt = [
-            (format!("{path}.lora.down.weight"), Spelling::Diffusers),
-            (format!("{path}.lora_A.weight"), Spelling::Peft),
-            (format!("{path}.lora_A.default.weight"), Spelling::Peft),
-            (path.replacen("unet", "base_model.model", 1) + ".lora_B.weight", Spelling::PeftModel),
-            (path.replacen("to_out.0", "processor.to_out_lora.up.weight", 1), Spelling::Processors),
-            (format!("lora_unet_{flat}.alpha"), Spelling::Kohya),
-            (format!("lora_unet_{}.lora_up.weight", ldm.replace('.', "_")), Spelling::KohyaLdm),
-            (format!("{path}.lora_up.weight"), Spelling::Dotted),
-            (format!("unet.{ldm}.lora_down.weight"), Spelling::DottedLdm),
-            (format!("diffusion_model.{ldm}.lora_down.weight"), Spelling::DottedLdm),
-            (format!("model.diffusion_model.{ldm}.lora_down.weight"), Spelling::DottedLdm),
-            (format!("lycoris_{flat}.hada_w1_a"), Spelling::Lycoris),
-            (format!("lycoris_unet_{flat}.lokr_w2"), Spelling::Lycoris),
+            (format!("{path}.lora.down.weight"), Format::Diffusers),
+            (format!("{path}.lora_A.weight"), Format::Peft),
+            (format!("{path}.lora_A.default.weight"), Format::Peft),
+            (path.replacen("unet", "base_model.model", 1) + ".lora_B.weight", Format::PeftModel),
+            (path.replacen("to_out.0", "processor.to_out_lora.up.weight", 1), Format::Processors),
+            (format!("lora_unet_{flat}.alpha"), Format::Kohya),
+            (format!("lora_unet_{}.lora_up.weight", ldm.replace('.', "_")), Format::KohyaLdm),
+            (format!("{path}.lora_up.weight"), Format::Dotted),
+            (format!("unet.{ldm}.lora_down.weight"), Format::DottedLdm),
+            (format!("diffusion_model.{ldm}.lora_down.weight"), Format::DottedLdm),
+            (format!("model.diffusion_model.{ldm}.lora_down.weight"), Format::DottedLdm),
+            (format!("lycoris_{flat}.hada_w1_a"), Format::Lycoris),
+            (format!("lycoris_unet_{flat}.lokr_w2"), Format::Lycoris),
         ];
-        for (key, spelling) in spelt {
-            assert_eq!(layer(&key), (path.to_owned(), spelling), "{key}");
+        for (key, format) in spelt {
+            assert_eq!(layer(&key), (path.to_owned(), format), "{key}");
         }
     }
 
@@ -278,7 +278,7 @@ mod tests {
             ("lora_unet_mid_block_attentions_0_proj_in.oft_blocks", "an OFT adapter"),
             ("lora_unet_mid_block_attentions_0_proj_in.on_input", "an IA3 adapter"),
             ("lora_unet_mid_block_attentions_0_proj_in.a1.weight", "a GLoRA"),
-            ("time_embedding.linear_1.weight", "is in no LoRA spelling"),
+            ("time_embedding.linear_1.weight", "is in no LoRA format"),
             ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", "names no network"),
             ("lora_unet_input_blocks_x_1_proj_in.alpha", "names no network or block"),
             ("lora_prior_unet_x.alpha", "names no network or block"),

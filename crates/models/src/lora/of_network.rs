@@ -36,7 +36,7 @@ impl AdapterFile {
             let kind = if t.kind() == Kind::Double { Kind::Double } else { Kind::Float };
             t.to_device(weights.device()).to_kind(kind)
         };
-        let layer_of = |name: &Name| spellings(name).find(|layer| shape(layer).is_some());
+        let layer_of = |name: &Name| formats(name).find(|layer| shape(layer).is_some());
         let whole = self.changes()?;
         let ours = || whole.iter().filter(|(name, _)| name.network == network);
         if ours().next().is_some() && ours().all(|(name, _)| layer_of(name).is_none()) {
@@ -70,7 +70,7 @@ impl AdapterFile {
 }
 
 /// What a layer may be called in a checkpoint: transformers 5 leaves `text_model.` out.
-pub fn spellings(name: &Name) -> impl Iterator<Item = String> + '_ {
+pub fn formats(name: &Name) -> impl Iterator<Item = String> + '_ {
     let bare = name.layer.strip_prefix("text_model.").filter(|_| name.network != Network::UNet);
     [Some(name.layer.as_str()), bare].into_iter().flatten().map(str::to_owned)
 }

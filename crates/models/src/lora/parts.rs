@@ -1,7 +1,7 @@
 //! What a tensor of an adapter file is to its layer. The end of its key says it: `LAYER.lora_A.NAME.weight`, where NAME, the
 //! adapter's, is there only in some files.
 
-use super::Spelling;
+use super::Format;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
@@ -97,7 +97,7 @@ impl Part {
 pub struct Split<'a> {
     pub stem: &'a str,
     pub part: Part,
-    pub spelling: Spelling,
+    pub format: Format,
     /// The adapter's name, where the key has it.
     pub adapter: Option<&'a str>,
 }
@@ -109,7 +109,7 @@ pub fn split(key: &str) -> Option<Split<'_>> {
     let from = starts.len().saturating_sub(4).max(1);
     (from..starts.len()).find_map(|i| {
         let words: Vec<&str> = key[starts[i]..].split('.').collect();
-        let (inside, part, spelling, rest) = begin(&words)?;
+        let (inside, part, format, rest) = begin(&words)?;
         let (adapter, last) = match rest {
             [] | ["weight"] => (None, "weight"),
             ["bias"] => (None, "bias"),
@@ -123,12 +123,12 @@ pub fn split(key: &str) -> Option<Split<'_>> {
             _ => return None,
         };
         let stem = if inside == 0 { &key[..starts[i] - 1] } else { &key[..starts[i] + inside] };
-        (adapter.is_none() || may_have_name(part)).then_some(Split { stem, part, spelling, adapter })
+        (adapter.is_none() || may_have_name(part)).then_some(Split { stem, part, format, adapter })
     })
 }
 
 /// The part that these words begin with, and the words that are left; first, how much of the first word is the layer's.
-fn begin<'a, 'w>(words: &'w [&'a str]) -> Option<(usize, Part, Spelling, &'w [&'a str])> {
+fn begin<'a, 'w>(words: &'w [&'a str]) -> Option<(usize, Part, Format, &'w [&'a str])> {
     let direction = |word: &str| match word {
         "down" => Some(Part::Down),
         "up" => Some(Part::Up),
@@ -139,37 +139,37 @@ fn begin<'a, 'w>(words: &'w [&'a str]) -> Option<(usize, Part, Spelling, &'w [&'
         && let Some(part) = direction(second)
     {
         if matches!(*first, "lora" | "lora_linear_layer") {
-            return Some((0, part, Spelling::Diffusers, rest));
+            return Some((0, part, Format::Diffusers, rest));
         }
         // `processor.to_q_lora.down`: the layer's own name is in the word
         if let Some(layer) = first.strip_suffix("_lora") {
-            return Some((layer.len(), part, Spelling::Processors, rest));
+            return Some((layer.len(), part, Format::Processors, rest));
         }
     }
     let [first, rest @ ..] = words else { return None };
-    let (part, spelling) = match *first {
-        "lora_A" => (Part::Down, Spelling::Peft),
-        "lora_B" => (Part::Up, Spelling::Peft),
-        "lora_embedding_A" => (Part::EmbeddingDown, Spelling::Peft),
-        "lora_embedding_B" => (Part::EmbeddingUp, Spelling::Peft),
-        "lora_magnitude_vector" => (Part::Magnitude, Spelling::Peft),
-        "lora_down" => (Part::Down, Spelling::Kohya),
-        "lora_up" => (Part::Up, Spelling::Kohya),
-        "lora_mid" => (Part::Core, Spelling::Kohya),
-        "alpha" => (Part::Alpha, Spelling::Kohya),
-        "scalar" => (Part::Scalar, Spelling::Kohya),
-        "dora_scale" => (Part::DoraScale, Spelling::Kohya),
-        "diff" => (Part::Difference, Spelling::Kohya),
-        "diff_b" => (Part::BiasDifference, Spelling::Kohya),
-        "w_norm" => (Part::NormDifference, Spelling::Kohya),
-        "b_norm" => (Part::NormBiasDifference, Spelling::Kohya),
+    let (part, format) = match *first {
+        "lora_A" => (Part::Down, Format::Peft),
+        "lora_B" => (Part::Up, Format::Peft),
+        "lora_embedding_A" => (Part::EmbeddingDown, Format::Peft),
+        "lora_embedding_B" => (Part::EmbeddingUp, Format::Peft),
+        "lora_magnitude_vector" => (Part::Magnitude, Format::Peft),
+        "lora_down" => (Part::Down, Format::Kohya),
+        "lora_up" => (Part::Up, Format::Kohya),
+        "lora_mid" => (Part::Core, Format::Kohya),
+        "alpha" => (Part::Alpha, Format::Kohya),
+        "scalar" => (Part::Scalar, Format::Kohya),
+        "dora_scale" => (Part::DoraScale, Format::Kohya),
+        "diff" => (Part::Difference, Format::Kohya),
+        "diff_b" => (Part::BiasDifference, Format::Kohya),
+        "w_norm" => (Part::NormDifference, Format::Kohya),
+        "b_norm" => (Part::NormBiasDifference, Format::Kohya),
         word => {
             let loha = word.strip_prefix("hada_").and_then(Factor::of).map(Part::Loha);
             let lokr = word.strip_prefix("lokr_").and_then(Factor::of).map(Part::Lokr);
-            (loha.or(lokr)?, Spelling::Kohya)
+            (loha.or(lokr)?, Format::Kohya)
         }
     };
-    Some((0, part, spelling, rest))
+    Some((0, part, format, rest))
 }
 
 /// peft puts the adapter's name behind the parts that it trains; other programs have none.

@@ -1,7 +1,7 @@
 //! From what stands before the matrices in a key to the layer's path: prefixes of networks and wrappers, underscores for
 //! dots, and the original program's block names.
 
-use super::{Name, Network, Spelling, ldm};
+use super::{Format, Name, Network, ldm};
 
 /// What networks are called in front of a path; `None`: something around a network, which says nothing of which one.
 const PREFIXES: [(&str, Option<Network>); 24] = [
@@ -34,11 +34,11 @@ const PREFIXES: [(&str, Option<Network>); 24] = [
 /// What `torch.compile`, DDP, FSDP and activation checkpoints put into a path, at any place.
 const WRAPPERS: [&str; 5] = ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"];
 
-/// The layer of a stem, and the spelling of which that of its matrices was a part.
+/// The layer of a stem, and the format of which that of its matrices was a part.
 ///
 /// # Errors
 /// In a few words, why it is none.
-pub fn parse(stem: &str, spelling: Spelling, layers_per_block: usize) -> Result<(Name, Spelling), String> {
+pub fn parse(stem: &str, format: Format, layers_per_block: usize) -> Result<(Name, Format), String> {
     let (path, flat) = match stem.split_once('_') {
         Some((kind @ ("lora" | "lycoris"), rest)) if rest.contains('.') => (rest.to_owned(), Some(kind)),
         Some((kind @ ("lora" | "lycoris"), rest)) => (with_dots(rest), Some(kind)),
@@ -60,16 +60,16 @@ pub fn parse(stem: &str, spelling: Spelling, layers_per_block: usize) -> Result<
     if !is_layer(network, &layer) {
         return Err(unknown());
     }
-    let spelling = match (flat, spelling, is_ldm) {
-        (Some("lycoris"), ..) => Spelling::Lycoris,
-        (Some(_), _, true) => Spelling::KohyaLdm,
-        (Some(_), _, false) => Spelling::Kohya,
-        (None, Spelling::Kohya, true) => Spelling::DottedLdm,
-        (None, Spelling::Kohya, false) if !is_model => Spelling::Dotted,
-        (None, ..) if is_model => Spelling::PeftModel,
-        (None, ..) => spelling,
+    let format = match (flat, format, is_ldm) {
+        (Some("lycoris"), ..) => Format::Lycoris,
+        (Some(_), _, true) => Format::KohyaLdm,
+        (Some(_), _, false) => Format::Kohya,
+        (None, Format::Kohya, true) => Format::DottedLdm,
+        (None, Format::Kohya, false) if !is_model => Format::Dotted,
+        (None, ..) if is_model => Format::PeftModel,
+        (None, ..) => format,
     };
-    Ok((Name { network, layer }, spelling))
+    Ok((Name { network, layer }, format))
 }
 
 /// The path without wrappers, and the network that the prefixes name. They may stand there twice, and in any order.

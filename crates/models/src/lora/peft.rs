@@ -1,4 +1,4 @@
-//! peft's configuration of an adapter: rank and alpha of its layers, which PEFT's spelling keeps apart from the tensors.
+//! peft's configuration of an adapter: rank and alpha of its layers, which PEFT's format keeps apart from the tensors.
 
 use super::{Name, Network, patterns::Patterns};
 use crate::error::{Error, Result};

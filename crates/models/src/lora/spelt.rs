@@ -1,4 +1,4 @@
-//! A layer in the spelling of another program.
+//! A layer in the format of another program.
 
 use super::{
     AdapterFile, Entry, LowRank, Name,
@@ -21,7 +21,7 @@ pub struct Spelt {
 /// The layer of that name, added `factor` times.
 ///
 /// # Errors
-/// In a few words: what the spelling cannot hold, and what can.
+/// In a few words: what the format cannot hold, and what can.
 pub fn layer(
     file: &AdapterFile,
     name: &Name,
@@ -58,7 +58,7 @@ pub fn layer(
             Ok(Spelt { tensors, rank: Some(pair.rank()), alpha: Some(pair.alpha), has_norms: true })
         }
         _ => Err(format!(
-            "has a {}, which this spelling cannot hold: --to kohya{} can, and `comat lora merge` puts it into a model",
+            "has a {}, which this format cannot hold: --to kohya{} can, and `comat lora merge` puts it into a model",
             change.kind(),
             if change.kind() == "DoRA" { " or peft" } else { "" }
         )),
@@ -91,7 +91,7 @@ fn kohya(file: &AdapterFile, name: &Name, change: &Change, factor: f64, stem: &s
         let Some(end) = part.kohya() else {
             match part {
                 Part::UpBias => continue, // below
-                _ => return Err("adapts an embedding with a DoRA, which this spelling cannot hold".into()),
+                _ => return Err("adapts an embedding with a DoRA, which this format cannot hold".into()),
             }
         };
         let tensor = match part {

@@ -1,4 +1,4 @@
-//! Adapters as files: diffusers', PEFT's and kohya's spelling.
+//! Adapters as files: diffusers', PEFT's and kohya's format.
 
 use super::{
     Base, Lora, LowRank, Name, Network,
@@ -21,7 +21,7 @@ type Pairs = BTreeMap<Name, LowRank>;
 /// Those that have a rank, and what it is.
 pub type Layers = BTreeMap<Name, OfLayer>;
 
-/// `unet.LAYER.lora.down.weight` and `.up.weight`, with alpha / rank folded into `up`, as the spelling carries none.
+/// `unet.LAYER.lora.down.weight` and `.up.weight`, with alpha / rank folded into `up`, as the format carries none.
 pub fn write_diffusers(lora: &Lora, path: &Path) -> Result<()> {
     let pairs = of(lora, Some(Kind::Float));
     let out = pairs.iter().flat_map(|(name, pair)| diffusers_pair(name, pair)).collect();
@@ -29,7 +29,7 @@ pub fn write_diffusers(lora: &Lora, path: &Path) -> Result<()> {
 }
 
 /// `lora_unet_LAYER_WITH_UNDERSCORES.lora_down.weight`, `.lora_up.weight` and `.alpha`, with the metadata that the
-/// readers of this spelling look for. `size`: width and height of the images it was trained on.
+/// readers of this format look for. `size`: width and height of the images it was trained on.
 pub fn write_kohya(lora: &Lora, path: &Path, base: Base, title: &str, size: (i64, i64)) -> Result<()> {
     let pairs = of(lora, Some(Kind::Float));
     let out = kohya(&pairs, base == Base::Sdxl);
@@ -38,7 +38,7 @@ pub fn write_kohya(lora: &Lora, path: &Path, base: Base, title: &str, size: (i64
     tensors::write(path, &out, metadata)
 }
 
-/// PEFT's spelling with alpha in the metadata: exact, so it is what checkpoints hold.
+/// PEFT's format with alpha in the metadata: exact, so it is what checkpoints hold.
 pub fn write_peft(lora: &Lora, path: &Path) -> Result<()> {
     let pairs = of(lora, None);
     let metadata = HashMap::from([(peft::METADATA.into(), peft::metadata(&of_layers(&pairs), None))]);
@@ -75,7 +75,7 @@ pub fn peft_pair(name: &Name, pair: &LowRank) -> [(String, Tensor); 2] {
     ]
 }
 
-/// Blocks have diffusers' names for SDXL too: the readers of this spelling know both. `two_encoders`: [`Name::kohya`].
+/// Blocks have diffusers' names for SDXL too: the readers of this format know both. `two_encoders`: [`Name::kohya`].
 pub fn kohya_pair(name: &Name, pair: &LowRank, two_encoders: bool) -> [(String, Tensor); 3] {
     let name = name.kohya(two_encoders);
     [
@@ -91,7 +91,7 @@ fn of_layers(pairs: &Pairs) -> Layers {
     pairs.iter().map(|(name, pair)| (name.clone(), of(pair))).collect()
 }
 
-/// What the readers of kohya's spelling look for; `out` are the tensors of the file.
+/// What the readers of kohya's format look for; `out` are the tensors of the file.
 pub fn kohya_metadata(layers: &Layers, base: Option<Base>, title: &str, out: &Tensors) -> HashMap<String, String> {
     let mut metadata = HashMap::from(
         [

@@ -29,8 +29,8 @@ pub fn for_safetensors(start: &[u8], size: u64) -> Option<&'static str> {
         (b"7z\xbc\xaf\x27\x1c", "this is a 7z archive; unpack it first"),
         (b"Rar!", "this is a RAR archive; unpack it first"),
         (b"\x93NUMPY", "this is a NumPy array; convert it to .safetensors"),
-        (b"\x89PNG", "this is a picture, not the file that it shows"),
-        (b"\xff\xd8\xff", "this is a picture, not the file that it shows"),
+        (b"\x89PNG", "this is an image, not the file that it shows"),
+        (b"\xff\xd8\xff", "this is an image, not the file that it shows"),
         (b"\x89HDF", "this is an HDF5 file; convert it to .safetensors"),
     ];
     known.iter().find(|(bytes, _)| magic(bytes)).map(|(_, what)| *what).or_else(|| as_text(start))
@@ -91,7 +91,7 @@ mod tests {
             (b"\x80\x04\x95\x10\x00\x00\x00", "pickle"),
             (b"GGUF\x03\x00\x00\x00", "GGUF"),
             (b"\x1f\x8b\x08\x00", "gzip"),
-            (b"\x89PNG\r\n\x1a\n", "picture"),
+            (b"\x89PNG\r\n\x1a\n", "image"),
         ];
         for (start, part) in starts {
             assert!(of(start).is_some_and(|what| what.contains(part)), "{part}: {:?}", of(start));

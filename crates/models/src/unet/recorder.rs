@@ -4,7 +4,7 @@
 use std::{cell::RefCell, fmt};
 use tch::{Kind, Tensor};
 
-/// Which half of the UNet a layer lies in. The way down is not recorded: it has not seen the whole picture yet.
+/// Which half of the UNet a layer lies in. The way down is not recorded: it has not seen the whole image yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Mid,

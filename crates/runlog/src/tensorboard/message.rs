@@ -24,7 +24,7 @@ pub struct Summary {
     pub values: Vec<Value>,
 }
 
-/// A number or a picture.
+/// A number or an image.
 #[derive(Clone, PartialEq, Message)]
 pub struct Value {
     #[prost(string, tag = "1")]

@@ -1,4 +1,4 @@
-//! From what a picture shows to how it answers its prompt.
+//! From what an image shows to how it answers its prompt.
 
 use super::{Found, Look, Verdict};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     wording::{Demand, Wanted},
 };
 
-/// A thing lies to the left of another where it is further left than it is up or down: the plain reading of a picture.
+/// A thing lies to the left of another where it is further left than it is up or down: the plain reading of an image.
 /// Scenes are only captioned so where it is clearer.
 const CLEAR: f32 = 1.0;
 

@@ -1,6 +1,6 @@
 //! What stands out from the ground, thing by thing.
 
-use images::Picture;
+use images::Image;
 
 /// A colour or a difference of two; red, green and blue, 0 to 1.
 pub type Rgb = [f32; 3];
@@ -18,17 +18,17 @@ pub fn distance(a: Rgb, b: Rgb) -> f32 {
     dot(d, d).sqrt()
 }
 
-/// A picture as floats, row by row.
+/// An image as floats, row by row.
 pub struct Pixels {
     pub width: usize,
     pub height: usize,
     pub values: Vec<Rgb>,
 }
 
-impl From<&Picture> for Pixels {
-    fn from(picture: &Picture) -> Self {
-        let values = picture.pixels.chunks_exact(3).map(|p| std::array::from_fn(|c| f32::from(p[c]) / 255.0)).collect();
-        Self { width: picture.width, height: picture.height, values }
+impl From<&Image> for Pixels {
+    fn from(image: &Image) -> Self {
+        let values = image.pixels.chunks_exact(3).map(|p| std::array::from_fn(|c| f32::from(p[c]) / 255.0)).collect();
+        Self { width: image.width, height: image.height, values }
     }
 }
 

@@ -1,8 +1,8 @@
-//! How much memory a step needs, leg by leg: measured on small pictures with the run's own networks on its own device, and
-//! extended to the run's pictures and batches.
+//! How much memory a step needs, phase by phase: measured on small images with the run's own networks on its own device, and
+//! extended to the run's images and batches.
 //!
-//! What a leg holds is a sum of three parts: what is there anyway (weights above all), what each sample takes whatever its
-//! size (the captioner sees every picture at one size), and what each latent pixel of each sample takes. Three small
+//! What a phase holds is a sum of three parts: what is there anyway (weights above all), what each sample takes whatever its
+//! size (the captioner sees every image at one size), and what each latent pixel of each sample takes. Three small
 //! iterations tell them apart.
 
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use comat::{
     loss::caption::CaptionLoss,
     optim::Gradients,
     session::Session,
-    train::{Draws, Legs, iterate},
+    train::{Draws, Phases, iterate},
 };
 use config::{Config, MicroBatch, Size};
 use diffusion::{
@@ -23,7 +23,7 @@ use diffusion::{
 use std::{collections::BTreeSet, fmt};
 use tch::Tensor;
 
-/// What one leg holds at most, in bytes.
+/// What one phase holds at most, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Need {
     pub fixed: f64,
@@ -49,7 +49,7 @@ impl Need {
     }
 }
 
-/// The setting that says how many samples a leg works on at a time.
+/// The setting that says how many samples a phase works on at a time.
 const SETTINGS: [(&str, &str); 7] = [
     ("trajectory", "train.batch_size"),
     ("decode", "captioner.micro_batch"),
@@ -60,23 +60,23 @@ const SETTINGS: [(&str, &str); 7] = [
     ("replay", "replay.micro_batch"),
 ];
 
-/// A leg of a step, and what it needs.
+/// A phase of a step, and what it needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
-    pub leg: &'static str,
+    pub phase: &'static str,
     /// Samples at a time, as configured.
     pub samples: usize,
     pub need: Need,
 }
 
-/// The setting that lowers what a leg needs.
-pub fn setting_of(leg: &str) -> &'static str {
-    SETTINGS.iter().find(|(name, _)| *name == leg).map_or("train.batch_size", |(_, setting)| setting)
+/// The setting that lowers what a phase needs.
+pub fn setting_of(phase: &str) -> &'static str {
+    SETTINGS.iter().find(|(name, _)| *name == phase).map_or("train.batch_size", |(_, setting)| setting)
 }
 
 impl Line {
     pub(super) fn setting(&self) -> &'static str {
-        setting_of(self.leg)
+        setting_of(self.phase)
     }
 }
 
@@ -109,7 +109,7 @@ pub(super) fn open(config: &Config) -> Result<Session> {
     small.sampling.steps = 2;
     small.replay.tracked = 1;
     (small.replay.micro_batch, small.captioner.micro_batch) = (MicroBatch::WHOLE, MicroBatch::WHOLE);
-    small.mixed = None; // its pictures go the way of the prompts, beside them
+    small.mixed = None; // its images go the way of the prompts, beside them
     if let Some(attention) = &mut small.attention {
         attention.steps = 1;
     }
@@ -141,8 +141,8 @@ pub(super) fn forecast_in(mut session: Session, config: &Config) -> Result<Forec
         samples => samples.min(batch),
     };
     let mut lines = vec![];
-    for (i, (leg, setting)) in SETTINGS.into_iter().enumerate() {
-        let there = match leg {
+    for (i, (phase, setting)) in SETTINGS.into_iter().enumerate() {
+        let there = match phase {
             "reward" => !config.rewards.is_empty(),
             "fidelity" => config.fidelity.is_some(),
             "segment" => config.attention.is_some(),
@@ -154,16 +154,16 @@ pub(super) fn forecast_in(mut session: Session, config: &Config) -> Result<Forec
             "replay.micro_batch" => at_a_time(config.replay.micro_batch),
             _ => batch,
         };
-        if let (true, Some(peaks)) = (there, of_leg(&peaks, i)) {
-            lines.push(Line { leg, samples, need: Need::fit(pixels, peaks) });
+        if let (true, Some(peaks)) = (there, of_phase(&peaks, i)) {
+            lines.push(Line { phase, samples, need: Need::fit(pixels, peaks) });
         }
     }
     let known = !lines.is_empty();
     Ok(Forecast { size, probes, batch, accumulation, pixels: latent(&session, size)?, lines, known })
 }
 
-fn of_leg(runs: &[Legs; 3], leg: usize) -> Option<[f64; 3]> {
-    let peak = |legs: &Legs| legs.named()[leg].1.peak.map(|bytes| bytes as f64);
+fn of_phase(runs: &[Phases; 3], phase: usize) -> Option<[f64; 3]> {
+    let peak = |phases: &Phases| phases.named()[phase].1.peak.map(|bytes| bytes as f64);
     Some([peak(&runs[0])?, peak(&runs[1])?, peak(&runs[2])?])
 }
 
@@ -179,7 +179,7 @@ fn probes(session: &Session, full: Size) -> [Size; 2] {
 }
 
 /// One iteration on noise.
-fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Legs> {
+fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases> {
     session.size = size;
     session.latent_shape = session.pipeline.latent_shape(size)?;
     let seed = session.config.seed;
@@ -220,26 +220,26 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Legs> 
     };
     let adversary = discriminator.as_mut().map(|d| (d, real));
     let mut gradients = Gradients::zeros(&adapter);
-    Ok(iterate(session, &adapter, &Share::whole(prompts), draws, adversary, &mut gradients, || Ok(()))?.legs)
+    Ok(iterate(session, &adapter, &Share::whole(prompts), draws, adversary, &mut gradients, || Ok(()))?.phases)
 }
 
 impl Forecast {
-    /// The leg that needs most, and how much.
+    /// The phase that needs most, and how much.
     pub fn most(&self) -> Option<(&'static str, f64)> {
-        let all = self.lines.iter().map(|line| (line.leg, line.need.of(line.samples, self.pixels)));
+        let all = self.lines.iter().map(|line| (line.phase, line.need.of(line.samples, self.pixels)));
         all.max_by(|a, b| a.1.total_cmp(&b.1))
     }
 
-    /// Settings with which every leg fits into so many bytes: `key=value` each, none where it does already.
+    /// Settings with which every phase fits into so many bytes: `key=value` each, none where it does already.
     ///
     /// # Errors
-    /// The legs of which not even one sample fits.
+    /// The phases of which not even one sample fits.
     pub fn fitting(&self, memory: f64) -> std::result::Result<Vec<String>, Vec<&'static str>> {
         let mut samples: Vec<(&str, usize)> = vec![];
         let mut impossible = vec![];
         for line in &self.lines {
             match line.need.fitting(memory, self.pixels, line.samples) {
-                0 => impossible.push(line.leg),
+                0 => impossible.push(line.phase),
                 fits if fits < line.samples => match samples.iter_mut().find(|(key, _)| *key == line.setting()) {
                     Some((_, least)) => *least = fits.min(*least),
                     None => samples.push((line.setting(), fits)),
@@ -271,7 +271,7 @@ impl fmt::Display for Forecast {
         for line in &self.lines {
             let need = line.need.of(line.samples, self.pixels);
             let samples = format!("{} at a time", line.samples);
-            write!(f, "\n  {:<10} {samples:<13} {:>8}   ({})", line.leg, gigabytes(need), line.setting())?;
+            write!(f, "\n  {:<10} {samples:<13} {:>8}   ({})", line.phase, gigabytes(need), line.setting())?;
         }
         Ok(())
     }
@@ -316,7 +316,7 @@ mod tests {
     fn forecast() -> Forecast {
         let size = |side| Size { width: side, height: side };
         let line =
-            |leg, samples, per_pixel| Line { leg, samples, need: Need { fixed: 1e9, per_sample: 0.0, per_pixel } };
+            |phase, samples, per_pixel| Line { phase, samples, need: Need { fixed: 1e9, per_sample: 0.0, per_pixel } };
         Forecast {
             size: size(512),
             probes: [size(256), size(384)],

@@ -8,7 +8,7 @@ use super::memory::{self, Forecast, gigabytes};
 use anyhow::Result;
 use comat::{checkpoint, session::Session};
 use config::{self, Config, MicroBatch};
-use ranks::World;
+use ranks::ProcessGroup;
 
 /// Bytes that a step takes at most for each pixel of an image and sample, three times what SD 1.5 takes in float32.
 const AMPLE: f64 = 128e3;
@@ -33,11 +33,11 @@ fn settings(config: &mut Config) -> Vec<(&'static str, &mut MicroBatch)> {
 ///
 /// # Errors
 /// Whatever opening the run and measuring it may fail of.
-pub fn choose(config: &mut Config, resume: Option<&str>, world: &World) -> Result<()> {
+pub fn choose(config: &mut Config, resume: Option<&str>, group: &ProcessGroup) -> Result<()> {
     if settings(config).iter().all(|(_, value)| **value != MicroBatch::Auto) {
         return Ok(());
     }
-    let chosen: Vec<MicroBatch> = world.of_first(|| {
+    let chosen: Vec<MicroBatch> = group.of_first(|| {
         let mut config = config.clone();
         let before = match resume {
             Some(which) => checkpoint::find(&config.output.join("checkpoints"), which)?,
@@ -47,7 +47,7 @@ pub fn choose(config: &mut Config, resume: Option<&str>, world: &World) -> Resul
             take(&mut config, config::read(&checkpoint.join("config.toml"), &[])?);
         }
         if settings(&mut config).iter().any(|(_, value)| **value == MicroBatch::Auto) {
-            measure(&mut config, world)?;
+            measure(&mut config, group)?;
         }
         Ok(settings(&mut config).into_iter().map(|(_, value)| *value).collect())
     })?;
@@ -71,10 +71,10 @@ fn take(config: &mut Config, mut chosen: Config) {
     }
 }
 
-fn measure(config: &mut Config, world: &World) -> Result<()> {
+fn measure(config: &mut Config, group: &ProcessGroup) -> Result<()> {
     let device = config.model.device.device()?;
     // ranks on one CPU share its memory
-    let sharers = if device.is_cuda() { 1 } else { world.size };
+    let sharers = if device.is_cuda() { 1 } else { group.size };
     let free = match torch_ext::memory::free(device) {
         Some(bytes) => bytes as f64 / sharers as f64,
         None => f64::INFINITY,
@@ -149,7 +149,7 @@ mod tests {
     fn forecast(batch: usize) -> Forecast {
         let size = |side| Size { width: side, height: side };
         let line =
-            |leg, per_sample| Line { leg, samples: batch, need: Need { fixed: 1e9, per_sample, per_pixel: 0.0 } };
+            |phase, per_sample| Line { phase, samples: batch, need: Need { fixed: 1e9, per_sample, per_pixel: 0.0 } };
         Forecast {
             size: size(512),
             probes: [size(256), size(384)],

@@ -1,4 +1,4 @@
-//! The training of a preparation: the predicted noise against the drawn one, on the model's own pictures.
+//! The training of a preparation: the predicted noise against the drawn one, on the model's own images.
 
 use super::{Bars, Request};
 use anyhow::{Result, bail};
@@ -25,7 +25,7 @@ use serde_json::json;
 use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
-/// Pictures that the error is measured on.
+/// Images that the error is measured on.
 const MEASURED: i64 = 16;
 /// Gradients are scaled down to this norm when they exceed it.
 const MOST: f64 = 1.0;
@@ -34,7 +34,7 @@ const MOST: f64 = 1.0;
 pub struct Course<'a> {
     request: &'a Request,
     config: Optimizer,
-    /// Of the pictures `[n, C, h, w]`
+    /// Of the images `[n, C, h, w]`
     latents: Tensor,
     tuned: Tuned,
     masters: Masters,
@@ -113,7 +113,7 @@ impl<'a> Course<'a> {
             let rows = (0..batch).map(|_| Ok(draw.below(0, count)?)).collect::<Result<Vec<i64>>>()?;
             let mut sum = 0.0;
             for (place, row) in rows.into_iter().enumerate() {
-                // one after the other, so that a batch needs no more memory than a picture
+                // one after the other, so that a batch needs no more memory than an image
                 let loss = self.loss(pipeline, &unet, row, step, place as u64)?;
                 let gradients = precision::vjp(pipeline.kind, &[&loss], &self.masters.leaves(), &[&loss.ones_like()])?;
                 self.masters.add(gradients);
@@ -131,7 +131,7 @@ impl<'a> Course<'a> {
         Ok(())
     }
 
-    /// The mean squared error on the first pictures, from the same noise every time.
+    /// The mean squared error on the first images, from the same noise every time.
     pub fn measure(&self, pipeline: &mut Pipeline, interrupt: &Interrupt) -> Result<f64> {
         let _guard = tch::no_grad_guard();
         let unet = self.unet(pipeline)?;
@@ -144,7 +144,7 @@ impl<'a> Course<'a> {
         Ok(losses.iter().sum::<f64>() / losses.len() as f64)
     }
 
-    /// Of a picture's noise at a timestep, both drawn for this step and place. (Ho et al. 2020)
+    /// Of an image's noise at a timestep, both drawn for this step and place. (Ho et al. 2020)
     fn loss(&self, pipeline: &mut Pipeline, unet: &UNet, row: i64, step: u64, place: u64) -> Result<Tensor> {
         let signal = pipeline.schedule.signal();
         let mut draw = stream(self.request.seed, Purpose::Trajectory, step, place)?;

@@ -1,4 +1,4 @@
-//! The model's own pictures, reduced; and their latents.
+//! The model's own images, reduced; and their latents.
 
 use super::{Bars, Request};
 use anyhow::{Result, bail};
@@ -7,7 +7,7 @@ use diffusion::{
     generate,
     pipeline::{Pipeline, wide},
 };
-use images::Picture;
+use images::Image;
 use models::{Error, preprocess};
 use ranks::interrupt::Interrupt;
 use std::{
@@ -23,7 +23,7 @@ fn path(folder: &Path, number: usize) -> PathBuf {
 /// Draws those that are missing, at the model's own size, and reduces them.
 ///
 /// # Errors
-/// A picture is there already, but was drawn with other settings: before anything is drawn.
+/// An image is there already, but was drawn with other settings: before anything is drawn.
 pub fn draw(
     pipeline: &mut Pipeline,
     request: &Request,
@@ -48,10 +48,10 @@ pub fn draw(
         let pictures = generate::draw(pipeline, &unet, &request.sampling, &jobs, || Ok(interrupt.check()?))?;
         let reduced = preprocess::resize(&pictures.clamp(0.0, 1.0), (request.size.height, request.size.width))?;
         for (i, (n, (prompt, seed))) in batch.iter().zip(&jobs).enumerate() {
-            let picture = Picture::from_tensor(&reduced.get(i as i64))?;
+            let image = Image::from_tensor(&reduced.get(i as i64))?;
             let parameters = parameters(pipeline, request, *n);
             let texts = [("parameters", parameters.as_str()), ("prompt", prompt), ("seed", &seed.to_string())];
-            picture.save(&path(folder, *n), &texts)?;
+            image.save(&path(folder, *n), &texts)?;
         }
         bar.inc(batch.len() as u64);
     }
@@ -71,8 +71,8 @@ pub fn encode(
     bar.set_length(request.prompts.len() as u64);
     let mut all = vec![];
     for n in 0..request.prompts.len() {
-        let picture = open(pipeline, request, folder, n)?;
-        let pixels = (picture.tensor()?.unsqueeze(0) * 2.0 - 1.0).to_device(pipeline.device);
+        let image = open(pipeline, request, folder, n)?;
+        let pixels = (image.tensor()?.unsqueeze(0) * 2.0 - 1.0).to_device(pipeline.device);
         let (mean, _) = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.encode(&pixels)?)))?;
         all.push((mean.to_kind(wide(pipeline.kind)) * pipeline.vae_config.scaling_factor).to_device(Device::Cpu));
         bar.inc(1);
@@ -83,17 +83,17 @@ pub fn encode(
 }
 
 /// One that is there, drawn as this request draws it.
-fn open(pipeline: &Pipeline, request: &Request, folder: &Path, n: usize) -> Result<Picture> {
+fn open(pipeline: &Pipeline, request: &Request, folder: &Path, n: usize) -> Result<Image> {
     let path = path(folder, n);
-    let (picture, texts) = Picture::open_with_texts(&path)?;
-    let size = Size { width: picture.width as i64, height: picture.height as i64 };
+    let (image, texts) = Image::open_with_texts(&path)?;
+    let size = Size { width: image.width as i64, height: image.height as i64 };
     if texts.get("parameters") != Some(&parameters(pipeline, request, n)) || size != request.size {
         bail!("{}: was drawn with other settings; choose another folder (--work), or delete this one", path.display());
     }
-    Ok(picture)
+    Ok(image)
 }
 
-/// Everything that a picture depends on.
+/// Everything that an image depends on.
 fn parameters(pipeline: &Pipeline, request: &Request, n: usize) -> String {
     let (prompt, size) = (&request.prompts[n], pipeline.native_size());
     generate::parameters(&request.sampling, prompt, seed(request, n), size, &pipeline.name, &[])

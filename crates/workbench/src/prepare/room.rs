@@ -12,7 +12,7 @@ use tch::{Device, Kind};
 pub fn check(weights: i64, kind: Kind, device: Device, optimizer_on: Device) -> Result<()> {
     // a master, its gradient, and two moments
     let optimizer = 4 * weights * wide(kind).elt_size_in_bytes() as i64;
-    // of one picture, before they are added; the weights themselves are there
+    // of one image, before they are added; the weights themselves are there
     let gradients = weights * kind.elt_size_in_bytes() as i64;
     let needed = match optimizer_on == device {
         true => vec![(device, optimizer + gradients)],

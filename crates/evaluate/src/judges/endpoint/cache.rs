@@ -22,10 +22,10 @@ struct Line {
     answer: String,
 }
 
-/// Of a question about a picture, to a model.
-pub fn key(model: &str, question: &str, picture: &[u8]) -> String {
+/// Of a question about an image, to a model.
+pub fn key(model: &str, question: &str, image: &[u8]) -> String {
     let mut hasher = Sha256::new();
-    for part in [model.as_bytes(), question.as_bytes(), picture] {
+    for part in [model.as_bytes(), question.as_bytes(), image] {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }

@@ -88,7 +88,7 @@ fn questions(texts: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_picture_is_asked_about_once() {
+fn an_image_is_asked_about_once() {
     let (folder, server) = (tempfile::tempdir().unwrap(), Server::new(&[Reply::Text(" Yes.\n")]));
     let asked = questions(&["a dog?", "a cat?", "two?", "three?"]);
     let answers = server.endpoint(folder.path()).ask_all(b"\x89PNG", &asked).unwrap();
@@ -114,8 +114,8 @@ fn what_goes_by_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     for passing in [Reply::Status(500, "oops"), Reply::Status(429, ""), Reply::HangUp, Reply::Silence] {
         let server = Server::new(&[passing, passing, Reply::Text("no")]);
-        let picture = [server.url.as_bytes(), b"!"].concat();
-        assert_eq!(server.endpoint(folder.path()).ask_all(&picture, &questions(&["a dog?"])).unwrap(), ["no"]);
+        let image = [server.url.as_bytes(), b"!"].concat();
+        assert_eq!(server.endpoint(folder.path()).ask_all(&image, &questions(&["a dog?"])).unwrap(), ["no"]);
         assert_eq!(server.count(), 3);
     }
 }

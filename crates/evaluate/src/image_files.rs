@@ -1,4 +1,4 @@
-//! How a benchmark calls its pictures: where new ones go, and which prompts those of a folder are of.
+//! How a benchmark calls its images: where new ones go, and which prompts those of a folder are of.
 
 use crate::prompts::{Prompt, Task};
 use anyhow::{Context, Result, bail};
@@ -7,7 +7,7 @@ use benchmarks::{
     records::{Benchmark, Subject},
     t2i_compbench::protocol,
 };
-use images::Picture;
+use images::Image;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -16,21 +16,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Endings of pictures that are read; new ones are PNG.
+/// Endings of images that are read; new ones are PNG.
 const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
-/// A picture of a prompt that is there.
+/// An image of a prompt that is there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {
     /// Of which of the prompts.
     pub prompt: usize,
-    /// Which of the prompt's pictures, from 0.
+    /// Which of the prompt's images, from 0.
     pub index: u64,
     /// Relative to the folder.
     pub file: PathBuf,
 }
 
-/// The pictures that a folder has of a benchmark's prompts.
+/// The images that a folder has of a benchmark's prompts.
 pub struct Gallery<'a> {
     pub folder: &'a Path,
     pub benchmark: Benchmark,
@@ -40,7 +40,7 @@ pub struct Gallery<'a> {
 }
 
 impl<'a> Gallery<'a> {
-    /// Looks which pictures are there; other files are passed over.
+    /// Looks which images are there; other files are passed over.
     ///
     /// # Errors
     /// A folder that cannot be read; one whose GenEval metadata are of other prompts.
@@ -58,7 +58,7 @@ impl<'a> Gallery<'a> {
         &self.prompts[found.prompt]
     }
 
-    /// What is known of a picture without opening it.
+    /// What is known of an image without opening it.
     pub fn subject(&self, found: &Found) -> Subject {
         let prompt = self.prompt(found);
         Subject {
@@ -75,15 +75,15 @@ impl<'a> Gallery<'a> {
         }
     }
 
-    /// The pictures by what is to be known of each.
+    /// The images by what is to be known of each.
     pub fn tasks(&self) -> impl Iterator<Item = (&Found, &'a Task)> {
         self.found.iter().flat_map(|found| self.prompt(found).tasks.iter().map(move |task| (found, task)))
     }
 }
 
-/// A picture as it is scored.
+/// An image as it is scored.
 pub struct Opened {
-    pub picture: Picture,
+    pub image: Image,
     /// That it says it was drawn from.
     pub seed: Option<u64>,
     /// See [`digest`].
@@ -93,15 +93,15 @@ pub struct Opened {
 }
 
 /// # Errors
-/// A file that is no picture.
+/// A file that is no image.
 pub fn open(path: &Path) -> Result<Opened> {
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
     let digest = digest(&bytes);
-    let (picture, seed) = match Picture::open_with_texts(path) {
-        Ok((picture, texts)) => (picture, texts.get("seed").and_then(|seed| seed.parse().ok())),
-        Err(_) => (Picture::decode(&bytes).with_context(|| format!("{} cannot be read", path.display()))?, None),
+    let (image, seed) = match Image::open_with_texts(path) {
+        Ok((image, texts)) => (image, texts.get("seed").and_then(|seed| seed.parse().ok())),
+        Err(_) => (Image::decode(&bytes).with_context(|| format!("{} cannot be read", path.display()))?, None),
     };
-    Ok(Opened { picture, seed, digest, bytes })
+    Ok(Opened { image, seed, digest, bytes })
 }
 
 /// By which a file is known again: the first 64 bits of its SHA-256.
@@ -109,7 +109,7 @@ pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where a prompt's `index`-th picture goes, within the folder.
+/// Where a prompt's `index`-th image goes, within the folder.
 ///
 /// # Errors
 /// A prompt or an id that no file can be called by.
@@ -118,7 +118,7 @@ pub fn path(benchmark: Benchmark, prompt: &Prompt, index: u64) -> Result<PathBuf
         Benchmark::T2iCompbench => {
             if index >= protocol::IMAGES_PER_PROMPT {
                 let most = protocol::IMAGES_PER_PROMPT;
-                bail!("T2I-CompBench numbers at most {most} pictures of a prompt; give at most as many seeds");
+                bail!("T2I-CompBench numbers at most {most} images of a prompt; give at most as many seeds");
             }
             let name = protocol::file_name(&prompt.text, protocol::index(prompt.number, index))?;
             Path::new(&prompt.category).join(name)
@@ -134,7 +134,7 @@ pub fn path(benchmark: Benchmark, prompt: &Prompt, index: u64) -> Result<PathBuf
 }
 
 /// `color/a red dog_000012.png`, or in `color/samples`. The number behind the prompt says which of several prompts with the same words
-/// a picture is of, and which of that prompt's ten it is. Where one has another number, a prompt's pictures count in the order of theirs.
+/// an image is of, and which of that prompt's ten it is. Where one has another number, a prompt's images count in the order of theirs.
 fn of_t2i_compbench(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
     let mut categories: Vec<&str> = prompts.iter().map(|p| p.category.as_str()).collect();
     categories.dedup();
@@ -181,7 +181,7 @@ fn by_id(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
         let Some((prompt, index)) = places.get(stem).map(|place| (*place, 0)).or_else(numbered) else { continue };
         if let Some(other) = all.insert((prompt, index), file.clone()) {
             let (other, file) = (other.display(), file.display());
-            bail!("{}: {other} and {file} are the same picture of `{}`", folder.display(), prompts[prompt].id);
+            bail!("{}: {other} and {file} are the same image of `{}`", folder.display(), prompts[prompt].id);
         }
     }
     Ok(all.into_iter().map(|((prompt, index), file)| Found { prompt, index, file }).collect())
@@ -208,7 +208,7 @@ fn of_geneval(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
     Ok(all)
 }
 
-/// Names of the pictures of a folder; none where there is no such folder.
+/// Names of the images of a folder; none where there is no such folder.
 fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
     if !folder.exists() {
         return Ok(vec![]);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn new_pictures_are_found_again() {
+    fn new_images_are_found_again() {
         for benchmark in [Benchmark::T2iCompbench, Benchmark::Tifa, Benchmark::Dsg, Benchmark::Dpg, Benchmark::Geneval]
         {
             let folder = tempfile::tempdir().unwrap();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_others() {
+    fn images_of_others() {
         let folder = tempfile::tempdir().unwrap();
         touch(
             folder.path(),
@@ -303,7 +303,7 @@ mod tests {
         );
         touch(folder.path(), &["coco_2_01.png"]);
         let error = Gallery::open(folder.path(), Benchmark::Tifa, &prompts).err().unwrap().to_string();
-        assert!(error.contains("are the same picture of `coco_2`"), "{error}");
+        assert!(error.contains("are the same image of `coco_2`"), "{error}");
         assert_eq!(found(&folder.path().join("none"), Benchmark::Dsg, &prompts), []);
     }
 
@@ -313,7 +313,7 @@ mod tests {
             path(benchmark, &prompt(id, "color", text, 0), index).unwrap_err().to_string()
         };
         assert!(error(Benchmark::T2iCompbench, "0", "a/b", 0).contains("cannot be in the name"));
-        assert!(error(Benchmark::T2iCompbench, "0", "a dog", 10).contains("at most 10 pictures"));
+        assert!(error(Benchmark::T2iCompbench, "0", "a dog", 10).contains("at most 10 images"));
         assert!(error(Benchmark::Dsg, "../x", "a dog", 0).contains("no file can be called"));
     }
 }

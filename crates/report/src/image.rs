@@ -1,10 +1,10 @@
-//! Picture files as addresses that hold the picture itself.
+//! Image files as addresses that hold the image itself.
 
 use anyhow::{Context, Result, bail};
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
 use images::{
-    Picture, Size,
+    Image, Size,
     decode::{cover, decode},
 };
 use models::Error;
@@ -14,12 +14,12 @@ use std::{fs, path::Path};
 const SMALL: usize = 48 << 10;
 const QUALITY: u8 = 85;
 
-/// The longer side of a picture beside others, in pixels.
+/// The longer side of an image beside others, in pixels.
 pub const SHOT: usize = 512;
 /// The longer side of a panel with many cells.
 pub const PANEL: usize = 1600;
 
-/// A picture in a page.
+/// An image in a page.
 pub struct Inlined {
     /// A data URI.
     pub address: String,
@@ -27,14 +27,14 @@ pub struct Inlined {
     pub is_tiny: bool,
 }
 
-/// The longer side of a tiny picture.
+/// The longer side of a tiny image.
 const TINY: usize = 128;
 
 /// A PNG, JPEG or WebP file as a data URI. A small file is taken as it is; a larger one becomes a JPEG whose longer side has at most
 /// `most` pixels.
 ///
 /// # Errors
-/// A file that cannot be read as a picture.
+/// A file that cannot be read as an image.
 pub fn inlined(path: &Path, most: usize) -> Result<Inlined> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let in_words = || path.display().to_string();
@@ -44,7 +44,7 @@ pub fn inlined(path: &Path, most: usize) -> Result<Inlined> {
     if bytes.len() <= SMALL {
         return Ok(Inlined { address: format!("data:image/{kind};base64,{}", BASE64.encode(&bytes)), is_tiny });
     }
-    let Picture { width, height, pixels } = fitted(picture, most).with_context(in_words)?;
+    let Image { width, height, pixels } = fitted(picture, most).with_context(in_words)?;
     let mut jpeg = vec![];
     JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
         .encode(&pixels, u32::try_from(width)?, u32::try_from(height)?, ExtendedColorType::Rgb8)
@@ -57,12 +57,12 @@ fn kind(bytes: &[u8]) -> Result<&'static str> {
         [0x89, b'P', b'N', b'G', ..] => Ok("png"),
         [0xff, 0xd8, 0xff, ..] => Ok("jpeg"),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Ok("webp"),
-        _ => bail!("is not a PNG, JPEG or WebP picture"),
+        _ => bail!("is not a PNG, JPEG or WebP image"),
     }
 }
 
 /// In its own shape, no side longer than `most`.
-fn fitted(picture: Picture, most: usize) -> Result<Picture> {
+fn fitted(picture: Image, most: usize) -> Result<Image> {
     let longer = picture.width.max(picture.height);
     if longer <= most {
         return Ok(picture);
@@ -75,10 +75,10 @@ fn fitted(picture: Picture, most: usize) -> Result<Picture> {
 mod tests {
     use super::*;
 
-    fn noise(width: usize, height: usize) -> Picture {
+    fn noise(width: usize, height: usize) -> Image {
         let random = |x: &u32| Some(x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
         let bytes = std::iter::successors(Some(1), random).map(|x| (x >> 24) as u8);
-        Picture { width, height, pixels: bytes.take(width * height * 3).collect() }
+        Image { width, height, pixels: bytes.take(width * height * 3).collect() }
     }
 
     #[test]
@@ -98,14 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_picture_is_refused() {
+    fn what_is_no_image_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
         let error = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
             format!("{:#}", inlined(&path, SHOT).map(|i| i.address).unwrap_err())
         };
-        assert!(error(b"GIF89a").contains("a.png: is not a PNG, JPEG or WebP picture"));
+        assert!(error(b"GIF89a").contains("a.png: is not a PNG, JPEG or WebP image"));
         assert!(error(b"\x89PNG\r\n\x1a\n").contains("a.png: "));
     }
 }

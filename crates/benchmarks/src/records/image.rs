@@ -1,10 +1,10 @@
-//! The lines of one picture.
+//! The lines of one image.
 
 use super::{Answer, Benchmark, Line, Metric, Subject};
 use crate::t2i_compbench::blip_vqa;
 use anyhow::{Result, bail};
 
-/// What tells a scored picture from all others.
+/// What tells a scored image from all others.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     pub benchmark: Benchmark,
@@ -14,12 +14,12 @@ pub struct Key {
     pub index: u64,
 }
 
-/// A picture with all its lines of one metric.
+/// An image with all its lines of one metric.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Picture(Vec<Line>);
+pub struct Image(Vec<Line>);
 
-impl Picture {
-    /// Of what was asked about a picture and answered; where nothing was asked, one answer with the score.
+impl Image {
+    /// Of what was asked about an image and answered; where nothing was asked, one answer with the score.
     ///
     /// # Errors
     /// No answers; a number that is none.
@@ -30,14 +30,14 @@ impl Picture {
     }
 
     /// # Errors
-    /// No lines, or lines of several pictures; parts that are missing, twice, or out of order; a number that is none.
+    /// No lines, or lines of several images; parts that are missing, twice, or out of order; a number that is none.
     pub fn from_lines(lines: Vec<Line>) -> Result<Self> {
-        let Some(first) = lines.first() else { bail!("a picture without lines") };
+        let Some(first) = lines.first() else { bail!("an image without lines") };
         for (i, line) in lines.iter().enumerate() {
             let Line { subject: Subject { index, prompt, .. }, metric, part, parts, answer } = line;
-            let name = || format!("{metric}, picture {index} of `{prompt}`");
+            let name = || format!("{metric}, image {index} of `{prompt}`");
             if (metric, &line.subject) != (&first.metric, &first.subject) {
-                bail!("{}: it stands among lines of another picture", name());
+                bail!("{}: it stands among lines of another image", name());
             }
             if *part != i || *parts != lines.len() {
                 bail!("{}: part {part} of {parts} is where part {i} of {} belongs", name(), lines.len());
@@ -79,8 +79,8 @@ impl Picture {
 pub(crate) mod tests {
     use super::*;
 
-    /// A picture with these lines.
-    pub(crate) fn picture(metric: Metric, category: &str, prompt: &str, index: u64, scores: &[f64]) -> Picture {
+    /// An image with these lines.
+    pub(crate) fn image(metric: Metric, category: &str, prompt: &str, index: u64, scores: &[f64]) -> Image {
         let benchmark = match metric {
             Metric::Questions => Benchmark::Tifa,
             Metric::Correct => Benchmark::Geneval,
@@ -98,27 +98,27 @@ pub(crate) mod tests {
             digest: None,
         };
         let answer = |score: &f64| Answer { score: *score, ..Answer::default() };
-        Picture::new(&subject, metric, scores.iter().map(answer).collect()).unwrap()
+        Image::new(&subject, metric, scores.iter().map(answer).collect()).unwrap()
     }
 
     #[test]
-    fn the_score_of_a_picture() {
-        assert_eq!(picture(Metric::BlipVqa, "color", "dog", 0, &[0.6667, 0.6667]).score(), 0.4445);
-        assert_eq!(picture(Metric::Questions, "coco", "dog", 0, &[1.0, 0.0, 0.0, 1.0]).score(), 0.5);
-        assert_eq!(picture(Metric::Clip, "non_spatial", "dog", 0, &[-0.1]).score(), -0.1);
+    fn the_score_of_a_image() {
+        assert_eq!(image(Metric::BlipVqa, "color", "dog", 0, &[0.6667, 0.6667]).score(), 0.4445);
+        assert_eq!(image(Metric::Questions, "coco", "dog", 0, &[1.0, 0.0, 0.0, 1.0]).score(), 0.5);
+        assert_eq!(image(Metric::Clip, "non_spatial", "dog", 0, &[-0.1]).score(), -0.1);
     }
 
     #[test]
-    fn lines_that_make_no_picture() {
-        let lines = || picture(Metric::BlipVqa, "color", "dog", 0, &[0.5, 0.5]).lines().to_vec();
-        let error = |lines: Vec<Line>| Picture::from_lines(lines).unwrap_err().to_string();
+    fn lines_that_make_no_image() {
+        let lines = || image(Metric::BlipVqa, "color", "dog", 0, &[0.5, 0.5]).lines().to_vec();
+        let error = |lines: Vec<Line>| Image::from_lines(lines).unwrap_err().to_string();
         assert!(error(vec![]).contains("without lines"));
         assert!(
-            error(lines()[..1].to_vec()).contains("blip-vqa, picture 0 of `a dog`: part 0 of 2 is where part 0 of 1")
+            error(lines()[..1].to_vec()).contains("blip-vqa, image 0 of `a dog`: part 0 of 2 is where part 0 of 1")
         );
         let mut other = lines();
         other[1].subject.index = 1;
-        assert!(error(other).contains("lines of another picture"));
+        assert!(error(other).contains("lines of another image"));
         let mut none = lines();
         none[0].answer.probability = Some(f64::NAN);
         assert!(error(none).contains("not a number"));
