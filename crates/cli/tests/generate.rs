@@ -242,3 +242,34 @@ fn ctrl_c_leaves_whole_images() {
         fs::remove_dir_all(folder.path("g")).unwrap();
     }
 }
+
+/// Of the candidates the one that the captioner finds likeliest is kept, whatever is drawn at a time; it is the image of its seed.
+#[test]
+fn the_best_of_several() {
+    let folder = Folder::new();
+    let captioner = fixture("blip");
+    let draw = |out: &str, words: &str| {
+        let words = format!("--out {out} --steps 3 --captioner {} {words}", captioner.display());
+        folder.generate(SD1, &["a red dog", "a cat"], &words).ok();
+        let open = |name: &String| Image::open(&folder.path(&format!("{out}/{name}")));
+        folder.names(out).iter().filter(|name| name.ends_with(".png")).map(open).collect::<Vec<Image>>()
+    };
+    let loss = |image: &Image| image.texts["caption_loss"].parse::<f64>().unwrap();
+    let seed = |image: &Image| image.texts["seed"].parse::<usize>().unwrap();
+
+    let all = draw("all", "--best-of 1 --count 6 --batch 4");
+    assert_eq!(all.iter().map(seed).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]);
+    let best: Vec<&Image> =
+        all.chunks(3).map(|c| c.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap()).collect();
+    assert!(best.iter().any(|image| seed(image) % 3 > 0), "the first is the best everywhere: the test sees nothing");
+    for batch in [1, 2, 8] {
+        let kept = draw(&format!("kept{batch}"), &format!("--best-of 3 --count 2 --batch {batch}"));
+        assert_eq!(kept.len(), 4);
+        for (kept, best) in kept.iter().zip(&best) {
+            assert_eq!(seed(kept), seed(best), "batch {batch}");
+            assert!((loss(kept) - loss(best)).abs() < 1e-3 && kept.difference(best) <= 1, "batch {batch}");
+        }
+    }
+    folder.generate(SD1, &["a dog"], "--out x --best-of 2").usage(&["--captioner"]);
+    folder.generate(SD1, &["a dog"], "--out x --best-of 2 --captioner nowhere").error(&["--captioner", "nowhere"]);
+}

@@ -139,7 +139,8 @@ fn ldm_block_names_are_read() {
 fn info_in_words_and_as_json() {
     let folder = folder();
     let text = folder.comat(&["lora", "info", OURS]).ok().stdout;
-    for part in ["format    kohya\n", "unknown (text of width 96)", "unet: 56 layers, rank 2, alpha 3", "mid_block "] {
+    for part in ["format      kohya\n", "unknown (text of width 96)", "unet: 56 layers, rank 2, alpha 3", "mid_block "]
+    {
         assert!(text.contains(part), "`{part}` is not in {text}");
     }
     let json: Value = serde_json::from_str(&folder.comat(&["lora", "info", OURS, "--json"]).ok().stdout).unwrap();

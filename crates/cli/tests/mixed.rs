@@ -7,12 +7,12 @@ use images::Image;
 
 fn with_images() -> Folder {
     let folder = Folder::of_run();
-    std::fs::create_dir(folder.path("pictures")).unwrap();
+    std::fs::create_dir(folder.path("images")).unwrap();
     for (i, caption) in ["a red dog", "two green cars", "a white tree"].iter().enumerate() {
         let pixels = (0..40 * 36 * 3).map(|n| ((n * (7 + i)) % 251) as u8).collect();
         let image = Image { width: 40, height: 36, pixels };
-        image.save(&folder.path(&format!("pictures/{i}.png")), &[]).unwrap();
-        folder.write(&format!("pictures/{i}.txt"), caption);
+        image.save(&folder.path(&format!("images/{i}.png")), &[]).unwrap();
+        folder.write(&format!("images/{i}.txt"), caption);
     }
     folder
 }
@@ -44,8 +44,8 @@ fn images_take_part_and_are_resumed_exactly() {
 #[test]
 fn a_broken_image_is_passed_over() {
     let folder = with_images();
-    let whole = std::fs::read(folder.path("pictures/1.png")).unwrap();
-    folder.write("pictures/1.png", &whole[..whole.len() / 2]);
+    let whole = std::fs::read(folder.path("images/1.png")).unwrap();
+    folder.write("images/1.png", &whole[..whole.len() / 2]);
     let mixed = "mixed.pairs=images mixed.timesteps=[1,999] mixed.batch_size=3 checkpoints.every=1";
     let train = |words: &str| {
         let done = folder.train(&format!("{words} {mixed}"));
@@ -70,9 +70,9 @@ fn what_cannot_be_mixed_in() {
     folder.train("mixed.pairs=no/such").error(&["no/such"]);
     folder.train("mixed.pairs=images mixed.weight=-1").error(&["mixed.weight is -1"]);
     folder.train("mixed.pairs=no/such --dry-run").error(&["no/such"]);
-    folder.write("pictures/0.png", "no image");
-    folder.write("pictures/1.png", "no image");
-    folder.write("pictures/2.png", "no image");
+    folder.write("images/0.png", "no image");
+    folder.write("images/1.png", "no image");
+    folder.write("images/2.png", "no image");
     let done = folder.train("output=broken mixed.pairs=images mixed.timesteps=[1,999]");
     assert!(done.code == Some(1) && done.stderr.contains("not one of the images can be read"), "{done:?}");
 }

@@ -65,7 +65,7 @@ fn scored(folder: &Folder, name: &str, lift: f64, side: usize) {
     for number in 0..12u64 {
         for index in 0..2 {
             let (category, lift) = if number % 2 == 0 { ("color", 0.0) } else { ("shape", lift) };
-            let file = format!("pictures/{number:03}_{index}.png");
+            let file = format!("images/{number:03}_{index}.png");
             draw(folder, &format!("{name}/{file}"), side, [10 * number as u8, 90, 60], "x");
             let subject = Subject {
                 benchmark: Benchmark::T2iCompbench,
@@ -170,7 +170,7 @@ fn the_gallery_of_an_evaluation() {
     let page = folder.read("report.html");
     page::assert_alone(&page);
     assert_eq!(page.matches("src=\"data:image/jpeg").count(), 12);
-    let png = fs::metadata(folder.path("alone/pictures/000_0.png")).unwrap().len() as usize;
+    let png = fs::metadata(folder.path("alone/images/000_0.png")).unwrap().len() as usize;
     assert!(page.len() < 12 * png / 2, "{} bytes; an image has {png}", page.len());
     assert!(!page.contains(">difference<") && !page.contains("won <small>"), "there is nothing to compare with");
     assert!(page.contains("0.4000<small>") && page.contains("0.4200<small>"), "the means of both");
@@ -189,8 +189,8 @@ fn gaps_are_named() {
     folder.edit_text("x/run/events.jsonl", |text| text[..text.len() / 2].to_owned());
     folder.write("y/run/events.jsonl", "");
     fs::remove_dir_all(folder.path("y/run/samples")).unwrap();
-    fs::remove_file(folder.path("eval/lora/pictures/003_0.png")).unwrap();
-    folder.write("eval/base/pictures/001_0.png", "GIF89a");
+    fs::remove_file(folder.path("eval/lora/images/003_0.png")).unwrap();
+    folder.write("eval/base/images/001_0.png", "GIF89a");
     folder.edit_text("eval/lora/scores.jsonl", |text| text[..text.len() - 20].to_owned());
     let done = folder.comat(&["report", "x/run", "y/run", "eval"]).ok();
     for part in [
@@ -199,7 +199,7 @@ fn gaps_are_named() {
         "of events.jsonl is not whole; it is left out",
         "x/run: the run is not finished",
         "y/run: no step is done yet",
-        "eval/lora/pictures/003_0.png",
+        "eval/lora/images/003_0.png",
         "eval/base/images/001_0.png: is not a PNG, JPEG or WebP image",
         "The report is report.html",
     ] {

@@ -33,10 +33,10 @@ fn a_second_reward_is_trained_for_and_logged() {
     assert!(plain == adapter("logged", &clip(",weight=0")), "a weight of 0 only logs");
     assert!(rewarded == adapter("offloaded", &format!("{reward} memory.offload=true")));
     // images beside the prompts are for the captioner alone
-    std::fs::create_dir(folder.path("pictures")).unwrap();
+    std::fs::create_dir(folder.path("images")).unwrap();
     let pixels = (0..40 * 36 * 3).map(|n| (n * 7 % 251) as u8).collect();
-    images::Image { width: 40, height: 36, pixels }.save(&folder.path("pictures/0.png"), &[]).unwrap();
-    folder.write("pictures/0.txt", "a red dog");
+    images::Image { width: 40, height: 36, pixels }.save(&folder.path("images/0.png"), &[]).unwrap();
+    folder.write("images/0.txt", "a red dog");
     let mixed = "mixed.pairs=images mixed.timesteps=[1,999] mixed.weight=0";
     assert!(rewarded == adapter("mixed", &format!("{reward} {mixed}")));
 }

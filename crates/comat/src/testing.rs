@@ -1,5 +1,7 @@
 //! Small things for unit tests.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use models::{
     lora::{Lora, Trainable},
     tensors::Tensors,

@@ -1,5 +1,7 @@
 //! `run.toml`: everything that a run depends on.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 mod anchor;
 mod attention;
 mod fetching;

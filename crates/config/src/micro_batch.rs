@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de, ser};
 use std::{borrow::Cow, fmt, str::FromStr};
 
 /// How many samples a part of a step takes at a time, typed as a number (0: the whole batch) or as `auto`: as many as fit into the
-/// device's free memory, measured before the first step ([`workbench::plan::micro_batch`]).
+/// device's free memory, measured before the first step (`plan::micro_batch` in the crate `workbench`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MicroBatch {
     #[default]

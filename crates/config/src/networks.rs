@@ -59,7 +59,7 @@ impl Model {
         Precision { networks: self.dtype.kind(), vae: self.vae_dtype.map(Dtype::kind) }
     }
 
-    /// After [`Config::fetch`], if it is named by an id. `chunks`: the most that a prompt is cut into.
+    /// After [`crate::Config::fetch`], if it is named by an id. `chunks`: the most that a prompt is cut into.
     pub fn open(&self, chunks: usize) -> Result<Pipeline> {
         if self.strict {
             models::config::be_strict(true);

@@ -4,6 +4,8 @@
 //! Prompt → [`text`] → [`trajectory`] by the [`denoiser`] → latents → images: all of it is in [`generate`]. Gradients go back in small pieces:
 //! through the decoder by [`stages`] and [`tiles`], in half precision by [`precision`].
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod denoiser;
 pub mod generate;
 pub mod judge;

@@ -1,5 +1,7 @@
 //! Images: from tensors to PNG files with their story in the text chunks.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod decode;
 pub mod size;
 

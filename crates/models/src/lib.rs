@@ -1,6 +1,9 @@
 //! What the weight files of text-to-image models compute: networks in plain tensor operations, loaded from diffusers
 //! and transformers folders. Frozen; knows nothing of training.
 
+// expect() is for shapes that a network has given itself
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 mod bert;
 pub mod blip;
 pub mod clip;

@@ -1,8 +1,10 @@
 //! Reports: one HTML file that holds everything it shows, for a browser without a network.
 //!
 //! A [`page`] is made of sections; in them tables ([`compare`]), a [`gallery`] of images, and [`chart`]s of what the [`log`] of a run
-//! holds ([`training`]). [`write`] makes the page of any number of runs and evaluations; the miniature world has a page of its
+//! holds ([`training`]). [`write()`] makes the page of any number of runs and evaluations; the miniature world has a page of its
 //! own.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod chart;
 pub mod compare;

@@ -1,5 +1,7 @@
 //! A run as its folder shows it: log, progress, samples, validation, adapter files.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 mod journal;
 mod lines;
 pub mod samples;

@@ -8,6 +8,8 @@
 //! assert_eq!(Vec::<f32>::try_from(grads[0].as_ref().unwrap()).unwrap(), [3., 30.]);
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 mod autograd;
 pub mod count;
 pub mod cuda;

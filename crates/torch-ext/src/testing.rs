@@ -1,5 +1,7 @@
 //! For the tests of all crates: where they compute.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use crate::cuda;
 use std::{env, sync::Once};
 use tch::Device;

@@ -1,6 +1,8 @@
 //! Around a run of [`comat`]: [`plan`] says what one would do and need, [`trace`] shows one iteration with all its numbers,
 //! [`device_check`] holds a device against the CPU, [`prepare`] makes a model ready for images smaller than its own.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod device_check;
 pub mod plan;
 pub mod prepare;

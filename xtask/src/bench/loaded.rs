@@ -25,17 +25,17 @@ pub fn loaded(bench: &Bench) -> Result<()> {
     let cores = thread::available_parallelism()?.get();
     println!("  seconds to draw {IMAGES} images of the miniature world, beside N busy processes on {cores} cores");
     println!("  {:20}{:>8}{:>8}{:>8}", "medians", "N = 0", "N = 1", "N = 2");
-    let mut seconds = vec![vec![vec![]; 3]; WAYS.len()];
+    let mut seconds = WAYS.map(|_| [vec![], vec![], vec![]]);
     for _ in 0..bench.runs {
-        for busy in 0..3 {
+        for busy in [0, 1, 2] {
             let _neighbours = Neighbours::start(busy)?;
-            for (way, (_, variable)) in WAYS.iter().enumerate() {
-                seconds[way][busy].push(draw(bench, *variable)?);
+            for ((_, variable), of) in WAYS.iter().zip(&mut seconds) {
+                of[busy].push(draw(bench, *variable)?);
             }
         }
     }
     for ((name, _), of) in WAYS.iter().zip(seconds) {
-        let [none, one, two] = [0, 1, 2].map(|busy| median(of[busy].clone()));
+        let [none, one, two] = of.map(median);
         println!("  {name:20}{none:8.1}{one:8.1}{two:8.1}");
     }
     Ok(())
