@@ -1,8 +1,12 @@
-//! The example of docs/extending.md does what it says.
+//! The examples do what they say: that of docs/extending.md, and those for who uses the crates as a library.
 
 #[allow(dead_code)]
 #[path = "../examples/red_reward.rs"]
 mod red_reward;
+
+#[allow(dead_code)]
+#[path = "../examples/draw_and_score.rs"]
+mod draw_and_score;
 
 use comat::{
     batch::Share,
@@ -46,4 +50,17 @@ fn a_run_with_a_reward_of_its_own() {
     let steps: Vec<serde_json::Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let rewards = steps.iter().filter(|event| event["event"] == "step").map(|step| step["reward_red"].as_f64());
     assert_eq!(rewards.flatten().count(), 2);
+}
+
+#[test]
+fn candidates_are_ranked_by_the_captioner() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures");
+    let (model, captioner) = (fixtures.join("pipeline_sd1"), fixtures.join("blip"));
+    let networks = draw_and_score::Networks { model: &model, captioner: &captioner, loras: vec![], device: device() };
+    let sampling = diffusion::settings::Sampling { steps: 2, guidance_scale: 1.0, ..Default::default() };
+    let ranked = draw_and_score::ranked(&networks, "a red dog", &[3, 4, 5], &sampling).unwrap();
+    assert!(ranked.is_sorted_by(|(one, ..), (other, ..)| one < other), "three images, three losses");
+    let mut seeds: Vec<u64> = ranked.iter().map(|(_, seed, _)| *seed).collect();
+    seeds.sort();
+    assert_eq!(seeds, [3, 4, 5]);
 }
