@@ -5,7 +5,7 @@
 use std::{env, fs, os::unix::process::CommandExt, process::Command, thread};
 
 /// Rounds that a waiting thread spins before it sleeps: what costs nothing on an idle machine and little on a busy one.
-const ROUNDS: &str = "300";
+const ROUNDS: &str = "2000";
 /// Either of them says how to wait already.
 const CHOSEN: [&str; 2] = ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"];
 /// Share of the cores from which on a machine is called busy.

@@ -14,7 +14,7 @@ const IMAGES: usize = 60;
 /// Ways to wait: what the environment says.
 const WAYS: [(&str, Option<(&str, &str)>); 6] = [
     ("as comat sets it", None),
-    ("spin 100", Some(("GOMP_SPINCOUNT", "100"))),
+    ("spin 300", Some(("GOMP_SPINCOUNT", "300"))),
     ("spin 1000", Some(("GOMP_SPINCOUNT", "1000"))),
     ("spin 10000", Some(("GOMP_SPINCOUNT", "10000"))),
     ("passive", Some(("OMP_WAIT_POLICY", "passive"))),
