@@ -221,7 +221,8 @@ pub struct Generate {
     /// Give every image noise of its own: its seed is made from --seed, the prompt and i. To compare means over many prompts
     #[arg(long)]
     pub own_seeds: bool,
-    /// Draw N candidates of each image, and keep the one for which the captioner finds the prompt likeliest
+    /// Draw N candidates of each image, and keep the one for which the captioner finds the prompt likeliest. The candidates of
+    /// a prompt's image i (from 0) have the seeds that its images iN to iN + N - 1 would have
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, requires = "captioner", conflicts_with = "init_latents")]
     pub best_of: usize,
     /// With --best-of: a BLIP captioner, as a folder in transformers layout or an id of the hub
@@ -238,6 +239,9 @@ pub struct Generate {
     /// Also write grid.png with all images
     #[arg(long)]
     pub grid: bool,
+    /// Also write metadata.jsonl with the prompt of every image, so that the folder is a data set (Hugging Face's image folder)
+    #[arg(long)]
+    pub metadata: bool,
     /// Replace files that exist
     #[arg(long)]
     pub overwrite: bool,

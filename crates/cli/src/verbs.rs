@@ -143,6 +143,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         batch: args.batch,
         out: args.out,
         grid: args.grid,
+        metadata: args.metadata,
         overwrite: args.overwrite,
         loras: vec![],
         init_latents: args.init_latents,

@@ -270,6 +270,26 @@ fn the_best_of_several() {
             assert!((loss(kept) - loss(best)).abs() < 1e-3 && kept.difference(best) <= 1, "batch {batch}");
         }
     }
+    // two processes keep the same ones, and say in the data set what the images say
+    let shared = draw("shared", "--best-of 3 --count 2 --processes 2 --metadata");
+    let lines = fs::read_to_string(folder.path("shared/metadata.jsonl")).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((shared.len(), lines.len()), (4, 4));
+    for ((image, best), line) in shared.iter().zip(&best).zip(&lines) {
+        assert_eq!(seed(image), seed(best));
+        assert_eq!(line["text"].as_str(), Some(image.texts["prompt"].as_str()));
+        assert_eq!(line["seed"].as_u64(), Some(seed(image) as u64));
+        assert!((line["caption_loss"].as_f64().unwrap() - loss(image)).abs() < 1e-5);
+        assert!(folder.exists(&format!("shared/{}", line["file_name"].as_str().unwrap())));
+    }
+    let again =
+        format!("--out shared --overwrite --steps 3 --metadata --best-of 1 --captioner {}", captioner.display());
+    folder
+        .generate(SD1, &["a red dog", "a cat"], &again.replace("--overwrite ", "--seed 9 "))
+        .error(&["metadata.jsonl"]);
+    folder.generate(SD1, &["a red dog", "a cat"], &again).ok();
+    let pairs = pairs::Pairs::open(&folder.path("shared")).unwrap();
+    assert_eq!(pairs.pairs().iter().map(|pair| pair.caption.as_str()).collect::<Vec<_>>(), ["a red dog", "a cat"]);
     folder.generate(SD1, &["a dog"], "--out x --best-of 2").usage(&["--captioner"]);
     folder.generate(SD1, &["a dog"], "--out x --best-of 2 --captioner nowhere").error(&["--captioner", "nowhere"]);
 }

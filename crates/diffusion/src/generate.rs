@@ -1,5 +1,8 @@
 //! `comat generate`: prompts to PNG files.
 
+mod candidates;
+mod noise;
+
 use crate::{
     denoiser::Denoiser,
     pipeline::{Pipeline, wide},
@@ -7,9 +10,11 @@ use crate::{
     trajectory,
 };
 use anyhow::{Result, bail};
+use candidates::Drawn;
 use images::{Image, Size, slug};
 use indicatif::ProgressBar;
 use models::{Error, schedule::Sampler, tensors, unet::UNet};
+use noise::Noise;
 use ranks::{ProcessGroup, interrupt::Interrupt};
 use sha2::{Digest, Sha256};
 use std::{
@@ -18,7 +23,9 @@ use std::{
     path::{Path, PathBuf},
 };
 use tch::Tensor;
-use torch_ext::Generator;
+
+pub use candidates::{Best, Loss};
+pub use noise::Given;
 
 /// What to draw, and where to put it.
 pub struct Request {
@@ -31,6 +38,8 @@ pub struct Request {
     pub batch: usize,
     pub out: PathBuf,
     pub grid: bool,
+    /// Writes `metadata.jsonl` with every image's prompt, so that the folder is a data set.
+    pub metadata: bool,
     pub overwrite: bool,
     /// LoRA files, each with its strength.
     pub loras: Vec<(PathBuf, f64)>,
@@ -63,16 +72,6 @@ impl Seeds {
     }
 }
 
-/// Draws several images in place of one, and keeps the one with the least loss.
-pub struct Best<'a> {
-    /// Images drawn for each that is kept; 1 or more.
-    pub of: usize,
-    /// Of images `[B, 3, H, W]` (0..1, not clamped), each of its prompt.
-    pub loss: &'a Loss<'a>,
-}
-
-pub type Loss<'a> = dyn Fn(&Tensor, &[&str]) -> Result<Vec<f64>> + 'a;
-
 /// One image to be made.
 struct Job<'a> {
     prompt: &'a str,
@@ -85,24 +84,6 @@ struct Job<'a> {
 impl Job<'_> {
     fn path(&self, out: &Path, seed: u64) -> PathBuf {
         out.join(format!("{}-seed{seed}.png", self.name))
-    }
-}
-
-/// A candidate that is the best of its job so far.
-struct Drawn {
-    seed: u64,
-    /// Where candidates are compared.
-    loss: Option<f64>,
-    /// `[C, h, w]`
-    latents: Tensor,
-    /// `[3, H, W]` in 0..1, not clamped
-    image: Tensor,
-}
-
-impl Drawn {
-    /// Whether it is to be kept rather than the other one; what is not a number loses.
-    fn beats(&self, other: &Self) -> bool {
-        self.loss.unwrap_or(f64::INFINITY).total_cmp(&other.loss.unwrap_or(f64::INFINITY)).is_lt()
     }
 }
 
@@ -135,14 +116,14 @@ pub fn run(
     let mine = group.share(jobs.len());
     bar.set_length((mine.len() * candidates * sampler.len()) as u64);
 
-    let (mut latents, mut pictures, mut seeds) = (vec![], vec![], vec![]);
+    let mut kept = Kept::default();
     // several images at a time, or of one image several candidates
     let together = (request.batch / candidates).max(1);
     for (number, part) in jobs[mine.clone()].chunks(together).enumerate() {
         let first = (mine.start + number * together) as i64;
         let all: Vec<(usize, u64)> =
             part.iter().enumerate().flat_map(|(i, job)| job.seeds.iter().map(move |seed| (i, *seed))).collect();
-        let mut kept: Vec<Option<Drawn>> = part.iter().map(|_| None).collect();
+        let mut bests: Vec<Option<Drawn>> = part.iter().map(|_| None).collect();
         for batch in all.chunks(request.batch.max(1)) {
             let prompts: Vec<&str> = batch.iter().map(|(i, _)| part[*i].prompt).collect();
             let noise = match &given {
@@ -156,60 +137,107 @@ pub fn run(
             let (drawn, images) = draw_batch(&mut pipeline, &unet, sampling, &sampler, size, &prompts, noise, each)?;
             let losses = best.as_ref().map(|best| (best.loss)(&images, &prompts)).transpose()?;
             for (row, (i, seed)) in batch.iter().enumerate() {
-                let candidate = Drawn {
-                    seed: *seed,
-                    loss: losses.as_ref().map(|losses| losses[row]),
-                    latents: drawn.get(row as i64),
-                    image: images.get(row as i64),
-                };
-                if kept[*i].as_ref().is_none_or(|before| candidate.beats(before)) {
-                    kept[*i] = Some(candidate);
-                }
+                let loss = losses.as_ref().map(|losses| losses[row]);
+                let (latents, image) = (drawn.get(row as i64), images.get(row as i64));
+                Drawn { seed: *seed, loss, latents, image }.challenge(&mut bests[*i]);
             }
         }
-        for (job, Drawn { seed, loss, latents: x_0, image }) in part.iter().zip(kept.into_iter().flatten()) {
-            let picture = Image::from_tensor(&image)?;
-            let settings = parameters(sampling, job.prompt, seed, size, &pipeline.name, &request.loras);
-            let (seed_text, loss) = (seed.to_string(), loss.map(|loss| format!("{loss:.6}")));
-            let mut texts = vec![("parameters", settings.as_str()), ("prompt", job.prompt), ("seed", &seed_text)];
-            texts.extend(loss.as_ref().map(|loss| ("caption_loss", loss.as_str())));
-            picture.save(&job.path(&request.out, seed), &texts)?;
-            seeds.push(seed as i64);
-            if request.grid {
-                pictures.push(picture);
-            }
-            if request.save_latents.is_some() {
-                latents.push(x_0.unsqueeze(0));
-            }
+        for (job, drawn) in part.iter().zip(bests.into_iter().flatten()) {
+            let settings = parameters(sampling, job.prompt, drawn.seed, size, &pipeline.name, &request.loras);
+            kept.save(request, job, drawn, &settings)?;
         }
     }
-    let latents = match &request.save_latents {
-        Some(_) => {
-            latents.push(Tensor::zeros([&[0], shape.as_slice()].concat(), (wide(pipeline.kind), pipeline.device)));
-            group.gather(&Tensor::cat(&latents, 0), jobs.len())?
+    let empty = Tensor::zeros([&[0], shape.as_slice()].concat(), (wide(pipeline.kind), pipeline.device));
+    kept.gather(request, &jobs, empty, size, group)
+}
+
+/// What a rank keeps of the images that it has saved.
+#[derive(Default)]
+struct Kept {
+    seeds: Vec<i64>,
+    /// Those that have no loss are not a number.
+    losses: Vec<f64>,
+    /// `[1, C, h, w]` each, where they are asked for.
+    latents: Vec<Tensor>,
+    /// Where a grid is asked for.
+    images: Vec<Image>,
+}
+
+impl Kept {
+    /// Writes a job's image, with its settings in it.
+    fn save(&mut self, request: &Request, job: &Job, drawn: Drawn, settings: &str) -> Result<()> {
+        let Drawn { seed, loss, latents, image } = drawn;
+        let image = Image::from_tensor(&image)?;
+        let (seed_text, loss_text) = (seed.to_string(), loss.map(|loss| format!("{loss:.6}")));
+        let mut texts = vec![("parameters", settings), ("prompt", job.prompt), ("seed", &seed_text)];
+        texts.extend(loss_text.as_ref().map(|loss| ("caption_loss", loss.as_str())));
+        image.save(&job.path(&request.out, seed), &texts)?;
+        self.seeds.push(seed as i64);
+        self.losses.push(loss.unwrap_or(f64::NAN));
+        if request.grid {
+            self.images.push(image);
         }
-        None => Tensor::new(),
-    };
-    if request.grid {
-        pictures = of_all_ranks(pictures, size, jobs.len(), group)?;
+        if request.save_latents.is_some() {
+            self.latents.push(latents.unsqueeze(0));
+        }
+        Ok(())
     }
-    group.barrier()?; // all files are there
-    let seeds = Vec::<i64>::try_from(&group.gather(&Tensor::from_slice(&seeds), jobs.len())?)?;
-    let mut files: Vec<PathBuf> =
-        jobs.iter().zip(seeds).map(|(job, seed)| job.path(&request.out, seed as u64)).collect();
-    if !group.leads() {
-        return Ok(files);
+
+    /// Writes what is of all images together; returns all files. `empty` is latents of no image `[0, C, h, w]`.
+    fn gather(
+        mut self,
+        request: &Request,
+        jobs: &[Job],
+        empty: Tensor,
+        size: Size,
+        group: &ProcessGroup,
+    ) -> Result<Vec<PathBuf>> {
+        let latents = match &request.save_latents {
+            Some(_) => {
+                self.latents.push(empty);
+                group.gather(&Tensor::cat(&self.latents, 0), jobs.len())?
+            }
+            None => Tensor::new(),
+        };
+        let images = if request.grid { of_all_ranks(self.images, size, jobs.len(), group)? } else { vec![] };
+        group.barrier()?; // all files are there
+        let seeds = Vec::<i64>::try_from(&group.gather(&Tensor::from_slice(&self.seeds), jobs.len())?)?;
+        let losses = Vec::<f64>::try_from(&group.gather(&Tensor::from_slice(&self.losses), jobs.len())?)?;
+        let mut files: Vec<PathBuf> =
+            jobs.iter().zip(&seeds).map(|(job, seed)| job.path(&request.out, *seed as u64)).collect();
+        if !group.leads() {
+            return Ok(files);
+        }
+        if request.metadata {
+            let path = request.out.join("metadata.jsonl");
+            let text = metadata(jobs, &files, &seeds, &losses);
+            models::write_text(&path, &text)?;
+        }
+        if request.grid {
+            let columns = if request.count > 1 { request.count } else { (images.len() as f64).sqrt().ceil() as usize };
+            let path = request.out.join("grid.png");
+            Image::grid(&images, columns).save(&path, &[])?;
+            files.push(path);
+        }
+        if let Some(path) = &request.save_latents {
+            tensors::write(path, &tensors::Tensors::from([("x_0".into(), latents)]), HashMap::new())?;
+        }
+        Ok(files)
     }
-    if request.grid {
-        let columns = if request.count > 1 { request.count } else { (pictures.len() as f64).sqrt().ceil() as usize };
-        let path = request.out.join("grid.png");
-        Image::grid(&pictures, columns).save(&path, &[])?;
-        files.push(path);
+}
+
+/// The images and their prompts as Hugging Face's image folder has them, a line each.
+fn metadata(jobs: &[Job], files: &[PathBuf], seeds: &[i64], losses: &[f64]) -> String {
+    let mut text = String::new();
+    for (((job, file), seed), loss) in jobs.iter().zip(files).zip(seeds).zip(losses) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let mut line = serde_json::json!({ "file_name": name, "text": job.prompt, "seed": *seed as u64 });
+        if loss.is_finite() {
+            line["caption_loss"] = (*loss).into();
+        }
+        text += &format!("{line}\n");
     }
-    if let Some(path) = &request.save_latents {
-        tensors::write(path, &tensors::Tensors::from([("x_0".into(), latents)]), HashMap::new())?;
-    }
-    Ok(files)
+    text
 }
 
 /// An image `[3, H, W]` (0..1, not clamped) of each prompt and seed, as [`run`] draws it.
@@ -291,14 +319,14 @@ fn of_all_ranks(mine: Vec<Image>, size: Size, total: usize, group: &ProcessGroup
     if group.is_alone() {
         return Ok(mine);
     }
-    let pixels = mine.iter().flat_map(|picture| &picture.pixels).copied().collect::<Vec<u8>>();
+    let pixels = mine.iter().flat_map(|image| &image.pixels).copied().collect::<Vec<u8>>();
     let rows = Tensor::from_slice(&pixels).view([mine.len() as i64, size.height * size.width * 3]);
     let all = group.gather(&rows, total)?;
-    let picture = |pixels: Tensor| {
+    let image = |pixels: Tensor| {
         let pixels = Vec::try_from(&pixels)?;
         Ok(Image { width: size.width as usize, height: size.height as usize, pixels })
     };
-    if group.leads() { all.unbind(0).into_iter().map(picture).collect() } else { Ok(vec![]) }
+    if group.leads() { all.unbind(0).into_iter().map(image).collect() } else { Ok(vec![]) }
 }
 
 fn jobs(request: &Request, candidates: usize) -> Vec<Job<'_>> {
@@ -314,9 +342,10 @@ fn jobs(request: &Request, candidates: usize) -> Vec<Job<'_>> {
 }
 
 fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
-    let grid = request.out.join("grid.png");
+    let (grid, metadata) = (request.out.join("grid.png"), request.out.join("metadata.jsonl"));
     let images = jobs.iter().flat_map(|job| job.seeds.iter().map(|seed| job.path(&request.out, *seed)));
-    let paths = images.chain(request.grid.then_some(grid)).chain(request.save_latents.clone());
+    let others = [request.grid.then_some(grid), request.metadata.then_some(metadata), request.save_latents.clone()];
+    let paths = images.chain(others.into_iter().flatten());
     match { paths }.find(|path| path.exists()) {
         Some(path) if !request.overwrite => {
             bail!("{} exists already; choose another --out, or pass --overwrite", path.display())
@@ -334,77 +363,5 @@ fn size(pipeline: &Pipeline, asked: Option<Size>, given: Option<&Given>) -> Resu
     match asked {
         Some(asked) if asked != size => bail!("--size {asked}, but the given latents make images of {size}"),
         _ => Ok(size),
-    }
-}
-
-/// Noise from a file, to repeat another program's run.
-pub struct Given {
-    path: PathBuf,
-    pub start: Tensor,
-    pub steps: Option<Tensor>,
-}
-
-impl Given {
-    pub fn read(path: &Path, sampler: &Sampler) -> Result<Self> {
-        let (mut tensors, _) = tensors::read(path)?;
-        let start =
-            tensors.remove("x_T").ok_or_else(|| Error::file(path, "there is no tensor x_T [B, C, h, w] in it"))?;
-        let given = Self { path: path.to_owned(), start, steps: tensors.remove("z") };
-        if given.start.dim() != 4 || given.start.numel() == 0 {
-            return Err(Error::file(path, format!("x_T {:?} is not [B, C, h, w]", given.start.size())).into());
-        }
-        match &given.steps {
-            None if sampler.is_stochastic() => Err(Error::file(
-                path,
-                "there is no tensor z [T, B, C, h, w] in it, which a stochastic sampler needs (--sampler ddim needs none)",
-            )
-            .into()),
-            Some(z) if sampler.is_stochastic() && z.size() != [&[sampler.len() as i64][..], &given.start.size()].concat() => {
-                Err(Error::file(path, format!("z {:?} is not {} steps of x_T {:?}", z.size(), sampler.len(), given.start.size())).into())
-            }
-            _ => Ok(given),
-        }
-    }
-
-    /// Whether these latents are for so many images of that latent shape.
-    pub fn check(&self, images: usize, shape: [i64; 3]) -> Result<()> {
-        let size = self.start.size();
-        if size[0] != images as i64 || size[1..] != shape {
-            let message = format!("x_T {size:?} does not fit {images} images of latents {shape:?}");
-            return Err(Error::file(&self.path, message).into());
-        }
-        Ok(())
-    }
-}
-
-/// Where a batch's noise comes from: a file, or each image's own seed, as `torch.Generator().manual_seed(seed)` draws it.
-enum Noise<'a> {
-    Given { given: &'a Given, first: i64, rows: i64 },
-    Seeded { streams: Vec<Generator>, shape: [i64; 3] },
-}
-
-impl Noise<'_> {
-    fn seeded(seeds: impl Iterator<Item = u64>, shape: [i64; 3]) -> Result<Self> {
-        Ok(Self::Seeded { streams: seeds.map(Generator::seeded).collect::<Result<_, _>>()?, shape })
-    }
-
-    fn start(&mut self) -> Result<Tensor> {
-        match self {
-            Self::Given { given, first, rows } => Ok(given.start.narrow(0, *first, *rows)),
-            Self::Seeded { .. } => self.step(0),
-        }
-    }
-
-    fn step(&mut self, step: usize) -> Result<Tensor> {
-        match self {
-            Self::Given { given: Given { steps: Some(z), .. }, first, rows } => {
-                Ok(z.get(step as i64).narrow(0, *first, *rows))
-            }
-            Self::Given { given, .. } => bail!("{}: there is no tensor z in it", given.path.display()),
-            Self::Seeded { streams, shape } => {
-                let rows = streams.iter_mut().map(|s| s.randn(shape.as_slice())).collect::<Result<Vec<_>, _>>()?;
-                Ok(Tensor::stack(&rows, 0))
-            }
-        }
     }
 }

@@ -176,6 +176,7 @@ impl Ablation<'_> {
             sampling: config.sampling.clone(),
             batch: 16,
             out: out.clone(),
+            metadata: false,
             grid: false,
             overwrite: true,
             loras: lora.map(|path| (path.to_owned(), 1.0)).into_iter().collect(),
