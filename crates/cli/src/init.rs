@@ -83,9 +83,9 @@ struct Known {
 }
 
 impl Known {
-    /// The preset with every setting and its comment, with the recommended ones, for little memory.
-    fn preset(&self) -> &'static str {
-        if self.xl { "sdxl-16gb" } else { "sd15-8gb" }
+    /// The preset with every setting and its comment, and those that extend it: the recommended one, and the one for little memory.
+    fn presets(&self) -> &'static [&'static str] {
+        if self.xl { &["sdxl", "sdxl-16gb"] } else { &["sd15", "sd15-recommended", "sd15-8gb"] }
     }
 
     /// Whether the networks can stay on the device beside an adapter of the published rank.
@@ -172,13 +172,25 @@ fn choices(args: &Init, known: &Known) -> Vec<Choice> {
     all.into_iter().map(|(section, key, value, why)| Choice { section, key, value, why: why.into() }).collect()
 }
 
-/// The preset's text with these values.
+/// The text of the first preset with the values of the others, and these.
 fn preset(known: &Known, choices: &[Choice]) -> Result<String> {
     let share = share::folder().with_context(|| format!("presets are not found; {}", share::advice()))?;
-    let file = share.join("configs").join(known.preset()).with_extension("toml");
-    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    let text =
-        choices.iter().try_fold(text, |text, choice| edit::set(&text, choice.section, choice.key, &choice.value))?;
+    let read = |name: &&str| {
+        let file = share.join("configs").join(name).with_extension("toml");
+        fs::read_to_string(&file).with_context(|| file.display().to_string())
+    };
+    let texts: Vec<String> = known.presets().iter().map(read).collect::<Result<_>>()?;
+    let mut text = texts[0].clone();
+    for over in &texts[1..] {
+        for (section, settings) in toml::from_str::<toml::Table>(over)?.iter() {
+            for (key, value) in settings.as_table().into_iter().flatten() {
+                text = edit::set(&text, section, key, &value.to_string())?;
+            }
+        }
+    }
+    for choice in choices {
+        text = edit::set(&text, choice.section, choice.key, &choice.value)?;
+    }
     let body: Vec<&str> = text.lines().skip_while(|line| line.starts_with('#')).collect();
     let heading =
         format!("# CoMat on {}, by `comat init` for {} on {:?}", known.model, gigabytes(known.memory), known.device);

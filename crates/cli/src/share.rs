@@ -54,7 +54,8 @@ fn shipped(path: &Path) -> PathBuf {
 
 /// Reads a configuration: a file, or a preset by its name. What a preset names of the shipped files is found from any folder.
 pub fn config(file: &Path, settings: &[String]) -> Result<Config> {
-    let mut config = config::read(&preset(file)?, settings)?;
+    let mut config =
+        config::read_with(&preset(file)?, settings, folder().map(|share| share.join("configs")).as_deref())?;
     let rewards = config.rewards.iter_mut().map(|reward| &mut reward.path);
     for model in [&mut config.model.path, &mut config.captioner.path].into_iter().chain(rewards) {
         let found = shipped(model.typed());

@@ -4,6 +4,7 @@
 
 mod anchor;
 mod attention;
+mod extends;
 mod fetching;
 mod fidelity;
 mod logging;
@@ -38,7 +39,7 @@ pub use memory::Memory;
 pub use micro_batch::MicroBatch;
 pub use mixed::Mixed;
 pub use networks::{Captioner, Model, Reduction};
-pub use parse::read;
+pub use parse::{read, read_with};
 pub use ranks::Ranks;
 pub use replay::{Mode, Policy, Replay};
 pub use rewards::{Reward, RewardKind};
@@ -51,6 +52,10 @@ pub use watching::{Judge, Samples, Validation};
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Settings of comat")]
 pub struct Config {
+    /// Another configuration file, or the name of a preset: its settings hold where this file says nothing. Sections are joined key by key; an
+    /// optional section of it is left out by `attention = false` (or `anchor`, `fidelity`, `mixed`). A relative path begins at this file's folder.
+    #[serde(default, skip_serializing)]
+    pub extends: Option<String>,
     /// The run's own folder: log, samples, checkpoints, the finished LoRA. It is made where it does not exist.
     #[serde(deserialize_with = "paths::one")]
     pub output: PathBuf,

@@ -1,33 +1,59 @@
 //! From the file's text and `--set` to a checked [`Config`], with errors that say where and what was meant.
 
-use super::Config;
+use super::{Config, extends};
 use anyhow::{Context, Result, anyhow, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
-/// Reads `run.toml` and lays `key=value` settings over it.
+/// Reads `run.toml`, with the files that it extends beneath it, and lays `key=value` settings over it.
 pub fn read(path: &Path, settings: &[String]) -> Result<Config> {
-    let text = models::text::read(path)?;
-    parse(&text, settings, &path.display().to_string())
+    read_with(path, settings, None)
 }
 
-fn parse(text: &str, settings: &[String], file: &str) -> Result<Config> {
-    let mut table: Table = toml::from_str(text).map_err(|e| at_place(&e, text, file))?;
+/// As [`read`]. `presets`: the folder of the files that `extends` may name without their folder.
+pub fn read_with(path: &Path, settings: &[String], presets: Option<&Path>) -> Result<Config> {
+    let text = models::text::read(path)?;
+    parse(&text, settings, path, presets)
+}
+
+fn parse(text: &str, settings: &[String], file: &Path, presets: Option<&Path>) -> Result<Config> {
+    let name = file.display().to_string();
+    let (mut table, extended) = with_bases(text, &mut vec![file.to_owned()], presets)?;
     for setting in settings {
         apply(&mut table, setting)?;
     }
+    extends::leave_out(&mut table);
     let config: Config = match table.try_into() {
         Ok(config) => config,
         Err(merged) => {
             // The text knows line numbers, the merged table does not: prefer its error when it is the same one.
+            let over = [
+                extended.map(|base| format!(" over {}", base.display())),
+                (!settings.is_empty()).then(|| format!(" with {}", settings.join(" "))),
+            ];
+            let over: String = over.into_iter().flatten().collect();
             return Err(match toml::from_str::<Config>(text) {
-                Err(e) if settings.is_empty() || e.message() == merged.message() => at_place(&e, text, file),
-                _ => anyhow!("{file} with {}: {}", settings.join(" "), with_suggestion(merged.message())),
+                Err(e) if over.is_empty() || e.message() == merged.message() => at_place(&e, text, &name),
+                _ => anyhow!("{name}{over}: {}", with_suggestion(merged.message())),
             });
         }
     };
-    config.check().with_context(|| file.to_owned())?;
+    config.check().with_context(|| name)?;
     Ok(config)
+}
+
+/// A file's settings over those of the one that it extends, and which one that is. `chain`: the file, after those that extend it.
+fn with_bases(text: &str, chain: &mut Vec<PathBuf>, presets: Option<&Path>) -> Result<(Table, Option<PathBuf>)> {
+    let file = chain.last().cloned().unwrap_or_default();
+    let name = file.display().to_string();
+    let mut table: Table = toml::from_str(text).map_err(|e| at_place(&e, text, &name))?;
+    let Some(named) = extends::take(&mut table).with_context(|| name.clone())? else { return Ok((table, None)) };
+    let base = extends::base(&named, &file, presets).with_context(|| name)?;
+    extends::check(chain, &base)?;
+    chain.push(base.clone());
+    let (mut under, _) = with_bases(&models::text::read(&base)?, chain, presets)?;
+    extends::lay(table, &mut under);
+    Ok((under, Some(base)))
 }
 
 /// `a.b=value`, or `a.0.b=value` of the first of a list of sections; the value is TOML, or a plain text where it is not.
@@ -99,7 +125,12 @@ mod tests {
     const LEAST: &str = "output = 'o'\n[model]\npath = 'm'\n[captioner]\npath = 'c'\n[prompts]\ntrain = 'p.txt'\n";
 
     fn config(extra: &str, settings: &[&str]) -> Result<Config> {
-        parse(&format!("{LEAST}{extra}"), &settings.iter().map(|s| s.to_string()).collect::<Vec<_>>(), "run.toml")
+        parse(
+            &format!("{LEAST}{extra}"),
+            &settings.iter().map(|s| s.to_string()).collect::<Vec<_>>(),
+            Path::new("run.toml"),
+            None,
+        )
     }
 
     fn error(extra: &str, settings: &[&str]) -> String {
@@ -194,7 +225,7 @@ mod tests {
         let clip = "[[reward]]\nkind = 'clip'\npath = 'a'\n[[reward]]\nkind = 'clip'\nname = 'large'\npath = 'b'\nweight = 2\n";
         let of = |settings: &[&str]| {
             let config = config(clip, settings).unwrap();
-            assert_eq!(parse(&toml::to_string(&config).unwrap(), &[], "again").unwrap(), config);
+            assert_eq!(parse(&toml::to_string(&config).unwrap(), &[], Path::new("again"), None).unwrap(), config);
             config.rewards.iter().map(|r| (r.name().to_owned(), r.weight)).collect::<Vec<_>>()
         };
         assert_eq!(of(&[]), [("clip".into(), 1.0), ("large".into(), 2.0)]);
@@ -208,12 +239,54 @@ mod tests {
         assert!(error(clip, &["reward.0.weight=-1"]).contains("reward[0].weight is -1"));
     }
 
+    /// Files over files: what each of them says holds over what is beneath it.
+    #[test]
+    fn a_file_extends_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let (presets, own) = (folder.path().join("presets"), folder.path().join("own"));
+        [&presets, &own].into_iter().for_each(|folder| fs::create_dir(folder).unwrap());
+        let write = |path: PathBuf, text: &str| fs::write(path, text).unwrap();
+        let fidelity = "[fidelity]\nlatents = 'l'\nrank = 8\n[attention]\nsegmenter = { kind = 'world' }\n";
+        write(presets.join("small.toml"), &format!("{LEAST}{fidelity}[train]\nsteps = 5\nbatch_size = 3\n"));
+        write(own.join("middle.toml"), "extends = 'small'\n[train]\nsteps = 6\n[fidelity]\nrank = 9\n");
+        let of = |text: &str, settings: &[&str]| {
+            write(own.join("run.toml"), text);
+            let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
+            read_with(&own.join("run.toml"), &settings, Some(&presets)).map_err(|e| format!("{e:#}"))
+        };
+
+        let config = of("extends = 'middle.toml'\noutput = 'mine'\n", &["train.ema=0.5"]).unwrap();
+        assert_eq!((config.output, config.model.path.typed()), (PathBuf::from("mine"), Path::new("m")));
+        assert_eq!((config.train.steps, config.train.batch_size, config.train.ema), (6, 3, 0.5));
+        assert_eq!(config.fidelity.unwrap().rank, 9);
+        assert!(config.extends.is_none());
+
+        // a section is left out; one with a kind takes the other's place
+        let grounded = "segmenter = { kind = 'grounded', detector = 'd', segmenter = 's' }";
+        let config = of(&format!("extends = 'middle.toml'\nfidelity = false\n[attention]\n{grounded}\n"), &[]).unwrap();
+        assert!(config.fidelity.is_none());
+        assert!(matches!(config.attention.unwrap().segmenter, crate::Segmenter::Grounded { .. }));
+        assert!(of("extends = 'small'\n", &["attention=false"]).unwrap().attention.is_none());
+
+        let wrong = |text: &str, part: &str| {
+            let error = of(text, &[]).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        };
+        wrong("extends = 'nothing'\n", "no preset of that name");
+        wrong("extends = 3\n", "extends = 3: write the path");
+        wrong("extends = 'run.toml'\n", "extends itself");
+        wrong("extends = 'middle.toml'\n[train]\nstepz = 1\n", "unknown key `stepz`; did you mean `steps`?");
+        wrong("extends = 'small'\nmodel = false\n", "invalid type");
+        write(own.join("middle.toml"), "extends = 'run.toml'\n");
+        wrong("extends = 'middle.toml'\n", "extends itself");
+    }
+
     /// The resolved configuration, written into the run's folder, gives the same run again.
     #[test]
     fn written_and_read_back() {
         let config = config("[sampling]\nsize = '96x64'\n", &[]).unwrap();
         let text = toml::to_string(&config).unwrap();
-        assert_eq!(parse(&text, &[], "again").unwrap(), config);
+        assert_eq!(parse(&text, &[], Path::new("again"), None).unwrap(), config);
     }
 
     #[track_caller]
@@ -250,7 +323,7 @@ mod tests {
         contains("[replay]\ntracked = 60", &[], "more than the 50 sampling steps");
         contains("", &["train"], "write key=value");
         contains("", &["seed=2", "seed.x=1"], "seed is a value");
-        let missing = format!("{:#}", parse("output = 'o'", &[], "run.toml").unwrap_err());
+        let missing = format!("{:#}", parse("output = 'o'", &[], Path::new("run.toml"), None).unwrap_err());
         assert_eq!(missing, "run.toml:1:1: missing key `model`");
     }
 }

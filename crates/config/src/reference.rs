@@ -6,8 +6,15 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
-/// The JSON schema of `run.toml`.
+/// The JSON schema of `run.toml`, of files that extend others, too.
 pub fn schema() -> Value {
+    let mut schema = of_types();
+    super::extends::allow(&mut schema);
+    schema
+}
+
+/// As the types have it: every required key is in the file.
+fn of_types() -> Value {
     let mut schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<Config>().to_value();
     tidy(&mut schema);
     schema
@@ -25,6 +32,7 @@ fn tidy(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.remove("format");
+            map.remove("writeOnly");
             if map.get("default").is_some_and(|default| default.is_null() || default.is_object()) {
                 map.remove("default");
             }
@@ -60,7 +68,7 @@ fn tidy(value: &mut Value) {
 
 /// The page `docs/config.md`.
 pub fn markdown() -> String {
-    let schema = schema();
+    let schema = of_types();
     let page = Page { definitions: &schema["definitions"] };
     let mut out = String::from(
         "# All settings\n\n<!-- Made by `cargo xtask docs` from the doc comments in crates/config: change those. -->\n\n",

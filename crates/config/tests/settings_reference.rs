@@ -37,7 +37,8 @@ fn every_key_is_explained() {
             Value::Object(map) => {
                 for (key, property) in map.get("properties").and_then(Value::as_object).into_iter().flatten() {
                     let said = property.get("description").or(property.get("$ref")).or(property.get("const"));
-                    if said.is_none() && property.get("allOf").is_none() {
+                    let says_what_is_required = property.as_object().is_some_and(|p| p.keys().eq(["required"]));
+                    if said.is_none() && property.get("allOf").is_none() && !says_what_is_required {
                         unexplained.push(format!("{at}.{key}"));
                     }
                 }
@@ -69,6 +70,7 @@ fn errors(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
                 said.as_array().unwrap().iter().for_each(|part| found.extend(errors(root, part, value, at)));
                 true
             }
+            "anyOf" => said.as_array().unwrap().iter().any(|part| errors(root, part, value, at).is_empty()),
             "oneOf" => {
                 said.as_array().unwrap().iter().filter(|part| errors(root, part, value, at).is_empty()).count() == 1
             }
@@ -170,6 +172,13 @@ fn the_schema_and_the_program_agree() {
         let errors = errors(&schema, &schema, &value, "");
         assert_eq!(errors.is_empty(), good, "{settings:?}: {errors:?}");
     };
+    // what a file does not say may be in the one that it extends
+    let with_base: Value =
+        serde_json::json!({ "extends": "sd15", "model": { "dtype": "bfloat16" }, "fidelity": false });
+    assert_eq!(errors(&schema, &schema, &with_base, ""), [""; 0]);
+    let without = serde_json::json!({ "model": { "dtype": "bfloat16" } });
+    assert!(!errors(&schema, &schema, &without, "").is_empty());
+
     let grounded = "attention.segmenter={ kind = 'grounded', detector = 'd', segmenter = 's' }";
     agree(&[grounded], true);
     agree(&["attention.segmenter={ kind = 'grounded', detector = 'd' }"], false);

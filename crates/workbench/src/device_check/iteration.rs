@@ -61,6 +61,7 @@ impl<'a> Iteration<'a> {
         };
         let device = if let Device::Cuda(index) = self.device { Where::Cuda(index) } else { Where::Cpu };
         Config {
+            extends: None,
             output: "unused".into(),
             seed: 0,
             model: Model {
