@@ -16,6 +16,7 @@ use crate::{
     segment::Segment,
     share,
     shell::{Completions, Man},
+    signal::Signal,
     world::World,
 };
 use clap::{Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -79,6 +80,7 @@ pub enum Verb {
     Evaluate(Box<Evaluate>),
     Latents(Latents),
     Trace(Trace),
+    Signal(Signal),
     Prompts(Prompts),
     Entities(Entities),
     Segment(Segment),
@@ -100,7 +102,12 @@ impl Verb {
     pub fn computes(&self) -> bool {
         match self {
             Self::Demo(_) | Self::Train(_) | Self::Prepare(_) | Self::Generate(_) | Self::Evaluate(_) => true,
-            Self::Latents(_) | Self::Trace(_) | Self::Segment(_) | Self::Attention(_) | Self::World(_) => true,
+            Self::Latents(_)
+            | Self::Trace(_)
+            | Self::Signal(_)
+            | Self::Segment(_)
+            | Self::Attention(_)
+            | Self::World(_) => true,
             Self::Doctor(doctor) => doctor.check,
             _ => false,
         }

@@ -22,6 +22,7 @@ mod report;
 mod segment;
 mod share;
 mod shell;
+mod signal;
 mod syntax;
 mod threads;
 mod verbs;
@@ -58,6 +59,7 @@ fn dispatch(verb: Verb, console: &Console) -> anyhow::Result<()> {
         Verb::Evaluate(args) => evaluate::run(*args, console),
         Verb::Latents(args) => verbs::latents(args, console),
         Verb::Trace(args) => verbs::trace(args, console),
+        Verb::Signal(args) => signal::run(args, console),
         Verb::Prompts(args) => prompts::run(&args),
         Verb::Entities(args) => entities::run(args),
         Verb::Segment(args) => segment::run(args, console),

@@ -190,3 +190,38 @@ fn micro_batches_change_nothing() {
         assert!(error < 1e-4, "{key}: relative error {error:e}");
     }
 }
+
+/// What gradients have in common: the same as a by-hand comparison of single samples would give in its parts, and nothing is written.
+#[test]
+fn the_signal() {
+    let folder = Folder::of_run();
+    let signal = |words: &str| {
+        let mut all = vec!["signal"];
+        let words = common::train_words(words);
+        all.extend(&words[1..]);
+        folder.comat(&all)
+    };
+    let before = folder.names(".");
+    let json = |words: &str| -> serde_json::Value {
+        serde_json::from_str(&signal(&format!("--prompts 2 --noises 3 --json {words}")).ok().stdout).unwrap()
+    };
+    let found = json("replay.mode=detached");
+    let part = |shares: &serde_json::Value, name: &str| shares[name].as_f64().unwrap_or(0.0);
+    let steps = found["steps"].as_array().unwrap();
+    assert_eq!(steps.iter().map(|step| step["step"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 3]);
+    for shares in steps.iter().map(|step| &step["shares"]).chain([&found["all"]]) {
+        let sum: f64 = ["common", "prompts", "noises", "crops"].iter().map(|name| part(shares, name)).sum();
+        assert!((sum - 1.0).abs() < 1e-9 && part(shares, "norm") > 0.0, "{shares}");
+        assert!(shares["crops"].is_null() && shares["common_error"].is_null(), "{shares}");
+    }
+    assert_eq!(found, json("replay.mode=detached"), "the same draws");
+    assert_ne!(found["all"], json("replay.mode=detached seed=5")["all"]);
+    // a limit that every sample exceeds gives all of them the same weight
+    assert_ne!(found["all"]["noises"], json("replay.mode=detached replay.max_cotangent=1e-9")["all"]["noises"]);
+
+    let page = signal("--prompts 2").ok().stdout;
+    assert!(page.contains("2 prompts × 2 noises, caption loss") && page.contains("all tracked steps"), "{page}");
+    signal("--prompts 1000").error(&["prompts", "1000 are asked for"]);
+    signal("--prompts 1").usage(&["--prompts", "from 2 on"]);
+    assert_eq!(folder.names("."), before);
+}

@@ -33,12 +33,33 @@ pub fn learning_rate(config: &Optimizer, step: u64, total: u64) -> f64 {
 pub struct Gradients {
     pub flat: Tensor,
     views: Vec<Tensor>,
+    /// Where it is asked for: the sampler's steps that were replayed, in that order, and the sum before each of them.
+    steps: Option<Vec<(usize, Tensor)>>,
 }
 
 impl Gradients {
     pub fn zeros(adapter: &Trainable) -> Self {
         let flat = adapter.flat.zeros_like();
-        Self { views: adapter.views_of(&flat), flat }
+        Self { views: adapter.views_of(&flat), flat, steps: None }
+    }
+
+    /// That also remembers what each replayed step adds ([`Gradients::of_steps`]): a copy of the buffer for each.
+    pub fn step_by_step(self) -> Self {
+        Self { steps: Some(vec![]), ..self }
+    }
+
+    /// What comes from now on is of this step of the sampler.
+    pub fn begin(&mut self, step: usize) {
+        if let Some(steps) = &mut self.steps {
+            steps.push((step, self.flat.copy()));
+        }
+    }
+
+    /// What each replayed step has added, flat, in the order of the replay (the last step of the trajectory first).
+    pub fn of_steps(&self) -> Vec<(usize, Tensor)> {
+        let steps = self.steps.as_deref().unwrap_or_default();
+        let after = steps.iter().skip(1).map(|(_, sum)| sum).chain([&self.flat]);
+        steps.iter().zip(after).map(|((step, before), after)| (*step, after - before)).collect()
     }
 
     /// Adds one gradient for each matrix; `None` adds nothing.

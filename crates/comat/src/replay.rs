@@ -110,6 +110,7 @@ impl Replay<'_> {
             g = limited(g, self.max_cotangent, self.batch);
             let next = &g * step.a;
             if let Some(x) = trajectory.before.get(&i) {
+                gradients.begin(i);
                 for (start, length) in chunks(x.size()[0], self.micro_batch) {
                     let cut = |t: &Tensor| t.narrow(0, start, length);
                     let text = self.text.narrow(start, length);

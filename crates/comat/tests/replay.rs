@@ -415,3 +415,30 @@ fn the_modes_differ() {
     let (chained, _) = both_ways(&["replay.mode=chained"]);
     assert!(relative_error(&detached, &chained) > 1e-3);
 }
+
+/// What each replayed step adds can be told apart: in `detached` mode it is what this step gives when it alone is tracked.
+#[test]
+fn step_by_step() {
+    let of = |settings: &[&str], tracked: &[usize]| {
+        let mut session = Session::open(config(settings)).unwrap();
+        let given = Given { tracked: tracked.iter().copied().collect(), ..Given::new(&session) };
+        tch::manual_seed(6);
+        let mut adapter = adapter::start(&session).unwrap().trainable(Kind::Double, device());
+        let _ = adapter.flat.g_add_(&(Tensor::randn(adapter.flat.size(), options()) * 0.1));
+        let mut gradients = Gradients::zeros(&adapter).step_by_step();
+        let share = Share::whole(&PROMPTS);
+        iterate(&mut session, &adapter, &share, given.draws(), None, &mut gradients, || Ok(())).unwrap();
+        gradients
+    };
+    for settings in [&["replay.mode=detached"][..], &["replay.mode=chained", "replay.micro_batch=2"]] {
+        let all = of(settings, &[1, 3, 5]);
+        let steps = all.of_steps();
+        assert_eq!(steps.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [5, 3, 1]);
+        let sum = steps.iter().fold(all.flat.zeros_like(), |sum, (_, part)| sum + part);
+        assert!(relative_error(&sum, &all.flat) < 1e-12);
+        let last = of(settings, &[5]).flat;
+        assert!(relative_error(&steps[0].1, &last) < 1e-9, "the last step is behind no other");
+        let apart = relative_error(&steps[2].1, &of(settings, &[1]).flat);
+        assert_eq!(apart < 1e-9, settings.len() == 1, "{settings:?}: {apart:e}");
+    }
+}

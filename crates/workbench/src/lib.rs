@@ -1,4 +1,5 @@
-//! Around a run of [`comat`]: [`plan`] says what one would do and need, [`trace`] shows one iteration with all its numbers,
+//! Around a run of [`comat`]: [`plan`] says what one would do and need, [`trace`] shows one iteration with all its numbers, [`signal`]
+//! measures what gradients have in common,
 //! [`device_check`] holds a device against the CPU, [`prepare`] makes a model ready for images smaller than its own.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
@@ -6,4 +7,5 @@
 pub mod device_check;
 pub mod plan;
 pub mod prepare;
+pub mod signal;
 pub mod trace;
