@@ -8,6 +8,8 @@ mod args;
 mod card;
 mod demo;
 mod doctor;
+#[cfg(test)]
+mod documented;
 mod entities;
 mod evaluate;
 mod fetch;

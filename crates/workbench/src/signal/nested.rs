@@ -172,7 +172,7 @@ mod tests {
         }
         let shares = nested.shares();
         let near = |a: f64, b: f64| assert!((a - b).abs() < 0.02, "{shares:?}");
-        near(shares.norm, (size as f64).sqrt());
+        near(shares.norm / (size as f64).sqrt(), 1.0);
         near(shares.common, 0.1);
         near(shares.prompts, 0.2);
         near(shares.noises, 0.3);
