@@ -5,14 +5,13 @@
 //! approximated: the gradients are those of one graph over all steps (`tests/replay.rs`).
 
 use crate::{
-    loss::attention::{self, Target},
+    loss::step::{self, Pull, Replayed, StepLoss, Values},
     optim::Gradients,
 };
 use anyhow::Result;
 use diffusion::{denoiser::Denoiser, precision, text::GuidedText, trajectory::Trajectory};
 use models::schedule::{Sampler, Step};
-use std::collections::BTreeSet;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 pub use config::Mode;
 
@@ -32,77 +31,14 @@ pub struct Replay<'a> {
     pub batch: usize,
     /// The matrices of the adapter, in the order of `Lora::parameters`.
     pub leaves: &'a [&'a Tensor],
-    pub attention: Option<Concentration<'a>>,
-    pub anchor: Option<Anchored<'a>>,
-}
-
-/// The attention losses: some of the tracked steps add them to what they pass back.
-pub struct Concentration<'a> {
-    pub config: &'a config::Attention,
-    /// Of the tracked steps, those that take part.
-    pub steps: BTreeSet<usize>,
-    /// What belongs where, for every sample.
-    pub targets: &'a [Vec<Target>],
-}
-
-/// The original model, to which some of the tracked steps are held.
-pub struct Anchored<'a> {
-    /// Without an adapter, with guidance of its own.
-    pub denoiser: Denoiser<'a>,
-    pub text: &'a GuidedText,
-    pub weight: f64,
-    pub steps: BTreeSet<usize>,
-}
-
-/// What the steps add to the losses; means over the batch, not weighted.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct StepLosses {
-    pub attention: AttentionLosses,
-    /// Squared distance to the original model's output, in the mean over latent values and steps.
-    pub anchor: f64,
-}
-
-/// Values of the attention losses, summed over their steps, not weighted.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct AttentionLosses {
-    pub token: f64,
-    pub pixel: f64,
-}
-
-/// Which of the losses a value belongs to.
-#[derive(Clone, Copy)]
-enum Term {
-    Token,
-    Pixel,
-    Anchor,
-}
-
-/// Values of losses, still on the device.
-type Values = Vec<(Term, Tensor)>;
-
-impl StepLosses {
-    /// The sums of such values, which are read from the device all at once.
-    fn read(values: Values) -> Result<Self> {
-        let mut losses = Self::default();
-        if values.is_empty() {
-            return Ok(losses);
-        }
-        let all: Vec<Tensor> = values.iter().map(|(_, value)| value.to_kind(Kind::Double)).collect();
-        for ((term, _), value) in values.iter().zip(Vec::<f64>::try_from(&Tensor::stack(&all, 0))?) {
-            *match term {
-                Term::Token => &mut losses.attention.token,
-                Term::Pixel => &mut losses.attention.pixel,
-                Term::Anchor => &mut losses.anchor,
-            } += value;
-        }
-        Ok(losses)
-    }
+    /// What some of the tracked steps add to what they pass back.
+    pub losses: Vec<&'a dyn StepLoss>,
 }
 
 impl Replay<'_> {
     /// Adds to `gradients` what the cotangent `dL/dx_0` gives for every leaf.
     /// The losses of the steps themselves join on the way. Returns their values.
-    pub fn run(&self, trajectory: &Trajectory, cotangent: Tensor, gradients: &mut Gradients) -> Result<StepLosses> {
+    pub fn run(&self, trajectory: &Trajectory, cotangent: Tensor, gradients: &mut Gradients) -> Result<Values> {
         let mut g = cotangent;
         let mut values = vec![];
         let first = trajectory.before.keys().next().copied().unwrap_or(usize::MAX);
@@ -111,16 +47,11 @@ impl Replay<'_> {
             let next = &g * step.a;
             if let Some(x) = trajectory.before.get(&i) {
                 gradients.begin(i);
-                for (start, length) in chunks(x.size()[0], self.micro_batch) {
-                    let cut = |t: &Tensor| t.narrow(0, start, length);
-                    let text = self.text.narrow(start, length);
-                    let attention = self.attention.as_ref().filter(|a| a.steps.contains(&i));
-                    let attention = attention.map(|a| (a, &a.targets[start as usize..(start + length) as usize]));
-                    let anchor = self.anchor.as_ref().filter(|a| a.steps.contains(&i));
-                    let anchor = anchor.map(|a| (a, a.text.narrow(start, length)));
-                    let anchor = anchor.as_ref().map(|(a, text)| (*a, text));
-                    let (through_input, of_step) =
-                        self.step(step, cut(x), &text, cut(&g), attention, anchor, gradients)?;
+                let losses: Vec<&dyn StepLoss> =
+                    self.losses.iter().copied().filter(|loss| loss.steps().contains(&i)).collect();
+                for rows in chunks(x.size()[0], self.micro_batch) {
+                    let cut = |t: &Tensor| t.narrow(0, rows.0, rows.1);
+                    let (through_input, of_step) = self.step(step, cut(x), rows, cut(&g), &losses, gradients)?;
                     values.extend(of_step);
                     if let Some(through_input) = through_input {
                         let _ = cut(&next).g_add_(&(through_input * self.discount));
@@ -129,74 +60,54 @@ impl Replay<'_> {
             }
             g = next;
         }
-        StepLosses::read(values)
+        step::read(values)
     }
 
-    /// One tracked step with gradient; returns what flows through the model's input, and the step's losses.
-    #[allow(clippy::too_many_arguments)]
+    /// One tracked step with gradient, of some rows of the samples; returns what flows through the model's input, and the values of the
+    /// step's losses.
+    #[allow(clippy::type_complexity)]
     fn step(
         &self,
         step: &Step,
         x: Tensor,
-        text: &GuidedText,
+        (start, length): (i64, i64),
         g: Tensor,
-        attention: Option<(&Concentration, &[Vec<Target>])>,
-        anchor: Option<(&Anchored, &GuidedText)>,
+        losses: &[&dyn StepLoss],
         gradients: &mut Gradients,
-    ) -> Result<(Option<Tensor>, Values)> {
+    ) -> Result<(Option<Tensor>, Vec<(&'static str, Tensor)>)> {
         let chained = self.mode == Mode::Chained;
+        let kind = self.denoiser.kind;
+        let text = self.text.narrow(start, length);
         let x = x.detach().set_requires_grad(chained);
+        let (e, maps) = if losses.iter().any(|loss| loss.looks_at_maps()) {
+            self.denoiser.predict_with_maps(&x, step.time, &text)?
+        } else {
+            (self.denoiser.predict(&x, step.time, &text)?, vec![])
+        };
+        let rows = (start as usize, length as usize);
+        let seen = Replayed { step, latents: &x, output: &e, maps: &maps, rows, batch: self.batch };
         let mut values = vec![];
-        let (mut outputs, mut cotangents) = (vec![], vec![g * step.b]);
-        match attention {
-            None => outputs.push(self.denoiser.predict(&x, step.time, text)?),
-            Some((attention, targets)) => {
-                let (e, maps) = self.denoiser.predict_with_maps(&x, step.time, text)?;
-                outputs.push(e);
-                let config = attention.config;
-                if let Some(parts) = attention::losses(config.form, &maps, targets, self.batch) {
-                    values.push((Term::Token, parts.token.detach()));
-                    values.push((Term::Pixel, parts.pixel.detach()));
-                    let loss = parts.token * config.token_weight + parts.pixel * config.pixel_weight;
+        let (mut outputs, mut cotangents) = (vec![e.shallow_clone()], vec![g * step.b]);
+        for term in losses.iter().map(|loss| loss.terms(&seen)).collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+            values.push((term.name, term.value));
+            match (term.gradient, self.mode) {
+                (Pull::Loss(loss), _) => {
                     cotangents.push(loss.ones_like());
                     outputs.push(loss);
                 }
-            }
-        }
-        if let Some((anchor, text)) = anchor {
-            let (loss, pull) = self.distance(anchor, step, &x, text, &outputs[0])?;
-            values.push((Term::Anchor, loss));
-            match self.mode {
-                Mode::Detached => cotangents[0] += pull,
+                (Pull::AtOutput(cotangent), Mode::Detached) => cotangents[0] += cotangent,
                 // it is about this step alone: nothing of it goes on through the model's input
-                Mode::Chained => {
-                    gradients.add(&precision::vjp_and_keep(self.denoiser.kind, &[&outputs[0]], self.leaves, &[&pull])?)
+                (Pull::AtOutput(cotangent), Mode::Chained) => {
+                    gradients.add(&precision::vjp_and_keep(kind, &[&e], self.leaves, &[&cotangent])?)
                 }
             }
         }
         let inputs: Vec<&Tensor> = self.leaves.iter().copied().chain(chained.then_some(&x)).collect();
         let outputs: Vec<&Tensor> = outputs.iter().collect();
-        let mut grads = precision::vjp(self.denoiser.kind, &outputs, &inputs, &cotangents.iter().collect::<Vec<_>>())?;
+        let mut grads = precision::vjp(kind, &outputs, &inputs, &cotangents.iter().collect::<Vec<_>>())?;
         let through_input = grads.drain(self.leaves.len()..).next().flatten();
         gradients.add(&grads);
         Ok((through_input, values))
-    }
-
-    /// The anchor loss of some samples at one step, and its cotangent, weighted, at the output `e` `[b, C, h, w]`.
-    fn distance(
-        &self,
-        anchor: &Anchored,
-        step: &Step,
-        x: &Tensor,
-        text: &GuidedText,
-        e: &Tensor,
-    ) -> Result<(Tensor, Tensor)> {
-        let _guard = tch::no_grad_guard();
-        let apart = e.detach() - anchor.denoiser.predict(&x.detach(), step.time, text)?;
-        let values = apart.numel() as f64 / apart.size()[0] as f64;
-        let share = 1.0 / (values * (self.batch * anchor.steps.len()) as f64);
-        let loss = apart.square().sum(Kind::Double) * share;
-        Ok((loss, apart * (2.0 * share * anchor.weight)))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::{
     attention::Attention,
-    loss::caption::CaptionLoss,
-    replay::{Anchored, chunks},
+    loss::{anchor::Original, caption::CaptionLoss},
+    replay::chunks,
     reward::{self, ImageReward, Weighted},
 };
 use anyhow::{Result, bail};
@@ -22,23 +22,6 @@ use entities::Mode;
 use models::{guidance::Guidance, lora::Lora, schedule::Sampler, unet::UNet, vae::AutoencoderKl};
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
-
-/// The original model as the anchor sees it.
-pub struct Original {
-    unet: UNet,
-    text: GuidedText,
-    guidance: Guidance,
-    kind: Kind,
-    weight: f64,
-}
-
-impl Original {
-    /// Towards it, at these steps.
-    pub fn pull(&self, steps: BTreeSet<usize>) -> Anchored<'_> {
-        let denoiser = Denoiser { unet: &self.unet, guidance: self.guidance, kind: self.kind };
-        Anchored { denoiser, text: &self.text, weight: self.weight, steps }
-    }
-}
 
 pub struct Session {
     pub config: Config,

@@ -13,10 +13,10 @@ use crate::{
     ema::Ema,
     finite::{self, MOST_SKIPPED, Part},
     latents,
-    loss::caption::Crop,
+    loss::{anchor::Anchored, attention::Concentration, caption::Crop, step::StepLoss},
     mixed::Mixed,
     optim::{Gradients, Updater, learning_rate},
-    replay::{AttentionLosses, Concentration, Replay, StepLosses},
+    replay::Replay,
     reward::{Gradient, ImageReward, Seen},
     session::Session,
 };
@@ -292,6 +292,12 @@ pub fn iterate(
 
     let branched = session.branched(&adapter.lora)?;
     let original = session.anchor(prompts, &anchor)?;
+    let anchored = original.as_ref().map(|original| original.pull(anchor));
+    let attentive = session.attention.as_ref();
+    let concentration = attentive.map(|a| Concentration { config: &a.config, steps: attention, targets: &targets });
+    let mut losses: Vec<&dyn StepLoss> = vec![];
+    losses.extend(concentration.iter().map(|loss| loss as &dyn StepLoss));
+    losses.extend(anchored.iter().map(|loss| loss as &dyn StepLoss));
     let replay = Replay {
         denoiser: &session.denoiser(&branched),
         sampler: &sampler,
@@ -302,14 +308,10 @@ pub fn iterate(
         micro_batch: session.config.replay.micro_batch.samples(),
         batch,
         leaves: &adapter.lora.matrices(),
-        attention: session.attention.as_ref().map(|a| Concentration {
-            config: &a.config,
-            steps: attention,
-            targets: &targets,
-        }),
-        anchor: original.as_ref().map(|original| original.pull(anchor)),
+        losses,
     };
-    let StepLosses { attention: attention_losses, anchor: anchor_loss } = replay.run(&walked, cotangent, gradients)?;
+    let of_steps = replay.run(&walked, cotangent, gradients)?;
+    let of_steps = |name| of_steps.get(name).copied().unwrap_or_default();
     let phases = Phases { trajectory, decode, caption, reward, fidelity, segment, replay: clock.end() };
     Ok(Outcome {
         latents: walked.latents,
@@ -320,8 +322,11 @@ pub fn iterate(
         rewarded,
         verdict,
         pulls,
-        attention_losses,
-        anchor_loss,
+        attention_losses: AttentionLosses {
+            token: of_steps(Concentration::TOKEN),
+            pixel: of_steps(Concentration::PIXEL),
+        },
+        anchor_loss: of_steps(Anchored::NAME),
         counts,
         phases,
     })
@@ -366,6 +371,13 @@ pub struct Rewarded {
     pub rewards: Vec<f64>,
     /// Of all of them, weighted.
     pub loss: f64,
+}
+
+/// Values of the attention losses, summed over their steps, not weighted.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct AttentionLosses {
+    pub token: f64,
+    pub pixel: f64,
 }
 
 /// What an iteration leaves besides gradients. Of a share, losses and other means are its part of those of the batch.

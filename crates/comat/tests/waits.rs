@@ -64,6 +64,7 @@ fn counted(dtype: &str, mode: Mode) -> [(&'static str, BTreeMap<String, u64>); 4
     for (name, count) in operators.take() {
         *decode.entry(name).or_default() += count;
     }
+    let anchored = original.pull(tracked);
     let replay = Replay {
         denoiser: &session.denoiser(&branched),
         sampler: &session.sampler,
@@ -74,8 +75,7 @@ fn counted(dtype: &str, mode: Mode) -> [(&'static str, BTreeMap<String, u64>); 4
         micro_batch: 0,
         batch: PROMPTS.len(),
         leaves: &adapter.lora.matrices(),
-        attention: None,
-        anchor: Some(original.pull(tracked)),
+        losses: vec![&anchored],
     };
     replay.run(&walked, cotangent, &mut gradients).unwrap();
     [("trajectory", trajectory), ("decode", decode), ("caption", captioned), ("replay", operators.take())]

@@ -1,9 +1,47 @@
 //! Attribute Concentration: the attention of a noun and its attributes belongs on the noun's object, and nowhere else
 //! (section 3 of the method).
 
+use super::step::{Pull, Replayed, StepLoss, Term};
+use anyhow::Result;
 use config::Form;
 use models::unet::Layer;
+use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
+
+/// The attention losses of some of the tracked steps.
+pub struct Concentration<'a> {
+    pub config: &'a config::Attention,
+    pub steps: BTreeSet<usize>,
+    /// What belongs where, for every sample.
+    pub targets: &'a [Vec<Target>],
+}
+
+impl Concentration<'_> {
+    pub const TOKEN: &'static str = "token";
+    pub const PIXEL: &'static str = "pixel";
+}
+
+impl StepLoss for Concentration<'_> {
+    fn steps(&self) -> &BTreeSet<usize> {
+        &self.steps
+    }
+
+    fn looks_at_maps(&self) -> bool {
+        true
+    }
+
+    fn terms(&self, seen: &Replayed) -> Result<Vec<Term>> {
+        let (start, length) = seen.rows;
+        let targets = &self.targets[start..start + length];
+        let Some(parts) = losses(self.config.form, seen.maps, targets, seen.batch) else { return Ok(vec![]) };
+        let term =
+            |name, part: Tensor, weight: f64| Term { name, value: part.detach(), gradient: Pull::Loss(part * weight) };
+        Ok(vec![
+            term(Self::TOKEN, parts.token, self.config.token_weight),
+            term(Self::PIXEL, parts.pixel, self.config.pixel_weight),
+        ])
+    }
+}
 
 /// A noun as the text encoder sees it, and where in the image it is.
 pub struct Target {

@@ -3,9 +3,8 @@
 use crate::{
     attention::Counts,
     finite::{NotFinite, Part},
-    replay::AttentionLosses,
     session::Session,
-    train::{Outcome, Phases, Pulls},
+    train::{AttentionLosses, Outcome, Phases, Pulls},
 };
 use anyhow::Result;
 use ranks::{

@@ -144,8 +144,7 @@ impl<'a> Iteration<'a> {
             micro_batch: 0,
             batch: PROMPTS.len(),
             leaves: &adapter.lora.matrices(),
-            attention: None,
-            anchor: None,
+            losses: vec![],
         };
         replay.run(&walked, pull, &mut gradients)?;
         let host = |t: &Tensor| t.detach().to_device(Device::Cpu);

@@ -1,0 +1,59 @@
+//! The anchor: some of the tracked steps are held to what the original model predicts there, with guidance of its own.
+
+use super::step::{Pull, Replayed, StepLoss, Term};
+use anyhow::Result;
+use diffusion::{denoiser::Denoiser, text::GuidedText};
+use models::{guidance::Guidance, unet::UNet};
+use std::collections::BTreeSet;
+use tch::Kind;
+
+/// The original model, as a step is held to it.
+pub struct Original {
+    pub unet: UNet,
+    /// The prompts, as its guidance takes them.
+    pub text: GuidedText,
+    pub guidance: Guidance,
+    pub kind: Kind,
+    pub weight: f64,
+}
+
+impl Original {
+    /// Towards it, at these steps.
+    pub fn pull(&self, steps: BTreeSet<usize>) -> Anchored<'_> {
+        let denoiser = Denoiser { unet: &self.unet, guidance: self.guidance, kind: self.kind };
+        Anchored { denoiser, text: &self.text, weight: self.weight, steps }
+    }
+}
+
+/// The original model at some of the tracked steps.
+pub struct Anchored<'a> {
+    /// Without an adapter, with guidance of its own.
+    pub denoiser: Denoiser<'a>,
+    pub text: &'a GuidedText,
+    pub weight: f64,
+    pub steps: BTreeSet<usize>,
+}
+
+impl Anchored<'_> {
+    /// Squared distance to the original model's output, in the mean over latent values and steps.
+    pub const NAME: &'static str = "anchor";
+}
+
+impl StepLoss for Anchored<'_> {
+    fn steps(&self) -> &BTreeSet<usize> {
+        &self.steps
+    }
+
+    fn terms(&self, seen: &Replayed) -> Result<Vec<Term>> {
+        let _guard = tch::no_grad_guard();
+        let text = self.text.narrow(seen.rows.0 as i64, seen.rows.1 as i64);
+        let apart = seen.output.detach() - self.denoiser.predict(&seen.latents.detach(), seen.step.time, &text)?;
+        let values = apart.numel() as f64 / apart.size()[0] as f64;
+        let share = 1.0 / (values * (seen.batch * self.steps.len()) as f64);
+        Ok(vec![Term {
+            name: Self::NAME,
+            value: apart.square().sum(Kind::Double) * share,
+            gradient: Pull::AtOutput(apart * (2.0 * share * self.weight)),
+        }])
+    }
+}
