@@ -132,9 +132,10 @@ impl NoiseSchedule {
             return Err(Error::Input(format!("{steps} sampling steps: must be 1 to {train}")));
         }
         let times: Vec<f64> = match self.spacing {
-            Spacing::Leading => {
-                (0..steps).rev().map(|i| ((i * (train / steps)) as i64 + self.steps_offset) as f64).collect()
-            }
+            Spacing::Leading => (0..steps)
+                .rev()
+                .map(|i| ((i * (train / steps)) as i64).saturating_add(self.steps_offset) as f64)
+                .collect(),
             Spacing::Linspace => {
                 let (last, gap) = ((train - 1) as f64, (train - 1) as f64 / (steps.max(2) - 1) as f64);
                 (0..steps).rev().map(|i| if i > 0 && i + 1 == steps { last } else { i as f64 * gap }).collect()

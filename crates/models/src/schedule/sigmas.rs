@@ -95,7 +95,7 @@ impl NoiseSchedule {
             return Err(Error::Input(format!("{steps} sampling steps: must be 1 to {} for dpm++_2m", train - 1)));
         }
         let time = |i: usize| match self.spacing {
-            Spacing::Leading => ((i * (train / (steps + 1))) as i64 + self.steps_offset) as f64,
+            Spacing::Leading => ((i * (train / (steps + 1))) as i64).saturating_add(self.steps_offset) as f64,
             _ => (i as f64 * ((train - 1) as f64 / steps as f64)).round_ties_even(),
         };
         self.inside((1..=steps).rev().map(time).collect())
