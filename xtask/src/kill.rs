@@ -19,8 +19,8 @@ path = "FIXTURES/pipeline_sd1"
 [captioner]
 path = "FIXTURES/blip"
 [prompts]
-train = "prompts.txt"
-validation = "validation.txt"
+train = "../prompts.txt"
+validation = "../validation.txt"
 [sampling]
 sampler = "ddpm"
 steps = 4
@@ -60,7 +60,7 @@ pub fn run(workspace: &Workspace, times: u32, seed: Option<u64>, comat: Option<&
     let trial = Trial { comat, folder, fixtures: workspace.root().join("crates/models/tests/fixtures") };
     trial.prepare()?;
     let began = Instant::now();
-    must(trial.train("straight").stdout(Stdio::null()))?;
+    must(trial.train("straight")?.stdout(Stdio::null()))?;
     let whole = began.elapsed();
     let expected = trial.outcome("straight")?;
     println!(
@@ -113,18 +113,27 @@ impl Trial {
         command
     }
 
-    fn train(&self, output: &str) -> Command {
+    /// In a folder of its own: what is exported names the output.
+    fn train(&self, trial: &str) -> Result<Command> {
+        let folder = self.folder.join(trial);
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let mut command = self.program();
-        command.args(["train", "--config", "run.toml", "--set", &format!("output={output}")]);
-        command
+        command.args(["train", "--config", "../run.toml", "--set", "output=out"]).current_dir(folder);
+        Ok(command)
+    }
+
+    fn output(&self, trial: &str) -> PathBuf {
+        self.folder.join(trial).join("out")
     }
 
     /// How often it was killed, at most so many times.
-    fn until_it_ends(&self, output: &str, whole: Duration, most: u32, random: &mut Random) -> Result<u32> {
+    fn until_it_ends(&self, trial: &str, whole: Duration, most: u32, random: &mut Random) -> Result<u32> {
         let mut kills = 0;
         loop {
-            let mut command = self.train(output);
-            if self.folder.join(output).exists() {
+            let mut command = self.train(trial)?;
+            // before the first checkpoint there is nothing to go on from
+            let checkpoints = fs::read_dir(self.output(trial).join("checkpoints"));
+            if checkpoints.into_iter().flatten().flatten().any(|entry| is_whole(&entry.file_name().to_string_lossy())) {
                 command.arg("--resume");
             }
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
@@ -141,14 +150,14 @@ impl Trial {
                 None => kills += 1,
                 Some(code) => {
                     let said = String::from_utf8_lossy(&done.stderr).into_owned();
-                    bail!("{}, killed {kills} times: it ended with {code}: {said}", self.folder.join(output).display());
+                    bail!("{}, killed {kills} times: it ended with {code}: {said}", self.output(trial).display());
                 }
             }
         }
     }
 
-    fn outcome(&self, output: &str) -> Result<Outcome> {
-        let root = self.folder.join(output);
+    fn outcome(&self, trial: &str) -> Result<Outcome> {
+        let root = self.output(trial);
         let lora = root.join("adapter/pytorch_lora_weights.safetensors");
         let mut generate = self.program();
         let model = self.fixtures.join("pipeline_sd1");
@@ -184,6 +193,11 @@ impl Trial {
         }
         Ok(outcome)
     }
+}
+
+/// A checkpoint gets its name when it is whole.
+fn is_whole(name: &str) -> bool {
+    name.strip_prefix("step-").is_some_and(|step| step.parse::<u64>().is_ok())
 }
 
 /// Logs have times in them; the configuration has the name of the output.
