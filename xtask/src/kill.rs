@@ -131,12 +131,8 @@ impl Trial {
         let mut kills = 0;
         loop {
             let mut command = self.train(trial)?;
-            // before the first checkpoint there is nothing to go on from
-            let checkpoints = fs::read_dir(self.output(trial).join("checkpoints"));
-            if checkpoints.into_iter().flatten().flatten().any(|entry| is_whole(&entry.file_name().to_string_lossy())) {
-                command.arg("--resume");
-            }
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+            // from the beginning, where it was killed before the first checkpoint
+            let mut child = command.args(["--resume", "auto"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
             let end = Instant::now() + whole.mul_f64(random.share() * 0.9);
             while kills < most && Instant::now() < end && child.try_wait()?.is_none() {
                 thread::sleep(Duration::from_millis(1));
@@ -193,11 +189,6 @@ impl Trial {
         }
         Ok(outcome)
     }
-}
-
-/// A checkpoint gets its name when it is whole.
-fn is_whole(name: &str) -> bool {
-    name.strip_prefix("step-").is_some_and(|step| step.parse::<u64>().is_ok())
 }
 
 /// Logs have times in them; the configuration has the name of the output.
