@@ -158,7 +158,9 @@ pub fn model_config(bytes: &[u8]) {
         ended(Segmenter::open(folder, kind, device));
         ended(SentenceEmbedder::open(folder, kind, device));
     });
-    with_file("preprocessor_config.json", bytes, |folder, _| drop(ended(Preprocess::open(folder))));
+    with_file("preprocessor_config.json", bytes, |folder, _| {
+        ended(Preprocess::open(folder));
+    });
     with_file("model_index.json", bytes, |folder, _| {
         drop(ended(diffusion::pipeline::describe(folder, Overrides::default())));
     });
