@@ -41,6 +41,7 @@ MAKERS = {
     "prodigy": prodigy.prodigy,
     "schedules": schedules.schedules,
     "samplers": schedules.samplers,
+    "samplers_more": schedules.samplers_more,
     "blip": captioner.blip,
     "preprocess": captioner.preprocess,
     "vqa": vqa.vqa,

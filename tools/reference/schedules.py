@@ -189,3 +189,64 @@ def samplers():
             add(kind, "v_prediction", spacing, 30, zero=True)
     save_file({k: v.contiguous().clone() for k, v in tensors.items()}, str(path / "io.safetensors"))
     report(name)
+
+
+def samplers_more():
+    """Names: SAMPLER/BETAS/PREDICTION/SPACING/{times,latents}, in float64, with seven steps; BETAS/signal: alphas_cumprod at 0, 1, 500 and
+    998. The cosine schedule, and predictions of the clean image, which diffusers' Euler ancestral does not have."""
+    name = "samplers_more"
+    gen, path = generator(name), folder(name)
+    steps = 7
+    start, z = randn(gen, 2, 3).double(), randn(gen, steps, 2, 3).double()
+    tensors = {"start": start, "z": z}
+    solver = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
+    kinds = {
+        "ddpm": (DDPMScheduler, {"clip_sample": False, "variance_type": "fixed_small"}, {}),
+        "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}, {}),
+        "ddim_eta1": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}, {"eta": 1.0}),
+        "euler": (EulerDiscreteScheduler, {}, {}),
+        "euler_a": (EulerAncestralDiscreteScheduler, {}, {}),
+        "dpm++_2m": (DPMSolverMultistepScheduler, solver, {}),
+        "dpm++_2m_karras": (DPMSolverMultistepScheduler, solver | {"use_karras_sigmas": True}, {}),
+    }
+    common = {"beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000, "steps_offset": 1}
+
+    def add(kind, betas, prediction, spacing, zero=False):
+        cls, own, options = kinds[kind]
+        config = common | own | {"beta_schedule": betas, "prediction_type": prediction, "timestep_spacing": spacing}
+        scheduler = cls(**config, rescale_betas_zero_snr=True) if zero else cls(**config)
+        betas = f"{betas}{'_zero_snr' if zero else ''}"
+        signal = scheduler.alphas_cumprod.double()
+        tensors[f"{betas}/signal"] = torch.stack([signal[t] for t in (0, 1, 500, 998)])
+        first, second = in_float64()
+        with first, second:
+            if hasattr(scheduler, "sigmas"):
+                result = trajectory(scheduler, steps, start, z)
+            else:
+                scheduler.alphas_cumprod, scheduler.one = signal, torch.tensor(1.0, dtype=torch.float64)
+                if hasattr(scheduler, "final_alpha_cumprod"):
+                    scheduler.final_alpha_cumprod = signal[0]
+                scheduler.set_timesteps(steps)
+                x, out = start, []
+                for i, t in enumerate(scheduler.timesteps):
+                    with given_noise([z[i]]):
+                        x = scheduler.step(model_output(x, t.double()), t, x, **options).prev_sample
+                    out.append(x)
+                result = {"times": scheduler.timesteps.double(), "latents": torch.stack(out)}
+        tensors.update({f"{kind}/{betas}/{prediction}/{spacing}/{k}": v for k, v in result.items()})
+
+    for kind in kinds:
+        # ours goes another way with DDIM and linspace: docs/formats.md
+        for spacing in ("leading", "trailing") if kind.startswith("ddim") else ("leading", "trailing", "linspace"):
+            for betas, prediction in (
+                ("squaredcos_cap_v2", "epsilon"),
+                ("squaredcos_cap_v2", "v_prediction"),
+                ("squaredcos_cap_v2", "sample"),
+                ("scaled_linear", "sample"),
+            ):
+                if (kind, prediction) != ("euler_a", "sample"):
+                    add(kind, betas, prediction, spacing)
+        if kind not in ("ddpm", "euler_a"):
+            add(kind, "scaled_linear", "sample", "trailing", zero=True)
+    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, str(path / "io.safetensors"))
+    report(name)

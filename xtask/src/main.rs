@@ -7,6 +7,7 @@ mod command;
 mod demo;
 mod docs;
 mod fixtures;
+mod kill;
 mod lint;
 mod setup;
 mod test;
@@ -38,6 +39,7 @@ enum Verb {
     Wheel(WheelArgs),
     Bench(BenchArgs),
     Fixtures(FixturesArgs),
+    Kill(KillArgs),
 }
 
 /// Put libtorch 2.11.0 under ./libtorch (0.5 GB; once)
@@ -122,6 +124,23 @@ struct FixturesArgs {
     args: Vec<String>,
 }
 
+/// Kill a small training at random moments, resume it until it ends, and compare it with one that was not killed
+///
+/// Validation, samples and checkpoints are on. Weights, moments, exported LoRAs, samples and latents have to be the same bytes, and
+/// what validation found the same numbers.
+#[derive(Args)]
+struct KillArgs {
+    /// How many kills there are in all
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    times: u32,
+    /// Where the moments are drawn from [default: another one each time; it is printed]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// A comat that is built already [default: the release build, which is made]
+    #[arg(long, value_name = "FILE")]
+    comat: Option<std::path::PathBuf>,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.verb) {
@@ -144,6 +163,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Wheel(args) => wheel::run(&workspace, &args),
         Verb::Bench(args) => bench::run(&workspace, &args.names, args.runs),
         Verb::Fixtures(args) => fixtures::run(&workspace, &args.args),
+        Verb::Kill(args) => kill::run(&workspace, args.times, args.seed, args.comat.as_deref()),
     }
 }
 

@@ -290,7 +290,7 @@ pub struct Source {
 /// How a model is read, where that is not as its files say
 #[derive(Group, Clone, Copy)]
 pub struct OverrideArgs {
-    /// What the UNet predicts, where the files do not say or say wrongly: epsilon or v_prediction
+    /// What the UNet predicts, where the files do not say or say wrongly: epsilon, v_prediction or sample
     #[arg(long, value_name = "NAME")]
     pub prediction_type: Option<Prediction>,
     /// Whether the noise leaves nothing of the image at the last timestep, where the files do not say or say wrongly

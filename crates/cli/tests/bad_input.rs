@@ -84,8 +84,8 @@ fn configurations_of_models_that_are_not_supported() {
     refused(&folder, "", &["model/unet/config.json: EOF while parsing", "line 1"]);
 
     let folder = Folder::of_run_on_copies();
-    folder.edit_json("model/scheduler/scheduler_config.json", "beta_schedule", "squaredcos_cap_v2");
-    refused(&folder, "", &["scheduler_config.json: beta_schedule is squaredcos_cap_v2"]);
+    folder.edit_json("model/scheduler/scheduler_config.json", "beta_schedule", "sigmoid");
+    refused(&folder, "", &["scheduler_config.json: beta_schedule is sigmoid"]);
     folder.copy(SD1, "model");
     folder.edit_json("captioner/config.json", "model_type", "blip-2");
     refused(&folder, "", &["captioner/config.json: model_type is \"blip-2\"; only \"blip\" is supported"]);

@@ -75,6 +75,27 @@ fn converted_and_merged_it_draws_the_same() {
     folder.assert_no_leftovers();
 }
 
+/// `FILE:SCALE` may begin with `~` or a variable: what a shell does not expand within a word, or what stands in quotes.
+#[test]
+fn a_path_with_a_home_and_a_scale() {
+    let folder = folder();
+    let merged = |lora: &str, out: &str| {
+        let model = world();
+        let words = ["lora", "merge", "--model", &model, "--lora", lora, "--out", out, "--dtype", "float32"];
+        let mut command = folder.command(&words);
+        command.env("HOME", folder.path("")).env("LORAS", folder.path(""));
+        common::Done::from(command.output().unwrap())
+    };
+    merged(&format!("{OURS}:0.5"), "plain").ok();
+    for (i, lora) in
+        [format!("~/{OURS}:0.5"), format!("$LORAS/{OURS}:0.5"), format!("${{LORAS}}/{OURS}:0.5")].iter().enumerate()
+    {
+        merged(lora, &format!("other{i}")).ok();
+        assert!(folder.bytes("plain") == folder.bytes(&format!("other{i}")), "{lora}");
+    }
+    merged("$COMAT_NOT_SET/x:0.5", "none").usage(&["the variable COMAT_NOT_SET is not set"]);
+}
+
 /// Weights of 16 bits take in what is large beside their last place, and lose what is small; it is said how much.
 #[test]
 fn merging_says_what_the_rounding_leaves() {

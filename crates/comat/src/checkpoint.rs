@@ -296,7 +296,10 @@ pub fn find(root: &Path, which: &str) -> Result<Option<PathBuf>> {
         _ => match steps(root)?.pop() {
             Some((_, path)) => Ok(Some(path)),
             None if which == "auto" => Ok(None),
-            None => bail!("{}: there is no checkpoint yet to resume from; start without --resume", root.display()),
+            None => bail!(
+                "{}: there is no checkpoint yet to resume from; start without --resume, or with --resume auto",
+                root.display()
+            ),
         },
     }
 }

@@ -116,7 +116,9 @@ impl Image {
         let file = fs::File::open(path).map_err(Error::io(path))?;
         let unreadable = |what: String| Error::file(path, what);
         let mut reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(|e| unreadable(e.to_string()))?;
-        let size = reader.output_buffer_size().ok_or_else(|| unreadable("is too large".into()))?;
+        const MOST: usize = 1 << 29; // as of other programs' images
+        let size = reader.output_buffer_size().filter(|size| *size <= MOST);
+        let size = size.ok_or_else(|| unreadable("says that it is larger than 512 MiB; is it damaged?".into()))?;
         let mut pixels = vec![0; size];
         let frame = reader.next_frame(&mut pixels).map_err(|e| unreadable(e.to_string()))?;
         if (frame.color_type, frame.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight) {
@@ -129,6 +131,11 @@ impl Image {
             texts.insert(chunk.keyword.clone(), chunk.text.clone());
         }
         for chunk in &info.utf8_text {
+            const MOST_TEXT: usize = 1 << 24;
+            let mut chunk = chunk.clone();
+            chunk
+                .decompress_text_with_limit(MOST_TEXT)
+                .map_err(|e| unreadable(format!("text `{}`: {e}", chunk.keyword)))?;
             let text = chunk.get_text().map_err(|e| unreadable(format!("text `{}`: {e}", chunk.keyword)))?;
             texts.insert(chunk.keyword.clone(), text);
         }

@@ -1,4 +1,4 @@
-//! Checkpoints in one file, with the keys of the original latent-diffusion program: SD1.x and SDXL.
+//! Checkpoints in one file, with the keys of the original latent-diffusion program: SD1.x, SD2.x and SDXL.
 //!
 //! Such a file has UNet, autoencoder and text encoders below a prefix each, and no configuration. Which layer a key
 //! belongs to follows from the keys themselves: the numbered blocks say by what they contain whether they are a residual
@@ -29,10 +29,22 @@ pub use noise::Said;
 pub struct Parts {
     pub unet: Tensors,
     pub vae: Tensors,
-    /// One for SD1, two for SDXL.
+    /// One for SD1 and SD2, two for SDXL.
     pub text: Vec<Tensors>,
+    pub family: Family,
     /// What the file says of the noise.
     pub said: Said,
+}
+
+/// The models that come in such files; they differ in their text encoders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// OpenAI's CLIP ViT-L.
+    Sd1,
+    /// open_clip's ViT-H, without its last layer.
+    Sd2,
+    /// OpenAI's ViT-L and open_clip's ViT-bigG.
+    Sdxl,
 }
 
 impl Parts {
@@ -61,25 +73,24 @@ impl Parts {
                 ));
             }
         }
-        if !sd2.is_empty() {
-            let what = "is a Stable Diffusion 2.x file, which does not say what it predicts; name a folder in diffusers layout";
-            return Err(Error::file(origin, what));
-        }
-        let text = match (sd1.is_empty(), first.is_empty(), second.is_empty()) {
-            (false, true, true) => vec![sd1],
-            (true, false, false) => vec![first, text::from_open_clip(second).map_err(|e| Error::file(origin, e))?],
-            (true, true, false) => {
+        let open_clip = |tensors| text::from_open_clip(tensors).map_err(|e| Error::file(origin, e));
+        let (family, text) = match [&sd1, &sd2, &first, &second].map(|part| !part.is_empty()) {
+            [true, false, false, false] => (Family::Sd1, vec![sd1]),
+            [false, true, false, false] => (Family::Sd2, vec![text::penultimate(open_clip(sd2)?)]),
+            [false, false, true, true] => (Family::Sdxl, vec![first, open_clip(second)?]),
+            [false, false, false, true] => {
                 return Err(Error::file(
                     origin,
                     "is an SDXL refiner, which has no first text encoder; it cannot be used",
                 ));
             }
             _ => {
-                let what =
-                    "has no text encoder that is known here (cond_stage_model.transformer or conditioner.embedders)";
+                let what = "has no text encoder, or several, where one of SD1.x (cond_stage_model.transformer), SD2.x \
+                            (cond_stage_model.model) or SDXL (conditioner.embedders) is expected; name a model folder";
                 return Err(Error::file(origin, what));
             }
         };
+        let said = said.of(family);
         let renamed = |part: Tensors, name: &dyn Fn(&str) -> Option<String>| -> Result<Tensors> {
             let rename = |(key, tensor): (String, Tensor)| match name(&key) {
                 Some(name) => Ok((name, tensor)),
@@ -96,12 +107,9 @@ impl Parts {
             unet: renamed(unet, &|key| places.name(key))?,
             vae: vae::pointwise(renamed(vae, &|key| vae::name(key, levels))?)?,
             text,
+            family,
             said,
         })
-    }
-
-    pub fn is_xl(&self) -> bool {
-        self.text.len() == 2
     }
 }
 

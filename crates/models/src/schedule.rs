@@ -31,6 +31,9 @@ pub enum Prediction {
     /// The velocity.
     #[serde(alias = "v", alias = "velocity")]
     VPrediction,
+    /// The clean image.
+    #[serde(alias = "x0", alias = "original_sample")]
+    Sample,
 }
 
 impl Prediction {
@@ -39,6 +42,7 @@ impl Prediction {
         match self {
             Self::Epsilon => "epsilon",
             Self::VPrediction => "v_prediction",
+            Self::Sample => "sample",
         }
     }
 }
@@ -49,7 +53,8 @@ impl std::str::FromStr for Prediction {
         match name.trim().to_ascii_lowercase().replace('-', "_").as_str() {
             "epsilon" | "eps" => Ok(Self::Epsilon),
             "v_prediction" | "v_pred" | "v" | "velocity" => Ok(Self::VPrediction),
-            _ => Err(format!("unknown prediction type `{name}`; there are epsilon and v_prediction")),
+            "sample" | "x0" | "original_sample" => Ok(Self::Sample),
+            _ => Err(format!("unknown prediction type `{name}`; there are epsilon, v_prediction and sample")),
         }
     }
 }
@@ -73,6 +78,8 @@ pub struct NoiseSchedule {
     pub steps_offset: i64,
     /// DDIM's last step goes to the clean image rather than to training step 0.
     pub set_alpha_to_one: bool,
+    /// Times of Karras' noise levels are cut to whole training steps rather than rounded, as diffusers does for the cosine schedule.
+    cuts_times: bool,
     /// The sampler that the folder was saved with, where we have it.
     pub saved_with: Option<SamplerKind>,
 }
@@ -125,9 +132,10 @@ impl NoiseSchedule {
             return Err(Error::Input(format!("{steps} sampling steps: must be 1 to {train}")));
         }
         let times: Vec<f64> = match self.spacing {
-            Spacing::Leading => {
-                (0..steps).rev().map(|i| ((i * (train / steps)) as i64 + self.steps_offset) as f64).collect()
-            }
+            Spacing::Leading => (0..steps)
+                .rev()
+                .map(|i| ((i * (train / steps)) as i64).saturating_add(self.steps_offset) as f64)
+                .collect(),
             Spacing::Linspace => {
                 let (last, gap) = ((train - 1) as f64, (train - 1) as f64 / (steps.max(2) - 1) as f64);
                 (0..steps).rev().map(|i| if i > 0 && i + 1 == steps { last } else { i as f64 * gap }).collect()
@@ -161,6 +169,7 @@ impl NoiseSchedule {
         match self.prediction {
             Prediction::Epsilon => [(1.0 / signal, -noise / signal), (0.0, 1.0)],
             Prediction::VPrediction => [(signal, -noise), (noise, signal)],
+            Prediction::Sample => [(0.0, 1.0), (1.0 / noise, -signal / noise)],
         }
     }
 

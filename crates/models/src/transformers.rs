@@ -20,6 +20,16 @@ impl Json {
     }
 }
 
+/// What no network has more of, by what a key counts: a damaged file must not have us build it. Shapes stay far from overflowing.
+fn most(key: &str) -> i64 {
+    match key {
+        _ if key.ends_with("layers") || key.ends_with("per_block") || key.contains("depth") => 1000,
+        _ if key.ends_with("points") || key.ends_with("levels") => 1000,
+        _ if key.ends_with("image_size") || key.ends_with("patch_size") || key.ends_with("sample_size") => 1 << 14,
+        _ => 1 << 20,
+    }
+}
+
 /// A size or a count, which must be at least 1. Without a default the key is required.
 pub fn positive(json: &Json, key: &str, default: Option<i64>) -> Result<i64> {
     let value = match default {
@@ -29,7 +39,28 @@ pub fn positive(json: &Json, key: &str, default: Option<i64>) -> Result<i64> {
     if value < 1 {
         return Err(json.error(key, &format!("is {value}; it must be at least 1")));
     }
+    at_most(json, key, value)
+}
+
+/// The value, if a network can have so much of it.
+pub fn at_most(json: &Json, key: &str, value: i64) -> Result<i64> {
+    let most = most(key);
+    if value > most {
+        return Err(json.error(key, &format!("is {value}; at most {most} is supported")));
+    }
     Ok(value)
+}
+
+/// As [`positive`], of every level of a network.
+pub fn all_positive(json: &Json, key: &str, values: &[i64]) -> Result<()> {
+    const MOST_LEVELS: usize = 8;
+    if values.is_empty() || values.len() > MOST_LEVELS {
+        return Err(json.error(key, &format!("has {} levels; there must be 1 to {MOST_LEVELS}", values.len())));
+    }
+    if let Some(value) = values.iter().find(|value| **value < 1) {
+        return Err(json.error(key, &format!("has {value}; it must be at least 1")));
+    }
+    values.iter().try_for_each(|value| at_most(json, key, *value).map(drop))
 }
 
 /// `num_attention_heads`, which must divide the width.

@@ -8,6 +8,7 @@ use crate::{
     inert_keys,
     layers::{Conv2d, GroupNorm, Linear, attention},
     resnet::{ResnetBlock, upsample},
+    transformers::{all_positive, positive},
     weights::{Layout, Scope, Weights},
 };
 use std::path::Path;
@@ -34,8 +35,9 @@ impl Config {
         let json = Json::read(path)?;
         json.only("_class_name", "AutoencoderKL")?;
         let channels: Vec<i64> = json.get("block_out_channels")?;
-        let groups: i64 = json.get_or("norm_num_groups", 32)?;
-        if channels.is_empty() || groups < 1 || channels.iter().any(|c| *c < 1 || c % groups != 0) {
+        all_positive(&json, "block_out_channels", &channels)?;
+        let groups = positive(&json, "norm_num_groups", Some(32))?;
+        if channels.iter().any(|c| c % groups != 0) {
             return Err(
                 json.error("block_out_channels", &format!("{channels:?} cannot be normalised in {groups} groups"))
             );
@@ -47,11 +49,11 @@ impl Config {
             }
         }
         let config = Self {
-            in_channels: json.get_or("in_channels", 3)?,
-            out_channels: json.get_or("out_channels", 3)?,
-            latent_channels: json.get_or("latent_channels", 4)?,
+            in_channels: positive(&json, "in_channels", Some(3))?,
+            out_channels: positive(&json, "out_channels", Some(3))?,
+            latent_channels: positive(&json, "latent_channels", Some(4))?,
             channels,
-            layers_per_block: json.get_or("layers_per_block", 1)?,
+            layers_per_block: positive(&json, "layers_per_block", Some(1))? as usize,
             norm_groups: groups,
             mid_attention: json.get_or("mid_block_add_attention", true)?,
             scaling_factor: json.get_or("scaling_factor", 0.18215)?,

@@ -169,7 +169,11 @@ impl Scope<'_> {
             }
             None => self.problem(format!("{key} is missing")),
         }
-        Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand(shape, true)
+        let one = Tensor::zeros([1], (Kind::Float, Device::Cpu));
+        one.f_expand(shape, true).unwrap_or_else(|_| {
+            self.problem(format!("{} cannot have the shape {shape:?}", self.key(name)));
+            one
+        })
     }
 
     /// The tensor of that name, or `None` where the checkpoint has none.

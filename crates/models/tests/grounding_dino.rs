@@ -464,7 +464,7 @@ fn configurations_that_mean_something_else_are_refused() {
     refused("backbone_config.use_absolute_embeddings", json!(true), &["only false"]);
     refused("backbone_config.out_indices", json!([1, 2]), &["out_features"]);
     refused("backbone_config.num_heads", json!([2, 2]), &["3 stages"]);
-    refused("backbone_config.depths", json!([]), &["every stage"]);
+    refused("backbone_config.depths", json!([]), &["0 levels"]);
     refused("backbone_config.window_size", json!(1000000), &["at most 32"]);
     refused("text_config.model_type", json!("roberta"), &["roberta"]);
     refused("text_config.num_attention_heads", json!(7), &["7", "12"]);

@@ -42,11 +42,13 @@ fn assert_same(what: &str, got: &Tensors, expected: &Tensors) {
 
 #[test]
 fn the_parts_are_those_of_the_folders() {
-    for (name, pipeline) in [("ldm_sd1", "pipeline_sd1"), ("ldm_sdxl", "pipeline_sdxl")] {
+    for (name, pipeline, family) in
+        [("ldm_sd1", "pipeline_sd1", ldm::Family::Sd1), ("ldm_sdxl", "pipeline_sdxl", ldm::Family::Sdxl)]
+    {
         let parts = parts(name);
         assert_same("unet", &parts.unet, &bytes(pipeline, "unet/diffusion_pytorch_model.safetensors"));
         assert_same("vae", &parts.vae, &bytes(pipeline, "vae/diffusion_pytorch_model.safetensors"));
-        assert_eq!((parts.is_xl(), &parts.said), (name == "ldm_sdxl", &ldm::Said::default()));
+        assert_eq!((parts.family, &parts.said), (family, &ldm::Said::default()));
         for (encoder, folder) in parts.text.iter().zip(["text_encoder", "text_encoder_2"]) {
             let expected = bytes(pipeline, &format!("{folder}/model.safetensors"));
             assert_same(folder, encoder, &below_text_model(expected));
@@ -122,7 +124,7 @@ fn files_that_are_something_else() {
             t.insert(key.into(), Tensor::from(1));
         })
     };
-    assert!(extra("cond_stage_model.model.ln_final.weight").contains("Stable Diffusion 2.x"));
+    assert!(extra("cond_stage_model.model.ln_final.weight").contains("has no text encoder, or several"));
     for key in [
         "model.diffusion_model.control.0.weight",
         "first_stage_model.encoder.x.weight",

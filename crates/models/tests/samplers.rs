@@ -80,6 +80,49 @@ fn every_trajectory_of_the_fixture() {
     assert_eq!(compared, 96);
 }
 
+/// The cosine schedule, and networks that predict the clean image: every sampler, whole trajectories in float64.
+#[test]
+fn cosine_noise_and_predictions_of_the_image() {
+    let io = io("samplers_more");
+    let (mut compared, mut worst) = (0, 0f64);
+    for (key, times) in io.iter().filter(|(key, _)| key.ends_with("/times")) {
+        let series = key.strip_suffix("/times").unwrap();
+        let parts: Vec<&str> = series.split('/').collect();
+        let [kind, betas, prediction, spacing] = parts[..] else { panic!("{key}") };
+        let (betas, zero_snr) = betas.strip_suffix("_zero_snr").map_or((betas, false), |betas| (betas, true));
+        let (kind, eta) = if kind == "ddim_eta1" { ("ddim", 1.0) } else { (kind, 0.0) };
+        let config = serde_json::json!({
+            "beta_schedule": betas,
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "clip_sample": false,
+            "steps_offset": 1,
+            "prediction_type": prediction,
+            "timestep_spacing": spacing,
+            "set_alpha_to_one": false,
+            "rescale_betas_zero_snr": zero_snr,
+        });
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), config.to_string()).unwrap();
+        let schedule = NoiseSchedule::read(file.path(), Forced::default()).unwrap();
+        let signal = Vec::<f64>::try_from(&io[&format!("{}/signal", parts[1])]).unwrap();
+        for (ours, theirs) in [0, 1, 500, 998].into_iter().map(|t| schedule.signal()[t]).zip(signal) {
+            assert!((ours - theirs).abs() <= 1e-6 * theirs, "{series}: {ours:e} {theirs:e}");
+        }
+        let expected = Vec::<f64>::try_from(times).unwrap();
+        let sampler = schedule.sampler(kind.parse().unwrap(), expected.len(), eta).unwrap();
+        let (ours, latents) = walk(&sampler, &io["start"], &io["z"]);
+        assert!(ours.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-9), "{series}: {ours:?} {expected:?}");
+        let error = relative_error(&latents, &io[&format!("{series}/latents")]);
+        println!("{series}: {error:.1e}");
+        assert!(error <= 1e-5, "{series}: relative error {error:e}");
+        worst = worst.max(error);
+        compared += 1;
+    }
+    println!("{compared} trajectories, worst relative error {worst:.1e}");
+    assert!(compared >= 60, "{compared}");
+}
+
 /// Without noise and with whole times Euler's steps are DDIM's that go to where the next one starts.
 #[test]
 fn euler_is_ddim_along_the_same_times() {
@@ -100,10 +143,11 @@ fn euler_is_ddim_along_the_same_times() {
 }
 
 /// Euler ancestral is DDPM with the small variance: both draw from what is known of the next latents, given these and the clean image.
+/// (For predictions of the image there is nothing else to compare with: diffusers' has none.)
 #[test]
 fn euler_ancestral_is_ddpm_along_the_same_times() {
     let io = io("samplers");
-    for prediction in ["epsilon", "v_prediction"] {
+    for prediction in ["epsilon", "v_prediction", "sample"] {
         let schedule = schedule(&io, prediction, "leading", false);
         let [euler, ddpm] =
             [SamplerKind::EulerA, SamplerKind::Ddpm].map(|kind| schedule.sampler(kind, 20, 0.0).unwrap());

@@ -69,7 +69,7 @@ fn what_cannot_be_replayed_is_refused() {
     let error = |changes: &[(&str, &str)]| schedule(folder.path(), changes).unwrap_err().to_string();
     assert!(error(&[("clip_sample", "true")]).contains("clip_sample is true"));
     assert!(error(&[("beta_schedule", "\"sigmoid\"")]).contains("beta_schedule is sigmoid"));
-    assert!(error(&[("prediction_type", "\"sample\"")]).contains("prediction_type has the unsupported value"));
+    assert!(error(&[("prediction_type", "\"flow\"")]).contains("prediction_type has the unsupported value"));
     assert!(error(&[("thresholding", "true")]).contains("thresholding is true"));
     assert!(error(&[("use_flow_sigmas", "true")]).contains("use_flow_sigmas is true"));
     assert!(error(&[("timestep_type", "\"continuous\"")]).contains("timestep_type is \"continuous\""));

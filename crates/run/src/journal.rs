@@ -4,7 +4,7 @@ use anyhow::Result;
 use models::Error;
 use runlog::{events::Events, pipe::Pipe, tensorboard::Writer};
 use serde_json::Value;
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 /// What was looked at after a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -36,6 +36,30 @@ impl Looked {
         }
         Ok(looked)
     }
+}
+
+/// Caption losses of every held-out prompt by step, as a run's log has them up to a step. What was measured on a branch that was left is
+/// not among them.
+pub fn measured(folder: &Path, until: u64, prompts: usize) -> Result<Vec<(u64, Vec<f64>)>> {
+    let path = folder.join("events.jsonl");
+    if !path.exists() {
+        return Ok(vec![]);
+    }
+    let text = fs::read(&path).map_err(Error::io(&path))?;
+    let mut measured = BTreeMap::new();
+    for line in String::from_utf8_lossy(&text).lines() {
+        let Ok(event) = serde_json::from_str::<Value>(line) else { continue }; // half a line of a run that was killed
+        let Some(step) = event["step"].as_u64() else { continue };
+        match event["event"].as_str() {
+            Some("start") => measured.retain(|before, _| *before <= step),
+            Some("validation") => {
+                let losses = event["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64);
+                measured.insert(step, losses.collect::<Vec<f64>>());
+            }
+            _ => {}
+        }
+    }
+    Ok(measured.into_iter().filter(|(step, losses)| *step <= until && losses.len() == prompts).collect())
 }
 
 pub struct Journal {

@@ -70,7 +70,7 @@ pub struct Run {
     lines: Lines,
     validation: Validation,
     samples: Vec<String>,
-    /// Step and caption loss of every held-out prompt, as measured in this sitting.
+    /// Step and caption loss of every held-out prompt, as measured since the run began.
     pub measured: Vec<(u64, Vec<f64>)>,
     interrupt: Interrupt,
 }
@@ -94,7 +94,7 @@ impl Run {
         if leads && !resumes && begun {
             let way_out = match checkpoint::steps(&folder.join("checkpoints"))?.last() {
                 Some(_) => "go on with it by --resume",
-                None => "it has no checkpoint to go on from: delete it",
+                None => "it has no checkpoint to go on from: delete it, begin anew in it by --resume auto",
             };
             bail!("{} already holds a run; {way_out}, or choose another folder (--set output=DIR)", folder.display());
         }
@@ -159,7 +159,7 @@ impl Run {
         Ok(folder)
     }
 
-    /// What this sitting has changed on the held-out prompts, in a line.
+    /// What the run has changed on the held-out prompts, in a line.
     pub fn verdict(&self) -> Option<String> {
         let [(first, before), .., (last, after)] = &self.measured[..] else { return None };
         let differences: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
@@ -225,6 +225,9 @@ impl Observer for Run {
             validation::measure(self, trainer)?;
             samples::draw(self, trainer)?;
             return Ok(false);
+        }
+        if trainer.group.leads() {
+            self.measured = journal::measured(&self.folder, trainer.step, self.validation.prompts.len())?;
         }
         let here = if trainer.group.leads() { Looked::read(&self.folder, trainer.step)? } else { Looked::default() };
         let group = &trainer.group; // only rank 0 has looked into the log

@@ -57,7 +57,7 @@ pub fn read(path: &Path) -> Result<Images> {
         }
         let Ok(text) = std::str::from_utf8(bytes) else { return Err(files::at(path, number, "not valid UTF-8")) };
         open.push(files::parse(path, number, text.trim_end())?);
-        if open.len() < open[0].parts && open.last().is_some_and(|line| line.part + 1 < line.parts) {
+        if open.len() < open[0].parts && open.last().is_some_and(|line| line.part.saturating_add(1) < line.parts) {
             continue;
         }
         let image = Image::from_lines(std::mem::take(&mut open)).map_err(|e| files::at(path, number, e))?;

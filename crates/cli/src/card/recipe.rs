@@ -102,15 +102,15 @@ fn more(config: &Config, model: &Model, rescale: f64) -> (Vec<(&'static str, Str
             a1111.push(format!("Clip skip {skip}"));
         }
     }
-    if model.prediction == Prediction::VPrediction || model.zero_snr {
+    if model.prediction != Prediction::Epsilon || model.zero_snr {
         let zsnr = model.zero_snr;
-        comfy.push(("prediction", format!("*ModelSamplingDiscrete* with `sampling` v_prediction, `zsnr` {zsnr}")));
-        a1111.push(match zsnr {
-            true => {
-                "settings: noise schedule for sampling Zero Terminal SNR; the checkpoint says v-prediction".to_owned()
-            }
-            false => "the checkpoint says v-prediction".to_owned(),
-        });
+        let [in_comfy, in_a1111] = match model.prediction {
+            Prediction::Sample => ["x0", "predictions of the clean image are not known there"],
+            _ => ["v_prediction", "the checkpoint says v-prediction"],
+        };
+        comfy.push(("prediction", format!("*ModelSamplingDiscrete* with `sampling` {in_comfy}, `zsnr` {zsnr}")));
+        let shift = if zsnr { "settings: noise schedule for sampling Zero Terminal SNR; " } else { "" };
+        a1111.push(format!("{shift}{in_a1111}"));
     }
     if rescale > 0.0 {
         comfy.push(("guidance rescale", format!("*RescaleCFG* with `multiplier` {rescale}")));

@@ -3,7 +3,14 @@
 use super::{Overrides, Parts, Precision};
 use crate::{resident::Resident, text::TextEncoders};
 use anyhow::Result;
-use models::{Error, clip::TextConfig, ldm, tensors::Tensors, vae::AutoencoderKl, weights::Weights};
+use models::{
+    Error,
+    clip::TextConfig,
+    ldm::{self, Family},
+    tensors::Tensors,
+    vae::AutoencoderKl,
+    weights::Weights,
+};
 use std::path::Path;
 use tch::{Device, Kind};
 
@@ -17,22 +24,23 @@ pub fn open(
 ) -> Result<Parts> {
     let kind = precision.networks;
     let file = ldm::Parts::read(path)?;
-    let xl = file.is_xl();
-    let clip_skip = overrides.clip_skip.or(file.said.clip_skip.filter(|_| !xl));
+    let xl = file.family == Family::Sdxl;
+    let clip_skip = overrides.clip_skip.or(file.said.clip_skip);
     if let (Some(layer), None) = (clip_skip, overrides.clip_skip) {
         tracing::info!("{}: modelspec.encoder_layer = {layer} is taken as clip_skip", path.display());
     }
     let unknown = |part: &str| unknown(path, part);
     let weights = |tensors: Tensors, kind| Weights::new(tensors, path.to_owned(), kind, device);
-    let unet_config = ldm::unet_config(&ldm::shapes(&file.unet)).ok_or_else(|| unknown("the UNet"))?;
+    let mut unet_config = ldm::unet_config(&ldm::shapes(&file.unet)).ok_or_else(|| unknown("the UNet"))?;
+    unet_config.sample_size = file.said.sample_size(overrides.forced(xl)).unwrap_or(unet_config.sample_size);
     let vae_config = ldm::vae_config(&ldm::shapes(&file.vae), xl).ok_or_else(|| unknown("the autoencoder"))?;
-    let words = overrides.tokenizer(tokenizer)?;
-    let mut tokenizers = vec![words];
-    if file.text.len() > 1 {
-        tokenizers.push(overrides.tokenizer(tokenizer)?.padded_with("!")?);
-    }
+    let tokenizers = (0..file.text.len()).map(|i| {
+        let tokenizer = overrides.tokenizer(tokenizer)?;
+        if is_open_clip(file.family, i) { tokenizer.padded_with("!") } else { Ok(tokenizer) }
+    });
+    let tokenizers = tokenizers.collect::<models::Result<_>>()?;
     let place = path.to_owned();
-    let encoders = move || text_encoders(ldm::Parts::read(&place)?.text, &place, kind, device);
+    let encoders = move || text_encoders(ldm::Parts::read(&place)?, &place, kind, device);
     let vae_kind = precision.of_vae(&vae_config, xl);
     let place = path.to_owned();
     let vae = Resident::open(move || {
@@ -49,15 +57,22 @@ pub fn open(
     })
 }
 
-fn text_encoders(parts: Vec<Tensors>, path: &Path, kind: Kind, device: Device) -> Result<Vec<(TextConfig, Weights)>> {
+/// Of the text encoders; the others are OpenAI's.
+fn is_open_clip(family: Family, encoder: usize) -> bool {
+    family == Family::Sd2 || encoder == 1
+}
+
+fn text_encoders(file: ldm::Parts, path: &Path, kind: Kind, device: Device) -> Result<Vec<(TextConfig, Weights)>> {
     let of = |(i, tensors): (usize, Tensors)| {
-        let config = ldm::text_config(&ldm::shapes(&tensors), i == 1).ok_or_else(|| unknown(path, "a text encoder"))?;
+        let config = ldm::text_config(&ldm::shapes(&tensors), is_open_clip(file.family, i));
+        let config = config.ok_or_else(|| unknown(path, "a text encoder"))?;
         Ok((config, Weights::new(tensors, path.to_owned(), kind, device)?))
     };
-    parts.into_iter().enumerate().map(of).collect()
+    file.text.into_iter().enumerate().map(of).collect()
 }
 
 fn unknown(path: &Path, part: &str) -> Error {
-    let message = format!("{part} has other sizes than those of SD1.x and SDXL; name a folder in diffusers layout");
+    let message =
+        format!("{part} has other sizes than those of SD1.x, SD2.x and SDXL; name a folder in diffusers layout");
     Error::file(path, message)
 }

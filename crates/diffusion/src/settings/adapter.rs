@@ -171,6 +171,10 @@ mod tests {
         assert_eq!(of(&format!("{colon}:2")), (PathBuf::from(&colon), 2.0));
         assert_eq!(of("gone.safetensors:1e-1"), ("gone.safetensors".into(), 0.1));
         assert_eq!(of("owner/name:file.safetensors:0.8"), ("owner/name:file.safetensors".into(), 0.8));
+        let home = std::env::var("HOME").unwrap();
+        for typed in ["~/gone.safetensors:0.5", "$HOME/gone.safetensors:0.5", "${HOME}/gone.safetensors:0.5"] {
+            assert_eq!(of(typed), (Path::new(&home).join("gone.safetensors"), 0.5), "{typed}");
+        }
         assert!("x:inf".parse::<Scaled>().is_err() && "x:nan".parse::<Scaled>().is_err());
         assert!(":0.5".parse::<Scaled>().is_err());
     }

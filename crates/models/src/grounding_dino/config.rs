@@ -3,7 +3,7 @@ use crate::{
     config::Json,
     error::Result,
     layers::Activation,
-    transformers::{activation, positive},
+    transformers::{activation, all_positive, positive},
 };
 use std::path::Path;
 
@@ -140,9 +140,7 @@ impl BackboneConfig {
         let depths: Vec<i64> = json.get_or("depths", vec![2, 2, 6, 2])?;
         let num_heads: Vec<i64> = json.get_or("num_heads", vec![3, 6, 12, 24])?;
         let embed_dim = positive(json, "embed_dim", Some(96))?;
-        if depths.is_empty() || depths.len() > 16 || depths.iter().any(|&depth| depth < 1) {
-            return Err(json.error("depths", &format!("is {depths:?}; every stage needs a layer")));
-        }
+        all_positive(json, "depths", &depths)?;
         let divides = |(stage, &heads): (usize, &i64)| heads >= 1 && (embed_dim << stage) % heads == 0;
         if num_heads.len() != depths.len() || !num_heads.iter().enumerate().all(divides) {
             let message =

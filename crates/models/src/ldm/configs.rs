@@ -1,4 +1,4 @@
-//! What the configurations beside published SD1.x and SDXL models say, read off the shapes of the weights.
+//! What the configurations beside published SD1.x, SD2.x and SDXL models say, read off the shapes of the weights.
 
 use crate::{
     clip::TextConfig,
@@ -28,8 +28,8 @@ fn size(layout: &Layout, key: &str, dimension: usize) -> Option<i64> {
     layout.get(key)?.get(dimension).copied()
 }
 
-/// SD1 has eight heads everywhere, and its transformers are entered by convolutions; SDXL's heads are 64 wide. `None`:
-/// these are not the weights of such a UNet.
+/// SD1 has eight heads everywhere, and its transformers are entered by convolutions; the heads of SD2 and SDXL are 64 wide.
+/// `sample_size` is that of SD1 and SDXL: the shapes do not say it. `None`: these are not the weights of such a UNet.
 pub fn unet_config(layout: &Layout) -> Option<unet::Config> {
     let cross = "attentions.0.transformer_blocks.0.attn2.to_k.weight";
     let levels = count(layout, "down_blocks");

@@ -1,7 +1,7 @@
 //! What a single file says of the noise that its UNet was trained on: by tensors without a value and by metadata, as ComfyUI,
 //! sd-scripts and the model specification of Stability AI write them.
 
-use super::scheduler;
+use super::{Family, scheduler};
 use crate::{
     config::Json,
     error::{Error, Result},
@@ -17,6 +17,8 @@ const PREDICTION: [&str; 5] =
     ["modelspec.prediction_type", "modelspec.predict_key", "prediction_type", "ss_prediction_type", "parameterization"];
 /// Metadata that says yes or no to velocity.
 const VELOCITY: [&str; 3] = ["v_pred", "ss_v_parameterization", "v_parameterization"];
+/// In place of the original program's configuration, where that does not name its prediction type.
+const SILENT: &str = "LatentDiffusion";
 /// Tensors, and metadata of yes or no.
 const ZERO_SNR: [&str; 9] = [
     "ztsnr",
@@ -37,8 +39,11 @@ pub struct Said {
     /// A prediction type that we do not have, as key and value.
     unknown: Option<(String, String)>,
     zero_snr: bool,
+    /// Nothing was said of the prediction where it has to be.
+    guessed: bool,
     /// The layer of SD1's text encoder that was trained with, counted from the end.
     pub clip_skip: Option<usize>,
+    sample_size: Option<i64>,
 }
 
 impl Said {
@@ -67,7 +72,8 @@ impl Said {
                 said.prediction = Some(Prediction::VPrediction);
             }
             // stable-diffusion-v2-768-v
-            None => said.prediction = architecture.ends_with("-v").then_some(Prediction::VPrediction),
+            None if architecture.ends_with("-v") => said.prediction = Some(Prediction::VPrediction),
+            None => said.prediction = metadata.contains_key(SILENT).then_some(Prediction::Epsilon),
         }
         if all.contains_key("v_pred") {
             if said.prediction == Some(Prediction::Epsilon) {
@@ -84,14 +90,49 @@ impl Said {
         said.zero_snr = marked || (velocity && all.get("alphas_cumprod").is_some_and(ends_in_noise));
         let layer = metadata.get("modelspec.encoder_layer").and_then(|layer| layer.trim().parse().ok());
         said.clip_skip = layer.filter(|layer| *layer > 1);
+        said.sample_size = side(metadata, &architecture, origin).map(|side| side / 8);
         Ok(said)
+    }
+
+    /// What was said that counts for a family. SD2 comes as two models that cannot be told apart by their weights: of images of
+    /// 512 pixels, trained to predict noise, and of 768 pixels, to predict velocity. A file that says nothing is taken as the second.
+    pub(super) fn of(self, family: Family) -> Self {
+        match family {
+            Family::Sd1 => Self { sample_size: None, ..self },
+            Family::Sdxl => Self { sample_size: None, clip_skip: None, ..self },
+            Family::Sd2 => {
+                let known = self.prediction.or(self.sample_size.map(|size| match size {
+                    ..96 => Prediction::Epsilon,
+                    _ => Prediction::VPrediction,
+                }));
+                let prediction = known.or(self.unknown.is_none().then_some(Prediction::VPrediction));
+                let by_prediction = if prediction == Some(Prediction::Epsilon) { 64 } else { 96 };
+                let sample_size = Some(self.sample_size.unwrap_or(by_prediction));
+                let guessed = known.is_none() && self.unknown.is_none();
+                // the encoder is without its last layer already
+                Self { prediction, sample_size, guessed, clip_skip: None, ..self }
+            }
+        }
+    }
+
+    /// The side of the latents of the images that SD2 was trained on. Without a word of it, the prediction says it.
+    pub fn sample_size(&self, forced: Forced) -> Option<i64> {
+        let base = self.guessed && forced.prediction == Some(Prediction::Epsilon);
+        if base { Some(64) } else { self.sample_size }
     }
 
     /// The noise of the published models, with what the file says of it, and what is said against it.
     pub fn schedule(&self, forced: Forced, origin: &Path) -> Result<NoiseSchedule> {
         if let (Some((key, value)), None) = (&self.unknown, forced.prediction) {
-            let what = "a prediction that is not known here; model.prediction_type and --prediction-type say epsilon or v_prediction";
+            let what = "a prediction that is not known here; model.prediction_type and --prediction-type say epsilon, v_prediction or sample";
             return Err(Error::file(origin, format!("{key} = {value} is {what}")));
+        }
+        if self.guessed && forced.prediction.is_none() {
+            tracing::warn!(
+                "{}: is a Stable Diffusion 2.x file that does not say what it predicts; taken as the model of 768 pixels, which \
+                 predicts velocity. If images are noise, set model.prediction_type (--prediction-type) to epsilon",
+                origin.display()
+            );
         }
         let prediction = forced.prediction.or(self.prediction).unwrap_or(Prediction::Epsilon);
         let zero_snr = forced.zero_snr.unwrap_or(self.zero_snr);
@@ -107,7 +148,7 @@ impl Said {
 /// metadata, and its value.
 pub fn said_beside(path: &Path) -> Option<(String, String)> {
     let text = text::read(&path.with_extension("yaml")).ok()?;
-    text::lines(&text).find_map(|line| {
+    let said = text::lines(&text).find_map(|line| {
         let (key, value) = line.split_once(':')?;
         let value = value.split('#').next().unwrap_or_default().trim().trim_matches(['"', '\'']);
         let said = match (key.trim(), value.rsplit('.').next().unwrap_or_default()) {
@@ -118,7 +159,16 @@ pub fn said_beside(path: &Path) -> Option<(String, String)> {
             _ => return None,
         };
         Some(("parameterization".to_owned(), said.to_owned()))
-    })
+    });
+    said.or(text.contains(SILENT).then(|| (SILENT.to_owned(), String::new())))
+}
+
+/// The side in pixels of the images that SD2 was trained on, by metadata or by how the published files are named.
+fn side(metadata: &HashMap<String, String>, architecture: &str, origin: &Path) -> Option<i64> {
+    let of = |text: &str| ["768", "512"].iter().find(|side| text.contains(*side)).and_then(|side| side.parse().ok());
+    let resolution = metadata.get("modelspec.resolution").or(metadata.get("ss_resolution"));
+    let name = origin.file_stem().map(|name| name.to_string_lossy());
+    of(architecture).or(resolution.and_then(|text| of(text))).or(name.and_then(|name| of(&name)))
 }
 
 fn yes(value: &str) -> bool {

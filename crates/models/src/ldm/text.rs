@@ -12,6 +12,17 @@ const LAYER: [(&str, &str); 5] = [
     ("mlp.c_proj", "mlp.fc2"),
 ];
 
+/// Of the layers of open_clip's ViT-H, which has 24, those that SD2 was trained with.
+const LAYERS_OF_SD2: usize = 23;
+
+/// What SD2 uses of its text encoder: the output of the last layer but one, normalised. Published files have the last layer and
+/// the projection too.
+pub fn penultimate(mut tensors: Tensors) -> Tensors {
+    let layer = |key: &str| key.strip_prefix("text_model.encoder.layers.")?.split('.').next()?.parse::<usize>().ok();
+    tensors.retain(|key, _| key != "text_projection.weight" && layer(key).is_none_or(|layer| layer < LAYERS_OF_SD2));
+    tensors
+}
+
 /// open_clip's text encoder under the names of transformers' `CLIPTextModelWithProjection`. Its three attention
 /// projections lie in one matrix `[3D, D]`, and its last projection `[D, P]` the other way round.
 pub fn from_open_clip(tensors: Tensors) -> Result<Tensors, String> {

@@ -42,7 +42,7 @@ impl NoiseSchedule {
             "EulerAncestralDiscreteScheduler" => Some(SamplerKind::EulerA),
             _ => None,
         };
-        let mut alphas_cumprod = signal(json, &class)?;
+        let (mut alphas_cumprod, cosine) = signal(json, &class)?;
         let zero_snr = forced.zero_snr.unwrap_or(json.get_or("rescale_betas_zero_snr", false)?);
         if zero_snr {
             rescale_to_zero_snr(&mut alphas_cumprod);
@@ -55,8 +55,7 @@ impl NoiseSchedule {
         json.ignore(&["prediction_type"]);
         let prediction = forced.prediction.or(in_file).unwrap_or(Prediction::Epsilon);
         if zero_snr && prediction == Prediction::Epsilon {
-            let what =
-                "leaves no signal at the last step; it needs prediction_type v_prediction (model.prediction_type)";
+            let what = "leaves no signal at the last step; it needs prediction_type v_prediction or sample (model.prediction_type)";
             return Err(json.error("rescale_betas_zero_snr", what));
         }
         let mut steps_offset = json.get_or("steps_offset", 0)?;
@@ -75,6 +74,7 @@ impl NoiseSchedule {
             spacing: json.get_or("timestep_spacing", Spacing::Leading)?,
             steps_offset,
             set_alpha_to_one: json.get_or("set_alpha_to_one", true)?,
+            cuts_times: cosine,
             saved_with,
         };
         json.finish()?;
@@ -82,8 +82,9 @@ impl NoiseSchedule {
     }
 }
 
-/// `ᾱ_t`, in float32 and by the same operations as upstream, so that the coefficients are the same numbers.
-fn signal(json: &Json, class: &classes::Class) -> Result<Vec<f32>> {
+/// `ᾱ_t`, in float32 and by the same operations as upstream, so that the coefficients are the same numbers; and whether the file names
+/// the cosine schedule.
+fn signal(json: &Json, class: &classes::Class) -> Result<(Vec<f32>, bool)> {
     let train_steps: usize = json.get_or("num_train_timesteps", 1000)?;
     let start = json.get_or("beta_start", class.beta_start)?;
     let end = json.get_or("beta_end", class.beta_end)?;
@@ -99,16 +100,31 @@ fn signal(json: &Json, class: &classes::Class) -> Result<Vec<f32>> {
             return Err(json.error("trained_betas", &what));
         }
         (Some(betas), _) => Tensor::from_slice(&betas),
+        (None, COSINE) => Tensor::from_slice(&cosine_betas(train_steps)),
         _ if !(start > 0.0 && start <= end && end < 1.0) => {
             return Err(json.error("beta_start", "and beta_end must lie between 0 and 1"));
         }
         (None, "linear") => ramp(start, end),
         (None, "scaled_linear") => ramp(start.sqrt(), end.sqrt()).square(),
         (None, other) => {
-            return Err(json.error("beta_schedule", &format!("is {other}; linear and scaled_linear are supported")));
+            let what = format!("is {other}; linear, scaled_linear and {COSINE} are supported");
+            return Err(json.error("beta_schedule", &what));
         }
     };
-    Ok(Vec::<f32>::try_from((-betas + 1.0).cumprod(0, Kind::Float))?)
+    Ok((Vec::<f32>::try_from((-betas + 1.0).cumprod(0, Kind::Float))?, kind == COSINE))
+}
+
+const COSINE: &str = "squaredcos_cap_v2";
+
+/// Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models" (2021), equation 17: `ᾱ` falls as a squared cosine, and no
+/// step takes more than 0.999 of the signal.
+fn cosine_betas(steps: usize) -> Vec<f32> {
+    const OFFSET: f64 = 0.008;
+    let signal = |step: usize| {
+        let time = step as f64 / steps as f64;
+        ((time + OFFSET) / (1.0 + OFFSET) * std::f64::consts::FRAC_PI_2).cos().powi(2)
+    };
+    (0..steps).map(|step| (1.0 - signal(step + 1) / signal(step)).min(0.999) as f32).collect()
 }
 
 /// Lin et al. 2023, algorithm 1: shifts and scales `sqrt(ᾱ)` so that the last one is 0 and the first stays.

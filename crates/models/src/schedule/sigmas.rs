@@ -9,7 +9,7 @@
 use super::{NoiseSchedule, Sampler, Spacing, Step};
 use crate::error::{Error, Result};
 
-/// The share of signal that is taken for none: sigma would else have no bound.
+/// What is taken for a share of signal of none: sigma would else have no bound.
 const LEAST_SIGNAL: f64 = 1.0 / (1 << 24) as f64;
 /// How much of the steps goes to little noise (Karras et al., equation 5).
 const RHO: f64 = 7.0;
@@ -58,7 +58,7 @@ impl NoiseSchedule {
     pub(super) fn dpmpp_2m(&self, steps: usize, karras: bool) -> Result<Sampler> {
         let table = self.sigmas();
         let (times, mut sigmas) = match karras {
-            true => karras_levels(&table, self.alphas_cumprod.len(), steps)?,
+            true => self.karras_levels(&table, steps)?,
             false => {
                 let times = self.times_of_multistep(steps)?;
                 let sigmas = times.iter().map(|t| between(&table, *t)).collect();
@@ -95,16 +95,36 @@ impl NoiseSchedule {
             return Err(Error::Input(format!("{steps} sampling steps: must be 1 to {} for dpm++_2m", train - 1)));
         }
         let time = |i: usize| match self.spacing {
-            Spacing::Leading => ((i * (train / (steps + 1))) as i64 + self.steps_offset) as f64,
+            Spacing::Leading => ((i * (train / (steps + 1))) as i64).saturating_add(self.steps_offset) as f64,
             _ => (i as f64 * ((train - 1) as f64 / steps as f64)).round_ties_even(),
         };
         self.inside((1..=steps).rev().map(time).collect())
     }
 
+    /// Times, to whole training steps, and sigmas, from the noisiest.
+    fn karras_levels(&self, table: &[f64], steps: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+        let (Some(least), Some(most)) = (table.first(), table.last()) else { return Ok((vec![], vec![])) };
+        let train = self.alphas_cumprod.len();
+        if steps == 0 || steps > train {
+            return Err(Error::Input(format!("{steps} sampling steps: must be 1 to {train}")));
+        }
+        let (low, high) = (least.powf(1.0 / RHO), most.powf(1.0 / RHO));
+        let gap = 1.0 / (steps.max(2) - 1) as f64;
+        let sigmas: Vec<f64> = (0..steps).map(|i| (high + i as f64 * gap * (low - high)).powf(RHO)).collect();
+        let time = |sigma: &f64| {
+            let above = table.partition_point(|known| known <= sigma).clamp(1, table.len().saturating_sub(1).max(1));
+            let [low, high] = [above - 1, above].map(|i| table[i.min(table.len() - 1)].ln());
+            let share = ((low - sigma.ln()) / (low - high)).clamp(0.0, 1.0);
+            let time = above as f64 - 1.0 + share;
+            if self.cuts_times { time.floor() } else { time.round_ties_even() }
+        };
+        Ok((sigmas.iter().map(time).collect(), sigmas))
+    }
+
     /// By training step.
     fn sigmas(&self) -> Vec<f64> {
         let sigma = |signal: &f64| {
-            let signal = signal.max(LEAST_SIGNAL);
+            let signal = if *signal > 0.0 { *signal } else { LEAST_SIGNAL };
             ((1.0 - signal) / signal).sqrt()
         };
         self.alphas_cumprod.iter().map(sigma).collect()
@@ -121,22 +141,4 @@ fn between(table: &[f64], place: f64) -> f64 {
     let (low, share) = (place as usize, place.fract());
     let value = at(low);
     if share == 0.0 { value } else { value + (at(low + 1) - value) * share }
-}
-
-/// Times, to whole training steps, and sigmas, from the noisiest.
-fn karras_levels(table: &[f64], train: usize, steps: usize) -> Result<(Vec<f64>, Vec<f64>)> {
-    let (Some(least), Some(most)) = (table.first(), table.last()) else { return Ok((vec![], vec![])) };
-    if steps == 0 || steps > train {
-        return Err(Error::Input(format!("{steps} sampling steps: must be 1 to {train}")));
-    }
-    let (low, high) = (least.powf(1.0 / RHO), most.powf(1.0 / RHO));
-    let gap = 1.0 / (steps.max(2) - 1) as f64;
-    let sigmas: Vec<f64> = (0..steps).map(|i| (high + i as f64 * gap * (low - high)).powf(RHO)).collect();
-    let time = |sigma: &f64| {
-        let above = table.partition_point(|known| known <= sigma).clamp(1, table.len().saturating_sub(1).max(1));
-        let [low, high] = [above - 1, above].map(|i| table[i.min(table.len() - 1)].ln());
-        let share = ((low - sigma.ln()) / (low - high)).clamp(0.0, 1.0);
-        (above as f64 - 1.0 + share).round_ties_even()
-    };
-    Ok((sigmas.iter().map(time).collect(), sigmas))
 }

@@ -78,7 +78,10 @@ impl Settings {
         if !path.exists() {
             return Ok(None);
         }
-        Tokenizer::from_bytes(text::read(&path)?).map(Some).map_err(|e| Error::file(path, e.to_string()))
+        let text = text::read(&path)?;
+        // the library panics where the JSON breaks off within `decoder`
+        serde_json::from_str::<Value>(&text).map_err(|e| Error::file(&path, e.to_string()))?;
+        Tokenizer::from_bytes(text).map(Some).map_err(|e| Error::file(path, e.to_string()))
     }
 
     /// The token of a role. Where the two files disagree, `special_tokens_map.json` has the last word, except beside the

@@ -1,4 +1,9 @@
-use crate::{config::Json, error::Result, inert_keys};
+use crate::{
+    config::Json,
+    error::Result,
+    inert_keys,
+    transformers::{all_positive, at_most, positive},
+};
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::Path;
@@ -63,6 +68,7 @@ impl Config {
         let json = Json::read(path)?;
         json.only("_class_name", "UNet2DConditionModel")?;
         let channels: Vec<i64> = json.get("block_out_channels")?;
+        all_positive(&json, "block_out_channels", &channels)?;
         let count = channels.len();
         let per_level = |key: &str, values: Option<Vec<i64>>| {
             values.ok_or_else(|| json.error(key, &format!("needs one number, or one for each of the {count} levels")))
@@ -80,7 +86,10 @@ impl Config {
         let down = attention_flags(&json, "down_block_types", "CrossAttnDownBlock2D", "DownBlock2D", count)?;
         let mut up = attention_flags(&json, "up_block_types", "CrossAttnUpBlock2D", "UpBlock2D", count)?;
         up.reverse();
-        let groups = json.get_or("norm_num_groups", 32)?;
+        for depth in &depths {
+            at_most(&json, key, *depth)?;
+        }
+        let groups = positive(&json, "norm_num_groups", Some(32))?;
         let mut levels = vec![];
         for i in 0..count {
             let level = Level {
@@ -90,38 +99,35 @@ impl Config {
                 down_attention: down[i],
                 up_attention: up[i],
             };
-            if level.heads < 1 || level.channels < 1 || level.channels % level.heads != 0 {
+            if level.heads < 1 || level.channels % level.heads != 0 {
                 return Err(
                     json.error("attention_head_dim", &format!("{} does not divide {} channels", heads[i], channels[i]))
                 );
             }
-            if groups < 1 || level.channels % groups != 0 {
+            if level.channels % groups != 0 {
                 return Err(
                     json.error("norm_num_groups", &format!("{groups} does not divide {} channels", channels[i]))
                 );
             }
             levels.push(level);
         }
-        if levels.is_empty() {
-            return Err(json.error("block_out_channels", "is empty"));
-        }
         let text_time = match json.maybe::<String>("addition_embed_type")?.as_deref() {
             None => None,
             Some("text_time") => Some(TextTime {
-                time_width: json.get("addition_time_embed_dim")?,
-                input_width: json.get("projection_class_embeddings_input_dim")?,
+                time_width: positive(&json, "addition_time_embed_dim", None)?,
+                input_width: positive(&json, "projection_class_embeddings_input_dim", None)?,
             }),
             Some(other) => {
                 return Err(json.error("addition_embed_type", &format!("is {other}; only text_time is supported")));
             }
         };
         let config = Self {
-            in_channels: json.get_or("in_channels", 4)?,
-            out_channels: json.get_or("out_channels", 4)?,
-            sample_size: json.get_or("sample_size", 64)?,
+            in_channels: positive(&json, "in_channels", Some(4))?,
+            out_channels: positive(&json, "out_channels", Some(4))?,
+            sample_size: positive(&json, "sample_size", Some(64))?,
             levels,
-            layers_per_block: json.get_or("layers_per_block", 2)?,
-            cross_attention_dim: json.get("cross_attention_dim")?,
+            layers_per_block: positive(&json, "layers_per_block", Some(2))? as usize,
+            cross_attention_dim: positive(&json, "cross_attention_dim", None)?,
             use_linear_projection: json.get_or("use_linear_projection", false)?,
             text_time,
             norm_groups: groups,
