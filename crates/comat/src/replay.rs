@@ -168,16 +168,19 @@ impl Replay<'_> {
             match self.mode {
                 Mode::Detached => cotangents[0] += pull,
                 // it is about this step alone: nothing of it goes on through the model's input
-                Mode::Chained => {
-                    gradients.add(&precision::vjp_and_keep(self.denoiser.kind, &[&outputs[0]], self.leaves, &[&pull])?)
-                }
+                Mode::Chained => gradients.add(&precision::vjp_and_keep(
+                    self.denoiser.kind,
+                    &[&outputs[0]],
+                    self.leaves,
+                    &[&pull],
+                )?)?,
             }
         }
         let inputs: Vec<&Tensor> = self.leaves.iter().copied().chain(chained.then_some(&x)).collect();
         let outputs: Vec<&Tensor> = outputs.iter().collect();
         let mut grads = precision::vjp(self.denoiser.kind, &outputs, &inputs, &cotangents.iter().collect::<Vec<_>>())?;
         let through_input = grads.drain(self.leaves.len()..).next().flatten();
-        gradients.add(&grads);
+        gradients.add(&grads)?;
         Ok((through_input, values))
     }
 
