@@ -147,7 +147,7 @@ impl Discriminator {
                 let back = precision::vjp_and_keep(self.kind, &[&pass], &[&piece], &[&pass.ones_like()])?;
                 cotangents
                     .push(back.into_iter().next().flatten().context("the discriminator's logits depend on its input")?);
-                self.gradients.add(&precision::vjp(self.kind, &[&told], &leaves, &[&told.ones_like()])?);
+                self.gradients.add(&precision::vjp(self.kind, &[&told], &leaves, &[&told.ones_like()])?)?;
                 adversarial += values[0];
                 loss += values[1];
                 right += logits.lt(0.0).sum(Kind::Double).double_value(&[]);
@@ -156,7 +156,7 @@ impl Discriminator {
             let told = surprise(&logits, true) / (2.0 * pixels);
             let value = told.double_value(&[]);
             finite::check_value(Part::Discriminator, value)?;
-            self.gradients.add(&precision::vjp(self.kind, &[&told], &leaves, &[&told.ones_like()])?);
+            self.gradients.add(&precision::vjp(self.kind, &[&told], &leaves, &[&told.ones_like()])?)?;
             loss += value;
             right += logits.gt(0.0).sum(Kind::Double).double_value(&[]);
         }
@@ -165,16 +165,19 @@ impl Discriminator {
     }
 
     /// An optimiser step on the gradients of so many batches; returns their norm. If that is not finite, the update is skipped.
-    pub fn update(&mut self, batches: usize) -> f64 {
+    ///
+    /// # Errors
+    /// As of [`Updater::step`].
+    pub fn update(&mut self, batches: usize) -> Result<f64> {
         self.gradients.scale(1.0 / batches as f64);
         let norm = self.gradients.clip(self.settings.max_grad_norm);
         if norm.is_finite() {
-            self.optimizer.step(&mut self.trained.flat, &self.gradients.flat, self.settings.learning_rate);
+            self.optimizer.step(&mut self.trained.flat, &self.gradients.flat, self.settings.learning_rate)?;
         } else {
             self.skipped += 1;
         }
         self.forget();
-        norm
+        Ok(norm)
     }
 
     /// Drops what was added up since the last update.

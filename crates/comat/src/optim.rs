@@ -5,10 +5,12 @@ mod masters;
 mod prodigy;
 mod updater;
 
+use anyhow::Result;
 use config::{Optimizer, RateSchedule};
 use models::lora::Trainable;
 use std::f64::consts::PI;
 use tch::Tensor;
+use torch_ext::lists;
 
 pub use masters::Masters;
 pub use prodigy::Prodigy;
@@ -63,12 +65,13 @@ impl Gradients {
     }
 
     /// Adds one gradient for each matrix; `None` adds nothing.
-    pub fn add(&mut self, grads: &[Option<Tensor>]) {
-        for (view, grad) in self.views.iter_mut().zip(grads) {
-            if let Some(grad) = grad {
-                let _ = view.g_add_(grad);
-            }
-        }
+    ///
+    /// # Errors
+    /// A gradient of another shape.
+    pub fn add(&mut self, grads: &[Option<Tensor>]) -> Result<()> {
+        let (sums, addends): (Vec<&Tensor>, Vec<&Tensor>) =
+            self.views.iter().zip(grads).filter_map(|(view, grad)| Some((view, grad.as_ref()?))).unzip();
+        Ok(lists::add_to_all(&sums, &addends)?)
     }
 
     /// In the order of `Lora::parameters`.
@@ -112,17 +115,14 @@ impl AdamW {
     }
 
     /// One update of the values, in place.
-    pub fn step(&mut self, values: &mut Tensor, gradient: &Tensor, learning_rate: f64) {
-        let Optimizer { betas: [beta1, beta2], weight_decay, epsilon, .. } = self.config;
+    ///
+    /// # Errors
+    /// Values that are not contiguous, or a gradient of another size or kind.
+    pub fn step(&mut self, values: &mut Tensor, gradient: &Tensor, learning_rate: f64) -> Result<()> {
+        let Optimizer { betas, weight_decay, epsilon, .. } = self.config;
         self.updates += 1;
-        let unbias = |beta: f64| 1.0 - beta.powi(self.updates as i32);
-        tch::no_grad(|| {
-            let _ = self.mean.g_mul_scalar_(beta1).g_add_(&(gradient * (1.0 - beta1)));
-            let _ = self.square.g_mul_scalar_(beta2).g_add_(&(gradient.square() * (1.0 - beta2)));
-            let deviation = self.square.sqrt() / unbias(beta2).sqrt() + epsilon;
-            let update = &self.mean / deviation * (-learning_rate / unbias(beta1));
-            let _ = values.g_mul_scalar_(1.0 - learning_rate * weight_decay).g_add_(&update);
-        });
+        let rule = lists::AdamW { learning_rate, betas, weight_decay, epsilon };
+        Ok(rule.step(values, gradient, [&mut self.mean, &mut self.square], self.updates)?)
     }
 }
 
@@ -160,7 +160,7 @@ mod tests {
             w -= rate * (m / (1.0 - f64::powi(b1, t))) / ((v / (1.0 - f64::powi(b2, t))).sqrt() + eps);
             let mut gradients = Gradients::zeros(&adapter);
             let _ = gradients.flat.fill_(g);
-            adamw.step(&mut adapter.flat, &gradients.flat, rate);
+            adamw.step(&mut adapter.flat, &gradients.flat, rate).unwrap();
         }
         assert!((adapter.flat.double_value(&[0]) - w).abs() < 1e-12);
         let seen = adapter.lora.parameters()[0].1.double_value(&[0, 0]);

@@ -98,7 +98,7 @@ impl Replay<'_> {
                 (Pull::AtOutput(cotangent), Mode::Detached) => cotangents[0] += cotangent,
                 // it is about this step alone: nothing of it goes on through the model's input
                 (Pull::AtOutput(cotangent), Mode::Chained) => {
-                    gradients.add(&precision::vjp_and_keep(kind, &[&e], self.leaves, &[&cotangent])?)
+                    gradients.add(&precision::vjp_and_keep(kind, &[&e], self.leaves, &[&cotangent])?)?
                 }
             }
         }
@@ -106,7 +106,7 @@ impl Replay<'_> {
         let outputs: Vec<&Tensor> = outputs.iter().collect();
         let mut grads = precision::vjp(kind, &outputs, &inputs, &cotangents.iter().collect::<Vec<_>>())?;
         let through_input = grads.drain(self.leaves.len()..).next().flatten();
-        gradients.add(&grads);
+        gradients.add(&grads)?;
         Ok((through_input, values))
     }
 }

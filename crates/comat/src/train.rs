@@ -126,7 +126,7 @@ impl Trainer {
         report.look_for_what_is_not_finite();
         match report.not_finite {
             Some(part) => self.skip(part)?,
-            None => self.update(config, &gradients, &mut report),
+            None => self.update(config, &gradients, &mut report)?,
         }
         Ok(report)
     }
@@ -173,17 +173,18 @@ impl Trainer {
     }
 
     /// What was learned from a step goes into the weights.
-    fn update(&mut self, config: &Config, gradients: &Gradients, report: &mut StepReport) {
+    fn update(&mut self, config: &Config, gradients: &Gradients, report: &mut StepReport) -> Result<()> {
         self.skipped_in_a_row = 0;
-        self.optimizer.step(&mut self.adapter.flat, &gradients.flat, report.learning_rate);
+        self.optimizer.step(&mut self.adapter.flat, &gradients.flat, report.learning_rate)?;
         report.distance = self.optimizer.distance();
         if let Some(ema) = &mut self.ema {
             ema.update(&self.adapter.flat, self.step + 1);
         }
         if let Some(Fidelity { discriminator, .. }) = &mut self.fidelity {
-            let norm = discriminator.update(config.train.accumulation);
+            let norm = discriminator.update(config.train.accumulation)?;
             report.discriminator_updated(norm, discriminator.skipped);
         }
+        Ok(())
     }
 
     /// A step that changes nothing.

@@ -4,7 +4,7 @@ use crate::text::GuidedText;
 use models::{
     Result,
     guidance::Guidance,
-    unet::{Layer, Recorder, UNet},
+    unet::{Layer, Projected, Recorder, Text, UNet},
 };
 use tch::{Kind, Tensor};
 
@@ -18,19 +18,21 @@ pub struct Denoiser<'a> {
 impl Denoiser<'_> {
     /// Guided model output for latents `[B, C, h, w]` at a time in training steps, in their precision. Both halves run as one batch.
     pub fn predict(&self, latents: &Tensor, time: f64, text: &GuidedText) -> Result<Tensor> {
-        self.run(latents, time, text, None)
+        self.run(latents, time, text, |unet, x, t, text| unet.forward(x, t, text))
     }
 
-    /// [`Denoiser::predict`] for these prompts, as a sampler takes it.
+    /// [`Denoiser::predict`] for these prompts, as a sampler takes it: without gradients. What depends on the prompts alone is computed
+    /// once.
     pub fn conditioned_on<'a>(&'a self, text: &'a GuidedText) -> impl Fn(&Tensor, f64) -> Result<Tensor> + 'a {
-        move |latents, time| self.predict(latents, time, text)
+        let projected = Projected::default();
+        move |latents, time| self.run(latents, time, text, |unet, x, t, text| unet.again(x, t, text, &projected))
     }
 
     /// As [`Denoiser::predict`], with the cross-attention maps of the conditional half, a row a sample.
     pub fn predict_with_maps(&self, latents: &Tensor, time: f64, text: &GuidedText) -> Result<(Tensor, Vec<Layer>)> {
         let rows = latents.size()[0];
         let recorder = Recorder::new(if text.both.is_some() { rows } else { 0 }, rows);
-        let predicted = self.run(latents, time, text, Some(&recorder))?;
+        let predicted = self.run(latents, time, text, |unet, x, t, text| unet.watched(x, t, text, Some(&recorder)))?;
         let mut layers = recorder.into_layers();
         for map in layers.iter_mut().flat_map(|layer| &mut layer.modules) {
             *map = text.fold(map.shallow_clone());
@@ -38,18 +40,24 @@ impl Denoiser<'_> {
         Ok((predicted, layers))
     }
 
-    fn run(&self, latents: &Tensor, time: f64, text: &GuidedText, recorder: Option<&Recorder>) -> Result<Tensor> {
+    fn run(
+        &self,
+        latents: &Tensor,
+        time: f64,
+        text: &GuidedText,
+        pass: impl Fn(&UNet, &Tensor, &Tensor, &Text) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let input = latents.to_kind(self.kind);
         let rows = latents.size()[0];
         let timesteps = |rows: i64| Tensor::full([rows], time, (Kind::Float, latents.device()));
         match &text.both {
             Some(both) => {
                 let twice = Tensor::cat(&[&input, &input], 0);
-                let out = self.unet.watched(&twice, &timesteps(2 * rows), both, recorder)?;
+                let out = pass(self.unet, &twice, &timesteps(2 * rows), both)?;
                 let halves = out.to_kind(latents.kind()).chunk(2, 0);
                 Ok(self.guidance.combine(&halves[0], &halves[1]))
             }
-            None => Ok(self.unet.watched(&input, &timesteps(rows), &text.cond, recorder)?.to_kind(latents.kind())),
+            None => Ok(pass(self.unet, &input, &timesteps(rows), &text.cond)?.to_kind(latents.kind())),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! to be found over many steps. Gradients that no scale can hold stay as they are, not finite: whoever takes a step looks at them.
 
 use anyhow::Result;
+use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 
 /// What the largest cotangent is scaled to.
@@ -46,22 +47,36 @@ fn scaled(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Re
         let larger: Vec<Tensor> = cotangents.iter().map(|c| (*c * &factor).to_kind(c.kind())).collect();
         // the graph is kept for another try; it is freed with its outputs
         let grads = torch_ext::vjp_and_keep(outputs, inputs, &larger.iter().collect::<Vec<_>>())?;
+        let mut seen = BTreeSet::new();
+        let grads: Vec<Option<Tensor>> = grads.into_iter().map(|g| g.map(|g| own(g, &mut seen))).collect();
+        let finite = smaller(&grads, &factor)?;
         // the host asks the device once a try
-        if last || all_finite(&grads).logical_or(&hopeless).int64_value(&[]) != 0 {
-            let wide = |g: &Tensor| if g.kind() == Kind::Half { Kind::Float } else { g.kind() };
-            return Ok(grads
-                .into_iter()
-                .map(|g| g.map(|g| (g.to_kind(wide(&g)) / &factor).to_kind(wide(&g))))
-                .collect());
+        if last || finite.logical_or(&hopeless).int64_value(&[]) != 0 {
+            return Ok(grads);
         }
         factor /= STEP;
     }
     Ok(vec![])
 }
 
-fn all_finite(gradients: &[Option<Tensor>]) -> Tensor {
-    let each: Vec<Tensor> = gradients.iter().flatten().map(|g| g.isfinite().all()).collect();
-    if each.is_empty() { Tensor::from(true) } else { Tensor::stack(&each, 0).all() }
+/// In float32 where it was float16, and in memory that no other gradient lies in: it is to be changed in place.
+fn own(gradient: Tensor, seen: &mut BTreeSet<usize>) -> Tensor {
+    let wide = if gradient.kind() == Kind::Half { gradient.to_kind(Kind::Float) } else { gradient };
+    let wide = wide.contiguous();
+    if seen.insert(wide.data_ptr() as usize) { wide } else { wide.copy() }
+}
+
+/// Divides all gradients by the factor, a power of two, in place. Whether they are finite, still on the device.
+fn smaller(gradients: &[Option<Tensor>], factor: &Tensor) -> Result<Tensor> {
+    let mut finite = Tensor::ones([], (Kind::Bool, factor.device()));
+    for kind in [Kind::Float, Kind::Double] {
+        let all: Vec<&Tensor> = gradients.iter().flatten().filter(|g| g.kind() == kind).collect();
+        if !all.is_empty() {
+            let found = torch_ext::lists::unscale(&all, &factor.reciprocal().to_kind(Kind::Float).view([1]))?;
+            finite = finite.logical_and(&found.eq(0.0).all());
+        }
+    }
+    Ok(finite)
 }
 
 /// Numbers that stay on the device.

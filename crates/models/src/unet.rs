@@ -5,6 +5,7 @@
 
 mod blocks;
 mod config;
+mod projected;
 mod recorder;
 mod transformer;
 
@@ -17,6 +18,7 @@ use blocks::{Conditions, DownBlock, MidBlock, TimeEmbedding, UpBlock};
 use tch::{Kind, Tensor};
 
 pub use config::{Config, Level, TextTime};
+pub use projected::Projected;
 pub use recorder::{Layer, Place, Recorder};
 
 impl Config {
@@ -118,6 +120,13 @@ impl UNet {
         self.watched(latents, timesteps, text, None)
     }
 
+    /// As [`UNet::forward`], without gradients: one of many passes with the same text, whose keys and values are computed once.
+    pub fn again(&self, latents: &Tensor, timesteps: &Tensor, text: &Text, projected: &Projected) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        projected.rewind();
+        self.run(latents, timesteps, text, None, Some(projected))
+    }
+
     /// As [`UNet::forward`]; the recorder gets the cross-attention maps of the middle and of the way up.
     pub fn watched(
         &self,
@@ -126,10 +135,21 @@ impl UNet {
         text: &Text,
         recorder: Option<&Recorder>,
     ) -> Result<Tensor> {
+        self.run(latents, timesteps, text, recorder, None)
+    }
+
+    fn run(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        text: &Text,
+        recorder: Option<&Recorder>,
+        projected: Option<&Projected>,
+    ) -> Result<Tensor> {
         self.check(latents, timesteps, text)?;
         let kind = latents.kind();
         let time = self.embed(timesteps, text, kind)?.silu();
-        let given = Conditions { time: &time, context: &text.context.to_kind(kind), recorder };
+        let given = Conditions { time: &time, context: &text.context.to_kind(kind), projected, recorder };
         let mut x = self.conv_in.forward(latents);
         let mut skips = vec![x.shallow_clone()];
         for block in &self.down_blocks {

@@ -7,7 +7,7 @@ use models::{
     layers::Linear,
     lora::{self, Base, Lora},
     tensors::Tensors,
-    unet::{Added, Config, Place, Recorder, Text, UNet},
+    unet::{Added, Config, Place, Projected, Recorder, Text, UNet},
     weights::Weights,
 };
 use std::{collections::BTreeSet, fs};
@@ -39,6 +39,11 @@ fn parity(name: &str) {
     for case_name in cases {
         let (sample, timesteps, text) = case(&io, case_name);
         let out = unet.forward(&sample, &timesteps, &text).unwrap();
+        let projected = Projected::default();
+        for _ in 0..2 {
+            let again = unet.again(&sample, &timesteps, &text, &projected).unwrap();
+            assert_eq!(again, out, "keys and values of the text that were kept");
+        }
         assert_close(&format!("{name} {case_name} {:?}", sample.size()), &out, &io[&format!("{case_name}.out")], 1e-5);
     }
     maps(name, &unet, &io);

@@ -2,5 +2,6 @@
 #include "autograd.cpp"
 #include "count.cpp"
 #include "group.cpp"
+#include "lists.cpp"
 #include "random.cpp"
 #include "runtime.cpp"

@@ -15,6 +15,7 @@ pub mod count;
 pub mod cuda;
 mod functions;
 mod group;
+pub mod lists;
 pub mod memory;
 pub mod nccl;
 mod random;

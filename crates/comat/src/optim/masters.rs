@@ -1,6 +1,7 @@
 //! A whole network under AdamW.
 
 use super::{AdamW, clipping};
+use anyhow::Result;
 use config::Optimizer;
 use tch::Tensor;
 
@@ -45,18 +46,21 @@ impl Masters {
 
     /// One update by the mean of what was added `count` times, scaled down to the norm `most` where it exceeds it; returns the norm
     /// before. If that is no finite number, nothing is updated.
-    pub fn step(&mut self, count: usize, most: f64, learning_rate: f64) -> f64 {
+    ///
+    /// # Errors
+    /// As of [`AdamW::step`].
+    pub fn step(&mut self, count: usize, most: f64, learning_rate: f64) -> Result<f64> {
         let squares = self.0.iter().filter_map(|m| Some(m.gradient.as_ref()?.norm().double_value(&[]).powi(2)));
         let norm = squares.sum::<f64>().sqrt() / count as f64;
         let factor = clipping(norm, most) / count as f64;
         for Master { leaf, value, gradient, adamw } in &mut self.0 {
             let Some(gradient) = gradient.take().filter(|_| norm.is_finite()) else { continue };
-            adamw.step(value, &(gradient * factor), learning_rate);
+            adamw.step(value, &(gradient * factor), learning_rate)?;
             if leaf.data_ptr() != value.data_ptr() {
                 tch::no_grad(|| leaf.copy_(value));
             }
         }
-        norm
+        Ok(norm)
     }
 
     /// The masters, in the order of the leaves. Everything else is let go.
@@ -81,7 +85,7 @@ mod tests {
             let gradient = masters.leaves()[0].full_like(*gradient);
             masters.add(vec![Some(gradient.detach())]);
         }
-        masters.step(gradients.len(), 1.0, 1e-3)
+        masters.step(gradients.len(), 1.0, 1e-3).unwrap()
     }
 
     /// A step of 0.001 is lost on a bfloat16 near 1, whose next neighbour is 0.004 away; four of them are not.

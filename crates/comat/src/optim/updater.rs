@@ -1,6 +1,7 @@
 //! The optimiser of a run, whichever it is, and what checkpoints keep of one.
 
 use super::{AdamW, Prodigy};
+use anyhow::Result;
 use config::{Optimizer, Rule};
 use tch::Tensor;
 
@@ -40,10 +41,16 @@ impl Updater {
     }
 
     /// One update of the values, in place.
-    pub fn step(&mut self, values: &mut Tensor, gradient: &Tensor, learning_rate: f64) {
+    ///
+    /// # Errors
+    /// As of [`AdamW::step`].
+    pub fn step(&mut self, values: &mut Tensor, gradient: &Tensor, learning_rate: f64) -> Result<()> {
         match self {
             Self::AdamW(adamw) => adamw.step(values, gradient, learning_rate),
-            Self::Prodigy(prodigy) => prodigy.step(values, gradient, learning_rate),
+            Self::Prodigy(prodigy) => {
+                prodigy.step(values, gradient, learning_rate);
+                Ok(())
+            }
         }
     }
 

@@ -95,7 +95,7 @@ impl Course {
                 bail!("{}: step {done}: the gradient is {norm}; {state} is untouched", self.name);
             }
             let _ = gradient.g_mul_(&(norm.reciprocal() * CLIP).clamp_max(1.0));
-            adamw.step(&mut parameters.flat, &gradient, self.learning_rate_at(step));
+            adamw.step(&mut parameters.flat, &gradient, self.learning_rate_at(step))?;
             parameters.follow(self.average.min((1.0 + step as f64) / (10.0 + step as f64)));
             sums.add(&losses);
             watch.bar.inc(1);

@@ -1,7 +1,8 @@
 use super::{
     Config,
+    projected::Projected,
     recorder::{Place, Recorder, Tap},
-    transformer::SpatialTransformer,
+    transformer::{Context, SpatialTransformer},
 };
 use crate::{
     layers::{Conv2d, Linear},
@@ -16,11 +17,17 @@ pub struct Conditions<'a> {
     pub time: &'a Tensor,
     /// Text `[B, L, D]`
     pub context: &'a Tensor,
+    /// Its keys and values, where they are kept from one pass to the next.
+    pub projected: Option<&'a Projected>,
     /// Who wants to see the cross-attention maps.
     pub recorder: Option<&'a Recorder>,
 }
 
 impl<'a> Conditions<'a> {
+    fn text(&self) -> Context<'a> {
+        Context { tokens: self.context, projected: self.projected }
+    }
+
     fn tap(&self, place: Place) -> Option<Tap<'a>> {
         self.recorder.map(|recorder| recorder.tap(place))
     }
@@ -36,7 +43,7 @@ impl Layer {
     fn forward(&self, x: &Tensor, given: &Conditions, tap: Option<Tap>) -> Tensor {
         let x = self.resnet.forward(x, Some(given.time));
         match &self.attention {
-            Some(attention) => attention.forward(&x, given.context, tap),
+            Some(attention) => attention.forward(&x, given.text(), tap),
             None => x,
         }
     }

@@ -1,9 +1,18 @@
-use super::{Config, recorder::Tap};
+use super::{Config, projected::Projected, recorder::Tap};
 use crate::{
     layers::{Conv2d, GroupNorm, LayerNorm, Linear, attention},
     weights::Scope,
 };
 use tch::Tensor;
+
+/// What a sequence attends to.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// `[B, L, D]`
+    pub tokens: &'a Tensor,
+    /// Keys and values of earlier passes.
+    pub projected: Option<&'a Projected>,
+}
 
 /// `Transformer2DModel`: latents as a sequence of pixels that attends to itself and to the text.
 pub struct SpatialTransformer {
@@ -41,8 +50,8 @@ impl SpatialTransformer {
         }
     }
 
-    /// x `[B, C, h, w]`, context `[B, L, D]` → `[B, C, h, w]`
-    pub fn forward(&self, x: &Tensor, context: &Tensor, tap: Option<Tap>) -> Tensor {
+    /// x `[B, C, h, w]` → `[B, C, h, w]`
+    pub fn forward(&self, x: &Tensor, text: Context, tap: Option<Tap>) -> Tensor {
         let (batch, channels, height, width) = x.size4().expect("latents are [B, C, h, w]");
         let to_sequence = |x: &Tensor| x.flatten(2, 3).transpose(1, 2);
         let to_image = |x: &Tensor| x.transpose(1, 2).reshape([batch, channels, height, width]);
@@ -52,7 +61,7 @@ impl SpatialTransformer {
             Projection::Linear(linear) => linear.forward(&to_sequence(&normed)),
         };
         for block in &self.blocks {
-            hidden = block.forward(&hidden, context, tap.map(|tap| tap.sized(height, width)));
+            hidden = block.forward(&hidden, text, tap.map(|tap| tap.sized(height, width)));
         }
         x + match &self.proj_out {
             Projection::Conv(conv) => conv.forward(&to_image(&hidden)),
@@ -82,10 +91,10 @@ impl Block {
         }
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor, tap: Option<Tap>) -> Tensor {
+    fn forward(&self, x: &Tensor, text: Context, tap: Option<Tap>) -> Tensor {
         let normed = self.norm1.forward(x);
-        let x = x + self.attn1.forward(&normed, &normed, None);
-        let x = &x + self.attn2.forward(&self.norm2.forward(&x), context, tap);
+        let x = x + self.attn1.forward(&normed, Context { tokens: &normed, projected: None }, None);
+        let x = &x + self.attn2.forward(&self.norm2.forward(&x), text, tap);
         &x + self.ff.forward(&self.norm3.forward(&x))
     }
 }
@@ -109,8 +118,13 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor, tap: Option<Tap>) -> Tensor {
-        let (q, k, v) = (self.to_q.forward(x), self.to_k.forward(context), self.to_v.forward(context));
+    fn forward(&self, x: &Tensor, context: Context, tap: Option<Tap>) -> Tensor {
+        let q = self.to_q.forward(x);
+        let project = || [&self.to_k, &self.to_v].map(|layer| layer.forward(context.tokens));
+        let [k, v] = match context.projected {
+            Some(projected) => projected.next(project),
+            None => project(),
+        };
         if let Some(tap) = tap {
             tap.record(&q, &k, self.heads);
         }

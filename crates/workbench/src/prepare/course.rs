@@ -120,7 +120,7 @@ impl<'a> Course<'a> {
                 sum += loss.double_value(&[]);
                 interrupt.check()?;
             }
-            let norm = self.masters.step(batch, MOST, learning_rate(&self.config, step, steps));
+            let norm = self.masters.step(batch, MOST, learning_rate(&self.config, step, steps))?;
             if !norm.is_finite() {
                 bail!("step {}: the gradient is {norm}; try a lower --learning-rate or --dtype bfloat16", step + 1);
             }

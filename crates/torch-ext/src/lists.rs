@@ -1,0 +1,117 @@
+//! Operators on many tensors at once, or many operators in one: on a GPU a few launches in place of hundreds.
+
+use crate::{Result, check, new_tensor, pointers};
+use std::ffi::c_char;
+use tch::{TchError, Tensor};
+use torch_sys::C_tensor;
+
+unsafe extern "C" {
+    fn ext_add_to_all(sums: *const *const C_tensor, addends: *const *const C_tensor, n: usize) -> *mut c_char;
+    fn ext_unscale(
+        tensors: *const *const C_tensor,
+        n: usize,
+        factor: *const C_tensor,
+        found: *mut *mut C_tensor,
+    ) -> *mut c_char;
+    fn ext_adamw(
+        values: *const C_tensor,
+        gradient: *const C_tensor,
+        mean: *const C_tensor,
+        square: *const C_tensor,
+        updates: u64,
+        rate: f64,
+        beta1: f64,
+        beta2: f64,
+        decay: f64,
+        epsilon: f64,
+    ) -> *mut c_char;
+}
+
+/// Adds to each tensor, in place and without a graph, its addend.
+///
+/// # Errors
+/// Lists of different lengths, tensors of different shapes.
+pub fn add_to_all(sums: &[&Tensor], addends: &[&Tensor]) -> Result<()> {
+    if sums.len() != addends.len() {
+        return Err(TchError::Shape(format!("{} sums but {} addends", sums.len(), addends.len())));
+    }
+    if sums.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: both lists outlive the call and have the length passed with them.
+    check(unsafe { ext_add_to_all(pointers(sums).as_ptr(), pointers(addends).as_ptr(), sums.len()) })
+}
+
+/// Multiplies all tensors (of one device) in place by a number `[1]` in float32. The answer `[1]` stays on the device: not 0 where some
+/// number of theirs is not finite.
+///
+/// # Errors
+/// What libtorch refuses: other devices, a factor of another kind.
+pub fn unscale(tensors: &[&Tensor], factor: &Tensor) -> Result<Tensor> {
+    // SAFETY: the list outlives the call and has the length passed with it; the shim only reads the factor.
+    new_tensor(|found| unsafe { ext_unscale(pointers(tensors).as_ptr(), tensors.len(), factor.as_ptr(), found) })
+}
+
+/// What AdamW is told besides tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    pub learning_rate: f64,
+    pub betas: [f64; 2],
+    pub weight_decay: f64,
+    pub epsilon: f64,
+}
+
+impl AdamW {
+    /// One update in place, in a single pass over the memory. All are alike in shape, kind and device; `mean` and `square` are the
+    /// running means of the gradient and of its square, `updates` counts this one.
+    ///
+    /// # Errors
+    /// Tensors that are not alike.
+    pub fn step(
+        &self,
+        values: &mut Tensor,
+        gradient: &Tensor,
+        [mean, square]: [&mut Tensor; 2],
+        updates: u64,
+    ) -> Result<()> {
+        let Self { learning_rate, betas: [beta1, beta2], weight_decay, epsilon } = *self;
+        let [values, gradient] = [values.as_ptr(), gradient.as_ptr()].map(|p| p as *const C_tensor);
+        let [mean, square] = [mean.as_ptr(), square.as_ptr()].map(|p| p as *const C_tensor);
+        // SAFETY: the tensors outlive the call; the shim changes the numbers of three of them, which are borrowed for that.
+        check(unsafe {
+            ext_adamw(values, gradient, mean, square, updates, learning_rate, beta1, beta2, weight_decay, epsilon)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::device;
+    use tch::Kind;
+
+    #[test]
+    fn sums_of_lists() {
+        let all = |value: f64| [[2, 3], [4, 1]].map(|shape| Tensor::full(shape, value, (Kind::Float, device())));
+        let (sums, addends) = (all(1.0), all(0.5));
+        add_to_all(&sums.each_ref(), &addends.each_ref()).unwrap();
+        assert_eq!(sums, all(1.5));
+        assert!(add_to_all(&[&sums[0]], &[]).is_err());
+        assert!(add_to_all(&[&sums[0]], &[&sums[1]]).is_err());
+        add_to_all(&[], &[]).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_finite_is_found() {
+        let factor = Tensor::full([1], 0.25, (Kind::Float, device()));
+        let tensors = [Kind::Float, Kind::Double].map(|kind| Tensor::full([3], 2.0, (kind, device())));
+        for tensor in &tensors {
+            assert_eq!(unscale(&[tensor], &factor).unwrap().double_value(&[0]), 0.0);
+            assert_eq!(tensor.double_value(&[1]), 0.5);
+        }
+        for wrong in [f64::NAN, f64::INFINITY] {
+            let tensor = Tensor::from_slice(&[1.0f32, wrong as f32]).to_device(device());
+            assert_ne!(unscale(&[&tensors[0], &tensor], &factor).unwrap().double_value(&[0]), 0.0);
+        }
+    }
+}
