@@ -23,6 +23,8 @@ pub struct Replay<'a> {
     pub mode: Mode,
     /// Of what flows through the model's input in `chained` mode, how much goes on: 1 is all of it.
     pub discount: f64,
+    /// Whether gradients also go through the unconditional half of guidance.
+    pub unconditional: bool,
     /// The most that a sample's cotangent may be when it enters a step (0: no limit).
     pub max_cotangent: f64,
     /// Samples replayed at a time (0: all): bounds memory and changes nothing else.
@@ -79,10 +81,11 @@ impl Replay<'_> {
         let kind = self.denoiser.kind;
         let text = self.text.narrow(start, length);
         let x = x.detach().set_requires_grad(chained);
-        let (e, maps) = if losses.iter().any(|loss| loss.looks_at_maps()) {
-            self.denoiser.predict_with_maps(&x, step.time, &text)?
-        } else {
-            (self.denoiser.predict(&x, step.time, &text)?, vec![])
+        let with_maps = losses.iter().any(|loss| loss.looks_at_maps());
+        let (e, maps) = match (self.unconditional, with_maps) {
+            (true, true) => self.denoiser.predict_with_maps(&x, step.time, &text)?,
+            (true, false) => (self.denoiser.predict(&x, step.time, &text)?, vec![]),
+            (false, _) => self.denoiser.predict_conditionally(&x, step.time, &text, with_maps)?,
         };
         let rows = (start as usize, length as usize);
         let seen = Replayed { step, latents: &x, output: &e, maps: &maps, rows, batch: self.batch };

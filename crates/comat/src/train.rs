@@ -305,6 +305,7 @@ pub fn iterate(
         text: &text,
         mode: session.config.replay.mode,
         discount: session.config.replay.discount,
+        unconditional: session.config.replay.unconditional,
         max_cotangent: session.config.replay.max_cotangent,
         micro_batch: session.config.replay.micro_batch.samples(),
         batch,

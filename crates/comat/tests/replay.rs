@@ -11,6 +11,7 @@ use comat::{
 };
 use config::{self, Config};
 use diffusion::{
+    denoiser::Denoiser,
     prompts::{Entity, Prompt},
     resident::Resident,
     segment::Segmenter,
@@ -18,6 +19,7 @@ use diffusion::{
 };
 use models::{
     clip::Clip,
+    guidance::Guidance,
     preprocess::{Preprocess, crop, resize},
     schedule::Sampler,
     tokenizer::ClipTokenizer,
@@ -110,7 +112,7 @@ fn one_graph(
                 losses += apart.square().mean(Kind::Double) / given.anchor.len() as f64
                     * session.config.anchor.as_ref().unwrap().weight;
             }
-            match &session.config.attention {
+            let e = match &session.config.attention {
                 Some(config) if given.attention.contains(&i) => {
                     let (e, maps) = denoiser.predict_with_maps(&input, step.time, text).unwrap();
                     let parts = attention::losses(config.form, &maps, &targets(), 3).unwrap();
@@ -118,6 +120,13 @@ fn one_graph(
                     e
                 }
                 _ => denoiser.predict(&input, step.time, text).unwrap(),
+            };
+            if session.config.replay.unconditional {
+                e
+            } else {
+                let bare = Denoiser { unet, guidance: Guidance { scale: 1.0, rescale: 0.0 }, kind: Kind::Double };
+                let [cond, uncond] = [0, 1].map(|half| bare.predict(&input, step.time, &halves[half]).unwrap());
+                session.config.sampling.guidance().combine(&uncond.detach(), &cond)
             }
         } else {
             tch::no_grad(|| denoiser.predict(&x, step.time, text).unwrap())
@@ -405,6 +414,21 @@ fn with_rectified_flow() {
         let error = relative_error(&replayed, &expected);
         assert!(error <= 1e-9, "{mode}: {error:e}");
         assert!(relative_error(&replayed, &ddim) > 1e-3, "it is another path");
+    }
+}
+
+/// The unconditional half as a constant, in both modes, with guidance that is rescaled, with maps and in micro-batches.
+#[test]
+fn through_the_conditional_half_alone() {
+    for mode in ["replay.mode=detached", "replay.mode=chained"] {
+        exact(&["replay.unconditional=false", mode]);
+        exact(&["replay.unconditional=false", mode, "sampling.guidance_rescale=0.7", "replay.micro_batch=2"]);
+        exact(&["replay.unconditional=false", mode, "sampling.guidance_scale=1"]);
+        let maps = ["attention.segmenter={kind=\"world\"}", "attention.token_weight=1"];
+        exact(&[&["replay.unconditional=false", mode][..], &maps].concat());
+        let (both, _) = both_ways(&[mode]);
+        let (one, _) = both_ways(&["replay.unconditional=false", mode]);
+        assert!(relative_error(&one, &both) > 1e-3, "{mode}: the other half does nothing");
     }
 }
 

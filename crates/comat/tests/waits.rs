@@ -71,6 +71,7 @@ fn counted(dtype: &str, mode: Mode) -> [(&'static str, BTreeMap<String, u64>); 4
         text: &text,
         mode,
         discount: 1.0,
+        unconditional: true,
         max_cotangent: 0.5,
         micro_batch: 0,
         batch: PROMPTS.len(),

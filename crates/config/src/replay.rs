@@ -37,6 +37,9 @@ pub struct Replay {
     /// growing without bound over many guided steps.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub discount: f64,
+    /// Whether gradients also go through the unconditional half of guidance. `false`: it is computed without a graph, which takes less time and
+    /// memory, and the LoRA learns for the prompt's half alone. Without guidance there is no such half.
+    pub unconditional: bool,
     /// Number of steps that receive gradients (K in the paper); at most `sampling.steps`.
     #[schemars(range(min = 1))]
     pub tracked: usize,
@@ -55,6 +58,7 @@ impl Default for Replay {
         Self {
             mode: Mode::Detached,
             discount: 1.0,
+            unconditional: true,
             tracked: 5,
             policy: Policy::Grid,
             max_cotangent: 0.0,

@@ -33,11 +33,32 @@ impl Denoiser<'_> {
         let rows = latents.size()[0];
         let recorder = Recorder::new(if text.both.is_some() { rows } else { 0 }, rows);
         let predicted = self.run(latents, time, text, |unet, x, t, text| unet.watched(x, t, text, Some(&recorder)))?;
-        let mut layers = recorder.into_layers();
-        for map in layers.iter_mut().flat_map(|layer| &mut layer.modules) {
-            *map = text.fold(map.shallow_clone());
-        }
-        Ok((predicted, layers))
+        Ok((predicted, folded(recorder, text)))
+    }
+
+    /// As [`Denoiser::predict`], where gradients go through the conditional half alone: the other one has no graph, whatever the
+    /// network's weights and the latents ask for. Where `maps` are wanted, with the conditional half's.
+    pub fn predict_conditionally(
+        &self,
+        latents: &Tensor,
+        time: f64,
+        text: &GuidedText,
+        maps: bool,
+    ) -> Result<(Tensor, Vec<Layer>)> {
+        let rows = latents.size()[0];
+        let recorder = maps.then(|| Recorder::new(0, rows));
+        let half = |latents: &Tensor, text: &Text, recorder: Option<&Recorder>| -> Result<Tensor> {
+            let timesteps = Tensor::full([rows], time, (Kind::Float, latents.device()));
+            let out = self.unet.watched(&latents.to_kind(self.kind), &timesteps, text, recorder)?;
+            Ok(out.to_kind(latents.kind()))
+        };
+        let uncond = text.uncond().map(|text| tch::no_grad(|| half(&latents.detach(), text, None))).transpose()?;
+        let cond = half(latents, &text.cond, recorder.as_ref())?;
+        let predicted = match uncond {
+            Some(uncond) => self.guidance.combine(&uncond, &cond),
+            None => cond,
+        };
+        Ok((predicted, recorder.map(|recorder| folded(recorder, text)).unwrap_or_default()))
     }
 
     fn run(
@@ -60,4 +81,13 @@ impl Denoiser<'_> {
             None => Ok(pass(self.unet, &input, &timesteps(rows), &text.cond)?.to_kind(latents.kind())),
         }
     }
+}
+
+/// The maps, with a token's copies at its first place.
+fn folded(recorder: Recorder, text: &GuidedText) -> Vec<Layer> {
+    let mut layers = recorder.into_layers();
+    for map in layers.iter_mut().flat_map(|layer| &mut layer.modules) {
+        *map = text.fold(map.shallow_clone());
+    }
+    layers
 }

@@ -319,6 +319,11 @@ impl GuidedText {
         Self { cond, uncond, both, repeats }
     }
 
+    /// `None` without guidance.
+    pub fn uncond(&self) -> Option<&Text> {
+        self.uncond.as_ref()
+    }
+
     /// Attention maps `[B, heads, h·w, L]` of the conditional rows, what all copies of a token get at its first place.
     pub fn fold(&self, maps: Tensor) -> Tensor {
         if self.repeats.iter().all(|times| *times == 1) {

@@ -140,6 +140,7 @@ impl<'a> Iteration<'a> {
             text: &text,
             mode: replay::Mode::Detached,
             discount: 1.0,
+            unconditional: true,
             max_cotangent: 0.0,
             micro_batch: 0,
             batch: PROMPTS.len(),
