@@ -1,10 +1,6 @@
 //! Everything that is needed to go on exactly where a run stopped, in a folder that is whole or not there.
 
-use crate::{
-    discriminator::Discriminator,
-    ema::Ema,
-    optim::{Stateful, Updater},
-};
+use crate::discriminator::Discriminator;
 use anyhow::{Result, bail};
 use config::{Config, Rule};
 use models::{
@@ -13,6 +9,7 @@ use models::{
     tensors::{self, Tensors},
     weights::Weights,
 };
+use optim::{Ema, Stateful, Updater};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

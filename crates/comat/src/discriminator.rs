@@ -6,7 +6,6 @@
 
 use crate::{
     finite::{self, Part},
-    optim::{AdamW, Gradients},
     replay::chunks,
 };
 use anyhow::{Context, Result, bail};
@@ -21,6 +20,7 @@ use models::{
     unet::{self, Text, UNet},
     weights::Weights,
 };
+use optim::{AdamW, Gradients};
 use std::fs;
 use tch::{Kind, Reduction, Tensor};
 

@@ -2,7 +2,7 @@
 //! prompt says, from prompts alone.
 //!
 //! One prompt's way through the modules: [`diffusion::prompts`] → [`diffusion::text`] → [`diffusion::trajectory`] (no graph) → latents → image →
-//! [`loss`] → cotangent at the latents → [`replay`] of the [`tracked`] steps → [`optim`] → [`checkpoint`]. The loop, and one
+//! [`loss`] → cotangent at the latents → [`replay`] of the [`tracked`] steps → [`optim`](::optim) → [`checkpoint`]. The loop, and one
 //! iteration of it, are in [`train`].
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
@@ -12,17 +12,13 @@ pub mod attention;
 pub mod batch;
 pub mod checkpoint;
 pub mod discriminator;
-pub mod ema;
 pub mod finite;
 pub mod latents;
 pub mod likelihood;
 pub mod loss;
 pub mod mixed;
-pub mod optim;
 pub mod replay;
 pub mod reward;
 pub mod session;
-#[cfg(test)]
-mod testing;
 pub mod tracked;
 pub mod train;

@@ -4,13 +4,11 @@
 //! receives `a g'` along the direct path; in `chained` mode also what flows through the model's input. Nothing is
 //! approximated: the gradients are those of one graph over all steps (`tests/replay.rs`).
 
-use crate::{
-    loss::step::{self, Pull, Replayed, StepLoss, Values},
-    optim::Gradients,
-};
+use crate::loss::step::{self, Pull, Replayed, StepLoss, Values};
 use anyhow::Result;
 use diffusion::{denoiser::Denoiser, precision, text::GuidedText, trajectory::Trajectory};
 use models::schedule::{Sampler, Step};
+use optim::Gradients;
 use tch::Tensor;
 
 pub use config::Mode;

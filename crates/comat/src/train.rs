@@ -10,12 +10,10 @@ use crate::{
     attention::Counts,
     batch::{Batch, Order, Share},
     discriminator::{Discriminator, Verdict},
-    ema::Ema,
     finite::{self, MOST_SKIPPED, Part},
     latents,
     loss::{anchor::Anchored, attention::Concentration, caption::Crop, step::StepLoss},
     mixed::Mixed,
-    optim::{Gradients, Updater, learning_rate},
     replay::Replay,
     reward::{Gradient, ImageReward, Seen},
     session::Session,
@@ -25,6 +23,7 @@ use clock::Clock;
 use config::Config;
 use diffusion::{prompts::Prompt, trajectory};
 use models::lora::Trainable;
+use optim::{Ema, Gradients, Updater, learning_rate};
 use ranks::{ProcessGroup, interrupt::Interrupt};
 use std::{collections::BTreeSet, path::PathBuf};
 use tch::{Kind, Tensor};

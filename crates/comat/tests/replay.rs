@@ -5,7 +5,6 @@ use comat::{
     attention::{Attention, Counts},
     batch::Share,
     loss::attention::{self, Target},
-    optim::Gradients,
     session::Session,
     train::{Draws, iterate},
 };
@@ -25,6 +24,7 @@ use models::{
     tokenizer::ClipTokenizer,
     unet::UNet,
 };
+use optim::Gradients;
 use std::{collections::BTreeSet, path::Path};
 use tch::{Device, Kind, Tensor};
 use torch_ext::testing::{device, device_name};

@@ -4,11 +4,11 @@
 use comat::{
     adapter,
     batch::{Batch, Share},
-    optim::Gradients,
     replay::{Mode, Replay},
     session::Session,
 };
 use diffusion::trajectory;
+use optim::Gradients;
 use ranks::ProcessGroup;
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -10,7 +10,6 @@ use comat::{
     adapter,
     batch::{Batch, Order, Share},
     loss::caption::CaptionLoss,
-    optim::Gradients,
     session::Session,
     train::iterate,
 };
@@ -19,6 +18,7 @@ use diffusion::prompts;
 use indicatif::ProgressBar;
 use models::lora::Lora;
 use nested::Nested;
+use optim::Gradients;
 use ranks::{ProcessGroup, interrupt::Interrupt};
 use std::path::PathBuf;
 

@@ -4,7 +4,6 @@ use anyhow::{Context, Result, bail};
 use comat::{
     adapter,
     batch::Share,
-    optim::Gradients,
     session::Session,
     tracked,
     train::{Draws, Phases, iterate},
@@ -16,6 +15,7 @@ use models::{
     lora::Lora,
     tensors::{self, Tensors},
 };
+use optim::Gradients;
 use std::{
     collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},

@@ -5,16 +5,15 @@ use crate::{
     adapter,
     checkpoint::{self, Parts, State},
     discriminator::Discriminator,
-    ema::Ema,
     latents,
     mixed::Mixed,
-    optim::{StateMut, Stateful, Updater},
     session::Session,
 };
 use anyhow::Result;
 use config::Config;
 use diffusion::prompts::{self, Prompt};
 use indicatif::ProgressBar;
+use optim::{Ema, StateMut, Stateful, Updater};
 use ranks::{ProcessGroup, interrupt::Interrupt};
 use std::path::Path;
 use tch::Tensor;

@@ -2,10 +2,10 @@
 
 use super::parameters::Parameters;
 use anyhow::{Context, Result, bail};
-use comat::optim::{AdamW, learning_rate};
 use config::{Optimizer, RateSchedule};
 use indicatif::ProgressBar;
 use models::{Error, tensors};
+use optim::{AdamW, learning_rate};
 use ranks::interrupt::Interrupt;
 use serde_json::json;
 use std::{

@@ -8,12 +8,12 @@ use comat::{
     adapter,
     batch::Share,
     finite::{self, Part},
-    optim::Gradients,
     replay,
     session::Session,
 };
 use config::{Captioner, Config, Dtype, Location, Model, Prompts, Replay, SamplerKind, Sampling, Where};
 use diffusion::trajectory;
+use optim::Gradients;
 use std::{collections::BTreeMap, path::Path};
 use tch::{Device, Kind, Tensor};
 use torch_ext::Generator;

@@ -11,7 +11,6 @@ use comat::{
     batch::Share,
     discriminator::Discriminator,
     loss::caption::CaptionLoss,
-    optim::Gradients,
     session::Session,
     train::{Draws, Phases, iterate},
 };
@@ -20,6 +19,7 @@ use diffusion::{
     prompts,
     random::{Purpose, stream},
 };
+use optim::Gradients;
 use std::{collections::BTreeSet, fmt};
 use tch::Tensor;
 

@@ -2,7 +2,6 @@
 
 use super::{Bars, Request};
 use anyhow::{Result, bail};
-use comat::optim::{Masters, learning_rate};
 use config::Optimizer;
 use diffusion::{
     denoiser::Denoiser,
@@ -20,6 +19,7 @@ use models::{
     unet::UNet,
     weights::{Weights, files_of},
 };
+use optim::{Masters, learning_rate};
 use ranks::interrupt::Interrupt;
 use serde_json::json;
 use std::collections::HashMap;

@@ -1,8 +1,13 @@
 //! AdamW (Loshchilov and Hutter 2019) and Prodigy on one flat buffer, which all matrices of an adapter are views of; AdamW also on
-//! [`Masters`].
+//! [`Masters`]. A running average of the values ([`Ema`]).
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
+mod ema;
 mod masters;
 mod prodigy;
+#[cfg(test)]
+mod testing;
 mod updater;
 
 use anyhow::Result;
@@ -12,6 +17,7 @@ use std::f64::consts::PI;
 use tch::Tensor;
 use torch_ext::lists;
 
+pub use ema::Ema;
 pub use masters::Masters;
 pub use prodigy::Prodigy;
 pub use updater::{State, StateMut, Stateful, Updater};

@@ -1,8 +1,8 @@
 //! Prodigy against its authors' package, in float64: values and distance after every step.
 
-use comat::optim::{Prodigy, Stateful};
 use config::Optimizer;
 use models::tensors;
+use optim::{Prodigy, Stateful};
 use std::path::Path;
 use tch::{Kind, Tensor};
 use torch_ext::testing::device;
