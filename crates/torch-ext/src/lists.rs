@@ -83,35 +83,3 @@ impl AdamW {
         })
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::device;
-    use tch::Kind;
-
-    #[test]
-    fn sums_of_lists() {
-        let all = |value: f64| [[2, 3], [4, 1]].map(|shape| Tensor::full(shape, value, (Kind::Float, device())));
-        let (sums, addends) = (all(1.0), all(0.5));
-        add_to_all(&sums.each_ref(), &addends.each_ref()).unwrap();
-        assert_eq!(sums, all(1.5));
-        assert!(add_to_all(&[&sums[0]], &[]).is_err());
-        assert!(add_to_all(&[&sums[0]], &[&sums[1]]).is_err());
-        add_to_all(&[], &[]).unwrap();
-    }
-
-    #[test]
-    fn what_is_not_finite_is_found() {
-        let factor = Tensor::full([1], 0.25, (Kind::Float, device()));
-        let tensors = [Kind::Float, Kind::Double].map(|kind| Tensor::full([3], 2.0, (kind, device())));
-        for tensor in &tensors {
-            assert_eq!(unscale(&[tensor], &factor).unwrap().double_value(&[0]), 0.0);
-            assert_eq!(tensor.double_value(&[1]), 0.5);
-        }
-        for wrong in [f64::NAN, f64::INFINITY] {
-            let tensor = Tensor::from_slice(&[1.0f32, wrong as f32]).to_device(device());
-            assert_ne!(unscale(&[&tensors[0], &tensor], &factor).unwrap().double_value(&[0]), 0.0);
-        }
-    }
-}

@@ -1,5 +1,5 @@
 use tch::{Device, Kind, Tensor};
-use torch_ext::{Generator, first_line, memory, vjp};
+use torch_ext::{Generator, first_line, lists, memory, vjp};
 
 const CPU: (Kind, Device) = (Kind::Double, Device::Cpu);
 
@@ -81,4 +81,48 @@ fn peak_memory_sees_a_tensor() {
     let after = memory::peak(Device::Cpu).unwrap();
     assert!(after + (150 << 20) < during, "{after} {during}");
     drop(last);
+}
+
+#[test]
+fn sums_of_lists() {
+    let all = |value: f64| [[2, 3], [4, 1]].map(|shape| Tensor::full(shape, value, CPU));
+    let (sums, addends) = (all(1.0), all(0.5));
+    lists::add_to_all(&sums.each_ref(), &addends.each_ref()).unwrap();
+    assert_eq!(sums, all(1.5));
+    assert!(lists::add_to_all(&[&sums[0]], &[]).is_err());
+    assert!(lists::add_to_all(&[&sums[0]], &[&sums[1]]).is_err());
+    lists::add_to_all(&[], &[]).unwrap();
+}
+
+#[test]
+fn what_is_not_finite_is_found() {
+    let factor = Tensor::full([1], 0.25, (Kind::Float, Device::Cpu));
+    let tensors = [Kind::Float, Kind::Double].map(|kind| Tensor::full([3], 2.0, (kind, Device::Cpu)));
+    for tensor in &tensors {
+        assert_eq!(lists::unscale(&[tensor], &factor).unwrap().double_value(&[0]), 0.0);
+        assert_eq!(tensor.double_value(&[1]), 0.5);
+    }
+    for wrong in [f32::NAN, f32::INFINITY] {
+        let tensor = Tensor::from_slice(&[1.0f32, wrong]);
+        assert_ne!(lists::unscale(&[&tensors[0], &tensor], &factor).unwrap().double_value(&[0]), 0.0);
+    }
+}
+
+/// The formula is held in the crate `comat`; here, what it does not take.
+#[test]
+fn adamw_takes_what_is_alike() {
+    let rule = lists::AdamW { learning_rate: 0.1, betas: [0.9, 0.999], weight_decay: 0.0, epsilon: 1e-8 };
+    let zeros = |shape: &[i64]| Tensor::zeros(shape, CPU);
+    let step = |mut values: Tensor, gradient: Tensor| {
+        let (mut mean, mut square) = (values.zeros_like(), values.zeros_like());
+        rule.step(&mut values, &gradient, [&mut mean, &mut square], 1).map(|()| values)
+    };
+    let gradient = Tensor::from_slice(&[1f64, -1., 1., 2., 2., -2.]).view([2, 3]);
+    let expected = step(zeros(&[2, 3]), gradient.shallow_clone()).unwrap();
+    assert!((expected.double_value(&[0, 1]) - 0.1).abs() < 1e-6, "a first step goes against the gradient's sign");
+    let across = gradient.tr().contiguous().tr();
+    assert_eq!(step(zeros(&[2, 3]), across).unwrap(), expected, "a gradient may lie in memory in another order");
+    assert!(step(zeros(&[3, 2]).tr(), gradient.shallow_clone()).is_err());
+    assert!(step(zeros(&[6]), gradient.shallow_clone()).is_err());
+    assert!(step(zeros(&[2, 3]), gradient.to_kind(Kind::Float)).is_err());
 }
