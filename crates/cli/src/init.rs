@@ -225,7 +225,7 @@ fn measure(
             config.fidelity = None;
         }
         (config.captioner.micro_batch, config.replay.micro_batch) = (MicroBatch::WHOLE, MicroBatch::WHOLE);
-        memory::forecast(&config)
+        memory::forecast(&config, Some(known.memory))
     });
     let _ = fs::remove_dir_all(&scratch);
     let forecast = forecast.context("measuring what a step needs (--no-measure does without)")?;

@@ -33,7 +33,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     if args.dry_run {
         fetch::config(&mut config, console)?;
         say!("{}", plan::describe(config.clone(), resume)?);
-        let forecast = plan::memory::forecast(&config)?;
+        let forecast = plan::memory::forecast(&config, memory_of(&config, None)?)?;
         say!("{forecast}");
         return say_micro_batches(&config, &forecast, None);
     }
@@ -93,7 +93,7 @@ pub fn plan(args: Plan, console: &Console) -> Result<()> {
     let mut config = share::config(&args.config, &args.set)?;
     fetch::config(&mut config, console)?;
     say!("{}", plan::describe(config.clone(), None)?);
-    let forecast = plan::memory::forecast(&config)?;
+    let forecast = plan::memory::forecast(&config, memory_of(&config, args.memory)?)?;
     say!("{forecast}");
     let Some((phase, most)) = forecast.most() else { return Ok(()) };
     let gigabytes = plan::memory::gigabytes;
@@ -118,13 +118,17 @@ pub fn plan(args: Plan, console: &Console) -> Result<()> {
     Ok(())
 }
 
+/// This memory, or what is free on the run's device.
+fn memory_of(config: &config::Config, memory: Option<f64>) -> Result<Option<f64>> {
+    let device = config.model.device.device()?;
+    Ok(memory.or_else(|| torch_ext::memory::free(device).map(|bytes| bytes as f64)))
+}
+
 /// What `micro_batch = "auto"` comes to: for this memory, or for what is free on the run's device.
 fn say_micro_batches(config: &config::Config, forecast: &plan::memory::Forecast, memory: Option<f64>) -> Result<()> {
-    let free = match memory {
-        Some(bytes) => Some(bytes),
-        None => torch_ext::memory::free(config.model.device.device()?).map(|bytes| bytes as f64),
-    };
-    if let Some(chosen) = free.and_then(|free| plan::micro_batch::describe(config, forecast, free)) {
+    if let Some(chosen) =
+        memory_of(config, memory)?.and_then(|free| plan::micro_batch::describe(config, forecast, free))
+    {
         say!("{chosen}");
     }
     Ok(())

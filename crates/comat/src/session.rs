@@ -13,7 +13,7 @@ use diffusion::{
     pipeline::{Pipeline, wide},
     prompts::Prompt,
     resident::Resident,
-    stages,
+    stages::{self, Passed},
     text::GuidedText,
     tiles::Tiling,
     trajectory, word_maps,
@@ -189,13 +189,27 @@ impl Session {
         Ok(mean * self.pipeline.vae_config.scaling_factor)
     }
 
-    /// From `dL/d images` to `dL/d latents`: decodes again, a few samples at a time, and goes back through the decoder.
-    pub fn decode_cotangent(&self, latents: &Tensor, cotangent: &Tensor) -> Result<Tensor> {
+    /// As [`Session::decode`], with whatever `memory.keep_decoder` keeps for the way back.
+    pub fn decode_there(&self, latents: &Tensor) -> Result<(Tensor, Option<Passed>)> {
+        if !self.config.keeps_decoder(latents.size()[0] as usize) {
+            return Ok((self.decode(latents)?, None));
+        }
         self.pipeline.vae.with(|vae| {
+            let (image, passed) = Passed::through(vae, latents);
+            Ok((image / 2.0 + 0.5, Some(passed)))
+        })
+    }
+
+    /// From `dL/d images` to `dL/d latents`, through what was kept of the way there, or by decoding again, a few samples at a time.
+    pub fn decode_cotangent(&self, latents: &Tensor, passed: Option<Passed>, cotangent: &Tensor) -> Result<Tensor> {
+        self.pipeline.vae.with(|vae| {
+            // images are half the decoder's output, and a half
+            if let Some(passed) = passed {
+                return passed.vjp(vae, cotangent / 2.0);
+            }
             let vjp = |latents: &Tensor, cotangent: Tensor| stages::decoder_vjp(vae, latents, cotangent);
             let mut pieces = vec![];
             for (start, length) in chunks(latents.size()[0], self.config.captioner.micro_batch.samples()) {
-                // images are half the decoder's output, and a half
                 let cotangent = cotangent.narrow(0, start, length) / 2.0;
                 let latents = latents.narrow(0, start, length);
                 pieces.push(match self.tiling {

@@ -245,7 +245,7 @@ pub fn iterate(
     drop(frozen);
     let trajectory = clock.lap("decode");
 
-    let images = session.decode(&walked.latents)?;
+    let (images, passed) = session.decode_there(&walked.latents)?;
     finite::check(&[(Part::Latents, &walked.latents), (Part::Image, &images)])?;
     each()?;
     let mut decode = clock.lap("caption");
@@ -262,7 +262,7 @@ pub fn iterate(
         at_images += cotangent * other.weight;
     }
     let reward = clock.lap("decode");
-    let mut cotangent = session.decode_cotangent(&walked.latents, &at_images)?;
+    let mut cotangent = session.decode_cotangent(&walked.latents, passed, &at_images)?;
     drop(at_images);
     decode += clock.lap("fidelity");
 

@@ -56,11 +56,11 @@ fn counted(dtype: &str, mode: Mode) -> [(&'static str, BTreeMap<String, u64>); 4
     let predict = denoiser.conditioned_on(&text);
     let walked = trajectory::walk(predict, &session.sampler, draws.start, &tracked, draws.noise, || Ok(())).unwrap();
     let trajectory = operators.take();
-    let images = session.decode(&walked.latents).unwrap();
+    let (images, passed) = session.decode_there(&walked.latents).unwrap();
     let mut decode = operators.take();
     let caption = session.captioner.with_cotangent(&images, &Share::whole(&PROMPTS), &draws.crops).unwrap();
     let captioned = operators.take();
-    let cotangent = session.decode_cotangent(&walked.latents, &caption.cotangent).unwrap();
+    let cotangent = session.decode_cotangent(&walked.latents, passed, &caption.cotangent).unwrap();
     for (name, count) in operators.take() {
         *decode.entry(name).or_default() += count;
     }

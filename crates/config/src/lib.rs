@@ -35,7 +35,7 @@ pub use fetching::fetch_tokenizer;
 pub use fidelity::Fidelity;
 pub use images::Size;
 pub use logging::Logging;
-pub use memory::Memory;
+pub use memory::{Keep, Memory};
 pub use micro_batch::MicroBatch;
 pub use mixed::Mixed;
 pub use networks::{Captioner, Model, Reduction};
@@ -163,6 +163,13 @@ impl Config {
         self.memory.tiling()?;
         self.logging.check()?;
         Ok(())
+    }
+
+    /// Whether the decoder's graph is kept when so many samples are decoded.
+    pub fn keeps_decoder(&self, samples: usize) -> bool {
+        let (memory, pieces) = (&self.memory, self.captioner.micro_batch.samples());
+        let whole = pieces == 0 || pieces >= samples;
+        memory.keep_decoder.keeps() && whole && memory.vae_tile.is_none() && !memory.offload
     }
 
     /// Refuses a sampler whose trajectories are not replayed.

@@ -5,6 +5,26 @@ use diffusion::tiles::Tiling;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Whether the graphs of the autoencoder's decoder are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Where they fit into the free memory, by a measurement before the first step.
+    #[default]
+    Auto,
+    /// Yes.
+    Always,
+    /// No.
+    Never,
+}
+
+impl Keep {
+    /// Where it is still to be chosen, memory is not what is short.
+    pub fn keeps(self) -> bool {
+        self != Self::Never
+    }
+}
+
 /// What needs less memory at the price of time.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -17,6 +37,9 @@ pub struct Memory {
     #[schemars(range(min = 1))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae_tile: Option<i64>,
+    /// Keep the decoder's graph from the pass that makes the images until gradients go back through it. Without it the decoder runs two
+    /// more times. It is never kept with `offload` or `vae_tile`, nor where `captioner.micro_batch` cuts a batch into pieces.
+    pub keep_decoder: Keep,
 }
 
 impl Memory {

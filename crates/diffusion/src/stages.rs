@@ -1,44 +1,93 @@
 //! The way back through the autoencoder's decoder, one stage at a time.
 //!
-//! The graph of the whole decoder is the largest of a step: at 512 pixels several gigabytes for a single sample. So the decoder is
-//! gone through without a graph, keeping what each stage was given; then each stage is run again, from the last to the first, with a
-//! graph of its own. The gradient is the same; memory holds the stages' inputs and one graph, for the price of one more forward pass
-//! (gradient checkpointing, Chen et al. 2016).
+//! The graph of the whole decoder is the largest of a step: at 512 pixels several gigabytes for a single sample. Where they fit, the
+//! graphs of all stages are kept from the pass that makes the image, and nothing is computed twice. Where they do not, the decoder is
+//! gone through once more without a graph, keeping what each stage was given; then each stage is run again, from the last to the
+//! first, with a graph of its own: memory holds the stages' inputs and one graph, for two more forward passes (gradient
+//! checkpointing, Chen et al. 2016). The gradient is the same to the bit: either way every stage has a graph of its own.
 
 use crate::precision;
 use anyhow::{Context, Result};
 use models::vae::AutoencoderKl;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-/// `dL/d latents`, scaled latents `[B, C, h, w]`, from the cotangent at [`AutoencoderKl::decode`]'s image `[B, 3, H, W]`.
+/// A pass through the decoder, with what is kept of it for the way back.
+pub struct Passed {
+    stages: Vec<Stage>,
+}
+
+struct Stage {
+    /// A leaf, in the latents' precision, which is wider than float16: cotangents stay in it.
+    input: Tensor,
+    /// In the decoder's precision, with the stage's graph; `None`: the stage is to be run again.
+    output: Option<Tensor>,
+}
+
+impl Stage {
+    fn of(input: &Tensor, wide: Kind) -> Self {
+        Self { input: input.to_kind(wide).detach().set_requires_grad(true), output: None }
+    }
+
+    fn run(&self, vae: &AutoencoderKl, stage: usize) -> Tensor {
+        vae.decode_stage(stage, &self.input.to_kind(vae.kind()))
+    }
+}
+
+impl Passed {
+    /// The image `[B, 3, H, W]` of scaled latents `[B, C, h, w]`, as [`AutoencoderKl::decode`] gives it, and all graphs.
+    pub fn through(vae: &AutoencoderKl, latents: &Tensor) -> (Tensor, Self) {
+        let wide = latents.kind();
+        let (mut x, mut stages) = (latents.detach().to_kind(vae.kind()), vec![]);
+        for i in 0..vae.decode_stages() {
+            let mut stage = Stage::of(&x, wide);
+            let output = stage.run(vae, i);
+            x = output.detach();
+            stage.output = Some(output);
+            stages.push(stage);
+        }
+        (x.to_kind(wide), Self { stages })
+    }
+
+    /// What each stage is given, and no graph.
+    fn inputs(vae: &AutoencoderKl, latents: &Tensor) -> Self {
+        let _guard = tch::no_grad_guard();
+        let mut stages = vec![Stage::of(&latents.to_kind(vae.kind()), latents.kind())];
+        for i in 0..vae.decode_stages() - 1 {
+            let output = stages[i].run(vae, i);
+            stages.push(Stage::of(&output, latents.kind()));
+        }
+        Self { stages }
+    }
+
+    /// `dL/d latents` from the cotangent at the image. Each stage is freed when its gradient is taken.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn vjp(mut self, vae: &AutoencoderKl, cotangent: Tensor) -> Result<Tensor> {
+        let mut g = cotangent;
+        while let Some(mut stage) = self.stages.pop() {
+            let output = stage.output.take().unwrap_or_else(|| stage.run(vae, self.stages.len()));
+            let output = output.to_kind(stage.input.kind());
+            let grads = precision::vjp(vae.kind(), &[&output], &[&stage.input], &[&g])?;
+            g = grads.into_iter().next().flatten().context("the decoder's image does not depend on its latents")?;
+        }
+        Ok(g)
+    }
+}
+
+/// `dL/d latents`, scaled latents `[B, C, h, w]`, from the cotangent at [`AutoencoderKl::decode`]'s image `[B, 3, H, W]`, of which
+/// nothing was kept.
 ///
 /// # Errors
-/// float16 that cannot hold the gradients.
+/// As of [`Passed::vjp`].
 pub fn decoder_vjp(vae: &AutoencoderKl, latents: &Tensor, cotangent: Tensor) -> Result<Tensor> {
-    let last = vae.decode_stages() - 1;
-    let mut inputs = vec![latents.detach().to_kind(vae.kind())];
-    {
-        let _guard = tch::no_grad_guard();
-        (0..last).for_each(|stage| inputs.push(vae.decode_stage(stage, &inputs[stage])));
-    }
-    // cotangents stay in the latents' precision, which is wider than float16
-    let mut g = cotangent;
-    for stage in (0..=last).rev() {
-        let input = inputs.pop().context("a stage has an input")?;
-        let x = input.to_kind(latents.kind()).detach().set_requires_grad(true);
-        drop(input);
-        let y = vae.decode_stage(stage, &x.to_kind(vae.kind())).to_kind(latents.kind());
-        let grads = precision::vjp(vae.kind(), &[&y], &[&x], &[&g])?;
-        g = grads.into_iter().next().flatten().context("the decoder's image does not depend on its latents")?;
-    }
-    Ok(g)
+    Passed::inputs(vae, latents).vjp(vae, cotangent)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::path::Path;
-    use tch::Kind;
     use torch_ext::testing::device;
 
     fn relative_error(kind: Kind, latents: Kind) -> f64 {
@@ -56,7 +105,11 @@ mod tests {
         let whole =
             torch_ext::vjp(&[&exact.decode(&x).unwrap()], &[&x], &[&g.to_kind(Kind::Double)]).unwrap().remove(0);
         let whole = whole.unwrap();
-        let staged = decoder_vjp(&vae, &z, g).unwrap();
+        let staged = decoder_vjp(&vae, &z, g.shallow_clone()).unwrap();
+        let (image, passed) = Passed::through(&vae, &z);
+        assert_eq!(image, tch::no_grad(|| vae.decode(&z)).unwrap());
+        assert!(!image.requires_grad());
+        assert_eq!(passed.vjp(&vae, g).unwrap(), staged, "graphs that were kept give the same");
         assert_eq!((staged.size(), staged.kind()), (z.size(), latents));
         ((staged.to_kind(Kind::Double) - &whole).norm() / whole.norm()).double_value(&[])
     }

@@ -124,13 +124,13 @@ impl<'a> Iteration<'a> {
             walked.latents = here(&given.latents);
             walked.before = given.before.iter().map(|(step, x)| (*step, here(x))).collect();
         }
-        let image = session.decode(&walked.latents)?;
+        let (image, passed) = session.decode_there(&walked.latents)?;
         finite::check(&[(Part::Latents, &latents), (Part::Image, &image)])?;
         let seen = given.map_or_else(|| image.shallow_clone(), |given| here(&given.image));
         let caption = session.captioner.with_cotangent(&seen, &Share::whole(&PROMPTS), &[(0, 0); PROMPTS.len()])?;
         let image_gradient = caption.cotangent;
         let pull = given.map_or_else(|| image_gradient.shallow_clone(), |given| here(&given.image_gradient));
-        let latent_gradient = session.decode_cotangent(&walked.latents, &pull)?;
+        let latent_gradient = session.decode_cotangent(&walked.latents, passed, &pull)?;
         let pull = given.map_or_else(|| latent_gradient.shallow_clone(), |given| here(&given.latent_gradient));
         let mut gradients = Gradients::zeros(&adapter);
         let branched = session.branched(&adapter.lora)?;

@@ -14,7 +14,7 @@ use comat::{
     session::Session,
     train::{Draws, Phases, iterate},
 };
-use config::{Config, MicroBatch, Size};
+use config::{Config, Keep, MicroBatch, Size};
 use diffusion::{
     prompts,
     random::{Purpose, stream},
@@ -22,6 +22,9 @@ use diffusion::{
 use optim::Gradients;
 use std::{collections::BTreeSet, fmt};
 use tch::Tensor;
+
+/// Of the memory that is free; the rest is for what a forecast does not see.
+pub(super) const USABLE: f64 = 0.9;
 
 /// What one phase holds at most, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,16 +93,19 @@ pub struct Forecast {
     /// Latent pixels of the configured size.
     pub pixels: f64,
     pub lines: Vec<Line>,
+    /// Whether the decoder's graph is kept.
+    pub keeps_decoder: bool,
     /// Whether the system told what was in use.
     pub known: bool,
 }
 
-/// Opens the run and does three small iterations.
+/// Opens the run and does three small iterations. `available`: bytes that the run may take, where they are known; they decide
+/// whether `memory.keep_decoder = "auto"` keeps it.
 ///
 /// # Errors
 /// Whatever opening the run and training it may fail of.
-pub fn forecast(config: &Config) -> Result<Forecast> {
-    forecast_in(open(config)?, config)
+pub fn forecast(config: &Config, available: Option<f64>) -> Result<Forecast> {
+    forecast_in(open(config)?, config, available)
 }
 
 /// The run's networks, for iterations as small as can be.
@@ -108,6 +114,7 @@ pub(super) fn open(config: &Config) -> Result<Session> {
     small.train.batch_size = 1;
     small.sampling.steps = 2;
     small.replay.tracked = 1;
+    small.memory.keep_decoder = Keep::Never;
     (small.replay.micro_batch, small.captioner.micro_batch) = (MicroBatch::WHOLE, MicroBatch::WHOLE);
     small.mixed = None; // its images go the way of the prompts, beside them
     if let Some(attention) = &mut small.attention {
@@ -120,13 +127,24 @@ pub(super) fn open(config: &Config) -> Result<Session> {
 }
 
 /// As [`forecast`], with what [`open`] has opened.
-pub(super) fn forecast_in(mut session: Session, config: &Config) -> Result<Forecast> {
+pub(super) fn forecast_in(mut session: Session, config: &Config, available: Option<f64>) -> Result<Forecast> {
+    let keeps = config.keeps_decoder(config.train.batch_size);
+    let forecast = measured(&mut session, config, keeps)?;
+    let may_not = keeps && config.memory.keep_decoder == Keep::Auto;
+    match available {
+        Some(bytes) if may_not && !forecast.decodes_whole(USABLE * bytes) => measured(&mut session, config, false),
+        _ => Ok(forecast),
+    }
+}
+
+fn measured(session: &mut Session, config: &Config, keeps_decoder: bool) -> Result<Forecast> {
+    session.config.memory.keep_decoder = if keeps_decoder { Keep::Always } else { Keep::Never };
     let texts: Vec<String> = prompts::read(&config.prompts.train)?.into_iter().map(|p| p.text).take(2).collect();
     let texts: Vec<&str> =
         [&texts[0], texts.last().context("a prompt file has a prompt")?].map(String::as_str).to_vec();
-    let size = session.size;
-    let probes = probes(&session, size);
-    let mut run = |size: Size, samples: usize| measure(&mut session, &texts[..samples], size);
+    let full = session.size;
+    let probes = probes(session, full);
+    let mut run = |size: Size, samples: usize| measure(session, &texts[..samples], size);
     run(probes[0], 2)?; // weights are read from disk when they are first used, and libraries start their work
     let peaks = [run(probes[0], 1)?, run(probes[1], 1)?, run(probes[0], 2)?];
 
@@ -134,7 +152,8 @@ pub(super) fn forecast_in(mut session: Session, config: &Config) -> Result<Forec
         let [_, height, width] = session.pipeline.latent_shape(size)?;
         Ok((height * width) as f64)
     };
-    let pixels = [latent(&session, probes[0])?, latent(&session, probes[1])?];
+    (session.size, session.latent_shape) = (full, session.pipeline.latent_shape(full)?);
+    let pixels = [latent(session, probes[0])?, latent(session, probes[1])?];
     let (batch, accumulation) = (config.train.batch_size, config.train.accumulation);
     let at_a_time = |micro: MicroBatch| match micro.samples() {
         0 => batch,
@@ -159,7 +178,8 @@ pub(super) fn forecast_in(mut session: Session, config: &Config) -> Result<Forec
         }
     }
     let known = !lines.is_empty();
-    Ok(Forecast { size, probes, batch, accumulation, pixels: latent(&session, size)?, lines, known })
+    let pixels = latent(session, full)?;
+    Ok(Forecast { size: full, probes, batch, accumulation, pixels, lines, keeps_decoder, known })
 }
 
 fn of_phase(runs: &[Phases; 3], phase: usize) -> Option<[f64; 3]> {
@@ -224,6 +244,12 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases
 }
 
 impl Forecast {
+    /// Whether a whole batch can be decoded, captioned and rewarded at a time.
+    fn decodes_whole(&self, memory: f64) -> bool {
+        let mut lines = self.lines.iter().filter(|line| line.setting() == "captioner.micro_batch");
+        lines.all(|line| line.need.of(self.batch, self.pixels) <= memory)
+    }
+
     /// The phase that needs most, and how much.
     pub fn most(&self) -> Option<(&'static str, f64)> {
         let all = self.lines.iter().map(|line| (line.phase, line.need.of(line.samples, self.pixels)));
@@ -272,6 +298,9 @@ impl fmt::Display for Forecast {
             let need = line.need.of(line.samples, self.pixels);
             let samples = format!("{} at a time", line.samples);
             write!(f, "\n  {:<10} {samples:<13} {:>8}   ({})", line.phase, gigabytes(need), line.setting())?;
+        }
+        if self.keeps_decoder {
+            write!(f, "\n  with the decoder's graph kept (memory.keep_decoder)")?;
         }
         Ok(())
     }
@@ -329,6 +358,7 @@ mod tests {
                 line("caption", 6, 5e5),
                 line("replay", 6, 2e6),
             ],
+            keeps_decoder: false,
             known: true,
         }
     }

@@ -1,19 +1,18 @@
-//! `micro_batch = "auto"`: how many samples a part of a step takes at a time, chosen once, before the first step.
+//! `micro_batch = "auto"`: how many samples a part of a step takes at a time, chosen once, before the first step; and whether the
+//! decoder's graph is kept, where that is `auto` too.
 //!
 //! A run that surely fits is not measured. Any other is measured on small images ([`super::memory`]), and each part takes as many
 //! samples at a time as fit into the memory that is free. What was chosen is written into the run's configuration, so that a run that
 //! goes on from a checkpoint takes the same, whatever is free then: its numbers stay the same to the bit.
 
-use super::memory::{self, Forecast, gigabytes};
+use super::memory::{self, Forecast, USABLE, gigabytes};
 use anyhow::Result;
 use comat::{checkpoint, session::Session};
-use config::{self, Config, MicroBatch};
+use config::{self, Config, Keep, MicroBatch};
 use ranks::ProcessGroup;
 
 /// Bytes that a step takes at most for each pixel of an image and sample, three times what SD 1.5 takes in float32.
 const AMPLE: f64 = 128e3;
-/// Of the free memory; the rest is for what a forecast does not see.
-const USABLE: f64 = 0.9;
 
 /// The settings of this kind, by their names.
 fn settings(config: &mut Config) -> Vec<(&'static str, &mut MicroBatch)> {
@@ -28,16 +27,22 @@ fn settings(config: &mut Config) -> Vec<(&'static str, &mut MicroBatch)> {
     .collect()
 }
 
+/// Whether something is left to choose. A graph that cannot be kept is not asked for.
+fn open_questions(config: &mut Config) -> bool {
+    let graph = config.memory.keep_decoder == Keep::Auto && config.keeps_decoder(config.train.batch_size);
+    graph || settings(config).iter().any(|(_, value)| **value == MicroBatch::Auto)
+}
+
 /// Puts a number wherever the configuration says `auto`. `resume`: the checkpoint that the run goes on from, as `--resume` names it; its run chose already.
 /// Rank 0 chooses for all ranks.
 ///
 /// # Errors
 /// Whatever opening the run and measuring it may fail of.
 pub fn choose(config: &mut Config, resume: Option<&str>, group: &ProcessGroup) -> Result<()> {
-    if settings(config).iter().all(|(_, value)| **value != MicroBatch::Auto) {
+    if !open_questions(config) {
         return Ok(());
     }
-    let chosen: Vec<MicroBatch> = group.of_first(|| {
+    let (chosen, keep): (Vec<MicroBatch>, Keep) = group.of_first(|| {
         let mut config = config.clone();
         let before = match resume {
             Some(which) => checkpoint::find(&config.output.join("checkpoints"), which)?,
@@ -46,11 +51,13 @@ pub fn choose(config: &mut Config, resume: Option<&str>, group: &ProcessGroup) -
         if let Some(checkpoint) = before {
             take(&mut config, config::read(&checkpoint.join("config.toml"), &[])?);
         }
-        if settings(&mut config).iter().any(|(_, value)| **value == MicroBatch::Auto) {
+        if open_questions(&mut config) {
             measure(&mut config, group)?;
         }
-        Ok(settings(&mut config).into_iter().map(|(_, value)| *value).collect())
+        let keep = config.memory.keep_decoder;
+        Ok((settings(&mut config).into_iter().map(|(_, value)| *value).collect(), keep))
     })?;
+    config.memory.keep_decoder = keep;
     settings(config).into_iter().zip(chosen).for_each(|((_, value), chosen)| *value = chosen);
     Ok(())
 }
@@ -58,11 +65,13 @@ pub fn choose(config: &mut Config, resume: Option<&str>, group: &ProcessGroup) -
 /// What `auto` would choose by a forecast for so much free memory, in bytes; `None` where nothing is left to choose.
 pub fn describe(config: &Config, forecast: &Forecast, free: f64) -> Option<String> {
     let mut config = config.clone();
-    let auto = settings(&mut config).iter().any(|(_, value)| **value == MicroBatch::Auto);
-    auto.then(|| fit(&mut config, forecast, free))
+    open_questions(&mut config).then(|| fit(&mut config, forecast, free))
 }
 
 fn take(config: &mut Config, mut chosen: Config) {
+    if config.memory.keep_decoder == Keep::Auto {
+        config.memory.keep_decoder = chosen.memory.keep_decoder;
+    }
     let chosen = settings(&mut chosen).into_iter().map(|(name, value)| (name, *value)).collect::<Vec<_>>();
     for (name, value) in settings(config) {
         if let (MicroBatch::Auto, Some((_, chosen))) = (*value, chosen.iter().find(|(other, _)| *other == name)) {
@@ -85,7 +94,7 @@ fn measure(config: &mut Config, group: &ProcessGroup) -> Result<()> {
         return Ok(());
     }
     tracing::info!("choosing micro-batches for {} of free memory: measuring small images", gigabytes(free));
-    let chosen = fit(config, &memory::forecast_in(session, config)?, free);
+    let chosen = fit(config, &memory::forecast_in(session, config, Some(free))?, free);
     tracing::info!("{chosen}");
     Ok(())
 }
@@ -93,6 +102,14 @@ fn measure(config: &mut Config, group: &ProcessGroup) -> Result<()> {
 fn whole(config: &mut Config) {
     let auto = settings(config).into_iter().filter(|(_, value)| **value == MicroBatch::Auto);
     auto.for_each(|(_, value)| *value = MicroBatch::WHOLE);
+    keep(config, true);
+}
+
+/// Decides what is `auto`.
+fn keep(config: &mut Config, fits: bool) {
+    if config.memory.keep_decoder == Keep::Auto && config.keeps_decoder(config.train.batch_size) {
+        config.memory.keep_decoder = if fits { Keep::Always } else { Keep::Never };
+    }
 }
 
 /// What the run takes at most, in bytes, by a rough bound.
@@ -122,6 +139,8 @@ fn fit(config: &mut Config, forecast: &Forecast, free: f64) -> String {
         *value = if fits == batch { MicroBatch::WHOLE } else { MicroBatch::Samples(fits.max(1)) };
         words.push(format!("{name} = {}", if fits == batch { batch } else { fits.max(1) }));
     }
+    keep(config, forecast.keeps_decoder);
+    words.push(format!("the decoder's graph is {}kept", if config.keeps_decoder(batch) { "" } else { "not " }));
     let batch = if batch == 1 { "1 sample".to_owned() } else { format!("{batch} samples") };
     format!("micro-batches of a batch of {batch}: {}", words.join(", "))
 }
@@ -163,6 +182,7 @@ mod tests {
                 line("fidelity", 9e9),
                 line("replay", 5e8),
             ],
+            keeps_decoder: false,
             known: true,
         }
     }
@@ -175,8 +195,25 @@ mod tests {
         assert_eq!(config.captioner.micro_batch, MicroBatch::Samples(4));
         assert_eq!(config.replay.micro_batch, MicroBatch::WHOLE);
         assert_eq!(config.fidelity.unwrap().micro_batch, MicroBatch::Samples(1));
-        let expected = "captioner.micro_batch = 4, replay.micro_batch = 8, fidelity.micro_batch = 1";
+        let expected = "captioner.micro_batch = 4, replay.micro_batch = 8, fidelity.micro_batch = 1, the decoder's graph is not kept";
         assert_eq!(said, format!("micro-batches of a batch of 8 samples: {expected}"));
+    }
+
+    /// Kept where it was measured to fit; never where pieces are decoded, and what somebody types counts.
+    #[test]
+    fn the_decoder_is_kept_where_it_fits() {
+        for (settings, fits, keep, kept) in [
+            (&["train.batch_size=2"][..], true, Keep::Always, true),
+            (&["train.batch_size=2"], false, Keep::Never, false),
+            (&["train.batch_size=2", "memory.keep_decoder=never"], true, Keep::Never, false),
+            (&["train.batch_size=2", "captioner.micro_batch=1"], false, Keep::Auto, false),
+            (&["train.batch_size=2", "memory.vae_tile=8"], false, Keep::Auto, false),
+        ] {
+            let mut config = config(settings);
+            fit(&mut config, &Forecast { keeps_decoder: fits, ..forecast(2) }, 100e9);
+            assert_eq!((config.memory.keep_decoder, config.keeps_decoder(2)), (keep, kept), "{settings:?}");
+            assert!(!open_questions(&mut config));
+        }
     }
 
     #[test]
