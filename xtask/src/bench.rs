@@ -172,6 +172,9 @@ impl Bench<'_> {
             "replay.policy=grid",
             "--set",
             "replay.max_cotangent=0",
+            // two more passes in each tracked step, which PyTorch's side does not have
+            "--set",
+            "anchor=false",
         ]);
         settings.iter().for_each(|setting| _ = trace.args(["--set", setting]));
         Ok(trace)
