@@ -75,8 +75,8 @@ impl AdamW {
         updates: u64,
     ) -> Result<()> {
         let Self { learning_rate, betas: [beta1, beta2], weight_decay, epsilon } = *self;
-        let [values, gradient] = [values.as_ptr(), gradient.as_ptr()].map(|p| p as *const C_tensor);
-        let [mean, square] = [mean.as_ptr(), square.as_ptr()].map(|p| p as *const C_tensor);
+        let [values, gradient] = [values.as_ptr(), gradient.as_ptr()];
+        let [mean, square] = [mean.as_ptr(), square.as_ptr()];
         // SAFETY: the tensors outlive the call; the shim changes the numbers of three of them, which are borrowed for that.
         check(unsafe {
             ext_adamw(values, gradient, mean, square, updates, learning_rate, beta1, beta2, weight_decay, epsilon)

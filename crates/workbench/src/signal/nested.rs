@@ -90,12 +90,12 @@ impl Nested {
         self.this_prompt += own;
         let _ = self.of_noise.g_add_(&vector);
         self.count += 1;
-        if self.count % crops == 0 {
+        if self.count.is_multiple_of(crops) {
             self.squares[1] += square(&self.of_noise);
             let _ = self.of_prompt.g_add_(&self.of_noise);
             let _ = self.of_noise.zero_();
         }
-        if self.count % (crops * noises) == 0 {
+        if self.count.is_multiple_of(crops * noises) {
             self.squares[2] += square(&self.of_prompt);
             let _ = self.of_all.g_add_(&self.of_prompt);
             let kept = self.of_prompt.to_device(tch::Device::Cpu).to_kind(Kind::Float);
