@@ -167,7 +167,7 @@ impl Discriminator {
     /// An optimiser step on the gradients of so many batches; returns their norm. If that is not finite, the update is skipped.
     ///
     /// # Errors
-    /// As of [`Updater::step`].
+    /// As of [`optim::Updater::step`].
     pub fn update(&mut self, batches: usize) -> Result<f64> {
         self.gradients.scale(1.0 / batches as f64);
         let norm = self.gradients.clip(self.settings.max_grad_norm);

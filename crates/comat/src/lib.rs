@@ -2,7 +2,7 @@
 //! prompt says, from prompts alone.
 //!
 //! One prompt's way through the modules: [`diffusion::prompts`] → [`diffusion::text`] → [`diffusion::trajectory`] (no graph) → latents → image →
-//! [`loss`] → cotangent at the latents → [`replay`] of the [`tracked`] steps → [`optim`](::optim) → [`checkpoint`]. The loop, and one
+//! [`loss`] → cotangent at the latents → [`replay`] of the [`tracked`] steps → [`optim`] → [`checkpoint`]. The loop, and one
 //! iteration of it, are in [`train`].
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
