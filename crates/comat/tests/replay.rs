@@ -445,10 +445,15 @@ fn the_modes_differ() {
 fn step_by_step() {
     let of = |settings: &[&str], tracked: &[usize]| {
         let mut session = Session::open(config(settings)).unwrap();
-        let given = Given { tracked: tracked.iter().copied().collect(), ..Given::new(&session) };
-        tch::manual_seed(6);
+        // the same on every device, each time
+        let mut draws = torch_ext::Generator::seeded(6).unwrap();
+        let mut draw = |like: &Tensor| draws.randn(&like.size()).unwrap().to_kind(Kind::Double).to_device(device());
+        let mut given = Given::new(&session);
+        (given.x, given.z) = (draw(&given.x), draw(&given.z));
+        given.tracked = tracked.iter().copied().collect();
         let mut adapter = adapter::start(&session).unwrap().trainable(Kind::Double, device());
-        let _ = adapter.flat.g_add_(&(Tensor::randn(adapter.flat.size(), options()) * 0.1));
+        let noise = draw(&adapter.flat) * 0.1;
+        let _ = adapter.flat.g_add_(&noise);
         let mut gradients = Gradients::zeros(&adapter).step_by_step();
         let share = Share::whole(&PROMPTS);
         iterate(&mut session, &adapter, &share, given.draws(), None, &mut gradients, || Ok(())).unwrap();
