@@ -10,6 +10,35 @@ use std::{
     path::Path,
 };
 
+const PARTIAL: &str = ".partial";
+/// Letters that tell such files apart.
+const RANDOM: usize = 6;
+
+/// Removes what [`write_whole`] left in a folder, and in those inside it, when the process was killed. Nobody may be writing there.
+///
+/// # Errors
+/// A folder that cannot be read; a file that cannot be removed.
+pub fn remove_partial(folder: &Path) -> crate::Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        let path = entry.path();
+        if entry.file_type().map_err(Error::io(&path))?.is_dir() {
+            remove_partial(&path)?;
+        } else if entry.file_name().to_str().is_some_and(is_partial) {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether [`write_whole`] gives such names: `NAME.abc123.partial`.
+fn is_partial(name: &str) -> bool {
+    let random = name.strip_suffix(PARTIAL).and_then(|name| name.rsplit_once('.'));
+    random.is_some_and(|(name, random)| {
+        !name.is_empty() && random.len() == RANDOM && random.chars().all(|c| c.is_ascii_alphanumeric())
+    })
+}
+
 /// Writes a file under a name of its own in the same folder, and gives it its real name when it is whole. What was there before stays
 /// until then, and of two processes that write the same file neither sees half of the other's.
 ///
@@ -21,7 +50,8 @@ pub fn write_whole<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Res
     name.push(".");
     let partial = tempfile::Builder::new()
         .prefix(&name)
-        .suffix(".partial")
+        .rand_bytes(RANDOM)
+        .suffix(PARTIAL)
         .permissions(Permissions::from_mode(0o666)) // less what the user masks
         .tempfile_in(folder)
         .map_err(|e| E::from(Error::io(path)(e)))?
@@ -84,6 +114,31 @@ pub fn digest(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn what_a_kill_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("samples/step-4");
+        fs::create_dir_all(&inside).unwrap();
+        let killed = write_whole(&inside.join("a.png"), |partial| {
+            let kept = inside.join(partial.file_name().unwrap()).with_extension("copy");
+            fs::copy(partial, &kept).map_err(Error::io(partial))?; // removed when the write fails, unlike after a kill
+            Err(Error::Input("killed".into()))
+        });
+        assert!(killed.is_err());
+        let name = fs::read_dir(&inside).unwrap().next().unwrap().unwrap().file_name().into_string().unwrap();
+        let partial = name.replace(".copy", PARTIAL);
+        fs::rename(inside.join(&name), inside.join(&partial)).unwrap();
+        let others = ["a.png", "mine.partial", "mine.abc.partial", ".abc123.partial", "a.abc123.partial.txt"];
+        others.iter().for_each(|name| fs::write(inside.join(name), "").unwrap());
+        remove_partial(folder.path()).unwrap();
+        let mut left: Vec<_> =
+            fs::read_dir(&inside).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        let mut expected = others.map(str::to_owned);
+        expected.sort();
+        assert_eq!(left, expected, "{partial} is gone, and nothing else");
+    }
 
     #[test]
     fn whole_or_as_it_was() {

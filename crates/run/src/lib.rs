@@ -125,12 +125,13 @@ impl Run {
         bar.set_style(style);
         bar.set_prefix("train");
         bar.set_length(config.train.steps);
+        let journal =
+            if leads { Journal::open(&folder, config.logging.words()?.as_deref())? } else { Journal::nowhere() };
+        if leads && resumes {
+            models::remove_partial(&folder)?; // of a run that was killed while it wrote
+        }
         Ok(Self {
-            journal: if leads {
-                Journal::open(&folder, config.logging.words()?.as_deref())?
-            } else {
-                Journal::nowhere()
-            },
+            journal,
             validation: Validation::open(&folder, validation, judge, of, leads)?,
             folder,
             lines: Lines::new(config, &bar, leads),
