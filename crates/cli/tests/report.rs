@@ -98,13 +98,16 @@ fn the_report_is_one_file_that_needs_nothing_else() {
 fn another_lora_is_a_third_column() {
     let folder = judged();
     draw(&folder, "long", &prompts::make(Split::HeldOut, 45, 1), 0.9);
-    let also = |value: &str| folder.comat(&[REPORT, &["--also", value]].concat());
+    let note = "Tuned: 12 steps & no <more>.";
+    let also = |value: &str| folder.comat(&[REPORT, &["--also", value, "--note", note]].concat());
     also("longer training=long").ok();
     let page = folder.read("report.html");
     page::assert_alone(&page);
     page::assert_balanced(&page);
     assert_eq!(page.matches("src=").count(), 3 * 4 * 8, "eight prompts of each category, on three sides");
-    for part in ["Base and longer training", "with another LoRA: longer training, guidance 4."] {
+    for part in
+        ["Base and longer training", "with another LoRA: longer training, guidance 4.", "12 steps &amp; no &lt;more"]
+    {
         assert!(page.contains(part), "{part}");
     }
     also("long").usage(&["must be NAME=DIR"]);

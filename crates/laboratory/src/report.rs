@@ -45,6 +45,8 @@ pub struct Request {
     pub tuned: PathBuf,
     /// Judged images of the same prompts and seeds with another LoRA, and what it is called.
     pub also: Option<(String, PathBuf)>,
+    /// For the top of the page.
+    pub note: Option<String>,
     /// The file with those prompts.
     pub prompts: PathBuf,
     pub out: PathBuf,
@@ -56,7 +58,7 @@ pub fn write(request: &Request) -> Result<Comparison> {
     let pairs = Pairs::read(request)?;
     let also = request.also.as_ref().map(|(name, folder)| Also::read(name, folder, &pairs)).transpose()?;
     let body = [
-        sections::headline(&pairs),
+        sections::headline(&pairs, request.note.as_deref()),
         sections::images(&filters(&pairs), &cards(&pairs, also.as_ref(), request)?),
         sections::categories(&pairs.comparison),
         sections::quality(&pairs.comparison),

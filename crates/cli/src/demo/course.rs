@@ -89,9 +89,11 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
         )
     };
     let judge = |name: &str| command("world judge", &[("--prompts", held_out.clone()), ("--images", of(name))]);
-    let report = |base: &str, tuned: &str, also: Option<(&str, &str)>, page: &str| {
+    let report = |base: &str, tuned: &str, also: Option<(&str, &str, &str)>, page: &str| {
         let mut options = vec![("--run", out.display().to_string()), ("--base", of(base)), ("--tuned", of(tuned))];
-        options.extend(also.map(|(name, folder)| ("--also", format!("{name}={}", of(folder)))));
+        if let Some((name, folder, note)) = also {
+            options.extend([("--also", format!("{name}={}", of(folder))), ("--note", note.to_owned())]);
+        }
         options.extend([("--prompts", held_out.clone()), ("--out", of(page))]);
         command("world report", &options)
     };
@@ -118,12 +120,30 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
         (
             extent.unguided,
             "the page: the base model at its best guidance, this training's LoRA, and the long training's",
-            report("base", "tuned", Some(("long", "long")), "report.html"),
+            report(
+                "base",
+                "tuned",
+                Some((
+                    "long",
+                    "long",
+                    "Tuned: the LoRA that this demo trained. Long: that of a long training, shipped with comat.",
+                )),
+                "report.html",
+            ),
         ),
         (
             !extent.unguided,
             "the page: the base model at its best guidance, the long training's LoRA, and that of these few steps",
-            report("base", "long", Some(("few", "tuned")), "report.html"),
+            report(
+                "base",
+                "long",
+                Some((
+                    "few",
+                    "tuned",
+                    "Tuned: the LoRA of a long training, shipped with comat. Few: that of the few steps of this demo, whose curves are below.",
+                )),
+                "report.html",
+            ),
         ),
     ];
     all.into_iter().filter(|(wanted, ..)| *wanted).map(|(_, what, words)| Step { what, words }).collect()

@@ -24,6 +24,9 @@ pub struct Report {
     /// Judged images with another LoRA, as a third column: what it is called, and their folder
     #[arg(long, value_name = "NAME=DIR", value_parser = named)]
     also: Option<(String, PathBuf)>,
+    /// A sentence for the top of the page, for example what the columns are
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
     /// The prompt file that both were drawn from
     #[arg(long, value_name = "FILE", value_parser = share::path)]
     prompts: PathBuf,
@@ -40,8 +43,8 @@ fn named(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 pub fn run(args: Report) -> Result<()> {
-    let Report { run, base, tuned, also, prompts, out } = args;
-    let comparison = report::write(&report::Request { run, base, tuned, also, prompts, out: out.clone() })?;
+    let Report { run, base, tuned, also, note, prompts, out } = args;
+    let comparison = report::write(&report::Request { run, base, tuned, also, note, prompts, out: out.clone() })?;
     say!("{comparison}\n");
     if let Some(change) = comparison.all.get(Measure::Correct) {
         let [base, tuned] = [change.base, change.tuned].map(|e| Measure::Correct.percent(e.value));

@@ -14,8 +14,9 @@ use report::{
     page, samples, training,
 };
 
-/// What was done, and what came of it.
-pub fn headline(pairs: &Pairs) -> String {
+/// What was done, and what came of it; `note`: in the words of whoever wants the page.
+pub fn headline(pairs: &Pairs, note: Option<&str>) -> String {
+    let note = note.map(|note| format!("<p class=\"soft\">{}</p>\n", Text(note))).unwrap_or_default();
     let all = &pairs.comparison.all;
     let Some(change) = all.get(Measure::Correct) else { return String::new() };
     let number = |side: &str, name: &str, e: &Estimate| {
@@ -38,7 +39,7 @@ pub fn headline(pairs: &Pairs) -> String {
          <p class=\"lead\">CoMat tuned a text-to-image model with prompts alone: a frozen captioner told how likely each \
          prompt is, given the image drawn for it, and the gradient of that trained a LoRA. \
          Here the base model and the tuned one draw the same held-out prompts from the same noise, and a program judges \
-         every image from its pixels.</p>\n</header>\n\
+         every image from its pixels.</p>\n{note}</header>\n\
          <div class=\"panel headline\">\n<p class=\"what\">Images in which everything is as asked, and nothing else is there</p>\n\
          <div class=\"numbers\">\n{}{}<div class=\"number difference {}\"><span>difference, points</span><strong>{}</strong><small>{}</small></div>\n</div>\n\
          <div class=\"outcomes\" role=\"img\" aria-label=\"What became of the images\">{outcomes}</div>\n<ul class=\"outcome-keys\">\n{keys}</ul>\n\
