@@ -42,7 +42,7 @@ pub struct Signal {
     /// Mean caption loss.
     pub caption_loss: f64,
     pub all: Shares,
-    /// By sampler's step, the noisiest first.
+    /// By sampler's step, the noisiest first; without standard errors, for which the sums of all prompts would be kept once more a step.
     pub steps: Vec<Step>,
 }
 
@@ -84,7 +84,7 @@ pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Int
     let mut order = Order::new(config.seed, prompts.len())?;
     let alone = ProcessGroup::alone();
     let mut tracked = None;
-    let mut all = Nested::new(design, &adapter.flat)?;
+    let mut all = Nested::new(design, &adapter.flat, true)?;
     let mut steps: Vec<(usize, Nested)> = vec![];
     let mut loss = 0.0;
     bar.set_length((design.prompts * design.noises * design.crops) as u64);
@@ -113,7 +113,7 @@ pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Int
             all.add(&gradients.flat);
             let each = gradients.of_steps();
             if steps.is_empty() {
-                let empty = |(step, part): &(usize, _)| Ok((*step, Nested::new(design, part)?));
+                let empty = |(step, part): &(usize, _)| Ok((*step, Nested::new(design, part, false)?));
                 steps = each.iter().map(empty).collect::<Result<_>>()?;
             }
             for ((_, sums), (_, part)) in steps.iter_mut().zip(&each) {

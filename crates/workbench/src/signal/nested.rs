@@ -6,7 +6,7 @@
 //! whose estimates are without bias, and so can be below 0.
 
 use anyhow::{Result, ensure};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// How many of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Shares {
     pub norm: f64,
     /// What all vectors have in common.
     pub common: f64,
-    /// Standard error of it, over prompts.
+    /// Standard error of it, over prompts, where it was asked for.
     pub error: Option<f64>,
     pub prompts: f64,
     pub noises: f64,
@@ -46,36 +46,36 @@ impl Shares {
     }
 }
 
-/// Sums over the vectors that came so far. They come crop by crop, noise by noise, prompt by prompt.
+/// Sums over the vectors that came so far, on the CPU. They come crop by crop, noise by noise, prompt by prompt.
 pub struct Nested {
     design: Design,
     count: usize,
     of_noise: Tensor,
     of_prompt: Tensor,
     of_all: Tensor,
-    /// Of each prompt: its squared norms' sum, and its vectors' sum (on the CPU), for the standard error.
-    prompts: Vec<(f64, Tensor)>,
+    /// Of each prompt: its squared norms' sum, and its vectors' sum; `None`: without a standard error, which needs them.
+    prompts: Option<Vec<(f64, Tensor)>>,
     /// Sums of squared norms: of vectors, of a noise's sums, of a prompt's sums.
     squares: [f64; 3],
     this_prompt: f64,
 }
 
 impl Nested {
-    /// For flat vectors like this one.
-    pub fn new(design: Design, like: &Tensor) -> Result<Self> {
+    /// For flat vectors like this one. Holds three of them, with a standard error one for each prompt besides.
+    pub fn new(design: Design, like: &Tensor, with_error: bool) -> Result<Self> {
         let Design { prompts, noises, crops } = design;
         ensure!(
             prompts >= 2 && noises >= 2 && crops >= 1,
             "2 prompts and 2 noises at least, not {prompts} and {noises}"
         );
-        let zero = || like.zeros_like().to_kind(Kind::Double);
+        let zero = || like.zeros_like().to_device(Device::Cpu);
         Ok(Self {
             design,
             count: 0,
             of_noise: zero(),
             of_prompt: zero(),
             of_all: zero(),
-            prompts: vec![],
+            prompts: with_error.then(Vec::new),
             squares: [0.0; 3],
             this_prompt: 0.0,
         })
@@ -84,7 +84,7 @@ impl Nested {
     pub fn add(&mut self, vector: &Tensor) {
         let Design { noises, crops, .. } = self.design;
         let square = |t: &Tensor| t.square().sum(Kind::Double).double_value(&[]);
-        let vector = vector.to_kind(Kind::Double);
+        let vector = vector.to_device(Device::Cpu);
         let own = square(&vector);
         self.squares[0] += own;
         self.this_prompt += own;
@@ -98,8 +98,9 @@ impl Nested {
         if self.count.is_multiple_of(crops * noises) {
             self.squares[2] += square(&self.of_prompt);
             let _ = self.of_all.g_add_(&self.of_prompt);
-            let kept = self.of_prompt.to_device(tch::Device::Cpu).to_kind(Kind::Float);
-            self.prompts.push((self.this_prompt, kept));
+            if let Some(prompts) = &mut self.prompts {
+                prompts.push((self.this_prompt, self.of_prompt.copy()));
+            }
             let _ = self.of_prompt.zero_();
             self.this_prompt = 0.0;
         }
@@ -129,14 +130,10 @@ impl Nested {
     /// By leaving out a prompt at a time.
     fn error(&self, all: f64) -> Option<f64> {
         let Design { prompts, noises, crops } = self.design;
-        if prompts < 3 {
-            return None;
-        }
+        let sums = self.prompts.as_ref().filter(|_| prompts >= 3)?;
         let (p, of_each) = (prompts as f64, (noises * crops) as f64);
-        let sum = self.of_all.to_device(tch::Device::Cpu);
-        let without = self.prompts.iter().map(|(vectors, kept)| {
-            let kept = kept.to_kind(Kind::Double);
-            let (own, with_all) = (kept.square().sum(Kind::Double).double_value(&[]), kept.dot(&sum).double_value(&[]));
+        let without = sums.iter().map(|(vectors, kept)| {
+            let [own, with_all] = [kept, &self.of_all].map(|other| (kept * other).sum(Kind::Double).double_value(&[]));
             let other = (all - 2.0 * with_all + own) - (self.squares[2] - own);
             let total = (self.squares[0] - vectors) / ((p - 1.0) * of_each);
             other / ((p - 1.0) * (p - 2.0) * of_each.powi(2)) / total
@@ -159,7 +156,7 @@ mod tests {
         let size = 20_000;
         let mut part = |variance: f64| draws.randn(&[size]).unwrap().to_kind(Kind::Double) * variance.sqrt();
         let design = Design { prompts: 12, noises: 3, crops: 2 };
-        let mut nested = Nested::new(design, &Tensor::zeros([size], (Kind::Double, tch::Device::Cpu))).unwrap();
+        let mut nested = Nested::new(design, &Tensor::zeros([size], (Kind::Double, Device::Cpu)), true).unwrap();
         let common = part(0.1);
         for _ in 0..design.prompts {
             let prompt = part(0.2);
@@ -188,7 +185,7 @@ mod tests {
         let design = Design { prompts: 4, noises: 2, crops: 1 };
         let vectors: Vec<Tensor> = (0..8).map(|_| draws.randn(&[5]).unwrap().to_kind(Kind::Double)).collect();
         let of = |vectors: &[Tensor], design: Design| {
-            let mut nested = Nested::new(design, &vectors[0]).unwrap();
+            let mut nested = Nested::new(design, &vectors[0], true).unwrap();
             vectors.iter().for_each(|vector| nested.add(vector));
             nested.shares()
         };
@@ -223,6 +220,6 @@ mod tests {
         assert_eq!(of(0.25).of_batch(1.0), 0.25);
         assert!((of(0.25).of_batch(3.0) - 0.5).abs() < 1e-12 && (of(0.25).half().unwrap() - 3.0).abs() < 1e-12);
         assert_eq!((of(-0.1).half(), of(0.9).half()), (None, Some(1.0)));
-        assert!(Nested::new(Design { prompts: 1, noises: 2, crops: 1 }, &Tensor::from_slice(&[0.0])).is_err());
+        assert!(Nested::new(Design { prompts: 1, noises: 2, crops: 1 }, &Tensor::from_slice(&[0.0]), true).is_err());
     }
 }
