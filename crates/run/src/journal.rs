@@ -16,17 +16,8 @@ pub struct Looked {
 impl Looked {
     /// In a run's folder; at the last time that it came to this step.
     pub fn read(folder: &Path, step: u64) -> Result<Self> {
-        let path = folder.join("events.jsonl");
-        if !path.exists() {
-            return Ok(Self::default());
-        }
-        let text = fs::read(&path).map_err(Error::io(&path))?;
         let mut looked = Self::default();
-        for line in String::from_utf8_lossy(&text).lines() {
-            let Ok(event) = serde_json::from_str::<Value>(line) else { continue }; // half a line of a run that was killed
-            if event["step"].as_u64() != Some(step) {
-                continue;
-            }
+        for (_, event) in events(folder)?.into_iter().filter(|(at, _)| *at == step) {
             match event["event"].as_str() {
                 Some("step" | "skipped") => looked = Self::default(),
                 Some("validation") => looked.measured = true,
@@ -41,15 +32,8 @@ impl Looked {
 /// Caption losses of every held-out prompt by step, as a run's log has them up to a step. What was measured on a branch that was left is
 /// not among them.
 pub fn measured(folder: &Path, until: u64, prompts: usize) -> Result<Vec<(u64, Vec<f64>)>> {
-    let path = folder.join("events.jsonl");
-    if !path.exists() {
-        return Ok(vec![]);
-    }
-    let text = fs::read(&path).map_err(Error::io(&path))?;
     let mut measured = BTreeMap::new();
-    for line in String::from_utf8_lossy(&text).lines() {
-        let Ok(event) = serde_json::from_str::<Value>(line) else { continue }; // half a line of a run that was killed
-        let Some(step) = event["step"].as_u64() else { continue };
+    for (step, event) in events(folder)? {
         match event["event"].as_str() {
             Some("start") => measured.retain(|before, _| *before <= step),
             Some("validation") => {
@@ -60,6 +44,18 @@ pub fn measured(folder: &Path, until: u64, prompts: usize) -> Result<Vec<(u64, V
         }
     }
     Ok(measured.into_iter().filter(|(step, losses)| *step <= until && losses.len() == prompts).collect())
+}
+
+/// The events of a run's log that have a step, and their steps; none where there is no log. A line that a kill cut off is left out.
+fn events(folder: &Path) -> Result<Vec<(u64, Value)>> {
+    let path = folder.join("events.jsonl");
+    if !path.exists() {
+        return Ok(vec![]);
+    }
+    let text = fs::read(&path).map_err(Error::io(&path))?;
+    let lines = String::from_utf8_lossy(&text);
+    let events = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    Ok(events.filter_map(|event| Some((event["step"].as_u64()?, event))).collect())
 }
 
 pub struct Journal {
