@@ -5,6 +5,7 @@ use crate::command::{must, program};
 use crate::setup;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
+use fastrand::Rng;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -68,7 +69,7 @@ pub fn run(workspace: &Workspace, times: u32, seed: Option<u64>, comat: Option<&
         expected.files.len(),
         expected.validations.len()
     );
-    let (mut random, mut killed, mut rounds) = (Random(seed), 0, 0);
+    let (mut random, mut killed, mut rounds) = (Rng::with_seed(seed), 0, 0);
     while killed < times {
         let name = format!("killed-{rounds}");
         let kills = trial.until_it_ends(&name, whole, times - killed, &mut random)?;
@@ -127,13 +128,13 @@ impl Trial {
     }
 
     /// How often it was killed, at most so many times.
-    fn until_it_ends(&self, trial: &str, whole: Duration, most: u32, random: &mut Random) -> Result<u32> {
+    fn until_it_ends(&self, trial: &str, whole: Duration, most: u32, random: &mut Rng) -> Result<u32> {
         let mut kills = 0;
         loop {
             let mut command = self.train(trial)?;
             // from the beginning, where it was killed before the first checkpoint
             let mut child = command.args(["--resume", "auto"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-            let end = Instant::now() + whole.mul_f64(random.share() * 0.9);
+            let end = Instant::now() + whole.mul_f64(random.f64() * 0.9);
             while kills < most && Instant::now() < end && child.try_wait()?.is_none() {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -212,19 +213,5 @@ impl Outcome {
             return Some(format!("validations {:?}, expected {:?}", other.validations, self.validations));
         }
         (self.losses != other.losses).then(|| format!("losses {:?}, expected {:?}", other.losses, self.losses))
-    }
-}
-
-/// splitmix64
-struct Random(u64);
-
-impl Random {
-    /// In 0..1.
-    fn share(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) as f64 / u64::MAX as f64
     }
 }

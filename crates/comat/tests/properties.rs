@@ -4,25 +4,9 @@ use comat::{
     batch::{Batch, Order},
     tracked::{self, Policy},
 };
+use fastrand::Rng;
 use ranks::ProcessGroup;
 use std::collections::BTreeSet;
-
-/// splitmix64
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn within(&mut self, range: std::ops::RangeInclusive<usize>) -> usize {
-        range.start() + (self.next() % (range.end() - range.start() + 1) as u64) as usize
-    }
-}
 
 /// One of several processes, alone in this one.
 fn group(rank: usize, size: usize) -> ProcessGroup {
@@ -35,9 +19,9 @@ fn group(rank: usize, size: usize) -> ProcessGroup {
 /// was announced, and none has two samples more than another.
 #[test]
 fn every_sample_exactly_once() {
-    let mut random = Random(1);
+    let mut random = Rng::with_seed(1);
     for _ in 0..2000 {
-        let (ranks, parts, size) = (random.within(1..=9), random.within(1..=6), random.within(1..=17));
+        let (ranks, parts, size) = (random.usize(1..=9), random.usize(1..=6), random.usize(1..=17));
         let what = format!("{ranks} ranks, {parts} parts of {size}");
         let mut per_rank = vec![vec![]; ranks];
         for part in 0..parts {
@@ -67,9 +51,9 @@ fn every_sample_exactly_once() {
 /// Every prompt comes once in every epoch, whatever the sizes; an order does not depend on where one begins to ask.
 #[test]
 fn every_prompt_once_an_epoch() {
-    let mut random = Random(2);
+    let mut random = Rng::with_seed(2);
     for _ in 0..200 {
-        let (prompts, seed) = (random.within(1..=40), random.next());
+        let (prompts, seed) = (random.usize(1..=40), random.u64(..));
         let mut order = Order::new(seed, prompts).unwrap();
         let epochs: Vec<Vec<usize>> = (0..3)
             .map(|epoch| (0..prompts).map(|i| order.prompt((epoch * prompts + i) as u64).unwrap()).collect())
@@ -78,7 +62,7 @@ fn every_prompt_once_an_epoch() {
             assert_eq!(epoch.iter().copied().collect::<BTreeSet<_>>().len(), prompts);
             assert!(epoch.iter().all(|prompt| *prompt < prompts));
         }
-        let at = random.within(0..=3 * prompts - 1);
+        let at = random.usize(0..=3 * prompts - 1);
         let resumed = Order::new(seed, prompts).unwrap().prompt(at as u64).unwrap();
         assert_eq!(resumed, epochs[at / prompts][at % prompts]);
     }
@@ -87,16 +71,16 @@ fn every_prompt_once_an_epoch() {
 /// As many tracked steps as were asked for, each of the sampler's; by the rule of the policy.
 #[test]
 fn tracked_steps() {
-    let mut random = Random(3);
+    let mut random = Rng::with_seed(3);
     for _ in 0..5000 {
-        let (total, count) = (random.within(1..=120), random.within(0..=130));
+        let (total, count) = (random.usize(1..=120), random.usize(0..=130));
         for policy in [Policy::Grid, Policy::Last, Policy::Random] {
             let what = format!("{policy:?}: {count} of {total}");
             let mut draws = vec![];
             let below = |n: usize| {
                 assert!(n > 0, "{what}: a draw of nothing");
                 draws.push(n);
-                Ok::<_, ()>(random.within(0..=n - 1))
+                Ok::<_, ()>(random.usize(0..=n - 1))
             };
             let steps = tracked::steps(policy, total, count, below).unwrap();
             let count = count.min(total);
@@ -112,12 +96,12 @@ fn tracked_steps() {
                 Policy::Last => assert!(sorted.iter().copied().eq(total - count..total) && draws.is_empty(), "{what}"),
                 Policy::Random => assert_eq!(draws.len(), count, "{what}"),
             }
-            let wanted = random.within(0..=12);
-            let some = tracked::subset(&steps, wanted, |n| Ok::<_, ()>(random.within(0..=n - 1))).unwrap();
+            let wanted = random.usize(0..=12);
+            let some = tracked::subset(&steps, wanted, |n| Ok::<_, ()>(random.usize(0..=n - 1))).unwrap();
             assert!(some.is_subset(&steps), "{what}");
             let expected = if wanted == 0 { steps.len() } else { wanted.min(steps.len()) };
             assert_eq!(some.len(), expected, "{what}: {wanted} of them");
-            let some = tracked::some_of(&steps, wanted, |n| Ok::<_, ()>(random.within(0..=n - 1))).unwrap();
+            let some = tracked::some_of(&steps, wanted, |n| Ok::<_, ()>(random.usize(0..=n - 1))).unwrap();
             assert!(some.is_subset(&steps) && some.len() <= wanted, "{what}");
         }
     }

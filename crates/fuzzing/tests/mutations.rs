@@ -5,6 +5,7 @@
 //! folder for temporary files, and named.
 
 use cap::Cap;
+use fastrand::Rng;
 use fuzzing::{TARGETS, Target, seeds};
 use std::{
     alloc::System,
@@ -14,23 +15,6 @@ use std::{
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
-
-/// splitmix64
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-}
 
 /// Numbers that lengths and counts are replaced with.
 const NUMBERS: [&str; 16] = [
@@ -53,41 +37,46 @@ const NUMBERS: [&str; 16] = [
 ];
 const PIECES: [&str; 10] = ["{", "[", "\"", "null", "true", ":", "}", "]", "\u{1F600}", "\0"];
 
-fn mutated(seed: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
+/// In 0..end, or 0.
+fn below(random: &mut Rng, end: usize) -> usize {
+    random.usize(..end.max(1))
+}
+
+fn mutated(seed: &[u8], other: &[u8], random: &mut Rng) -> Vec<u8> {
     let mut bytes = seed.to_vec();
-    for _ in 0..1 + random.below(4) {
+    for _ in 0..1 + below(random, 4) {
         let length = bytes.len();
-        match random.below(11) {
+        match below(random, 11) {
             0 => {
-                let at = random.below(length);
+                let at = below(random, length);
                 if let Some(byte) = bytes.get_mut(at) {
-                    *byte ^= 1 << random.below(8);
+                    *byte ^= 1 << below(random, 8);
                 }
             }
             1 => {
-                let at = random.below(length);
+                let at = below(random, length);
                 if let Some(byte) = bytes.get_mut(at) {
-                    *byte = [0, 1, 0x7f, 0x80, 0xff, b'"', b'\n', b'9'][random.below(8)];
+                    *byte = [0, 1, 0x7f, 0x80, 0xff, b'"', b'\n', b'9'][below(random, 8)];
                 }
             }
-            2 => bytes.truncate(random.below(length + 1)),
+            2 => bytes.truncate(below(random, length + 1)),
             3 => {
                 // the start of one and the end of another
-                bytes.truncate(random.below(length + 1));
-                bytes.extend_from_slice(&other[random.below(other.len() + 1)..]);
+                bytes.truncate(below(random, length + 1));
+                bytes.extend_from_slice(&other[below(random, other.len() + 1)..]);
             }
             4 => {
                 // a length field, inflated
-                let width = [1, 2, 4, 8][random.below(4)];
-                let within = if random.below(2) == 0 { length } else { length.min(64) };
-                let at = random.below(within);
-                let value = match random.below(4) {
+                let width = [1, 2, 4, 8][below(random, 4)];
+                let within = if below(random, 2) == 0 { length } else { length.min(64) };
+                let at = below(random, within);
+                let value = match below(random, 4) {
                     0 => u64::MAX,
-                    1 => 1 << random.below(64),
+                    1 => 1 << below(random, 64),
                     2 => length as u64 * 2,
-                    _ => random.next(),
+                    _ => random.u64(..),
                 };
-                let little = random.below(2) == 0;
+                let little = below(random, 2) == 0;
                 for (i, byte) in bytes.iter_mut().skip(at).take(width).enumerate() {
                     *byte = (value >> (8 * if little { i } else { width - 1 - i })) as u8;
                 }
@@ -98,28 +87,28 @@ fn mutated(seed: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
                     .filter(|&i| bytes[i].is_ascii_digit() && (i == 0 || !bytes[i - 1].is_ascii_digit()))
                     .take(4000)
                     .collect();
-                if let Some(&start) = starts.get(random.below(starts.len())) {
+                if let Some(&start) = starts.get(below(random, starts.len())) {
                     let end = bytes[start..].iter().position(|b| !b.is_ascii_digit()).map_or(length, |n| start + n);
-                    bytes.splice(start..end, NUMBERS[random.below(NUMBERS.len())].bytes());
+                    bytes.splice(start..end, NUMBERS[below(random, NUMBERS.len())].bytes());
                 }
             }
             7 => {
-                let (from, at) = (random.below(length), random.below(length + 1));
-                let piece: Vec<u8> = bytes[from..length.min(from + random.below(64))].to_vec();
+                let (from, at) = (below(random, length), below(random, length + 1));
+                let piece: Vec<u8> = bytes[from..length.min(from + below(random, 64))].to_vec();
                 bytes.splice(at..at, piece);
             }
             8 => {
-                let from = random.below(length);
-                bytes.drain(from..length.min(from + random.below(64)));
+                let from = below(random, length);
+                bytes.drain(from..length.min(from + below(random, 64)));
             }
             9 => {
-                let at = random.below(length + 1);
-                bytes.splice(at..at, PIECES[random.below(PIECES.len())].bytes());
+                let at = below(random, length + 1);
+                bytes.splice(at..at, PIECES[below(random, PIECES.len())].bytes());
             }
             _ => {
                 // deep
-                let at = random.below(length + 1);
-                let piece = ["[", "{\"a\":", "a.", "("][random.below(4)].repeat(1 + random.below(3000));
+                let at = below(random, length + 1);
+                let piece = ["[", "{\"a\":", "a.", "("][below(random, 4)].repeat(1 + below(random, 3000));
                 bytes.splice(at..at, piece.bytes());
             }
         }
@@ -165,7 +154,7 @@ fn damaged_files() {
     for target in TARGETS.iter().filter(|target| only.as_ref().is_none_or(|name| name == target.name)) {
         let seeds = seeds::of(target.name);
         assert!(!seeds.is_empty(), "{}: no seeds", target.name);
-        let mut random = Random(number("COMAT_FUZZ_SEED").unwrap_or(1));
+        let mut random = Rng::with_seed(number("COMAT_FUZZ_SEED").unwrap_or(1));
         let limit = Duration::from_secs_f64(seconds.map_or(0.3, |seconds| seconds as f64));
         let most_failures = 5;
         let (mut tried, mut failed) = (0, 0);
@@ -174,7 +163,7 @@ fn damaged_files() {
         }
         let began = Instant::now();
         while began.elapsed() < limit && failed < most_failures {
-            let (seed, other) = (&seeds[random.below(seeds.len())], &seeds[random.below(seeds.len())]);
+            let (seed, other) = (&seeds[below(&mut random, seeds.len())], &seeds[below(&mut random, seeds.len())]);
             let bytes = mutated(seed, other, &mut random);
             if let Err(failure) = attempt(target, &bytes, &tried.to_string()) {
                 failed += 1;

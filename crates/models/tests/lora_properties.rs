@@ -1,5 +1,6 @@
 //! LoRAs of any layers, ranks and strengths keep their meaning from format to format, in any order. Drawn at random from a fixed seed.
 
+use fastrand::Rng;
 use models::{
     lora::{
         AdapterFile, Base, Name, Network,
@@ -9,19 +10,6 @@ use models::{
 };
 use std::collections::{BTreeMap, HashMap};
 use tch::{Device, Kind, Tensor};
-
-/// splitmix64
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % end as u64) as usize
-    }
-}
 
 /// Layers with two dimensions: of the UNet, and of text encoders.
 fn layers(base: Base) -> Vec<Name> {
@@ -53,20 +41,20 @@ fn updates(file: &AdapterFile) -> BTreeMap<Name, Tensor> {
 
 #[test]
 fn from_any_format_to_any_other() {
-    let mut random = Random(1);
+    let mut random = Rng::with_seed(1);
     tch::manual_seed(1);
     let folder = tempfile::tempdir().unwrap();
     let targets = [Target::Diffusers, Target::Peft, Target::Kohya];
     for round in 0..60 {
-        let base = [Base::Sd1, Base::Sd2, Base::Sdxl][random.below(3)];
+        let base = [Base::Sd1, Base::Sd2, Base::Sdxl][random.usize(..3)];
         let known = layers(base);
-        let (mut tensors, count) = (Tensors::new(), 1 + random.below(12));
+        let (mut tensors, count) = (Tensors::new(), 1 + random.usize(..12));
         for _ in 0..count {
-            let name = &known[random.below(known.len())];
-            let (rank, inner, outer) = (1 + random.below(5) as i64, 6, 7);
+            let name = &known[random.usize(..known.len())];
+            let (rank, inner, outer) = (1 + random.usize(..5) as i64, 6, 7);
             let numbers = |size: [i64; 2]| Tensor::randn(size, (Kind::Float, Device::Cpu));
             let key = name.kohya(base == Base::Sdxl);
-            let alpha = [0.5, 1.0, 3.0, 4.0, 0.1][random.below(5)];
+            let alpha = [0.5, 1.0, 3.0, 4.0, 0.1][random.usize(..5)];
             tensors.insert(format!("{key}.lora_down.weight"), numbers([rank, inner]));
             tensors.insert(format!("{key}.lora_up.weight"), numbers([outer, rank]));
             tensors.insert(format!("{key}.alpha"), Tensor::from(alpha as f32));
@@ -76,7 +64,7 @@ fn from_any_format_to_any_other() {
         let expected = updates(&AdapterFile::read(&path).unwrap());
         let mut way = vec![];
         for step in 0..4 {
-            let target = targets[random.below(3)];
+            let target = targets[random.usize(..3)];
             way.push(target);
             let out = folder.path().join(format!("{round}-{step}.safetensors"));
             let options = Options { kind: None, factor: 1.0, unet_only: false };
