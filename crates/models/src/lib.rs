@@ -31,4 +31,4 @@ pub mod weights;
 mod whole;
 
 pub use error::{Error, Result};
-pub use whole::{digest, sync, sync_folder, write_durable, write_text, write_whole};
+pub use whole::{digest, hex, sync, sync_folder, write_durable, write_text, write_whole};
