@@ -196,8 +196,8 @@ mod tests {
 
     #[test]
     fn the_same_numbers_have_the_same_interval() {
-        let pictures = sample(30, &mut ChaCha8Rng::seed_from_u64(2));
-        assert_eq!(mean(&pictures), mean(&pictures));
+        let images = sample(30, &mut ChaCha8Rng::seed_from_u64(2));
+        assert_eq!(mean(&images), mean(&images));
         assert_eq!(mean(&[vec![0.5, 0.5]]), Estimate { value: 0.5, low: 0.5, high: 0.5 });
     }
 

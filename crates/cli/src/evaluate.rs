@@ -117,18 +117,18 @@ impl Work<'_> {
     }
 
     /// Refuses a folder of images that were made or scored otherwise.
-    fn check(&self, pictures: &Path) -> Result<()> {
+    fn check(&self, images: &Path) -> Result<()> {
         self.group.of_first(|| {
-            if !pictures.is_dir() {
-                bail!("{}: there is no such folder", pictures.display());
+            if !images.is_dir() {
+                bail!("{}: there is no such folder", images.display());
             }
-            self.settings(None).check(&home(pictures))
+            self.settings(None).check(&home(images))
         })
     }
 
     /// Writes down who scores the images.
-    fn claim(&self, pictures: &Path) -> Result<()> {
-        self.group.of_first(|| self.settings(None).claim(&home(pictures)))
+    fn claim(&self, images: &Path) -> Result<()> {
+        self.group.of_first(|| self.settings(None).claim(&home(images)))
     }
 
     /// Those that these prompts need, and what they are called.

@@ -64,16 +64,16 @@ pub fn run(mut args: Segment, console: &Console) -> Result<()> {
     if args.out.exists() && !args.overwrite {
         bail!("{} exists already; choose another --out, or pass --overwrite", args.out.display());
     }
-    let picture = Image::open(&args.image)?;
+    let image = Image::open(&args.image)?;
     let (kind, device) = (args.engine.dtype.kind(), args.engine.device.device()?);
     fetch::option("--detector", &mut args.detector, Layout::Network { tokenizer: true }, None, console)?;
     fetch::option("--segmenter", &mut args.segmenter, Layout::Network { tokenizer: false }, None, console)?;
     let mut grounded = Grounded::open(&args.detector, &args.segmenter, kind, device)?;
     grounded.detector.box_threshold = args.box_threshold;
     grounded.detector.text_threshold = args.text_threshold;
-    let found = grounded.find(&picture.tensor()?.unsqueeze(0), std::slice::from_ref(&args.nouns))?.remove(0);
+    let found = grounded.find(&image.tensor()?.unsqueeze(0), std::slice::from_ref(&args.nouns))?.remove(0);
     let masks = booleans(&found.masks)?;
-    let mut painted = picture;
+    let mut painted = image;
     for (i, (noun, mask)) in args.nouns.iter().zip(&masks).enumerate() {
         let (colour, name) = COLOURS[i % COLOURS.len()];
         paint(&mut painted, mask, colour);
@@ -117,14 +117,14 @@ const COLOURS: [([u8; 3], &str); 8] = [
 ];
 
 /// Tints the pixels of a mask, and fully colours those that lie on its edge.
-fn paint(picture: &mut Image, mask: &[bool], colour: [u8; 3]) {
-    let (width, height) = (picture.width, picture.height);
+fn paint(image: &mut Image, mask: &[bool], colour: [u8; 3]) {
+    let (width, height) = (image.width, image.height);
     let here = |x: usize, y: usize| x < width && y < height && mask[y * width + x]; // 0 - 1 wraps, and lies outside
     for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))).filter(|&(y, x)| here(x, y)) {
         let neighbours = [(x.wrapping_sub(1), y), (x + 1, y), (x, y.wrapping_sub(1)), (x, y + 1)];
         let inside = neighbours.into_iter().all(|(x, y)| here(x, y));
         let start = (y * width + x) * 3;
-        for (value, colour) in picture.pixels[start..start + 3].iter_mut().zip(colour) {
+        for (value, colour) in image.pixels[start..start + 3].iter_mut().zip(colour) {
             *value = if inside { ((u16::from(*value) + u16::from(colour)) / 2) as u8 } else { colour };
         }
     }
@@ -136,10 +136,10 @@ mod tests {
 
     #[test]
     fn masks_are_tinted_and_outlined() {
-        let mut picture = Image { width: 5, height: 4, pixels: vec![100; 60] };
+        let mut image = Image { width: 5, height: 4, pixels: vec![100; 60] };
         let mask: Vec<bool> = (0..20).map(|i| i % 5 < 3 && i / 5 < 3).collect(); // 3x3 in the upper left corner
-        paint(&mut picture, &mask, [200, 0, 50]);
-        let at = |x: usize, y: usize| picture.pixels[(y * 5 + x) * 3..][..3].to_vec();
+        paint(&mut image, &mask, [200, 0, 50]);
+        let at = |x: usize, y: usize| image.pixels[(y * 5 + x) * 3..][..3].to_vec();
         assert_eq!(at(1, 1), [150, 50, 75]);
         assert_eq!([at(0, 0), at(2, 1), at(1, 2)], [[200, 0, 50]; 3]);
         assert_eq!([at(3, 1), at(1, 3), at(4, 3)], [[100; 3]; 3]);

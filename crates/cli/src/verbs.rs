@@ -300,8 +300,7 @@ pub fn trace(args: Trace, console: &Console) -> Result<()> {
 
 /// As a shell takes it for one word.
 pub fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=,:".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    shlex::try_quote(text).unwrap_or(text.into()).into_owned() // only a zero byte cannot be quoted; no path holds one
 }
 
 fn count(files: usize) -> String {

@@ -80,14 +80,14 @@ fn a_lora_beside_its_base() {
             ]
         );
     }
-    let picture = "color/a small green bird_000011.png";
-    let [one, other] = ["base", "lora"].map(|v| folder.bytes(&format!("eval/{v}/{picture}")));
+    let image = "color/a small green bird_000011.png";
+    let [one, other] = ["base", "lora"].map(|v| folder.bytes(&format!("eval/{v}/{image}")));
     assert!(one != other, "the LoRA changes the image");
     // as `comat generate` draws it
     let how = "--out g --steps 2 --size 32 --guidance-scale 2 --seed 43";
     folder.generate(SD1, &["a small green bird"], how).ok();
     let same = common::Image::open(&folder.path("g/00000-a-small-green-bird-seed43.png"));
-    assert!(same.difference(&common::Image::open(&folder.path(&format!("eval/base/{picture}")))) <= 1);
+    assert!(same.difference(&common::Image::open(&folder.path(&format!("eval/base/{image}")))) <= 1);
 
     // what the networks say of it
     let vqa = Vqa::open(&fixture("vqa"), Kind::Float, device()).unwrap();
@@ -166,12 +166,12 @@ fn nothing_is_drawn_or_scored_twice() {
     assert!(done.stdout.starts_with("eval/base: 3 images, all scored before\n"), "{}", done.stdout);
     assert!(folder.bytes("eval") == before, "nothing is written again");
     // stopped before an image
-    let picture = folder.path("eval/base/color/a small green bird_000010.png");
-    let drawn_first = common::Image::open(&picture);
-    fs::remove_file(&picture).unwrap();
+    let image = folder.path("eval/base/color/a small green bird_000010.png");
+    let drawn_first = common::Image::open(&image);
+    fs::remove_file(&image).unwrap();
     let done = evaluate(&folder, "t2i-compbench", &words).ok();
     assert!(done.stdout.starts_with("eval/base: 3 images, all scored before\n"), "{}", done.stdout);
-    assert!(drawn_first.difference(&common::Image::open(&picture)) <= 1);
+    assert!(drawn_first.difference(&common::Image::open(&image)) <= 1);
     // stopped within a line
     let whole = folder.read("eval/base/scores.jsonl");
     folder.write("eval/base/scores.jsonl", &whole[..whole.len() - 30]);
@@ -192,8 +192,8 @@ fn nothing_is_drawn_or_scored_twice() {
     assert!(folder.read("eval/base/scores.jsonl").starts_with(&again));
 
     // another image by the same name, noticed whatever is asked for, and whatever was written since
-    let picture = "eval/base/color/a small green bird_000010.png";
-    fs::copy(folder.path("eval/base/spatial/a dog on the left of a cat_000000.png"), folder.path(picture)).unwrap();
+    let image = "eval/base/color/a small green bird_000010.png";
+    fs::copy(folder.path("eval/base/spatial/a dog on the left of a cat_000000.png"), folder.path(image)).unwrap();
     let scored = folder.read("eval/base/scores.jsonl");
     folder.write("eval/base/scores.jsonl", &scored);
     let others = evaluate(&folder, "t2i-compbench", &drawn("--categories spatial --seeds 42-43"));
@@ -204,8 +204,8 @@ fn nothing_is_drawn_or_scored_twice() {
     assert_eq!(again.lines().count(), scored.lines().count());
     assert_eq!(again.lines().filter(|line| !scored.contains(line)).count(), 2);
     // touched, but the same
-    let copy = fs::read(folder.path(picture)).unwrap();
-    fs::write(folder.path(picture), copy).unwrap();
+    let copy = fs::read(folder.path(image)).unwrap();
+    fs::write(folder.path(image), copy).unwrap();
     assert!(evaluate(&folder, "t2i-compbench", &more).ok().stdout.contains("8 images, all scored before"));
 
     // of the images alone, in another folder, the same scores
@@ -281,13 +281,13 @@ fn questions_with_choices() {
     let vqa = Vqa::open(&fixture("vqa"), Kind::Float, device()).unwrap();
     let sentences = SentenceEmbedder::open(&fixture("sentence_mpnet"), Kind::Float, device()).unwrap();
     let choices = [vec!["yes", "no"], vec!["red", "blue", "green"], vec!["no", "yes"]];
-    let pictures = ["coco_1_00.png", "coco_1_00.png", "drawbench_2_00.png"];
+    let images = ["coco_1_00.png", "coco_1_00.png", "drawbench_2_00.png"];
     let right = ["yes", "red", "no"];
     let lines: Vec<_> =
         all.iter().filter(|p| p.metric() == Metric::Questions).flat_map(|p| p.lines().to_vec()).collect();
     assert_eq!(lines.len(), 3);
     for (i, line) in lines.iter().enumerate() {
-        let image = tensor(folder.path(&format!("eval/base/{}", pictures[i])));
+        let image = tensor(folder.path(&format!("eval/base/{}", images[i])));
         let free = vqa.answer(&image, &[line.answer.question.as_deref().unwrap()]).unwrap().remove(0);
         let likeness = sentences.similarities(&free, &choices[i]).unwrap();
         let most = likeness.iter().copied().fold(f64::MIN, f64::max);

@@ -42,12 +42,11 @@ fn parity(model: &str) {
         println!("{name}: relative error {error:.1e}");
         assert!(error <= 1e-4, "{name}: relative error {error:e}");
         for (i, file) in folder.names(name).iter().enumerate() {
-            let picture = Image::open(&folder.path(&format!("{name}/{file}")));
-            assert_eq!((picture.width, picture.height), (48, 32));
+            let saved = Image::open(&folder.path(&format!("{name}/{file}")));
+            assert_eq!((saved.width, saved.height), (48, 32));
             let image = ((expected[&format!("{name}.image")].get(i as i64) / 2.0 + 0.5) * 255.0).clamp(0.0, 255.0);
             let image = Vec::<f32>::try_from(image.permute([1, 2, 0]).contiguous().view([-1])).unwrap();
-            let furthest =
-                image.iter().zip(&picture.pixels).map(|(a, b)| (a - f32::from(*b)).abs()).fold(0.0, f32::max);
+            let furthest = image.iter().zip(&saved.pixels).map(|(a, b)| (a - f32::from(*b)).abs()).fold(0.0, f32::max);
             assert!(furthest <= 1.0, "{name}, image {i}: {furthest} levels of 255");
         }
         count += 1;
@@ -100,16 +99,16 @@ fn images_say_how_they_were_made() {
                  --size 48x32 --negative-prompt blurred";
     folder.generate(SD1, &["a Red dog\nin a café"], words).ok();
     assert_eq!(folder.names("g"), ["00000-a-red-dog-in-a-café-seed7.png"]);
-    let picture = Image::open(&folder.path("g/00000-a-red-dog-in-a-café-seed7.png"));
-    assert_eq!((picture.width, picture.height), (48, 32));
-    assert_eq!(picture.texts["prompt"], "a Red dog\nin a café");
-    assert_eq!(picture.texts["seed"], "7");
+    let saved = Image::open(&folder.path("g/00000-a-red-dog-in-a-café-seed7.png"));
+    assert_eq!((saved.width, saved.height), (48, 32));
+    assert_eq!(saved.texts["prompt"], "a Red dog\nin a café");
+    assert_eq!(saved.texts["seed"], "7");
     let expected = format!(
         "a Red dog\nin a café\nNegative prompt: blurred\nSteps: 2, Sampler: DDIM, CFG scale: 3, Seed: 7, \
          Size: 48x32, Model: pipeline_sd1, CFG rescale: 0.25, Eta: 0.5, Version: comat {}",
         env!("CARGO_PKG_VERSION")
     );
-    assert_eq!(picture.texts["parameters"], expected);
+    assert_eq!(saved.texts["parameters"], expected);
 }
 
 #[test]
@@ -184,19 +183,19 @@ fn samplers() {
         let draw = |out: &str| {
             let words = format!("--steps 6 --seed 3 --sampler {name} --out {out} --save-latents {out}.safetensors");
             folder.generate(SD1, &["a red dog"], &words).ok();
-            let picture = Image::open(&folder.path(&format!("{out}/00000-a-red-dog-seed3.png")));
-            (picture, folder.tensors(&format!("{out}.safetensors")).remove("x_0").unwrap())
+            let saved = Image::open(&folder.path(&format!("{out}/00000-a-red-dog-seed3.png")));
+            (saved, folder.tensors(&format!("{out}.safetensors")).remove("x_0").unwrap())
         };
-        let (picture, latents) = draw(name);
+        let (saved, latents) = draw(name);
         assert_eq!(latents, draw(&format!("{name}-again")).1, "{name}");
-        let said = &picture.texts["parameters"];
+        let said = &saved.texts["parameters"];
         assert!(said.contains(&format!("Steps: 6, Sampler: {title}, CFG scale: 7.5")), "{said}");
         for (other, (_, others)) in &drawn {
             // with the same times and as much noise to begin with, these two are one sampler
             let same = (name, *other) == ("euler_a", "ddpm");
             assert_eq!(relative_error(&latents, others) < 1e-4, same, "{name} and {other}");
         }
-        drawn.push((name, (picture, latents)));
+        drawn.push((name, (saved, latents)));
     }
     // one image is the same beside another
     folder.generate(SD1, &["a cat", "a red dog"], "--steps 6 --seed 3 --sampler euler_a --batch 2 --out two").ok();

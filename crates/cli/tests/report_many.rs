@@ -181,6 +181,57 @@ fn the_gallery_of_an_evaluation() {
     assert!(page.contains("better against base") && page.contains("+0.1000") && page.contains("won <small>6<"));
 }
 
+/// Whatever is shown may hold signs of HTML: prompts, names, settings, questions, the title.
+#[test]
+fn text_cannot_become_markup() {
+    let odd = "<b>&\"'";
+    let quoted = r#"<b>&\"'"#; // as JSON and TOML write it
+    let folder = Folder::new();
+    for name in [odd, "other"] {
+        run(&folder, name, 0.1, 10);
+        fs::remove_dir_all(folder.path(&format!("{name}/samples"))).unwrap();
+        for step in [0, 40] {
+            draw(&folder, &format!("{name}/samples/step-{step}/000.png"), 32, [40, 60, step as u8], odd);
+        }
+        let panel = folder.path(&format!("{name}/samples/step-40/attention"));
+        fs::create_dir_all(&panel).unwrap();
+        Image::white(60, 20).save(&panel.join("000.png"), &[("prompt", odd)]).unwrap();
+        folder.edit_text(&format!("{name}/events.jsonl"), |text| text.replace("zest", quoted));
+        let setting = if name == odd { quoted } else { "other" };
+        folder.write(&format!("{name}/config.toml"), format!("[prompts]\ntrain = \"{setting}\"\n"));
+    }
+    for (side, lift) in [("base", 0.0), (odd, 0.25)] {
+        scored(&folder, &format!("eval/{side}"), lift, 16);
+        folder.edit_text(&format!("eval/{side}/scores.jsonl"), |text| {
+            text.replace("prompt 3 & more", quoted).replace("a <thing>", quoted)
+        });
+        fs::remove_file(folder.path(&format!("eval/{side}/images/005_0.png"))).unwrap();
+    }
+    folder.comat(&["report", odd, "other", "eval", "--title", odd]);
+    let page = folder.read("report.html");
+    page::assert_balanced(&page);
+    assert!(!page.contains("<b>"), "text became markup");
+    let odd = "&lt;b&gt;&amp;&quot;'";
+    let shown = [
+        format!("<title>{odd}</title>"),
+        format!("<h1>{odd}</h1>"),
+        format!("<th scope=\"row\">{odd}</th>"), // a run of the overview
+        format!("<th scope=\"col\">{odd}</th>"), // a run beside others, a side of an evaluation
+        format!("<td>{odd}</td>"),               // a setting
+        format!("<summary>{odd}: all settings</summary>"),
+        format!("<title>{odd}</title></polyline>"),
+        format!("<h3>The judge: {odd}</h3>"),
+        format!("<h3 class=\"versus\">{odd}</h3>"),
+        format!("<h3>{odd}</h3>"),
+        format!(" alt=\"step 0: {odd}\""),
+        format!(">{odd}, step 40</span>"),
+        format!("{odd} against base</h3>"),
+        format!("<li>{odd}? 0.36</li>"),
+        format!("eval/{odd}/images/005_0.png"), // a note
+    ];
+    shown.iter().for_each(|part| assert!(page.contains(part), "{part}"));
+}
+
 #[test]
 fn gaps_are_named() {
     let folder = evaluation();

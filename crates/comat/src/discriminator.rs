@@ -198,7 +198,7 @@ impl Discriminator {
     /// The weights that its UNet is made of, without its adapter.
     ///
     /// # Errors
-    /// Those of reading them, where they were let go.
+    /// Those of reading them, where they were unloaded.
     pub fn base(&self) -> Result<Weights> {
         self.base.with(|base| Ok(base.shallow_clone()))
     }

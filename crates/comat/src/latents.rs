@@ -313,7 +313,7 @@ fn digest(path: &Path) -> Result<String> {
             read => hasher.update(&piece[..read]),
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(models::hex(&hasher.finalize()))
 }
 
 fn megabytes(bytes: u64) -> String {

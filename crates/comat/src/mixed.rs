@@ -23,7 +23,7 @@ pub struct Mixed {
     /// Steps of the sampler at whose noise an image may enter.
     entries: Vec<usize>,
     /// Images of the batch under way, by their pairs.
-    pictures: HashMap<usize, Tensor>,
+    images: HashMap<usize, Tensor>,
     /// Names of images that cannot be read.
     broken: BTreeSet<String>,
 }
@@ -48,7 +48,7 @@ impl Mixed {
         let pairs = Pairs::open(&config.pairs)?;
         // not the order of the prompts, should there be as many
         let order = Order::new(session.config.seed.wrapping_add(1), pairs.len())?;
-        Ok(Some(Self { pairs, order, entries, pictures: HashMap::new(), broken: BTreeSet::new() }))
+        Ok(Some(Self { pairs, order, entries, images: HashMap::new(), broken: BTreeSet::new() }))
     }
 
     pub fn len(&self) -> usize {
@@ -64,7 +64,7 @@ impl Mixed {
     /// # Errors
     /// Too many images that cannot be read.
     pub fn batch(&mut self, session: &Session, step: u64, part: usize, group: &ProcessGroup) -> Result<Batch> {
-        self.pictures.clear();
+        self.images.clear();
         let config = &session.config;
         Batch::of(step, part..config.train.accumulation, batch_size(config), group, |place| {
             let pair = self.pair(session, step, place, group.leads())?;
@@ -80,7 +80,7 @@ impl Mixed {
         let mut images = vec![];
         for place in places {
             let pair = self.pair(session, step, *place, false)?;
-            images.push(self.pictures.get(&pair).context("an image was read for its caption")?.shallow_clone());
+            images.push(self.images.get(&pair).context("an image was read for its caption")?.shallow_clone());
         }
 
         let mut draw = stream(config.seed, Purpose::Mixed, step, u64::MAX)?;
@@ -117,7 +117,7 @@ impl Mixed {
         let first = self.order.prompt(step * (batch_size(config) * config.train.accumulation) as u64 + place)?;
         let count = self.pairs.len();
         for pair in (first..count).chain(0..first) {
-            if self.pictures.contains_key(&pair) {
+            if self.images.contains_key(&pair) {
                 return Ok(pair);
             }
             let name = self.pairs.name(pair);
@@ -126,7 +126,7 @@ impl Mixed {
             }
             match self.pairs.tensor(pair, session.size) {
                 Ok(image) => {
-                    self.pictures.insert(pair, image);
+                    self.images.insert(pair, image);
                     return Ok(pair);
                 }
                 Err(error) => {

@@ -145,7 +145,7 @@ fn weights_are_shared_with_the_tuned_model() {
     let (a, b) = (other.judge(&io["generated"], &io["real"]), same.judge(&io["generated"], &io["real"]));
     let a = a.unwrap().loss;
     assert_eq!(a, b.unwrap().loss);
-    // let go, it is read again, and says the same; what is shared stays
+    // unloaded, it is read again, and says the same; what is shared stays
     other.offload();
     same.offload();
     assert_eq!(other.judge(&io["generated"], &io["real"]).unwrap().loss, a);

@@ -97,13 +97,24 @@ fn at_place(error: &toml::de::Error, text: &str, file: &str) -> anyhow::Error {
     }
 }
 
+/// What serde says, without Rust's names.
+fn in_words(message: &str) -> String {
+    let mut message = message.replace("missing field", "missing key");
+    for (of_rust, word) in
+        [("u64", "a whole number"), ("usize", "a whole number"), ("i64", "a whole number"), ("f64", "a number")]
+    {
+        message = message.replace(&format!("expected {of_rust}"), &format!("expected {word}"));
+    }
+    message
+}
+
 /// Turns serde's "unknown field `stepz`, expected one of `steps`, …" into a suggestion.
 fn with_suggestion(message: &str) -> String {
     let named: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let ("unknown field" | "unknown variant", [unknown, known @ ..]) =
         (message.split(" `").next().unwrap_or_default(), &named[..])
     else {
-        return message.replace("missing field", "missing key");
+        return in_words(message);
     };
     let what = if message.starts_with("unknown field") { "key" } else { "value" };
     let closest =
@@ -301,7 +312,7 @@ mod tests {
         assert_eq!(error("[training]\n", &[]), "run.toml:8:2: unknown key `training`; did you mean `train`?");
         contains("[replay]\nmode = 'detach'", &[], "unknown value `detach`; did you mean `detached`?");
         contains("", &["train.stepz=5"], "run.toml with train.stepz=5: unknown key `stepz`; did you mean `steps`?");
-        assert!(error("[train]\nsteps = 'x'", &[]).starts_with("run.toml:9:9: invalid type"));
+        assert!(error("[train]\nsteps = 'x'", &[]).ends_with("invalid type: string \"x\", expected a whole number"));
         assert!(error("[train\n", &[]).starts_with("run.toml:8:"));
         contains("[sampling]\nsize = '12y'", &[], "is not a size");
         contains("[lora]\nrank = 0", &[], "lora.rank is 0");

@@ -72,7 +72,11 @@ impl Replay {
         above_zero(&[("replay.tracked", self.tracked as f64)])?;
         in_range(&[("replay.max_cotangent", self.max_cotangent, f64::MAX), ("replay.discount", self.discount, 1.0)])?;
         if self.tracked > sampling.steps {
-            bail!("replay.tracked is {}, more than the {} sampling steps", self.tracked, sampling.steps);
+            bail!(
+                "replay.tracked is {}, more than the {} sampling steps; lower it or raise sampling.steps",
+                self.tracked,
+                sampling.steps
+            );
         }
         Ok(())
     }

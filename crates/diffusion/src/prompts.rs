@@ -79,7 +79,7 @@ pub fn read_numbered(path: &Path) -> Result<Vec<(usize, Prompt)>> {
         prompts.push((number + 1, prompt));
     }
     if prompts.is_empty() {
-        bail!("{}: no prompts in it", path.display());
+        bail!("{}: no prompts in it; write one prompt a line", path.display());
     }
     met.warn(path);
     Ok(prompts)

@@ -9,7 +9,6 @@ use benchmarks::{
 };
 use images::Image;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
@@ -96,17 +95,12 @@ pub struct Opened {
 /// A file that is no image.
 pub fn open(path: &Path) -> Result<Opened> {
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
-    let digest = digest(&bytes);
+    let digest = models::digest(&bytes);
     let (image, seed) = match Image::open_with_texts(path) {
         Ok((image, texts)) => (image, texts.get("seed").and_then(|seed| seed.parse().ok())),
         Err(_) => (Image::decode(&bytes).with_context(|| format!("{} cannot be read", path.display()))?, None),
     };
     Ok(Opened { image, seed, digest, bytes })
-}
-
-/// By which a file is known again: the first 64 bits of its SHA-256.
-pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where a prompt's `index`-th image goes, within the folder.

@@ -73,8 +73,8 @@ impl Scoring<'_> {
             let began = Instant::now();
             let shots = batch.iter().map(|(found, _)| self.shot(found)).collect::<Result<Vec<_>>>()?;
             times.add("reading", began, shots.len());
-            for picture in self.score(&shots, batch, &mut times)? {
-                log.add(&picture)?;
+            for image in self.score(&shots, batch, &mut times)? {
+                log.add(&image)?;
             }
             times.images += shots.len();
             bar.inc(shots.len() as u64);
@@ -125,6 +125,6 @@ impl Scoring<'_> {
             times.add(metric.name(), began, asked.len());
         }
         scored.sort_by_key(|(place, _)| *place);
-        Ok(scored.into_iter().map(|(_, picture)| picture).collect())
+        Ok(scored.into_iter().map(|(_, image)| image).collect())
     }
 }

@@ -81,7 +81,7 @@ impl Lora {
     /// A file that cannot be read.
     pub fn of(file: &Path, scale: f64) -> Result<Self> {
         let bytes = fs::read(file).with_context(|| file.display().to_string())?;
-        let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = models::hex(&Sha256::digest(&bytes));
         Ok(Self { file: file.to_owned(), scale, sha256 })
     }
 }

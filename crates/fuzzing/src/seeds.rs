@@ -56,10 +56,10 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             br#"{"prompt": "a red dog", "entities": [{"noun": "dog", "attributes": ["red"]}], "tag": 3}"#.to_vec(),
             "\u{feff}a caf\u{e9}\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect(),
         ],
-        "images" => pictures(),
+        "images" => image_files(),
         "pairs" => {
             let mut all = lists();
-            all.extend(pictures().into_iter().take(3).map(|picture| shard(&picture)));
+            all.extend(image_files().into_iter().take(3).map(|image| shard(&image)));
             all
         }
         "scores" => vec![SCORES.as_bytes().to_vec(), EVENTS.as_bytes().to_vec()],
@@ -122,7 +122,7 @@ fn single_files() -> Vec<Vec<u8>> {
     vec![framed(&format!("{{{metadata},{}}}", tensors.join(",")), &vec![3; offset])]
 }
 
-fn pictures() -> Vec<Vec<u8>> {
+fn image_files() -> Vec<Vec<u8>> {
     let image = RgbaImage::from_fn(19, 13, |x, y| [x as u8 * 9, y as u8 * 17, (x * y) as u8, 255 - x as u8].into());
     let image = DynamicImage::from(image);
     let encoded = |image: DynamicImage, format| {
@@ -145,15 +145,15 @@ fn pictures() -> Vec<Vec<u8>> {
 }
 
 /// A sample of a WebDataset.
-fn shard(picture: &[u8]) -> Vec<u8> {
+fn shard(image: &[u8]) -> Vec<u8> {
     let mut archive = tar::Builder::new(vec![]);
     let name = format!("{}/b.png", "long".repeat(40));
     let members: [(&str, &[u8]); 5] = [
-        ("a.png", picture),
+        ("a.png", image),
         ("a.txt", b"a red dog\n"),
         ("b.json", br#"{"caption": "a blue cat"}"#),
-        (&name, picture),
-        ("b.png", picture),
+        (&name, image),
+        ("b.png", image),
     ];
     for (name, bytes) in members {
         let mut header = tar::Header::new_gnu();

@@ -13,6 +13,20 @@ pub struct Id {
     pub file: Option<String>,
 }
 
+/// Refuses an address, which is neither a path nor an id.
+///
+/// # Errors
+/// `https://…` or `http://…`
+pub fn no_address(typed: &Path) -> crate::Result<()> {
+    let text = typed.to_string_lossy();
+    match text.starts_with("https://") || text.starts_with("http://") {
+        true => Err(crate::Error::Setting(format!(
+            "{text}: addresses are not fetched; give OWNER/NAME of the hub, or download it and give its path"
+        ))),
+        false => Ok(()),
+    }
+}
+
 impl Id {
     /// What was typed where a model is wanted. `None`: it can only be a path. Whether there is something at that path is
     /// for the caller to look at first.

@@ -27,7 +27,7 @@ pub use adapters::adapter;
 pub use download::{Progress, Silent};
 pub use error::{Error, Result};
 pub use files::Layout;
-pub use id::Id;
+pub use id::{Id, no_address};
 pub use settings::{Settings, Token};
 
 use cache::Repository;

@@ -49,10 +49,10 @@ fn over_white([r, g, b, a]: [u8; 4]) -> [u8; 3] {
 
 /// The largest part around the middle that has the shape of `size`, in that size: antialiased, with the cubic filter that
 /// the preprocessors of diffusers and transformers use.
-pub fn cover(picture: &Image, size: Size) -> Result<Image> {
+pub fn cover(image: &Image, size: Size) -> Result<Image> {
     let (width, height) = (u32::try_from(size.width)?, u32::try_from(size.height)?);
-    let (from_width, from_height) = (u32::try_from(picture.width)?, u32::try_from(picture.height)?);
-    let from = ImageRef::new(from_width, from_height, &picture.pixels, PixelType::U8x3)?;
+    let (from_width, from_height) = (u32::try_from(image.width)?, u32::try_from(image.height)?);
+    let from = ImageRef::new(from_width, from_height, &image.pixels, PixelType::U8x3)?;
     let mut to = Buffer::new(width, height, PixelType::U8x3);
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
@@ -103,9 +103,9 @@ mod tests {
         encoder.set_exif_metadata(exif).unwrap();
         encoder.write_image(&image, 16, 8, ExtendedColorType::Rgb8).unwrap();
         for bytes in [jpeg, png] {
-            let picture = decode(&bytes).unwrap();
-            assert_eq!((picture.width, picture.height), (8, 16));
-            let row = |y: usize| picture.pixels[y * 8 * 3];
+            let image = decode(&bytes).unwrap();
+            assert_eq!((image.width, image.height), (8, 16));
+            let row = |y: usize| image.pixels[y * 8 * 3];
             assert!(row(0) > 250 && row(7) > 250 && row(8) < 5 && row(15) < 5);
         }
     }
@@ -126,25 +126,24 @@ mod tests {
         Image { width, height, pixels }
     }
 
-    fn pixel(picture: &Image, x: usize, y: usize) -> [u8; 3] {
-        picture.pixels[(y * picture.width + x) * 3..][..3].try_into().unwrap()
+    fn pixel(image: &Image, x: usize, y: usize) -> [u8; 3] {
+        image.pixels[(y * image.width + x) * 3..][..3].try_into().unwrap()
     }
 
     #[test]
     fn the_middle_covers_the_size() {
         let size = |text: &str| text.parse::<Size>().unwrap();
         // 4:1, of which the middle 4th is all in the middle third
-        for (picture, to) in
-            [(thirds(96, 24, false), "12"), (thirds(24, 96, true), "12"), (thirds(96, 24, false), "48")]
+        for (image, to) in [(thirds(96, 24, false), "12"), (thirds(24, 96, true), "12"), (thirds(96, 24, false), "48")]
         {
-            let picture = cover(&picture, size(to)).unwrap();
-            assert!(picture.pixels.chunks_exact(3).all(|p| p == THIRDS[1]), "{to}");
+            let image = cover(&image, size(to)).unwrap();
+            assert!(image.pixels.chunks_exact(3).all(|p| p == THIRDS[1]), "{to}");
         }
         // of 4:1 to 2:1 the middle half: an 8th of it on either side is of the outer thirds, 1/6 of the result
-        let picture = cover(&thirds(96, 24, false), size("24x12")).unwrap();
-        assert_eq!((picture.width, picture.height), (24, 12));
+        let image = cover(&thirds(96, 24, false), size("24x12")).unwrap();
+        assert_eq!((image.width, image.height), (24, 12));
         for y in [0, 11] {
-            let row: Vec<_> = [0, 2, 5, 12, 18, 21, 23].map(|x| pixel(&picture, x, y)).into();
+            let row: Vec<_> = [0, 2, 5, 12, 18, 21, 23].map(|x| pixel(&image, x, y)).into();
             let [red, green, blue] = THIRDS;
             assert_eq!(row, [red, red, green, green, green, blue, blue]);
         }
@@ -156,8 +155,8 @@ mod tests {
         // sizes at which the shape is less than a pixel
         for (width, height) in [(1, 1), (1, 999), (999, 1), (2, 3)] {
             for to in ["5x3", "3x5", "1x999", "999x1", "1"] {
-                let picture = cover(&Image { width, height, pixels: vec![9; width * height * 3] }, size(to)).unwrap();
-                assert!(picture.pixels.iter().all(|&v| v == 9), "{width}x{height} to {to}");
+                let image = cover(&Image { width, height, pixels: vec![9; width * height * 3] }, size(to)).unwrap();
+                assert!(image.pixels.iter().all(|&v| v == 9), "{width}x{height} to {to}");
             }
         }
     }
@@ -166,13 +165,13 @@ mod tests {
     #[test]
     fn antialiased() {
         let stripes = (0..64 * 64).flat_map(|i| [if i % 2 == 0 { 0 } else { 255 }; 3]).collect();
-        let picture = cover(&Image { width: 64, height: 64, pixels: stripes }, Size { width: 8, height: 8 }).unwrap();
-        assert!(picture.pixels.iter().all(|&v| v.abs_diff(128) < 12), "{:?}", &picture.pixels[..24]);
+        let image = cover(&Image { width: 64, height: 64, pixels: stripes }, Size { width: 8, height: 8 }).unwrap();
+        assert!(image.pixels.iter().all(|&v| v.abs_diff(128) < 12), "{:?}", &image.pixels[..24]);
     }
 
     #[test]
     fn sizes_that_are_none() {
-        let picture = thirds(3, 3, false);
-        assert!(cover(&picture, Size { width: -1, height: 3 }).is_err());
+        let image = thirds(3, 3, false);
+        assert!(cover(&image, Size { width: -1, height: 3 }).is_err());
     }
 }

@@ -4,22 +4,14 @@
 
 pub mod decode;
 pub mod size;
+pub mod text;
 
 pub use size::Size;
 
 use anyhow::{Result, bail};
-use embedded_graphics::{
-    Drawable,
-    draw_target::DrawTarget,
-    geometry::{self, OriginDimensions, Point},
-    mono_font::{MonoTextStyle, iso_8859_1::FONT_9X18_BOLD},
-    pixelcolor::{Rgb888, RgbColor},
-    text::{Baseline, Text},
-};
 use models::Error;
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     fs,
     io::{BufReader, BufWriter},
     path::Path,
@@ -60,21 +52,11 @@ impl Image {
     }
 
     /// Puts another image into this one, in which it must fit.
-    pub fn paste(&mut self, left: usize, top: usize, picture: &Image) {
-        for (y, row) in picture.pixels.chunks_exact(picture.width * 3).enumerate() {
+    pub fn paste(&mut self, left: usize, top: usize, image: &Image) {
+        for (y, row) in image.pixels.chunks_exact(image.width * 3).enumerate() {
             let start = ((top + y) * self.width + left) * 3;
             self.pixels[start..start + row.len()].copy_from_slice(row);
         }
-    }
-
-    /// Writes a line of black text, 18 pixels high, cut off at a width. Letters beyond ISO 8859-1 become question marks.
-    pub fn label(&mut self, left: usize, top: usize, width: usize, text: &str) {
-        let font = &FONT_9X18_BOLD;
-        let letters = width / font.character_size.width as usize;
-        let text: String = text.chars().take(letters).collect();
-        let style = MonoTextStyle::new(font, Rgb888::BLACK);
-        let place = Point::new(left as i32, top as i32);
-        let Ok(_) = Text::with_baseline(&text, place, style, Baseline::Top).draw(self);
     }
 
     /// Images in rows of `columns`, a white line between them.
@@ -85,8 +67,8 @@ impl Image {
         let (w, h) = images.iter().fold((0, 0), |(w, h), p| (w.max(p.width), h.max(p.height)));
         let side = |cells: usize, size: usize| (cells * (size + GAP)).saturating_sub(GAP);
         let mut grid = Self::white(side(columns, w), side(rows, h));
-        for (i, picture) in images.iter().enumerate() {
-            grid.paste((i % columns) * (w + GAP), (i / columns) * (h + GAP), picture);
+        for (i, image) in images.iter().enumerate() {
+            grid.paste((i % columns) * (w + GAP), (i / columns) * (h + GAP), image);
         }
         grid
     }
@@ -165,31 +147,6 @@ impl Image {
     }
 }
 
-impl OriginDimensions for Image {
-    fn size(&self) -> geometry::Size {
-        geometry::Size::new(self.width as u32, self.height as u32)
-    }
-}
-
-impl DrawTarget for Image {
-    type Color = Rgb888;
-    type Error = Infallible;
-
-    /// What lies outside is left out.
-    fn draw_iter<I: IntoIterator<Item = embedded_graphics::Pixel<Rgb888>>>(
-        &mut self,
-        pixels: I,
-    ) -> Result<(), Infallible> {
-        for embedded_graphics::Pixel(Point { x, y }, colour) in pixels {
-            let (Ok(x), Ok(y)) = (usize::try_from(x), usize::try_from(y)) else { continue };
-            if x < self.width && y < self.height {
-                self.pixels[(y * self.width + x) * 3..][..3].copy_from_slice(&[colour.r(), colour.g(), colour.b()]);
-            }
-        }
-        Ok(())
-    }
-}
-
 /// A prompt as a part of a file name.
 pub fn slug(prompt: &str) -> String {
     let words: Vec<String> =
@@ -212,9 +169,9 @@ mod tests {
     #[test]
     fn tensors_become_pixels() {
         let image = Tensor::from_slice(&[0f32, 0.5, 1.0, 2.0, -1.0, 1.0]).view([3, 1, 2]);
-        let picture = Image::from_tensor(&image).unwrap();
-        assert_eq!(picture.pixels, [0, 255, 0, 128, 255, 255]);
-        assert_eq!(Image::from_tensor(&picture.tensor().unwrap()).unwrap(), picture);
+        let image = Image::from_tensor(&image).unwrap();
+        assert_eq!(image.pixels, [0, 255, 0, 128, 255, 255]);
+        assert_eq!(Image::from_tensor(&image.tensor().unwrap()).unwrap(), image);
         assert!(Image::from_tensor(&Tensor::zeros([1, 2, 2], (Kind::Float, Device::Cpu))).is_err());
     }
 
@@ -246,28 +203,18 @@ mod tests {
         let late = png::text_metadata::TEXtChunk::new("seed", "7");
         writer.write_text_chunk(&late).unwrap();
         writer.finish().unwrap();
-        let (picture, texts) = Image::open_with_texts(&path).unwrap();
-        assert_eq!(picture.pixels, [1, 2, 3]);
+        let (image, texts) = Image::open_with_texts(&path).unwrap();
+        assert_eq!(image.pixels, [1, 2, 3]);
         assert_eq!(texts, Texts::from([("prompt".into(), "a red star".into()), ("seed".into(), "7".into())]));
         fs::write(&path, &fs::read(&path).unwrap()[..40]).unwrap();
         assert!(Image::open_with_texts(&path).unwrap_err().to_string().contains("other.png"));
     }
 
     #[test]
-    fn writing_stays_in_its_place() {
-        let mut picture = plain(40, 20, 255);
-        picture.label(8, 0, 18, "HÄ and what does not fit");
-        let black = |x: usize| (0..20).any(|y| picture.pixels[(y * 40 + x) * 3] == 0);
-        assert!((0..8).chain(26..40).all(|x| !black(x)));
-        assert!((8..17).any(black) && (17..26).any(black));
-        picture.label(30, 15, 99, "out of the image");
-    }
-
-    #[test]
     fn enlarging() {
-        let picture = Image { width: 2, height: 1, pixels: vec![1, 2, 3, 4, 5, 6] }.enlarge(2);
-        assert_eq!((picture.width, picture.height), (4, 2));
-        assert_eq!(picture.pixels[..12], [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6]);
+        let image = Image { width: 2, height: 1, pixels: vec![1, 2, 3, 4, 5, 6] }.enlarge(2);
+        assert_eq!((image.width, image.height), (4, 2));
+        assert_eq!(image.pixels[..12], [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6]);
     }
 
     #[test]

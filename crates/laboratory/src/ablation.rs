@@ -151,12 +151,12 @@ impl Ablation<'_> {
         if let Ended::Stopped(_) = ended { Err(Interrupted.into()) } else { Ok(()) }
     }
 
-    fn pictures(&self, name: &str) -> PathBuf {
+    fn images(&self, name: &str) -> PathBuf {
         self.out.join("images").join(name)
     }
 
     fn scores(&self, name: &str) -> PathBuf {
-        self.pictures(name).join("scores.jsonl")
+        self.images(name).join("scores.jsonl")
     }
 
     /// Draws the plan's prompts as the run samples, and judges them, unless that is done.
@@ -164,7 +164,7 @@ impl Ablation<'_> {
         if let Some(judged) = self.drawn(config, name, questions)? {
             return Ok(judged);
         }
-        let out = self.pictures(name);
+        let out = self.images(name);
         if out.exists() {
             fs::remove_dir_all(&out).map_err(Error::io(&out))?; // half drawn, or of other prompts
         }
@@ -198,7 +198,7 @@ impl Ablation<'_> {
     /// What was drawn before, if it is all of the plan's images.
     fn drawn(&self, config: &Config, name: &str, questions: &[Question]) -> Result<Option<Vec<Judged>>> {
         let path = self.scores(name);
-        let of = fs::read_to_string(self.pictures(name).join(ORIGIN)).unwrap_or_default();
+        let of = fs::read_to_string(self.images(name).join(ORIGIN)).unwrap_or_default();
         if !path.exists() || of != origin(config)? {
             return Ok(None);
         }

@@ -9,6 +9,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use diffusion::{generate::Seeds, prompts, settings::SamplerKind};
 use images::Image;
+use maud::html;
 use report::{
     gallery::{Card, Filter, Shot},
     image::{self, SHOT},
@@ -57,23 +58,19 @@ pub fn write(request: &Request) -> Result<Comparison> {
     let log = Log::read(&request.run)?;
     let pairs = Pairs::read(request)?;
     let also = request.also.as_ref().map(|(name, folder)| Also::read(name, folder, &pairs)).transpose()?;
-    let body = [
-        sections::headline(&pairs, request.note.as_deref()),
-        sections::images(&filters(&pairs), &cards(&pairs, also.as_ref(), request)?),
-        sections::categories(&pairs.comparison),
-        sections::quality(&pairs.comparison),
-        also.as_ref().map(sections::also).unwrap_or_default(),
-        sections::words(&samples::attention(&request.run, PANELS)?),
-        sections::training(&log),
-        sections::reading(),
-        sections::making(&log, &commands(request, &log, &pairs, also.as_ref())?),
-    ];
-    let page = Page {
-        title: "CoMat on the miniature world",
-        body: body.concat(),
-        style: include_str!("report/page.css"),
-        script: "",
+    let panels = samples::attention(&request.run, PANELS)?;
+    let body = html! {
+        @if let Some(headline) = sections::headline(&pairs, request.note.as_deref()) { (headline) }
+        (sections::images(&filters(&pairs), &cards(&pairs, also.as_ref(), request)?))
+        (sections::categories(&pairs.comparison))
+        (sections::quality(&pairs.comparison))
+        @if let Some(also) = &also { (sections::also(also)) }
+        @if let Some(words) = samples::words(&[(None, &panels)]) { (words) }
+        (sections::training(&log))
+        (sections::reading())
+        (sections::making(&log, &commands(request, &log, &pairs, also.as_ref())?))
     };
+    let page = Page { title: "CoMat on the miniature world", body, style: include_str!("report/page.css"), script: "" };
     page.save(&request.out)?;
     Ok(pairs.comparison)
 }

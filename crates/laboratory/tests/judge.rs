@@ -44,8 +44,8 @@ fn cases(count: usize, seed: u64) -> Vec<Case> {
     prompts::make(Split::HeldOut, count, fresh(seed)).into_iter().map(case).collect()
 }
 
-fn verdict(demand: &Demand, picture: &Image) -> (Verdict, Look) {
-    let look = judge::look(picture);
+fn verdict(demand: &Demand, image: &Image) -> (Verdict, Look) {
+    let look = judge::look(image);
     (judge::verdict(demand, &look), look)
 }
 
@@ -192,13 +192,13 @@ fn wrong_renders_are_rejected() {
     rejected.at_least(0.98);
 }
 
-fn tensor(picture: &Image) -> Tensor {
+fn tensor(image: &Image) -> Tensor {
     let side = SIDE as i64;
-    let bytes = Tensor::from_slice(&picture.pixels).view([1, side, side, 3]);
+    let bytes = Tensor::from_slice(&image.pixels).view([1, side, side, 3]);
     bytes.permute([0, 3, 1, 2]).to_kind(Type::Float) / 255.0
 }
 
-fn picture(image: &Tensor) -> Image {
+fn to_image(image: &Tensor) -> Image {
     Image::from_tensor(&image.squeeze_dim(0)).unwrap()
 }
 
@@ -225,7 +225,7 @@ fn mild_spoilings_are_forgiven() {
             ("blur 0.4 and noise 0.02", noise(&painter::blur(&image, 0.4), 0.02, &mut rng)),
         ];
         for (how, image) in spoilt {
-            let (verdict, look) = verdict(&case.demand, &picture(&image));
+            let (verdict, look) = verdict(&case.demand, &to_image(&image));
             if !verdict.correct {
                 println!("{how}: {}\n  {verdict:?}\n  {look:?}\n  {:?}", case.prompt, case.scene.objects);
             }
@@ -236,7 +236,7 @@ fn mild_spoilings_are_forgiven() {
 }
 
 /// Every pixel from up to half a pixel away, neighbours from about the same place.
-fn wobbly(picture: &Image, rng: &mut ChaCha8Rng) -> Tensor {
+fn wobbly(image: &Image, rng: &mut ChaCha8Rng) -> Tensor {
     let waves: [[f32; 4]; 2] = std::array::from_fn(|_| std::array::from_fn(|_| rng.random_range(0.3..0.9)));
     let side = SIDE as i64;
     let mut pixels = vec![0.0f32; 3 * SIDE * SIDE];
@@ -248,7 +248,7 @@ fn wobbly(picture: &Image, rng: &mut ChaCha8Rng) -> Tensor {
         let (left, top) = (sx.floor().min((SIDE - 2) as f32), sy.floor().min((SIDE - 2) as f32));
         for c in 0..3 {
             let value = |dx: usize, dy: usize| {
-                f32::from(picture.pixels[((top as usize + dy) * SIDE + left as usize + dx) * 3 + c]) / 255.0
+                f32::from(image.pixels[((top as usize + dy) * SIDE + left as usize + dx) * 3 + c]) / 255.0
             };
             let (fx, fy) = (sx - left, sy - top);
             let upper = value(0, 0) * (1.0 - fx) + value(1, 0) * fx;
@@ -263,7 +263,7 @@ fn wobbly(picture: &Image, rng: &mut ChaCha8Rng) -> Tensor {
 fn with_one_changed(scene: &Scene, one: usize, change: impl Fn(&Tensor, &Tensor) -> Tensor) -> Image {
     let mut others = scene.clone();
     others.objects.remove(one);
-    picture(&change(&tensor(&render::image(&others)), &tensor(&render::image(scene))))
+    to_image(&change(&tensor(&render::image(&others)), &tensor(&render::image(scene))))
 }
 
 /// Moves the second object up to the first, until their outlines touch.
@@ -321,28 +321,28 @@ fn what_is_no_scene_is_rejected() {
             bad.push((
                 name,
                 with_one_changed(&case.scene, one, |without, with| {
-                    let picture = without.copy();
-                    picture.narrow(axis, start, length).copy_(&with.narrow(axis, start, length));
-                    picture
+                    let image = without.copy();
+                    image.narrow(axis, start, length).copy_(&with.narrow(axis, start, length));
+                    image
                 }),
             ));
         }
         bad.push((
             "a quarter missing",
             with_one_changed(&case.scene, one, |without, with| {
-                let picture = with.copy();
+                let image = with.copy();
                 let corner = |t: &Tensor| t.narrow(2, middle.1, rest - middle.1).narrow(3, middle.0, rest - middle.0);
-                corner(&picture).copy_(&corner(without));
-                picture
+                corner(&image).copy_(&corner(without));
+                image
             }),
         ));
         bad.push((
             "a hole",
             with_one_changed(&case.scene, one, |without, with| {
-                let picture = with.copy();
+                let image = with.copy();
                 let hole = |t: &Tensor| t.narrow(2, middle.1 - 3, 6).narrow(3, middle.0 - 3, 6);
-                hole(&picture).copy_(&hole(without));
-                picture
+                hole(&image).copy_(&hole(without));
+                image
             }),
         ));
         let mut retextured = case.scene.clone();
@@ -351,17 +351,17 @@ fn what_is_no_scene_is_rejected() {
         bad.push((
             "two textures",
             with_one_changed(&case.scene, one, |_, with| {
-                let picture = with.copy();
-                picture.narrow(3, middle.0, rest - middle.0).copy_(&other_texture.narrow(3, middle.0, rest - middle.0));
-                picture
+                let image = with.copy();
+                image.narrow(3, middle.0, rest - middle.0).copy_(&other_texture.narrow(3, middle.0, rest - middle.0));
+                image
             }),
         ));
         let (a, b) = (tensor(&render::image(&case.scene)), tensor(&render::image(&other.scene)));
-        bad.push(("two blended scenes", picture(&((&a + &b) / 2.0))));
-        bad.push(("noise alone", picture(&(data::randn(&mut rng, &a.size()).unwrap() * 0.3 + 0.5))));
-        bad.push(("noise 0.15", picture(&noise(&a, 0.15, &mut rng))));
-        bad.push(("dark ground", picture(&(&a * 0.6))));
-        bad.push(("blurred image", picture(&wide_blur(&a, 2.0))));
+        bad.push(("two blended scenes", to_image(&((&a + &b) / 2.0))));
+        bad.push(("noise alone", to_image(&(data::randn(&mut rng, &a.size()).unwrap() * 0.3 + 0.5))));
+        bad.push(("noise 0.15", to_image(&noise(&a, 0.15, &mut rng))));
+        bad.push(("dark ground", to_image(&(&a * 0.6))));
+        bad.push(("blurred image", to_image(&wide_blur(&a, 2.0))));
         let nothing = Scene { objects: vec![], ..case.scene.clone() };
         bad.push(("nothing", render::image(&nothing)));
         // a second colour runs into the object
@@ -369,9 +369,9 @@ fn what_is_no_scene_is_rejected() {
         recolored.objects[one].color = *Color::ALL.iter().cycle().nth(object.color as usize + 1).unwrap();
         let (first, second) = (tensor(&render::image(&case.scene)), tensor(&render::image(&recolored)));
         second.narrow(3, 0, middle.0).copy_(&first.narrow(3, 0, middle.0));
-        bad.push(("two colours", picture(&second)));
-        for (name, picture) in bad {
-            let (verdict, look) = verdict(&case.demand, &picture);
+        bad.push(("two colours", to_image(&second)));
+        for (name, image) in bad {
+            let (verdict, look) = verdict(&case.demand, &image);
             if verdict.correct {
                 println!("accepted: {name}: {}\n  {look:?}\n  {object:?}", case.prompt);
             }

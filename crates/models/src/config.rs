@@ -60,7 +60,7 @@ impl Json {
                 values: values.clone(),
                 seen: RefCell::default(),
             }),
-            _ => Err(self.error(key, "an object of that name is missing")),
+            _ => Err(self.error(key, "is missing, or no JSON object; is this the folder of another kind of model?")),
         }
     }
 

@@ -68,7 +68,12 @@ impl Lora {
             pairs.insert(path.to_owned(), LowRank { down, up, alpha });
         }
         match targets.iter().find(|t| weights.layers(std::slice::from_ref(t)).next().is_none()) {
-            Some(target) => Err(Error::file(weights.origin(), format!("no layer ends in the lora target `{target}`"))),
+            Some(target) => Err(Error::file(
+                weights.origin(),
+                format!(
+                    "no layer ends in the lora target `{target}`; lora.targets are ends of layers' names, such as to_q or to_out.0"
+                ),
+            )),
             None => Ok(Self { pairs, origin: "the fresh adapter".into() }),
         }
     }

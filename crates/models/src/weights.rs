@@ -252,7 +252,7 @@ pub fn fingerprint_of(paths: &[PathBuf]) -> Result<String> {
             hasher.update(&piece);
         }
     }
-    Ok(hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Ok(crate::hex(&hasher.finalize()[..8]))
 }
 
 /// The layers of a network, each with the shape of its weight, without reading the values.

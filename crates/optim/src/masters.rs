@@ -63,7 +63,7 @@ impl Masters {
         Ok(norm)
     }
 
-    /// The masters, in the order of the leaves. Everything else is let go.
+    /// The masters, in the order of the leaves. Everything else is dropped.
     pub fn into_values(self) -> impl Iterator<Item = Tensor> {
         self.0.into_iter().map(|master| master.value)
     }

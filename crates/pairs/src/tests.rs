@@ -26,7 +26,7 @@ impl Folder {
     }
 
     /// An image of one colour, grey of that value, in the format of its name.
-    fn picture(&self, name: &str, value: u8) -> PathBuf {
+    fn image(&self, name: &str, value: u8) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         plain(value).save(&path).unwrap();
@@ -72,7 +72,7 @@ fn error(path: &Path) -> String {
 fn images_beside_texts() {
     let folder = Folder::new();
     for (name, value) in [("b.png", 20), ("a/z.PNG", 10), ("c.webp", 30), ("d.1.png", 40), ("d.2.png", 50)] {
-        folder.picture(name, value);
+        folder.image(name, value);
     }
     folder.write("b.txt", "\u{feff}a red dog\r\n\r\n  two cats  ");
     folder.write("a/z.txt", "deep");
@@ -88,8 +88,8 @@ fn images_beside_texts() {
     assert_eq!(all(&pairs), expected);
     assert_eq!((pairs.len(), pairs.is_empty(), pairs.pairs()[1].caption.as_str()), (6, false, "a red dog"));
     // JPEG is not exact
-    folder.picture("j.jpg", 90);
-    folder.picture("k.JPEG", 90);
+    folder.image("j.jpg", 90);
+    folder.image("k.JPEG", 90);
     folder.write("j.txt", "j");
     folder.write("k.txt", "k");
     let pairs = Pairs::open(folder.0.path()).unwrap();
@@ -101,7 +101,7 @@ fn images_beside_texts() {
 #[cfg(unix)]
 fn links() {
     let folder = Folder::new();
-    folder.picture("a/a.png", 1);
+    folder.image("a/a.png", 1);
     folder.write("a/a.txt", "a");
     std::os::unix::fs::symlink(folder.0.path(), folder.path("a/back")).unwrap();
     std::os::unix::fs::symlink(folder.path("nowhere"), folder.path("dead")).unwrap();
@@ -111,8 +111,8 @@ fn links() {
 #[test]
 fn lists() {
     let folder = Folder::new();
-    folder.picture("images/a.png", 1);
-    let b = folder.picture("b.png", 2);
+    folder.image("images/a.png", 1);
+    let b = folder.image("b.png", 2);
     let lines = format!(
         "\u{feff}{}\n\n{}\n{}\r\n",
         r#"{"image": "images/a.png", "caption": "a", "width": 8, "text": {"ignored": true}}"#,
@@ -133,7 +133,7 @@ fn lists() {
 fn of_sd_scripts() {
     let folder = Folder::new();
     for (name, value) in [("10_dog/a.png", 1), ("10_dog/b.PNG", 2), ("c.png", 3)] {
-        folder.picture(name, value);
+        folder.image(name, value);
     }
     folder.write("10_dog/a.caption", "a red dog");
     folder.write("10_dog/b.CAPTION", "one\rtwo\r");
@@ -145,8 +145,8 @@ fn of_sd_scripts() {
     assert_eq!(all_of(folder.0.path()), expected(&[("a red dog", 1), ("one", 2), ("two", 2), ("a text", 3)]));
 
     let folder = Folder::new();
-    folder.picture("a.png", 1);
-    let b = folder.picture("in/b.png", 2);
+    folder.image("a.png", 1);
+    let b = folder.image("in/b.png", 2);
     let metadata = serde_json::json!({
         "a": { "caption": "by its stem", "tags": "not asked", "train_resolution": [512, 512] },
         b.with_extension("").to_str().unwrap(): { "tags": "1girl, red hair" },
@@ -172,8 +172,8 @@ fn of_sd_scripts() {
 #[test]
 fn tables() {
     let folder = Folder::new();
-    folder.picture("train/a.png", 1);
-    folder.picture("train/b.png", 2);
+    folder.image("train/a.png", 1);
+    folder.image("train/b.png", 2);
     let table = "\u{feff}file_name,additional_feature\r\na.png,\"a dog, red\"\r\nb.png,\r\nb.png,two\r\n";
     let list = folder.write("train/metadata.csv", table);
     folder.write("train/a.txt", "not asked");
@@ -191,8 +191,8 @@ fn tables() {
 #[test]
 fn miniature_world() {
     let folder = Folder::new();
-    folder.picture("000000.png", 7);
-    folder.picture("000000.mask-0.png", 8);
+    folder.image("000000.png", 7);
+    folder.image("000000.mask-0.png", 8);
     let line =
         r#"{"file": "000000.png", "scene": {}, "captions": ["a red dog", "a dog"], "masks": ["000000.mask-0.png"]}"#;
     let list = folder.write("scenes.jsonl", line);
@@ -259,7 +259,7 @@ fn shards_hold_what_folders_hold() {
 fn what_has_no_partner_is_counted() {
     let folder = Folder::new();
     for name in ["a.png", "b.png", "c.png"] {
-        folder.picture(name, 1);
+        folder.image(name, 1);
     }
     folder.write("a.txt", "a");
     folder.write("b.txt", "\n \n");
@@ -310,7 +310,7 @@ fn errors_name_the_place() {
     assert!(line(br#"{"image": "a", "text": ["a", 1]}"#).contains("a.jsonl:2: `text` must be a string, or a list of"));
 
     let text = Folder::new();
-    text.picture("a.png", 1);
+    text.image("a.png", 1);
     text.write("a.txt", b"\xff");
     assert!(error(text.0.path()).contains("a.txt: line 1 is not valid UTF-8"));
 
@@ -328,7 +328,7 @@ fn errors_name_the_place() {
 #[test]
 fn broken_images_are_named() {
     let folder = Folder::new();
-    let jpeg = fs::read(folder.picture("whole.jpg", 9)).unwrap();
+    let jpeg = fs::read(folder.image("whole.jpg", 9)).unwrap();
     let cut = |bytes: &[u8]| bytes[..bytes.len() / 2].to_owned();
     folder.write("a.png", cut(&png(1)));
     folder.write("b.jpg", cut(&jpeg));

@@ -2,9 +2,9 @@
 //! KEY is a key of the events `step`, or `validation.KEY` of a judge's metric; with `--log` the axis of the values has powers of ten.
 
 use anyhow::{Context, Result, bail};
+use maud::html;
 use report::{
-    chart::{self, Curve},
-    html::Text,
+    chart::{self, Curve, Plot},
     log::Log,
 };
 use std::{env, fs, path::Path};
@@ -13,6 +13,8 @@ const WIDTH: usize = 760;
 /// Of the numbers beside the curves, and of the legend above them.
 const LEFT: usize = 60;
 const LEGEND: usize = 26;
+/// Where the numbers end.
+const PLOT_LEFT: usize = 52;
 const COLOURS: [&str; 6] = ["#0067a8", "#c8500a", "#00875f", "#a8559a", "#9a7400", "#33363d"];
 
 fn main() -> Result<()> {
@@ -52,52 +54,42 @@ fn points(log: &Log, key: &str) -> Vec<(f64, f64)> {
 
 /// The chart of a page with a legend, a width and colours of its own.
 fn standalone(curves: &[Curve], is_log: bool) -> Result<String> {
-    let chart = chart::curves("curves over training steps", curves, &[]);
-    let inner = chart.trim().strip_prefix("<div class=\"plot\">").and_then(|rest| rest.strip_suffix("</div>"));
-    let (labels, plot) = inner.and_then(|inner| inner.split_once("</svg>\n")).context("there is nothing to draw")?;
-    let attribute = |text: &str, name: &str| {
-        text.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next()).map(str::to_owned)
-    };
-    let height: f64 = attribute(labels, "height").context("height")?.parse()?;
-    let mut labels = labels.replacen("<svg ", &format!("<svg y=\"{LEGEND}\" "), 1);
-    if is_log {
-        labels = powers(&labels);
-    }
-    let width = WIDTH - LEFT - 8;
-    let plot = plot.replacen("width=\"100%\"", &format!("x=\"{LEFT}\" y=\"{LEGEND}\" width=\"{width}\""), 1);
-    let mut legend = String::new();
-    let mut at = LEFT;
-    for (curve, colour) in curves.iter().zip(COLOURS) {
-        legend += &format!(
-            "<rect x=\"{at}\" y=\"8\" width=\"14\" height=\"4\" fill=\"{colour}\"/><text x=\"{}\" y=\"14\">{}</text>\n",
-            at + 20,
-            Text(&curve.name)
-        );
-        at += 44 + 7 * curve.name.chars().count();
-    }
+    let label = |value: f64, digits: usize| if is_log { power(value) } else { format!("{value:.digits$}") };
+    let Plot { labels, lines, height } = chart::plot(curves, &[], label).context("there is nothing to draw")?;
     let colours: String =
         COLOURS.iter().enumerate().map(|(i, colour)| format!(".s{i} {{ stroke: {colour} }} ")).collect();
-    let height = height + LEGEND as f64;
-    Ok(format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\">\n\
-         <style>text {{ font: 12px system-ui, sans-serif; fill: #1b1d22 }} .tick {{ fill: #666b76 }} .grid {{ stroke: #e3e1db }} \
-         polyline {{ fill: none; stroke-width: 2; stroke-linejoin: round; vector-effect: non-scaling-stroke }} {colours}</style>\n\
-         <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n{legend}{labels}</svg>\n{plot}</svg>\n"
-    ))
+    let mut at = LEFT;
+    let legend = curves.iter().zip(COLOURS).map(|(curve, colour)| {
+        let left = at;
+        at += 44 + 7 * curve.name.chars().count();
+        (curve, colour, left)
+    });
+    let whole = height + LEGEND as f64;
+    let drawn = html! {
+        svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (WIDTH) " " (whole) } width=(WIDTH) height=(whole) {
+            style {
+                "text { font: 12px system-ui, sans-serif; fill: #1b1d22 } .tick { fill: #666b76 } .grid { stroke: #e3e1db } \
+                 polyline { fill: none; stroke-width: 2; stroke-linejoin: round; vector-effect: non-scaling-stroke } "
+                (colours)
+            }
+            rect width=(WIDTH) height=(whole) fill="#ffffff" {}
+            @for (curve, colour, left) in legend {
+                rect x=(left) y="8" width="14" height="4" fill=(colour) {}
+                text x=(left + 20) y="14" { (curve.name) }
+            }
+            svg y=(LEGEND) width=(PLOT_LEFT) height=(height) { (labels) }
+            svg x=(LEFT) y=(LEGEND) width=(WIDTH - LEFT - 8) height=(height) { (lines) }
+        }
+    };
+    Ok(drawn.into_string() + "\n")
 }
 
 /// `-2` at the axis becomes `0.01`.
-fn powers(labels: &str) -> String {
-    let mut out = String::new();
-    for (i, part) in labels.split_inclusive('>').enumerate() {
-        let value = part.strip_suffix("</text>").and_then(|text| text.parse::<f64>().ok()).filter(|_| i > 0);
-        match value {
-            Some(power) if (0.01..1000.0).contains(&10f64.powf(power)) => {
-                out += &format!("{}</text>", (10f64.powf(power) * 1000.0).round() / 1000.0);
-            }
-            Some(power) => out += &format!("{:.0e}</text>", 10f64.powf(power)),
-            None => out += part,
-        }
+fn power(exponent: f64) -> String {
+    let value = 10f64.powf(exponent);
+    if (0.01..1000.0).contains(&value) {
+        ((value * 1000.0).round() / 1000.0).to_string()
+    } else {
+        format!("{value:.0e}")
     }
-    out
 }

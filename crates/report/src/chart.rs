@@ -1,7 +1,7 @@
 //! Bars and curves as inline SVG. Lengths along x are in per cent, those along y in pixels, so that text keeps its size on
 //! every screen.
 
-use super::html::Text;
+use maud::{Markup, html};
 use std::collections::BTreeSet;
 
 /// A bar from 0 to `value`, with the interval of the value.
@@ -28,40 +28,39 @@ const BETWEEN: f64 = 16.0;
 const AXIS: f64 = 22.0;
 
 /// Shares from 0 to 1 as horizontal bars.
-pub fn bars(name: &str, groups: &[Group]) -> String {
+pub fn bars(name: &str, groups: &[Group]) -> Markup {
     let group_height = |g: &Group| LABEL + BAR_STEP * g.bars.len() as f64 + BETWEEN;
-    let plot: f64 = groups.iter().map(group_height).sum();
-    let mut out = open("bars", name, plot + AXIS);
-    for quarter in 0..=4 {
-        let at = 25 * quarter;
-        out += &format!("<line class=\"grid\" x1=\"{at}%\" x2=\"{at}%\" y1=\"0\" y2=\"{plot}\"/>\n");
-        out += &axis_label(at as f64, plot + 16.0, &format!("{at} %"));
-    }
-    let mut top = 0.0;
-    for group in groups {
-        let base = top + 13.0;
-        out += &format!("<text x=\"0\" y=\"{base}\" class=\"label\">{}</text>\n", Text(&group.label));
-        out += &format!("<text x=\"100%\" y=\"{base}\" class=\"value\">{}</text>\n", Text(&group.text));
-        for (i, Bar { side, value, low, high }) in group.bars.iter().enumerate() {
-            let y = top + LABEL + BAR_STEP * i as f64;
-            let [value, low, high] = [value, low, high].map(|v| 100.0 * v.clamp(0.0, 1.0));
-            let middle = y + BAR / 2.0;
-            out += &format!(
-                "<rect class=\"{side}\" x=\"0\" y=\"{y}\" width=\"{value:.2}%\" height=\"{BAR}\" rx=\"2\"/>\n"
-            );
-            out += &whisker_across(low, high, middle);
+    let height: f64 = groups.iter().map(group_height).sum();
+    let tops = groups.iter().scan(0.0, |below, group| {
+        let top = *below;
+        *below += group_height(group);
+        Some(top)
+    });
+    let drawn = html! {
+        @for at in [0, 25, 50, 75, 100] {
+            line .grid x1={ (at) "%" } x2={ (at) "%" } y1="0" y2=(height) {}
+            (axis_label(f64::from(at), height + 16.0, &format!("{at} %")))
         }
-        top += group_height(group);
-    }
-    out + "</svg>\n"
+        @for (group, top) in groups.iter().zip(tops) {
+            text .label x="0" y=(top + 13.0) { (group.label) }
+            text .value x="100%" y=(top + 13.0) { (group.text) }
+            @for (i, bar) in group.bars.iter().enumerate() {
+                (shown_bar(bar, top + LABEL + BAR_STEP * i as f64))
+            }
+        }
+    };
+    chart("bars", name, height + AXIS, &drawn)
 }
 
-fn whisker_across(low: f64, high: f64, y: f64) -> String {
-    let (above, below) = (y - 4.0, y + 4.0);
-    let line = |x1: f64, x2: f64, y1: f64, y2: f64| {
-        format!("<line class=\"whisker\" x1=\"{x1:.2}%\" x2=\"{x2:.2}%\" y1=\"{y1}\" y2=\"{y2}\"/>\n")
-    };
-    line(low, high, y, y) + &line(low, low, above, below) + &line(high, high, above, below)
+fn shown_bar(Bar { side, value, low, high }: &Bar, y: f64) -> Markup {
+    let [value, low, high] = [value, low, high].map(|v| percent(100.0 * v.clamp(0.0, 1.0)));
+    let (middle, above, below) = (y + BAR / 2.0, y + BAR / 2.0 - 4.0, y + BAR / 2.0 + 4.0);
+    html! {
+        rect class=(side) x="0" y=(y) width=(value) height=(BAR) rx="2" {}
+        @for (x1, x2, y1, y2) in [(&low, &high, middle, middle), (&low, &low, above, below), (&high, &high, above, below)] {
+            line .whisker x1=(x1) x2=(x2) y1=(y1) y2=(y2) {}
+        }
+    }
 }
 
 /// A line through points of rising x.
@@ -97,67 +96,75 @@ const HEIGHT: f64 = 220.0;
 const LEFT: f64 = 52.0;
 const TOP: f64 = 18.0;
 
-/// Curves over steps. Values that are not finite are left out.
-pub fn curves(name: &str, curves: &[Curve], marks: &[Mark]) -> String {
+/// Curves over steps; `None` where there is no finite value.
+pub fn curves(name: &str, curves: &[Curve], marks: &[Mark]) -> Option<Markup> {
+    let Plot { labels, lines, height } = plot(curves, marks, |value, digits| format!("{value:.digits$}"))?;
+    Some(html! {
+        div .plot {
+            svg .chart aria-hidden="true" width=(LEFT) height=(height) { (labels) }
+            (chart("curves", name, height, &lines))
+        }
+    })
+}
+
+/// What a chart of curves is made of: contents of two SVG elements of this height, side by side.
+pub struct Plot {
+    /// Numbers beside the curves, at the right end.
+    pub labels: Markup,
+    pub lines: Markup,
+    pub height: f64,
+}
+
+/// Curves over steps. Values that are not finite are left out; `None` where none is left. `label` writes a number of the upright
+/// axis, which needs so many decimals.
+pub fn plot(curves: &[Curve], marks: &[Mark], label: impl Fn(f64, usize) -> String) -> Option<Plot> {
     let finite = |p: &&(f64, f64)| p.0.is_finite() && p.1.is_finite();
     let points = || curves.iter().flat_map(|c| &c.points).filter(finite);
     let xs = points().map(|p| p.0).chain(marks.iter().map(|m| m.x));
     let ys = points().map(|p| p.1).chain(marks.iter().flat_map(|m| [m.y - m.error, m.y + m.error]));
-    let (Some((left, right)), Some((bottom, top))) = (range(xs), range(ys)) else { return String::new() };
+    let ((left, right), (bottom, top)) = (range(xs)?, range(ys)?);
     let step = tick(top - bottom);
+    let digits = (-step.log10().floor()).max(0.0) as usize;
     let (bottom, top) = ((bottom / step).floor() * step, (top / step).ceil() * step);
     let along = |x: f64| (x - left) / (right - left);
     let down = |y: f64| TOP + HEIGHT * (top - y) / (top - bottom);
 
-    let (mut out, mut labels) = (open("curves", name, TOP + HEIGHT + AXIS), String::new());
-    let lines = ((top - bottom) / step).round() as usize;
-    for i in 0..=lines {
-        let value = bottom + step * i as f64;
-        let y = down(value);
-        let digits = (-step.log10().floor()).max(0.0) as usize;
-        out += &format!("<line class=\"grid\" x1=\"0\" x2=\"100%\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\n");
-        labels += &format!(
-            "<text x=\"100%\" y=\"{:.1}\" text-anchor=\"end\" class=\"tick\">{value:.digits$}</text>\n",
-            y + 4.0
-        );
-    }
-    let mut written = BTreeSet::new();
-    for x in [left, right, (left + right) / 2.0] {
-        let label = format!("{x:.0}");
-        if written.insert(label.clone()) {
-            out += &axis_label(100.0 * along(x), TOP + HEIGHT + 16.0, &label);
+    let values: Vec<f64> = (0..=((top - bottom) / step).round() as usize).map(|i| bottom + step * i as f64).collect();
+    let labels = html! {
+        @for value in &values {
+            text .tick x="100%" y=(pixels(down(*value) + 4.0)) text-anchor="end" { (label(*value, digits)) }
         }
-    }
+    };
+    let mut written = BTreeSet::new();
+    let steps = [left, right, (left + right) / 2.0].map(|x| (x, format!("{x:.0}")));
+    let steps: Vec<_> = steps.iter().filter(|(_, text)| written.insert(text)).collect();
+    let through = |curve: &Curve| {
+        let points = curve.points.iter().filter(finite);
+        points.map(|(x, y)| format!("{:.1},{:.1}", 1000.0 * along(*x), down(*y))).collect::<Vec<_>>().join(" ")
+    };
     let height = TOP + HEIGHT;
-    out += &format!(
-        "<svg viewBox=\"0 0 1000 {height}\" width=\"100%\" height=\"{height}\" preserveAspectRatio=\"none\">\n"
-    );
-    for curve in curves.iter().filter(|curve| !curve.points.is_empty()) {
-        let points: Vec<String> = curve
-            .points
-            .iter()
-            .filter(finite)
-            .map(|(x, y)| format!("{:.1},{:.1}", 1000.0 * along(*x), down(*y)))
-            .collect();
-        let name = match curve.name.as_str() {
-            "" => String::new(),
-            name => format!("<title>{}</title>", Text(name)),
-        };
-        out += &format!("<polyline class=\"{}\" points=\"{}\">{name}</polyline>\n", curve.class, points.join(" "));
-    }
-    out += "</svg>\n";
-    for Mark { class, x, y, error, text } in marks {
-        let (x, low, high, y) = (100.0 * along(*x), down(y - error), down(y + error), down(*y));
-        out += &format!(
-            "<g class=\"mark {class}\"><title>{}</title>\n<line x1=\"{x:.2}%\" x2=\"{x:.2}%\" y1=\"{low:.1}\" y2=\"{high:.1}\"/>\n\
-             <circle cx=\"{x:.2}%\" cy=\"{y:.1}\" r=\"4.5\"/></g>\n",
-            Text(text)
-        );
-    }
-    let height = TOP + HEIGHT + AXIS;
-    format!(
-        "<div class=\"plot\">\n<svg class=\"chart\" aria-hidden=\"true\" width=\"{LEFT}\" height=\"{height}\">\n{labels}</svg>\n{out}</svg>\n</div>\n"
-    )
+    let lines = html! {
+        @for y in values.iter().map(|value| pixels(down(*value))) {
+            line .grid x1="0" x2="100%" y1=(y) y2=(y) {}
+        }
+        @for (x, text) in steps { (axis_label(100.0 * along(*x), height + 16.0, text)) }
+        svg viewBox={ "0 0 1000 " (height) } width="100%" height=(height) preserveAspectRatio="none" {
+            @for curve in curves.iter().filter(|curve| !curve.points.is_empty()) {
+                polyline class=(curve.class) points=(through(curve)) {
+                    @if !curve.name.is_empty() { title { (curve.name) } }
+                }
+            }
+        }
+        @for Mark { class, x, y, error, text } in marks {
+            @let x = percent(100.0 * along(*x));
+            g class={ "mark " (class) } {
+                title { (text) }
+                line x1=(x) x2=(x) y1=(pixels(down(y - error))) y2=(pixels(down(y + error))) {}
+                circle cx=(x) cy=(pixels(down(*y))) r="4.5" {}
+            }
+        }
+    };
+    Some(Plot { labels, lines, height: height + AXIS })
 }
 
 /// The same curve, each point the mean of those within so many steps on both sides.
@@ -184,29 +191,38 @@ pub fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 const MOST: usize = 1000;
 
 /// What the colours mean.
-pub fn legend(sides: &[(&str, &str)]) -> String {
-    let keys: String = sides
-        .iter()
-        .map(|(class, name)| format!("<span><i class=\"key {class}\"></i>{}</span>\n", Text(name)))
-        .collect();
-    format!("<p class=\"legend\">\n{keys}</p>\n")
+pub fn legend(sides: &[(&str, &str)]) -> Markup {
+    html! {
+        p .legend {
+            @for (class, name) in sides { span { i class={ "key " (class) } {} (name) } }
+        }
+    }
 }
 
-fn open(class: &str, name: &str, height: f64) -> String {
-    format!(
-        "<svg class=\"chart {class}\" role=\"img\" aria-label=\"{}\" width=\"100%\" height=\"{height}\">\n",
-        Text(name)
-    )
+fn chart(class: &str, name: &str, height: f64, drawn: &Markup) -> Markup {
+    html! {
+        svg class={ "chart " (class) } role="img" aria-label=(name) width="100%" height=(height) { (drawn) }
+    }
 }
 
 /// Kept within the image at both ends.
-fn axis_label(percent: f64, y: f64, text: &str) -> String {
-    let anchor = match percent {
-        p if p < 1.0 => "start",
-        p if p > 99.0 => "end",
+fn axis_label(at: f64, y: f64, text: &str) -> Markup {
+    let anchor = match at {
+        at if at < 1.0 => "start",
+        at if at > 99.0 => "end",
         _ => "middle",
     };
-    format!("<text x=\"{percent:.2}%\" y=\"{y}\" text-anchor=\"{anchor}\" class=\"tick\">{text}</text>\n")
+    html! { text .tick x=(percent(at)) y=(y) text-anchor=(anchor) { (text) } }
+}
+
+/// A length along x.
+fn percent(length: f64) -> String {
+    format!("{length:.2}%")
+}
+
+/// A length along y.
+fn pixels(length: f64) -> String {
+    format!("{length:.1}")
 }
 
 /// Least and largest, a little apart where they are equal; `None` of nothing.
@@ -232,20 +248,22 @@ mod tests {
     #[test]
     fn bars_stay_within_the_axis() {
         let bar = Bar { side: "base", value: 0.5, low: 0.25, high: 1.5 };
-        let svg = bars("correct", &[Group { label: "a<b".into(), text: "50 %".into(), bars: vec![bar] }]);
+        let svg = bars("correct", &[Group { label: "a<b".into(), text: "50 %".into(), bars: vec![bar] }]).into_string();
         assert!(svg.contains("width=\"50.00%\"") && svg.contains("x1=\"25.00%\" x2=\"100.00%\""), "{svg}");
-        assert!(svg.contains("a&lt;b") && svg.ends_with("</svg>\n"));
+        assert!(svg.contains("a&lt;b") && svg.ends_with("</svg>"));
     }
 
     #[test]
     fn curves_fill_their_place() {
         let points = vec![(0.0, 1.0), (5.0, f64::NAN), (10.0, 3.0)];
         let svg = curves("loss", &[Curve { class: "raw".into(), name: "a<b".into(), points }], &[]);
+        let svg = svg.unwrap().into_string();
         assert!(svg.contains("points=\"0.0,238.0 1000.0,18.0\""), "{svg}");
         assert!(svg.contains(">1.0</text>") && svg.contains(">2.0</text>"), "{svg}");
         assert!(svg.contains("<title>a&lt;b</title></polyline>"), "{svg}");
-        assert_eq!(curves("loss", &[], &[]), "");
+        assert!(curves("loss", &[], &[]).is_none());
         let flat = curves("loss", &[Curve { class: "raw".into(), name: String::new(), points: vec![(3.0, 2.0)] }], &[]);
+        let flat = flat.unwrap().into_string();
         assert!(!flat.contains("NaN") && !flat.contains("inf"), "{flat}");
     }
 

@@ -1,10 +1,8 @@
 //! Tables of figures before and after, with intervals.
 
-use super::{
-    html::Text,
-    numbers::{Scale, verdict},
-};
+use super::numbers::{Scale, verdict};
 use benchmarks::statistics::Estimate;
+use maud::{Markup, html};
 
 /// A figure; with what it was before, where that is known.
 pub struct Line {
@@ -23,40 +21,54 @@ pub struct Line {
 }
 
 /// `what` the lines are about; the columns of the two sides are called by `sides`.
-pub fn table(what: &str, sides: [&str; 2], lines: &[Line]) -> String {
+pub fn table(what: &str, sides: [&str; 2], lines: &[Line]) -> Markup {
     let is_compared = lines.iter().any(|line| line.base.is_some());
     let headings: &[&str] = if is_compared { &[sides[0], sides[1], "difference"] } else { &[sides[1]] };
-    let headings: String = headings.iter().map(|name| format!("<th scope=\"col\">{}</th>", Text(name))).collect();
-    let rows: String = lines.iter().map(|line| row(line, is_compared)).collect();
-    format!(
-        "<table>\n<thead><tr><th scope=\"col\">{}</th>{headings}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n",
-        Text(what)
-    )
+    html! {
+        table {
+            thead {
+                tr {
+                    th scope="col" { (what) }
+                    @for name in headings { th scope="col" { (name) } }
+                }
+            }
+            tbody {
+                @for line in lines { (row(line, is_compared)) }
+            }
+        }
+    }
 }
 
-fn row(line: &Line, is_compared: bool) -> String {
+fn row(line: &Line, is_compared: bool) -> Markup {
     let Line { name, note, base, tuned, difference, scale, is_fault, is_total } = line;
     let plain = |e: &Estimate| cell("", &scale.plain(e.value), &scale.interval(e));
-    let mut cells = plain(tuned);
-    if is_compared {
-        let change = |e: &Estimate| {
-            let value = scale.signed(e.value);
-            let class = if value.starts_with(['+', '−']) { verdict(e, *is_fault) } else { "" };
-            cell(class, &value, &scale.signed_interval(e))
-        };
-        let before = base.as_ref().map_or(cell("", "–", ""), plain);
-        let change = difference.as_ref().map_or(cell("", "–", ""), change);
-        cells = format!("{before}{cells}{change}");
+    let change = |e: &Estimate| {
+        let value = scale.signed(e.value);
+        let class = if value.starts_with(['+', '−']) { verdict(e, *is_fault) } else { "" };
+        cell(class, &value, &scale.signed_interval(e))
+    };
+    let none = || cell("", "–", "");
+    html! {
+        tr .total[*is_total] {
+            th scope="row" {
+                (name)
+                @if let Some(note) = note { small .under { (note) } }
+            }
+            @if is_compared { (base.as_ref().map_or_else(none, plain)) }
+            (plain(tuned))
+            @if is_compared { (difference.as_ref().map_or_else(none, change)) }
+        }
     }
-    let note = note.as_ref().map_or(String::new(), |note| format!("<small class=\"under\">{}</small>", Text(note)));
-    let class = if *is_total { " class=\"total\"" } else { "" };
-    format!("<tr{class}><th scope=\"row\">{}{note}</th>{cells}</tr>\n", Text(name))
 }
 
 /// A number with something in small letters below it.
-pub fn cell(class: &str, number: &str, below: &str) -> String {
-    let below = if below.is_empty() { String::new() } else { format!("<small>{}</small>", Text(below)) };
-    format!("<td class=\"{class}\">{}{below}</td>", Text(number))
+pub fn cell(class: &str, number: &str, below: &str) -> Markup {
+    html! {
+        td class=(class) {
+            (number)
+            @if !below.is_empty() { small { (below) } }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -79,13 +91,13 @@ mod tests {
 
     #[test]
     fn columns_are_those_that_there_are() {
-        let both = table("share", ["base", "tuned"], &[line(Some(0.25)), line(None)]);
+        let both = table("share", ["base", "tuned"], &[line(Some(0.25)), line(None)]).into_string();
         assert!(
             both.contains("a&lt;b") && both.contains("<td class=\"better\">+25.0<small>+24.0 to +26.0</small></td>")
         );
         assert_eq!(both.matches("<td").count(), 6);
         assert_eq!(both.matches("<td class=\"\">–</td>").count(), 2);
-        let alone = table("share", ["base", "tuned"], &[line(None)]);
+        let alone = table("share", ["base", "tuned"], &[line(None)]).into_string();
         assert!(alone.matches("<td").count() == 1 && !alone.contains("difference"), "{alone}");
     }
 }

@@ -129,19 +129,19 @@ impl Image<'_> {
 /// The images of a variant, in the order of its file, and where each of them is.
 pub fn images(scored: &[records::Image]) -> (Vec<Place>, BTreeMap<Place, Image<'_>>) {
     let (mut order, mut images) = (vec![], BTreeMap::<Place, Image>::new());
-    for picture in scored {
-        let place = place(picture.subject());
+    for image in scored {
+        let place = place(image.subject());
         if !images.contains_key(&place) {
             order.push(place.clone());
         }
-        images.entry(place).or_insert(Image { metrics: vec![], score: 0.0 }).metrics.push(picture);
+        images.entry(place).or_insert(Image { metrics: vec![], score: 0.0 }).metrics.push(image);
     }
     for image in images.values_mut() {
-        image.metrics.sort_by_key(|picture| picture.metric());
+        image.metrics.sort_by_key(|scored| scored.metric());
         image.score = image.metrics[0].score();
     }
-    for (picture, score) in table::three_in_one(scored) {
-        if let Some(image) = images.get_mut(&place(picture.subject())) {
+    for (whole, score) in table::three_in_one(scored) {
+        if let Some(image) = images.get_mut(&place(whole.subject())) {
             image.score = score;
         }
     }

@@ -1,6 +1,7 @@
 //! Images in pairs, with buttons that choose among them.
 
-use super::{html::Text, image::Inlined};
+use super::image::Inlined;
+use maud::{Markup, html};
 
 /// An image and what is said of it.
 pub struct Shot {
@@ -33,76 +34,91 @@ pub struct Filter {
 }
 
 /// Rows of buttons, of each of which one is pressed: a card is shown when it has the tags of all of them.
-pub fn html(choices: &[Vec<Filter>], cards: &[Card]) -> String {
-    let rows: String = choices.iter().filter(|filters| filters.len() > 1).map(|filters| row(filters, cards)).collect();
-    let cards: String = cards.iter().map(card).collect();
-    let filters = if rows.is_empty() { rows } else { format!("<div class=\"filters\">\n{rows}</div>\n") };
-    format!("{filters}<div class=\"cards\">\n{cards}</div>\n")
+pub fn show(choices: &[Vec<Filter>], cards: &[Card]) -> Markup {
+    let rows: Vec<&Vec<Filter>> = choices.iter().filter(|filters| filters.len() > 1).collect();
+    html! {
+        @if !rows.is_empty() {
+            div .filters {
+                @for filters in rows { (row(filters, cards)) }
+            }
+        }
+        div .cards {
+            @for card in cards { (shown_card(card)) }
+        }
+    }
 }
 
-fn row(filters: &[Filter], cards: &[Card]) -> String {
-    let button = |(i, Filter { tag, label }): (usize, &Filter)| {
-        let count = cards.iter().filter(|card| tag.is_empty() || card.tags.contains(tag)).count();
-        format!(
-            "<button type=\"button\" data-tag=\"{}\" aria-pressed=\"{}\">{} <small>{count}</small></button>\n",
-            Text(tag),
-            i == 0,
-            Text(label)
-        )
-    };
-    let buttons: String = filters.iter().enumerate().map(button).collect();
-    format!("<div role=\"group\" aria-label=\"Which images\">\n{buttons}</div>\n")
+fn row(filters: &[Filter], cards: &[Card]) -> Markup {
+    let count = |tag: &String| cards.iter().filter(|card| tag.is_empty() || card.tags.contains(tag)).count();
+    html! {
+        div role="group" aria-label="Which images" {
+            @for (i, Filter { tag, label }) in filters.iter().enumerate() {
+                button type="button" data-tag=(tag) aria-pressed=(i == 0) { (label) " " small { (count(tag)) } }
+            }
+        }
+    }
 }
 
-/// Images that are wider than they are high, one below the other.
-pub fn panels(panels: &[(String, Inlined)]) -> String {
-    let panel = |(prompt, image): &(String, Inlined)| {
-        let prompt = Text(prompt);
-        format!(
-            "<article class=\"card wide\">\n<h3>{prompt}</h3>\n{}\n</article>\n",
-            enlarge(image, &prompt.to_string())
-        )
-    };
-    panels.iter().map(panel).collect()
+/// A prompt and an image that is wider than it is high.
+pub type Panel = (String, Inlined);
+
+/// One below the other.
+pub fn panels(panels: &[Panel]) -> Markup {
+    html! {
+        @for (prompt, image) in panels {
+            article .card.wide {
+                h3 { (prompt) }
+                (enlarge(image, prompt))
+            }
+        }
+    }
 }
 
-fn card(card: &Card) -> String {
-    let shots: String = card.shots.iter().map(|s| shot(s, &card.prompt)).collect();
-    format!(
-        "<article class=\"card\" data-tags=\"{}\">\n<h3>{}</h3>\n<p class=\"note\">{}</p>\n<div class=\"shots\">\n{shots}</div>\n</article>\n",
-        Text(card.tags.join(" ")),
-        Text(&card.prompt),
-        Text(&card.note),
-    )
+fn shown_card(Card { prompt, note, tags, shots }: &Card) -> Markup {
+    html! {
+        article .card data-tags=(tags.join(" ")) {
+            h3 { (prompt) }
+            p .note { (note) }
+            div .shots {
+                @for shot in shots { (shown_shot(shot, prompt)) }
+            }
+        }
+    }
 }
 
-/// An image that a click enlarges. `alt` is escaped.
-fn enlarge(Inlined { address, is_tiny }: &Inlined, alt: &str) -> String {
-    let class = if *is_tiny { " class=\"tiny\"" } else { "" };
-    format!(
-        "<button type=\"button\" class=\"enlarge\" aria-label=\"enlarge\"><img{class} src=\"{address}\" alt=\"{alt}\"></button>"
-    )
+/// An image that a click enlarges.
+fn enlarge(Inlined { address, is_tiny }: &Inlined, alt: &str) -> Markup {
+    html! {
+        button .enlarge type="button" aria-label="enlarge" {
+            img .tiny[*is_tiny] src=(address) alt=(alt);
+        }
+    }
 }
 
-fn shot(shot: &Shot, prompt: &str) -> String {
+fn shown_shot(shot: &Shot, prompt: &str) -> Markup {
     let Shot { side, is_tuned, image, mark, note, answers } = shot;
-    let mark = match mark {
-        Some(true) => "<b class=\"right\" role=\"img\" aria-label=\"right\">✓</b> ",
-        Some(false) => "<b class=\"wrong\" role=\"img\" aria-label=\"wrong\">✗</b> ",
-        None => "",
-    };
-    let (side, prompt) = (Text(side), Text(prompt));
-    let image = match image {
-        Some(image) => enlarge(image, &format!("{side}: {prompt}")),
-        None => "<div class=\"missing\">no image</div>".into(),
-    };
-    let answers: String = answers.iter().map(|answer| format!("<li>{}</li>\n", Text(answer))).collect();
-    let note = if note.is_empty() { String::new() } else { format!("<span>{}</span>\n", Text(note)) };
-    let answers = if answers.is_empty() { answers } else { format!("<ul class=\"answers\">\n{answers}</ul>\n") };
-    let class = if *is_tuned { "side tuned" } else { "side" };
-    format!(
-        "<figure>\n{image}\n<figcaption><span class=\"{class}\">{side}</span> {mark}{note}{answers}</figcaption>\n</figure>\n"
-    )
+    html! {
+        figure {
+            @match image {
+                Some(image) => (enlarge(image, &format!("{side}: {prompt}"))),
+                None => div .missing { "no image" },
+            }
+            figcaption {
+                span .side .tuned[*is_tuned] { (side) } " "
+                @match mark {
+                    Some(true) => { b .right role="img" aria-label="right" { "✓" } " " }
+                    Some(false) => { b .wrong role="img" aria-label="wrong" { "✗" } " " }
+                    None => {}
+                }
+                @if !note.is_empty() { span { (note) } }
+                @if !answers.is_empty() {
+                    ul .answers {
+                        @for answer in answers { li { (answer) } }
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -125,7 +141,7 @@ mod tests {
             }],
         };
         let filters = [("", "all"), ("won", "won")].map(|(tag, label)| Filter { tag: tag.into(), label: label.into() });
-        let html = html(&[filters.into(), vec![]], &[card("won"), card("lost")]);
+        let html = show(&[filters.into(), vec![]], &[card("won"), card("lost")]).into_string();
         assert!(html.contains("all <small>2</small>") && html.contains("won <small>1</small>"), "{html}");
         assert!(html.contains("alt=\"base: a &lt;b&gt; &quot;dog&quot;\""), "{html}");
         assert!(html.contains("<li>a &lt;dog&gt;? no</li>") && html.matches("role=\"group\"").count() == 1, "{html}");

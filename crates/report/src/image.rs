@@ -39,12 +39,12 @@ pub fn inlined(path: &Path, most: usize) -> Result<Inlined> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let in_words = || path.display().to_string();
     let kind = kind(&bytes).with_context(in_words)?;
-    let picture = decode(&bytes).with_context(in_words)?;
-    let is_tiny = picture.width.max(picture.height) <= TINY;
+    let image = decode(&bytes).with_context(in_words)?;
+    let is_tiny = image.width.max(image.height) <= TINY;
     if bytes.len() <= SMALL {
         return Ok(Inlined { address: format!("data:image/{kind};base64,{}", BASE64.encode(&bytes)), is_tiny });
     }
-    let Image { width, height, pixels } = fitted(picture, most).with_context(in_words)?;
+    let Image { width, height, pixels } = fitted(image, most).with_context(in_words)?;
     let mut jpeg = vec![];
     JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
         .encode(&pixels, u32::try_from(width)?, u32::try_from(height)?, ExtendedColorType::Rgb8)
@@ -62,13 +62,13 @@ fn kind(bytes: &[u8]) -> Result<&'static str> {
 }
 
 /// In its own shape, no side longer than `most`.
-fn fitted(picture: Image, most: usize) -> Result<Image> {
-    let longer = picture.width.max(picture.height);
+fn fitted(image: Image, most: usize) -> Result<Image> {
+    let longer = image.width.max(image.height);
     if longer <= most {
-        return Ok(picture);
+        return Ok(image);
     }
     let side = |length: usize| ((length * most) as f64 / longer as f64).round().max(1.0) as i64;
-    cover(&picture, Size { width: side(picture.width), height: side(picture.height) })
+    cover(&image, Size { width: side(image.width), height: side(image.height) })
 }
 
 #[cfg(test)]

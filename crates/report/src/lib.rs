@@ -11,7 +11,6 @@ pub mod compare;
 mod evaluation;
 mod folder;
 pub mod gallery;
-pub mod html;
 pub mod image;
 pub mod log;
 pub mod numbers;
@@ -25,8 +24,8 @@ pub mod training;
 use anyhow::Result;
 use evaluation::Evaluation;
 use folder::Folder;
-use html::Text;
 use log::Log;
+use maud::{Markup, html};
 use numbers::counted;
 use page::Page;
 use std::path::{Path, PathBuf};
@@ -58,7 +57,7 @@ pub fn write(request: &Request, out: &Path) -> Result<Vec<String>> {
 }
 
 /// The title and the body of the page, and what the reader should know of gaps in it.
-fn made(request: &Request) -> Result<(String, String, Vec<String>)> {
+fn made(request: &Request) -> Result<(String, Markup, Vec<String>)> {
     let names = folder::names(&request.folders)?;
     let (mut runs, mut evaluations, mut notes) = (vec![], vec![], vec![]);
     for (path, name) in request.folders.iter().zip(names) {
@@ -71,16 +70,20 @@ fn made(request: &Request) -> Result<(String, String, Vec<String>)> {
         evaluation::compare_with(&mut evaluations, path, &mut notes)?;
     }
     runs.iter().for_each(|run| notes.extend(overview::gaps(run)));
-    let mut body = vec![overview::runs(&runs), overview::curves(&runs)];
-    body.extend(samples::sections(&runs, request.images, &mut notes)?);
-    for (number, evaluation) in evaluations.iter().enumerate() {
-        body.push(scores::section_of(evaluation, &format!("evaluation-{number}"), request.images, &mut notes));
-    }
-    body.push(overview::settings(&runs));
-    body.push(overview::reading(!runs.is_empty(), evaluations.iter().any(|e| e.base.is_some())));
+    let samples = samples::sections(&runs, request.images, &mut notes)?;
+    let scored = evaluations.iter().enumerate().map(|(number, evaluation)| {
+        scores::section_of(evaluation, &format!("evaluation-{number}"), request.images, &mut notes)
+    });
+    let scored: Vec<Markup> = scored.collect();
+    let mut sections: Vec<Markup> = [overview::runs(&runs), overview::curves(&runs)].into_iter().flatten().collect();
+    sections.extend(samples.into_iter().chain(scored).chain(overview::settings(&runs)));
+    sections.push(overview::reading(!runs.is_empty(), evaluations.iter().any(|e| e.base.is_some())));
     let title = request.title.clone().unwrap_or_else(|| title(&runs, &evaluations));
-    let head = head(&title, &runs, &evaluations, &notes);
-    Ok((title, head + &body.concat(), notes))
+    let body = html! {
+        (head(&title, &runs, &evaluations, &notes))
+        @for section in sections { (section) }
+    };
+    Ok((title, body, notes))
 }
 
 fn title(runs: &[Run], evaluations: &[Evaluation]) -> String {
@@ -92,7 +95,7 @@ fn title(runs: &[Run], evaluations: &[Evaluation]) -> String {
     }
 }
 
-fn head(title: &str, runs: &[Run], evaluations: &[Evaluation], notes: &[String]) -> String {
+fn head(title: &str, runs: &[Run], evaluations: &[Evaluation], notes: &[String]) -> Markup {
     let mut what = vec![];
     if !runs.is_empty() {
         what.push(counted(runs.len(), "training run"));
@@ -100,11 +103,14 @@ fn head(title: &str, runs: &[Run], evaluations: &[Evaluation], notes: &[String])
     if !evaluations.is_empty() {
         what.push(counted(evaluations.len(), "evaluation"));
     }
-    let notes: String = notes.iter().map(|note| format!("<li>{}</li>\n", Text(note))).collect();
-    let notes = if notes.is_empty() { notes } else { format!("<ul class=\"notes\">\n{notes}</ul>\n") };
-    format!(
-        "<header>\n<p class=\"eyebrow\">CoMat report</p>\n<h1>{}</h1>\n<p class=\"lead\">{}</p>\n{notes}</header>\n",
-        Text(title),
-        what.join(", ")
-    )
+    html! {
+        header {
+            p .eyebrow { "CoMat report" }
+            h1 { (title) }
+            p .lead { (what.join(", ")) }
+            @if !notes.is_empty() {
+                ul .notes { @for note in notes { li { (note) } } }
+            }
+        }
+    }
 }

@@ -3,33 +3,33 @@
 use super::{
     Run,
     compare::cell,
-    html::Text,
     log::Validation,
     numbers::{Scale, counted, gibibytes, thousands, time, verdict},
     page::{self, section},
     training::{self, Named},
 };
 use benchmarks::statistics::{self, Estimate};
+use maud::{Markup, html};
 use std::collections::BTreeSet;
 
 /// A table with a row for each run.
-pub fn runs(runs: &[Run]) -> String {
-    if runs.is_empty() {
-        return String::new();
-    }
+pub fn runs(runs: &[Run]) -> Option<Markup> {
     let judge = runs.iter().find_map(|run| run.log.validations.iter().find_map(|v| v.judge.keys().next()));
-    let mut headings = vec!["run".to_owned(), "steps".into(), "held-out loss".into(), "change".into(), "best".into()];
-    headings.extend(judge.map(|_| "judge".into()));
-    headings.extend(["a step".into(), "training".into(), "peak memory".into()]);
-    let headings: String = headings.iter().map(|h| format!("<th scope=\"col\">{}</th>", Text(h))).collect();
-    let rows: String = runs.iter().map(|run| row(run, judge.is_some())).collect();
-    let body = format!(
-        "<div class=\"panel scroll\">\n<table class=\"overview\">\n<thead><tr>{headings}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
-    );
-    section("runs", "Training runs", &body)
+    let mut headings = vec!["run", "steps", "held-out loss", "change", "best"];
+    headings.extend(judge.map(|_| "judge"));
+    headings.extend(["a step", "training", "peak memory"]);
+    let body = html! {
+        div .panel.scroll {
+            table .overview {
+                thead { tr { @for heading in headings { th scope="col" { (heading) } } } }
+                tbody { @for run in runs { (row(run, judge.is_some())) } }
+            }
+        }
+    };
+    (!runs.is_empty()).then(|| section("runs", "Training runs", &body))
 }
 
-fn row(run: &Run, is_judged: bool) -> String {
+fn row(run: &Run, is_judged: bool) -> Markup {
     let Run { name, log, .. } = run;
     let first = log.validations.first().filter(|v| v.step == 0);
     let last = log.validations.last();
@@ -40,23 +40,25 @@ fn row(run: &Run, is_judged: bool) -> String {
         Some(all) => format!("of {all}"),
         None => "not finished".into(),
     };
-    let mut cells = cell("", &steps.to_string(), &state);
-    cells += &last.map_or_else(none, held_out);
-    cells += &first.zip(last).filter(|(a, b)| a.step < b.step).map_or_else(none, |(a, b)| change(a, b));
     let best = log.validations.iter().min_by(|a, b| a.caption_loss.total_cmp(&b.caption_loss));
-    cells += &best
-        .map_or_else(none, |v| cell("", &Scale::LOSS.plain(v.caption_loss), &format!("step {}", thousands(v.step))));
-    if is_judged {
-        cells += &last.and_then(|last| judged(first, last)).unwrap_or_else(none);
+    let best = best.map(|v| cell("", &Scale::LOSS.plain(v.caption_loss), &format!("step {}", thousands(v.step))));
+    html! {
+        tr {
+            th scope="row" { (name) }
+            (cell("", &steps.to_string(), &state))
+            (last.map_or_else(none, held_out))
+            (first.zip(last).filter(|(a, b)| a.step < b.step).map_or_else(none, |(a, b)| change(a, b)))
+            (best.unwrap_or_else(none))
+            @if is_judged { (last.and_then(|last| judged(first, last)).unwrap_or_else(none)) }
+            (log.seconds_a_step().map_or_else(none, |s| cell("", &format!("{s:.2} s"), "")))
+            (cell("", &time(log.seconds()), ""))
+            (log.peak_memory().map_or_else(none, |bytes| cell("", &gibibytes(bytes), "")))
+        }
     }
-    cells += &log.seconds_a_step().map_or_else(none, |s| cell("", &format!("{s:.2} s"), ""));
-    cells += &cell("", &time(log.seconds()), "");
-    cells += &log.peak_memory().map_or_else(none, |bytes| cell("", &gibibytes(bytes), ""));
-    format!("<tr><th scope=\"row\">{}</th>{cells}</tr>\n", Text(name))
 }
 
 /// The mean loss, with its interval where the log has that of each prompt.
-fn held_out(v: &Validation) -> String {
+fn held_out(v: &Validation) -> Markup {
     let loss = Scale::LOSS.plain(v.caption_loss);
     match v.losses.len() {
         0 | 1 => cell("", &loss, &counted(v.prompts, "prompt")),
@@ -65,7 +67,7 @@ fn held_out(v: &Validation) -> String {
 }
 
 /// From the first to the last: less is better.
-fn change(first: &Validation, last: &Validation) -> String {
+fn change(first: &Validation, last: &Validation) -> Markup {
     let difference = last.caption_loss - first.caption_loss;
     if first.losses.len() != last.losses.len() || first.losses.len() < 2 {
         return cell("", &Scale::LOSS.signed(difference), "");
@@ -79,7 +81,7 @@ fn by_prompt(v: &Validation) -> Vec<Vec<f64>> {
 }
 
 /// The figure that the run goes by, and what it was before.
-fn judged(first: Option<&Validation>, last: &Validation) -> Option<String> {
+fn judged(first: Option<&Validation>, last: &Validation) -> Option<Markup> {
     let figure = last.judge.keys().next()?;
     let now = Scale::LOSS.plain(last.figure(figure)?);
     let before = first.filter(|first| first.step < last.step).and_then(|first| first.figure(figure));
@@ -89,18 +91,16 @@ fn judged(first: Option<&Validation>, last: &Validation) -> Option<String> {
 }
 
 /// The curves of all runs.
-pub fn curves(runs: &[Run]) -> String {
+pub fn curves(runs: &[Run]) -> Option<Markup> {
     let named: Vec<Named> = runs.iter().map(|run| (run.name.as_str(), &run.log)).collect();
     let panels = training::panels(&named);
-    if panels.is_empty() {
-        return String::new();
-    }
-    let (legend, note) = match named.len() {
-        1 => (String::new(), ""),
-        _ => (training::legend(&named), "<p class=\"soft\">Losses of steps are means of nearby steps.</p>\n"),
+    let body = html! {
+        @if named.len() > 1 { (training::legend(&named)) }
+        div .columns { @for panel in &panels { (panel) } }
+        (training::reading())
+        @if named.len() > 1 { p .soft { "Losses of steps are means of nearby steps." } }
     };
-    let body = format!("{legend}<div class=\"columns\">\n{panels}</div>\n{}{note}", training::READING);
-    section("curves", "Curves", &body)
+    (!panels.is_empty()).then(|| section("curves", "Curves", &body))
 }
 
 /// What the log of a run lacks.
@@ -131,45 +131,56 @@ pub fn gaps(run: &Run) -> Vec<String> {
 }
 
 /// Of one run all; of several those in which they differ, and all to unfold.
-pub fn settings(runs: &[Run]) -> String {
+pub fn settings(runs: &[Run]) -> Option<Markup> {
     let body = match runs {
-        [] => return String::new(),
+        [] => return None,
         [run] => page::settings(&run.log.settings),
-        runs => {
-            let all: String = runs
-                .iter()
-                .map(|run| page::folded(&format!("{}: all settings", run.name), &page::settings(&run.log.settings)))
-                .collect();
-            format!("{}<div class=\"folded\">\n{all}</div>\n", differences(runs))
-        }
+        runs => html! {
+            (differences(runs))
+            div .folded {
+                @for run in runs {
+                    (page::folded(&format!("{}: all settings", run.name), &page::settings(&run.log.settings)))
+                }
+            }
+        },
     };
-    section("settings", "Settings", &body)
+    Some(section("settings", "Settings", &body))
 }
 
-fn differences(runs: &[Run]) -> String {
+fn differences(runs: &[Run]) -> Markup {
     let mut seen = BTreeSet::new();
     let keys = runs.iter().flat_map(|run| &run.log.settings).map(|(key, _)| key.as_str());
     let value = |run: &Run, key: &str| run.log.setting(key).map(str::to_owned);
     let differ = |key: &&str| runs.iter().any(|run| value(run, key) != value(&runs[0], key));
     let keys: Vec<&str> = keys.filter(|key| *key != "output" && seen.insert(*key)).filter(differ).collect();
     if keys.is_empty() {
-        return "<p>All settings are the same.</p>\n".into();
+        return html! { p { "All settings are the same." } };
     }
-    let headings: String = runs.iter().map(|run| format!("<th scope=\"col\">{}</th>", Text(&run.name))).collect();
-    let row = |key: &&str| {
-        let cells: String =
-            runs.iter().map(|run| format!("<td>{}</td>", Text(value(run, key).unwrap_or("–".into())))).collect();
-        format!("<tr><th scope=\"row\">{}</th>{cells}</tr>\n", Text(key))
-    };
-    let rows: String = keys.iter().map(row).collect();
-    format!(
-        "<p>In these the runs differ.</p>\n<div class=\"panel scroll\">\n<table class=\"differences\">\n<thead><tr><th scope=\"col\">setting</th>{headings}</tr></thead>\n\
-         <tbody>\n{rows}</tbody>\n</table>\n</div>\n"
-    )
+    html! {
+        p { "In these the runs differ." }
+        div .panel.scroll {
+            table .differences {
+                thead {
+                    tr {
+                        th scope="col" { "setting" }
+                        @for run in runs { th scope="col" { (run.name) } }
+                    }
+                }
+                tbody {
+                    @for key in keys {
+                        tr {
+                            th scope="row" { (key) }
+                            @for run in runs { td { (value(run, key).unwrap_or("–".into())) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// What the words on the page mean.
-pub fn reading(has_runs: bool, has_comparisons: bool) -> String {
+pub fn reading(has_runs: bool, has_comparisons: bool) -> Markup {
     let mut terms = vec![(
         "interval",
         "95 %, by drawing the prompts again 2000 times, each with all its images. That of a change is paired, prompt by prompt and \
@@ -191,6 +202,5 @@ pub fn reading(has_runs: bool, has_comparisons: bool) -> String {
              (CLIP: 0.01) they are even; right and wrong are always told apart.",
         ));
     }
-    let terms: String = terms.iter().map(|(term, text)| format!("<dt>{term}</dt><dd>{text}</dd>\n")).collect();
-    section("reading", "How to read this page", &format!("<dl class=\"terms\">\n{terms}</dl>\n"))
+    section("reading", "How to read this page", &page::terms(terms))
 }

@@ -13,9 +13,9 @@ document.addEventListener("click", (event) => {
 });
 const dialog = document.querySelector("dialog");
 document.addEventListener("click", (event) => {
-  const picture = event.target.closest(".enlarge");
-  if (!picture || dialog.open) return;
-  dialog.replaceChildren(picture.closest(".card").cloneNode(true));
+  const image = event.target.closest(".enlarge");
+  if (!image || dialog.open) return;
+  dialog.replaceChildren(image.closest(".card").cloneNode(true));
   dialog.showModal();
 });
 dialog.addEventListener("click", () => dialog.close());

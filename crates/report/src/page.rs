@@ -1,14 +1,14 @@
 //! The frame of a report, and its simplest parts.
 
-use super::html::Text;
 use anyhow::{Context, Result};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use models::write_text;
 use std::path::Path;
 
-/// A whole page. The body is HTML, whatever else is text.
+/// A whole page.
 pub struct Page<'a> {
     pub title: &'a str,
-    pub body: String,
+    pub body: Markup,
     /// Style rules of this page alone.
     pub style: &'a str,
     /// What this page alone does in a browser.
@@ -17,19 +17,25 @@ pub struct Page<'a> {
 
 impl Page<'_> {
     pub fn html(&self) -> String {
-        format!(
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta name=\"color-scheme\" content=\"light dark\">\n\
-             <title>{}</title>\n<style>\n{}{}</style>\n</head>\n<body>\n<main>\n{}</main>\n<dialog></dialog>\n\
-             <script>\n{}{}</script>\n</body>\n</html>\n",
-            Text(self.title),
-            include_str!("page.css"),
-            self.style,
-            self.body,
-            include_str!("page.js"),
-            self.script,
-        )
+        let Self { title, body, style, script } = self;
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="color-scheme" content="light dark";
+                    title { (title) }
+                    style { (PreEscaped(include_str!("page.css"))) (PreEscaped(style)) }
+                }
+                body {
+                    main { (body) }
+                    dialog {}
+                    script { (PreEscaped(include_str!("page.js"))) (PreEscaped(script)) }
+                }
+            }
+        };
+        page.into_string()
     }
 
     /// Writes the file, whole or not at all.
@@ -39,47 +45,65 @@ impl Page<'_> {
 }
 
 /// A part of the page under a heading.
-pub fn section(id: &str, heading: &str, body: &str) -> String {
-    format!("<section id=\"{id}\">\n<h2>{}</h2>\n{body}</section>\n", Text(heading))
+pub fn section(id: &str, heading: &str, body: &Markup) -> Markup {
+    html! {
+        section id=(id) {
+            h2 { (heading) }
+            (body)
+        }
+    }
 }
 
 /// A part that is closed at first.
-pub fn folded(summary: &str, body: &str) -> String {
-    format!("<details>\n<summary>{}</summary>\n{body}</details>\n", Text(summary))
+pub fn folded(summary: &str, body: &Markup) -> Markup {
+    html! {
+        details {
+            summary { (summary) }
+            (body)
+        }
+    }
 }
 
 /// Names and values, such as the settings of a run.
-pub fn settings(rows: &[(String, String)]) -> String {
-    let rows: String = rows
-        .iter()
-        .map(|(key, value)| format!("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", Text(key), Text(value)))
-        .collect();
-    format!("<table class=\"settings\">\n<tbody>\n{rows}</tbody>\n</table>\n")
+pub fn settings(rows: &[(String, String)]) -> Markup {
+    html! {
+        table .settings {
+            tbody {
+                @for (key, value) in rows {
+                    tr { th scope="row" { (key) } td { (value) } }
+                }
+            }
+        }
+    }
 }
 
 /// A few numbers, each with what it is.
-pub fn facts(facts: &[(&str, String)]) -> String {
-    let facts: String = facts
-        .iter()
-        .map(|(name, value)| format!("<div><dt>{}</dt><dd>{}</dd></div>\n", Text(name), Text(value)))
-        .collect();
-    format!("<dl class=\"facts\">\n{facts}</dl>\n")
+pub fn facts(facts: &[(&str, String)]) -> Markup {
+    html! {
+        dl .facts {
+            @for (name, value) in facts {
+                div { dt { (name) } dd { (value) } }
+            }
+        }
+    }
+}
+
+/// Terms and what they mean.
+pub fn terms<'a>(terms: impl IntoIterator<Item = (&'a str, &'a str)>) -> Markup {
+    html! {
+        dl .terms {
+            @for (term, text) in terms { dt { (term) } dd { (text) } }
+        }
+    }
 }
 
 /// Commands, each given by its words, as a shell takes them.
-pub fn commands(commands: &[Vec<String>]) -> String {
-    let lines: String = commands
-        .iter()
-        .map(|words| words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" "))
-        .map(|line| format!("<code>{}</code>\n", Text(line)))
-        .collect();
-    format!("<div class=\"commands\">\n{lines}</div>\n")
-}
-
-/// As a shell takes it for one word.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=,:".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+pub fn commands(commands: &[Vec<String>]) -> Markup {
+    html! {
+        div .commands {
+            @for words in commands.iter().filter_map(|words| shlex::try_join(words.iter().map(String::as_str)).ok()) { code { (words) } }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -88,18 +112,14 @@ mod tests {
 
     #[test]
     fn a_page_is_one_file_and_escapes_text() {
-        let body = section("s", "a < b", &settings(&[("k<".into(), "v&".into())]))
-            + &folded("<i>", &commands(&[vec!["a".into(), "b > c".into()]]));
+        let body = section("s", "a < b", &settings(&[("k<".into(), "v&".into())]));
+        let folded = folded("<i>", &commands(&[vec!["a".into(), "b > c".into()]]));
+        let body = html! { (body) (folded) };
         let page = Page { title: "</title>", body, style: "", script: "" };
         let html = page.html();
-        for part in [
-            "<title>&lt;/title&gt;</title>",
-            "<h2>a &lt; b</h2>",
-            "k&lt;",
-            "v&amp;",
-            "&lt;i&gt;",
-            "a &#39;b &gt; c&#39;",
-        ] {
+        for part in
+            ["<title>&lt;/title&gt;</title>", "<h2>a &lt; b</h2>", "k&lt;", "v&amp;", "&lt;i&gt;", "a 'b &gt; c'"]
+        {
             assert!(html.contains(part), "{part}");
         }
         for outside in ["http", "url(", "@import", "src=", "<link"] {

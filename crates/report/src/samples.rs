@@ -2,13 +2,13 @@
 
 use super::{
     Run,
-    gallery::{self, Card, Shot},
-    html::Text,
+    gallery::{self, Card, Panel, Shot},
     image::{self, Inlined, PANEL, SHOT},
     page::section,
 };
 use anyhow::Result;
 use images::Image;
+use maud::{Markup, html};
 use runlog::samples::{images, rounds};
 use std::path::{Path, PathBuf};
 
@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 const PANELS: usize = 3;
 
 /// Of each run the first round of samples beside the newest, then its attention panels. `most` prompts of each run.
-pub(super) fn sections(runs: &[Run], most: usize, notes: &mut Vec<String>) -> Result<Vec<String>> {
-    let (mut compared, mut panels) = (vec![], String::new());
+pub(super) fn sections(runs: &[Run], most: usize, notes: &mut Vec<String>) -> Result<Vec<Markup>> {
+    let (mut compared, mut shown) = (vec![], vec![]);
     for run in runs {
         let all = compare(run, runs.len() > 1)?;
         if all.len() > most {
@@ -26,33 +26,43 @@ pub(super) fn sections(runs: &[Run], most: usize, notes: &mut Vec<String>) -> Re
         for sample in all.into_iter().take(most) {
             add(&mut compared, sample);
         }
-        let shown = attention(&run.folder, PANELS)?;
-        if !shown.is_empty() {
-            let heading =
-                if runs.len() > 1 { format!("<h3 class=\"versus\">{}</h3>\n", Text(&run.name)) } else { String::new() };
-            panels += &format!("{heading}<div class=\"panels\">\n{}</div>\n", gallery::panels(&shown));
+        let panels = attention(&run.folder, PANELS)?;
+        if !panels.is_empty() {
+            shown.push((run.name.as_str(), panels));
         }
     }
     let cards: Vec<Card> = compared.iter().map(|sample| card(sample, notes)).collect();
     let mut sections = vec![];
     if !cards.is_empty() {
-        let text =
-            "<p>Sample prompts from fixed seeds, before the training and at the newest round. A click enlarges.</p>\n";
-        sections.push(section("samples", "Before and after", &(text.to_owned() + &gallery::html(&[], &cards))));
+        let body = html! {
+            p { "Sample prompts from fixed seeds, before the training and at the newest round. A click enlarges." }
+            (gallery::show(&[], &cards))
+        };
+        sections.push(section("samples", "Before and after", &body));
     }
-    if !panels.is_empty() {
-        sections.push(section("words", "Where words look", &format!("{ATTENTION}{panels}")));
-    }
+    let named: Vec<_> = shown.iter().map(|(name, panels)| ((runs.len() > 1).then_some(*name), &panels[..])).collect();
+    sections.extend(words(&named));
     Ok(sections)
 }
 
-/// What attention panels show, in words.
-pub const ATTENTION: &str = "<p>The first sample prompts of the run, above before the training and below after it, from one seed. \
-    Beside each image, how much of the cross-attention of every place goes to a word, from dark to bright: the mean over all \
-    denoising steps, layers and heads. Above and below have one scale.</p>\n";
+/// Attention panels of runs, each run under its name if it has one; `None` where there are no panels.
+pub fn words(shown: &[(Option<&str>, &[Panel])]) -> Option<Markup> {
+    let body = html! {
+        p {
+            "The first sample prompts of the run, above before the training and below after it, from one seed. Beside each image, how \
+             much of the cross-attention of every place goes to a word, from dark to bright: the mean over all denoising steps, \
+             layers and heads. Above and below have one scale."
+        }
+        @for (name, panels) in shown {
+            @if let Some(name) = name { h3 .versus { (name) } }
+            div .panels { (gallery::panels(panels)) }
+        }
+    };
+    shown.iter().any(|(_, panels)| !panels.is_empty()).then(|| section("words", "Where words look", &body))
+}
 
 /// Prompts and attention panels of the run's newest samples, where it made any.
-pub fn attention(run: &Path, most: usize) -> Result<Vec<(String, Inlined)>> {
+pub fn attention(run: &Path, most: usize) -> Result<Vec<Panel>> {
     let Some(folder) = rounds(run)?.pop().map(|(_, round)| round.join("attention")).filter(|f| f.exists()) else {
         return Ok(vec![]);
     };

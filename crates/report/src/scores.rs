@@ -5,7 +5,6 @@ use super::{
     compare,
     evaluation::{Evaluation, Image, Place, Variant, images},
     gallery::{self, Card, Filter, Shot},
-    html::Text,
     numbers::{Scale, counted},
     page::{folded, section, settings},
     samples::or_note,
@@ -15,62 +14,58 @@ use benchmarks::{
     statistics::Estimate,
     table::{ALL, Row, Table},
 };
+use maud::{Markup, html};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The section of an evaluation. `most` prompts of each category and outcome have their images in it.
-pub(super) fn section_of(evaluation: &Evaluation, id: &str, most: usize, notes: &mut Vec<String>) -> String {
+pub(super) fn section_of(evaluation: &Evaluation, id: &str, most: usize, notes: &mut Vec<String>) -> Markup {
     let Evaluation { name, settings: how, base, others } = evaluation;
-    let mut body = String::new();
-    for variant in others {
-        let heading = match base {
-            Some(base) => format!("{} against {}", variant.name, base.name),
-            None => variant.name.clone(),
-        };
-        if base.is_some() || others.len() > 1 {
-            body += &format!("<h3 class=\"versus\">{}</h3>\n", Text(heading));
+    let heading = |variant: &Variant| match base {
+        Some(base) => Some(format!("{} against {}", variant.name, base.name)),
+        None => (others.len() > 1).then(|| variant.name.clone()),
+    };
+    let body = html! {
+        @for variant in others {
+            @if let Some(heading) = heading(variant) { h3 .versus { (heading) } }
+            (tables(variant, base.as_ref()))
+            (gallery_of(variant, base.as_ref(), most, notes))
         }
-        body += &tables(variant, base.as_ref());
-        body += &pictures(variant, base.as_ref(), most, notes);
-    }
-    if !how.is_empty() {
-        body += &format!("<div class=\"folded\">\n{}</div>\n", folded("How it was made", &settings(how)));
-    }
+        @if !how.is_empty() {
+            div .folded { (folded("How it was made", &settings(how))) }
+        }
+    };
     section(id, &format!("Evaluation: {name}"), &body)
 }
 
 /// Scores by category as a chart and a table; questions of each type to unfold.
-fn tables(variant: &Variant, base: Option<&Variant>) -> String {
+fn tables(variant: &Variant, base: Option<&Variant>) -> Markup {
     let Table { rows } = Table::new(&variant.scored, base.map(|base| &base.scored[..]));
     if rows.is_empty() {
-        return "<p>No image is scored yet.</p>\n".into();
+        return html! { p { "No image is scored yet." } };
     }
     let of_several = rows.iter().any(|row| row.benchmark != rows[0].benchmark);
-    let name =
-        |row: &Row| if of_several { format!("{}: {}", row.benchmark, row.category) } else { row.category.clone() };
+    let name = |row: &Row| {
+        let part = row.question_type.as_ref().unwrap_or(&row.category);
+        if of_several { format!("{}: {part}", row.benchmark) } else { part.clone() }
+    };
     let (main, by_type): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.question_type.is_none());
     let sides = [base.map_or("", |base| &base.name), &variant.name];
-    let lines: Vec<compare::Line> = main.iter().map(|row| line(row, name(row))).collect();
+    let lines = |rows: &[&Row]| rows.iter().map(|row| line(row, name(row))).collect::<Vec<_>>();
     let is_alone = |row: &Row| main.iter().filter(|other| name(other) == name(row)).count() == 1;
     let label = |row: &Row| if is_alone(row) { name(row) } else { format!("{}, {}", name(row), row.metric) };
     let groups: Vec<Group> = main.iter().map(|row| group(row, label(row))).collect();
     let keys = [("base", sides[0]), ("tuned", sides[1]), ("interval", "95 % interval")];
     let keys = if base.is_some() { &keys[..] } else { &keys[1..] };
-    let mut out = format!(
-        "<div class=\"columns\">\n<div class=\"panel\">\n{}{}</div>\n<div class=\"panel scroll\">\n{}</div>\n</div>\n",
-        chart::legend(keys),
-        chart::bars("Scores by category", &groups),
-        compare::table("score", sides, &lines)
-    );
-    if !by_type.is_empty() {
-        let name = |row: &Row| {
-            let question_type = row.question_type.clone().unwrap_or_default();
-            if of_several { format!("{}: {question_type}", row.benchmark) } else { question_type }
-        };
-        let lines: Vec<compare::Line> = by_type.iter().map(|row| line(row, name(row))).collect();
-        let table = format!("<div class=\"scroll\">\n{}</div>\n", compare::table("share of questions", sides, &lines));
-        out += &format!("<div class=\"folded\">\n{}</div>\n", folded("By type of question", &table));
+    let types = html! { div .scroll { (compare::table("share of questions", sides, &lines(&by_type))) } };
+    html! {
+        div .columns {
+            div .panel { (chart::legend(keys)) (chart::bars("Scores by category", &groups)) }
+            div .panel.scroll { (compare::table("score", sides, &lines(&main))) }
+        }
+        @if !by_type.is_empty() {
+            div .folded { (folded("By type of question", &types)) }
+        }
     }
-    out
 }
 
 fn line(row: &Row, name: String) -> compare::Line {
@@ -128,7 +123,7 @@ impl Outcome {
 }
 
 /// The first prompts of each category and outcome, each with its first image that came out so.
-fn pictures(variant: &Variant, base: Option<&Variant>, most: usize, notes: &mut Vec<String>) -> String {
+fn gallery_of(variant: &Variant, base: Option<&Variant>, most: usize, notes: &mut Vec<String>) -> Markup {
     let (order, tuned) = images(&variant.scored);
     let before = base.map(|base| images(&base.scored).1).unwrap_or_default();
     let categories: BTreeSet<_> =
@@ -158,7 +153,7 @@ fn pictures(variant: &Variant, base: Option<&Variant>, most: usize, notes: &mut 
         cards.push(Card { prompt: subject.prompt.clone(), note, tags, shots });
     }
     if cards.is_empty() {
-        return String::new();
+        return html! {};
     }
     let mut choices = vec![];
     if !before.is_empty() {
@@ -169,11 +164,13 @@ fn pictures(variant: &Variant, base: Option<&Variant>, most: usize, notes: &mut 
         filter(&format!("category-{i}"), &label)
     };
     choices.push([all()].into_iter().chain(categories.iter().enumerate().map(category)).collect());
-    format!(
-        "<p class=\"soft\">The first {most} prompts of each category{}, in the order they were scored. A click enlarges.</p>\n{}",
-        if before.is_empty() { "" } else { " and outcome" },
-        gallery::html(&choices, &cards)
-    )
+    let and_outcome = if before.is_empty() { "" } else { " and outcome" };
+    html! {
+        p .soft {
+            "The first " (most) " prompts of each category" (and_outcome) ", in the order they were scored. A click enlarges."
+        }
+        (gallery::show(&choices, &cards))
+    }
 }
 
 fn all() -> Filter {
@@ -204,7 +201,7 @@ fn shot(variant: &Variant, image: &Image, is_tuned: bool, notes: &mut Vec<String
         image: or_note(&variant.folder.join(&image.subject().file), notes),
         mark: is_right(image.score),
         note,
-        answers: image.metrics.iter().flat_map(|picture| picture.lines()).filter_map(said).collect(),
+        answers: image.metrics.iter().flat_map(|metric| metric.lines()).filter_map(said).collect(),
     }
 }
 

@@ -2,18 +2,24 @@
 
 use super::{
     chart::{self, Curve, Mark},
-    html::Text,
     log::{Log, Step, Validation},
 };
+use maud::{Markup, html};
 use std::collections::BTreeSet;
 
 /// A run and what it is called in legends.
 pub type Named<'a> = (&'a str, &'a Log);
 
 /// What the charts show, in words.
-pub const READING: &str = "<p class=\"soft\">The caption loss is the captioner’s mean negative log-likelihood of a prompt’s tokens, \
-    given the image: lower means that the image says more of the prompt. Every step has other prompts; the held-out prompts are \
-    the same each time, from the same noise.</p>\n";
+pub fn reading() -> Markup {
+    html! {
+        p .soft {
+            "The caption loss is the captioner’s mean negative log-likelihood of a prompt’s tokens, given the image: lower means that \
+             the image says more of the prompt. Every step has other prompts; the held-out prompts are the same each time, from the \
+             same noise."
+        }
+    }
+}
 
 /// Figures of a step that only some runs have.
 const OTHERS: &[(&str, &str)] = &[
@@ -35,34 +41,32 @@ const REWARD: &str = "reward_";
 type Points = Vec<(f64, f64)>;
 
 /// A panel for every figure that any of the runs has.
-pub fn panels(runs: &[Named]) -> String {
-    let mut out = steps(runs, "Caption loss", |s| Some(s.caption_loss), true);
+pub fn panels(runs: &[Named]) -> Vec<Markup> {
+    let mut out = vec![steps(runs, "Caption loss", |s| Some(s.caption_loss), true)];
     if runs.len() > 1 {
-        out += &held_out(runs, "Caption loss on held-out prompts", |v| Some(v.caption_loss), |v| v.standard_error);
+        out.push(held_out(runs, "Caption loss on held-out prompts", |v| Some(v.caption_loss), |v| v.standard_error));
     }
     for key in rewards(runs) {
         let heading = format!("Reward: {}", &key[REWARD.len()..]);
-        out += &steps(runs, &heading, |s| s.other(&key), false);
-        out += &held_out(runs, &format!("{heading}, held-out prompts"), |v| v.other(&key), |_| 0.0);
+        out.push(steps(runs, &heading, |s| s.other(&key), false));
+        out.push(held_out(runs, &format!("{heading}, held-out prompts"), |v| v.other(&key), |_| 0.0));
     }
     for figure in figures(runs) {
         let heading = format!("The judge: {}", figure.replace('_', " "));
-        out += &held_out(runs, &heading, |v| v.figure(&figure), |_| 0.0);
+        out.push(held_out(runs, &heading, |v| v.figure(&figure), |_| 0.0));
     }
-    out += &steps(runs, "Gradient norm", |s| Some(s.grad_norm), false);
-    out += &exact(runs, "Learning rate", |s| s.other("learning_rate"));
-    for (key, heading) in OTHERS {
-        out += &steps(runs, heading, |s| s.other(key), false);
-    }
-    out
+    out.push(steps(runs, "Gradient norm", |s| Some(s.grad_norm), false));
+    out.push(exact(runs, "Learning rate", |s| s.other("learning_rate")));
+    out.extend(OTHERS.iter().map(|(key, heading)| steps(runs, heading, |s| s.other(key), false)));
+    out.into_iter().flatten().collect()
 }
 
 /// The colours of several runs.
-pub fn legend(runs: &[Named]) -> String {
+pub fn legend(runs: &[Named]) -> Markup {
     let keys: Vec<(String, &str)> =
         runs.iter().enumerate().map(|(i, (name, _))| (format!("line {}", chart::series(i)), *name)).collect();
     let keys: Vec<(&str, &str)> = keys.iter().map(|(class, name)| (class.as_str(), *name)).collect();
-    format!("<div class=\"runs\">\n{}</div>\n", chart::legend(&keys))
+    html! { div .runs { (chart::legend(&keys)) } }
 }
 
 /// Keys of the rewards beside the caption loss, each once.
@@ -85,13 +89,13 @@ fn figures(runs: &[Named]) -> Vec<String> {
 }
 
 /// A figure of the steps, smoothed; of one run also as it was, and with the held-out prompts where they are wanted.
-fn steps(runs: &[Named], heading: &str, of: impl Fn(&Step) -> Option<f64>, with_held_out: bool) -> String {
+fn steps(runs: &[Named], heading: &str, of: impl Fn(&Step) -> Option<f64>, with_held_out: bool) -> Option<Markup> {
     let points = |log: &Log| -> Points { log.steps.iter().filter_map(|s| Some((s.step as f64, of(s)?))).collect() };
     let smooth = |points: &[(f64, f64)]| chart::thinned(&chart::smoothed(points, points.len() / 20));
     let name = format!("{heading} over training steps");
     let [(_, log)] = runs else {
         let curves = curves(runs, |log| smooth(&points(log)));
-        return panel(heading, "", &chart::curves(&name, &curves, &[]));
+        return panel(heading, None, chart::curves(&name, &curves, &[]));
     };
     let raw = points(log);
     let marks = match with_held_out {
@@ -104,15 +108,15 @@ fn steps(runs: &[Named], heading: &str, of: impl Fn(&Step) -> Option<f64>, with_
     }
     let curve = |class: &str, points| Curve { class: class.into(), name: String::new(), points };
     let curves = [curve("raw", chart::thinned(&raw)), curve("tuned", smooth(&raw))];
-    panel(heading, &chart::legend(&keys), &chart::curves(&name, &curves, &marks))
+    panel(heading, Some(chart::legend(&keys)), chart::curves(&name, &curves, &marks))
 }
 
 /// A figure of the steps that is no measurement.
-fn exact(runs: &[Named], heading: &str, of: impl Fn(&Step) -> Option<f64>) -> String {
+fn exact(runs: &[Named], heading: &str, of: impl Fn(&Step) -> Option<f64>) -> Option<Markup> {
     let curves = curves(runs, |log| {
         chart::thinned(&log.steps.iter().filter_map(|s| Some((s.step as f64, of(s)?))).collect::<Points>())
     });
-    panel(heading, "", &chart::curves(&format!("{heading} over training steps"), &curves, &[]))
+    panel(heading, None, chart::curves(&format!("{heading} over training steps"), &curves, &[]))
 }
 
 /// A figure of the held-out prompts.
@@ -121,7 +125,7 @@ fn held_out(
     heading: &str,
     of: impl Fn(&Validation) -> Option<f64>,
     error: impl Fn(&Validation) -> f64,
-) -> String {
+) -> Option<Markup> {
     let curves =
         curves(runs, |log| log.validations.iter().filter_map(|v| Some((v.step as f64, of(v)?))).collect::<Points>());
     let marks: Vec<Mark> = runs
@@ -129,7 +133,7 @@ fn held_out(
         .enumerate()
         .flat_map(|(i, (_, log))| marks(&class(runs, i), &log.validations, &of, &error))
         .collect();
-    panel(heading, "", &chart::curves(heading, &curves, &marks))
+    panel(heading, None, chart::curves(heading, &curves, &marks))
 }
 
 fn marks(
@@ -161,11 +165,15 @@ fn class(runs: &[Named], i: usize) -> String {
 }
 
 /// Nothing where there is no chart.
-fn panel(heading: &str, legend: &str, chart: &str) -> String {
-    if chart.is_empty() {
-        return String::new();
-    }
-    format!("<div class=\"panel\">\n<h3>{}</h3>\n{legend}{chart}</div>\n", Text(heading))
+fn panel(heading: &str, legend: Option<Markup>, chart: Option<Markup>) -> Option<Markup> {
+    let chart = chart?;
+    Some(html! {
+        div .panel {
+            h3 { (heading) }
+            @if let Some(legend) = legend { (legend) }
+            (chart)
+        }
+    })
 }
 
 #[cfg(test)]
@@ -185,6 +193,10 @@ mod tests {
             );
         }
         Log::parse(&text)
+    }
+
+    fn panels(runs: &[Named]) -> String {
+        super::panels(runs).into_iter().map(Markup::into_string).collect()
     }
 
     fn headings(page: &str) -> Vec<&str> {
@@ -212,6 +224,6 @@ mod tests {
         assert_eq!(headings(&both)[..2], ["Caption loss", "Caption loss on held-out prompts"]);
         assert!(both.contains("polyline class=\"s1 d0\"") && both.contains("<title>b</title>"), "{both}");
         assert_eq!(panels(&[("", &Log::default())]), "", "a run without steps");
-        assert!(legend(&[("a<", &one)]).contains("a&lt;"));
+        assert!(legend(&[("a<", &one)]).into_string().contains("a&lt;"));
     }
 }

@@ -33,14 +33,14 @@ fn draw_all(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     let (step, session) = (trainer.step, &mut trainer.session);
     let watched = session.config.samples.attention;
     let of = |folder: &Path, watched| Round { step, folder: folder.to_owned(), watched, at_a_time };
-    let pictures = of(&folder, watched).draw(run, session, &trainer.adapter.lora)?;
-    show(run, step, "samples", &folder, &pictures)?;
+    let drawn = of(&folder, watched).draw(run, session, &trainer.adapter.lora)?;
+    show(run, step, "samples", &folder, &drawn)?;
     if let Some(ema) = &trainer.ema {
         let folder = folder.join("ema");
-        let pictures = of(&folder, false).draw(run, session, &ema.lora(&trainer.adapter))?;
-        show(run, step, "samples-ema", &folder, &pictures)?;
+        let drawn = of(&folder, false).draw(run, session, &ema.lora(&trainer.adapter))?;
+        show(run, step, "samples-ema", &folder, &drawn)?;
     }
-    compare(&run.folder, &pictures)?;
+    compare(&run.folder, &drawn)?;
     run.journal.write(json!({ "event": "samples", "step": step, "folder": folder }))
 }
 
@@ -70,7 +70,7 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
     let config = session.config.clone();
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let (unet, sampler) = (session.frozen(lora)?, session.of_samples.clone());
-    let mut pictures = vec![];
+    let mut drawn = vec![];
     let mut maps = word_maps::Store::default();
     for (start, length) in chunks(run.samples.len() as i64, at_a_time) {
         let first = start as usize;
@@ -106,20 +106,20 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
                 let before = first_look(&run.folder.join("samples/step-0"), first + i, prompt)?;
                 panel(&folder.join("attention"), first + i, prompt, &words, step, before, &looks)?;
             }
-            pictures.push(image);
+            drawn.push(image);
         }
     }
     if watched {
         maps.write(&folder.join(MAPS))?;
     }
-    let columns = (pictures.len() as f64).sqrt().ceil() as usize;
-    Image::grid(&pictures, columns).save(&folder.join(GRID), &[("step", &step.to_string())])?;
-    Ok(pictures)
+    let columns = (drawn.len() as f64).sqrt().ceil() as usize;
+    Image::grid(&drawn, columns).save(&folder.join(GRID), &[("step", &step.to_string())])?;
+    Ok(drawn)
 }
 
 /// Passes the images of a round on to TensorBoard.
-fn show(run: &mut Run, step: u64, group: &str, folder: &Path, pictures: &[Image]) -> Result<()> {
-    for (number, (prompt, image)) in run.samples.iter().zip(pictures).enumerate() {
+fn show(run: &mut Run, step: u64, group: &str, folder: &Path, drawn: &[Image]) -> Result<()> {
+    for (number, (prompt, image)) in run.samples.iter().zip(drawn).enumerate() {
         let file = name(number, prompt);
         let tag = format!("{group}/{}", file.trim_end_matches(".png"));
         run.journal.image(step, &tag, (image.width, image.height), &folder.join(file))?;

@@ -125,9 +125,9 @@ mod tests {
         let values = &events[2].summary.as_ref().unwrap().values;
         assert_eq!((events[2].step, values[0].simple_value, values[1].simple_value), (3, Some(0.5), Some(5e-5)));
         assert_eq!(values[1].tag, "train/rate");
-        let picture = &events[3].summary.as_ref().unwrap().values[0];
+        let shown = &events[3].summary.as_ref().unwrap().values[0];
         let image = Image { height: 1, width: 2, colorspace: 3, encoded: vec![1, 2, 3] };
-        assert_eq!((picture.tag.as_str(), picture.image.as_ref()), ("samples/a dög", Some(&image)));
+        assert_eq!((shown.tag.as_str(), shown.image.as_ref()), ("samples/a dög", Some(&image)));
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
             summary: Some(Summary { values: vec![value] }),
             ..Event::default()
         };
-        let hex = |event: Event| event.encode_to_vec().iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let hex = |event: Event| models::hex(&event.encode_to_vec());
         let scalar = Value { tag: "a/b".into(), simple_value: Some(0.25), ..Value::default() };
         assert_eq!(hex(of(scalar)), SCALAR);
         let image = Image { height: 1, width: 300, colorspace: 3, encoded: vec![1, 2] };

@@ -113,7 +113,7 @@ pub fn questions(path: &Path) -> Result<Vec<Question>> {
 /// Judges every PNG of a folder that is of one of the prompts. Prompt and seed are read from its text chunks, or from its
 /// name if that is `PROMPT_SEED.png`.
 pub fn judge(questions: &[Question], folder: &Path, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Outcome> {
-    let files = pictures(folder)?;
+    let files = image_files(folder)?;
     bar.set_length(files.len() as u64);
     let by_prompt: BTreeMap<&str, &Question> = questions.iter().map(|q| (q.prompt.trim(), q)).collect();
     let answer = |i: usize| {
@@ -181,7 +181,7 @@ fn on_all_cores<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync, interru
 }
 
 /// Names of the PNG files in a folder, sorted; the grid of `comat generate --grid` is none of them.
-fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
+fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = vec![];
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = PathBuf::from(entry.map_err(Error::io(folder))?.file_name());
@@ -199,14 +199,14 @@ fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
 /// `None` for an image of another prompt, or of none.
 fn judge_file(questions: &BTreeMap<&str, &Question>, folder: &Path, file: &Path) -> Result<Option<Judged>> {
     let path = folder.join(file);
-    let (picture, texts) = Image::open_with_texts(&path)?;
+    let (image, texts) = Image::open_with_texts(&path)?;
     let Some((prompt, seed)) = origin(&texts, file) else { return Ok(None) };
     let Some(question) = questions.get(prompt.trim()) else { return Ok(None) };
-    if (picture.width, picture.height) != (SIDE, SIDE) {
-        let size = format!("is {}x{}; images of the miniature world are {SIDE}x{SIDE}", picture.width, picture.height);
+    if (image.width, image.height) != (SIDE, SIDE) {
+        let size = format!("is {}x{}; images of the miniature world are {SIDE}x{SIDE}", image.width, image.height);
         return Err(Error::file(&path, size).into());
     }
-    let look = judge::look(&picture);
+    let look = judge::look(&image);
     let verdict = judge::verdict(&question.demand, &look);
     let prompt = question.prompt.clone();
     Ok(Some(Judged { prompt, category: question.category, seed, file: file.to_owned(), look, verdict }))

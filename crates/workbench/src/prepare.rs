@@ -5,7 +5,7 @@
 //! Where there is too little memory for all weights of the UNet, a LoRA is tuned, and then added to them.
 
 mod course;
-mod pictures;
+mod own_images;
 mod room;
 
 use anyhow::{Result, bail};
@@ -76,8 +76,8 @@ pub fn run(mut pipeline: Pipeline, request: &Request, bars: &Bars, interrupt: &I
         Tune::Lora { rank, targets } => drop(course::fresh(&pipeline, *rank, targets, request.seed)?), // are they there?
     }
     let images = request.work.join("images");
-    pictures::draw(&mut pipeline, request, &images, bars, interrupt)?;
-    let latents = pictures::encode(&pipeline, request, &images, bars, interrupt)?;
+    own_images::draw(&mut pipeline, request, &images, bars, interrupt)?;
+    let latents = own_images::encode(&pipeline, request, &images, bars, interrupt)?;
 
     let mut course = match &request.tune {
         Tune::Unet { optimizer_on } => Course::of_unet(request, latents, &mut pipeline, *optimizer_on)?,

@@ -42,6 +42,7 @@ def metadata():
         ("License-Expression", "MIT OR Apache-2.0"),
         ("License-File", "LICENSE-APACHE"),
         ("License-File", "LICENSE-MIT"),
+        ("License-File", "LICENSE-FONT"),
         ("Requires-Python", ">=3.10"),
         ("Requires-Dist", "torch==2.11.*"),
         ("Classifier", "Operating System :: POSIX :: Linux"),
@@ -63,8 +64,8 @@ for shipped in SHIPPED:
         contents.append((f"{NAME}/share/{os.path.relpath(path, checkout)}", read(path), 0o644))
 for path in files(extras):
     contents.append((f"{NAME}-{version}.data/data/{os.path.relpath(path, extras)}", read(path), 0o644))
-for licence in ["LICENSE-APACHE", "LICENSE-MIT"]:
-    contents.append((f"{INFO}/licenses/{licence}", read(os.path.join(checkout, licence)), 0o644))
+for licence in ["LICENSE-APACHE", "LICENSE-MIT", "crates/images/font/LICENSE-FONT"]:
+    contents.append((f"{INFO}/licenses/{os.path.basename(licence)}", read(os.path.join(checkout, licence)), 0o644))
 wheel = f"Wheel-Version: 1.0\nGenerator: comat-xtask\nRoot-Is-Purelib: false\nTag: {tag}\n"
 contents += [
     (f"{INFO}/METADATA", metadata(), 0o644),

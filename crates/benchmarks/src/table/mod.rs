@@ -52,8 +52,8 @@ impl Table {
     /// Adds up the images, and holds them against those of a base model. Means are over images. The three metrics of complex
     /// prompts become one for images that have those which count. `all` is the mean over images for TIFA, DSG and DPG, over
     /// tasks for GenEval; T2I-CompBench has none.
-    pub fn new(pictures: &[Image], base: Option<&[Image]>) -> Self {
-        let (tuned, base) = (Scores::new(pictures), base.map(Scores::new));
+    pub fn new(images: &[Image], base: Option<&[Image]>) -> Self {
+        let (tuned, base) = (Scores::new(images), base.map(Scores::new));
         let mut rows = vec![];
         for (key, values) in &tuned.rows {
             let against = base.as_ref().map(|base| base.rows.get(key).cloned().unwrap_or_default());
@@ -131,13 +131,13 @@ mod tests {
 
     #[test]
     fn categories_are_means_over_images() {
-        let pictures = [
+        let images = [
             image(Metric::BlipVqa, "color", "dog", 0, &[1.0]),
             image(Metric::BlipVqa, "color", "cat", 0, &[0.5, 0.5]),
             image(Metric::BlipVqa, "color", "cat", 1, &[0.25]),
             image(Metric::Numeracy, "numeracy", "dog", 0, &[0.75]),
         ];
-        let table = Table::new(&pictures, None);
+        let table = Table::new(&images, None);
         let row = find(&table, "color", Metric::BlipVqa);
         assert_eq!((row.mean.value, row.prompts, row.images, &row.against), (0.5, 2, 3, &None));
         assert_eq!(table.rows.len(), 2); // no overall score
@@ -198,13 +198,13 @@ mod tests {
         let of = |prompt: &str, kind: Kind, scores: [Option<f64>; 3]| -> Vec<Image> {
             let metrics = [Metric::BlipVqa, Metric::Spatial, Metric::Clip];
             let lines = metrics.into_iter().zip(scores);
-            let pictures = lines.filter_map(|(m, score)| Some(image(m, "complex", prompt, 0, &[score?])));
-            pictures.map(|p| with(&p, |line| line.subject.kind = Some(kind))).collect()
+            let images = lines.filter_map(|(m, score)| Some(image(m, "complex", prompt, 0, &[score?])));
+            images.map(|p| with(&p, |line| line.subject.kind = Some(kind))).collect()
         };
-        let mut pictures = of("dog", Kind::Spatial, [Some(0.5), Some(1.0), Some(0.3)]); // 0.75
-        pictures.extend(of("cat", Kind::Action, [Some(0.5), None, Some(0.3)])); // 0.4: spatial does not count
-        pictures.extend(of("cow", Kind::SpatialAction, [Some(0.5), None, Some(0.3)])); // spatial is missing
-        let table = Table::new(&pictures, None);
+        let mut images = of("dog", Kind::Spatial, [Some(0.5), Some(1.0), Some(0.3)]); // 0.75
+        images.extend(of("cat", Kind::Action, [Some(0.5), None, Some(0.3)])); // 0.4: spatial does not count
+        images.extend(of("cow", Kind::SpatialAction, [Some(0.5), None, Some(0.3)])); // spatial is missing
+        let table = Table::new(&images, None);
         let row = find(&table, "complex", Metric::ThreeInOne);
         assert_eq!((row.images, row.prompts), (2, 2));
         assert!((row.mean.value - 0.575).abs() < 1e-12);
@@ -217,10 +217,10 @@ mod tests {
             let one = |(i, score): (usize, &f64)| image(Metric::Correct, task, prompt, i as u64, &[*score]);
             scores.iter().enumerate().map(one).collect()
         };
-        let pictures =
+        let images =
             [of("counting", "0", &[1.0]), of("colors", "1", &[1.0, 0.0]), of("colors", "2", &[0.0, 0.0])].concat();
-        let base: Vec<Image> = pictures.iter().map(|p| with(p, |line| line.answer.score = 0.0)).collect();
-        let table = Table::new(&pictures, Some(&base));
+        let base: Vec<Image> = images.iter().map(|p| with(p, |line| line.answer.score = 0.0)).collect();
+        let table = Table::new(&images, Some(&base));
         let row = find(&table, ALL, Metric::Correct);
         assert_eq!((row.mean.value, row.prompts, row.images), (0.625, 3, 5)); // (1 + 0.25) / 2
         assert_eq!(row.against.as_ref().unwrap().difference.value, 0.625);
@@ -242,18 +242,18 @@ mod tests {
     #[test]
     fn questions_by_type() {
         let types = ["object", "object", "color"];
-        let pictures: Vec<Image> = [("coco", "coco_1", [1.0, 1.0, 0.0]), ("drawbench", "drawbench_2", [1.0, 0.0, 0.0])]
+        let images: Vec<Image> = [("coco", "coco_1", [1.0, 1.0, 0.0]), ("drawbench", "drawbench_2", [1.0, 0.0, 0.0])]
             .map(|(source, id, scores)| {
                 let image = image(Metric::Questions, source, id, 0, &scores);
                 with(&image, |line| line.answer.question_type = Some(types[line.part].into()))
             })
             .to_vec();
-        let table = Table::new(&pictures, None);
+        let table = Table::new(&images, None);
         assert_eq!(find(&table, ALL, Metric::Questions).mean.value, 0.5);
         let of = |name: &str| table.rows.iter().find(|r| r.question_type.as_deref() == Some(name)).unwrap();
         assert_eq!((of("object").mean.value, of("color").mean.value, of("object").images), (0.75, 0.0, 2));
         // an answer's own score, where there is one
-        let raw: Vec<Image> = pictures.iter().map(|p| with(p, |line| line.answer.raw = Some(1.0))).collect();
+        let raw: Vec<Image> = images.iter().map(|p| with(p, |line| line.answer.raw = Some(1.0))).collect();
         assert_eq!(Table::new(&raw, None).rows.iter().find(|r| r.question_type.is_some()).unwrap().mean.value, 1.0);
     }
 }

@@ -200,5 +200,5 @@ pub fn digest(prompts: &[Prompt]) -> String {
     use sha2::{Digest, Sha256};
     let mut hasher = Sha256::new();
     prompts.iter().for_each(|p| hasher.update(format!("{}\n", p.text)));
-    hasher.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
+    models::hex(&hasher.finalize()[..8])
 }

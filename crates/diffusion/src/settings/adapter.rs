@@ -32,6 +32,7 @@ impl Adapter {
     /// # Errors
     /// A folder or repository without a LoRA, or with several; what keeps it from being fetched.
     pub fn fetch(&mut self, hub: HubOf, progress: &dyn Progress) -> Result<()> {
+        hub::no_address(&self.typed)?;
         if self.typed.is_dir() {
             self.file = Some(in_folder(&self.typed, None)?);
         } else if let Some(id) = id(&self.typed) {

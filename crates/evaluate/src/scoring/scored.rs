@@ -2,7 +2,7 @@
 
 use super::{SCORES, shares};
 use crate::{
-    image_files::{self, Found, Gallery},
+    image_files::{Found, Gallery},
     judges::Judge,
     prompts::Task,
 };
@@ -90,7 +90,7 @@ impl Scored {
             if !digests.contains_key(file.as_str()) {
                 let path = folder.join(file);
                 let digest = match path.exists() {
-                    true => Some(image_files::digest(&fs::read(&path).with_context(|| path.display().to_string())?)),
+                    true => Some(models::digest(&fs::read(&path).with_context(|| path.display().to_string())?)),
                     false => None,
                 };
                 digests.insert(file, digest);

@@ -2,7 +2,7 @@
 
 use super::Table;
 use crate::scores::Measure;
-use report::html::Text;
+use maud::{Markup, PreEscaped, html};
 
 const SHOWN: [Measure; 4] = [Measure::Correct, Measure::Bound, Measure::Clean, Measure::Extra];
 const WIDTH: f64 = 900.0;
@@ -16,53 +16,53 @@ const STYLE: &str = "text { font: 13px system-ui, sans-serif; fill: #1b1d22 } .h
 
 /// A whole SVG file.
 pub fn draw(table: &Table) -> String {
-    let mut body = String::new();
     let mut top = 8.0;
-    for measure in SHOWN {
-        let rows: Vec<_> = table.columns.iter().filter_map(|c| Some((c, c.row(measure, None)?))).collect();
-        let most = rows.iter().map(|(_, row)| row.mean.high).fold(0.0f64, f64::max);
-        let step = [0.02, 0.05, 0.1, 0.2].into_iter().find(|step| most / step <= 6.0).unwrap_or(0.2);
-        let end = (most / step).ceil().max(1.0) * step;
-        let at = |share: f64| LEFT + (WIDTH - LEFT - RIGHT) * (share / end).clamp(0.0, 1.0);
-        let less = if measure.is_fault() { " (less is better)" } else { "" };
-        body += &format!("<text class=\"h\" x=\"8\" y=\"{}\">{}{less}</text>\n", top + 14.0, Text(measure.name()));
-        let (above, below) = (top + HEADING - 8.0, top + HEADING + ROW * rows.len() as f64);
-        for tick in 0..=(end / step).round() as usize {
-            let share = step * tick as f64;
-            let x = at(share);
-            body += &format!("<line class=\"g\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{above}\" y2=\"{below}\"/>\n");
-            body += &format!(
-                "<text class=\"s\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{:.0} %</text>\n",
-                below + 13.0,
-                100.0 * share
-            );
-        }
-        if let Some((_, base)) = rows.first() {
-            let x = at(base.mean.value);
-            body += &format!("<line class=\"r\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{above}\" y2=\"{below}\"/>\n");
-        }
-        for (i, (column, row)) in rows.iter().enumerate() {
-            let y = top + HEADING + ROW * i as f64 + ROW / 2.0;
-            let [value, low, high] = [row.mean.value, row.mean.low, row.mean.high].map(at);
-            body += &format!("<text x=\"8\" y=\"{}\">{}</text>\n", y + 4.0, Text(&column.name));
-            body += &format!("<line class=\"w\" x1=\"{low:.1}\" x2=\"{high:.1}\" y1=\"{y}\" y2=\"{y}\"/>\n");
-            body += &format!("<circle class=\"m\" cx=\"{value:.1}\" cy=\"{y}\" r=\"4.5\"/>\n");
-            for training in &row.trainings {
-                body += &format!("<circle class=\"t\" cx=\"{:.1}\" cy=\"{y}\" r=\"3\"/>\n", at(*training));
+    let parts = SHOWN.map(|measure| {
+        let (part, below) = part(table, measure, top);
+        top = below + 26.0;
+        part
+    });
+    let height = top + 18.0;
+    let drawn = html! {
+        svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (WIDTH) " " (height) } role="img" {
+            style { (PreEscaped(STYLE)) }
+            rect width=(WIDTH) height=(height) fill="#ffffff" {}
+            @for part in parts { (part) }
+            text .s x="8" y=(top + 6.0) {
+                (table.prompts) " prompts, " (table.images) " images each. Dots: means, with 95 % intervals over prompts and trainings. \
+                 Rings: each training. Dashed: the base model."
             }
         }
-        top = below + 26.0;
-    }
-    let caption = format!(
-        "{} prompts, {} images each. Dots: means, with 95 % intervals over prompts and trainings. Rings: each training. Dashed: the base model.",
-        table.prompts, table.images
-    );
-    body += &format!("<text class=\"s\" x=\"8\" y=\"{}\">{}</text>\n", top + 6.0, Text(caption));
-    let height = top + 18.0;
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n<style>{STYLE}</style>\n\
-         <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n{body}</svg>\n"
-    )
+    };
+    drawn.into_string() + "\n"
+}
+
+/// The rows of a measure from `top` on, and where they end.
+fn part(table: &Table, measure: Measure, top: f64) -> (Markup, f64) {
+    let rows: Vec<_> = table.columns.iter().filter_map(|c| Some((c, c.row(measure, None)?))).collect();
+    let most = rows.iter().map(|(_, row)| row.mean.high).fold(0.0f64, f64::max);
+    let step = [0.02, 0.05, 0.1, 0.2].into_iter().find(|step| most / step <= 6.0).unwrap_or(0.2);
+    let end = (most / step).ceil().max(1.0) * step;
+    let at = |share: f64| format!("{:.1}", LEFT + (WIDTH - LEFT - RIGHT) * (share / end).clamp(0.0, 1.0));
+    let (above, below) = (top + HEADING - 8.0, top + HEADING + ROW * rows.len() as f64);
+    let upright = |class: &str, x: &str| html! { line class=(class) x1=(x) x2=(x) y1=(above) y2=(below) {} };
+    let drawn = html! {
+        text .h x="8" y=(top + 14.0) { (measure.name()) @if measure.is_fault() { " (less is better)" } }
+        @for tick in 0..=(end / step).round() as usize {
+            @let share = step * tick as f64;
+            (upright("g", &at(share)))
+            text .s x=(at(share)) y=(below + 13.0) text-anchor="middle" { (format!("{:.0} %", 100.0 * share)) }
+        }
+        @if let Some((_, base)) = rows.first() { (upright("r", &at(base.mean.value))) }
+        @for (i, (column, row)) in rows.iter().enumerate() {
+            @let y = top + HEADING + ROW * i as f64 + ROW / 2.0;
+            text x="8" y=(y + 4.0) { (column.name) }
+            line .w x1=(at(row.mean.low)) x2=(at(row.mean.high)) y1=(y) y2=(y) {}
+            circle .m cx=(at(row.mean.value)) cy=(y) r="4.5" {}
+            @for training in &row.trainings { circle .t cx=(at(*training)) cy=(y) r="3" {} }
+        }
+    };
+    (drawn, below)
 }
 
 #[cfg(test)]

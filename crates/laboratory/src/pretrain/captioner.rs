@@ -49,16 +49,16 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     let config = Config::read(&stack.blip().join("config.json"))?;
     let parts = [("blip", Captioner::layout(&config), Init::Normal(0.02))];
     let mut parameters = Parameters::fresh(&parts, seed, stack.device)?;
-    let pictures = POOL.min(steps * REDRAWN as u64);
+    let pool_size = POOL.min(steps * REDRAWN as u64);
     let pool = match steps {
         ..=FIRST_CYCLE => Tensor::zeros([1, 3, 64, 64], (Kind::Uint8, stack.device)),
-        _ => Painter::open(stack)?.redraw(seed, Stream::Scene, pictures, watch)?,
+        _ => Painter::open(stack)?.redraw(seed, Stream::Scene, pool_size, watch)?,
     };
     let settings = config::Captioner::at(stack.blip());
     let loss = CaptionLoss::new(Captioner::new(&config, &parameters.training("blip")?)?, &settings, stack.device)?;
     let course =
         Course { name: "captioner", cycles: course::cycles(steps, &CYCLES), learning_rate: 1e-3, seed, average: 0.998 };
-    let mut batches = Ahead::new(move |step| Batch::new(seed, step, pictures));
+    let mut batches = Ahead::new(move |step| Batch::new(seed, step, pool_size));
     course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
         let batch = batches.next(step)?;
         let redrawn = pool.index_select(0, &batch.redrawn.to_device(stack.device)).to_kind(Kind::Float) / 255.0;
@@ -86,13 +86,13 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(seed: u64, step: u64, pictures: u64) -> Result<Self> {
+    fn new(seed: u64, step: u64, pool_size: u64) -> Result<Self> {
         let mut rng = data::rng(seed, Stream::Step, step);
         let first = (1 << 32) + step * BATCH as u64; // scenes that no other course has seen
         let old = redrawn(step);
         let mut scenes: Vec<Scene> = (0..(BATCH - old) as u64).map(|i| data::scene(seed, first + i)).collect();
         let images = spoil(&scenes, step < ADVERSARIAL_FROM, &mut data::rng(seed, Stream::Spoil, step))?;
-        let redrawn: Vec<i64> = (0..old).map(|_| rng.random_range(0..pictures as i64)).collect();
+        let redrawn: Vec<i64> = (0..old).map(|_| rng.random_range(0..pool_size as i64)).collect();
         scenes.extend(redrawn.iter().map(|&n| data::scene(seed, n as u64)));
         let captions = scenes.iter().map(|s| wording::caption_with(RELATIONS, s, &mut rng)).collect();
         let lengths: Vec<f32> = (0..BATCH).map(|_| rng.random_range(0.0..STRONGEST) as f32).collect();

@@ -27,7 +27,7 @@ pub struct Sharpness {
     pub shape_swap: f64,
     pub opposite_relation: f64,
     pub missing_object: f64,
-    pub pictures: usize,
+    pub images: usize,
 }
 
 impl fmt::Display for Sharpness {
@@ -40,7 +40,7 @@ impl fmt::Display for Sharpness {
             ("an object missing", self.missing_object),
         ];
         let rates = rates.map(|(what, rate)| format!("{what} {:.1} %", 100.0 * rate));
-        write!(f, "{} ({} images)", rates.join(", "), self.pictures)
+        write!(f, "{} ({} images)", rates.join(", "), self.images)
     }
 }
 
@@ -74,10 +74,10 @@ pub fn measure(stack: &Stack, count: u64, seed: u64, watch: &Watch) -> Result<Re
 }
 
 /// What the judge finds in images, bytes `[B, 3, 64, 64]`; no objects where anything is in doubt.
-fn seen(pictures: &Tensor) -> Result<Vec<Scene>> {
+fn seen(images: &Tensor) -> Result<Vec<Scene>> {
     let mut scenes = vec![];
-    for i in 0..pictures.size()[0] {
-        let look = judge::look(&Image::from_tensor(&(pictures.get(i).to_kind(Kind::Float) / 255.0))?);
+    for i in 0..images.size()[0] {
+        let look = judge::look(&Image::from_tensor(&(images.get(i).to_kind(Kind::Float) / 255.0))?);
         let objects = look.found.iter().map(|found| {
             Some(Object {
                 shape: found.shape?,
@@ -109,7 +109,7 @@ fn sharpness(loss: &CaptionLoss, scenes: &[Scene], images: &Tensor) -> Result<Sh
             let nll = loss.nll(&image, &[&texts[0], &texts[1]], &[(0, 0); 2])?.sum;
             Ok(f64::from(nll.double_value(&[0]) < nll.double_value(&[1])))
         };
-        rates.pictures += 1;
+        rates.images += 1;
         let colored = says([ka, kb], true, false, None);
         let colors = [ObjectKind { color: kb.color, ..ka }, ObjectKind { color: ka.color, ..kb }];
         rates.color_swap += prefers(&colored, &says(colors, true, false, None))?;
@@ -125,7 +125,7 @@ fn sharpness(loss: &CaptionLoss, scenes: &[Scene], images: &Tensor) -> Result<Sh
             rates.opposite_relation += prefers(&lying(direction), &lying(direction.opposite()))?;
         }
     }
-    let n = rates.pictures.max(1) as f64;
+    let n = rates.images.max(1) as f64;
     for rate in [&mut rates.color_swap, &mut rates.texture_swap, &mut rates.shape_swap, &mut rates.missing_object] {
         *rate /= n;
     }

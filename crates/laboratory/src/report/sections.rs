@@ -3,74 +3,82 @@
 use super::{Also, Outcome, Pairs, SHOWN};
 use crate::scores::{Change, Comparison, Measure, Row};
 use benchmarks::statistics::Estimate;
+use maud::{Markup, html};
 use report::{
     chart::{self, Bar, Group},
     compare::{self, Line},
     gallery::{self, Card, Filter},
-    html::Text,
-    image::Inlined,
     log::Log,
     numbers::{Scale, gibibytes, thousands, time, verdict},
-    page, samples, training,
+    page, training,
 };
 
 /// What was done, and what came of it; `note`: in the words of whoever wants the page.
-pub fn headline(pairs: &Pairs, note: Option<&str>) -> String {
-    let note = note.map(|note| format!("<p class=\"soft\">{}</p>\n", Text(note))).unwrap_or_default();
+pub fn headline(pairs: &Pairs, note: Option<&str>) -> Option<Markup> {
     let all = &pairs.comparison.all;
-    let Some(change) = all.get(Measure::Correct) else { return String::new() };
-    let number = |side: &str, name: &str, e: &Estimate| {
-        format!(
-            "<div class=\"number {side}\"><span>{name}</span><strong>{}</strong><small>{}</small></div>\n",
-            percent(e.value),
-            Scale::PERCENT.interval(e)
-        )
-    };
+    let change = all.get(Measure::Correct)?;
     let scales = pairs.guidance();
     let side = |name: &str, i: usize| scales[i].map_or(name.to_owned(), |scale| format!("{name}, guidance {scale}"));
-    let outcomes: String = Outcome::ALL.iter().map(|outcome| outcome_bar(*outcome, pairs.count(*outcome))).collect();
-    let keys: String = Outcome::ALL
-        .iter()
-        .map(|o| format!("<li><i class=\"{}\"></i>{} {}</li>\n", o.tag(), pairs.count(*o), o.words()))
-        .collect();
-    format!(
-        "<header>\n<p class=\"eyebrow\">CoMat on the miniature world</p>\n\
-         <h1>Do the images show what the prompts say?</h1>\n\
-         <p class=\"lead\">CoMat tuned a text-to-image model with prompts alone: a frozen captioner told how likely each \
-         prompt is, given the image drawn for it, and the gradient of that trained a LoRA. \
-         Here the base model and the tuned one draw the same held-out prompts from the same noise, and a program judges \
-         every image from its pixels.</p>\n{note}</header>\n\
-         <div class=\"panel headline\">\n<p class=\"what\">Images in which everything is as asked, and nothing else is there</p>\n\
-         <div class=\"numbers\">\n{}{}<div class=\"number difference {}\"><span>difference, points</span><strong>{}</strong><small>{}</small></div>\n</div>\n\
-         <div class=\"outcomes\" role=\"img\" aria-label=\"What became of the images\">{outcomes}</div>\n<ul class=\"outcome-keys\">\n{keys}</ul>\n\
-         <p class=\"soft\">{} images of {} held-out prompts on each side. Small figures are 95 % intervals.</p>\n</div>\n",
-        number("base", &side("base", 0), &change.base),
-        number("tuned", &side("tuned", 1), &change.tuned),
-        verdict(&change.difference, Measure::Correct.is_fault()),
-        Scale::PERCENT.signed(change.difference.value),
-        Scale::PERCENT.signed_interval(&change.difference),
-        all.images,
-        all.prompts,
-    )
-}
-
-fn outcome_bar(outcome: Outcome, count: usize) -> String {
-    let title = format!("{count} {}", outcome.words());
-    format!("<i class=\"{}\" style=\"flex-grow:{count}\" title=\"{title}\"></i>", outcome.tag())
+    let number = |class: &str, name: &str, value: &str, interval: &str| {
+        html! {
+            div class={ "number " (class) } { span { (name) } strong { (value) } small { (interval) } }
+        }
+    };
+    let share =
+        |class: &str, name: &str, e: &Estimate| number(class, name, &percent(e.value), &Scale::PERCENT.interval(e));
+    let difference = &change.difference;
+    let verdict = format!("difference {}", verdict(difference, Measure::Correct.is_fault()));
+    let [value, interval] = [Scale::PERCENT.signed(difference.value), Scale::PERCENT.signed_interval(difference)];
+    let outcomes: Vec<(Outcome, usize)> = Outcome::ALL.iter().map(|o| (*o, pairs.count(*o))).collect();
+    Some(html! {
+        header {
+            p .eyebrow { "CoMat on the miniature world" }
+            h1 { "Do the images show what the prompts say?" }
+            p .lead {
+                "CoMat tuned a text-to-image model with prompts alone: a frozen captioner told how likely each prompt is, given the \
+                 image drawn for it, and the gradient of that trained a LoRA. Here the base model and the tuned one draw the same \
+                 held-out prompts from the same noise, and a program judges every image from its pixels."
+            }
+            @if let Some(note) = note { p .soft { (note) } }
+        }
+        div .panel.headline {
+            p .what { "Images in which everything is as asked, and nothing else is there" }
+            div .numbers {
+                (share("base", &side("base", 0), &change.base))
+                (share("tuned", &side("tuned", 1), &change.tuned))
+                (number(&verdict, "difference, points", &value, &interval))
+            }
+            div .outcomes role="img" aria-label="What became of the images" {
+                @for (outcome, count) in &outcomes {
+                    i class=(outcome.tag()) style={ "flex-grow:" (count) } title={ (count) " " (outcome.words()) } {}
+                }
+            }
+            ul .outcome-keys {
+                @for (outcome, count) in &outcomes {
+                    li { i class=(outcome.tag()) {} (count) " " (outcome.words()) }
+                }
+            }
+            p .soft {
+                (all.images) " images of " (all.prompts) " held-out prompts on each side. Small figures are 95 % intervals."
+            }
+        }
+    })
 }
 
 /// The same prompts and seeds, before and after.
-pub fn images(filters: &[Vec<Filter>], cards: &[Card]) -> String {
-    let body = format!(
-        "<p>The first {SHOWN} prompts of each category in the prompt file, with their seeds in turn: they are not chosen by how \
-         they came out. ✓ is an image in which everything is as asked. A click enlarges.</p>\n{}",
-        gallery::html(filters, cards)
-    );
+pub fn images(filters: &[Vec<Filter>], cards: &[Card]) -> Markup {
+    let body = html! {
+        p {
+            "The first " (SHOWN) " prompts of each category in the prompt file, with their seeds in turn: they are not chosen by how \
+             they came out. ✓ is an image in which everything is as asked. A click enlarges."
+        }
+        (gallery::show(filters, cards))
+    };
     page::section("images", "Before and after", &body)
 }
 
 /// All correct by category: figure, table, and every measure to unfold.
-pub fn categories(comparison: &Comparison) -> String {
+pub fn categories(comparison: &Comparison) -> Markup {
     let rows: Vec<(String, &Row<Change>)> = comparison.rows().collect();
     let changes = || rows.iter().filter_map(|(name, row)| Some((name.clone(), row, row.get(Measure::Correct)?)));
     let groups: Vec<Group> = changes().map(|(name, _, change)| group(name, change)).collect();
@@ -80,35 +88,38 @@ pub fn categories(comparison: &Comparison) -> String {
             line(&name, Some(note), Measure::Correct, change, name == "all")
         })
         .collect();
-    let folded: String =
-        rows.iter().map(|(name, row)| page::folded(&format!("{name}: every measure"), &measures(row))).collect();
-    let body = format!(
-        "<div class=\"columns\">\n<div class=\"panel\">\n{}{}</div>\n<div class=\"panel\">\n{}</div>\n</div>\n<div class=\"folded\">\n{folded}</div>\n",
-        sides(),
-        chart::bars("All correct by category", &groups),
-        table("all correct", &lines),
-    );
+    let body = html! {
+        div .columns {
+            div .panel { (sides()) (chart::bars("All correct by category", &groups)) }
+            div .panel { (table("all correct", &lines)) }
+        }
+        div .folded {
+            @for (name, row) in &rows { (page::folded(&format!("{name}: every measure"), &measures(row))) }
+        }
+    };
     page::section("categories", "All correct, by category", &body)
 }
 
 /// What else changed: the images should not get worse as they get more faithful.
-pub fn quality(comparison: &Comparison) -> String {
+pub fn quality(comparison: &Comparison) -> Markup {
     let shares = [Measure::Present, Measure::Bound, Measure::Relation, Measure::Clean, Measure::Extra];
     let groups: Vec<Group> =
         shares.iter().filter_map(|m| Some(group(m.name().into(), comparison.all.get(*m)?))).collect();
-    let body = format!(
-        "<p>Of “something extra” and “unexplained”, less is better. Images that stay clean and explained are still \
-         drawn as well as before.</p>\n\
-         <div class=\"columns\">\n<div class=\"panel\">\n{}{}</div>\n<div class=\"panel\">\n{}</div>\n</div>\n",
-        sides(),
-        chart::bars("Measures of all images", &groups),
-        measures(&comparison.all),
-    );
+    let body = html! {
+        p {
+            "Of “something extra” and “unexplained”, less is better. Images that stay clean and explained are still drawn as well as \
+             before."
+        }
+        div .columns {
+            div .panel { (sides()) (chart::bars("Measures of all images", &groups)) }
+            div .panel { (measures(&comparison.all)) }
+        }
+    };
     page::section("quality", "Objects, attributes and quality", &body)
 }
 
 /// Another LoRA beside the base model: what is correct by category, and every measure.
-pub fn also(also: &Also) -> String {
+pub fn also(also: &Also) -> Markup {
     let (name, comparison) = (also.name.as_str(), &also.comparison);
     let guidance = also.guidance().map_or(String::new(), |scale| format!(", guidance {scale}"));
     let rows: Vec<(String, &Row<Change>)> = comparison.rows().collect();
@@ -120,63 +131,58 @@ pub fn also(also: &Also) -> String {
         .collect();
     let every: Vec<Line> =
         comparison.all.measures.iter().map(|(m, change)| line(m.name(), None, *m, change, false)).collect();
-    let body = format!(
-        "<p>The same prompts and seeds, drawn with another LoRA: {}{}.</p>\n\
-         <div class=\"columns\">\n<div class=\"panel\">\n{}</div>\n<div class=\"panel\">\n{}</div>\n</div>\n",
-        Text(name),
-        Text(guidance),
-        compare::table("all correct, %", ["base", name], &correct),
-        compare::table("measure, %", ["base", name], &every),
-    );
+    let body = html! {
+        p { "The same prompts and seeds, drawn with another LoRA: " (name) (guidance) "." }
+        div .columns {
+            div .panel { (compare::table("all correct, %", ["base", name], &correct)) }
+            div .panel { (compare::table("measure, %", ["base", name], &every)) }
+        }
+    };
     page::section("also", &format!("Base and {name}"), &body)
 }
 
-/// Where the words of some sample prompts look; nothing where the run did not record it.
-pub fn words(panels: &[(String, Inlined)]) -> String {
-    if panels.is_empty() {
-        return String::new();
-    }
-    let body = format!("{}<div class=\"panels\">\n{}</div>\n", samples::ATTENTION, gallery::panels(panels));
-    page::section("words", "Where words look", &body)
-}
-
 /// The curves of the run.
-pub fn training(log: &Log) -> String {
+pub fn training(log: &Log) -> Markup {
     let mut facts = vec![("steps", log.steps.len().to_string())];
     facts.extend(log.trainable.map(|n| ("trained weights", thousands(n))));
     facts.push(("training time", time(log.seconds())));
     facts.extend(log.seconds_a_step().map(|seconds| ("a step", format!("{seconds:.2} s"))));
     facts.extend(log.peak_memory().map(|bytes| ("peak memory", gibibytes(bytes))));
-    let body = format!(
-        "{}<div class=\"columns\">\n{}</div>\n{}",
-        page::facts(&facts),
-        training::panels(&[("", log)]),
-        training::READING
-    );
+    let body = html! {
+        (page::facts(&facts))
+        div .columns { @for panel in training::panels(&[("", log)]) { (panel) } }
+        (training::reading())
+    };
     page::section("training", "The training run", &body)
 }
 
 /// What the words on this page mean.
-pub fn reading() -> String {
-    let terms: String =
-        Measure::ALL.iter().map(|m| format!("<dt>{}</dt><dd>{}</dd>\n", m.name(), meaning(*m))).collect();
-    let body = format!(
-        "<p>The judge finds the connected things in an image, and the shape, colour and texture of each, and holds them against \
-         the prompt. It never sees which model drew the image, and has no part in the training.</p>\n\
-         <dl class=\"terms\">\n{terms}<dt>won, lost</dt><dd>all correct only in the tuned, only in the base image of a prompt and seed</dd>\n\
-         <dt>interval</dt><dd>95 %, by drawing the prompts again 2000 times, each with all its images. That of the difference \
-         keeps base and tuned image together. Where it does not reach 0, the difference is in colour.</dd>\n</dl>\n"
-    );
+pub fn reading() -> Markup {
+    let others = [
+        ("won, lost", "all correct only in the tuned, only in the base image of a prompt and seed"),
+        (
+            "interval",
+            "95 %, by drawing the prompts again 2000 times, each with all its images. That of the difference keeps base and tuned \
+             image together. Where it does not reach 0, the difference is in colour.",
+        ),
+    ];
+    let body = html! {
+        p {
+            "The judge finds the connected things in an image, and the shape, colour and texture of each, and holds them against the \
+             prompt. It never sees which model drew the image, and has no part in the training."
+        }
+        (page::terms(Measure::ALL.iter().map(|m| (m.name(), meaning(*m))).chain(others)))
+    };
     page::section("reading", "How to read this page", &body)
 }
 
 /// Settings and commands.
-pub fn making(log: &Log, commands: &[Vec<String>]) -> String {
-    let body = format!(
-        "<p>The commands behind this page; the configuration is the run’s own, as it was resolved.</p>\n{}<div class=\"folded\">\n{}</div>\n",
-        page::commands(commands),
-        page::folded("All settings of the run", &page::settings(&log.settings))
-    );
+pub fn making(log: &Log, commands: &[Vec<String>]) -> Markup {
+    let body = html! {
+        p { "The commands behind this page; the configuration is the run’s own, as it was resolved." }
+        (page::commands(commands))
+        div .folded { (page::folded("All settings of the run", &page::settings(&log.settings))) }
+    };
     page::section("making", "How it was made", &body)
 }
 
@@ -199,12 +205,12 @@ fn meaning(measure: Measure) -> &'static str {
 }
 
 /// Every measure of some images.
-fn measures(row: &Row<Change>) -> String {
+fn measures(row: &Row<Change>) -> Markup {
     let lines: Vec<Line> = row.measures.iter().map(|(m, change)| line(m.name(), None, *m, change, false)).collect();
     table("measure", &lines)
 }
 
-fn table(what: &str, lines: &[Line]) -> String {
+fn table(what: &str, lines: &[Line]) -> Markup {
     compare::table(&format!("{what}, %"), ["base", "tuned"], lines)
 }
 
@@ -227,7 +233,7 @@ fn group(label: String, Change { base, tuned, .. }: &Change) -> Group {
     Group { label, text, bars: vec![bar("base", base), bar("tuned", tuned)] }
 }
 
-fn sides() -> String {
+fn sides() -> Markup {
     chart::legend(&[("base", "base"), ("tuned", "tuned"), ("interval", "95 % interval")])
 }
 

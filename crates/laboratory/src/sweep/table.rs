@@ -286,7 +286,7 @@ mod tests {
     };
 
     /// Two images of each prompt, so many of all correct.
-    fn pictures(questions: &[Question], right: usize) -> Vec<Judged> {
+    fn images(questions: &[Question], right: usize) -> Vec<Judged> {
         let judged = |i: usize| Judged {
             prompt: questions[i / 2].prompt.clone(),
             category: questions[i / 2].category,
@@ -309,8 +309,8 @@ mod tests {
     /// Of models at guidances 1 and 4: right of the choosing prompts' two, right of the others' four images.
     fn sweep(models: &[[(usize, usize); 2]], request: &Request) -> Sweep {
         let at = |(choosing, judged): &(usize, usize)| At {
-            choosing: pictures(&request.choosing, *choosing),
-            judged: pictures(&request.questions, *judged),
+            choosing: images(&request.choosing, *choosing),
+            judged: images(&request.questions, *judged),
         };
         let drawn: Vec<Vec<At>> = models.iter().map(|model| model.iter().map(at).collect()).collect();
         Sweep::new(request, Path::new("sd"), &drawn).unwrap()
@@ -373,7 +373,7 @@ mod tests {
         assert!(base.best.is_none() && base.chosen.as_ref().unwrap().base == 4.0);
         assert!(!base.to_string().contains("tuned"), "{base}");
         let one = Request { guidances: vec![2.0], choosing: vec![], ..of(&["a.safetensors"]) };
-        let at = |right| vec![At { choosing: vec![], judged: pictures(&one.questions, right) }];
+        let at = |right| vec![At { choosing: vec![], judged: images(&one.questions, right) }];
         let one = Sweep::new(&one, Path::new("sd"), &[at(1), at(2)]).unwrap();
         let text = one.to_string();
         assert!(one.chosen.is_none() && text.contains("## Base and tuned") && !text.contains("chosen"), "{text}");

@@ -165,5 +165,5 @@ pub fn digests(path: &Path) -> Result<(String, String)> {
             }
         }
     }
-    Ok((super::write::hex(&whole.finalize()), super::write::hex(&values.finalize())))
+    Ok((crate::hex(&whole.finalize()), crate::hex(&values.finalize())))
 }

@@ -132,9 +132,5 @@ pub fn hash(tensors: &Tensors) -> String {
         let flat = t.contiguous().view([-1]).view_dtype(Kind::Uint8);
         hasher.update(Vec::<u8>::try_from(flat).unwrap_or_default());
     }
-    hex(&hasher.finalize())
-}
-
-pub fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::hex(&hasher.finalize())
 }

@@ -29,7 +29,7 @@ pub fn key(model: &str, question: &str, image: &[u8]) -> String {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    models::hex(&hasher.finalize())
 }
 
 impl Cache {
