@@ -85,7 +85,7 @@ pub struct Opened {
     pub image: Image,
     /// That it says it was drawn from.
     pub seed: Option<u64>,
-    /// See [`digest`].
+    /// See [`models::digest`].
     pub digest: String,
     /// The file as it is.
     pub bytes: Vec<u8>,
