@@ -23,6 +23,7 @@ fn parse(text: &str, settings: &[String], file: &Path, presets: Option<&Path>) -
         apply(&mut table, setting)?;
     }
     extends::leave_out(&mut table);
+    check_sections(&table).with_context(|| name.clone())?;
     let config: Config = match table.try_into() {
         Ok(config) => config,
         Err(merged) => {
@@ -84,6 +85,38 @@ fn apply(table: &mut Table, setting: &str) -> Result<()> {
     Ok(())
 }
 
+/// Keys of the file that are sections.
+const SECTIONS: [&str; 18] = [
+    "model",
+    "captioner",
+    "prompts",
+    "sampling",
+    "replay",
+    "anchor",
+    "attention",
+    "fidelity",
+    "mixed",
+    "lora",
+    "optimizer",
+    "train",
+    "checkpoints",
+    "samples",
+    "validation",
+    "ranks",
+    "memory",
+    "logging",
+];
+
+/// A list where a section belongs: serde would take it for the section's values, in order.
+fn check_sections(table: &Table) -> Result<()> {
+    for (key, value) in table {
+        if SECTIONS.contains(&key.as_str()) && value.is_array() {
+            bail!("`{key}` is one section, not a list: write [{key}] and its settings below it");
+        }
+    }
+    Ok(())
+}
+
 fn at_place(error: &toml::de::Error, text: &str, file: &str) -> anyhow::Error {
     let message = with_suggestion(error.message().trim().lines().next().unwrap_or_default());
     match error.span() {
@@ -105,7 +138,10 @@ fn in_words(message: &str) -> String {
     {
         message = message.replace(&format!("expected {of_rust}"), &format!("expected {word}"));
     }
-    message
+    match message.split_once("expected struct ") {
+        Some((before, _)) => format!("{before}expected a section: [NAME] and its settings below it"),
+        None => message,
+    }
 }
 
 /// Turns serde's "unknown field `stepz`, expected one of `steps`, …" into a suggestion.
@@ -212,6 +248,36 @@ mod tests {
         assert_eq!(config.train.steps, 7);
         assert_eq!(config.sampling.size, Some(super::super::Size { width: 64, height: 64 }));
         assert_eq!(config.lora.targets, ["to_q"]);
+    }
+
+    #[test]
+    fn a_value_where_a_section_belongs_is_refused() {
+        assert!(error("", &["lora=[1]"]).contains("`lora` is one section, not a list: write [lora]"));
+        assert!(error("[[lora]]\nrank = 1", &[]).contains("`lora` is one section, not a list"));
+        let with = error("", &["fidelity=3"]);
+        assert_eq!(
+            with,
+            "run.toml with fidelity=3: invalid type: integer `3`, expected a section: [NAME] and its settings below it"
+        );
+        assert!(error("", &["logging=\"a\""]).contains("expected a section"));
+    }
+
+    /// Every object of the schema is in the list, and nothing else.
+    #[test]
+    fn the_sections_are_those_of_the_schema() {
+        let schema = crate::reference::schema();
+        let properties = schema["properties"].as_object().unwrap();
+        let is_section = |property: &serde_json::Value| {
+            let text = property.to_string();
+            text.contains("$ref") && property.get("items").is_none()
+        };
+        let of_schema: Vec<&str> =
+            properties.iter().filter(|(_, property)| is_section(property)).map(|(key, _)| key.as_str()).collect();
+        let mut known = SECTIONS.to_vec();
+        known.sort_unstable();
+        let mut found = of_schema.clone();
+        found.sort_unstable();
+        assert_eq!(found, known);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 use torch_ext::testing::device;
 
 fn course(cycles: &[u64]) -> Course {
-    Course { name: "toy", cycles: cycles.to_vec(), learning_rate: 0.3, seed: 4, average: 0.9 }
+    Course { name: "toy", cycles: cycles.to_vec(), learning_rate: 0.3, seed: 4, average: 0.9, about: String::new() }
 }
 
 fn fresh() -> Parameters {

@@ -4,6 +4,7 @@
 
 mod journal;
 mod lines;
+mod lock;
 pub mod samples;
 mod validation;
 
@@ -18,6 +19,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use journal::{Journal, Looked};
 use lines::Lines;
 pub use lines::duration;
+use lock::Lock;
 use models::write_text;
 use models::{
     Error,
@@ -73,6 +75,7 @@ pub struct Run {
     /// Step and caption loss of every held-out prompt, as measured since the run began.
     pub measured: Vec<(u64, Vec<f64>)>,
     interrupt: Interrupt,
+    _lock: Lock,
 }
 
 impl Run {
@@ -89,6 +92,7 @@ impl Run {
             None => None,
         };
         let (folder, leads) = (config.output.clone(), group.leads());
+        let lock = if leads { Lock::take(&folder)? } else { Lock::none() };
         // an empty log is that of a run which was stopped before its first step
         let begun = fs::metadata(folder.join("events.jsonl")).is_ok_and(|log| log.len() > 0);
         if leads && !resumes && begun {
@@ -116,7 +120,6 @@ impl Run {
             config.samples.prompts.clone()
         };
         if leads {
-            fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
             write_text(&folder.join("config.toml"), &toml::to_string(config)?).context("writing the run's folder")?;
         }
         let style = ProgressStyle::with_template(
@@ -139,6 +142,7 @@ impl Run {
             samples,
             measured: vec![],
             interrupt: interrupt.clone(),
+            _lock: lock,
         })
     }
 

@@ -1,10 +1,15 @@
 //! `comat world pretrain`: the networks of the miniature world.
 
-use crate::console::Console;
+use crate::{console::Console, share};
 use ::diffusion::settings::Where;
 use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum, value_parser};
-use laboratory::pretrain::{Stack, Watch, captioner, diffusion, vae};
+use laboratory::pretrain::{
+    Stack, Watch, captioner,
+    diffusion::{self, Lesson},
+    vae,
+};
+use scenes::wording::Faults;
 use std::path::PathBuf;
 
 /// Train the miniature stack from scratch: first vae, then diffusion, then captioner
@@ -23,9 +28,36 @@ pub struct Pretrain {
     /// Optimiser steps, in place of the recipe's
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
+    /// diffusion: begin with the weights of this stack
+    #[arg(long, value_name = "DIR", value_parser = share::path)]
+    pub from: Option<PathBuf>,
+    /// diffusion: how wrong its captions are
+    #[arg(long, value_enum, default_value_t = Captions::Web)]
+    pub captions: Captions,
+    /// diffusion: images a step
+    #[arg(long, value_name = "N", default_value_t = diffusion::BATCH, value_parser = value_parser!(u64).range(1..=65_536))]
+    pub batch: u64,
+    /// diffusion: highest learning rate
+    #[arg(long, value_name = "RATE", default_value_t = diffusion::LEARNING_RATE, value_parser = rate)]
+    pub learning_rate: f64,
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: Where,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Captions {
+    /// As the web has them: swapped, missing and invented objects
+    Web,
+    /// Complete and true
+    True,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate < 1.0 => Ok(rate),
+        _ => Err("must be between 0 and 1".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -77,7 +109,20 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
                 let error = vae::run(&stack, steps, args.seed, &watch)?;
                 say!("vae: a pixel of a new image is off by {error:.4} on average (of 1)");
             }
-            Part::Diffusion => diffusion::run(&stack, steps, args.seed, &watch)?,
+            Part::Diffusion => {
+                let lesson = Lesson {
+                    steps,
+                    batch: args.batch,
+                    learning_rate: args.learning_rate,
+                    seed: args.seed,
+                    faults: match args.captions {
+                        Captions::Web => Faults::WEB,
+                        Captions::True => Faults::NONE,
+                    },
+                    from: args.from.clone(),
+                };
+                diffusion::run(&stack, &lesson, &watch)?;
+            }
             Part::Captioner => captioner::run(&stack, steps, args.seed, &watch)?,
         }
         bar.finish_and_clear();

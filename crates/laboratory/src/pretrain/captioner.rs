@@ -56,8 +56,14 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     };
     let settings = config::Captioner::at(stack.blip());
     let loss = CaptionLoss::new(Captioner::new(&config, &parameters.training("blip")?)?, &settings, stack.device)?;
-    let course =
-        Course { name: "captioner", cycles: course::cycles(steps, &CYCLES), learning_rate: 1e-3, seed, average: 0.998 };
+    let course = Course {
+        name: "captioner",
+        cycles: course::cycles(steps, &CYCLES),
+        learning_rate: 1e-3,
+        seed,
+        average: 0.998,
+        about: String::new(),
+    };
     let mut batches = Ahead::new(move |step| Batch::new(seed, step, pool_size));
     course.run(&mut parameters, &stack.files(course.name), watch, |step, _| {
         let batch = batches.next(step)?;

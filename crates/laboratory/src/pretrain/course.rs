@@ -27,6 +27,8 @@ pub struct Course {
     pub seed: u64,
     /// Decay of the running average whose weights are kept in the end.
     pub average: f64,
+    /// What else must be the same to go on from a saved state
+    pub about: String,
 }
 
 /// Cycles of these lengths, as far as there are steps; the last one takes what is left.

@@ -21,20 +21,39 @@ use scenes::{
 };
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 use tch::{Device, Kind, Tensor};
 
 pub const STEPS: u64 = 4000;
-const BATCH: u64 = 256;
+pub const BATCH: u64 = 256;
+pub const LEARNING_RATE: f64 = 1e-3;
+const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
+const TEXT_ENCODER: &str = "text_encoder/model.safetensors";
 /// Images that are encoded once and drawn from, at most.
 const POOL: u64 = 65_536;
 const ENCODED_AT_A_TIME: u64 = 256;
 /// Timesteps with less noise than this ratio of signal to noise count less (Hang et al. 2023).
 const MOST_SIGNAL: f64 = 5.0;
 
+/// What is trained on what.
+#[derive(Debug, Clone)]
+pub struct Lesson {
+    pub steps: u64,
+    /// Images a step
+    pub batch: u64,
+    pub learning_rate: f64,
+    pub seed: u64,
+    /// How wrong its captions are
+    pub faults: Faults,
+    /// The stack whose weights it begins with; fresh ones when absent
+    pub from: Option<PathBuf>,
+}
+
 /// Trains, and writes `sd/unet` and `sd/text_encoder`.
-pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
+pub fn run(stack: &Stack, lesson: &Lesson, watch: &Watch) -> Result<()> {
+    let Lesson { steps, batch, learning_rate, seed, faults, .. } = lesson.clone();
     let unet_config = unet::Config::read(&stack.sd("unet/config.json"))?;
     let text_config = TextConfig::read(&stack.sd("text_encoder/config.json"))?;
     let schedule = NoiseSchedule::read(&stack.sd("scheduler/scheduler_config.json"), Forced::by_pipeline_of(false))?;
@@ -43,22 +62,28 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
         ("text_encoder", TextEncoder::layout(&text_config), Init::Normal(0.02)),
     ];
     let mut parameters = Parameters::fresh(&parts, seed, stack.device)?;
+    if let Some(from) = &lesson.from {
+        let from = Stack::open(from, stack.device)?;
+        parameters.load("unet", &from.sd(UNET))?;
+        parameters.load("text_encoder", &from.sd(TEXT_ENCODER))?;
+    }
     let unet = UNet::new(&unet_config, &parameters.training("unet")?)?;
     let encoder = TextEncoder::new(&text_config, &parameters.training("text_encoder")?)?;
     let tokens = Tokens { tokenizer: ClipTokenizer::open(&stack.sd("tokenizer"))?, known: Mutex::default() };
-    let images = POOL.min(steps * BATCH);
+    let images = POOL.min(steps * batch);
     let pool = pool(stack, images, seed, watch)?;
     let mut shape = pool.size();
-    shape[0] = BATCH as i64;
+    shape[0] = batch as i64;
     let levels = Levels::of(&schedule, stack.device);
     let timesteps = levels.count;
-    let course = Course { name: "diffusion", cycles: vec![steps], learning_rate: 1e-3, seed, average: 0.998 };
+    let about = format!("{batch} images a step, {faults:?}, from {:?}", lesson.from);
+    let course = Course { name: "diffusion", cycles: vec![steps], learning_rate, seed, average: 0.998, about };
     let mut batches = Ahead::new(move |step| {
         let mut rng = data::rng(seed, Stream::Step, step);
-        let numbers: Vec<i64> = (0..BATCH).map(|_| rng.random_range(0..images as i64)).collect();
-        let caption = |n: &i64| web_caption(&Faults::WEB, &data::scene(seed, *n as u64), &mut rng).unwrap_or_default();
+        let numbers: Vec<i64> = (0..batch).map(|_| rng.random_range(0..images as i64)).collect();
+        let caption = |n: &i64| web_caption(&faults, &data::scene(seed, *n as u64), &mut rng).unwrap_or_default();
         let captions: Vec<String> = numbers.iter().map(caption).collect();
-        let timesteps: Vec<i64> = (0..BATCH).map(|_| rng.random_range(0..timesteps)).collect();
+        let timesteps: Vec<i64> = (0..batch).map(|_| rng.random_range(0..timesteps)).collect();
         let noise = data::randn(&mut rng, &shape)?;
         Ok([Tensor::from_slice(&numbers), tokens.rows(&captions)?, Tensor::from_slice(&timesteps), noise])
     });
@@ -73,8 +98,8 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
         let total = (error * levels.weight.index_select(0, &timesteps)).mean(Kind::Float);
         Ok(Losses { total, parts: vec![("error", plain)] })
     })?;
-    parameters.write("unet", &stack.sd("unet/diffusion_pytorch_model.safetensors"))?;
-    parameters.write("text_encoder", &stack.sd("text_encoder/model.safetensors"))
+    parameters.write("unet", &stack.sd(UNET))?;
+    parameters.write("text_encoder", &stack.sd(TEXT_ENCODER))
 }
 
 /// Scaled latents of the first scenes `[count, 4, 16, 16]`.

@@ -1,6 +1,6 @@
 //! Trainable weights of one or more networks, as views of one flat buffer.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use diffusion::random::{Purpose, stream};
 use models::{
     tensors::{self, Tensors},
@@ -45,6 +45,27 @@ impl Parameters {
         let shapes: Layout = values.iter().map(|(key, t)| (key.clone(), t.size())).collect();
         let flat = Tensor::cat(&values.values().map(|t| t.flatten(0, -1)).collect::<Vec<_>>(), 0);
         Ok(Self::from_flat(flat.to_device(device), shapes))
+    }
+
+    /// Puts a file's weights in the place of a network's, values and average.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or of another network.
+    pub fn load(&mut self, part: &str, path: &Path) -> Result<()> {
+        let (mut all, _) = tensors::read(path)?;
+        let prefix = format!("{part}.");
+        let (flat, average) = (&self.flat, &self.average);
+        let targets = views(flat, &self.shapes).zip(views(average, &self.shapes));
+        for ((key, value), (_, average)) in targets.filter(|((key, _), _)| key.starts_with(&prefix)) {
+            let key = &key[prefix.len()..];
+            let saved: Tensor =
+                all.remove(key).with_context(|| format!("{}: there is no {key} in it", path.display()))?;
+            if saved.size() != value.size() {
+                bail!("{}: {key} has shape {:?}, expected {:?}", path.display(), saved.size(), value.size());
+            }
+            tch::no_grad(|| [value, average].into_iter().for_each(|mut to| to.copy_(&saved)));
+        }
+        Ok(())
     }
 
     fn from_flat(flat: Tensor, shapes: Layout) -> Self {

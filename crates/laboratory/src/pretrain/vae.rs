@@ -27,7 +27,8 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<f64> {
     let config = Config::read(&stack.sd("vae/config.json"))?;
     let parts = [("vae", AutoencoderKl::layout(&config), Init::Uniform)];
     let mut parameters = Parameters::fresh(&parts, seed, stack.device)?;
-    let course = Course { name: "vae", cycles: vec![steps], learning_rate: 2e-3, seed, average: 0.995 };
+    let course =
+        Course { name: "vae", cycles: vec![steps], learning_rate: 2e-3, seed, average: 0.995, about: String::new() };
     let vae = AutoencoderKl::new(&unscaled(&config), &parameters.training("vae")?, Kind::Float)?;
     let mut batches = Ahead::new(move |step| {
         let pieces = (step as f64) < STEPS_ON_PIECES * steps as f64;
