@@ -13,6 +13,8 @@ fn nothing_to_do_is_wrong_usage() {
     let folder = Folder::new();
     folder.comat(&words("world pretrain --steps 0 --out stack")).usage(&["--steps"]);
     folder.comat(&words("world sharpness --count 0")).usage(&["--count"]);
+    folder.comat(&words("world pretrain diffusion --out stack --learning-rate 2")).usage(&["between 0 and 1"]);
+    folder.comat(&words("world pretrain diffusion --out stack --batch 0")).usage(&["--batch"]);
 }
 
 #[test]
@@ -29,6 +31,12 @@ fn a_stack_from_nothing() {
     let weights = trained.keys().filter(|name| name.extension().is_some_and(|e| e == "safetensors"));
     assert!(weights.map(|name| assert!(trained[name] == again[name], "{}", name.display())).count() >= 7);
     folder.comat(&words("world pretrain diffusion --steps 3 --out stack")).error(&["diffusion.safetensors", "--out"]);
+
+    folder.comat(&words("world pretrain vae --steps 2 --out other")).ok();
+    let on = "world pretrain diffusion --steps 1 --batch 2 --captions true --learning-rate 1e-4 --out other --from";
+    folder.comat(&[&words(on)[..], &["none"]].concat()).error(&["none/sd/model_index.json", "world pretrain"]);
+    folder.comat(&[&words(on)[..], &["stack"]].concat()).ok();
+    folder.comat(&[&words(on)[..], &["other"]].concat()).error(&["diffusion.safetensors", "other settings"]);
 
     let done = folder.comat(&words("world sharpness --stack stack --count 40")).ok();
     let rates: Vec<&str> = done.stdout.lines().filter(|line| line.contains("colours swapped")).collect();

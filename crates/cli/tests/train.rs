@@ -295,6 +295,22 @@ fn only_the_newest_checkpoints_are_kept() {
     assert_eq!(folder.names("last/checkpoints"), ["latest", "step-3"]);
 }
 
+/// A second process would mix its log and checkpoints with those of the first.
+#[test]
+fn a_folder_in_which_another_process_trains() {
+    let folder = Folder::of_run();
+    folder.train("train.steps=1").ok();
+    let lock = std::fs::File::options().append(true).open(folder.path("out/.lock")).unwrap();
+    lock.lock().unwrap();
+    let before = folder.bytes("out");
+    folder
+        .train("train.steps=2 --resume auto")
+        .error(&["out: another process is training in this folder", "output=DIR"]);
+    assert!(folder.bytes("out") == before);
+    drop(lock);
+    folder.train("train.steps=2 --resume auto").ok();
+}
+
 /// Everything that the documentation promises of a run's folder.
 #[test]
 fn the_folder_of_a_run() {
@@ -307,8 +323,16 @@ fn the_folder_of_a_run() {
     assert!(done.stdout.contains("4 steps done. The LoRA is in runs/first/adapter"), "{}", done.stdout);
     assert!(done.stdout.contains("Before and after: runs/first/before-after.png"), "{}", done.stdout);
     assert_eq!(done.stderr.matches(": caption loss on 2 held-out prompts").count(), 3, "{}", done.stderr);
-    let entries =
-        ["adapter", "before-after.png", "checkpoints", "config.toml", "events.jsonl", "samples", "tensorboard"];
+    let entries = [
+        ".lock",
+        "adapter",
+        "before-after.png",
+        "checkpoints",
+        "config.toml",
+        "events.jsonl",
+        "samples",
+        "tensorboard",
+    ];
     assert_eq!(folder.names("runs/first"), entries);
     assert_eq!(
         folder.names("runs/first/adapter"),

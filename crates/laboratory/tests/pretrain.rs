@@ -52,6 +52,29 @@ fn fit(cycles: &[u64], parameters: &mut Parameters, folder: &Path, stop: Option<
 }
 
 #[test]
+fn a_course_can_begin_with_the_weights_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("toy.safetensors");
+    let of_seed = |seed| {
+        let layout = Layout::from([("slope.weight".to_owned(), vec![3, 2]), ("slope.bias".to_owned(), vec![3])]);
+        Parameters::fresh(&[("toy", layout, Init::Uniform)], seed, device()).unwrap()
+    };
+    let (given, mut other) = (of_seed(4), of_seed(5));
+    given.write("toy", &file).unwrap();
+    assert_ne!(other.flat, given.flat);
+    other.load("toy", &file).unwrap();
+    assert_eq!(other.flat, given.flat.to_kind(Kind::Half).to_kind(Kind::Float), "files are in float16");
+    assert_eq!(other.average, other.flat);
+    let sum = slope(&other).unwrap().0.sum(Kind::Float);
+    assert_eq!(other.gradient(&sum).unwrap().sum(Kind::Float).double_value(&[]), 6.0, "its leaves are still trained");
+
+    let layout = Layout::from([("slope.weight".to_owned(), vec![2, 3]), ("slope.bias".to_owned(), vec![3])]);
+    let mut turned = Parameters::fresh(&[("toy", layout, Init::Uniform)], 4, device()).unwrap();
+    let error = turned.load("toy", &file).unwrap_err().to_string();
+    assert!(error.contains("slope.weight has shape [3, 2], expected [2, 3]"), "{error}");
+}
+
+#[test]
 fn a_course_that_was_stopped_goes_on_exactly() {
     let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut straight = fresh();
