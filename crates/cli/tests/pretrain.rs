@@ -32,10 +32,14 @@ fn a_stack_from_nothing() {
     assert!(weights.map(|name| assert!(trained[name] == again[name], "{}", name.display())).count() >= 7);
     folder.comat(&words("world pretrain diffusion --steps 3 --out stack")).error(&["diffusion.safetensors", "--out"]);
 
-    folder.comat(&words("world pretrain vae --steps 2 --out other")).ok();
     let on = "world pretrain diffusion --steps 1 --batch 2 --captions true --learning-rate 1e-4 --out other --from";
     folder.comat(&[&words(on)[..], &["none"]].concat()).error(&["none/sd/model_index.json", "world pretrain"]);
     folder.comat(&[&words(on)[..], &["stack"]].concat()).ok();
+    for name in ["config.json", "diffusion_pytorch_model.safetensors"] {
+        let [one, other] =
+            ["stack", "other"].map(|stack| std::fs::read(folder.path(&format!("{stack}/sd/vae/{name}"))).unwrap());
+        assert!(one == other, "{name}");
+    }
     folder.comat(&[&words(on)[..], &["other"]].concat()).error(&["diffusion.safetensors", "other settings"]);
 
     let done = folder.comat(&words("world sharpness --stack stack --count 40")).ok();

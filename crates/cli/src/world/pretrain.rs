@@ -28,7 +28,7 @@ pub struct Pretrain {
     /// Optimiser steps, in place of the recipe's
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
-    /// diffusion: begin with the weights of this stack
+    /// diffusion: begin with the weights of this stack, and with its autoencoder where DIR has none
     #[arg(long, value_name = "DIR", value_parser = share::path)]
     pub from: Option<PathBuf>,
     /// diffusion: how wrong its captions are
@@ -92,6 +92,9 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
             Part::Diffusion => ("diffusion", diffusion::STEPS),
             Part::Captioner => ("captioner", captioner::STEPS),
         };
+        if let (Part::Diffusion, Some(from)) = (part, &args.from) {
+            stack.take_autoencoder(&Stack::open(from, stack.device)?)?;
+        }
         if let Some((first, weights)) = part.needs()
             && !(part == Part::Captioner && args.steps.is_some_and(|steps| steps <= captioner::FIRST_CYCLE))
             && !stack.sd(weights).exists()

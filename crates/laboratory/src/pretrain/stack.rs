@@ -71,6 +71,22 @@ impl Stack {
         Ok(this)
     }
 
+    /// Takes over the autoencoder of another stack, unless there is one already.
+    ///
+    /// # Errors
+    /// The other has none, or it cannot be copied.
+    pub fn take_autoencoder(&self, from: &Self) -> Result<()> {
+        let weights = "vae/diffusion_pytorch_model.safetensors";
+        if self.sd(weights).exists() {
+            return Ok(());
+        }
+        for name in ["vae/config.json", weights] {
+            let (source, target) = (from.sd(name), self.sd(name));
+            models::write_whole(&target, |file| fs::copy(&source, file).map(drop).map_err(|e| Error::io(&source)(e)))?;
+        }
+        Ok(())
+    }
+
     pub fn sd(&self, part: &str) -> PathBuf {
         self.root.join("sd").join(part)
     }
