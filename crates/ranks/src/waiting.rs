@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn who_is_missing_and_where() {
-        let store = Store::serve(0, Duration::from_secs(5)).unwrap();
+        let store = Store::serve(0, Duration::from_secs(60)).unwrap();
         let launch = |port: u16, serves| Launch {
             rank: 0,
             size: 3,

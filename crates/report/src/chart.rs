@@ -122,7 +122,8 @@ pub fn plot(curves: &[Curve], marks: &[Mark], label: impl Fn(f64, usize) -> Stri
     let points = || curves.iter().flat_map(|c| &c.points).filter(finite);
     let xs = points().map(|p| p.0).chain(marks.iter().map(|m| m.x));
     let ys = points().map(|p| p.1).chain(marks.iter().flat_map(|m| [m.y - m.error, m.y + m.error]));
-    let ((left, right), (bottom, top)) = (range(xs)?, range(ys)?);
+    let ((left, right), (bottom, top)) =
+        (range(xs, |_| 0.5)?, range(ys, |y| if y == 0.0 { 0.5 } else { 0.5 * y.abs() })?);
     let step = tick(top - bottom);
     let digits = (-step.log10().floor()).max(0.0) as usize;
     let (bottom, top) = ((bottom / step).floor() * step, (top / step).ceil() * step);
@@ -225,12 +226,13 @@ fn pixels(length: f64) -> String {
     format!("{length:.1}")
 }
 
-/// Least and largest, a little apart where they are equal; `None` of nothing.
-fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+/// Least and largest, `apart` from the value where they are equal, not below zero if it is not; `None` of nothing.
+fn range(values: impl Iterator<Item = f64>, apart: impl Fn(f64) -> f64) -> Option<(f64, f64)> {
     let (low, high) =
         values.filter(|v| v.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
-    let apart = if high > low { 0.0 } else { (0.1 * low.abs()).max(0.5) };
-    (low <= high).then_some((low - apart, high + apart))
+    let apart = if high == low { apart(low) } else { 0.0 };
+    let least = if low >= 0.0 { (low - apart).max(0.0) } else { low - apart };
+    (low <= high).then_some((least, high + apart))
 }
 
 /// 1, 2 or 5 times a power of ten: about four of them in the span.
@@ -265,6 +267,13 @@ mod tests {
         let flat = curves("loss", &[Curve { class: "raw".into(), name: String::new(), points: vec![(3.0, 2.0)] }], &[]);
         let flat = flat.unwrap().into_string();
         assert!(!flat.contains("NaN") && !flat.contains("inf"), "{flat}");
+        // a share that stays what it is: an axis within 0 and 1
+        for (share, top) in [(0.458, ">0.7</text>"), (0.0, ">0.6</text>")] {
+            let points = vec![(0.0, share), (9.0, share)];
+            let flat = curves("share", &[Curve { class: "raw".into(), name: String::new(), points }], &[]);
+            let flat = flat.unwrap().into_string();
+            assert!(flat.contains(top) && !flat.contains(">-") && !flat.contains(">−"), "{flat}");
+        }
     }
 
     #[test]
