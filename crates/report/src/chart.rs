@@ -268,7 +268,7 @@ mod tests {
         let flat = flat.unwrap().into_string();
         assert!(!flat.contains("NaN") && !flat.contains("inf"), "{flat}");
         // a share that stays what it is: an axis within 0 and 1
-        for (share, top) in [(0.458, ">0.7</text>"), (0.0, ">0.6</text>")] {
+        for (share, top) in [(0.458, ">0.8</text>"), (0.0, ">0.6</text>")] {
             let points = vec![(0.0, share), (9.0, share)];
             let flat = curves("share", &[Curve { class: "raw".into(), name: String::new(), points }], &[]);
             let flat = flat.unwrap().into_string();
