@@ -92,7 +92,6 @@ impl Run {
             None => None,
         };
         let (folder, leads) = (config.output.clone(), group.leads());
-        let lock = if leads { Lock::take(&folder)? } else { Lock::none() };
         // an empty log is that of a run which was stopped before its first step
         let begun = fs::metadata(folder.join("events.jsonl")).is_ok_and(|log| log.len() > 0);
         if leads && !resumes && begun {
@@ -119,6 +118,7 @@ impl Run {
         } else {
             config.samples.prompts.clone()
         };
+        let lock = if leads { Lock::take(&folder)? } else { Lock::none() };
         if leads {
             write_text(&folder.join("config.toml"), &toml::to_string(config)?).context("writing the run's folder")?;
         }
