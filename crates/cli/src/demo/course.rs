@@ -140,7 +140,8 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
                 Some((
                     "few",
                     "tuned",
-                    "Tuned: the LoRA of a long training, shipped with comat. Few: that of the few steps of this demo, whose curves are below.",
+                    "Tuned: the LoRA of a long training, shipped with comat. Few: that of the few steps of this demo, whose curves are below. So few images only show how it \
+                     looks: over 900 images base and tuned were equally often right (docs/results.md).",
                 )),
                 "report.html",
             ),
