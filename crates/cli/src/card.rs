@@ -13,7 +13,7 @@ use std::{fs, path::Path};
 /// Writes the card with the newest images beside the LoRA, and the recipe beside the samples.
 pub fn write(session: &Session, steps: u64, verdict: Option<&str>) -> Result<()> {
     let config = &session.config;
-    let model = recipe::Model::of(session.pipeline.base, &session.pipeline.schedule);
+    let model = recipe::Model::of(session.pipeline.base(), session.pipeline.schedule()?);
     let recipe = recipe::of(config, &model, &name(config), &shown(&config.model.path));
     let (run, adapter) = (&config.output, config.output.join("adapter"));
     let image = copy_image(run, &adapter)?;

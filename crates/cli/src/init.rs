@@ -106,7 +106,7 @@ pub fn run(args: Init, console: &Console) -> Result<()> {
         Pipeline::open_at(&model, None, tokenizer.as_deref(), Overrides::default(), Kind::Float.into(), Device::Cpu)?;
     let memory =
         args.memory.or_else(|| free(device)).context("how much memory is there? say it by --memory, as 12GB")?;
-    let (base, native) = (pipeline.base, pipeline.native_size());
+    let (base, native) = (pipeline.base(), pipeline.native_size());
     let known = Known { model: model.typed().display().to_string(), native, xl: base == Base::Sdxl, device, memory };
     say!("{}: {base}, made for {native}; {} on {device:?}", known.model, gigabytes(memory));
     drop(pipeline);

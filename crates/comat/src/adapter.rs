@@ -7,7 +7,7 @@ use models::lora::Lora;
 
 /// A fresh adapter as configured, or the one in the file that `lora.init` names.
 pub fn start(session: &Session) -> Result<Lora> {
-    let (config, weights, seed) = (&session.config.lora, &session.pipeline.unet_weights, session.config.seed);
+    let (config, weights, seed) = (&session.config.lora, &session.pipeline.weights, session.config.seed);
     if let Some(path) = config.init.as_deref() {
         let lora = Lora::read(path, weights)?;
         if let Some((layer, pair)) = lora.pairs().find(|(_, p)| p.rank() != config.rank) {

@@ -4,9 +4,9 @@
 use crate::loss::attention::Target;
 use anyhow::{Context, Result};
 use config::{self, Form};
-use diffusion::{prompts::Prompt, resident::Resident, segment::Segmenter};
+use diffusion::{conditions::PromptEncoder, prompts::Prompt, resident::Resident, segment::Segmenter};
 use entities::{Entity, Mode, Parser};
-use models::tokenizer::{ClipTokenizer, Encoding};
+use models::tokenizer::Encoding;
 use std::{collections::HashMap, ops::Range};
 use tch::Tensor;
 
@@ -84,11 +84,11 @@ impl Attention {
         &mut self,
         images: &Tensor,
         prompts: &[&str],
-        tokenizer: &ClipTokenizer,
+        encoder: &dyn PromptEncoder,
     ) -> Result<(Vec<Vec<Target>>, Counts)> {
         let _guard = tch::no_grad_guard();
         let subjects: Vec<Vec<Subject>> =
-            prompts.iter().map(|prompt| self.subjects(prompt, tokenizer)).collect::<Result<_>>()?;
+            prompts.iter().map(|prompt| self.subjects(prompt, encoder)).collect::<Result<_>>()?;
         let nouns: Vec<Vec<String>> = subjects.iter().map(|s| s.iter().map(|s| s.noun.clone()).collect()).collect();
         let mut counts = Counts::default();
         let masks = self.segmenter.with(|segmenter| segmenter.segment(&images.clamp(0.0, 1.0), &nouns))?;
@@ -126,7 +126,7 @@ impl Attention {
         self.told.add(counts);
     }
 
-    fn subjects(&mut self, prompt: &str, tokenizer: &ClipTokenizer) -> Result<Vec<Subject>> {
+    fn subjects(&mut self, prompt: &str, encoder: &dyn PromptEncoder) -> Result<Vec<Subject>> {
         if let Some(known) = self.subjects.get(prompt) {
             return Ok(known.clone());
         }
@@ -135,7 +135,7 @@ impl Attention {
             Some(entities) => entities,
             None => self.parser()?.entities(prompt, mode),
         };
-        let found = subjects(prompt, &entities, mode, &tokenizer.encode(prompt)?);
+        let found = subjects(prompt, &entities, mode, &encoder.tokens(prompt)?);
         self.subjects.insert(prompt.to_owned(), found.clone());
         Ok(found)
     }

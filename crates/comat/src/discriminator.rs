@@ -10,18 +10,19 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use diffusion::{
-    pipeline::{self, Pipeline, wide},
+    family::Family,
+    pipeline::{Pipeline, wide},
     precision,
     random::{Purpose, stream},
     resident::Resident,
 };
 use models::{
     lora::{Lora, Trainable},
-    unet::{self, Text, UNet},
+    network::{Conditions, Network},
     weights::Weights,
 };
 use optim::{AdamW, Gradients};
-use std::fs;
+use std::{fs, rc::Rc};
 use tch::{Kind, Reduction, Tensor};
 
 pub const HEAD_WEIGHT: &str = "head.weight";
@@ -29,12 +30,12 @@ pub const HEAD_BIAS: &str = "head.bias";
 
 pub struct Discriminator {
     settings: config::Fidelity,
-    unet_config: unet::Config,
+    family: Rc<dyn Family>,
     /// Whether the tuned model has the same weights, which stay with it.
     is_shared: bool,
     base: Resident<Weights>,
     /// Of no prompt, one row.
-    text: Text,
+    text: Conditions,
     time: f64,
     kind: Kind,
     /// Adapter and head.
@@ -68,7 +69,7 @@ impl Discriminator {
         seed: u64,
     ) -> Result<Self> {
         let (kind, device) = (tuned.kind, tuned.device);
-        let channels = tuned.unet_config.out_channels;
+        let channels = tuned.family.channels().1;
         let other = match &settings.model {
             Some(path) if fs::canonicalize(path).ok() != fs::canonicalize(&tuned.path).ok() => {
                 Some(Pipeline::open(path, kind, device).context("fidelity.model")?)
@@ -77,15 +78,15 @@ impl Discriminator {
         };
         let mut other = other;
         let pipeline = other.as_mut().unwrap_or(tuned);
-        if pipeline.unet_config.in_channels != channels {
+        if pipeline.family.channels().0 != channels {
             bail!(
                 "fidelity.model: {} takes latents of {} channels, those of the tuned model have {channels}",
                 pipeline.path.display(),
-                pipeline.unet_config.in_channels
+                pipeline.family.channels().0
             );
         }
         let text = pipeline.text.guided(&[""], None, false, size)?.cond;
-        let base = pipeline.unet_weights.shallow_clone();
+        let base = pipeline.weights.shallow_clone();
         let place = pipeline.path.clone();
         let draws = |index: usize| stream(seed, Purpose::Discriminator, 0, index as u64);
         let draw = |layer: usize, shape: &[i64]| {
@@ -94,13 +95,13 @@ impl Discriminator {
         let lora = Lora::fresh(&base, targets, settings.rank, settings.rank as f64, draw)?;
         let trained = lora.trainable_with(head(draws(usize::MAX)?, channels)?, wide(kind), device);
         let optimizer = AdamW::new(settings.optimizer(), &trained.flat);
-        let unet_config = pipeline.unet_config.clone();
+        let (family, reopened) = (pipeline.family.clone(), pipeline.family.clone());
         Ok(Self {
             gradients: Gradients::zeros(&trained),
             settings: settings.clone(),
-            unet_config,
+            family,
             is_shared: other.is_none(),
-            base: Resident::of(base, move || Ok(pipeline::unet_weights(&place, None, kind, device)?)),
+            base: Resident::of(base, move || Ok(reopened.weights(&place, None, kind, device)?)),
             text,
             time,
             kind,
@@ -128,8 +129,8 @@ impl Discriminator {
 
     /// As [`Self::judge`], of some samples of a batch of so many: what they add to its losses and gradients.
     pub fn judge_some(&mut self, generated: &Tensor, real: &Tensor, batch: usize) -> Result<Verdict> {
-        let branched = |base: &Weights| Ok(UNet::new(&self.unet_config, &base.with_adapter(&self.trained.lora)?)?);
-        let unet = self.base.with(branched)?;
+        let branched = |base: &Weights| Ok(self.family.network(&base.with_adapter(&self.trained.lora)?)?);
+        let network = self.base.with(branched)?;
         let leaves: Vec<&Tensor> = self.trained.parameters().into_iter().map(|(_, leaf)| leaf).collect();
         let kind = self.trained.flat.kind();
         let (given, generated, real) = (generated.kind(), generated.to_kind(kind), real.to_kind(kind));
@@ -140,7 +141,7 @@ impl Discriminator {
         for (start, length) in chunks(size[0], self.settings.micro_batch.samples()) {
             {
                 let piece = generated.narrow(0, start, length).detach().set_requires_grad(true);
-                let logits = self.logits(&unet, &piece)?;
+                let logits = self.logits(&network, &piece)?;
                 let (pass, told) = (surprise(&logits, true) / pixels, surprise(&logits, false) / (2.0 * pixels));
                 let values = [&pass, &told].map(|value| value.double_value(&[]));
                 values.into_iter().try_for_each(|value| finite::check_value(Part::Discriminator, value))?;
@@ -152,7 +153,7 @@ impl Discriminator {
                 loss += values[1];
                 right += logits.lt(0.0).sum(Kind::Double).double_value(&[]);
             } // its graph is gone before the next one is made
-            let logits = self.logits(&unet, &real.narrow(0, start, length).detach())?;
+            let logits = self.logits(&network, &real.narrow(0, start, length).detach())?;
             let told = surprise(&logits, true) / (2.0 * pixels);
             let value = told.double_value(&[]);
             finite::check_value(Part::Discriminator, value)?;
@@ -204,11 +205,11 @@ impl Discriminator {
     }
 
     /// One logit for each latent pixel `[B, h, w, 1]`: above 0 for real.
-    fn logits(&self, unet: &UNet, latents: &Tensor) -> Result<Tensor> {
+    fn logits(&self, network: &dyn Network, latents: &Tensor) -> Result<Tensor> {
         let rows = latents.size()[0];
         let timesteps = Tensor::full([rows], self.time, (Kind::Float, latents.device()));
-        let text = self.text.map(|t| t.repeat([&[rows], vec![1; t.dim() - 1].as_slice()].concat()));
-        let out = unet.forward(&latents.to_kind(self.kind), &timesteps, &text)?.to_kind(latents.kind());
+        let text = self.text.repeat_rows(rows);
+        let out = network.predict(&latents.to_kind(self.kind), &timesteps, &text, None)?.to_kind(latents.kind());
         let [(_, weight), (_, bias)] = self.trained.extra.as_slice() else { bail!("the discriminator has no head") };
         Ok(out.permute([0, 2, 3, 1]).linear(weight, Some(bias)))
     }

@@ -179,7 +179,7 @@ impl Store {
         }
         bar.set_prefix("latents");
         bar.set_length(prompts.len() as u64);
-        let unet = pipeline.unet(&pipeline.unet_weights)?;
+        let unet = pipeline.network(&pipeline.weights)?;
         for prompts in prompts.chunks(SHARD) {
             let mut rows = vec![self.index.origin.blank(0)];
             let mut mine = &prompts[group.share(prompts.len())];
@@ -211,7 +211,7 @@ impl Store {
     fn sample(
         &self,
         pipeline: &mut Pipeline,
-        unet: &models::unet::UNet,
+        unet: &dyn models::network::Network,
         sampler: &Sampler,
         prompts: &[&str],
         interrupt: &Interrupt,
@@ -230,7 +230,7 @@ impl Store {
         let guidance = sampling.guidance();
         let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
         let text = pipeline.text.guided(prompts, negative, guidance.is_on(), (size.height, size.width))?;
-        let denoiser = Denoiser { unet, guidance, kind: pipeline.kind };
+        let denoiser = Denoiser { network: unet, guidance, kind: pipeline.kind };
         let start = sampler.start(noise()?);
         let predict = denoiser.conditioned_on(&text);
         let none = BTreeSet::new();
@@ -283,7 +283,7 @@ pub fn complete(
     if missing > 0 {
         tracing::info!("the original model samples {}", store.plan(missing));
         let sampling = &config.sampling;
-        let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
+        let sampler = pipeline.noise_path.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
         let pace = Pace::of(config, pipeline.device, group);
         store.make(pipeline, &sampler, &prompts, pace, bar, interrupt, group)?;
     }

@@ -93,12 +93,12 @@ impl Mixed {
 
         let latents = session.encode(&Tensor::stack(&images, 0))?;
         let (noise, rest) = crate::batch::noise(session, Purpose::Mixed, step, places)?;
-        let signal = session.pipeline.schedule.signal_at(session.sampler.steps[first].time);
+        let [of_image, of_noise] = session.pipeline.noise_path.mix(session.sampler.steps[first].time);
         let crop = |place: &u64| {
             CaptionLoss::draw_crop(config.seed, step, u64::MAX - place, session.size.height, session.size.width)
         };
         Ok(Draws {
-            start: latents * signal.sqrt() + noise * (1.0 - signal).sqrt(),
+            start: latents * of_image + noise * of_noise,
             noise: rest,
             first,
             weight: settings.weight,

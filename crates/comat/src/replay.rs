@@ -6,7 +6,7 @@
 
 use crate::loss::step::{self, Pull, Replayed, StepLoss, Values};
 use anyhow::Result;
-use diffusion::{denoiser::Denoiser, precision, text::GuidedText, trajectory::Trajectory};
+use diffusion::{conditions::GuidedText, denoiser::Denoiser, precision, trajectory::Trajectory};
 use models::schedule::{Sampler, Step};
 use optim::Gradients;
 use tch::Tensor;

@@ -9,17 +9,17 @@ use crate::{
 use anyhow::{Result, bail};
 use config::{Config, Sampling, Size};
 use diffusion::{
+    conditions::GuidedText,
     denoiser::Denoiser,
     pipeline::{Pipeline, wide},
     prompts::Prompt,
     resident::Resident,
     stages::{self, Passed},
-    text::GuidedText,
     tiles::Tiling,
     trajectory, word_maps,
 };
 use entities::Mode;
-use models::{guidance::Guidance, lora::Lora, schedule::Sampler, unet::UNet, vae::AutoencoderKl};
+use models::{autoencoder::Autoencoder, guidance::Guidance, lora::Lora, network::Network, schedule::Sampler};
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 
@@ -45,12 +45,21 @@ impl Session {
     /// # Errors
     /// What cannot be opened, by its name and file.
     pub fn open(config: Config) -> Result<Self> {
-        let (kind, device) = (config.model.dtype.kind(), config.model.device.device()?);
+        let device = config.model.device.device()?;
         if device.is_cuda() {
             torch_ext::cuda::allow_tf32(config.model.tf32)?;
             torch_ext::cuda::set_deterministic(config.model.deterministic)?;
         }
-        let mut pipeline = config.model.open(config.prompts.chunks)?;
+        let pipeline = config.model.open(config.prompts.chunks)?;
+        Self::with(config, pipeline)
+    }
+
+    /// With a model of any family, in place of the configured one; its precision and device are the configured ones.
+    ///
+    /// # Errors
+    /// As of [`Session::open`].
+    pub fn with(config: Config, mut pipeline: Pipeline) -> Result<Self> {
+        let (kind, device) = (config.model.dtype.kind(), pipeline.device);
         let mut captioner = CaptionLoss::open(&config.captioner, kind, device)?;
         let mut rewards = reward::open(&config, kind, device)?;
         let mut attention = match config.attention.clone() {
@@ -69,7 +78,7 @@ impl Session {
         }
         let size = config.sampling.size.unwrap_or(pipeline.native_size());
         let latent_shape = pipeline.latent_shape(size)?;
-        let of = |s: &Sampling| pipeline.schedule.sampler(s.sampler, s.steps, s.eta);
+        let of = |s: &Sampling| pipeline.noise_path.sampler(s.sampler, s.steps, s.eta);
         let (sampler, of_samples) = (of(&config.sampling)?, of(&config.samples.sampling(&config.sampling))?);
         if config.replay.tracked > sampler.len() {
             bail!("replay.tracked is {}, more than the {} steps of the sampler", config.replay.tracked, sampler.len());
@@ -100,7 +109,7 @@ impl Session {
     /// Images from noise of deviation 1, with an adapter or without one; `[B, 3, H, W]` in 0..1, not clamped.
     pub fn draw(
         &mut self,
-        unet: &UNet,
+        unet: &dyn Network,
         sampler: &Sampler,
         prompts: &[&str],
         noise_at_start: Tensor,
@@ -117,7 +126,7 @@ impl Session {
     /// As [`Session::draw`], with the attention of the whole way.
     pub fn draw_watched(
         &mut self,
-        unet: &UNet,
+        unet: &dyn Network,
         sampler: &Sampler,
         prompts: &[&str],
         noise_at_start: Tensor,
@@ -131,17 +140,17 @@ impl Session {
     }
 
     /// The UNet as it samples: with the adapter, without gradient (see [`models::weights::Weights::with_frozen`]).
-    pub fn frozen(&self, lora: &Lora) -> models::Result<UNet> {
-        self.pipeline.unet(&self.pipeline.unet_weights.with_frozen(lora)?)
+    pub fn frozen(&self, lora: &Lora) -> models::Result<Box<dyn Network>> {
+        self.pipeline.network(&self.pipeline.weights.with_frozen(lora)?)
     }
 
     /// The UNet as it is trained: the adapter beside the weights, with gradient.
-    pub fn branched(&self, lora: &Lora) -> models::Result<UNet> {
-        self.pipeline.unet(&self.pipeline.unet_weights.with_adapter(lora)?)
+    pub fn branched(&self, lora: &Lora) -> models::Result<Box<dyn Network>> {
+        self.pipeline.network(&self.pipeline.weights.with_adapter(lora)?)
     }
 
-    pub fn denoiser<'a>(&self, unet: &'a UNet) -> Denoiser<'a> {
-        Denoiser { unet, guidance: self.config.sampling.guidance(), kind: self.pipeline.kind }
+    pub fn denoiser<'a>(&self, unet: &'a dyn Network) -> Denoiser<'a> {
+        Denoiser { network: unet, guidance: self.config.sampling.guidance(), kind: self.pipeline.kind }
     }
 
     pub fn text(&mut self, prompts: &[&str]) -> Result<GuidedText> {
@@ -161,7 +170,7 @@ impl Session {
         let negative = (!negative.is_empty()).then_some(negative.as_str());
         let size = (self.size.height, self.size.width);
         let text = self.pipeline.text.guided(prompts, negative, guidance.is_on(), size)?;
-        let unet = self.pipeline.unet(&self.pipeline.unet_weights)?;
+        let unet = self.pipeline.network(&self.pipeline.weights)?;
         Ok(Some(Original { unet, text, guidance, kind: self.pipeline.kind, weight: config.weight }))
     }
 
@@ -175,7 +184,7 @@ impl Session {
         let _guard = tch::no_grad_guard();
         self.pipeline.vae.with(|vae| {
             let pieces = chunks(latents.size()[0], self.config.captioner.micro_batch.samples())
-                .map(|(start, length)| self.decode_piece(vae, &latents.narrow(0, start, length)))
+                .map(|(start, length)| self.decode_piece(vae.as_ref(), &latents.narrow(0, start, length)))
                 .collect::<Result<Vec<_>>>()?;
             Ok(Tensor::cat(&pieces, 0))
         })
@@ -185,8 +194,7 @@ impl Session {
     pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
         let images = images.to_device(self.pipeline.device).to_kind(self.latent_kind());
-        let (mean, _) = self.pipeline.vae.with(|vae| Ok(vae.encode(&(images * 2.0 - 1.0))?))?;
-        Ok(mean * self.pipeline.vae_config.scaling_factor)
+        self.pipeline.vae.with(|vae| Ok(vae.latents(&(images * 2.0 - 1.0))?))
     }
 
     /// As [`Session::decode`], with whatever `memory.keep_decoder` keeps for the way back.
@@ -195,7 +203,7 @@ impl Session {
             return Ok((self.decode(latents)?, None));
         }
         self.pipeline.vae.with(|vae| {
-            let (image, passed) = Passed::through(vae, latents);
+            let (image, passed) = Passed::through(vae.as_ref(), latents);
             Ok((image / 2.0 + 0.5, Some(passed)))
         })
     }
@@ -203,6 +211,7 @@ impl Session {
     /// From `dL/d images` to `dL/d latents`, through what was kept of the way there, or by decoding again, a few samples at a time.
     pub fn decode_cotangent(&self, latents: &Tensor, passed: Option<Passed>, cotangent: &Tensor) -> Result<Tensor> {
         self.pipeline.vae.with(|vae| {
+            let vae = vae.as_ref();
             // images are half the decoder's output, and a half
             if let Some(passed) = passed {
                 return passed.vjp(vae, cotangent / 2.0);
@@ -213,7 +222,7 @@ impl Session {
                 let cotangent = cotangent.narrow(0, start, length) / 2.0;
                 let latents = latents.narrow(0, start, length);
                 pieces.push(match self.tiling {
-                    Some(tiling) => tiling.vjp(&latents, &cotangent, vae.config().downscale(), vjp)?,
+                    Some(tiling) => tiling.vjp(&latents, &cotangent, vae.downscale(), vjp)?,
                     None => vjp(&latents, cotangent)?,
                 });
             }
@@ -221,10 +230,10 @@ impl Session {
         })
     }
 
-    fn decode_piece(&self, vae: &AutoencoderKl, latents: &Tensor) -> Result<Tensor> {
+    fn decode_piece(&self, vae: &dyn Autoencoder, latents: &Tensor) -> Result<Tensor> {
         let decode = |latents: &Tensor| Ok(vae.decode(latents)?);
         let image = match self.tiling {
-            Some(tiling) => tiling.decode(latents, vae.config().downscale(), decode)?,
+            Some(tiling) => tiling.decode(latents, vae.downscale(), decode)?,
             None => decode(latents)?,
         };
         Ok(image / 2.0 + 0.5)

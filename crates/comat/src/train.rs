@@ -285,7 +285,7 @@ pub fn iterate(
     let fidelity = clock.lap("segment");
 
     let (targets, counts) = match &mut session.attention {
-        Some(losses) if !attention.is_empty() => losses.targets(&images, prompts, session.pipeline.text.tokenizer())?,
+        Some(losses) if !attention.is_empty() => losses.targets(&images, prompts, session.pipeline.text.as_ref())?,
         _ => Default::default(),
     };
     let segment = clock.lap("replay");

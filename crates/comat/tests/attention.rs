@@ -3,7 +3,7 @@
 
 use comat::loss::attention::{Parts, Target, losses};
 use config::Form;
-use models::unet::{Layer, Place};
+use models::network::{Layer, Place};
 use tch::{Device, Kind, Tensor};
 use torch_ext::testing::device;
 

@@ -133,13 +133,13 @@ fn weights_are_shared_with_the_tuned_model() {
     let place = |weights: &models::weights::Weights| weights.get(key).unwrap().data_ptr();
     let by = |model: Option<PathBuf>| Fidelity { rank: 2, model: model.map(Into::into), ..Default::default() };
     let same = discriminator(&by(None), &mut tuned);
-    assert_eq!(place(&same.base().unwrap()), place(&tuned.unet_weights));
+    assert_eq!(place(&same.base().unwrap()), place(&tuned.weights));
     let named = discriminator(&by(Some(fixture("../fixtures/pipeline_sd1"))), &mut tuned);
-    assert_eq!(place(&named.base().unwrap()), place(&tuned.unet_weights));
+    assert_eq!(place(&named.base().unwrap()), place(&tuned.weights));
     assert_eq!(named.trained.flat, same.trained.flat);
     let mut xl = Pipeline::open(&fixture("pipeline_sdxl"), Kind::Float, device()).unwrap();
     let mut other = discriminator(&by(Some(fixture("pipeline_sd1"))), &mut xl);
-    assert_ne!(place(&other.base().unwrap()), place(&tuned.unet_weights));
+    assert_ne!(place(&other.base().unwrap()), place(&tuned.weights));
     let io = io();
     let mut same = same;
     let (a, b) = (other.judge(&io["generated"], &io["real"]), same.judge(&io["generated"], &io["real"]));
@@ -149,7 +149,7 @@ fn weights_are_shared_with_the_tuned_model() {
     other.offload();
     same.offload();
     assert_eq!(other.judge(&io["generated"], &io["real"]).unwrap().loss, a);
-    assert_eq!(place(&same.base().unwrap()), place(&tuned.unet_weights));
+    assert_eq!(place(&same.base().unwrap()), place(&tuned.weights));
     // SDXL as its own discriminator needs its other conditions, too
     discriminator(&by(None), &mut xl).judge(&io["generated"], &io["real"]).unwrap();
 

@@ -10,19 +10,19 @@ use comat::{
 };
 use config::{self, Config};
 use diffusion::{
+    conditions::GuidedText,
     denoiser::Denoiser,
     prompts::{Entity, Prompt},
     resident::Resident,
     segment::Segmenter,
-    text::GuidedText,
 };
 use models::{
     clip::Clip,
     guidance::Guidance,
+    network::Network,
     preprocess::{Preprocess, crop, resize},
     schedule::Sampler,
     tokenizer::ClipTokenizer,
-    unet::UNet,
 };
 use optim::Gradients;
 use std::{collections::BTreeSet, path::Path};
@@ -93,7 +93,7 @@ impl Given {
 /// All steps in one graph, as a plain PyTorch program would do it.
 fn one_graph(
     session: &Session,
-    unet: &UNet,
+    unet: &dyn Network,
     text: &GuidedText,
     halves: &[GuidedText; 2],
     given: &Given,
@@ -124,7 +124,8 @@ fn one_graph(
             if session.config.replay.unconditional {
                 e
             } else {
-                let bare = Denoiser { unet, guidance: Guidance { scale: 1.0, rescale: 0.0 }, kind: Kind::Double };
+                let bare =
+                    Denoiser { network: unet, guidance: Guidance { scale: 1.0, rescale: 0.0 }, kind: Kind::Double };
                 let [cond, uncond] = [0, 1].map(|half| bare.predict(&input, step.time, &halves[half]).unwrap());
                 session.config.sampling.guidance().combine(&uncond.detach(), &cond)
             }
@@ -155,9 +156,9 @@ fn cosines(folder: &Path, images: &Tensor) -> Tensor {
 /// What the model without an adapter predicts, with the anchor's guidance worked out by hand.
 fn original(session: &Session, [cond, uncond]: &[GuidedText; 2], x: &Tensor, time: f64) -> Tensor {
     let _guard = tch::no_grad_guard();
-    let unet = session.pipeline.unet(&session.pipeline.unet_weights).unwrap();
+    let unet = session.pipeline.network(&session.pipeline.weights).unwrap();
     let timesteps = Tensor::full([PROMPTS.len() as i64], time, (Kind::Float, device()));
-    let [cond, uncond] = [cond, uncond].map(|text| unet.forward(x, &timesteps, &text.cond).unwrap());
+    let [cond, uncond] = [cond, uncond].map(|text| unet.predict(x, &timesteps, &text.cond, None).unwrap());
     &uncond + (cond - &uncond) * session.config.anchor.as_ref().unwrap().guidance_scale.unwrap_or(7.5)
 }
 
@@ -241,8 +242,8 @@ fn both_ways_along(settings: &[&str], alter: impl FnOnce(&mut Sampler)) -> (Tens
         iterate(&mut session, &adapter, &Share::whole(&PROMPTS), given.draws(), None, &mut gradients, || Ok(()))
             .unwrap();
 
-    let weights = session.pipeline.unet_weights.with_adapter(&adapter.lora).unwrap();
-    let unet = session.pipeline.unet(&weights).unwrap();
+    let weights = session.pipeline.weights.with_adapter(&adapter.lora).unwrap();
+    let unet = session.pipeline.network(&weights).unwrap();
     let text = session.text(&PROMPTS).unwrap();
     let halves = [PROMPTS, [""; 3]].map(|texts| session.pipeline.text.guided(&texts, None, false, (32, 48)).unwrap());
     let chained = settings.contains(&"replay.mode=chained");

@@ -1,38 +1,41 @@
-//! The UNet with guidance, as the function of latents and timestep that a sampler walks along.
+//! The network with guidance, as the function of latents and timestep that a sampler walks along.
 
-use crate::text::GuidedText;
+use crate::conditions::GuidedText;
 use models::{
     Result,
     guidance::Guidance,
-    unet::{Layer, Projected, Recorder, Text, UNet},
+    network::{Conditions, Layer, Network, Projected, Recorder},
 };
 use tch::{Kind, Tensor};
 
 pub struct Denoiser<'a> {
-    pub unet: &'a UNet,
+    pub network: &'a dyn Network,
     pub guidance: Guidance,
-    /// The precision that the UNet runs in.
+    /// The precision that the network runs in.
     pub kind: Kind,
 }
 
 impl Denoiser<'_> {
     /// Guided model output for latents `[B, C, h, w]` at a time in training steps, in their precision. Both halves run as one batch.
     pub fn predict(&self, latents: &Tensor, time: f64, text: &GuidedText) -> Result<Tensor> {
-        self.run(latents, time, text, |unet, x, t, text| unet.forward(x, t, text))
+        self.run(latents, time, text, |x, t, text| self.network.predict(x, t, text, None))
     }
 
     /// [`Denoiser::predict`] for these prompts, as a sampler takes it: without gradients. What depends on the prompts alone is computed
     /// once.
     pub fn conditioned_on<'a>(&'a self, text: &'a GuidedText) -> impl Fn(&Tensor, f64) -> Result<Tensor> + 'a {
         let projected = Projected::default();
-        move |latents, time| self.run(latents, time, text, |unet, x, t, text| unet.again(x, t, text, &projected))
+        move |latents, time| {
+            self.run(latents, time, text, |x, t, text| self.network.predict_again(x, t, text, &projected))
+        }
     }
 
     /// As [`Denoiser::predict`], with the cross-attention maps of the conditional half, a row a sample.
     pub fn predict_with_maps(&self, latents: &Tensor, time: f64, text: &GuidedText) -> Result<(Tensor, Vec<Layer>)> {
         let rows = latents.size()[0];
         let recorder = Recorder::new(if text.both.is_some() { rows } else { 0 }, rows);
-        let predicted = self.run(latents, time, text, |unet, x, t, text| unet.watched(x, t, text, Some(&recorder)))?;
+        let predicted =
+            self.run(latents, time, text, |x, t, text| self.network.predict(x, t, text, Some(&recorder)))?;
         Ok((predicted, folded(recorder, text)))
     }
 
@@ -47,9 +50,9 @@ impl Denoiser<'_> {
     ) -> Result<(Tensor, Vec<Layer>)> {
         let rows = latents.size()[0];
         let recorder = maps.then(|| Recorder::new(0, rows));
-        let half = |latents: &Tensor, text: &Text, recorder: Option<&Recorder>| -> Result<Tensor> {
+        let half = |latents: &Tensor, text: &Conditions, recorder: Option<&Recorder>| -> Result<Tensor> {
             let timesteps = Tensor::full([rows], time, (Kind::Float, latents.device()));
-            let out = self.unet.watched(&latents.to_kind(self.kind), &timesteps, text, recorder)?;
+            let out = self.network.predict(&latents.to_kind(self.kind), &timesteps, text, recorder)?;
             Ok(out.to_kind(latents.kind()))
         };
         let uncond = text.uncond().map(|text| tch::no_grad(|| half(&latents.detach(), text, None))).transpose()?;
@@ -66,7 +69,7 @@ impl Denoiser<'_> {
         latents: &Tensor,
         time: f64,
         text: &GuidedText,
-        pass: impl Fn(&UNet, &Tensor, &Tensor, &Text) -> Result<Tensor>,
+        pass: impl Fn(&Tensor, &Tensor, &Conditions) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let input = latents.to_kind(self.kind);
         let rows = latents.size()[0];
@@ -74,11 +77,11 @@ impl Denoiser<'_> {
         match &text.both {
             Some(both) => {
                 let twice = Tensor::cat(&[&input, &input], 0);
-                let out = pass(self.unet, &twice, &timesteps(2 * rows), both)?;
+                let out = pass(&twice, &timesteps(2 * rows), both)?;
                 let halves = out.to_kind(latents.kind()).chunk(2, 0);
                 Ok(self.guidance.combine(&halves[0], &halves[1]))
             }
-            None => Ok(pass(self.unet, &input, &timesteps(rows), &text.cond)?.to_kind(latents.kind())),
+            None => Ok(pass(&input, &timesteps(rows), &text.cond)?.to_kind(latents.kind())),
         }
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use candidates::Drawn;
 use images::{Image, Size, slug};
 use indicatif::ProgressBar;
-use models::{Error, schedule::Sampler, tensors, unet::UNet};
+use models::{Error, network::Network, schedule::Sampler, tensors};
 use noise::Noise;
 use ranks::{ProcessGroup, interrupt::Interrupt};
 use sha2::{Digest, Sha256};
@@ -101,7 +101,7 @@ pub fn run(
     group: &ProcessGroup,
 ) -> Result<Vec<PathBuf>> {
     let sampling = &request.sampling;
-    let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
+    let sampler = pipeline.noise_path.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
     let given = request.init_latents.as_deref().map(|path| Given::read(path, &sampler)).transpose()?;
     let size = size(&pipeline, sampling.size, given.as_ref())?;
     let shape = pipeline.latent_shape(size)?;
@@ -243,12 +243,12 @@ fn metadata(jobs: &[Job], files: &[PathBuf], seeds: &[i64], losses: &[f64]) -> S
 /// An image `[3, H, W]` (0..1, not clamped) of each prompt and seed, as [`run`] draws it.
 pub fn draw(
     pipeline: &mut Pipeline,
-    unet: &UNet,
+    unet: &dyn Network,
     sampling: &Sampling,
     jobs: &[(&str, u64)],
     each: impl FnMut() -> Result<()>,
 ) -> Result<Tensor> {
-    let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
+    let sampler = pipeline.noise_path.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
     let size = sampling.size.unwrap_or(pipeline.native_size());
     let prompts: Vec<&str> = jobs.iter().map(|(prompt, _)| *prompt).collect();
     let noise = Noise::seeded(jobs.iter().map(|(_, seed)| *seed), pipeline.latent_shape(size)?)?;
@@ -259,7 +259,7 @@ pub fn draw(
 #[allow(clippy::too_many_arguments)]
 fn draw_batch(
     pipeline: &mut Pipeline,
-    unet: &UNet,
+    unet: &dyn Network,
     sampling: &Sampling,
     sampler: &Sampler,
     size: Size,
@@ -267,7 +267,7 @@ fn draw_batch(
     mut noise: Noise,
     each: impl FnMut() -> Result<()>,
 ) -> Result<(Tensor, Tensor)> {
-    let denoiser = Denoiser { unet, guidance: sampling.guidance(), kind: pipeline.kind };
+    let denoiser = Denoiser { network: unet, guidance: sampling.guidance(), kind: pipeline.kind };
     let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
     let text = pipeline.text.guided(prompts, negative, denoiser.guidance.is_on(), (size.height, size.width))?;
     let to_device = |t: Tensor| t.to_device(pipeline.device).to_kind(wide(pipeline.kind));
@@ -357,7 +357,7 @@ fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
 /// The size asked for, or that of the given latents, or the model's own.
 fn size(pipeline: &Pipeline, asked: Option<Size>, given: Option<&Given>) -> Result<Size> {
     let Some(given) = given else { return Ok(asked.unwrap_or(pipeline.native_size())) };
-    let cell = pipeline.vae_config.downscale();
+    let cell = pipeline.latents.downscale;
     let (_, _, height, width) = given.start.size4()?;
     let size = Size { width: width * cell, height: height * cell };
     match asked {

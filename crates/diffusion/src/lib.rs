@@ -1,12 +1,14 @@
 //! Text-to-image diffusion models of Stable Diffusion's kind, opened from the folders and files that people have, sampled, and
 //! differentiated in pieces.
 //!
-//! Prompt → [`text`] → [`trajectory`] by the [`denoiser`] → latents → images: all of it is in [`generate`]. Gradients go back in small pieces:
+//! Prompt → [`conditions`] → [`trajectory`] by the [`denoiser`] → latents → images: all of it is in [`generate`]. Gradients go back in small pieces:
 //! through the decoder by [`stages`] and [`tiles`], in half precision by [`precision`].
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod conditions;
 pub mod denoiser;
+pub mod family;
 pub mod generate;
 pub mod judge;
 pub mod merge;
@@ -19,7 +21,6 @@ pub mod resident;
 pub mod segment;
 pub mod settings;
 pub mod stages;
-pub mod text;
 pub mod tiles;
 pub mod trajectory;
 pub mod word_maps;

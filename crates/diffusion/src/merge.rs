@@ -1,8 +1,8 @@
 //! `comat lora merge`: a model folder with LoRAs added to its UNet and text encoders, for programs that take no LoRA.
 
 use crate::{
+    family::stable_diffusion,
     model_folder::{NewFolder, Part, UNET},
-    pipeline,
 };
 use anyhow::{Context, Result};
 use models::{
@@ -79,7 +79,7 @@ impl Rounding {
 /// that are too large for the precision.
 pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
     let model = &request.model;
-    pipeline::class(model)?;
+    stable_diffusion::class(model)?;
     let unet = open(model, Network::UNet)?;
     let read = |(path, scale): &(PathBuf, f64)| Ok((AdapterFile::read_beside(path, &unet)?, *scale));
     let files: Vec<(AdapterFile, f64)> = request.loras.iter().map(read).collect::<Result<_>>()?;

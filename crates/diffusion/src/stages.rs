@@ -8,7 +8,7 @@
 
 use crate::precision;
 use anyhow::{Context, Result};
-use models::vae::AutoencoderKl;
+use models::autoencoder::Autoencoder;
 use tch::{Kind, Tensor};
 
 /// A pass through the decoder, with what is kept of it for the way back.
@@ -28,14 +28,14 @@ impl Stage {
         Self { input: input.to_kind(wide).detach().set_requires_grad(true), output: None }
     }
 
-    fn run(&self, vae: &AutoencoderKl, stage: usize) -> Tensor {
+    fn run(&self, vae: &dyn Autoencoder, stage: usize) -> Tensor {
         vae.decode_stage(stage, &self.input.to_kind(vae.kind()))
     }
 }
 
 impl Passed {
-    /// The image `[B, 3, H, W]` of scaled latents `[B, C, h, w]`, as [`AutoencoderKl::decode`] gives it, and all graphs.
-    pub fn through(vae: &AutoencoderKl, latents: &Tensor) -> (Tensor, Self) {
+    /// The image `[B, 3, H, W]` of scaled latents `[B, C, h, w]`, as [`Autoencoder::decode`] gives it, and all graphs.
+    pub fn through(vae: &dyn Autoencoder, latents: &Tensor) -> (Tensor, Self) {
         let wide = latents.kind();
         let (mut x, mut stages) = (latents.detach().to_kind(vae.kind()), vec![]);
         for i in 0..vae.decode_stages() {
@@ -49,7 +49,7 @@ impl Passed {
     }
 
     /// What each stage is given, and no graph.
-    fn inputs(vae: &AutoencoderKl, latents: &Tensor) -> Self {
+    fn inputs(vae: &dyn Autoencoder, latents: &Tensor) -> Self {
         let _guard = tch::no_grad_guard();
         let mut stages = vec![Stage::of(&latents.to_kind(vae.kind()), latents.kind())];
         for i in 0..vae.decode_stages() - 1 {
@@ -63,7 +63,7 @@ impl Passed {
     ///
     /// # Errors
     /// What libtorch refuses.
-    pub fn vjp(mut self, vae: &AutoencoderKl, cotangent: Tensor) -> Result<Tensor> {
+    pub fn vjp(mut self, vae: &dyn Autoencoder, cotangent: Tensor) -> Result<Tensor> {
         let mut g = cotangent;
         while let Some(mut stage) = self.stages.pop() {
             let output = stage.output.take().unwrap_or_else(|| stage.run(vae, self.stages.len()));
@@ -75,18 +75,19 @@ impl Passed {
     }
 }
 
-/// `dL/d latents`, scaled latents `[B, C, h, w]`, from the cotangent at [`AutoencoderKl::decode`]'s image `[B, 3, H, W]`, of which
+/// `dL/d latents`, scaled latents `[B, C, h, w]`, from the cotangent at [`Autoencoder::decode`]'s image `[B, 3, H, W]`, of which
 /// nothing was kept.
 ///
 /// # Errors
 /// As of [`Passed::vjp`].
-pub fn decoder_vjp(vae: &AutoencoderKl, latents: &Tensor, cotangent: Tensor) -> Result<Tensor> {
+pub fn decoder_vjp(vae: &dyn Autoencoder, latents: &Tensor, cotangent: Tensor) -> Result<Tensor> {
     Passed::inputs(vae, latents).vjp(vae, cotangent)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use models::vae::AutoencoderKl;
     use std::path::Path;
     use torch_ext::testing::device;
 

@@ -119,7 +119,7 @@ fn weights(row: &Span, column: &Span, like: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use models::vae::AutoencoderKl;
+    use models::{autoencoder::Autoencoder, vae::AutoencoderKl};
     use std::path::Path;
     use tch::Kind;
     use torch_ext::testing::device;

@@ -6,15 +6,15 @@ mod store;
 pub use panel::panel;
 pub use store::{Store, read};
 
-use crate::{denoiser::Denoiser, pipeline::Pipeline, settings::Sampling, text::GuidedText, trajectory};
+use crate::{conditions::GuidedText, denoiser::Denoiser, pipeline::Pipeline, settings::Sampling, trajectory};
 use anyhow::{Context, Result, bail};
 use images::{Image, slug};
 use indicatif::ProgressBar;
 use models::{
     Error,
+    network::{Layer, Network},
     schedule::Sampler,
     tokenizer::Encoding,
-    unet::{Layer, UNet},
 };
 use ranks::interrupt::Interrupt;
 use std::{
@@ -141,13 +141,13 @@ pub fn run(
     interrupt: &Interrupt,
 ) -> Result<Vec<PathBuf>> {
     let sampling = &request.sampling;
-    let sampler = pipeline.schedule.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
+    let sampler = pipeline.noise_path.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
     let size = sampling.size.unwrap_or(pipeline.native_size());
     let shape = pipeline.latent_shape(size)?;
     let seen: Vec<Vec<Word>> = request
         .prompts
         .iter()
-        .map(|prompt| chosen(prompt, &pipeline.text.tokenizer().encode(prompt)?, &request.only))
+        .map(|prompt| chosen(prompt, &pipeline.text.tokens(prompt)?, &request.only))
         .collect::<Result<_>>()?;
     let files = files(request)?;
     let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
@@ -164,7 +164,7 @@ pub fn run(
     bar.set_length((request.prompts.len() * sides.len() * sampler.len()) as u64);
 
     for (i, ((prompt, words), file)) in request.prompts.iter().zip(&seen).zip(&files).enumerate() {
-        let draw = |unet: &UNet, text: &GuidedText| -> Result<Looks> {
+        let draw = |unet: &dyn Network, text: &GuidedText| -> Result<Looks> {
             let mut stream = Generator::seeded(request.seed)?;
             let mut noise = || Ok(stream.randn(&[&[1], shape.as_slice()].concat())?.to_device(pipeline.device));
             let start = sampler.start(noise()?);
@@ -172,7 +172,7 @@ pub fn run(
                 bar.inc(1);
                 Ok(interrupt.check()?)
             };
-            let denoiser = Denoiser { unet, guidance, kind: pipeline.kind };
+            let denoiser = Denoiser { network: unet, guidance, kind: pipeline.kind };
             let (latents, sum) = walk(&denoiser, &sampler, text, start, |_| noise(), each)?;
             let image = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.decode(&latents)?)))? / 2.0 + 0.5;
             Ok(Looks { image: Image::from_tensor(&image.get(0))?, maps: sum.of(0, words)? })
@@ -215,7 +215,7 @@ fn files(request: &Request) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use models::unet::Place;
+    use models::network::Place;
 
     /// A token for every two bytes of a word, after the start token; the encoder sees so many of them.
     fn encoding(prompt: &str, seen: usize) -> Encoding {

@@ -1,7 +1,7 @@
 //! Configurations as they are published: each is read, or refused for the reason that is named here. A file of the fixture holds
 //! those of one folder of the hub, by their paths in it; where a folder's name says nothing else, all that the program reads of it.
 
-use diffusion::pipeline::{self, Overrides};
+use diffusion::family::{Overrides, stable_diffusion};
 use models::{
     Error, blip, clip, grounding_dino, preprocess::Preprocess, sam::Segmenter, sentence::SentenceEmbedder, vae,
 };
@@ -76,7 +76,7 @@ fn read(folder: &Path, reader: &Reader) -> anyhow::Result<()> {
         error => Err(anyhow::anyhow!(error)),
     };
     match reader {
-        Pipeline => drop(pipeline::describe(folder, Overrides::default())?),
+        Pipeline => drop(stable_diffusion::describe(folder, Overrides::default())?),
         Vae => drop(vae::Config::read(&config)?),
         Blip => {
             let side = blip::Config::read(&config)?.vision.image_size;
@@ -119,7 +119,7 @@ fn what_they_say() {
     let described = |name: &str| {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &published(name));
-        pipeline::describe(folder.path(), Overrides::default()).unwrap()
+        stable_diffusion::describe(folder.path(), Overrides::default()).unwrap()
     };
     let of = |name: &str| {
         let model = described(name);
@@ -148,6 +148,6 @@ fn a_unet_that_is_told_the_guidance() {
     files.insert("unet/config.json".into(), published("lcm-dreamshaper")["unet/config.json"].clone());
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), &files);
-    let error = format!("{:#}", pipeline::describe(folder.path(), Overrides::default()).err().unwrap());
+    let error = format!("{:#}", stable_diffusion::describe(folder.path(), Overrides::default()).err().unwrap());
     assert!(error.contains("unet/config.json: time_cond_proj_dim is 256; only null is supported"), "{error}");
 }

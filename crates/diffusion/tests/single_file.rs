@@ -190,10 +190,10 @@ fn open(path: &Path, folder: &Path, overrides: Overrides) -> anyhow::Result<Pipe
 fn outputs(pipeline: &mut Pipeline) -> (Tensor, Tensor) {
     let _guard = tch::no_grad_guard();
     let text = pipeline.text.guided(&["a red dog and a blue cat"], None, true, (16, 16)).unwrap();
-    let unet = pipeline.unet(&pipeline.unet_weights).unwrap();
+    let unet = pipeline.network(&pipeline.weights).unwrap();
     tch::manual_seed(5);
     let x = Tensor::randn([1, 4, 8, 8], (Kind::Float, device()));
-    let e = Denoiser { unet: &unet, guidance: Guidance { scale: 3.0, rescale: 0.0 }, kind: Kind::Float }
+    let e = Denoiser { network: &unet, guidance: Guidance { scale: 3.0, rescale: 0.0 }, kind: Kind::Float }
         .predict(&x, 601.0, &text)
         .unwrap();
     let image = pipeline.vae.with(|vae| Ok(vae.decode(&e)?)).unwrap();
@@ -212,10 +212,10 @@ fn sd2_as_a_folder_and_as_a_file() {
     let (expected, got) = (outputs(&mut of_folder), outputs(&mut of_file));
     assert!(expected.0.abs().max().double_value(&[]) > 1e-3);
     assert_eq!(expected, got);
-    assert_eq!(of_folder.unet_config, of_file.unet_config);
-    assert_eq!(of_folder.vae_config, of_file.vae_config);
-    assert_eq!(of_folder.schedule.prediction, of_file.schedule.prediction);
-    assert_eq!(of_folder.schedule.signal(), of_file.schedule.signal());
+    let layout = |p: &Pipeline| (p.latents, p.native_size(), p.family.channels(), p.family.least_cells());
+    assert_eq!(layout(&of_folder), layout(&of_file));
+    assert_eq!(of_folder.schedule().unwrap().prediction, of_file.schedule().unwrap().prediction);
+    assert_eq!(of_folder.schedule().unwrap().signal(), of_file.schedule().unwrap().signal());
     assert_eq!(of_file.native_size(), Size { width: 192, height: 192 }, "96 latents of 2 pixels");
 
     // written back from a folder, such a file has no last layer
@@ -240,7 +240,7 @@ fn which_sd2_a_file_is() {
         let metadata = metadata.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
         tensors::write(&file, &all, metadata).unwrap();
         let pipeline = open(&file, &folder, overrides).unwrap();
-        (pipeline.schedule.prediction, pipeline.unet_config.sample_size)
+        (pipeline.schedule().unwrap().prediction, pipeline.family.native_cells())
     };
     let none = Overrides::default();
     assert_eq!(of("mine.safetensors", &[], none), (VPrediction, 96));

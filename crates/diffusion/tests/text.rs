@@ -6,6 +6,7 @@ use diffusion::{
     settings::Location,
 };
 use models::guidance::Guidance;
+use models::unet::POOLED;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 use torch_ext::testing::device;
@@ -25,7 +26,7 @@ fn rows_follow_the_adapter() {
         let mut rows = |adapter: Option<f64>| -> (Tensor, Tensor) {
             pipeline.adapt(&adapter.map(|scale| (lora.clone(), scale)).into_iter().collect::<Vec<_>>()).unwrap();
             let text = pipeline.text.guided(&["a red dog"], None, false, (32, 32)).unwrap().cond;
-            (text.context, text.added.unwrap().pooled)
+            (text.context().unwrap().shallow_clone(), text.get(POOLED).unwrap().shallow_clone())
         };
         let (plain, whole, half) = (rows(None), rows(Some(1.0)), rows(Some(0.5)));
         let differ = |a: &(Tensor, Tensor), b: &(Tensor, Tensor)| {
@@ -60,18 +61,18 @@ fn difference(a: &Tensor, b: &Tensor) -> f64 {
 fn contexts_of_long_prompts() {
     for name in ["pipeline_sd1", "pipeline_sdxl"] {
         let mut pipeline = in_chunks(name, Some(3));
-        let encoding = pipeline.text.tokenizer().encode(LONG).unwrap();
+        let encoding = pipeline.text.tokens(LONG).unwrap();
         assert_eq!(encoding.ids.len(), 32, "two chunks of 16");
         let second = encoding.spans[17].clone().unwrap().start;
         let mut text = |prompt: &str| pipeline.text.guided(&[prompt], None, false, (32, 32)).unwrap().cond;
         let (whole, first, rest) = (text(LONG), text(&LONG[..second]), text(&LONG[second..]));
-        let parts = Tensor::cat(&[first.context, rest.context], 1);
-        assert!(difference(&whole.context, &parts) < 1e-6, "{name}");
-        if let (Some(whole), Some(first)) = (whole.added, first.added) {
-            assert!(difference(&whole.pooled, &first.pooled) < 1e-6);
+        let parts = Tensor::cat(&[first.context().unwrap(), rest.context().unwrap()], 1);
+        assert!(difference(whole.context().unwrap(), &parts) < 1e-6, "{name}");
+        if let (Some(whole), Some(first)) = (whole.get(POOLED), first.get(POOLED)) {
+            assert!(difference(whole, first) < 1e-6);
         }
         let cut = in_chunks(name, None).text.guided(&[LONG], None, false, (32, 32)).unwrap().cond;
-        assert!(difference(&cut.context, &whole.context.narrow(1, 0, 16)) < 1e-6);
+        assert!(difference(cut.context().unwrap(), &whole.context().unwrap().narrow(1, 0, 16)) < 1e-6);
     }
 }
 
@@ -79,12 +80,12 @@ fn contexts_of_long_prompts() {
 #[test]
 fn a_short_prompt_beside_a_long_one() {
     let mut pipeline = in_chunks("pipeline_sd1", Some(2));
-    let unet = pipeline.unet(&pipeline.unet_weights).unwrap();
+    let unet = pipeline.network(&pipeline.weights).unwrap();
     let shape = pipeline.latent_shape("48x32".parse().unwrap()).unwrap();
     let x = Tensor::randn([&[1], shape.as_slice()].concat(), (Kind::Double, device()));
     let mut run = |prompts: &[&str]| {
         let text = pipeline.text.guided(prompts, None, true, (32, 48)).unwrap();
-        let denoiser = Denoiser { unet: &unet, guidance: Guidance { scale: 3.0, rescale: 0.0 }, kind: Kind::Double };
+        let denoiser = Denoiser { network: &unet, guidance: Guidance { scale: 3.0, rescale: 0.0 }, kind: Kind::Double };
         let (e, layers) = denoiser.predict_with_maps(&x.repeat([prompts.len() as i64, 1, 1, 1]), 500.0, &text).unwrap();
         (e.get(0), layers[0].modules[0].get(0))
     };

@@ -6,7 +6,7 @@ use benchmarks::records::Benchmark;
 use diffusion::{generate, pipeline::Pipeline, settings::Sampling};
 use images::Image;
 use indicatif::ProgressBar;
-use models::unet::UNet;
+use models::network::Network;
 use ranks::{ProcessGroup, interrupt::Interrupt};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -75,7 +75,7 @@ impl Drawing<'_> {
         folder: &Path,
         missing: &[Missing],
         pipeline: &mut Pipeline,
-        unet: &UNet,
+        unet: &dyn Network,
         bar: &ProgressBar,
         interrupt: &Interrupt,
         group: &ProcessGroup,

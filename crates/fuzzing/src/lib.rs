@@ -14,7 +14,7 @@ use models::{
     lora::{AdapterFile, convert},
     preprocess::Preprocess,
     sam::Segmenter,
-    schedule::{Forced, NoiseSchedule, SamplerKind},
+    schedule::{Forced, NoisePath, NoiseSchedule, SamplerKind},
     sentence::SentenceEmbedder,
     tensors::{self, Tensors},
     tokenizer::{BertTokenizer, ClipTokenizer},
@@ -162,7 +162,7 @@ pub fn model_config(bytes: &[u8]) {
         ended(Preprocess::open(folder));
     });
     with_file("model_index.json", bytes, |folder, _| {
-        drop(ended(diffusion::pipeline::describe(folder, Overrides::default())));
+        drop(ended(diffusion::family::stable_diffusion::describe(folder, Overrides::default())));
     });
 }
 

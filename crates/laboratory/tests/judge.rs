@@ -2,6 +2,7 @@
 
 use images::Image;
 use laboratory::pretrain::{data, painter, vae};
+use models::autoencoder::Autoencoder;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use scenes::{

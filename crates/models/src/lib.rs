@@ -4,6 +4,7 @@
 // expect() is for shapes that a network has given itself
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
+pub mod autoencoder;
 mod bert;
 pub mod blip;
 pub mod clip;
@@ -16,6 +17,7 @@ pub mod json;
 pub mod layers;
 pub mod ldm;
 pub mod lora;
+pub mod network;
 pub mod preprocess;
 mod resnet;
 pub mod sam;

@@ -21,6 +21,45 @@ pub use kind::SamplerKind;
 pub use reading::Forced;
 pub use sampler::{Sampler, Step, Walk};
 
+/// The way between noise and image that a model was trained for, in steps that are linear in latents and model output.
+pub trait NoisePath {
+    /// The steps from noise to image. `eta` (DDIM only): 0 is deterministic, 1 adds as much noise as DDPM.
+    ///
+    /// # Errors
+    /// A sampler or a number of steps that the path does not have.
+    fn sampler(&self, kind: SamplerKind, steps: usize, eta: f64) -> Result<Sampler>;
+
+    /// `[c, d]` of the latents at a time, `x_t = c x_0 + d noise`.
+    fn mix(&self, time: f64) -> [f64; 2];
+
+    /// The schedule, where the path is that of diffusion: for what is about that alone.
+    fn diffusion(&self) -> Option<&NoiseSchedule> {
+        None
+    }
+}
+
+impl NoisePath for NoiseSchedule {
+    fn sampler(&self, kind: SamplerKind, steps: usize, eta: f64) -> Result<Sampler> {
+        match kind {
+            SamplerKind::Ddpm => self.ddpm(steps),
+            SamplerKind::Ddim => self.ddim(steps, eta),
+            SamplerKind::Euler => self.euler(steps),
+            SamplerKind::EulerA => self.euler_ancestral(steps),
+            SamplerKind::Dpmpp2m => self.dpmpp_2m(steps, false),
+            SamplerKind::Dpmpp2mKarras => self.dpmpp_2m(steps, true),
+        }
+    }
+
+    fn mix(&self, time: f64) -> [f64; 2] {
+        let signal = self.signal_at(time);
+        [signal.sqrt(), (1.0 - signal).sqrt()]
+    }
+
+    fn diffusion(&self) -> Option<&NoiseSchedule> {
+        Some(self)
+    }
+}
+
 /// What the UNet predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -88,21 +127,6 @@ impl NoiseSchedule {
     /// The share of signal left after each training step, `ᾱ_t` for t = 0, 1, …
     pub fn signal(&self) -> &[f64] {
         &self.alphas_cumprod
-    }
-
-    /// The steps from noise to image. `eta` (DDIM only): 0 is deterministic, 1 adds as much noise as DDPM.
-    ///
-    /// # Errors
-    /// A number of steps that the schedule does not have.
-    pub fn sampler(&self, kind: SamplerKind, steps: usize, eta: f64) -> Result<Sampler> {
-        match kind {
-            SamplerKind::Ddpm => self.ddpm(steps),
-            SamplerKind::Ddim => self.ddim(steps, eta),
-            SamplerKind::Euler => self.euler(steps),
-            SamplerKind::EulerA => self.euler_ancestral(steps),
-            SamplerKind::Dpmpp2m => self.dpmpp_2m(steps, false),
-            SamplerKind::Dpmpp2mKarras => self.dpmpp_2m(steps, true),
-        }
     }
 
     fn ddpm(&self, steps: usize) -> Result<Sampler> {

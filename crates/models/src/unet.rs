@@ -5,21 +5,18 @@
 
 mod blocks;
 mod config;
-mod projected;
-mod recorder;
 mod transformer;
 
 use crate::{
     error::{Error, Result},
     layers::{Conv2d, GroupNorm, sinusoidal},
+    network::{Conditions, Network, Projected, Recorder},
     weights::{Layout, Scope, Weights},
 };
-use blocks::{Conditions, DownBlock, MidBlock, TimeEmbedding, UpBlock};
+use blocks::{DownBlock, Given, MidBlock, TimeEmbedding, UpBlock};
 use tch::{Kind, Tensor};
 
 pub use config::{Config, Level, TextTime};
-pub use projected::Projected;
-pub use recorder::{Layer, Place, Recorder};
 
 impl Config {
     fn time_width(&self) -> i64 {
@@ -27,49 +24,10 @@ impl Config {
     }
 }
 
-/// What the UNet is conditioned on, a row for each sample.
-pub struct Text {
-    /// Hidden states of the text encoder(s) `[B, L, cross_attention_dim]`
-    pub context: Tensor,
-    pub added: Option<Added>,
-}
-
-/// SDXL's additional conditions.
-pub struct Added {
-    /// Pooled embedding of the second encoder `[B, P]`
-    pub pooled: Tensor,
-    /// original height and width, crop top and left, target height and width `[B, 6]`
-    pub time_ids: Tensor,
-}
-
-impl Text {
-    /// Applies a function to every tensor: cutting, stacking and moving keep the parts together.
-    pub fn map(&self, f: impl Fn(&Tensor) -> Tensor) -> Self {
-        let added = self.added.as_ref().map(|a| Added { pooled: f(&a.pooled), time_ids: f(&a.time_ids) });
-        Self { context: f(&self.context), added }
-    }
-
-    /// Rows of all parts, one part after the other.
-    pub fn cat(parts: &[&Text]) -> Self {
-        let cat = |pick: &dyn Fn(&Text) -> Option<Tensor>| {
-            let picked: Option<Vec<Tensor>> = parts.iter().map(|p| pick(p)).collect();
-            picked.map(|p| Tensor::cat(&p, 0))
-        };
-        let context = Tensor::cat(&parts.iter().map(|p| &p.context).collect::<Vec<_>>(), 0);
-        let pooled = cat(&|p| p.added.as_ref().map(|a| a.pooled.shallow_clone()));
-        let time_ids = cat(&|p| p.added.as_ref().map(|a| a.time_ids.shallow_clone()));
-        let added = pooled.zip(time_ids).map(|(pooled, time_ids)| Added { pooled, time_ids });
-        Self { context, added }
-    }
-
-    pub fn narrow(&self, start: i64, length: i64) -> Self {
-        self.map(|t| t.narrow(0, start, length))
-    }
-
-    pub fn rows(&self) -> i64 {
-        self.context.size()[0]
-    }
-}
+/// SDXL's additional conditions: the pooled embedding of the second encoder `[B, P]`
+pub const POOLED: &str = "pooled";
+/// SDXL's additional conditions: original height and width, crop top and left, target height and width `[B, 6]`
+pub const TIME_IDS: &str = "time_ids";
 
 pub struct UNet {
     config: Config,
@@ -113,43 +71,18 @@ impl UNet {
         }
     }
 
-    /// The model's output (noise or velocity) for noisy latents.
-    ///
-    /// latents `[B, in_channels, h, w]`, timesteps `[B]` (in training steps, 0..1000) → `[B, out_channels, h, w]`
-    pub fn forward(&self, latents: &Tensor, timesteps: &Tensor, text: &Text) -> Result<Tensor> {
-        self.watched(latents, timesteps, text, None)
-    }
-
-    /// As [`UNet::forward`], without gradients: one of many passes with the same text, whose keys and values are computed once.
-    pub fn again(&self, latents: &Tensor, timesteps: &Tensor, text: &Text, projected: &Projected) -> Result<Tensor> {
-        let _guard = tch::no_grad_guard();
-        projected.rewind();
-        self.run(latents, timesteps, text, None, Some(projected))
-    }
-
-    /// As [`UNet::forward`]; the recorder gets the cross-attention maps of the middle and of the way up.
-    pub fn watched(
-        &self,
-        latents: &Tensor,
-        timesteps: &Tensor,
-        text: &Text,
-        recorder: Option<&Recorder>,
-    ) -> Result<Tensor> {
-        self.run(latents, timesteps, text, recorder, None)
-    }
-
     fn run(
         &self,
         latents: &Tensor,
         timesteps: &Tensor,
-        text: &Text,
+        conditions: &Conditions,
         recorder: Option<&Recorder>,
         projected: Option<&Projected>,
     ) -> Result<Tensor> {
-        self.check(latents, timesteps, text)?;
+        let context = self.check(latents, timesteps, conditions)?;
         let kind = latents.kind();
-        let time = self.embed(timesteps, text, kind)?.silu();
-        let given = Conditions { time: &time, context: &text.context.to_kind(kind), projected, recorder };
+        let time = self.embed(timesteps, conditions, kind)?.silu();
+        let given = Given { time: &time, context: &context.to_kind(kind), projected, recorder };
         let mut x = self.conv_in.forward(latents);
         let mut skips = vec![x.shallow_clone()];
         for block in &self.down_blocks {
@@ -166,23 +99,23 @@ impl UNet {
         &self.config
     }
 
-    fn embed(&self, timesteps: &Tensor, text: &Text, kind: Kind) -> Result<Tensor> {
+    fn embed(&self, timesteps: &Tensor, conditions: &Conditions, kind: Kind) -> Result<Tensor> {
         let c = &self.config;
         let sinusoids = |values: &Tensor, width| sinusoidal(values, width, c.cos_first, c.freq_shift).to_kind(kind);
         let time = self.time_embedding.forward(&sinusoids(timesteps, c.levels[0].channels));
-        match (&self.add_embedding, &c.text_time, &text.added) {
-            (Some(embedding), Some(config), Some(added)) => {
-                let (rows, count) = added.time_ids.size2()?;
-                let ids =
-                    sinusoids(&added.time_ids.flatten(0, 1), config.time_width).view([rows, count * config.time_width]);
-                Ok(time + embedding.forward(&Tensor::cat(&[added.pooled.to_kind(kind), ids], -1)))
+        match (&self.add_embedding, &c.text_time, added(conditions)) {
+            (Some(embedding), Some(config), Some((pooled, time_ids))) => {
+                let (rows, count) = time_ids.size2()?;
+                let ids = sinusoids(&time_ids.flatten(0, 1), config.time_width).view([rows, count * config.time_width]);
+                Ok(time + embedding.forward(&Tensor::cat(&[pooled.to_kind(kind), ids], -1)))
             }
             _ => Ok(time),
         }
     }
 
     /// Everything that libtorch would otherwise complain about from deep inside.
-    fn check(&self, latents: &Tensor, timesteps: &Tensor, text: &Text) -> Result<()> {
+    /// Returns the text's hidden states.
+    fn check<'a>(&self, latents: &Tensor, timesteps: &Tensor, conditions: &'a Conditions) -> Result<&'a Tensor> {
         let c = &self.config;
         let size = latents.size();
         let fail = |what: String| Err(Error::Input(format!("UNet: {what}")));
@@ -202,26 +135,57 @@ impl UNet {
         if timesteps.size() != [rows] {
             return fail(format!("{rows} latents but timesteps {:?}", timesteps.size()));
         }
-        let context = text.context.size();
-        if context.len() != 3 || context[0] != rows || context[2] != c.cross_attention_dim {
+        let Some(context) = conditions.context() else { return fail("the conditions have no text".into()) };
+        let size = context.size();
+        if size.len() != 3 || size[0] != rows || size[2] != c.cross_attention_dim {
             return fail(format!(
-                "text {context:?} does not fit [{rows}, L, cross_attention_dim {}]",
+                "text {size:?} does not fit [{rows}, L, cross_attention_dim {}]",
                 c.cross_attention_dim
             ));
         }
-        match (&c.text_time, &text.added) {
-            (Some(t), Some(added)) => {
-                let width = added.pooled.size()[1] + added.time_ids.size()[1] * t.time_width;
+        match (&c.text_time, added(conditions)) {
+            (Some(t), Some((pooled, time_ids))) => {
+                let width = pooled.size()[1] + time_ids.size()[1] * t.time_width;
                 if width != t.input_width {
                     return fail(format!("pooled text and sizes are {width} wide, the model takes {}", t.input_width));
                 }
-                Ok(())
+                Ok(context)
             }
             (Some(_), None) => fail("this model also needs pooled text and sizes (SDXL)".into()),
             (None, Some(_)) => {
                 fail("this model takes no pooled text; is it an SDXL text encoder with another UNet?".into())
             }
-            (None, None) => Ok(()),
+            (None, None) => Ok(context),
         }
     }
+}
+
+impl Network for UNet {
+    fn predict(
+        &self,
+        latents: &Tensor,
+        times: &Tensor,
+        conditions: &Conditions,
+        recorder: Option<&Recorder>,
+    ) -> Result<Tensor> {
+        self.run(latents, times, conditions, recorder, None)
+    }
+
+    /// Keys and values of the text are computed once.
+    fn predict_again(
+        &self,
+        latents: &Tensor,
+        times: &Tensor,
+        conditions: &Conditions,
+        projected: &Projected,
+    ) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        projected.rewind();
+        self.run(latents, times, conditions, None, Some(projected))
+    }
+}
+
+/// Pooled text and sizes, where there are both.
+fn added(conditions: &Conditions) -> Option<(&Tensor, &Tensor)> {
+    conditions.get(POOLED).zip(conditions.get(TIME_IDS))
 }

@@ -3,6 +3,7 @@
 //! Paper: Rombach et al. (2022), section 3.1. Weights and names: diffusers `AutoencoderKL`.
 
 use crate::{
+    autoencoder::Autoencoder,
     config::Json,
     error::{Error, Result},
     inert_keys,
@@ -109,11 +110,6 @@ impl AutoencoderKl {
         Self::new(&config, &weights, kind)
     }
 
-    /// The precision it computes in.
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
     pub fn new(config: &Config, weights: &Weights, kind: Kind) -> Result<Self> {
         weights.build(&[], |root| Self::at(root, config, kind))
     }
@@ -135,9 +131,29 @@ impl AutoencoderKl {
         }
     }
 
-    /// Scaled latents `[B, 4, h, w]` → image `[B, 3, 8h, 8w]` (for three halvings), about -1..1, not clamped, in the
-    /// latents' precision.
-    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+impl Autoencoder for AutoencoderKl {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn channels(&self) -> i64 {
+        self.config.latent_channels
+    }
+
+    fn downscale(&self) -> i64 {
+        self.config.downscale()
+    }
+
+    fn scale(&self) -> f64 {
+        self.config.scaling_factor
+    }
+
+    fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let size = latents.size();
         if size.len() != 4 || size[1] != self.config.latent_channels {
             return Err(Error::Input(format!(
@@ -150,22 +166,18 @@ impl AutoencoderKl {
         Ok(image.to_kind(latents.kind()))
     }
 
-    /// How many parts, one after the other, [`AutoencoderKl::decode`] consists of.
-    pub fn decode_stages(&self) -> usize {
+    fn decode_stages(&self) -> usize {
         self.decoder.stages.len() + 1
     }
 
-    /// One part of [`AutoencoderKl::decode`]. The first takes scaled latents in the network's precision, each other what the one before
-    /// it gave; the last gives the image.
-    pub fn decode_stage(&self, stage: usize, x: &Tensor) -> Tensor {
+    fn decode_stage(&self, stage: usize, x: &Tensor) -> Tensor {
         match stage {
             0 => self.post_quant_conv.forward(&(x / self.config.scaling_factor)),
             _ => self.decoder.stages[stage - 1].forward(x),
         }
     }
 
-    /// Image `[B, 3, H, W]` in -1..1 → mean and log-variance `[B, 4, h, w]` of the latents, not scaled.
-    pub fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor)> {
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor)> {
         let size = image.size();
         let least = self.config.downscale();
         if size.len() != 4 || size[1] != self.config.in_channels || size[2] < least || size[3] < least {
@@ -177,10 +189,6 @@ impl AutoencoderKl {
         let moments = self.quant_conv.forward(&self.encoder.forward(&image.to_kind(self.kind))).to_kind(image.kind());
         let halves = moments.chunk(2, 1);
         Ok((halves[0].shallow_clone(), halves[1].clamp(-30.0, 20.0)))
-    }
-
-    pub fn config(&self) -> &Config {
-        &self.config
     }
 }
 

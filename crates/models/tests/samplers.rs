@@ -4,7 +4,7 @@ mod common;
 
 use common::{device, fixture, io, relative_error};
 use models::{
-    schedule::{Forced, NoiseSchedule, Sampler, SamplerKind, Walk},
+    schedule::{Forced, NoisePath, NoiseSchedule, Sampler, SamplerKind, Walk},
     tensors::Tensors,
 };
 use std::fs;

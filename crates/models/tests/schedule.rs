@@ -3,7 +3,7 @@
 mod common;
 
 use common::{device, io, relative_error};
-use models::schedule::{Forced, NoiseSchedule, Prediction, SamplerKind};
+use models::schedule::{Forced, NoisePath, NoiseSchedule, Prediction, SamplerKind};
 use std::{collections::BTreeMap, fs, path::Path};
 use tch::{Kind, Tensor};
 

@@ -6,8 +6,9 @@ use common::{assert_close, device, fixture, io};
 use models::{
     layers::Linear,
     lora::{self, Base, Lora},
+    network::{Conditions, Network, Place, Projected, Recorder},
     tensors::Tensors,
-    unet::{Added, Config, Place, Projected, Recorder, Text, UNet},
+    unet::{Config, POOLED, TIME_IDS, UNet},
     weights::Weights,
 };
 use std::{collections::BTreeSet, fs};
@@ -20,14 +21,16 @@ fn open(name: &str, kind: Kind) -> (Config, Weights) {
 }
 
 /// The inputs of a case, with the timestep as one number a sample.
-fn case(io: &Tensors, name: &str) -> (Tensor, Tensor, Text) {
+fn case(io: &Tensors, name: &str) -> (Tensor, Tensor, Conditions) {
     let get = |key: &str| io[&format!("{name}.{key}")].shallow_clone();
     let sample = get("sample");
     let timesteps = get("timestep").expand([sample.size()[0]], true);
-    let added = io
-        .get(&format!("{name}.text_embeds"))
-        .map(|pooled| Added { pooled: pooled.shallow_clone(), time_ids: get("time_ids") });
-    (sample, timesteps, Text { context: get("encoder_hidden_states"), added })
+    let text = Conditions::of_context(get("encoder_hidden_states"));
+    let text = match io.get(&format!("{name}.text_embeds")) {
+        Some(pooled) => text.with(POOLED, pooled.shallow_clone()).with(TIME_IDS, get("time_ids")),
+        None => text,
+    };
+    (sample, timesteps, text)
 }
 
 fn parity(name: &str) {
@@ -38,10 +41,10 @@ fn parity(name: &str) {
     assert!(cases.len() >= 3);
     for case_name in cases {
         let (sample, timesteps, text) = case(&io, case_name);
-        let out = unet.forward(&sample, &timesteps, &text).unwrap();
+        let out = unet.predict(&sample, &timesteps, &text, None).unwrap();
         let projected = Projected::default();
         for _ in 0..2 {
-            let again = unet.again(&sample, &timesteps, &text, &projected).unwrap();
+            let again = unet.predict_again(&sample, &timesteps, &text, &projected).unwrap();
             assert_eq!(again, out, "keys and values of the text that were kept");
         }
         assert_close(&format!("{name} {case_name} {:?}", sample.size()), &out, &io[&format!("{case_name}.out")], 1e-5);
@@ -54,8 +57,8 @@ fn maps(name: &str, unet: &UNet, io: &Tensors) {
     let (sample, timesteps, text) = case(io, "case1");
     for (first, rows) in [(0, 2), (1, 1)] {
         let recorder = Recorder::new(first, rows);
-        let out = unet.watched(&sample, &timesteps, &text, Some(&recorder)).unwrap();
-        assert_eq!(out, unet.forward(&sample, &timesteps, &text).unwrap(), "watching changes nothing");
+        let out = unet.predict(&sample, &timesteps, &text, Some(&recorder)).unwrap();
+        assert_eq!(out, unet.predict(&sample, &timesteps, &text, None).unwrap(), "watching changes nothing");
         let layers = recorder.into_layers();
         let count = io.keys().filter(|key| key.starts_with("case1.map.")).count();
         assert!(count >= 4);
@@ -98,7 +101,7 @@ fn adapters_in_every_format() {
         let lora = Lora::read(&fixture("lora").join(format!("{format}.safetensors")), &weights).unwrap();
         for (form, weights) in [("merged", weights.merged(&lora)), ("branch", weights.with_adapter(&lora))] {
             let unet = UNet::new(&config, &weights.unwrap()).unwrap();
-            let out = unet.forward(&sample, &timesteps, &text).unwrap();
+            let out = unet.predict(&sample, &timesteps, &text, None).unwrap();
             assert_close(&format!("{format} {form}"), &out, &expected["out"], 1e-5);
         }
     }
@@ -112,7 +115,9 @@ fn a_small_update_samples_as_it_trains() {
     let (sample, timesteps, text) = case(&inputs, "case0");
     let run = |(config, _): &(Config, Weights), weights: Weights, kind: Kind| {
         let unet = UNet::new(config, &weights).unwrap();
-        unet.forward(&sample.to_kind(kind), &timesteps, &text.map(|t| t.to_kind(kind))).unwrap().to_kind(Kind::Double)
+        unet.predict(&sample.to_kind(kind), &timesteps, &text.map(|t| t.to_kind(kind)), None)
+            .unwrap()
+            .to_kind(Kind::Double)
     };
     let lora = Lora::read(&fixture("lora").join("kohya.safetensors"), &half.1).unwrap();
     let largest = lora.pairs().map(|(path, pair)| {
@@ -162,7 +167,7 @@ fn adapter_gradients() {
     let lora =
         Lora::read(&fixture("lora").join("peft.safetensors"), &weights).unwrap().trainable(Kind::Float, device());
     let unet = UNet::new(&config, &weights.with_adapter(&lora.lora).unwrap()).unwrap();
-    let out = unet.forward(&sample, &timesteps, &text).unwrap();
+    let out = unet.predict(&sample, &timesteps, &text, None).unwrap();
     let parameters = lora.lora.parameters();
     let leaves: Vec<&Tensor> = parameters.iter().map(|(_, t)| *t).collect();
     let grads = torch_ext::vjp(&[&out], &leaves, &[&expected["cotangent"]]).unwrap();
@@ -189,7 +194,7 @@ fn written_adapters_read_back() {
     lora::write_kohya(&lora, &kohya, Base::Sd1, "a title", (512, 512)).unwrap();
     lora::write_peft(&lora, &peft).unwrap();
     let run = |lora: &Lora| {
-        UNet::new(&config, &weights.merged(lora).unwrap()).unwrap().forward(&sample, &timesteps, &text).unwrap()
+        UNet::new(&config, &weights.merged(lora).unwrap()).unwrap().predict(&sample, &timesteps, &text, None).unwrap()
     };
     let expected = run(&lora);
     for path in [&diffusers, &kohya, &peft] {
@@ -247,10 +252,11 @@ fn wrong_inputs_are_errors() {
     let (config, weights) = open("unet_sdxl", Kind::Float);
     let unet = UNet::new(&config, &weights).unwrap();
     let (sample, timesteps, text) = case(&io("unet_sdxl"), "case0");
-    let error = |sample: &Tensor, text: &Text| unet.forward(sample, &timesteps, text).unwrap_err().to_string();
+    let error =
+        |sample: &Tensor, text: &Conditions| unet.predict(sample, &timesteps, text, None).unwrap_err().to_string();
     assert!(error(&sample.narrow(1, 0, 3), &text).contains("3 channels"));
     assert!(error(&sample.narrow(3, 0, 1), &text).contains("too small"));
-    let plain = Text { context: text.context.shallow_clone(), added: None };
+    let plain = Conditions::of_context(text.context().unwrap().shallow_clone());
     assert!(error(&sample, &plain).contains("SDXL"));
     let narrow = text.map(|t| t.narrow(-1, 0, 4));
     assert!(error(&sample, &narrow).contains("cross_attention_dim"));

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_close, device, fixture, io};
-use models::vae::AutoencoderKl;
+use models::{autoencoder::Autoencoder, vae::AutoencoderKl};
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 

@@ -156,7 +156,7 @@ impl Run {
     fn write_adapter(&self, trainer: &Trainer, lora: &Lora, folder: &str) -> Result<PathBuf> {
         let folder = self.folder.join(folder);
         let name = self.folder.file_name().and_then(|n| n.to_str()).unwrap_or("comat");
-        let (size, base) = (trainer.session.size, trainer.session.pipeline.base);
+        let (size, base) = (trainer.session.size, trainer.session.pipeline.base());
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         lora::write_diffusers(lora, &folder.join("pytorch_lora_weights.safetensors"))?;
         let kohya = folder.join(format!("{name}.safetensors"));

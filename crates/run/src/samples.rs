@@ -100,7 +100,7 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
             let (seed, at) = (seed.to_string(), step.to_string());
             image.save(&path, &[("parameters", &settings), ("prompt", prompt), ("seed", &seed), ("step", &at)])?;
             if let Some(sum) = &sum {
-                let words = word_maps::words(prompt, &session.pipeline.text.tokenizer().encode(prompt)?);
+                let words = word_maps::words(prompt, &session.pipeline.text.tokens(prompt)?);
                 let looks = Looks { image: image.clone(), maps: sum.of(i as i64, &words)? };
                 maps.add(first + i, prompt, &looks);
                 let before = first_look(&run.folder.join("samples/step-0"), first + i, prompt)?;

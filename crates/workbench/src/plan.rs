@@ -38,8 +38,8 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
         format!(
             "model        {}: {:?}, UNet {} parameters, {:?} on {:?}",
             pipeline.name.display(),
-            pipeline.base,
-            thousands(pipeline.unet_weights.parameter_count()),
+            pipeline.base(),
+            thousands(pipeline.weights.parameter_count()),
             pipeline.kind,
             pipeline.device
         ),
@@ -131,7 +131,7 @@ fn open_the_rest(session: &mut Session, prompts: &[Prompt], resume: Option<&str>
     }
     let Some(which) = resume else { return Ok(()) };
     if let Some(path) = checkpoint::find(&session.config.output.join("checkpoints"), which)? {
-        let (weights, kind) = (&session.pipeline.unet_weights, session.latent_kind());
+        let (weights, kind) = (&session.pipeline.weights, session.latent_kind());
         let found = checkpoint::load(&path, weights, &session.config, kind, session.pipeline.device)?;
         found.state.check(session.config.seed, &train::digest(prompts), &path)?;
     }

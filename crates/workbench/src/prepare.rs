@@ -12,8 +12,9 @@ use anyhow::{Result, bail};
 use config::{Sampling, Size};
 use course::Course;
 use diffusion::{
+    family::stable_diffusion,
     model_folder::{NewFolder, UNET},
-    pipeline::{self, Pipeline},
+    pipeline::Pipeline,
 };
 use indicatif::ProgressBar;
 use models::schedule::Prediction;
@@ -71,7 +72,7 @@ pub fn run(mut pipeline: Pipeline, request: &Request, bars: &Bars, interrupt: &I
     let folder = NewFolder::plan(&pipeline.path, &request.out, &[UNET], request.kind)?;
     match &request.tune {
         Tune::Unet { optimizer_on } => {
-            room::check(pipeline.unet_weights.parameter_count(), pipeline.kind, pipeline.device, *optimizer_on)?;
+            room::check(pipeline.weights.parameter_count(), pipeline.kind, pipeline.device, *optimizer_on)?;
         }
         Tune::Lora { rank, targets } => drop(course::fresh(&pipeline, *rank, targets, request.seed)?), // are they there?
     }
@@ -95,15 +96,15 @@ pub fn run(mut pipeline: Pipeline, request: &Request, bars: &Bars, interrupt: &I
 }
 
 fn check(pipeline: &Pipeline, request: &Request) -> Result<()> {
-    pipeline::class(&pipeline.path)?;
+    stable_diffusion::class(&pipeline.path)?;
     let native = pipeline.native_size();
     if request.size.width * request.size.height >= native.width * native.height {
         bail!("--size {}: the model's own size is {native}; there is nothing to be prepared for", request.size);
     }
-    if pipeline.schedule.prediction != Prediction::Epsilon {
+    if pipeline.schedule()?.prediction != Prediction::Epsilon {
         bail!(
             "this model predicts {:?}; only models that predict the noise can be prepared",
-            pipeline.schedule.prediction
+            pipeline.schedule()?.prediction
         );
     }
     pipeline.latent_shape(request.size)?;

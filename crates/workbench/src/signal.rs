@@ -73,7 +73,7 @@ pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Int
         request.prompts
     );
     let lora = match &request.lora {
-        Some(path) => Lora::read(path, &session.pipeline.unet_weights)?,
+        Some(path) => Lora::read(path, &session.pipeline.weights)?,
         None => adapter::start(&session)?,
     };
     let adapter = lora.trainable(session.latent_kind(), session.pipeline.device);

@@ -73,7 +73,7 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
     let extra = Extra::read(&request.noise, &session, rows)?;
     let lora = match (&request.lora, extra.adapter) {
         (Some(_), Some(_)) => bail!("{}: it holds an adapter, and --lora names another", request.noise.display()),
-        (Some(path), None) => Lora::read(path, &session.pipeline.unet_weights)?,
+        (Some(path), None) => Lora::read(path, &session.pipeline.weights)?,
         (None, Some(lora)) => lora,
         (None, None) => adapter::start(&session)?,
     };
@@ -186,7 +186,7 @@ impl Extra {
             return Err(fail(format!("crop {crop:?} is out of 0..={most}")));
         }
         all.retain(|key, _| key != "x_T" && key != "z");
-        let weights = &session.pipeline.unet_weights;
+        let weights = &session.pipeline.weights;
         let adapter = if all.is_empty() { None } else { Some(Lora::from_tensors(all, &metadata, path, weights)?) };
         Ok(Self { adapter, tracked_start, crops })
     }

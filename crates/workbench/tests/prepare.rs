@@ -63,10 +63,10 @@ fn by_hand(request: &Request) -> Tensors {
             let file = request.work.join(format!("images/{n:05}.png"));
             let pixels =
                 Image::open_with_texts(&file).unwrap().0.tensor().unwrap().to_device(device()).unsqueeze(0) * 2.0 - 1.0;
-            pipeline.vae.with(|vae| Ok(vae.encode(&pixels)?)).unwrap().0 * pipeline.vae_config.scaling_factor
+            pipeline.vae.with(|vae| Ok(vae.encode(&pixels)?)).unwrap().0 * pipeline.latents.scale
         })
         .collect();
-    let signal = pipeline.schedule.signal();
+    let signal = pipeline.schedule().unwrap().signal().to_vec();
     let file = model().join(UNET);
     let mut weights: Vec<(String, Weight)> = tensors::read(&file)
         .unwrap()
@@ -82,7 +82,7 @@ fn by_hand(request: &Request) -> Tensors {
         let leaves: Vec<Tensor> = weights.iter().map(|(_, w)| w.value.detach().set_requires_grad(true)).collect();
         let named: Tensors =
             weights.iter().zip(&leaves).map(|((key, _), leaf)| (key.clone(), leaf.shallow_clone())).collect();
-        let unet = pipeline.unet(&Weights::new(named, file.clone(), Kind::Double, device()).unwrap()).unwrap();
+        let unet = pipeline.network(&Weights::new(named, file.clone(), Kind::Double, device()).unwrap()).unwrap();
         let mut order = stream(request.seed, Purpose::Order, step, 1).unwrap();
         let rows: Vec<usize> = (0..request.batch).map(|_| order.below(0, 3).unwrap() as usize).collect();
         let mut losses = vec![];
@@ -94,7 +94,7 @@ fn by_hand(request: &Request) -> Tensors {
             let noisy = &latents[row] * share.sqrt() + &noise * (1.0 - share).sqrt();
             let text = pipeline.text.guided(&[&request.prompts[row]], None, false, (16, 16)).unwrap();
             let guidance = Guidance { scale: 1.0, rescale: 0.0 };
-            let denoiser = Denoiser { unet: &unet, guidance, kind: Kind::Double };
+            let denoiser = Denoiser { network: &unet, guidance, kind: Kind::Double };
             let error = denoiser.predict(&noisy, timestep as f64, &text).unwrap() - noise;
             losses.push(error.square().mean(Kind::Double));
         }

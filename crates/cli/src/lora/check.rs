@@ -48,7 +48,7 @@ pub fn run(mut args: Check, console: &Console) -> Result<()> {
 
 /// Of every network of a model folder that a LoRA can adapt.
 fn layers(model: &Path) -> Result<Layers> {
-    let (xl, _) = diffusion::pipeline::class(model)?;
+    let (xl, _) = diffusion::family::stable_diffusion::class(model)?;
     let networks = [Network::UNet, Network::TextEncoder, Network::TextEncoder2];
     let networks = networks.into_iter().take(if xl { 3 } else { 2 });
     let of = |network: Network| {

@@ -3,9 +3,8 @@
 use anyhow::Result;
 use config::{Config, Sampling, Size};
 use diffusion::pipeline::Pipeline;
-use models::{Error, weights};
+use models::weights;
 use serde::{Deserialize, Serialize};
-use std::fs;
 use tch::{Device, Kind, Tensor};
 
 /// What latents depend on, besides their prompt.
@@ -64,7 +63,7 @@ impl Origin {
     }
 }
 
-/// Of everything that a model's latents depend on: UNet, text encoders and schedule, not the VAE.
+/// Of everything that a model's latents depend on: denoising network, text encoders and schedule, not the VAE.
 ///
 /// # Errors
 /// Files that cannot be read.
@@ -76,12 +75,7 @@ pub fn fingerprint(pipeline: &Pipeline) -> Result<String> {
         let parts = [weights::fingerprint_of(std::slice::from_ref(model))?].into_iter().chain(said);
         return Ok(models::digest(parts.collect::<Vec<_>>().join("\n").as_bytes()));
     }
-    let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model", variant)?];
-    for encoder in ["text_encoder", "text_encoder_2"].map(|name| model.join(name)).iter().filter(|f| f.exists()) {
-        parts.push(weights::fingerprint(encoder, "model", variant)?);
-    }
-    let scheduler = model.join("scheduler/scheduler_config.json");
-    parts.push(fs::read_to_string(&scheduler).map_err(Error::io(&scheduler))?);
+    let mut parts = pipeline.family.fingerprints(model, variant)?;
     parts.extend(said);
     Ok(models::digest(parts.join("\n").as_bytes()))
 }

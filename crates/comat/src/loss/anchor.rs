@@ -2,14 +2,14 @@
 
 use super::step::{Pull, Replayed, StepLoss, Term};
 use anyhow::Result;
-use diffusion::{denoiser::Denoiser, text::GuidedText};
-use models::{guidance::Guidance, unet::UNet};
+use diffusion::{conditions::GuidedText, denoiser::Denoiser};
+use models::{guidance::Guidance, network::Network};
 use std::collections::BTreeSet;
 use tch::Kind;
 
 /// The original model, as a step is held to it.
 pub struct Original {
-    pub unet: UNet,
+    pub unet: Box<dyn Network>,
     /// The prompts, as its guidance takes them.
     pub text: GuidedText,
     pub guidance: Guidance,
@@ -20,7 +20,7 @@ pub struct Original {
 impl Original {
     /// Towards it, at these steps.
     pub fn pull(&self, steps: BTreeSet<usize>) -> Anchored<'_> {
-        let denoiser = Denoiser { unet: &self.unet, guidance: self.guidance, kind: self.kind };
+        let denoiser = Denoiser { network: &self.unet, guidance: self.guidance, kind: self.kind };
         Anchored { denoiser, text: &self.text, weight: self.weight, steps }
     }
 }

@@ -4,7 +4,7 @@
 use super::step::{Pull, Replayed, StepLoss, Term};
 use anyhow::Result;
 use config::Form;
-use models::unet::Layer;
+use models::network::Layer;
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 

@@ -3,7 +3,7 @@
 //! A new one is a type with [`StepLoss`] and a line in [`crate::train::iterate`].
 
 use anyhow::Result;
-use models::{schedule::Step, unet::Layer};
+use models::{network::Layer, schedule::Step};
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{Kind, Tensor};
 

@@ -40,7 +40,7 @@ impl Trainer {
         };
         let mut session = Session::open(config)?;
         session.take_entities(&prompts)?;
-        let (weights, kind, device) = (&session.pipeline.unet_weights, session.latent_kind(), session.pipeline.device);
+        let (weights, kind, device) = (&session.pipeline.weights, session.latent_kind(), session.pipeline.device);
         let mut changed = vec![];
         let (adapter, optimizer, progress) = match &found {
             None => {
@@ -88,7 +88,7 @@ impl Trainer {
         let decay = self.session.config.train.ema;
         self.ema = (decay > 0.0).then(|| Ema::new(decay, &self.adapter));
         if let (Some(ema), Some(path)) = (&mut self.ema, &self.resumed) {
-            checkpoint::load_ema(path, &self.session.pipeline.unet_weights, &self.adapter, ema)?;
+            checkpoint::load_ema(path, &self.session.pipeline.weights, &self.adapter, ema)?;
         }
         self.take_from_first()
     }

@@ -10,9 +10,10 @@ use super::{
 use anyhow::Result;
 use models::{
     clip::{TextConfig, TextEncoder},
+    network::{Conditions, Network},
     schedule::{Forced, NoiseSchedule},
     tokenizer::ClipTokenizer,
-    unet::{self, Text, UNet},
+    unet::{self, UNet},
 };
 use rand::Rng;
 use scenes::{
@@ -92,7 +93,7 @@ pub fn run(stack: &Stack, lesson: &Lesson, watch: &Watch) -> Result<()> {
         let clean = pool.index_select(0, &numbers);
         let context = encoder.forward(&ids)?.last_hidden_state;
         let noisy = levels.mix(&clean, &noise, &timesteps);
-        let predicted = unet.forward(&noisy, &timesteps, &Text { context, added: None })?;
+        let predicted = unet.predict(&noisy, &timesteps, &Conditions::of_context(context), None)?;
         let error = (predicted - noise).square().mean_dim([1, 2, 3].as_slice(), false, Kind::Float);
         let plain = error.detach().mean(Kind::Float);
         let total = (error * levels.weight.index_select(0, &timesteps)).mean(Kind::Float);

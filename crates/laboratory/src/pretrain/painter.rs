@@ -12,8 +12,8 @@ use anyhow::Result;
 use diffusion::{denoiser::Denoiser, pipeline::Pipeline, trajectory};
 use models::{
     guidance::Guidance,
+    network::Network,
     schedule::{Sampler, SamplerKind},
-    unet::UNet,
 };
 use rand::Rng;
 use scenes::{
@@ -32,7 +32,7 @@ const BATCH: u64 = 128;
 /// The trained diffusion model, ready to draw.
 pub struct Painter {
     pipeline: Pipeline,
-    unet: UNet,
+    unet: Box<dyn Network>,
     sampler: Sampler,
     levels: Levels,
     device: Device,
@@ -41,9 +41,9 @@ pub struct Painter {
 impl Painter {
     pub fn open(stack: &Stack) -> Result<Self> {
         let pipeline = Pipeline::open(&stack.sd(""), Kind::Float, stack.device)?;
-        let unet = pipeline.unet(&pipeline.unet_weights)?;
-        let levels = Levels::of(&pipeline.schedule, stack.device);
-        let sampler = pipeline.schedule.sampler(SamplerKind::Ddim, STEPS, 0.0)?;
+        let unet = pipeline.network(&pipeline.weights)?;
+        let levels = Levels::of(pipeline.schedule()?, stack.device);
+        let sampler = pipeline.noise_path.sampler(SamplerKind::Ddim, STEPS, 0.0)?;
         Ok(Self { pipeline, unet, sampler, levels, device: stack.device })
     }
 
@@ -52,8 +52,10 @@ impl Painter {
         self.batches("redrawing images", count, watch, |this, numbers| {
             let mut rng = data::rng(seed, Stream::Redraw, numbers.start);
             let scenes: Vec<Scene> = numbers.map(|n| Scene::any(&mut data::rng(seed, stream, n))).collect();
-            let latents =
-                this.pipeline.vae.with(|vae| vae::encode(vae, &data::images(&scenes).to_device(this.device)))?;
+            let latents = this
+                .pipeline
+                .vae
+                .with(|vae| vae::encode(vae.as_ref(), &data::images(&scenes).to_device(this.device)))?;
             let steps = rng.random_range(0..=MOST);
             if steps == 0 {
                 return Ok(latents);
@@ -73,7 +75,7 @@ impl Painter {
         self.batches("drawing images", prompts.len() as u64, watch, |this, numbers| {
             let mut rng = data::rng(seed, Stream::Draw, numbers.start);
             let prompts = &prompts[numbers.start as usize..numbers.end as usize];
-            let side = SIDE as i64 / this.pipeline.vae_config.downscale();
+            let side = SIDE as i64 / this.pipeline.latents.downscale;
             let noise = data::randn(&mut rng, &[prompts.len() as i64, 4, side, side])?.to_device(this.device);
             this.denoise(noise, STEPS, prompts)
         })
@@ -82,7 +84,7 @@ impl Painter {
     /// The last steps of the sampler.
     fn denoise(&mut self, start: Tensor, steps: usize, captions: &[&str]) -> Result<Tensor> {
         let denoiser =
-            Denoiser { unet: &self.unet, guidance: Guidance { scale: GUIDANCE, rescale: 0.0 }, kind: Kind::Float };
+            Denoiser { network: &self.unet, guidance: Guidance { scale: GUIDANCE, rescale: 0.0 }, kind: Kind::Float };
         let text = self.pipeline.text.guided(captions, None, true, (SIDE as i64, SIDE as i64))?;
         let rest = self.sampler.from(STEPS - steps);
         let no_noise = |_| Ok(start.zeros_like());

@@ -8,6 +8,7 @@ use super::{
 };
 use anyhow::Result;
 use models::{
+    autoencoder::Autoencoder,
     vae::{AutoencoderKl, Config},
     weights::Weights,
 };
@@ -83,9 +84,9 @@ fn unscaled(config: &Config) -> Config {
 }
 
 /// Scaled latents of images `[B, 3, 64, 64]` in 0..1, without a graph.
-pub fn encode(vae: &AutoencoderKl, images: &Tensor) -> Result<Tensor> {
+pub fn encode(vae: &dyn Autoencoder, images: &Tensor) -> Result<Tensor> {
     let _guard = tch::no_grad_guard();
-    Ok(vae.encode(&(images * 2.0 - 1.0))?.0 * vae.config().scaling_factor)
+    Ok(vae.latents(&(images * 2.0 - 1.0))?)
 }
 
 pub fn open(stack: &Stack) -> Result<AutoencoderKl> {

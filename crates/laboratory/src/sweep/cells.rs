@@ -10,7 +10,7 @@ use diffusion::{
 };
 use images::{Image, Size};
 use indicatif::ProgressBar;
-use models::unet::UNet;
+use models::network::Network;
 use ranks::interrupt::Interrupt;
 use scenes::{
     judging::{self, Drawn, Judged, Question},
@@ -82,7 +82,7 @@ impl<'a> Cell<'a> {
     pub fn draw(
         &self,
         pipeline: &mut Pipeline,
-        unet: &UNet,
+        unet: &dyn Network,
         batch: usize,
         bar: &ProgressBar,
         interrupt: &Interrupt,

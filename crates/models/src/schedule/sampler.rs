@@ -15,7 +15,8 @@ pub struct Step {
 }
 
 impl Step {
-    pub(super) fn new(time: f64, a: f64, b: f64, sigma: f64) -> Self {
+    /// Of first order: `x' = a x + b e + sigma z`.
+    pub fn new(time: f64, a: f64, b: f64, sigma: f64) -> Self {
         Self { time, a, b, sigma, before: None }
     }
 
@@ -39,7 +40,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    pub(super) fn of(steps: Vec<Step>) -> Self {
+    /// From noise of deviation 1.
+    pub fn of(steps: Vec<Step>) -> Self {
         Self { steps, deviation: 1.0 }
     }
 

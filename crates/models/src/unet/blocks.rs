@@ -1,18 +1,17 @@
 use super::{
     Config,
-    projected::Projected,
-    recorder::{Place, Recorder, Tap},
     transformer::{Context, SpatialTransformer},
 };
 use crate::{
     layers::{Conv2d, Linear},
+    network::{Place, Projected, Recorder, Tap},
     resnet::{ResnetBlock, upsample},
     weights::Scope,
 };
 use tch::Tensor;
 
 /// What every block of the UNet is told besides its input.
-pub struct Conditions<'a> {
+pub struct Given<'a> {
     /// Embedded timestep `[B, E]`, through the SiLU that every residual block would start with.
     pub time: &'a Tensor,
     /// Text `[B, L, D]`
@@ -23,7 +22,7 @@ pub struct Conditions<'a> {
     pub recorder: Option<&'a Recorder>,
 }
 
-impl<'a> Conditions<'a> {
+impl<'a> Given<'a> {
     fn text(&self) -> Context<'a> {
         Context { tokens: self.context, projected: self.projected }
     }
@@ -40,7 +39,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, given: &Conditions, tap: Option<Tap>) -> Tensor {
+    fn forward(&self, x: &Tensor, given: &Given, tap: Option<Tap>) -> Tensor {
         let x = self.resnet.forward(x, Some(given.time));
         match &self.attention {
             Some(attention) => attention.forward(&x, given.text(), tap),
@@ -75,7 +74,7 @@ impl DownBlock {
     }
 
     /// Runs the block and keeps what the way up will need.
-    pub fn forward(&self, mut x: Tensor, given: &Conditions, skips: &mut Vec<Tensor>) -> Tensor {
+    pub fn forward(&self, mut x: Tensor, given: &Given, skips: &mut Vec<Tensor>) -> Tensor {
         for layer in &self.layers {
             x = layer.forward(&x, given, None);
             skips.push(x.shallow_clone());
@@ -104,7 +103,7 @@ impl MidBlock {
         }
     }
 
-    pub fn forward(&self, x: &Tensor, given: &Conditions) -> Tensor {
+    pub fn forward(&self, x: &Tensor, given: &Given) -> Tensor {
         self.second.forward(&self.first.forward(x, given, given.tap(Place::Mid)), Some(given.time))
     }
 }
@@ -133,7 +132,7 @@ impl UpBlock {
 
     /// Takes its skips from the end of the list, and grows to the size of the next one: sizes that halving has rounded
     /// come back as they were.
-    pub fn forward(&self, mut x: Tensor, given: &Conditions, skips: &mut Vec<Tensor>) -> Tensor {
+    pub fn forward(&self, mut x: Tensor, given: &Given, skips: &mut Vec<Tensor>) -> Tensor {
         for layer in &self.layers {
             let skip = skips.pop().expect("a skip for every layer on the way up");
             x = layer.forward(&Tensor::cat(&[x, skip], 1), given, given.tap(Place::Up));

@@ -1,6 +1,7 @@
-use super::{Config, projected::Projected, recorder::Tap};
+use super::Config;
 use crate::{
     layers::{Conv2d, GroupNorm, LayerNorm, Linear, attention},
+    network::{Projected, Tap},
     weights::Scope,
 };
 use tch::Tensor;

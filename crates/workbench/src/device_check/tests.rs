@@ -38,7 +38,7 @@ fn this_device_is_right() {
 fn a_spoilt_layer_is_noticed() {
     fn spoil(session: &Session) {
         let key = "mid_block.resnets.0.conv1.weight";
-        let weight = session.pipeline.unet_weights.get(key).expect(key);
+        let weight = session.pipeline.weights.get(key).expect(key);
         tch::no_grad(|| _ = weight.shallow_clone().g_mul_scalar_(1.01));
     }
     let check = Check { alter: spoil, ..Check::new(&world(), here()).unwrap() };
@@ -53,7 +53,7 @@ fn a_spoilt_layer_is_noticed() {
 #[test]
 fn what_is_not_a_number_does_not_pass() {
     fn spoil(session: &Session) {
-        let weight = session.pipeline.unet_weights.get("conv_out.bias").unwrap();
+        let weight = session.pipeline.weights.get("conv_out.bias").unwrap();
         tch::no_grad(|| _ = weight.shallow_clone().fill_(f64::NAN));
     }
     let check = Check { alter: spoil, ..Check::new(&world(), here()).unwrap() };

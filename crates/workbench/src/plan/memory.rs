@@ -189,7 +189,7 @@ fn of_phase(runs: &[Phases; 3], phase: usize) -> Option<[f64; 3]> {
 
 /// About half and three quarters of the side, as the model takes them.
 fn probes(session: &Session, full: Size) -> [Size; 2] {
-    let cell = session.pipeline.vae_config.downscale() << session.pipeline.unet_config.halvings();
+    let cell = session.pipeline.latents.downscale * session.pipeline.family.least_cells();
     let part = |side: i64, quarters: i64| (side * quarters / 4 / cell * cell).max(cell);
     let size = |quarters| Size { width: part(full.width, quarters), height: part(full.height, quarters) };
     match [size(2), size(3)] {

@@ -115,7 +115,7 @@ fn keep(config: &mut Config, fits: bool) {
 /// What the run takes at most, in bytes, by a rough bound.
 fn most(session: &Session, samples: usize) -> f64 {
     // weights, those of the other networks, and a merged copy
-    let weights = 4.0 * 4.0 * session.pipeline.unet_weights.parameter_count() as f64;
+    let weights = 4.0 * 4.0 * session.pipeline.weights.parameter_count() as f64;
     weights + samples as f64 * (session.size.width * session.size.height) as f64 * AMPLE
 }
 

@@ -15,8 +15,8 @@ use models::{
     Error,
     guidance::Guidance,
     lora::{self, Changes, Lora, Trainable},
+    network::Network,
     tensors::{self, Tensors},
-    unet::UNet,
     weights::{Weights, files_of},
 };
 use optim::{Masters, learning_rate};
@@ -52,7 +52,7 @@ enum Tuned {
 pub fn fresh(pipeline: &Pipeline, rank: i64, targets: &[String], seed: u64) -> Result<Lora> {
     let draws = |index: usize| stream(seed, Purpose::Adapter, 0, index as u64);
     let draw = |layer: usize, shape: &[i64]| Ok(draws(layer).map_err(|e| Error::Input(e.to_string()))?.randn(shape)?);
-    Ok(Lora::fresh(&pipeline.unet_weights, targets, rank, rank as f64, draw)?)
+    Ok(Lora::fresh(&pipeline.weights, targets, rank, rank as f64, draw)?)
 }
 
 impl<'a> Course<'a> {
@@ -73,7 +73,7 @@ impl<'a> Course<'a> {
     ) -> Result<Self> {
         let (kind, device) = (pipeline.kind, pipeline.device);
         let folder = pipeline.path.join(UNET.folder);
-        pipeline.unet_weights = Weights::new(Tensors::new(), folder.clone(), kind, device)?; // room for the leaves
+        pipeline.weights = Weights::new(Tensors::new(), folder.clone(), kind, device)?; // room for the leaves
         let (mut weights, mut keys, mut pairs) = (Tensors::new(), vec![], vec![]);
         for file in files_of(&folder, UNET.stem, pipeline.variant.as_deref())? {
             for (key, tensor) in tensors::read(&file)?.0 {
@@ -89,16 +89,16 @@ impl<'a> Course<'a> {
                 pairs.push((leaf, value));
             }
         }
-        pipeline.unet_weights = Weights::new(weights, folder, kind, device)?;
+        pipeline.weights = Weights::new(weights, folder, kind, device)?;
         let config = config(request);
         let masters = Masters::new(pairs, &config);
         Ok(Self { request, config, latents, tuned: Tuned::Whole(keys), masters })
     }
 
-    fn unet(&self, pipeline: &Pipeline) -> Result<UNet> {
+    fn unet(&self, pipeline: &Pipeline) -> Result<Box<dyn Network>> {
         Ok(match &self.tuned {
-            Tuned::Adapted(adapter) => pipeline.unet(&pipeline.unet_weights.with_adapter(&adapter.lora)?)?,
-            Tuned::Whole(_) => pipeline.unet(&pipeline.unet_weights)?,
+            Tuned::Adapted(adapter) => pipeline.network(&pipeline.weights.with_adapter(&adapter.lora)?)?,
+            Tuned::Whole(_) => pipeline.network(&pipeline.weights)?,
         })
     }
 
@@ -145,8 +145,8 @@ impl<'a> Course<'a> {
     }
 
     /// Of an image's noise at a timestep, both drawn for this step and place. (Ho et al. 2020)
-    fn loss(&self, pipeline: &mut Pipeline, unet: &UNet, row: i64, step: u64, place: u64) -> Result<Tensor> {
-        let signal = pipeline.schedule.signal();
+    fn loss(&self, pipeline: &mut Pipeline, unet: &dyn Network, row: i64, step: u64, place: u64) -> Result<Tensor> {
+        let signal = pipeline.schedule()?.signal();
         let mut draw = stream(self.request.seed, Purpose::Trajectory, step, place)?;
         let timestep = draw.below(0, signal.len() as i64)?;
         let share = signal[timestep as usize];
@@ -155,7 +155,7 @@ impl<'a> Course<'a> {
         let noisy = latents * share.sqrt() + &noise * (1.0 - share).sqrt();
         let size = (self.request.size.height, self.request.size.width);
         let text = pipeline.text.guided(&[&self.request.prompts[row as usize]], None, false, size)?;
-        let denoiser = Denoiser { unet, guidance: Guidance { scale: 1.0, rescale: 0.0 }, kind: pipeline.kind };
+        let denoiser = Denoiser { network: unet, guidance: Guidance { scale: 1.0, rescale: 0.0 }, kind: pipeline.kind };
         let predicted = denoiser.predict(&noisy, timestep as f64, &text)?;
         Ok((predicted - noise).square().mean(wide(pipeline.kind)))
     }

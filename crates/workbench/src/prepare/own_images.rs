@@ -42,7 +42,7 @@ pub fn draw(
     }
     let bar = bars("draw")?;
     bar.set_length(missing.len() as u64);
-    let unet = pipeline.unet(&pipeline.unet_weights)?;
+    let unet = pipeline.network(&pipeline.weights)?;
     for batch in missing.chunks(request.batch.max(1)) {
         let jobs: Vec<(&str, u64)> = batch.iter().map(|n| (request.prompts[*n].as_str(), seed(request, *n))).collect();
         let drawn = generate::draw(pipeline, &unet, &request.sampling, &jobs, || Ok(interrupt.check()?))?;
@@ -74,7 +74,7 @@ pub fn encode(
         let image = open(pipeline, request, folder, n)?;
         let pixels = (image.tensor()?.unsqueeze(0) * 2.0 - 1.0).to_device(pipeline.device);
         let (mean, _) = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.encode(&pixels)?)))?;
-        all.push((mean.to_kind(wide(pipeline.kind)) * pipeline.vae_config.scaling_factor).to_device(Device::Cpu));
+        all.push((mean.to_kind(wide(pipeline.kind)) * pipeline.latents.scale).to_device(Device::Cpu));
         bar.inc(1);
         interrupt.check()?;
     }

@@ -54,14 +54,14 @@ impl Recorder {
         self.layers.into_inner()
     }
 
-    pub(super) fn tap(&self, place: Place) -> Tap<'_> {
+    pub(crate) fn tap(&self, place: Place) -> Tap<'_> {
         Tap { recorder: self, place, size: (0, 0) }
     }
 }
 
 /// A recorder at a certain place of the UNet.
 #[derive(Clone, Copy)]
-pub(super) struct Tap<'a> {
+pub(crate) struct Tap<'a> {
     recorder: &'a Recorder,
     place: Place,
     size: (i64, i64),

@@ -1,13 +1,17 @@
 //! Prompts as the UNet takes them. Every prompt is encoded once.
 
-use crate::resident::Resident;
+use crate::{
+    conditions::{Adapter, GuidedText, PromptEncoder},
+    resident::Resident,
+};
 use anyhow::{Context, Result, bail};
 use models::{
     Error,
     clip::{TextConfig, TextEncoder},
-    lora::{AdapterFile, Network},
-    tokenizer::ClipTokenizer,
-    unet::{Added, Text},
+    lora::Network,
+    network::{CONTEXT, Conditions},
+    tokenizer::{ClipTokenizer, Encoding},
+    unet::{POOLED, TIME_IDS},
     weights::Weights,
 };
 use std::{
@@ -47,16 +51,10 @@ pub struct TextEncoders {
 /// The weights of every encoder, from their files.
 type Open = dyn Fn() -> Result<Vec<(TextConfig, Weights)>>;
 
-/// A LoRA file with its strength.
-pub struct Adapter {
-    pub file: AdapterFile,
-    pub scale: f64,
-}
-
 /// Rows of prompts, in the host's memory: of 20,000 prompts they are gigabytes.
 #[derive(Default)]
 struct Cache {
-    rows: HashMap<String, Text>,
+    rows: HashMap<String, Conditions>,
     bytes: usize,
 }
 
@@ -110,49 +108,8 @@ impl TextEncoders {
         })
     }
 
-    /// Unloads the encoders whenever they have nothing to do.
-    pub fn offload(&mut self) {
-        self.encoders.unload();
-    }
-
-    /// Adds what files have for text encoders to their weights, in place of the files before. Rows that were encoded with others
-    /// are forgotten.
-    ///
-    /// # Errors
-    /// A file is of another base model.
-    pub fn adapt(&mut self, adapters: Vec<Adapter>) -> Result<()> {
-        let count = self.tokenizers.len();
-        let adapts = |a: &Adapter, which: &[Network]| which.iter().any(|network| a.file.networks().contains(network));
-        if let Some(adapter) = adapters.iter().find(|a| adapts(a, &NETWORKS[count..])) {
-            let message = format!(
-                "it adapts {}, and {} has {count} text encoder; was the LoRA made for another base model?",
-                NETWORKS[count],
-                self.model.display()
-            );
-            return Err(Error::file(&adapter.file.path, message).into());
-        }
-        let adapters: Rc<[Adapter]> = adapters.into_iter().filter(|a| adapts(a, &NETWORKS)).collect();
-        if adapters.is_empty() && self.adapters.is_empty() {
-            return Ok(());
-        }
-        let (open, of) = (self.open.clone(), adapters.clone());
-        self.encoders.replace(move || networks(&*open, &of))?;
-        (self.adapters, self.cache) = (adapters, Cache::default());
-        Ok(())
-    }
-
-    /// The tokenizer whose positions the context and its attention maps have.
-    pub fn tokenizer(&self) -> &ClipTokenizer {
-        &self.tokenizers[0]
-    }
-
-    /// The width of the context, for comparison with the UNet's `cross_attention_dim`.
-    pub fn width(&self) -> i64 {
-        self.width
-    }
-
     /// Rows of conditions. The sizes of [`Added`] are filled in by [`Self::guided`].
-    fn encode(&mut self, prompts: &[&str]) -> Result<Vec<Text>> {
+    fn encode(&mut self, prompts: &[&str]) -> Result<Vec<Conditions>> {
         let mut new: Vec<&str> = prompts.iter().copied().filter(|p| !self.cache.rows.contains_key(*p)).collect();
         new.sort_unstable();
         new.dedup();
@@ -176,7 +133,7 @@ impl TextEncoders {
     }
 
     /// One row. Warns when a prompt is too long, with what is cut off.
-    fn encode_by(&self, encoders: &[TextEncoder], prompt: &str) -> Result<Text> {
+    fn encode_by(&self, encoders: &[TextEncoder], prompt: &str) -> Result<Conditions> {
         let sdxl = encoders.len() > 1;
         let mut contexts = vec![];
         let mut pooled = None;
@@ -202,22 +159,28 @@ impl TextEncoders {
             pooled = encoded.text_embeds.map(|embeds| embeds.narrow(0, 0, 1)); // of the first chunk
         }
         let context = Tensor::cat(&contexts, -1).to_kind(self.kind);
-        let added = if sdxl {
-            let pooled = pooled.context("text_encoder_2 has no text_projection: SDXL needs its pooled embedding")?;
-            Some(Added {
-                pooled: pooled.to_kind(self.kind),
-                time_ids: Tensor::zeros([1, 6], (Kind::Float, self.device)),
-            })
-        } else {
-            None
-        };
-        Ok(Text { context, added })
+        let conditions = Conditions::of_context(context);
+        if !sdxl {
+            return Ok(conditions);
+        }
+        let pooled = pooled.context("text_encoder_2 has no text_projection: SDXL needs its pooled embedding")?;
+        let sizes = Tensor::zeros([1, 6], (Kind::Float, self.device));
+        Ok(conditions.with(POOLED, pooled.to_kind(self.kind)).with(TIME_IDS, sizes))
     }
+}
 
+impl TextEncoders {
+    /// The width of the context, for comparison with the UNet's `cross_attention_dim`.
+    pub fn width(&self) -> i64 {
+        self.width
+    }
+}
+
+impl PromptEncoder for TextEncoders {
     /// Conditions for a batch, with the unconditional half if there is guidance.
     ///
     /// `negative`: `None` is the model's own idea of no prompt. `size`: height and width in pixels, for SDXL.
-    pub fn guided(
+    fn guided(
         &mut self,
         prompts: &[&str],
         negative: Option<&str>,
@@ -230,14 +193,14 @@ impl TextEncoders {
         }
         let mut repeats = even(&mut rows);
         repeats.truncate(prompts.len());
-        let text = |rows: &[Text]| {
-            let mut text = Text::cat(&rows.iter().collect::<Vec<_>>());
-            if let Some(added) = &mut text.added {
-                let sizes = [size.0, size.1, 0, 0, size.0, size.1];
-                let ids = Tensor::from_slice(&sizes).to_kind(Kind::Float).to_device(self.device);
-                added.time_ids = ids.unsqueeze(0).repeat([prompts.len() as i64, 1]);
+        let sizes = [size.0, size.1, 0, 0, size.0, size.1];
+        let sizes = Tensor::from_slice(&sizes).to_kind(Kind::Float).to_device(self.device).unsqueeze(0);
+        let text = |rows: &[Conditions]| {
+            let text = Conditions::cat(&rows.iter().collect::<Vec<_>>());
+            match text.get(TIME_IDS) {
+                Some(_) => text.with(TIME_IDS, sizes.repeat([prompts.len() as i64, 1])),
+                None => text,
             }
-            text
         };
         let (cond, uncond) = rows.split_at(prompts.len());
         let cond = text(cond);
@@ -246,19 +209,52 @@ impl TextEncoders {
         }
         let mut uncond = text(uncond);
         if negative.is_none() && self.zeros_for_no_prompt {
-            uncond.context = uncond.context.zeros_like();
-            if let Some(added) = &mut uncond.added {
-                added.pooled = added.pooled.zeros_like();
-            }
+            uncond = uncond.map_named(|name, t| if name == TIME_IDS { t.shallow_clone() } else { t.zeros_like() });
         }
         Ok(GuidedText::new(cond, Some(uncond), repeats))
+    }
+
+    /// Of the first tokenizer.
+    fn tokens(&self, prompt: &str) -> Result<Encoding> {
+        Ok(self.tokenizers[0].encode(prompt)?)
+    }
+
+    /// Adds what files have for text encoders to their weights, in place of the files before. Rows that were encoded with others
+    /// are forgotten.
+    ///
+    /// # Errors
+    /// A file is of another base model.
+    fn adapt(&mut self, adapters: Vec<Adapter>) -> Result<()> {
+        let count = self.tokenizers.len();
+        let adapts = |a: &Adapter, which: &[Network]| which.iter().any(|network| a.file.networks().contains(network));
+        if let Some(adapter) = adapters.iter().find(|a| adapts(a, &NETWORKS[count..])) {
+            let message = format!(
+                "it adapts {}, and {} has {count} text encoder; was the LoRA made for another base model?",
+                NETWORKS[count],
+                self.model.display()
+            );
+            return Err(Error::file(&adapter.file.path, message).into());
+        }
+        let adapters: Rc<[Adapter]> = adapters.into_iter().filter(|a| adapts(a, &NETWORKS)).collect();
+        if adapters.is_empty() && self.adapters.is_empty() {
+            return Ok(());
+        }
+        let (open, of) = (self.open.clone(), adapters.clone());
+        self.encoders.replace(move || networks(&*open, &of))?;
+        (self.adapters, self.cache) = (adapters, Cache::default());
+        Ok(())
+    }
+
+    /// Unloads the encoders whenever they have nothing to do.
+    fn offload(&mut self) {
+        self.encoders.unload();
     }
 }
 
 /// Brings contexts of different lengths to a common one. A row is repeated as a whole, which changes nothing in what attention makes of
 /// it: every key is there as often as any other. Returns how often each row is there.
-fn even(rows: &mut [Text]) -> Vec<i64> {
-    let length = |row: &Text| row.context.size()[1];
+fn even(rows: &mut [Conditions]) -> Vec<i64> {
+    let length = |row: &Conditions| row.context().map_or(1, |context| context.size()[1]);
     let gcd = |mut a: i64, mut b: i64| {
         while b > 0 {
             (a, b) = (b, a % b);
@@ -266,10 +262,10 @@ fn even(rows: &mut [Text]) -> Vec<i64> {
         a
     };
     let common = rows.iter().map(length).fold(1, |all, length| all / gcd(all, length) * length);
-    let repeat = |row: &mut Text| {
+    let repeat = |row: &mut Conditions| {
         let times = common / length(row);
         if times > 1 {
-            row.context = row.context.repeat([1, times, 1]);
+            *row = row.map_named(|name, t| if name == CONTEXT { t.repeat([1, times, 1]) } else { t.shallow_clone() });
         }
         times
     };
@@ -288,59 +284,12 @@ fn networks(open: &Open, adapters: &[Adapter]) -> Result<Vec<TextEncoder>> {
 
 impl Cache {
     /// Keeps rows; when there are too many, the old ones go.
-    fn add(&mut self, rows: HashMap<String, Text>) {
-        let bytes = |text: &Text| {
-            let tensors =
-                std::iter::once(&text.context).chain(text.added.iter().flat_map(|a| [&a.pooled, &a.time_ids]));
-            tensors.map(|t| t.numel() * t.kind().elt_size_in_bytes()).sum::<usize>()
-        };
-        let more: usize = rows.values().map(bytes).sum();
+    fn add(&mut self, rows: HashMap<String, Conditions>) {
+        let more: usize = rows.values().map(Conditions::bytes).sum();
         if self.bytes + more > MOST_KEPT {
             *self = Self::default();
         }
         self.bytes += more;
         self.rows.extend(rows.into_iter().map(|(prompt, row)| (prompt, row.map(|t| t.to_device(Device::Cpu)))));
-    }
-}
-
-/// Conditions of a batch: a row a sample, and both halves on top of each other where there is guidance.
-pub struct GuidedText {
-    pub cond: Text,
-    uncond: Option<Text>,
-    /// Unconditional rows, then conditional ones.
-    pub both: Option<Text>,
-    /// How often the tokens of each conditional row are there, so that all contexts are of one length.
-    repeats: Vec<i64>,
-}
-
-impl GuidedText {
-    pub fn new(cond: Text, uncond: Option<Text>, repeats: Vec<i64>) -> Self {
-        let both = uncond.as_ref().map(|uncond| Text::cat(&[uncond, &cond]));
-        Self { cond, uncond, both, repeats }
-    }
-
-    /// `None` without guidance.
-    pub fn uncond(&self) -> Option<&Text> {
-        self.uncond.as_ref()
-    }
-
-    /// Attention maps `[B, heads, h·w, L]` of the conditional rows, what all copies of a token get at its first place.
-    pub fn fold(&self, maps: Tensor) -> Tensor {
-        if self.repeats.iter().all(|times| *times == 1) {
-            return maps;
-        }
-        let length = maps.size()[3];
-        let row = |(i, times): (usize, &i64)| {
-            let sum =
-                maps.get(i as i64).unflatten(2, [*times, length / times]).sum_dim_intlist([2].as_slice(), false, None);
-            sum.constant_pad_nd([0, length - length / times])
-        };
-        Tensor::stack(&self.repeats.iter().enumerate().map(row).collect::<Vec<_>>(), 0)
-    }
-
-    /// The rows of some samples.
-    pub fn narrow(&self, start: i64, length: i64) -> Self {
-        let repeats = self.repeats[start as usize..][..length as usize].to_vec();
-        Self::new(self.cond.narrow(start, length), self.uncond.as_ref().map(|u| u.narrow(start, length)), repeats)
     }
 }

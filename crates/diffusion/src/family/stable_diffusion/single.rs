@@ -1,27 +1,27 @@
 //! Models in one file, with the keys of the original program.
 
-use super::{Overrides, Parts, Precision};
-use crate::{resident::Resident, text::TextEncoders};
-use anyhow::Result;
+use super::{StableDiffusion, text::TextEncoders};
+use crate::{
+    family::{Parts, Request},
+    resident::Resident,
+};
+use anyhow::{Context, Result};
 use models::{
     Error,
+    autoencoder::Autoencoder,
     clip::TextConfig,
     ldm::{self, Family},
     tensors::Tensors,
     vae::AutoencoderKl,
     weights::Weights,
 };
-use std::path::Path;
+use std::{path::Path, rc::Rc};
 use tch::{Device, Kind};
 
-/// `tokenizer`: a folder with the vocabulary of CLIP, which all these models have.
-pub fn open(
-    path: &Path,
-    tokenizer: &Path,
-    overrides: Overrides,
-    precision: Precision,
-    device: Device,
-) -> Result<Parts> {
+/// With the tokenizer of the request: a folder with the vocabulary of CLIP, which all these models have.
+pub fn open(path: &Path, request: &Request) -> Result<Parts> {
+    let Request { overrides, precision, device, .. } = *request;
+    let tokenizer = request.tokenizer.context("a model in one file needs a tokenizer")?;
     let kind = precision.networks;
     let file = ldm::Parts::read(path)?;
     let xl = file.family == Family::Sdxl;
@@ -32,28 +32,30 @@ pub fn open(
     let unknown = |part: &str| unknown(path, part);
     let weights = |tensors: Tensors, kind| Weights::new(tensors, path.to_owned(), kind, device);
     let mut unet_config = ldm::unet_config(&ldm::shapes(&file.unet)).ok_or_else(|| unknown("the UNet"))?;
-    unet_config.sample_size = file.said.sample_size(overrides.forced(xl)).unwrap_or(unet_config.sample_size);
+    unet_config.sample_size = file.said.sample_size(super::forced(overrides, xl)).unwrap_or(unet_config.sample_size);
     let vae_config = ldm::vae_config(&ldm::shapes(&file.vae), xl).ok_or_else(|| unknown("the autoencoder"))?;
     let tokenizers = (0..file.text.len()).map(|i| {
-        let tokenizer = overrides.tokenizer(tokenizer)?;
+        let tokenizer = super::tokenizer(overrides, tokenizer)?;
         if is_open_clip(file.family, i) { tokenizer.padded_with("!") } else { Ok(tokenizer) }
     });
     let tokenizers = tokenizers.collect::<models::Result<_>>()?;
     let place = path.to_owned();
     let encoders = move || text_encoders(ldm::Parts::read(&place)?, &place, kind, device);
-    let vae_kind = precision.of_vae(&vae_config, xl);
+    let (vae_kind, latent_channels) = (precision.of_vae(&vae_config, xl), vae_config.latent_channels);
     let place = path.to_owned();
     let vae = Resident::open(move || {
         let weights = Weights::new(ldm::Parts::read(&place)?.vae, place.clone(), vae_kind, device)?;
-        Ok(AutoencoderKl::new(&vae_config, &weights, vae_kind)?)
+        Ok(Box::new(AutoencoderKl::new(&vae_config, &weights, vae_kind)?) as Box<dyn Autoencoder>)
     })?;
+    let family = StableDiffusion { xl, config: unet_config };
+    let text = TextEncoders::open(path, tokenizers, encoders, clip_skip, xl, kind, device)?;
+    family.check(path, &text, latent_channels)?;
     Ok(Parts {
-        xl,
-        unet_weights: weights(file.unet, kind)?,
-        unet_config,
+        weights: weights(file.unet, kind)?,
+        family: Rc::new(family),
         vae,
-        text: TextEncoders::open(path, tokenizers, encoders, clip_skip, xl, kind, device)?,
-        schedule: file.said.schedule(overrides.forced(xl), path)?,
+        text: Box::new(text),
+        path: Box::new(file.said.schedule(super::forced(overrides, xl), path)?),
     })
 }
 

@@ -1,13 +1,16 @@
 //! Folders in diffusers layout.
 
-use super::{Overrides, Parts, Precision, is_single_file};
-use crate::{
-    resident::Resident,
+use super::{
+    StableDiffusion,
     text::{self, TextEncoders},
+};
+use crate::{
+    family::{self, Family, Overrides, Parts, Request},
+    resident::Resident,
 };
 use anyhow::{Result, bail};
 use models::{
-    Error,
+    autoencoder::Autoencoder,
     clip::TextConfig,
     config::Json,
     schedule::NoiseSchedule,
@@ -15,8 +18,10 @@ use models::{
     vae::{self, AutoencoderKl},
     weights::{self, Weights},
 };
-use std::path::{Path, PathBuf};
-use tch::{Device, Kind};
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 /// What the configurations of a model folder say. No weights are read.
 pub struct Described {
@@ -41,7 +46,7 @@ pub fn describe(path: &Path, overrides: Overrides) -> Result<Described> {
     Ok(Described {
         xl,
         zeros,
-        schedule: NoiseSchedule::read(&path.join("scheduler/scheduler_config.json"), overrides.forced(xl))?,
+        schedule: NoiseSchedule::read(&path.join("scheduler/scheduler_config.json"), super::forced(overrides, xl))?,
         unet: unet::Config::read(&path.join("unet/config.json"))?,
         vae: vae::Config::read(&path.join("vae/config.json"))?,
         text: text.collect::<models::Result<_>>()?,
@@ -53,13 +58,8 @@ fn places_of_text(path: &Path, xl: bool) -> impl Iterator<Item = PathBuf> {
     text::NETWORKS[..if xl { 2 } else { 1 }].iter().map(|network| path.join(network.to_string()))
 }
 
-pub fn open(
-    path: &Path,
-    variant: Option<&str>,
-    overrides: Overrides,
-    precision: Precision,
-    device: Device,
-) -> Result<Parts> {
+pub fn open(path: &Path, request: &Request) -> Result<Parts> {
+    let Request { variant, overrides, precision, device, .. } = *request;
     let Described { xl, zeros, schedule, unet: unet_config, vae: vae_config, text: text_configs } =
         describe(path, overrides)?;
     if let Some(variant) = variant {
@@ -67,7 +67,8 @@ pub fn open(
     }
     let kind = precision.networks;
     let tokenizers = if xl { &["tokenizer", "tokenizer_2"][..] } else { &["tokenizer"] };
-    let tokenizers = tokenizers.iter().map(|name| Ok(overrides.tokenizer(&path.join(name))?)).collect::<Result<_>>()?;
+    let tokenizers =
+        tokenizers.iter().map(|name| Ok(super::tokenizer(overrides, &path.join(name))?)).collect::<Result<_>>()?;
     let places: Vec<(PathBuf, TextConfig)> = places_of_text(path, xl).zip(text_configs).collect();
     let of_text = variant.map(str::to_owned);
     let encoders = move || {
@@ -76,40 +77,28 @@ pub fn open(
         };
         places.iter().map(open).collect()
     };
-    let vae = path.join("vae");
-    let vae_kind = precision.of_vae(&vae_config, xl);
-    Ok(Parts {
-        xl,
-        unet_config,
-        text: TextEncoders::open(path, tokenizers, encoders, overrides.clip_skip, zeros, kind, device)?,
-        vae: {
-            let variant = variant.map(str::to_owned);
-            Resident::open(move || Ok(AutoencoderKl::open_variant(&vae, variant.as_deref(), vae_kind, device)?))?
-        },
-        unet_weights: unet_weights(path, variant, kind, device)?,
-        schedule,
-    })
-}
-
-/// The UNet's of a model folder.
-pub fn unet_weights(path: &Path, variant: Option<&str>, kind: Kind, device: Device) -> models::Result<Weights> {
-    Weights::open_variant(&path.join("unet"), "diffusion_pytorch_model", variant, kind, device)
+    let text = TextEncoders::open(path, tokenizers, encoders, overrides.clip_skip, zeros, kind, device)?;
+    let (vae_kind, latent_channels) = (precision.of_vae(&vae_config, xl), vae_config.latent_channels);
+    let (of_vae, vae) = (variant.map(str::to_owned), path.join("vae"));
+    let vae = Resident::open(move || {
+        let opened = AutoencoderKl::open_variant(&vae, of_vae.as_deref(), vae_kind, device)?;
+        Ok(Box::new(opened) as Box<dyn Autoencoder>)
+    })?;
+    let family = StableDiffusion { xl, config: unet_config };
+    family.check(path, &text, latent_channels)?;
+    let weights = family.weights(path, variant, kind, device)?;
+    Ok(Parts { family: Rc::new(family), weights, vae, text: Box::new(text), path: Box::new(schedule) })
 }
 
 /// Whether the folder is a Stable Diffusion XL, or 1.x or 2.x; and its `model_index.json`.
+///
+/// # Errors
+/// It is neither.
 pub fn class(path: &Path) -> Result<(bool, Json)> {
-    let index = path.join("model_index.json");
-    if !index.exists() {
-        return Err(not_a_model_folder(path));
-    }
-    let index = Json::read(&index)?;
-    let class: String = index.get("_class_name")?;
-    match class.as_str() {
-        "StableDiffusionPipeline" => Ok((false, index)),
-        "StableDiffusionXLPipeline" => Ok((true, index)),
-        _ => Err(index
-            .error("_class_name", &format!("is {class}; only Stable Diffusion 1.x, 2.x and XL are supported"))
-            .into()),
+    let (class, index) = family::class(path)?;
+    match super::CLASSES.iter().position(|name| *name == class) {
+        Some(place) => Ok((place == 1, index)),
+        None => Err(family::unknown(&index, &class).into()),
     }
 }
 
@@ -123,20 +112,4 @@ fn check_variant(path: &Path, variant: &str) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Says what else the path may be, since that is what people try.
-fn not_a_model_folder(path: &Path) -> anyhow::Error {
-    let message = if is_single_file(path) {
-        "is a single file; model.path, and --model of generate and attention, can be one, with a tokenizer named by model.tokenizer or --tokenizer"
-    } else if !path.exists() {
-        "no such file or folder"
-    } else if path.is_file() {
-        "is a file; a model is a folder in diffusers layout, or one .safetensors file"
-    } else if path.join("config.json").exists() {
-        "holds a single network; a model is the folder above, with model_index.json, unet/, vae/, text_encoder/ and tokenizer/"
-    } else {
-        "has no model_index.json; a model is a folder in diffusers layout"
-    };
-    Error::file(path, message).into()
 }

@@ -12,12 +12,12 @@ pub struct Projected {
 
 impl Projected {
     /// A pass begins.
-    pub(super) fn rewind(&self) {
+    pub(crate) fn rewind(&self) {
         self.next.set(0);
     }
 
     /// Keys and values of the next layer.
-    pub(super) fn next(&self, project: impl FnOnce() -> [Tensor; 2]) -> [Tensor; 2] {
+    pub(crate) fn next(&self, project: impl FnOnce() -> [Tensor; 2]) -> [Tensor; 2] {
         let place = self.next.replace(self.next.get() + 1);
         let mut pairs = self.pairs.borrow_mut();
         if place == pairs.len() {

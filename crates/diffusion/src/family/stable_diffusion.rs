@@ -1,0 +1,104 @@
+//! Stable Diffusion 1.x, 2.x and XL: a UNet, one or two CLIP text encoders, the path of diffusion.
+
+pub mod folder;
+pub mod single;
+pub mod text;
+
+use super::{Family, Overrides};
+use anyhow::{Result, bail};
+use models::{
+    Error,
+    lora::Base,
+    network::Network,
+    schedule::Forced,
+    tokenizer::ClipTokenizer,
+    unet::{self, UNet},
+    weights::{self, Weights},
+};
+use std::{fs, path::Path};
+use tch::{Device, Kind};
+
+pub use folder::{Described, class, describe};
+
+/// `_class_name` of its folders; the second is XL's.
+pub const CLASSES: [&str; 2] = ["StableDiffusionPipeline", "StableDiffusionXLPipeline"];
+
+pub struct StableDiffusion {
+    pub xl: bool,
+    pub config: unet::Config,
+}
+
+impl StableDiffusion {
+    /// Whether the UNet belongs to encoders and autoencoder.
+    fn check(&self, path: &Path, text: &text::TextEncoders, latent_channels: i64) -> Result<()> {
+        let (config, path) = (&self.config, path.display());
+        if text.width() != config.cross_attention_dim {
+            bail!(
+                "{path}: unet/config.json: cross_attention_dim is {}, but the text encoder gives {}; do UNet and encoder belong together?",
+                config.cross_attention_dim,
+                text.width()
+            );
+        }
+        if (config.in_channels, config.out_channels) != (latent_channels, latent_channels) {
+            bail!(
+                "{path}: unet/config.json: {} channels in and {} out, but the VAE's latents have {latent_channels}; inpainting models \
+                 cannot be used",
+                config.in_channels,
+                config.out_channels
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Family for StableDiffusion {
+    fn network(&self, weights: &Weights) -> models::Result<Box<dyn Network>> {
+        Ok(Box::new(UNet::new(&self.config, weights)?))
+    }
+
+    fn weights(&self, model: &Path, variant: Option<&str>, kind: Kind, device: Device) -> models::Result<Weights> {
+        Weights::open_variant(&model.join("unet"), "diffusion_pytorch_model", variant, kind, device)
+    }
+
+    /// Of UNet, text encoders and scheduler, not of the VAE.
+    fn fingerprints(&self, model: &Path, variant: Option<&str>) -> models::Result<Vec<String>> {
+        let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model", variant)?];
+        for encoder in text::NETWORKS.map(|network| model.join(network.to_string())).iter().filter(|f| f.exists()) {
+            parts.push(weights::fingerprint(encoder, "model", variant)?);
+        }
+        let scheduler = model.join("scheduler/scheduler_config.json");
+        parts.push(fs::read_to_string(&scheduler).map_err(Error::io(&scheduler))?);
+        Ok(parts)
+    }
+
+    fn base(&self) -> Base {
+        match (self.xl, self.config.cross_attention_dim) {
+            (true, _) => Base::Sdxl,
+            (false, 1024) => Base::Sd2,
+            (false, _) => Base::Sd1,
+        }
+    }
+
+    fn channels(&self) -> (i64, i64) {
+        (self.config.in_channels, self.config.out_channels)
+    }
+
+    fn native_cells(&self) -> i64 {
+        self.config.sample_size
+    }
+
+    fn least_cells(&self) -> i64 {
+        1 << self.config.halvings()
+    }
+}
+
+/// As a tokenizer is to be opened.
+fn tokenizer(overrides: Overrides, folder: &Path) -> models::Result<ClipTokenizer> {
+    Ok(ClipTokenizer::open(folder)?.in_chunks(overrides.chunks.unwrap_or(1)))
+}
+
+/// What a scheduler's configuration is overruled by.
+fn forced(overrides: Overrides, xl: bool) -> Forced {
+    let Overrides { prediction_type: prediction, rescale_betas_zero_snr: zero_snr, .. } = overrides;
+    Forced { prediction, zero_snr, ..Forced::by_pipeline_of(xl) }
+}

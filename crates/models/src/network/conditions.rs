@@ -1,0 +1,69 @@
+use std::collections::BTreeMap;
+use tch::Tensor;
+
+/// Hidden states of the text, a row a token `[B, L, D]`.
+pub const CONTEXT: &str = "context";
+
+/// What a network is conditioned on besides time: tensors by name, each with a row for every sample. Which ones there are is
+/// between a network and what encodes its prompts; everything else cuts, stacks and moves them together.
+#[derive(Debug, Default)]
+pub struct Conditions(BTreeMap<&'static str, Tensor>);
+
+impl Conditions {
+    /// Of the hidden states of the text alone.
+    pub fn of_context(context: Tensor) -> Self {
+        Self::default().with(CONTEXT, context)
+    }
+
+    pub fn with(mut self, name: &'static str, tensor: Tensor) -> Self {
+        self.0.insert(name, tensor);
+        self
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.get(name)
+    }
+
+    /// Hidden states of the text `[B, L, D]`, where there are any.
+    pub fn context(&self) -> Option<&Tensor> {
+        self.get(CONTEXT)
+    }
+
+    /// Applies a function to every tensor.
+    pub fn map(&self, f: impl Fn(&Tensor) -> Tensor) -> Self {
+        self.map_named(|_, tensor| f(tensor))
+    }
+
+    /// Applies a function to every tensor and its name.
+    pub fn map_named(&self, f: impl Fn(&str, &Tensor) -> Tensor) -> Self {
+        Self(self.0.iter().map(|(name, tensor)| (*name, f(name, tensor))).collect())
+    }
+
+    /// Rows of all parts, one part after the other. A name that a part does not have is left out.
+    pub fn cat(parts: &[&Self]) -> Self {
+        let Some((first, rest)) = parts.split_first() else { return Self::default() };
+        let of = |name: &'static str| {
+            let rows = std::iter::once(first).chain(rest).map(|part| part.get(name)).collect::<Option<Vec<_>>>()?;
+            Some((name, Tensor::cat(&rows, 0)))
+        };
+        Self(first.0.keys().filter_map(|name| of(name)).collect())
+    }
+
+    pub fn narrow(&self, start: i64, length: i64) -> Self {
+        self.map(|tensor| tensor.narrow(0, start, length))
+    }
+
+    /// The rows of all tensors, so many times one after the other.
+    pub fn repeat_rows(&self, times: i64) -> Self {
+        self.map(|tensor| tensor.repeat([&[times], vec![1; tensor.dim() - 1].as_slice()].concat()))
+    }
+
+    pub fn rows(&self) -> i64 {
+        self.0.values().next().map_or(0, |tensor| tensor.size()[0])
+    }
+
+    /// Of all tensors.
+    pub fn bytes(&self) -> usize {
+        self.0.values().map(|tensor| tensor.numel() * tensor.kind().elt_size_in_bytes()).sum()
+    }
+}
