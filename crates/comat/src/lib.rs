@@ -1,7 +1,7 @@
 //! CoMat (Jiang et al., NeurIPS 2024): fine-tuning a text-to-image diffusion model so that its images contain what the
 //! prompt says, from prompts alone.
 //!
-//! One prompt's way through the modules: [`diffusion::prompts`] → [`diffusion::text`] → [`diffusion::trajectory`] (no graph) → latents → image →
+//! One prompt's way through the modules: [`diffusion::prompts`] → [`diffusion::conditions`] → [`diffusion::trajectory`] (no graph) → latents → image →
 //! [`loss`] → cotangent at the latents → [`replay`] of the [`tracked`] steps → [`optim`] → [`checkpoint`]. The loop, and one
 //! iteration of it, are in [`train`].
 

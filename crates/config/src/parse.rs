@@ -24,9 +24,10 @@ fn parse(text: &str, settings: &[String], file: &Path, presets: Option<&Path>) -
     }
     extends::leave_out(&mut table);
     check_sections(&table).with_context(|| name.clone())?;
-    let config: Config = match table.try_into() {
+    let config: Config = match serde_path_to_error::deserialize(Value::Table(table)) {
         Ok(config) => config,
         Err(merged) => {
+            let (key, merged) = (merged.path().to_string(), merged.into_inner());
             // The text knows line numbers, the merged table does not: prefer its error when it is the same one.
             let over = [
                 extended.map(|base| format!(" over {}", base.display())),
@@ -34,8 +35,8 @@ fn parse(text: &str, settings: &[String], file: &Path, presets: Option<&Path>) -
             ];
             let over: String = over.into_iter().flatten().collect();
             return Err(match toml::from_str::<Config>(text) {
-                Err(e) if over.is_empty() || e.message() == merged.message() => at_place(&e, text, &name),
-                _ => anyhow!("{name}{over}: {}", with_suggestion(merged.message())),
+                Err(e) if over.is_empty() || e.message() == merged.message() => at_place(&e, &key, text, &name),
+                _ => anyhow!("{name}{over}: {}", with_key(&key, merged.message())),
             });
         }
     };
@@ -47,7 +48,7 @@ fn parse(text: &str, settings: &[String], file: &Path, presets: Option<&Path>) -
 fn with_bases(text: &str, chain: &mut Vec<PathBuf>, presets: Option<&Path>) -> Result<(Table, Option<PathBuf>)> {
     let file = chain.last().cloned().unwrap_or_default();
     let name = file.display().to_string();
-    let mut table: Table = toml::from_str(text).map_err(|e| at_place(&e, text, &name))?;
+    let mut table: Table = toml::from_str(text).map_err(|e| at_place(&e, "", text, &name))?;
     let Some(named) = extends::take(&mut table).with_context(|| name.clone())? else { return Ok((table, None)) };
     let base = extends::base(&named, &file, presets).with_context(|| name)?;
     extends::check(chain, &base)?;
@@ -117,8 +118,8 @@ fn check_sections(table: &Table) -> Result<()> {
     Ok(())
 }
 
-fn at_place(error: &toml::de::Error, text: &str, file: &str) -> anyhow::Error {
-    let message = with_suggestion(error.message().trim().lines().next().unwrap_or_default());
+fn at_place(error: &toml::de::Error, key: &str, text: &str, file: &str) -> anyhow::Error {
+    let message = what_is_wrong(key, error.message().trim().lines().next().unwrap_or_default());
     match error.span() {
         Some(span) => {
             let before = &text[..span.start.min(text.len())];
@@ -130,6 +131,52 @@ fn at_place(error: &toml::de::Error, text: &str, file: &str) -> anyhow::Error {
     }
 }
 
+/// What is wrong with the setting of that key.
+fn what_is_wrong(key: &str, message: &str) -> String {
+    match values_of(key) {
+        Some(values) if message.contains("unit variant") || message.contains("wanted string or table") => {
+            format!("must be one of {}", values.join(", "))
+        }
+        _ => with_suggestion(message),
+    }
+}
+
+/// The same with the key before it, where no place in a file says which one it is.
+fn with_key(key: &str, message: &str) -> String {
+    let said = what_is_wrong(key, message);
+    // a key that is missing or unknown is named by what is said
+    if key.is_empty() || key == "." || said.contains(" key `") { said } else { format!("{key}: {said}") }
+}
+
+/// The values of a setting that has a few, from the schema.
+fn values_of(key: &str) -> Option<Vec<String>> {
+    let schema = crate::reference::schema();
+    let resolve = |part: &serde_json::Value| -> serde_json::Value {
+        let mut part = part.clone();
+        // a reference, or one with a description beside it
+        while let Some(place) = ["allOf", "anyOf"]
+            .iter()
+            .find_map(|of| part.get(of)?.as_array()?.first()?.get("$ref"))
+            .or_else(|| part.get("$ref"))
+            .and_then(|place| place.as_str()?.strip_prefix('#'))
+        {
+            part = schema.pointer(place).cloned().unwrap_or_default();
+        }
+        part
+    };
+    let mut part = schema.clone();
+    for name in key.split('.') {
+        part = resolve(part.get("properties")?.get(name)?);
+    }
+    let named = |one: &serde_json::Value| Some(format!("\"{}\"", one.get("const")?.as_str()?));
+    let plain = |one: &serde_json::Value| Some(format!("\"{}\"", one.as_str()?));
+    match (part.get("oneOf"), part.get("enum")) {
+        (Some(all), _) => all.as_array()?.iter().map(named).collect(),
+        (_, Some(all)) => all.as_array()?.iter().map(plain).collect(),
+        _ => None,
+    }
+}
+
 /// What serde says, without Rust's names.
 fn in_words(message: &str) -> String {
     let mut message = message.replace("missing field", "missing key");
@@ -138,7 +185,9 @@ fn in_words(message: &str) -> String {
     {
         message = message.replace(&format!("expected {of_rust}"), &format!("expected {word}"));
     }
-    match message.split_once("expected struct ") {
+    let message = message.replace("expected a sequence", "expected a list: [\"A\", \"B\"]");
+    match message.split_once("expected struct ").or_else(|| message.split_once("expected internally tagged enum ")) {
+        Some((before, _)) if message.contains("tagged") => format!("{before}expected a section with a `kind`"),
         Some((before, _)) => format!("{before}expected a section: [NAME] and its settings below it"),
         None => message,
     }
@@ -257,7 +306,7 @@ mod tests {
         let with = error("", &["fidelity=3"]);
         assert_eq!(
             with,
-            "run.toml with fidelity=3: invalid type: integer `3`, expected a section: [NAME] and its settings below it"
+            "run.toml with fidelity=3: fidelity: invalid type: integer `3`, expected a section: [NAME] and its settings below it"
         );
         assert!(error("", &["logging=\"a\""]).contains("expected a section"));
     }
@@ -378,6 +427,23 @@ mod tests {
         assert_eq!(error("[training]\n", &[]), "run.toml:8:2: unknown key `training`; did you mean `train`?");
         contains("[replay]\nmode = 'detach'", &[], "unknown value `detach`; did you mean `detached`?");
         contains("", &["train.stepz=5"], "run.toml with train.stepz=5: unknown key `stepz`; did you mean `steps`?");
+        contains(
+            "",
+            &["memory.keep_decoder=false"],
+            "with memory.keep_decoder=false: memory.keep_decoder: must be one of \"auto\", \"always\", \"never\"",
+        );
+        contains(
+            "[memory]\nkeep_decoder = false",
+            &[],
+            "run.toml:9:16: must be one of \"auto\", \"always\", \"never\"",
+        );
+        contains("", &["sampling.sampler=3"], "sampling.sampler: must be one of \"ddpm\", ");
+        contains("", &["lora.targets=3"], "lora.targets: invalid type: integer `3`, expected a list");
+        contains(
+            "",
+            &["attention.segmenter=1"],
+            "attention.segmenter: invalid type: integer `1`, expected a section with a `kind`",
+        );
         let no_number = "run.toml:9:9: invalid type: string \"x\", expected a whole number";
         assert_eq!(error("[train]\nsteps = 'x'", &[]), no_number);
         assert!(error("[train\n", &[]).starts_with("run.toml:8:"));
