@@ -19,7 +19,8 @@ pub struct Lora {
     /// Names of the linear layers that the LoRA changes, wherever they occur in the UNet.
     #[schemars(length(min = 1))]
     pub targets: Vec<String>,
-    /// LoRA to start from: a file, a folder with one, or an id of the hub. Absent: a fresh one, which changes nothing at first.
+    /// LoRA to start from: a file, a folder with one, or an id of the hub, of `rank` or a smaller one. Absent: a fresh one, which changes
+    /// nothing at first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<Adapter>,
 }

@@ -178,6 +178,30 @@ impl Lora {
         Self { pairs, origin: self.origin.clone() }
     }
 
+    /// The same changes in matrices of a larger rank: the columns of `up` that are new are 0, the rows of `down` are drawn as those of a
+    /// fresh adapter, so that they can learn. Pairs of that rank or a larger one stay. `randn` draws standard normal values of a shape, for
+    /// the pair of that index.
+    pub fn widened(&self, rank: i64, mut randn: impl FnMut(usize, &[i64]) -> Result<Tensor>) -> Result<Self> {
+        let mut pairs = BTreeMap::new();
+        for (index, (path, pair)) in self.pairs.iter().enumerate() {
+            let more = rank - pair.rank();
+            let wider = if more > 0 {
+                let (down, up) = (&pair.down, &pair.up * (rank as f64 / pair.rank() as f64));
+                let fresh = randn(index, &[more, down.size()[1]])?.to_device(down.device()).to_kind(down.kind());
+                let zeros = Tensor::zeros([up.size()[0], more], (up.kind(), up.device()));
+                LowRank {
+                    down: Tensor::cat(&[down, &(fresh / rank as f64)], 0),
+                    up: Tensor::cat(&[up, zeros], 1),
+                    alpha: pair.alpha,
+                }
+            } else {
+                pair.shallow_clone()
+            };
+            pairs.insert(path.clone(), wider);
+        }
+        Ok(Self { pairs, origin: self.origin.clone() })
+    }
+
     pub fn parameter_count(&self) -> i64 {
         self.pairs.values().map(|p| (p.down.numel() + p.up.numel()) as i64).sum()
     }

@@ -4,15 +4,17 @@ mod common;
 
 use models::{
     lora::{
-        AdapterFile, Base, Network,
+        AdapterFile, Base, Lora, Network,
         check::{Layers, Problem, check},
         convert::{Options, Target, convert},
         info::Info,
     },
     tensors::{self, Tensors},
+    weights::Weights,
 };
 use std::{collections::HashMap, fs, path::Path};
 use tch::{Device, Kind, Tensor};
+use torch_ext::testing::device;
 
 const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
 const PLAIN: Options = Options { kind: None, factor: 1.0, unet_only: false };
@@ -315,4 +317,34 @@ fn alpha_from_the_configuration_beside() {
     assert_eq!(alpha(), 3.0);
     fs::write(folder.path().join("adapter_config.json"), r#"{"lora_alpha": 3, "use_rslora": true}"#).unwrap();
     assert_eq!(alpha(), 6.0, "alpha / √4 = 6 / 4");
+}
+
+/// An adapter of a larger rank changes the same, and its new directions can learn.
+#[test]
+fn a_smaller_rank_is_widened() {
+    let weights = Weights::new(
+        Tensors::from([("a.to_q.weight".to_owned(), Tensor::zeros([5, 4], (Kind::Float, device())))]),
+        "memory".into(),
+        Kind::Double,
+        device(),
+    )
+    .unwrap();
+    let mut draws = torch_ext::Generator::seeded(1).unwrap();
+    let mut draw = |_: usize, shape: &[i64]| Ok(draws.randn(shape).unwrap().to_kind(Kind::Double));
+    let mut small =
+        Lora::fresh(&weights, &["to_q".to_owned()], 2, 3.0, &mut draw).unwrap().trainable(Kind::Double, device());
+    let _ = small.flat.g_add_(&Tensor::ones(small.flat.size(), (Kind::Double, device())));
+    let change = |lora: &Lora| {
+        let (_, pair) = lora.pairs().next().unwrap();
+        pair.up.matmul(&pair.down) * (pair.alpha / pair.rank() as f64)
+    };
+    let wide = small.lora.widened(3, &mut draw).unwrap();
+    let (_, pair) = wide.pairs().next().unwrap();
+    assert_eq!((pair.rank(), pair.alpha), (3, 3.0));
+    let apart = (change(&wide) - change(&small.lora)).abs().max().double_value(&[]);
+    assert!(apart < 1e-12 && change(&wide).norm().double_value(&[]) > 1.0, "{apart:e}");
+    assert_eq!(pair.up.narrow(1, 2, 1).abs().max().double_value(&[]), 0.0);
+    assert!(pair.down.narrow(0, 2, 1).norm().double_value(&[]) > 0.0);
+    let same = small.lora.widened(2, &mut draw).unwrap();
+    assert_eq!(same.pairs().next().unwrap().1.down, small.lora.pairs().next().unwrap().1.down);
 }

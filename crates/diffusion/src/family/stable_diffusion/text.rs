@@ -18,11 +18,15 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     rc::Rc,
+    sync::atomic::{AtomicBool, Ordering},
 };
 use tch::{Device, Kind, Tensor};
 
 /// The networks in the order of the encoders.
 pub const NETWORKS: [Network; 2] = [Network::TextEncoder, Network::TextEncoder2];
+
+/// Whether it was said already that a prompt is too long.
+static TOLD: AtomicBool = AtomicBool::new(false);
 
 /// What the rows that are kept may take, in bytes.
 const MOST_KEPT: usize = 1 << 30;
@@ -147,10 +151,12 @@ impl TextEncoders {
             if let (Some(cut), 0) = (&encoding.cut, i) {
                 let (limit, shown) = (encoding.ids.len(), cut.chars().take(200).collect::<String>());
                 let rest = if shown.len() < cut.len() { "…" } else { "" };
-                tracing::warn!(
-                    "prompt longer than {limit} tokens; the model does not see its end (prompts.chunks and --chunks let it see \
-                     more): …{shown}{rest}"
-                );
+                if !TOLD.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "prompt longer than {limit} tokens; the model does not see its end (prompts.chunks and --chunks let it see \
+                         more): …{shown}{rest}. Further ones are not named"
+                    );
+                }
             }
             let ids = Tensor::from_slice(&encoding.ids).view([chunks as i64, -1]).to_device(self.device);
             let (encoded, normed) = encoder.forward_to(&ids, self.clip_skip.unwrap_or(if sdxl { 2 } else { 1 }))?;
