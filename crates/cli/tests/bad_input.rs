@@ -157,7 +157,11 @@ fn prompt_files() {
 fn run_files() {
     let folder = Folder::of_run();
     refused(&folder, "train.stepz=5", &["run.toml with train.stepz=5: unknown key `stepz`; did you mean `steps`?"]);
-    refused(&folder, "sampling.sampler=dpm", &["sampling.sampler=dpm: unknown value `dpm`; did you mean `ddpm`?"]);
+    refused(
+        &folder,
+        "sampling.sampler=dpm",
+        &["with sampling.sampler=dpm: sampling.sampler: unknown value `dpm`; did you mean `ddpm`?"],
+    );
     refused(&folder, "replay.tracked=9", &["run.toml: replay.tracked is 9, more than the 4 sampling steps"]);
     refused(&folder, "lora.rank=0", &["run.toml: lora.rank is 0, it must be above 0"]);
     refused(&folder, "sampling.guidance_scale=inf", &["sampling.guidance_scale is inf", "finite"]);
