@@ -75,7 +75,7 @@ fn card(config: &Config, steps: u64, verdict: Option<&str>, image: bool, recipe:
                 guidance(config.sampling.guidance_scale)
             ),
         ),
-        ("replay", format!("{} steps, {}", config.replay.tracked, format!("{:?}", config.replay.mode).to_lowercase())),
+        ("replay", format!("{} steps, {}", config.replay.tracked, config.replay.mode)),
         ("attention losses", on(config.attention.is_some())),
         ("discriminator", on(config.fidelity.is_some())),
         ("anchor", on(config.anchor.is_some())),

@@ -190,7 +190,7 @@ impl Work<'_> {
                     &out.join(name),
                     missing,
                     &mut pipeline,
-                    &unet,
+                    unet.as_ref(),
                     &bar,
                     &self.console.interrupt,
                     &self.group,

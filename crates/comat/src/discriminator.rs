@@ -1,7 +1,7 @@
 //! Fidelity Preservation (section 4 of the method): a discriminator tells the online model's latents from those of the original
 //! model, and the online model learns to be taken for the original.
 //!
-//! The discriminator is a pretrained UNet with an adapter of its own, and a linear layer from the channels of its output to
+//! The discriminator is a pretrained denoising network with an adapter of its own, and a linear layer from the channels of its output to
 //! one logit for each latent pixel. It sees clean latents at the sampler's last timestep, with the embedding of no prompt.
 
 use crate::{
@@ -141,7 +141,7 @@ impl Discriminator {
         for (start, length) in chunks(size[0], self.settings.micro_batch.samples()) {
             {
                 let piece = generated.narrow(0, start, length).detach().set_requires_grad(true);
-                let logits = self.logits(&network, &piece)?;
+                let logits = self.logits(network.as_ref(), &piece)?;
                 let (pass, told) = (surprise(&logits, true) / pixels, surprise(&logits, false) / (2.0 * pixels));
                 let values = [&pass, &told].map(|value| value.double_value(&[]));
                 values.into_iter().try_for_each(|value| finite::check_value(Part::Discriminator, value))?;
@@ -153,7 +153,7 @@ impl Discriminator {
                 loss += values[1];
                 right += logits.lt(0.0).sum(Kind::Double).double_value(&[]);
             } // its graph is gone before the next one is made
-            let logits = self.logits(&network, &real.narrow(0, start, length).detach())?;
+            let logits = self.logits(network.as_ref(), &real.narrow(0, start, length).detach())?;
             let told = surprise(&logits, true) / (2.0 * pixels);
             let value = told.double_value(&[]);
             finite::check_value(Part::Discriminator, value)?;
@@ -196,7 +196,7 @@ impl Discriminator {
         &mut self.gradients.flat
     }
 
-    /// The weights that its UNet is made of, without its adapter.
+    /// The weights that its network is made of, without its adapter.
     ///
     /// # Errors
     /// Those of reading them, where they were unloaded.

@@ -179,14 +179,16 @@ impl Store {
         }
         bar.set_prefix("latents");
         bar.set_length(prompts.len() as u64);
-        let unet = pipeline.network(&pipeline.weights)?;
+        let network = pipeline.network(&pipeline.weights)?;
         for prompts in prompts.chunks(SHARD) {
             let mut rows = vec![self.index.origin.blank(0)];
             let mut mine = &prompts[group.share(prompts.len())];
             while !mine.is_empty() {
                 let (now, later) = mine.split_at(pace.samples.min(mine.len()));
                 let device = pipeline.device;
-                rows.push(pace.watch(device, now.len(), || self.sample(pipeline, &unet, sampler, now, interrupt))?);
+                rows.push(
+                    pace.watch(device, now.len(), || self.sample(pipeline, network.as_ref(), sampler, now, interrupt))?,
+                );
                 bar.inc((now.len() * group.size) as u64);
                 mine = later;
             }
@@ -211,7 +213,7 @@ impl Store {
     fn sample(
         &self,
         pipeline: &mut Pipeline,
-        unet: &dyn models::network::Network,
+        network: &dyn models::network::Network,
         sampler: &Sampler,
         prompts: &[&str],
         interrupt: &Interrupt,
@@ -230,7 +232,7 @@ impl Store {
         let guidance = sampling.guidance();
         let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
         let text = pipeline.text.guided(prompts, negative, guidance.is_on(), (size.height, size.width))?;
-        let denoiser = Denoiser { network: unet, guidance, kind: pipeline.kind };
+        let denoiser = Denoiser { network, guidance, kind: pipeline.kind };
         let start = sampler.start(noise()?);
         let predict = denoiser.conditioned_on(&text);
         let none = BTreeSet::new();

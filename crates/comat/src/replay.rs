@@ -14,7 +14,7 @@ use tch::Tensor;
 pub use config::Mode;
 
 pub struct Replay<'a> {
-    /// Its UNet carries the adapter as trainable branches.
+    /// Its network carries the adapter as trainable branches.
     pub denoiser: &'a Denoiser<'a>,
     pub sampler: &'a Sampler,
     pub text: &'a GuidedText,

@@ -109,7 +109,7 @@ impl Session {
     /// Images from noise of deviation 1, with an adapter or without one; `[B, 3, H, W]` in 0..1, not clamped.
     pub fn draw(
         &mut self,
-        unet: &dyn Network,
+        network: &dyn Network,
         sampler: &Sampler,
         prompts: &[&str],
         noise_at_start: Tensor,
@@ -117,7 +117,7 @@ impl Session {
         each: impl FnMut() -> Result<()>,
     ) -> Result<Tensor> {
         let text = self.text(prompts)?;
-        let denoiser = self.denoiser(unet);
+        let denoiser = self.denoiser(network);
         let start = sampler.start(noise_at_start);
         let walked = trajectory::walk(denoiser.conditioned_on(&text), sampler, start, &BTreeSet::new(), noise, each)?;
         self.decode(&walked.latents)
@@ -126,7 +126,7 @@ impl Session {
     /// As [`Session::draw`], with the attention of the whole way.
     pub fn draw_watched(
         &mut self,
-        unet: &dyn Network,
+        network: &dyn Network,
         sampler: &Sampler,
         prompts: &[&str],
         noise_at_start: Tensor,
@@ -135,22 +135,22 @@ impl Session {
     ) -> Result<(Tensor, word_maps::Sum)> {
         let text = self.text(prompts)?;
         let start = sampler.start(noise_at_start);
-        let (latents, sum) = word_maps::walk(&self.denoiser(unet), sampler, &text, start, noise, each)?;
+        let (latents, sum) = word_maps::walk(&self.denoiser(network), sampler, &text, start, noise, each)?;
         Ok((self.decode(&latents)?, sum))
     }
 
-    /// The UNet as it samples: with the adapter, without gradient (see [`models::weights::Weights::with_frozen`]).
+    /// The network as it samples: with the adapter, without gradient (see [`models::weights::Weights::with_frozen`]).
     pub fn frozen(&self, lora: &Lora) -> models::Result<Box<dyn Network>> {
         self.pipeline.network(&self.pipeline.weights.with_frozen(lora)?)
     }
 
-    /// The UNet as it is trained: the adapter beside the weights, with gradient.
+    /// The network as it is trained: the adapter beside the weights, with gradient.
     pub fn branched(&self, lora: &Lora) -> models::Result<Box<dyn Network>> {
         self.pipeline.network(&self.pipeline.weights.with_adapter(lora)?)
     }
 
-    pub fn denoiser<'a>(&self, unet: &'a dyn Network) -> Denoiser<'a> {
-        Denoiser { network: unet, guidance: self.config.sampling.guidance(), kind: self.pipeline.kind }
+    pub fn denoiser<'a>(&self, network: &'a dyn Network) -> Denoiser<'a> {
+        Denoiser { network, guidance: self.config.sampling.guidance(), kind: self.pipeline.kind }
     }
 
     pub fn text(&mut self, prompts: &[&str]) -> Result<GuidedText> {
@@ -160,7 +160,7 @@ impl Session {
         self.pipeline.text.guided(prompts, negative, guided, (self.size.height, self.size.width))
     }
 
-    /// The original model, where a step is held to it: its UNet, and the prompts as its guidance takes them.
+    /// The original model, where a step is held to it: its network, and the prompts as its guidance takes them.
     pub fn anchor(&mut self, prompts: &[&str], steps: &BTreeSet<usize>) -> Result<Option<Original>> {
         let Some(config) = self.config.anchor.clone().filter(|_| !steps.is_empty()) else { return Ok(None) };
         let sampling = &self.config.sampling;
@@ -170,8 +170,8 @@ impl Session {
         let negative = (!negative.is_empty()).then_some(negative.as_str());
         let size = (self.size.height, self.size.width);
         let text = self.pipeline.text.guided(prompts, negative, guidance.is_on(), size)?;
-        let unet = self.pipeline.network(&self.pipeline.weights)?;
-        Ok(Some(Original { unet, text, guidance, kind: self.pipeline.kind, weight: config.weight }))
+        let network = self.pipeline.network(&self.pipeline.weights)?;
+        Ok(Some(Original { network, text, guidance, kind: self.pipeline.kind, weight: config.weight }))
     }
 
     /// Latents are sampled in float32 whatever the networks run in, or in float64.

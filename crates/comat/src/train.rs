@@ -240,7 +240,7 @@ pub fn iterate(
     let text = session.text(prompts)?;
 
     let frozen = session.frozen(&adapter.lora)?;
-    let denoiser = session.denoiser(&frozen);
+    let denoiser = session.denoiser(frozen.as_ref());
     let walked = trajectory::walk(denoiser.conditioned_on(&text), &sampler, start, &tracked, noise, &mut each)?;
     drop(frozen);
     let trajectory = clock.lap("decode");
@@ -299,7 +299,7 @@ pub fn iterate(
     losses.extend(concentration.iter().map(|loss| loss as &dyn StepLoss));
     losses.extend(anchored.iter().map(|loss| loss as &dyn StepLoss));
     let replay = Replay {
-        denoiser: &session.denoiser(&branched),
+        denoiser: &session.denoiser(branched.as_ref()),
         sampler: &sampler,
         text: &text,
         mode: session.config.replay.mode,

@@ -293,7 +293,7 @@ fn trains_like_any_other() {
             let outcome = iterate(&mut session, &adapter, &share, drawn, None, &mut gradients, || Ok(())).unwrap();
 
             let network = session.branched(&adapter.lora).unwrap();
-            let loss = one_graph(&session, &network, &x, &tracked, chained);
+            let loss = one_graph(&session, network.as_ref(), &x, &tracked, chained);
             assert!((loss.double_value(&[]) - outcome.caption_loss).abs() < 1e-10);
             let parameters = adapter.lora.parameters();
             let leaves: Vec<&Tensor> = parameters.iter().map(|(_, leaf)| *leaf).collect();

@@ -247,7 +247,7 @@ fn both_ways_along(settings: &[&str], alter: impl FnOnce(&mut Sampler)) -> (Tens
     let text = session.text(&PROMPTS).unwrap();
     let halves = [PROMPTS, [""; 3]].map(|texts| session.pipeline.text.guided(&texts, None, false, (32, 48)).unwrap());
     let chained = settings.contains(&"replay.mode=chained");
-    let loss = one_graph(&session, &unet, &text, &halves, &given, chained);
+    let loss = one_graph(&session, unet.as_ref(), &text, &halves, &given, chained);
     let config = &session.config;
     let total = outcome.caption_loss * config.captioner.weight
         + config.attention.as_ref().map_or(0.0, |a| {

@@ -52,7 +52,7 @@ fn counted(dtype: &str, mode: Mode) -> [(&'static str, BTreeMap<String, u64>); 4
     let mut gradients = Gradients::zeros(&adapter);
 
     let operators = Operators::start().unwrap();
-    let denoiser = session.denoiser(&frozen);
+    let denoiser = session.denoiser(frozen.as_ref());
     let predict = denoiser.conditioned_on(&text);
     let walked = trajectory::walk(predict, &session.sampler, draws.start, &tracked, draws.noise, || Ok(())).unwrap();
     let trajectory = operators.take();
@@ -66,7 +66,7 @@ fn counted(dtype: &str, mode: Mode) -> [(&'static str, BTreeMap<String, u64>); 4
     }
     let anchored = original.pull(tracked);
     let replay = Replay {
-        denoiser: &session.denoiser(&branched),
+        denoiser: &session.denoiser(branched.as_ref()),
         sampler: &session.sampler,
         text: &text,
         mode,

@@ -151,16 +151,14 @@ fn with_key(key: &str, message: &str) -> String {
 /// The values of a setting that has a few, from the schema.
 fn values_of(key: &str) -> Option<Vec<String>> {
     let schema = crate::reference::schema();
-    let resolve = |part: &serde_json::Value| -> serde_json::Value {
+    // a definition may be referred to, with a description beside it, or an optional section's
+    let resolve = |part: &serde_json::Value| {
         let mut part = part.clone();
-        // a reference, or one with a description beside it
-        while let Some(place) = ["allOf", "anyOf"]
-            .iter()
-            .find_map(|of| part.get(of)?.as_array()?.first()?.get("$ref"))
-            .or_else(|| part.get("$ref"))
-            .and_then(|place| place.as_str()?.strip_prefix('#'))
-        {
-            part = schema.pointer(place).cloned().unwrap_or_default();
+        while let Some(inner) = match part.get("$ref").and_then(|place| place.as_str()?.strip_prefix('#')) {
+            Some(place) => schema.pointer(place).cloned(),
+            None => ["allOf", "anyOf"].iter().find_map(|of| part.get(of)?.get(0).cloned()),
+        } {
+            part = inner;
         }
         part
     };
@@ -437,6 +435,7 @@ mod tests {
             &[],
             "run.toml:9:16: must be one of \"auto\", \"always\", \"never\"",
         );
+        contains("", &["attention.form=3"], "attention.form: must be one of \"reference\", \"paper\"");
         contains("", &["sampling.sampler=3"], "sampling.sampler: must be one of \"ddpm\", ");
         contains("", &["lora.targets=3"], "lora.targets: invalid type: integer `3`, expected a list");
         contains(

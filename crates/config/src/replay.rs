@@ -4,6 +4,7 @@ use super::{MicroBatch, Sampling, above_zero, in_range};
 use anyhow::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Whether gradients go from one step to the step before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -13,6 +14,15 @@ pub enum Mode {
     Detached,
     /// On tracked steps the gradient also flows through the model's input (the authors' SD1.5 code).
     Chained,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Detached => "detached",
+            Self::Chained => "chained",
+        })
+    }
 }
 
 /// Which steps receive gradients.

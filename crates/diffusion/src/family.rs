@@ -37,7 +37,7 @@ pub trait Family {
     /// Files that cannot be read.
     fn fingerprints(&self, model: &Path, variant: Option<&str>) -> models::Result<Vec<String>>;
 
-    /// By which LoRA files name the base model, and a training its name of it.
+    /// The base model, as LoRA files name it.
     fn base(&self) -> Base;
 
     /// Channels of the latents that go in, and of what comes out.

@@ -134,7 +134,8 @@ pub fn run(
                 bar.inc(batch.len() as u64);
                 Ok(interrupt.check()?)
             };
-            let (drawn, images) = draw_batch(&mut pipeline, &unet, sampling, &sampler, size, &prompts, noise, each)?;
+            let (drawn, images) =
+                draw_batch(&mut pipeline, unet.as_ref(), sampling, &sampler, size, &prompts, noise, each)?;
             let losses = best.as_ref().map(|best| (best.loss)(&images, &prompts)).transpose()?;
             for (row, (i, seed)) in batch.iter().enumerate() {
                 let loss = losses.as_ref().map(|losses| losses[row]);

@@ -177,7 +177,7 @@ pub fn run(
             let image = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.decode(&latents)?)))? / 2.0 + 0.5;
             Ok(Looks { image: Image::from_tensor(&image.get(0))?, maps: sum.of(0, words)? })
         };
-        let draw = |(side, unet, texts): &(_, _, Vec<_>)| Ok((*side, draw(unet, &texts[i])?));
+        let draw = |(side, unet, texts): &(_, Box<dyn Network>, Vec<_>)| Ok((*side, draw(unet.as_ref(), &texts[i])?));
         let rows = sides.iter().map(draw).collect::<Result<Vec<_>>>()?;
         let rows: Vec<(&str, &Looks)> = rows.iter().map(|(side, looks)| (*side, looks)).collect();
         let texts: Vec<&str> = words.iter().map(|w| w.text.as_str()).collect();

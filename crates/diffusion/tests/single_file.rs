@@ -193,7 +193,7 @@ fn outputs(pipeline: &mut Pipeline) -> (Tensor, Tensor) {
     let unet = pipeline.network(&pipeline.weights).unwrap();
     tch::manual_seed(5);
     let x = Tensor::randn([1, 4, 8, 8], (Kind::Float, device()));
-    let e = Denoiser { network: &unet, guidance: Guidance { scale: 3.0, rescale: 0.0 }, kind: Kind::Float }
+    let e = Denoiser { network: unet.as_ref(), guidance: Guidance { scale: 3.0, rescale: 0.0 }, kind: Kind::Float }
         .predict(&x, 601.0, &text)
         .unwrap();
     let image = pipeline.vae.with(|vae| Ok(vae.decode(&e)?)).unwrap();

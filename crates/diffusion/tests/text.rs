@@ -85,7 +85,8 @@ fn a_short_prompt_beside_a_long_one() {
     let x = Tensor::randn([&[1], shape.as_slice()].concat(), (Kind::Double, device()));
     let mut run = |prompts: &[&str]| {
         let text = pipeline.text.guided(prompts, None, true, (32, 48)).unwrap();
-        let denoiser = Denoiser { network: &unet, guidance: Guidance { scale: 3.0, rescale: 0.0 }, kind: Kind::Double };
+        let denoiser =
+            Denoiser { network: unet.as_ref(), guidance: Guidance { scale: 3.0, rescale: 0.0 }, kind: Kind::Double };
         let (e, layers) = denoiser.predict_with_maps(&x.repeat([prompts.len() as i64, 1, 1, 1]), 500.0, &text).unwrap();
         (e.get(0), layers[0].modules[0].get(0))
     };

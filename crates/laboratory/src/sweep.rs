@@ -102,7 +102,7 @@ pub fn run(
                 }
             };
             let bar = bar(&format!("{name}, guidance {guidance}"))?;
-            let judged = cell.draw(&mut pipeline, unet, request.batch, &bar, interrupt)?;
+            let judged = cell.draw(&mut pipeline, unet.as_ref(), request.batch, &bar, interrupt)?;
             bar.finish_and_clear();
             cell.write(&folder, &judged)?;
             Ok(judged)

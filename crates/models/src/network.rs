@@ -45,25 +45,3 @@ pub trait Network {
         tch::no_grad(|| self.predict(latents, times, conditions, None))
     }
 }
-
-impl<N: Network + ?Sized> Network for Box<N> {
-    fn predict(
-        &self,
-        latents: &Tensor,
-        times: &Tensor,
-        conditions: &Conditions,
-        recorder: Option<&Recorder>,
-    ) -> Result<Tensor> {
-        (**self).predict(latents, times, conditions, recorder)
-    }
-
-    fn predict_again(
-        &self,
-        latents: &Tensor,
-        times: &Tensor,
-        conditions: &Conditions,
-        projected: &Projected,
-    ) -> Result<Tensor> {
-        (**self).predict_again(latents, times, conditions, projected)
-    }
-}

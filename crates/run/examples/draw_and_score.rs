@@ -26,7 +26,7 @@ pub fn ranked(networks: &Networks, prompt: &str, seeds: &[u64], sampling: &Sampl
     let captioner = CaptionLoss::open(&settings, Kind::Float, networks.device)?;
 
     let jobs: Vec<(&str, u64)> = seeds.iter().map(|seed| (prompt, *seed)).collect();
-    let images = generate::draw(&mut pipeline, &unet, sampling, &jobs, || Ok(()))?; // [B, 3, H, W] in 0..1, not clamped
+    let images = generate::draw(&mut pipeline, unet.as_ref(), sampling, &jobs, || Ok(()))?; // [B, 3, H, W] in 0..1, not clamped
     let losses = captioner.losses(&images, &vec![prompt; seeds.len()])?;
     let mut all = vec![];
     for (row, (seed, loss)) in seeds.iter().zip(losses).enumerate() {

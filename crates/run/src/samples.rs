@@ -81,10 +81,10 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
         run.bar.set_message(format!("samples {}/{}", start, run.samples.len()));
         let (images, sum) = if watched {
             let (images, sum) =
-                session.draw_watched(&unet, &sampler, &prompts, x, noise, || run.tick_unless_stopped())?;
+                session.draw_watched(unet.as_ref(), &sampler, &prompts, x, noise, || run.tick_unless_stopped())?;
             (images, Some(sum))
         } else {
-            (session.draw(&unet, &sampler, &prompts, x, noise, || run.tick_unless_stopped())?, None)
+            (session.draw(unet.as_ref(), &sampler, &prompts, x, noise, || run.tick_unless_stopped())?, None)
         };
         for (i, (prompt, seed)) in prompts.iter().zip(seeds).enumerate() {
             let image = Image::from_tensor(&images.get(i as i64))?;

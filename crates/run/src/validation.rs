@@ -221,7 +221,7 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
         let (x, noise) = batch::noise(session, Purpose::Validation, 0, &places)?;
         run.bar.set_message(format!("validation {start}/{}", all.len()));
         let sampler = session.sampler.clone();
-        let images = session.draw(&unet, &sampler, &prompts, x, noise, || run.tick_unless_stopped())?;
+        let images = session.draw(unet.as_ref(), &sampler, &prompts, x, noise, || run.tick_unless_stopped())?;
         // sample by sample, so that the mean does not depend on how the prompts are cut into batches
         losses.extend(session.captioner.losses(&images, &prompts)?);
         for (values, other) in rewards.iter_mut().zip(&session.rewards) {

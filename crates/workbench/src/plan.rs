@@ -53,7 +53,7 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
         format!("prompts      {} to train on, {held_out} held out, digest {}", prompts.len(), train::digest(&prompts)),
         format!("images       {}, latents {channels}x{height}x{width}", session.size),
         format!(
-            "a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({:?})",
+            "a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({})",
             config.sampling.sampler, config.replay.mode
         ),
         match &config.rewards[..] {

@@ -94,7 +94,7 @@ fn by_hand(request: &Request) -> Tensors {
             let noisy = &latents[row] * share.sqrt() + &noise * (1.0 - share).sqrt();
             let text = pipeline.text.guided(&[&request.prompts[row]], None, false, (16, 16)).unwrap();
             let guidance = Guidance { scale: 1.0, rescale: 0.0 };
-            let denoiser = Denoiser { network: &unet, guidance, kind: Kind::Double };
+            let denoiser = Denoiser { network: unet.as_ref(), guidance, kind: Kind::Double };
             let error = denoiser.predict(&noisy, timestep as f64, &text).unwrap() - noise;
             losses.push(error.square().mean(Kind::Double));
         }

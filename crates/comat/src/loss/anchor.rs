@@ -9,7 +9,7 @@ use tch::Kind;
 
 /// The original model, as a step is held to it.
 pub struct Original {
-    pub unet: Box<dyn Network>,
+    pub network: Box<dyn Network>,
     /// The prompts, as its guidance takes them.
     pub text: GuidedText,
     pub guidance: Guidance,
@@ -20,7 +20,7 @@ pub struct Original {
 impl Original {
     /// Towards it, at these steps.
     pub fn pull(&self, steps: BTreeSet<usize>) -> Anchored<'_> {
-        let denoiser = Denoiser { network: &self.unet, guidance: self.guidance, kind: self.kind };
+        let denoiser = Denoiser { network: self.network.as_ref(), guidance: self.guidance, kind: self.kind };
         Anchored { denoiser, text: &self.text, weight: self.weight, steps }
     }
 }

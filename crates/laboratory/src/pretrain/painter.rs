@@ -83,8 +83,11 @@ impl Painter {
 
     /// The last steps of the sampler.
     fn denoise(&mut self, start: Tensor, steps: usize, captions: &[&str]) -> Result<Tensor> {
-        let denoiser =
-            Denoiser { network: &self.unet, guidance: Guidance { scale: GUIDANCE, rescale: 0.0 }, kind: Kind::Float };
+        let denoiser = Denoiser {
+            network: self.unet.as_ref(),
+            guidance: Guidance { scale: GUIDANCE, rescale: 0.0 },
+            kind: Kind::Float,
+        };
         let text = self.pipeline.text.guided(captions, None, true, (SIDE as i64, SIDE as i64))?;
         let rest = self.sampler.from(STEPS - steps);
         let no_noise = |_| Ok(start.zeros_like());

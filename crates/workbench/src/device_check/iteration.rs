@@ -115,7 +115,7 @@ impl<'a> Iteration<'a> {
 
         let text = session.text(&PROMPTS)?;
         let frozen = session.frozen(&adapter.lora)?;
-        let denoiser = session.denoiser(&frozen);
+        let denoiser = session.denoiser(frozen.as_ref());
         let none = |step| bail!("step {step} of DDIM is not stochastic");
         let predict = denoiser.conditioned_on(&text);
         let mut walked = trajectory::walk(predict, &session.sampler, start, &(0..STEPS).collect(), none, || Ok(()))?;
@@ -135,7 +135,7 @@ impl<'a> Iteration<'a> {
         let mut gradients = Gradients::zeros(&adapter);
         let branched = session.branched(&adapter.lora)?;
         let replay = replay::Replay {
-            denoiser: &session.denoiser(&branched),
+            denoiser: &session.denoiser(branched.as_ref()),
             sampler: &session.sampler,
             text: &text,
             mode: replay::Mode::Detached,

@@ -114,7 +114,7 @@ impl<'a> Course<'a> {
             let mut sum = 0.0;
             for (place, row) in rows.into_iter().enumerate() {
                 // one after the other, so that a batch needs no more memory than an image
-                let loss = self.loss(pipeline, &unet, row, step, place as u64)?;
+                let loss = self.loss(pipeline, unet.as_ref(), row, step, place as u64)?;
                 let gradients = precision::vjp(pipeline.kind, &[&loss], &self.masters.leaves(), &[&loss.ones_like()])?;
                 self.masters.add(gradients);
                 sum += loss.double_value(&[]);
@@ -138,7 +138,7 @@ impl<'a> Course<'a> {
         let rows = 0..self.latents.size()[0].min(MEASURED);
         let mut loss = |row: i64| {
             interrupt.check()?;
-            Ok(self.loss(pipeline, &unet, row, u64::MAX, row as u64)?.double_value(&[]))
+            Ok(self.loss(pipeline, unet.as_ref(), row, u64::MAX, row as u64)?.double_value(&[]))
         };
         let losses = rows.map(&mut loss).collect::<Result<Vec<f64>>>()?;
         Ok(losses.iter().sum::<f64>() / losses.len() as f64)

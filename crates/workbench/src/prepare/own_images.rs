@@ -45,7 +45,7 @@ pub fn draw(
     let unet = pipeline.network(&pipeline.weights)?;
     for batch in missing.chunks(request.batch.max(1)) {
         let jobs: Vec<(&str, u64)> = batch.iter().map(|n| (request.prompts[*n].as_str(), seed(request, *n))).collect();
-        let drawn = generate::draw(pipeline, &unet, &request.sampling, &jobs, || Ok(interrupt.check()?))?;
+        let drawn = generate::draw(pipeline, unet.as_ref(), &request.sampling, &jobs, || Ok(interrupt.check()?))?;
         let reduced = preprocess::resize(&drawn.clamp(0.0, 1.0), (request.size.height, request.size.width))?;
         for (i, (n, (prompt, seed))) in batch.iter().zip(&jobs).enumerate() {
             let image = Image::from_tensor(&reduced.get(i as i64))?;

@@ -112,7 +112,12 @@ impl TextEncoders {
         })
     }
 
-    /// Rows of conditions. The sizes of [`Added`] are filled in by [`Self::guided`].
+    /// The width of the context, for comparison with the UNet's `cross_attention_dim`.
+    pub fn width(&self) -> i64 {
+        self.width
+    }
+
+    /// Rows of conditions. What is in [`TIME_IDS`] is filled in by `guided`.
     fn encode(&mut self, prompts: &[&str]) -> Result<Vec<Conditions>> {
         let mut new: Vec<&str> = prompts.iter().copied().filter(|p| !self.cache.rows.contains_key(*p)).collect();
         new.sort_unstable();
@@ -148,15 +153,15 @@ impl TextEncoders {
         let chunks = chunks.unwrap_or(1);
         for (i, (tokenizer, encoder)) in self.tokenizers.iter().zip(encoders).enumerate() {
             let encoding = tokenizer.encode_in(prompt, chunks)?; // the other tokenizer may need more of them
-            if let (Some(cut), 0) = (&encoding.cut, i) {
+            if let (Some(cut), 0) = (&encoding.cut, i)
+                && !TOLD.swap(true, Ordering::Relaxed)
+            {
                 let (limit, shown) = (encoding.ids.len(), cut.chars().take(200).collect::<String>());
                 let rest = if shown.len() < cut.len() { "…" } else { "" };
-                if !TOLD.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(
-                        "prompt longer than {limit} tokens; the model does not see its end (prompts.chunks and --chunks let it see \
-                         more): …{shown}{rest}. Further ones are not named"
-                    );
-                }
+                tracing::warn!(
+                    "prompt longer than {limit} tokens; the model does not see its end (prompts.chunks and --chunks let it see \
+                     more): …{shown}{rest}. Further ones are not named"
+                );
             }
             let ids = Tensor::from_slice(&encoding.ids).view([chunks as i64, -1]).to_device(self.device);
             let (encoded, normed) = encoder.forward_to(&ids, self.clip_skip.unwrap_or(if sdxl { 2 } else { 1 }))?;
@@ -175,17 +180,7 @@ impl TextEncoders {
     }
 }
 
-impl TextEncoders {
-    /// The width of the context, for comparison with the UNet's `cross_attention_dim`.
-    pub fn width(&self) -> i64 {
-        self.width
-    }
-}
-
 impl PromptEncoder for TextEncoders {
-    /// Conditions for a batch, with the unconditional half if there is guidance.
-    ///
-    /// `negative`: `None` is the model's own idea of no prompt. `size`: height and width in pixels, for SDXL.
     fn guided(
         &mut self,
         prompts: &[&str],
@@ -199,14 +194,14 @@ impl PromptEncoder for TextEncoders {
         }
         let mut repeats = even(&mut rows);
         repeats.truncate(prompts.len());
-        let sizes = [size.0, size.1, 0, 0, size.0, size.1];
-        let sizes = Tensor::from_slice(&sizes).to_kind(Kind::Float).to_device(self.device).unsqueeze(0);
         let text = |rows: &[Conditions]| {
             let text = Conditions::cat(&rows.iter().collect::<Vec<_>>());
-            match text.get(TIME_IDS) {
-                Some(_) => text.with(TIME_IDS, sizes.repeat([prompts.len() as i64, 1])),
-                None => text,
+            if text.get(TIME_IDS).is_none() {
+                return text;
             }
+            let sizes = [size.0, size.1, 0, 0, size.0, size.1];
+            let ids = Tensor::from_slice(&sizes).to_kind(Kind::Float).to_device(self.device);
+            text.with(TIME_IDS, ids.unsqueeze(0).repeat([prompts.len() as i64, 1]))
         };
         let (cond, uncond) = rows.split_at(prompts.len());
         let cond = text(cond);
