@@ -385,6 +385,10 @@ fn folders_that_hold_a_run() {
     folder.train("train.steps=2 --resume gone").error(&["gone: no checkpoint there"]);
     folder.train("output=new --resume").error(&["new/checkpoints: there is no checkpoint yet to resume from"]);
     assert!(folder.bytes("out") == before && !folder.exists("new"));
+    fs::create_dir(folder.path("mine")).unwrap();
+    folder.write("mine/config.toml", "# mine");
+    folder.train("output=mine").error(&["mine/config.toml exists, and no run wrote it; choose another folder"]);
+    assert_eq!(folder.read("mine/config.toml"), "# mine");
     // Neither way out is the other's dead end.
     fs::remove_dir_all(folder.path("out/checkpoints")).unwrap();
     folder.train("train.steps=2").error(&["out already holds a run; it has no checkpoint to go on from: delete it"]);

@@ -53,6 +53,10 @@ fn twenty_thousand_prompts() {
     }
 
     prompts(&folder, "").error(&["prompts/train.jsonl exists", "--overwrite"]);
+    for same in ["same.jsonl", "./same.jsonl", "prompts/../same.jsonl"] {
+        prompts(&folder, &format!("--out same.jsonl --held-out {same}")).error(&["it is the file of --out"]);
+        assert!(!folder.path("same.jsonl").exists());
+    }
     prompts(&folder, "--out again.jsonl").ok();
     assert_eq!(folder.read("again.jsonl"), folder.read("prompts/train.jsonl"), "the same seed, the same prompts");
     prompts(&folder, "--out other.jsonl --seed 1").ok();

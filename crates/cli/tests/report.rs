@@ -80,6 +80,10 @@ fn events() -> String {
 #[test]
 fn the_report_is_one_file_that_needs_nothing_else() {
     let folder = judged();
+    folder.write("report.html", "notes of mine");
+    folder.comat(REPORT).error(&["report.html: it exists and is no page of a report"]);
+    assert_eq!(folder.read("report.html"), "notes of mine");
+    folder.write("report.html", "<!doctype HTML><p>an older one");
     let done = folder.comat(REPORT).ok();
     assert!(done.stdout.contains("All correct: ") && done.stdout.ends_with("The report is report.html\n"), "{done:?}");
     let page = folder.read("report.html");

@@ -77,6 +77,7 @@ impl Fidelity {
         ])?;
         in_range(&[
             ("fidelity.weight", self.weight, f64::MAX),
+            ("fidelity.learning_rate", self.learning_rate, f64::MAX),
             ("fidelity.guidance_scale", self.guidance_scale.unwrap_or(0.0), f64::MAX),
             ("fidelity.betas[0]", self.betas[0], 1.0 - 1e-12),
             ("fidelity.betas[1]", self.betas[1], 1.0 - 1e-12),

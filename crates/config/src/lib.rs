@@ -144,6 +144,9 @@ impl Prompts {
 impl Config {
     /// Refuses values that no run can have.
     pub fn check(&self) -> Result<()> {
+        if self.output.as_os_str().is_empty() {
+            bail!("output is empty; it names the run's own folder");
+        }
         self.prompts.check()?;
         self.captioner.check()?;
         rewards::check(&self.rewards)?;

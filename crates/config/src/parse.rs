@@ -455,6 +455,8 @@ mod tests {
         assert_eq!(prodigy("optimizer.prodigy={growth_rate=1.02}").unwrap().optimizer.prodigy.unwrap().d0, 1e-6);
         let refused = format!("{:#}", prodigy("optimizer.prodigy.growth_rate=0.5").unwrap_err());
         assert!(refused.contains("optimizer.prodigy.growth_rate is 0.5, it must be above 1"), "{refused}");
+        contains("", &["optimizer.learning_rate=inf"], "optimizer.learning_rate is inf, it must be a finite number");
+        contains("", &["output="], "output is empty");
         contains("[samples]\nsteps = 0", &[], "samples.steps is 0");
         for sampler in ["euler_a", "dpm++_2m", "dpm++_2m_karras"] {
             let refused = format!(

@@ -103,6 +103,7 @@ impl Optimizer {
             ("optimizer.max_grad_norm", self.max_grad_norm),
         ])?;
         in_range(&[
+            ("optimizer.learning_rate", self.learning_rate, f64::MAX),
             ("optimizer.betas[0]", self.betas[0], 1.0 - 1e-12),
             ("optimizer.betas[1]", self.betas[1], 1.0 - 1e-12),
             ("optimizer.weight_decay", self.weight_decay, f64::MAX),

@@ -1,9 +1,9 @@
 //! The frame of a report, and its simplest parts.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use models::write_text;
-use std::path::Path;
+use std::{fs::File, io::Read, path::Path};
 
 /// A whole page.
 pub struct Page<'a> {
@@ -38,8 +38,19 @@ impl Page<'_> {
         page.into_string()
     }
 
-    /// Writes the file, whole or not at all.
+    /// Writes the file, whole or not at all. It may take the place of another page.
+    ///
+    /// # Errors
+    /// What is there is no page.
     pub fn save(&self, path: &Path) -> Result<()> {
+        let mut start = [0; 15];
+        let there = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+        let is_page = start.eq_ignore_ascii_case(b"<!doctype html>");
+        ensure!(
+            !path.exists() || (there.is_ok() && is_page),
+            "{}: it exists and is no page of a report; choose another name for the page",
+            path.display()
+        );
         write_text(path, &self.html()).context("writing the report")
     }
 }

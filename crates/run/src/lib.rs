@@ -93,7 +93,11 @@ impl Run {
         };
         let (folder, leads) = (config.output.clone(), group.leads());
         // an empty log is that of a run which was stopped before its first step
-        let begun = fs::metadata(folder.join("events.jsonl")).is_ok_and(|log| log.len() > 0);
+        let (log, resolved) = (folder.join("events.jsonl"), folder.join("config.toml"));
+        let begun = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
+        if leads && resolved.exists() && !log.exists() && !is_resolved(&resolved) {
+            bail!("{} exists, and no run wrote it; choose another folder (--set output=DIR)", resolved.display());
+        }
         if leads && !resumes && begun {
             let way_out = match checkpoint::steps(&folder.join("checkpoints"))?.last() {
                 Some(_) => "go on with it by --resume",
@@ -120,7 +124,7 @@ impl Run {
         };
         let lock = if leads { Lock::take(&folder)? } else { Lock::none() };
         if leads {
-            write_text(&folder.join("config.toml"), &toml::to_string(config)?).context("writing the run's folder")?;
+            write_text(&resolved, &toml::to_string(config)?).context("writing the run's folder")?;
         }
         let style = ProgressStyle::with_template(
             "{prefix} {wide_bar} {pos}/{len} · {msg} · {elapsed_precise} · ETA {eta_precise}",
@@ -343,4 +347,10 @@ impl Observer for Run {
         self.bar.finish();
         Ok(())
     }
+}
+
+/// Whether a configuration is one that a run has written: everything said, and nothing else.
+fn is_resolved(file: &Path) -> bool {
+    let again = config::read(file, &[]).ok().and_then(|config| toml::to_string(&config).ok());
+    again.is_some() && fs::read_to_string(file).ok() == again
 }
