@@ -142,7 +142,8 @@ impl Console {
                 torch_ext::exit_at_once(130);
             }
             let Some(promise) = promise else { return };
-            bars.suspend(|| eprintln!("{promise}")); // `println` of the bars is silent where there is no terminal
+            let again = if promise.contains("once more") { "" } else { " Ctrl-C once more stops at once." };
+            bars.suspend(|| eprintln!("{promise}{again}")); // `println` of the bars is silent where there is no terminal
         });
     }
 }

@@ -37,6 +37,9 @@ pub struct Init {
     /// Prompts to train on, which comat prompts makes
     #[arg(long, value_name = "FILE", default_value = "prompts/train.jsonl", value_parser = share::path)]
     prompts: PathBuf,
+    /// Held-out prompts, which the caption loss is measured on
+    #[arg(long, value_name = "FILE", default_value = "prompts/held_out.jsonl", value_parser = share::path)]
+    held_out: PathBuf,
     /// What the run may use, as 12GB; what the device has free when absent
     #[arg(long, value_name = "AMOUNT", value_parser = memory::parse)]
     memory: Option<f64>,
@@ -72,6 +75,9 @@ impl Choice {
     }
 }
 
+/// Samples of a step where there is little memory.
+const SAMPLES: usize = 16;
+
 /// What the choices rest on.
 struct Known {
     /// The model as it was named.
@@ -90,7 +96,12 @@ impl Known {
 
     /// Whether the networks can stay on the device beside an adapter of the published rank.
     fn has_room(&self) -> bool {
-        self.memory >= if self.xl { 30e9 } else { 14e9 }
+        self.memory >= self.room()
+    }
+
+    /// Bytes.
+    fn room(&self) -> f64 {
+        if self.xl { 30e9 } else { 14e9 }
     }
 }
 
@@ -108,7 +119,7 @@ pub fn run(args: Init, console: &Console) -> Result<()> {
         args.memory.or_else(|| free(device)).context("how much memory is there? say it by --memory, as 12GB")?;
     let (base, native) = (pipeline.base(), pipeline.native_size());
     let known = Known { model: model.typed().display().to_string(), native, xl: base == Base::Sdxl, device, memory };
-    say!("{}: {base}, made for {native}; {} on {device:?}", known.model, gigabytes(memory));
+    say!("{}: {base}, made for {native}; {} on {}", known.model, gigabytes(memory), Where::from(device));
     drop(pipeline);
 
     let mut choices = choices(&args, &known);
@@ -129,8 +140,16 @@ pub fn run(args: Init, console: &Console) -> Result<()> {
     }
     let file = verbs::quoted(&out.display().to_string());
     say!("The configuration is {}.", out.display());
-    if !args.prompts.exists() {
-        say!("Prompts:  comat prompts --out {}", verbs::quoted(&args.prompts.display().to_string()));
+    say!(
+        "The run fetches Grounding DINO and SAM (1.3 GB) for its attention losses; --set attention=false does without."
+    );
+    let missing = |option: &str, path: &Path| match path.exists() {
+        true => String::new(),
+        false => format!(" {option} {}", verbs::quoted(&path.display().to_string())),
+    };
+    let missing = missing("--out", &args.prompts) + &missing("--held-out", &args.held_out);
+    if !missing.is_empty() {
+        say!("Prompts:  comat prompts{missing}");
     }
     say!("Look:     comat train --config {file} --dry-run\nTrain:    comat train --config {file}");
     Ok(())
@@ -148,28 +167,39 @@ fn choices(args: &Init, known: &Known) -> Vec<Choice> {
         "the model's own"
     };
     let captioner = args.captioner.typed().display().to_string();
-    let mut all = vec![
-        ("", "output", quoted(&format!("runs/{name}")), "the run's folder"),
-        ("model", "path", quoted(&known.model), "as named"),
-        ("model", "dtype", quoted(dtype), why_dtype),
-        ("model", "device", quoted(&args.device.to_string()), "as chosen"),
-        ("captioner", "path", quoted(&captioner), "large, as published, unless another is named"),
-        ("prompts", "train", quoted(&args.prompts.display().to_string()), "comat prompts makes them"),
-        ("sampling", "size", quoted(&size), why_size),
-        ("fidelity", "latents", quoted(&format!("latents/{name}")), "the original model's, made once"),
-        ("train", "steps", args.steps.to_string(), "as published, unless another number is given"),
-    ];
+    let mut all = vec![];
+    let mut choose = |section, key, value: String, why: &str| all.push(Choice { section, key, value, why: why.into() });
+    choose("", "output", quoted(&format!("runs/{name}")), "the run's folder");
+    choose("model", "path", quoted(&known.model), "as named");
+    choose("model", "dtype", quoted(dtype), why_dtype);
+    choose("model", "device", quoted(&args.device.to_string()), "as chosen");
+    choose("captioner", "path", quoted(&captioner), "large, as published, unless another is named");
+    choose("prompts", "train", quoted(&args.prompts.display().to_string()), "comat prompts makes them");
+    choose(
+        "prompts",
+        "validation",
+        quoted(&args.held_out.display().to_string()),
+        "the caption loss is measured on these",
+    );
+    choose("sampling", "size", quoted(&size), why_size);
+    choose("fidelity", "latents", quoted(&format!("latents/{name}")), "the original model's, made once");
+    choose("train", "steps", args.steps.to_string(), "as published, unless another number is given");
     if known.has_room() {
         let why = "as published: there is memory enough";
-        all.extend([
-            ("lora", "rank", "128".into(), why),
-            ("lora", "alpha", "128".into(), why),
-            ("memory", "offload", "false".into(), "the networks can stay on the device"),
-            ("train", "batch_size", "4".into(), why),
-            ("train", "accumulation", if known.xl { "12" } else { "8" }.into(), why),
-        ]);
+        choose("lora", "rank", "128".into(), why);
+        choose("lora", "alpha", "128".into(), why);
+        choose("memory", "offload", "false".into(), "the networks can stay on the device");
+        choose("train", "batch_size", "4".into(), why);
+        choose("train", "accumulation", if known.xl { "12" } else { "8" }.into(), why);
+    } else {
+        let why = format!("less memory than {}: a quarter of the published one", gigabytes(known.room()));
+        choose("lora", "rank", "32".into(), &why);
+        choose("lora", "alpha", "32".into(), "the rank");
+        choose("memory", "offload", "true".into(), "networks are unloaded while they have nothing to do");
+        choose("train", "batch_size", "1".into(), "not measured: a sample at a time");
+        choose("train", "accumulation", SAMPLES.to_string(), "a step has 16 samples, fewer than the published number");
     }
-    all.into_iter().map(|(section, key, value, why)| Choice { section, key, value, why: why.into() }).collect()
+    all
 }
 
 /// The text of the first preset with the values of the others, and these.
@@ -192,8 +222,12 @@ fn preset(known: &Known, choices: &[Choice]) -> Result<String> {
         text = edit::set(&text, choice.section, choice.key, &choice.value)?;
     }
     let body: Vec<&str> = text.lines().skip_while(|line| line.starts_with('#')).collect();
-    let heading =
-        format!("# CoMat on {}, by `comat init` for {} on {:?}", known.model, gigabytes(known.memory), known.device);
+    let heading = format!(
+        "# CoMat on {}, by `comat init` for {} on {}",
+        known.model,
+        gigabytes(known.memory),
+        Where::from(known.device)
+    );
     Ok(format!("{heading}\n{}\n", body.join("\n")))
 }
 
@@ -206,6 +240,8 @@ fn measure(
     known: &Known,
 ) -> Result<Vec<Choice>> {
     const PART: f64 = 0.875;
+    /// Trajectories of so many samples, and how many of them, where there is little memory.
+    const AT_MOST: (usize, usize) = (4, SAMPLES / 4);
     let scratch = std::env::temp_dir().join(format!("comat-init-{}", std::process::id()));
     fs::create_dir_all(&scratch)?;
     let prompts = scratch.join("prompts.txt");
@@ -225,6 +261,9 @@ fn measure(
             config.fidelity = None;
         }
         (config.captioner.micro_batch, config.replay.micro_batch) = (MicroBatch::WHOLE, MicroBatch::WHOLE);
+        if !known.has_room() {
+            (config.train.batch_size, config.train.accumulation) = AT_MOST;
+        }
         memory::forecast(&config, Some(known.memory))
     });
     let _ = fs::remove_dir_all(&scratch);
@@ -245,7 +284,7 @@ fn measure(
     };
     let most = forecast
         .most()
-        .map_or(String::new(), |(phase, bytes)| format!("; all at once would need {} in {phase}", gigabytes(bytes)));
+        .map_or(String::new(), |(phase, bytes)| format!(": all at once, {phase} needs the most, {}", gigabytes(bytes)));
     let mut chosen = vec![];
     for (section, key) in
         [("captioner", "micro_batch"), ("replay", "micro_batch"), ("train", "batch_size"), ("train", "accumulation")]
@@ -253,10 +292,13 @@ fn measure(
         let proposed = fitting.iter().find_map(|setting| setting.strip_prefix(&format!("{section}.{key}=")));
         let value = match (proposed, key) {
             (Some(value), _) => value.to_owned(),
-            (None, "micro_batch") => if known.has_room() { "0" } else { "1" }.into(),
+            (None, "micro_batch") => "0".into(),
+            (None, "batch_size") if !known.has_room() => AT_MOST.0.to_string(),
+            (None, "accumulation") if !known.has_room() => AT_MOST.1.to_string(),
             (None, _) => continue,
         };
-        chosen.push(Choice { section, key, value, why: format!("measured{most}") });
+        let whole = if value == "0" { "; 0: the whole batch" } else { "" };
+        chosen.push(Choice { section, key, value, why: format!("measured{most}{whole}") });
     }
     Ok(chosen)
 }

@@ -3,12 +3,12 @@
 mod make;
 mod words;
 
-use crate::args::at_least_one;
+use crate::{args::at_least_one, syntax};
 use anyhow::{Context, Result, bail};
 use clap::Args as Group;
 use diffusion::prompts;
 use make::{Category, Made};
-use models::{digest, write_text};
+use models::{digest, text, write_text};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -69,6 +69,10 @@ struct Line {
 }
 
 pub fn run(args: &Prompts) -> Result<()> {
+    const MOST: usize = 10_000_000;
+    if let Some(count) = [args.count, args.held_out_count].into_iter().find(|count| *count > MOST) {
+        bail!("{count} prompts are too many; at most {MOST} are made at a time");
+    }
     let files: Vec<&Path> =
         [Some(&args.out), args.held_out.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
     for file in &files {
@@ -97,6 +101,7 @@ pub fn run(args: &Prompts) -> Result<()> {
     for (lines, file) in choice.chosen.iter().zip(files) {
         write(lines, file)?;
     }
+    syntax::warn(choice.chosen.iter().flatten().map(|line| line.text.as_str()));
     if !args.exclude.is_empty() {
         say!("{} left out, since they are in {} excluded", choice.left_out, choice.excluded.len());
     }
@@ -199,8 +204,8 @@ fn captions(folder: &Path, choice: &mut Choice) -> Result<()> {
     }
     let held_out = choice.wanted[1] > 0;
     for file in files {
-        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let text = text::read(&file)?;
+        for line in text::lines(&text).map(str::trim).filter(|line| !line.is_empty()) {
             let tenth = u64::from_str_radix(&digest(line.as_bytes()), 16).is_ok_and(|n| n % 10 == 0);
             let json = json!({ "prompt": line }).to_string();
             choice.offer(Line { text: line.to_owned(), json, category: "captions", held_out: held_out && tenth });

@@ -63,23 +63,29 @@ pub fn config(file: &Path, settings: &[String]) -> Result<Config> {
             *model = found.into();
         }
     }
-    config.prompts.train = shipped(&config.prompts.train);
-    config.prompts.validation = config.prompts.validation.as_deref().map(shipped);
-    if let Some(missing) = missing_prompts(&config) {
+    let prompts = &mut config.prompts;
+    prompts.train = shipped(&prompts.train);
+    prompts.validation = prompts.validation.as_deref().map(shipped);
+    // the files that presets name are made by `comat prompts`
+    let is_missing = |file: &Path, name: &str| file == Path::new(name) && !file.exists();
+    if is_missing(&prompts.train, "prompts/train.jsonl") {
         bail!(
             "{}: no such file or folder; `comat prompts --out {} --held-out {}` makes prompts to train on, or write your own",
-            missing.display(),
-            config.prompts.train.display(),
-            config.prompts.train.with_file_name("held_out.jsonl").display()
+            prompts.train.display(),
+            prompts.train.display(),
+            prompts.train.with_file_name("held_out.jsonl").display()
         );
     }
+    let held_out = "prompts/held_out.jsonl";
+    if config.validation.judge.is_none() && prompts.validation.as_deref().is_some_and(|file| is_missing(file, held_out))
+    {
+        tracing::warn!(
+            "{held_out} is not there, so there is no validation: `comat prompts --held-out {held_out}` makes it, \
+             prompts.validation names another file"
+        );
+        prompts.validation = None;
+    }
     Ok(config)
-}
-
-/// The file that a preset trains on is made by `comat prompts`.
-fn missing_prompts(config: &Config) -> Option<&Path> {
-    let train = config.prompts.train.as_path();
-    (train == Path::new("prompts/train.jsonl") && !train.exists()).then_some(train)
 }
 
 /// The file that is meant by a path, or by the name of a preset.

@@ -1,11 +1,13 @@
 //! Prompts written for another program: what has a meaning there and none here.
 
+use diffusion::prompts::foreign_option;
+
 /// Warns of each kind once, with its first prompt.
 pub fn warn<'a>(prompts: impl Iterator<Item = &'a str>) {
-    let mut first: [Option<(&str, &str)>; 4] = [None; 4];
-    let mut counts = [0; 4];
+    let mut first: [Option<(&str, &str)>; KINDS] = [None; KINDS];
+    let mut counts = [0; KINDS];
     for prompt in prompts {
-        let found = [emphasis(prompt), extra_network(prompt), break_word(prompt), choice(prompt)];
+        let found = all(prompt);
         for (kind, found) in found.into_iter().enumerate() {
             if let Some(found) = found {
                 first[kind].get_or_insert((found, prompt));
@@ -13,11 +15,14 @@ pub fn warn<'a>(prompts: impl Iterator<Item = &'a str>) {
             }
         }
     }
-    const ADVICE: [&str; 4] = [
+    const ADVICE: [&str; KINDS] = [
         "a weight of words has no meaning here, and brackets and number are read as text; write the words alone",
         "no LoRA is loaded by a prompt; leave it out, and name the file by --lora (or lora.init in a configuration)",
-        "it does not divide the prompt here; leave it out",
+        "it does not divide the prompt here, and is read as text; leave it out",
         "nothing is chosen here, and it is read as text; write a prompt for each choice",
+        "words do not change on the way here, and brackets and number are read as text; write the words alone",
+        "no embedding is loaded here, and its name is read as text; leave it out",
+        "options of another program are read as text here; leave them out, there are options and settings of comat",
     ];
     for ((first, count), advice) in first.iter().zip(counts).zip(ADVICE) {
         if let Some((found, prompt)) = first {
@@ -27,8 +32,32 @@ pub fn warn<'a>(prompts: impl Iterator<Item = &'a str>) {
     }
 }
 
-/// `(red:1.3)`
+const KINDS: usize = 7;
+
+/// What there is of each kind.
+fn all(prompt: &str) -> [Option<&str>; KINDS] {
+    [
+        emphasis(prompt),
+        extra_network(prompt),
+        divider(prompt),
+        choice(prompt),
+        editing(prompt),
+        embedding(prompt),
+        foreign_option(prompt),
+    ]
+}
+
+/// `(red:1.3)`, `((red))`
 fn emphasis(prompt: &str) -> Option<&str> {
+    let doubled = || {
+        let start = prompt.find("((")?;
+        let end = start + prompt[start..].find("))")?;
+        Some(&prompt[start..end + 2])
+    };
+    weighted(prompt).or_else(doubled)
+}
+
+fn weighted(prompt: &str) -> Option<&str> {
     prompt.match_indices('(').find_map(|(start, _)| {
         let end = start + prompt[start..].find(')')?;
         let (words, weight) = prompt[start + 1..end].rsplit_once(':')?;
@@ -46,8 +75,26 @@ fn extra_network(prompt: &str) -> Option<&str> {
     })
 }
 
-fn break_word(prompt: &str) -> Option<&str> {
-    prompt.split_whitespace().find(|word| word.trim_matches(',') == "BREAK")
+/// `BREAK`, and `AND` between two prompts
+fn divider(prompt: &str) -> Option<&str> {
+    let is_shouted = prompt.chars().all(|c| !c.is_lowercase());
+    let is_and = |word: &str| word == "AND" && !is_shouted;
+    prompt.split_whitespace().find(|word| word.trim_matches(',') == "BREAK" || is_and(word))
+}
+
+/// `[red:blue:0.5]`, `[red|blue]`
+fn editing(prompt: &str) -> Option<&str> {
+    prompt.match_indices('[').find_map(|(start, _)| {
+        let end = start + prompt[start..].find(']')?;
+        let inside = &prompt[start + 1..end];
+        let timed = inside.rsplit_once(':').is_some_and(|(_, when)| when.trim().parse::<f64>().is_ok());
+        (timed || inside.contains('|')).then(|| &prompt[start..=end])
+    })
+}
+
+/// `embedding:name`
+fn embedding(prompt: &str) -> Option<&str> {
+    prompt.split([' ', ',', '(', ')']).find(|word| word.strip_prefix("embedding:").is_some_and(|name| !name.is_empty()))
 }
 
 /// `{a|b}` or `__name__`
@@ -78,13 +125,20 @@ mod tests {
         assert_eq!(emphasis("an open (bracket:1"), None);
         assert_eq!(extra_network("a dog <lora:ink:0.8>, two"), Some("<lora:ink:0.8>"));
         assert_eq!(extra_network("a <lora"), None);
-        assert_eq!(break_word("a dog BREAK a cat"), Some("BREAK"));
-        assert_eq!(break_word("a BREAKFAST, a break"), None);
+        assert_eq!(emphasis("a ((red)) book"), Some("((red))"));
+        assert_eq!(divider("a dog BREAK a cat"), Some("BREAK"));
+        assert_eq!(divider("a dog AND a cat"), Some("AND"));
+        assert_eq!(divider("a BREAKFAST, a break, and"), None);
+        assert_eq!(divider("A DOG AND A CAT"), None);
+        assert_eq!(editing("a [red:blue:0.5] dog"), Some("[red:blue:0.5]"));
+        assert_eq!(editing("a [red|blue] dog"), Some("[red|blue]"));
+        assert_eq!(editing("a sign [sic]"), None);
+        assert_eq!(embedding("a dog, (embedding:bad-hands:1.2)"), Some("embedding:bad-hands:1.2"));
+        assert_eq!(foreign_option("a dog --ar 16:9 --v 6"), Some("--ar 16:9"));
         assert_eq!(choice("a {red|blue} dog"), Some("{red|blue}"));
         assert_eq!(choice("a __colour__ dog"), Some("__colour__"));
         for plain in ["a dog (a poodle), 1:2, <3, snake_case", "(ü:x) (:", "{", "__"] {
-            let all = [emphasis(plain), extra_network(plain), break_word(plain), choice(plain)];
-            assert_eq!(all, [None; 4], "{plain}");
+            assert_eq!(all(plain), [None; KINDS], "{plain}");
         }
     }
 }

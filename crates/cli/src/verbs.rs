@@ -15,7 +15,7 @@ use diffusion::{
     generate,
     pipeline::{Overrides, Pipeline},
     prompts,
-    settings::{Location, paths},
+    settings::{Location, Where, paths},
     word_maps,
 };
 use hub::Layout;
@@ -58,13 +58,21 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     for change in &trainer.changed {
         say!("Changed since the checkpoint: {change}");
     }
+    let begun = trainer.step;
     let ended = trainer.run(&mut run, &console.interrupt)?;
     if !trainer.group.leads() {
         return Ok(());
     }
     match ended {
         Ended::Finished => {
-            say!("{} steps done. The LoRA is in {}", trainer.step, output.join("adapter").display());
+            let adapter = output.join("adapter");
+            match (begun, trainer.session.config.train.steps) {
+                (1.., steps) if begun >= steps => say!(
+                    "No step was left: the run has {begun}, train.steps is {steps}; a larger train.steps trains on. The LoRA is in {}",
+                    adapter.display()
+                ),
+                _ => say!("{} steps done. The LoRA is in {}", trainer.step, adapter.display()),
+            }
             let verdict = run.verdict();
             if let Some(verdict) = &verdict {
                 say!("{verdict}");
@@ -171,8 +179,8 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         let (images, steps) = (request.prompts.len() * request.count, request.sampling.steps);
         let of = if args.best_of > 1 { format!(", each the best of {},", args.best_of) } else { String::new() };
         tracing::info!(
-            "generate: {images} images{of} in {steps} steps each on {:?}, into {}",
-            pipeline.device,
+            "generate: {images} images{of} in {steps} steps each on {}, into {}",
+            Where::from(pipeline.device),
             request.out.display()
         );
     }

@@ -19,8 +19,11 @@ fn a_configuration_that_runs() {
     folder.comat(&["prompts", "--count", "20"]).ok();
     let done = init(&folder, SD1, "--memory 24GB --device cpu --steps 2").ok();
     for part in [
-        "Stable Diffusion 1.x, made for 32x32; 24.00 GB on Cpu",
+        "Stable Diffusion 1.x, made for 32x32; 24.00 GB on cpu",
         "lora.rank = 128",
+        "as published: there is memory enough",
+        "Grounding DINO and SAM",
+        "comat prompts --held-out prompts/held_out.jsonl",
         "measured",
         "The configuration is my.toml.",
     ] {
@@ -63,6 +66,18 @@ fn little_memory() {
         "{done:?}"
     );
     assert!(folder.read("my.toml").contains("offload = true"));
+    // what small networks need fits, so that a trajectory has several samples
+    let done = init(&folder, SD1, "--memory 10GB --device cpu --out b.toml").ok();
+    for part in [
+        "lora.rank = 32",
+        "less memory than 14.00 GB",
+        "train.batch_size = 4 ",
+        "train.accumulation = 4 ",
+        "measured: all at once",
+    ] {
+        assert!(done.stdout.contains(part), "{part}: {}", done.stdout);
+    }
+    assert!(folder.read("b.toml").contains("batch_size = 4 ") || folder.read("b.toml").contains("batch_size = 4\n"));
     init(&folder, SD1, "--memory lots").usage(&["`lots` is no amount of memory"]);
 }
 

@@ -6,6 +6,7 @@ use common::{Done, Folder, Image, fixture, relative_error, train_words};
 use models::tensors::Tensors;
 use serde_json::Value;
 use std::{fs, path::Path, process::Command};
+use tch::{Kind, Tensor};
 
 /// Steps of a run's log, in the order they were written.
 fn steps(folder: &Folder, run: &str) -> Vec<Value> {
@@ -532,6 +533,40 @@ fn starting_from_an_adapter() {
     folder
         .train("output=third lora.rank=1 lora.init=first/adapter/first.safetensors")
         .error(&["first/adapter/first.safetensors", "has rank 2, more than lora.rank = 1: set lora.rank = 2"]);
+
+    // the run's folder stands for its LoRA; a list is a sum
+    let settings = "lora.rank=5 lora.alpha=3 train.steps=0 samples.count=0";
+    let list = r#"lora.init=["first:0.75","first/adapter/first.safetensors:-0.25"]"#;
+    folder.train(&format!("output=fourth {settings} {list}")).ok();
+    let fourth = folder.tensors("fourth/adapter/fourth.safetensors");
+    let change = |all: &Tensors, layer: &str| {
+        let of = |end: &str| all[&format!("{layer}.{end}")].to_kind(Kind::Double);
+        let (down, up, alpha) = (of("lora_down.weight"), of("lora_up.weight"), of("alpha").double_value(&[]));
+        up.matmul(&down) * (alpha / down.size()[0] as f64)
+    };
+    for layer in first.keys().filter_map(|key| key.strip_suffix(".alpha")) {
+        assert!(relative_error(&change(&fourth, layer), &(change(&first, layer) * 0.5)) < 1e-6, "{layer}");
+    }
+    let resolved = folder.read("fourth/config.toml");
+    assert!(resolved.contains(r#"init = ["first:0.75", "first/adapter/first.safetensors:-0.25"]"#), "{resolved}");
+    folder
+        .train(&format!("output=fifth lora.rank=3 {list}"))
+        .error(&["first, first/adapter/first.safetensors: ", "has rank 4 together, more than lora.rank = 3"]);
+}
+
+/// A file has the prompts of the samples.
+#[test]
+fn sample_prompts_of_a_file() {
+    let folder = Folder::of_run();
+    folder.write("mine.txt", "a green tree --w 512\nthe sea\n");
+    folder.train("train.steps=0 samples.prompts=mine.txt").ok();
+    for name in ["000-a-green-tree", "001-the-sea"] {
+        assert!(folder.exists(&format!("out/samples/step-0/{name}.png")), "{name}");
+    }
+    let again = folder.train("train.steps=0 samples.prompts=mine.txt --resume");
+    assert!(again.stdout.contains("0 steps done"), "{again:?}");
+    folder.train("output=other samples.prompts=gone.txt --dry-run").error(&["samples.prompts", "gone.txt"]);
+    folder.train("output=other samples.prompts=3").error(&["samples.prompts", "name of a file with prompts"]);
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use crate::session::Session;
 use anyhow::{Result, bail};
+use config::Scaled;
 use diffusion::random::{Purpose, stream};
 use models::lora::Lora;
 
-/// A fresh adapter as configured, or the one in the file that `lora.init` names, of its rank or a smaller one.
+/// A fresh adapter as configured, or the sum of those that `lora.init` names, of its rank or a smaller one.
 pub fn start(session: &Session) -> Result<Lora> {
     let (config, weights, seed) = (&session.config.lora, &session.pipeline.weights, session.config.seed);
     let draw = |layer: usize, shape: &[i64]| {
@@ -13,17 +14,28 @@ pub fn start(session: &Session) -> Result<Lora> {
             stream(seed, Purpose::Adapter, 0, layer as u64).map_err(|e| models::Error::Input(e.to_string()))?;
         Ok(draws.randn(shape)?)
     };
-    if let Some(path) = config.init.as_deref() {
-        let lora = Lora::read(path, weights)?;
-        if let Some((layer, pair)) = lora.pairs().find(|(_, p)| p.rank() > config.rank) {
-            let (path, found) = (path.display(), pair.rank());
-            bail!("{path}: {layer} has rank {found}, more than lora.rank = {}: set lora.rank = {found}", config.rank);
-        }
-        let layers = weights.layers(&config.targets).count();
-        if lora.pairs().count() != layers {
-            bail!("{}: it adapts {} layers, lora.targets name {layers}", path.display(), lora.pairs().count());
-        }
-        return Ok(lora.widened(config.rank, draw)?.with_alpha(config.alpha()));
+    if config.init.is_empty() {
+        return Ok(Lora::fresh(weights, &config.targets, config.rank, config.alpha(), draw)?);
     }
-    Ok(Lora::fresh(weights, &config.targets, config.rank, config.alpha(), draw)?)
+    let layers = weights.layers(&config.targets).count();
+    let mut all = vec![];
+    for Scaled { adapter, scale } in config.init.iter() {
+        let lora = Lora::read(adapter, weights)?;
+        if lora.pairs().count() != layers {
+            bail!("{}: it adapts {} layers, lora.targets name {layers}", adapter.display(), lora.pairs().count());
+        }
+        all.push(if *scale == 1.0 { lora } else { lora.scaled(*scale) });
+    }
+    let names: Vec<String> = config.init.iter().map(|scaled| scaled.adapter.display().to_string()).collect();
+    let names = names.join(", ");
+    let Some(lora) = Lora::joined(&all) else { bail!("{names}: they adapt different layers") };
+    if let Some((layer, pair)) = lora.pairs().find(|(_, pair)| pair.rank() > config.rank) {
+        let found = pair.rank();
+        let together = if all.len() > 1 { " together" } else { "" };
+        bail!(
+            "{names}: {layer} has rank {found}{together}, more than lora.rank = {}: set lora.rank = {found}",
+            config.rank
+        );
+    }
+    Ok(lora.widened(config.rank, draw)?.with_alpha(config.alpha()))
 }

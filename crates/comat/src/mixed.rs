@@ -51,6 +51,25 @@ impl Mixed {
         Ok(Some(Self { pairs, order, entries, images: HashMap::new(), broken: BTreeSet::new() }))
     }
 
+    /// Reads a few of its images, from all over the set.
+    ///
+    /// # Errors
+    /// None of them can be read.
+    pub fn look_at_some(&self, session: &Session) -> Result<()> {
+        const SOME: usize = 16;
+        let count = self.pairs.len();
+        let mut why = None;
+        for pair in (0..count).step_by(count.div_ceil(SOME).max(1)) {
+            match self.pairs.tensor(pair, session.size) {
+                Ok(_) => return Ok(()),
+                Err(error) => why = Some(error),
+            }
+        }
+        why.map_or(Ok(()), |error| {
+            Err(error.context(format!("mixed.pairs: none of {} images can be read; the last one", count.min(SOME))))
+        })
+    }
+
     pub fn len(&self) -> usize {
         self.pairs.len()
     }

@@ -1,6 +1,6 @@
 //! Models that are named by an id of the hub.
 
-use super::{Attention, Config, HubOf, Judge, Location, Segmenter};
+use super::{Attention, Config, HubOf, Judge, Location, Scaled, Segmenter};
 use anyhow::{Context, Result};
 use diffusion::pipeline::is_single_file;
 use hub::{Layout, Progress};
@@ -31,7 +31,7 @@ impl Config {
         if let Some(model) = self.fidelity.as_mut().and_then(|fidelity| fidelity.model.as_mut()) {
             model.fetch(Layout::Diffusion, None, hub, progress).context("fidelity.model")?;
         }
-        if let Some(adapter) = &mut self.lora.init {
+        for Scaled { adapter, .. } in &mut self.lora.init.0 {
             adapter.fetch(hub, progress).context("lora.init")?;
         }
         if let Some(Judge::Clip { model }) = &mut self.validation.judge {
@@ -51,11 +51,14 @@ impl Config {
         if let Some(Judge::Clip { model }) = &self.validation.judge {
             all.push(("validation.judge.model", model));
         }
-        let adapter = self.lora.init.as_ref().and_then(|adapter| Some(("lora.init", adapter.commit()?)));
-        let models = all.into_iter().filter_map(|(setting, location)| Some((setting, location.commit()?)));
+        let single = self.lora.init.len() == 1;
+        let key = |i| if single { "lora.init".to_owned() } else { format!("lora.init[{i}]") };
+        let init = self.lora.init.iter().enumerate();
+        let adapters = init.filter_map(|(i, scaled)| Some((key(i), scaled.adapter.commit()?)));
+        let models = all.into_iter().filter_map(|(setting, location)| Some((setting.to_owned(), location.commit()?)));
         let rewards = self.rewards.iter().enumerate();
         let rewards = rewards.filter_map(|(i, reward)| Some((format!("reward[{i}].path"), reward.path.commit()?)));
-        models.chain(adapter).map(|(setting, commit)| (setting.to_owned(), commit)).chain(rewards).collect()
+        models.chain(adapters).chain(rewards).collect()
     }
 }
 

@@ -12,6 +12,7 @@ mod memory;
 mod micro_batch;
 mod mixed;
 mod networks;
+mod one_or_more;
 mod parse;
 mod ranks;
 pub mod reference;
@@ -39,12 +40,13 @@ pub use memory::{Keep, Memory};
 pub use micro_batch::MicroBatch;
 pub use mixed::Mixed;
 pub use networks::{Captioner, Model, Reduction};
+pub use one_or_more::OneOrMore;
 pub use parse::{read, read_with};
 pub use ranks::Ranks;
 pub use replay::{Mode, Policy, Replay};
 pub use rewards::{Reward, RewardKind};
 pub use training::{Checkpoints, Lora, Optimizer, Prodigy, RateSchedule, Rule, Train};
-pub use watching::{Judge, Samples, Validation};
+pub use watching::{Judge, SamplePrompts, Samples, Validation};
 
 /// The settings of a run. Paths are relative to the folder that the program is started in; `~`, `$NAME` and `${NAME}` in them mean what
 /// they mean to a shell.

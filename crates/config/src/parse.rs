@@ -334,7 +334,7 @@ mod tests {
             config("[lora]\ninit = '$HOME/a'\n[mixed]\npairs = '${HOME}/b'", &["output=~/c", "model.path=~/d"])
                 .unwrap();
         let of = |name: &str| Path::new(&home).join(name);
-        assert_eq!((config.lora.init.unwrap().to_path_buf(), config.mixed.unwrap().pairs), (of("a"), of("b")));
+        assert_eq!((config.lora.init[0].adapter.to_path_buf(), config.mixed.unwrap().pairs), (of("a"), of("b")));
         assert_eq!((config.output, config.model.path.typed()), (of("c"), of("d").as_path()));
         contains(
             "[lora]\ninit = '$COMAT_NOT_SET/a'",

@@ -169,6 +169,7 @@ impl Page<'_> {
             _ => String::new(),
         };
         match schema.get("items") {
+            Some(items) if schema["type"].is_array() => format!("text, or list: {}", self.kind(items)),
             Some(items) => match schema["maxItems"].as_u64() {
                 Some(count) => format!("list of {count}: {}", self.kind(items)),
                 None => format!("list: {}", self.kind(items)),

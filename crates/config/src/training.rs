@@ -1,6 +1,6 @@
 //! `[lora]`, `[optimizer]`, `[train]`, `[checkpoints]`: what is trained, and how.
 
-use super::{Adapter, above_zero, in_range};
+use super::{Scaled, above_zero, in_range, one_or_more::OneOrMore};
 use anyhow::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,16 +19,16 @@ pub struct Lora {
     /// Names of the linear layers that the LoRA changes, wherever they occur in the UNet.
     #[schemars(length(min = 1))]
     pub targets: Vec<String>,
-    /// LoRA to start from: a file, a folder with one, or an id of the hub, of `rank` or a smaller one. Absent: a fresh one, which changes
-    /// nothing at first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub init: Option<Adapter>,
+    /// LoRA to start from: a file, a folder with one, a run's folder or an id of the hub, with a strength other than 1 as `FILE:0.8`; or a
+    /// list of several, which are added up. Their ranks together are `rank` or less. Absent: a fresh one, which changes nothing at first.
+    #[serde(skip_serializing_if = "OneOrMore::is_empty")]
+    pub init: OneOrMore<Scaled>,
 }
 
 impl Default for Lora {
     fn default() -> Self {
         let targets = ["to_q", "to_k", "to_v", "to_out.0"].map(str::to_owned).to_vec();
-        Self { rank: 128, alpha: None, targets, init: None }
+        Self { rank: 128, alpha: None, targets, init: OneOrMore::default() }
     }
 }
 

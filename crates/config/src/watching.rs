@@ -1,10 +1,11 @@
 //! `[samples]` and `[validation]`: how a run is watched.
 
 use super::{Location, Prompts, SamplerKind, Sampling, above_zero};
-use anyhow::{Result, bail};
-use diffusion::judge;
-use schemars::JsonSchema;
+use anyhow::{Context, Result, bail};
+use diffusion::{judge, prompts, settings::paths};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use std::{borrow::Cow, path::PathBuf};
 use tch::{Device, Kind};
 
 /// Sample images that the run draws now and then, always from the same noise.
@@ -13,8 +14,9 @@ use tch::{Device, Kind};
 pub struct Samples {
     /// Steps between two rounds of samples. 0: before and after the training alone.
     pub every: u64,
-    /// Prompts to draw. Absent or empty: the first `count` held-out prompts, or training prompts where none are held out.
-    pub prompts: Vec<String>,
+    /// Prompts to draw: a list, or the file that has them (`.txt` or `.jsonl`). Absent or empty: the first `count` held-out prompts, or
+    /// training prompts where none are held out.
+    pub prompts: SamplePrompts,
     /// Number of prompts to draw where `prompts` names none. 0: no samples.
     pub count: usize,
     /// Seed of their noise.
@@ -31,7 +33,57 @@ pub struct Samples {
 
 impl Default for Samples {
     fn default() -> Self {
-        Self { every: 100, prompts: vec![], count: 4, seed: 0, sampler: None, steps: None, attention: false }
+        Self {
+            every: 100,
+            prompts: SamplePrompts::default(),
+            count: 4,
+            seed: 0,
+            sampler: None,
+            steps: None,
+            attention: false,
+        }
+    }
+}
+
+/// Prompts, or the file that has them.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(untagged, expecting = "expected a list of prompts, or the name of a file with prompts")]
+pub enum SamplePrompts {
+    These(Vec<String>),
+    Of(#[serde(deserialize_with = "paths::one")] PathBuf),
+}
+
+impl Default for SamplePrompts {
+    fn default() -> Self {
+        Self::These(vec![])
+    }
+}
+
+impl SamplePrompts {
+    /// The prompts, none where `count` says how many to take of others.
+    ///
+    /// # Errors
+    /// A file that is no prompt file.
+    pub fn read(&self) -> Result<Vec<String>> {
+        match self {
+            Self::These(prompts) => Ok(prompts.clone()),
+            Self::Of(file) => {
+                let prompts = prompts::read(file).context("samples.prompts (a list of prompts stands in brackets)")?;
+                Ok(prompts.into_iter().map(|prompt| prompt.text).collect())
+            }
+        }
+    }
+}
+
+impl JsonSchema for SamplePrompts {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "SamplePrompts".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "array"], "items": { "type": "string" } })
     }
 }
 

@@ -345,8 +345,17 @@ fn jobs(request: &Request, candidates: usize) -> Vec<Job<'_>> {
 fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
     let (grid, metadata) = (request.out.join("grid.png"), request.out.join("metadata.jsonl"));
     let images = jobs.iter().flat_map(|job| job.seeds.iter().map(|seed| job.path(&request.out, *seed)));
-    let others = [request.grid.then_some(grid), request.metadata.then_some(metadata), request.save_latents.clone()];
-    let paths = images.chain(others.into_iter().flatten());
+    let others = [request.grid.then_some(grid), request.metadata.then_some(metadata)].into_iter().flatten();
+    let paths: Vec<PathBuf> = images.chain(others).collect();
+    if let Some(latents) = &request.save_latents {
+        let place = latents.canonicalize().unwrap_or(latents.clone());
+        let inputs = request.loras.iter().map(|(file, _)| file).chain(&request.init_latents);
+        let is_it = |file: &&PathBuf| **file == place || file.canonicalize().is_ok_and(|file| file == place);
+        if let Some(taken) = paths.iter().chain(inputs).find(is_it) {
+            bail!("--save-latents {}: that is {}; choose another file", latents.display(), taken.display());
+        }
+    }
+    let paths = paths.into_iter().chain(request.save_latents.clone());
     match { paths }.find(|path| path.exists()) {
         Some(path) if !request.overwrite => {
             bail!("{} exists already; choose another --out, or pass --overwrite", path.display())

@@ -4,9 +4,11 @@ mod foreign;
 
 use anyhow::{Context, Result, bail};
 use foreign::Met;
+
+pub use foreign::option as foreign_option;
 use models::{json, text};
 use serde::Deserialize;
-use std::{fs, path::Path};
+use std::path::Path;
 
 /// A noun and its attributes, where the file names them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -54,16 +56,12 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>> {
 
 /// As [`read`], each prompt with the number of its line, from 1.
 pub fn read_numbered(path: &Path) -> Result<Vec<(usize, Prompt)>> {
-    let bytes = fs::read(path).map_err(models::Error::io(path))?;
-    let text = match text::decode(&bytes) {
-        Ok(text) => text,
-        Err(line) => bail!("{}:{line}: not valid UTF-8", path.display()),
-    };
     let json = match path.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
         Some("jsonl") => true,
         Some("txt") => false,
         _ => bail!("{}: a prompt file ends in .txt or .jsonl", path.display()),
     };
+    let text = text::read(path)?;
     let (mut prompts, mut met) = (vec![], Met::default());
     for (number, line) in text::lines(&text).enumerate() {
         let line = line.trim();
@@ -71,7 +69,9 @@ pub fn read_numbered(path: &Path) -> Result<Vec<(usize, Prompt)>> {
             continue;
         }
         let prompt = if json {
-            parse(line).with_context(|| format!("{}:{}", path.display(), number + 1))?
+            let prompt = parse(line).with_context(|| format!("{}:{}", path.display(), number + 1))?;
+            met.keys(prompt.extra.keys());
+            prompt
         } else {
             let Some(prompt) = met.prompt_of(line) else { continue };
             prompt.into()
@@ -101,6 +101,7 @@ fn parse(line: &str) -> Result<Prompt> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn file(name: &str, text: &[u8]) -> Result<Vec<Prompt>> {
         let folder = tempfile::tempdir()?;

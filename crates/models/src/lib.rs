@@ -17,6 +17,7 @@ pub mod json;
 pub mod layers;
 pub mod ldm;
 pub mod lora;
+mod mistaken;
 pub mod network;
 pub mod preprocess;
 mod resnet;

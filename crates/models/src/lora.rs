@@ -170,6 +170,27 @@ impl Lora {
         Self { pairs, origin: self.origin.clone() }
     }
 
+    /// One that does what all of them do together: their matrices side by side, so that the ranks add up. `None`: there are none, or they
+    /// adapt different layers.
+    pub fn joined(all: &[Self]) -> Option<Self> {
+        let (first, others) = all.split_first()?;
+        if others.is_empty() {
+            return Some(first.scaled(1.0));
+        }
+        if others.iter().any(|other| !other.pairs.keys().eq(first.pairs.keys())) {
+            return None;
+        }
+        let join = |path: &String| {
+            let pairs: Vec<&LowRank> = all.iter().filter_map(|lora| lora.pairs.get(path)).collect();
+            let rank: i64 = pairs.iter().map(|pair| pair.rank()).sum();
+            let downs: Vec<&Tensor> = pairs.iter().map(|pair| &pair.down).collect();
+            let ups: Vec<Tensor> = pairs.iter().map(|pair| pair.folded_up()).collect();
+            LowRank { down: Tensor::cat(&downs, 0), up: Tensor::cat(&ups, 1), alpha: rank as f64 }
+        };
+        let pairs = first.pairs.keys().map(|path| (path.clone(), join(path))).collect();
+        Some(Self { pairs, origin: first.origin.clone() })
+    }
+
     /// The same function with another alpha: `up` makes up for it.
     pub fn with_alpha(&self, alpha: f64) -> Self {
         let with =

@@ -2,10 +2,9 @@
 //!
 //! Format: <https://github.com/huggingface/safetensors>; 8 bytes of header length, a JSON header, the raw values.
 
-mod mistaken;
-
 use crate::{
     error::{Error, Result},
+    mistaken,
     whole::write_durable,
 };
 use safetensors::tensor::{Dtype, Metadata, View};

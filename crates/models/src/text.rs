@@ -1,13 +1,31 @@
 //! Text files as editors and shells of all systems write them.
 
-use crate::error::{Error, Result};
-use std::{borrow::Cow, fs, path::Path};
+use crate::{
+    error::{Error, Result},
+    mistaken,
+};
+use std::{borrow::Cow, fs, os::unix::fs::FileTypeExt, path::Path};
 
 /// The text of a file: UTF-8, or UTF-16 where the file begins with its byte order mark. The mark is left out.
+///
+/// # Errors
+/// A file that is something else, by what it is (a Git LFS pointer, a web page, an archive, a device, …); a line that is not valid.
 pub fn read(path: &Path) -> Result<String> {
+    let kind = fs::metadata(path).map_err(Error::io(path))?.file_type();
+    if kind.is_char_device() || kind.is_block_device() {
+        return Err(Error::file(path, "this is a device, not a file"));
+    }
     let bytes = fs::read(path).map_err(Error::io(path))?;
-    let text = decode(&bytes).map_err(|line| Error::file(path, format!("line {line} is not valid UTF-8")))?;
+    if let Some(what) = mistaken(&bytes) {
+        return Err(Error::file(path, what));
+    }
+    let text = decode(&bytes).map_err(|line| Error::Input(format!("{}:{line}: not valid UTF-8", path.display())))?;
     Ok(text.into_owned())
+}
+
+/// What bytes are that should be a text and are none, by how they begin.
+pub fn mistaken(bytes: &[u8]) -> Option<&'static str> {
+    mistaken::for_text(&bytes[..bytes.len().min(mistaken::LOOKED_AT)])
 }
 
 /// As [`read`], of bytes; the error is the number of the first line that is not valid.
@@ -57,6 +75,20 @@ mod tests {
         assert_eq!(of("a\nb\r\nc\rd\r\r\ne"), ["a", "b", "c", "d", "", "e"]);
         assert_eq!(of("a\n"), ["a"]);
         assert!(of("").is_empty());
+    }
+
+    #[test]
+    fn what_is_no_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        for (bytes, part) in
+            [(&b"<html>"[..], "a.txt: this is a web page"), (b"fine\n\xff", "a.txt:2: not valid UTF-8")]
+        {
+            fs::write(&path, bytes).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(read(Path::new("/dev/zero")).unwrap_err().to_string().contains("this is a device"));
     }
 
     #[test]

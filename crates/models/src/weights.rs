@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     lora::LowRank,
     tensors::{self, Tensors},
+    text,
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -306,7 +307,7 @@ fn parts_of(index: &Path) -> Result<Vec<PathBuf>> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = fs::read_to_string(index).map_err(Error::io(index))?;
+    let text = text::read(index)?;
     let parsed: Index = serde_json::from_str(&text).map_err(|e| Error::file(index, e.to_string()))?;
     let parts: BTreeSet<String> = parsed.weight_map.into_values().collect();
     Ok(parts.into_iter().map(|part| index.with_file_name(part)).collect())

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File, Permissions},
     io::{self, ErrorKind},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 const PARTIAL: &str = ".partial";
@@ -40,11 +40,20 @@ fn is_partial(name: &str) -> bool {
 }
 
 /// Writes a file under a name of its own in the same folder, and gives it its real name when it is whole. What was there before stays
-/// until then, and of two processes that write the same file neither sees half of the other's.
+/// until then, and of two processes that write the same file neither sees half of the other's. A symbolic link stays one: the file that it
+/// leads to is written. What is no file, such as `/dev/stdout`, is written to and stays what it is.
 ///
 /// # Errors
 /// Those of `write`, which receives the other name; of a folder that cannot be written to.
 pub fn write_whole<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        let whole = tempfile::NamedTempFile::new().map_err(|e| E::from(Error::io(path)(e)))?.into_temp_path();
+        write(&whole)?;
+        let copied = File::open(&whole)
+            .and_then(|mut from| io::copy(&mut from, &mut File::options().write(true).open(path)?).map(drop));
+        return copied.map_err(|e| E::from(Error::io(path)(e)));
+    }
+    let path = &led_to(path);
     let folder = folder_of(path);
     let mut name = path.file_name().map(OsString::from).unwrap_or_default();
     name.push(".");
@@ -60,6 +69,18 @@ pub fn write_whole<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Res
     partial.persist(path).map_err(|e| E::from(Error::io(path)(e.error)))
 }
 
+/// Where symbolic links lead in the end, whether a file is there or not yet; any other path as it is.
+fn led_to(path: &Path) -> PathBuf {
+    let mut place = path.to_owned();
+    for _ in 0..40 {
+        match fs::read_link(&place) {
+            Ok(next) => place = folder_of(&place).join(next),
+            Err(_) => return place,
+        }
+    }
+    path.to_owned() // in a circle
+}
+
 /// As [`write_whole`], and it outlives a loss of power: the file is on the disk before it gets its name, and so is its name in the end.
 ///
 /// # Errors
@@ -70,7 +91,7 @@ pub fn write_durable<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> R
         let synced = File::options().write(true).open(partial).and_then(|file| sync(&file));
         synced.map_err(|e| E::from(Error::io(path)(e)))
     })?;
-    sync_folder(folder_of(path)).map_err(E::from)
+    sync_folder(folder_of(&led_to(path))).map_err(E::from)
 }
 
 /// Has the system write the names in a folder to the disk.
@@ -143,6 +164,25 @@ mod tests {
         let mut expected = others.map(str::to_owned);
         expected.sort();
         assert_eq!(left, expected, "{partial} is gone, and nothing else");
+    }
+
+    #[test]
+    fn links_and_devices_stay_what_they_are() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("elsewhere")).unwrap();
+        symlink("elsewhere/file.txt", at("link")).unwrap();
+        symlink("link", at("link-to-link")).unwrap();
+        for text in ["first", "second"] {
+            write_text(&at("link-to-link"), text).unwrap();
+            assert_eq!(fs::read_to_string(at("elsewhere/file.txt")).unwrap(), text);
+            assert!(fs::symlink_metadata(at("link")).unwrap().is_symlink());
+        }
+        symlink("circle", at("circle")).unwrap();
+        write_text(&at("circle"), "no link can lead there").unwrap();
+        write_text(Path::new("/dev/null"), "gone").unwrap();
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
     }
 
     #[test]

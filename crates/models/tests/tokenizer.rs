@@ -283,7 +283,13 @@ fn missing_and_malformed_files_are_named() {
     assert_error(clip(&from(sd1).write("tokenizer.json", "{}")), &["tokenizer.json"]);
     assert_error(clip(&from(sd1).write("vocab.json", "[1]")), &["vocab.json"]);
     assert_error(clip(&from(sd1).write("merges.txt", "#version: 0.2\na b\nabc\n")), &["merges.txt", "line 3", "abc"]);
-    assert_error(clip(&from(sd1).write("merges.txt", "q unheard\n")), &["merges.txt", "unheard"]);
+    let whole = std::fs::read_to_string(fixture(sd1).join("merges.txt")).unwrap();
+    assert_error(clip(&from(sd1).write("merges.txt", &(whole.clone() + "q unheard\n"))), &["merges.txt", "unheard"]);
+    let half = whole.lines().take(whole.lines().count() / 2).collect::<Vec<_>>().join("\n");
+    assert_error(clip(&from(sd1).write("merges.txt", &half)), &["merges.txt", "are made by no pair"]);
+    assert_error(clip(&from(sd1).write("merges.txt", "#version: 0.2\n")), &["merges.txt", "are made by no pair"]);
+    let page = "<!DOCTYPE html>\n<html></html>\n";
+    assert_error(clip(&from(sd1).write("merges.txt", page)), &["merges.txt", "this is a web page"]);
     assert_error(clip(&from(sd1).write("tokenizer_config.json", "{")), &["tokenizer_config.json"]);
     let unknown = from(sd1).set("special_tokens_map.json", "pad_token", json!("[PAD]"));
     assert_error(clip(&unknown), &["padding token [PAD]", "vocabulary"]);

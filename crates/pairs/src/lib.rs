@@ -11,7 +11,7 @@ mod source;
 
 use anyhow::{Result, bail};
 use images::{Image, Size};
-use models::Error;
+use models::{Error, text};
 use source::Source;
 use std::{fmt, path::Path};
 use tch::Tensor;
@@ -180,8 +180,11 @@ fn is_image(extension: &str) -> bool {
 
 /// The captions of a text file: a line each.
 fn captions_of_text(bytes: &[u8]) -> Result<Vec<String>> {
-    let text = models::text::decode(bytes).map_err(|line| anyhow::anyhow!("line {line} is not valid UTF-8"))?;
-    let lines = models::text::lines(&text).map(str::trim);
+    if let Some(what) = text::mistaken(bytes) {
+        bail!("{what}");
+    }
+    let text = text::decode(bytes).map_err(|line| anyhow::anyhow!("line {line} is not valid UTF-8"))?;
+    let lines = text::lines(&text).map(str::trim);
     Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 

@@ -4,10 +4,7 @@ use super::{Found, IMAGES, source::Source};
 use anyhow::{Context, Result, bail};
 use models::{Error, json, text};
 use serde_json::{Map, Value};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Ours, Hugging Face's, the miniature world's; the first of them that a line has counts.
 const IMAGE: [&str; 3] = ["image", "file_name", "file"];
@@ -25,11 +22,7 @@ pub(super) fn read(path: &Path, found: &mut Found) -> Result<()> {
 }
 
 fn lines(path: &Path, found: &mut Found) -> Result<()> {
-    let bytes = fs::read(path).map_err(Error::io(path))?;
-    let text = match text::decode(&bytes) {
-        Ok(text) => text,
-        Err(line) => bail!("{}:{line}: not valid UTF-8", path.display()),
-    };
+    let text = text::read(path)?;
     for (number, line) in text::lines(&text).enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let (image, captions) = object(line.as_bytes())
             .and_then(|line| parse(&line))

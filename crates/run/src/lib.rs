@@ -116,11 +116,11 @@ impl Run {
         let of = format!("{} {:?}", train::digest(&validation), config.validation.judge);
         let samples = if !leads {
             vec![]
-        } else if config.samples.prompts.is_empty() {
-            let source = if validation.is_empty() { training } else { &validation };
-            source.iter().take(config.samples.count).map(|p| p.text.clone()).collect()
         } else {
-            config.samples.prompts.clone()
+            let named = config.samples.prompts.read()?;
+            let source = if validation.is_empty() { training } else { &validation };
+            let first = || source.iter().take(config.samples.count).map(|p| p.text.clone()).collect();
+            if named.is_empty() { first() } else { named }
         };
         let lock = if leads { Lock::take(&folder)? } else { Lock::none() };
         if leads {

@@ -5,7 +5,7 @@ pub mod micro_batch;
 
 use anyhow::Result;
 use comat::{adapter, checkpoint, latents, mixed::Mixed, session::Session, train};
-use config::Config;
+use config::{Config, Dtype, Form, Segmenter, Where};
 use diffusion::prompts::{self, Prompt};
 
 /// Opens everything that the run needs, and describes it. The text starts with the resolved configuration. `resume`: the checkpoint
@@ -36,12 +36,12 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
         resolved,
         "# The plan".into(),
         format!(
-            "model        {}: {:?}, UNet {} parameters, {:?} on {:?}",
+            "model        {}: {}, UNet {} parameters, {} on {}",
             pipeline.name.display(),
             pipeline.base(),
             thousands(pipeline.weights.parameter_count()),
-            pipeline.kind,
-            pipeline.device
+            Dtype::from(pipeline.kind),
+            Where::from(pipeline.device)
         ),
         format!(
             "adapter      rank {} on {} layers, {} trainable parameters ({})",
@@ -69,8 +69,18 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
         },
         match &config.attention {
             Some(a) => format!(
-                "attention    {:?} losses on up to {} of the {k} replayed steps, objects found by {:?}",
-                a.form, a.steps, a.segmenter
+                "attention    losses {} on up to {} of the {k} replayed steps, objects found by {}",
+                match a.form {
+                    Form::Reference => "as in the authors' program",
+                    Form::Paper => "as in the paper",
+                },
+                a.steps,
+                match &a.segmenter {
+                    Segmenter::World => "the miniature world's segmenter".to_owned(),
+                    Segmenter::Grounded { detector, segmenter, .. } => {
+                        format!("{} and {}", detector.display(), segmenter.display())
+                    }
+                }
             ),
             None => "attention    no losses on it".into(),
         },
@@ -125,7 +135,10 @@ fn open_the_rest(session: &mut Session, prompts: &[Prompt], resume: Option<&str>
     if let Some(which) = &session.config.validation.judge {
         which.open(session.pipeline.kind, session.pipeline.device)?;
     }
-    Mixed::open(session)?;
+    session.config.samples.prompts.read()?;
+    if let Some(mixed) = Mixed::open(session)? {
+        mixed.look_at_some(session)?;
+    }
     if train::discriminator(session)?.is_some() {
         latents::Store::of_run(&session.config, &session.pipeline)?;
     }

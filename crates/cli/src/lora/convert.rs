@@ -1,14 +1,14 @@
 //! `comat lora convert`: one format to another.
 
 use crate::{console::Console, fetch};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args as Group, ValueEnum};
 use diffusion::settings::{Adapter, Dtype};
 use models::lora::{
     AdapterFile,
     convert::{self, Options, Target},
 };
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 /// Write a LoRA in another format
 ///
@@ -65,6 +65,9 @@ pub fn run(mut args: Convert, console: &Console) -> Result<()> {
         Format::Kohya => Target::Kohya,
     };
     let options = Options { kind: args.dtype.map(Dtype::kind), factor: args.scale, unet_only: args.unet_only };
+    if let Some(folder) = args.out.parent() {
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
     convert::convert(&file, target, options, &args.out)?;
     if let Some(text) = file.embeddings_left_out() {
         say!("{text}");

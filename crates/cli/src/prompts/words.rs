@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 use toml::{Table, Value};
 
 #[derive(Debug, Deserialize)]
@@ -26,7 +26,7 @@ impl Words {
     pub fn read(own: Option<&Path>) -> Result<Self> {
         let mut words: Table = toml::from_str(include_str!("words.toml")).context("the program's own words")?;
         let Some(path) = own else { return Ok(words.try_into()?) };
-        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let text = models::text::read(path)?;
         let theirs: Table = toml::from_str(&text).with_context(|| path.display().to_string())?;
         for (name, list) in theirs {
             match (words.get_mut(&name), list) {

@@ -7,7 +7,6 @@ pub mod text;
 use super::{Family, Overrides};
 use anyhow::{Result, bail};
 use models::{
-    Error,
     lora::Base,
     network::Network,
     schedule::Forced,
@@ -15,7 +14,7 @@ use models::{
     unet::{self, UNet},
     weights::{self, Weights},
 };
-use std::{fs, path::Path};
+use std::path::Path;
 use tch::{Device, Kind};
 
 pub use folder::{Described, class, describe};
@@ -67,7 +66,7 @@ impl Family for StableDiffusion {
             parts.push(weights::fingerprint(encoder, "model", variant)?);
         }
         let scheduler = model.join("scheduler/scheduler_config.json");
-        parts.push(fs::read_to_string(&scheduler).map_err(Error::io(&scheduler))?);
+        parts.push(models::text::read(&scheduler)?);
         Ok(parts)
     }
 

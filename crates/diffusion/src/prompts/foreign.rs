@@ -1,5 +1,5 @@
 //! What prompt files of other programs hold besides prompts: comments and options, as sd-scripts' sample prompts and Midjourney's have
-//! them, and the weights of A1111.
+//! them, and the lines that A1111 writes below a prompt.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -50,10 +50,30 @@ const OPTIONS: [&str; 43] = [
     "weird",
 ];
 
+/// Keys of a `.jsonl` line that are settings elsewhere: here they change nothing.
+const SETTINGS: [&str; 14] = [
+    "negative_prompt",
+    "negative",
+    "seed",
+    "seeds",
+    "width",
+    "height",
+    "steps",
+    "num_inference_steps",
+    "guidance_scale",
+    "cfg",
+    "cfg_scale",
+    "sampler",
+    "sampler_name",
+    "scheduler",
+];
+
 /// What was met in one file.
 #[derive(Default)]
 pub struct Met {
     comments: usize,
+    infos: usize,
+    settings: BTreeSet<&'static str>,
     options: BTreeSet<&'static str>,
     with_options: usize,
 }
@@ -66,6 +86,10 @@ impl Met {
             self.comments += 1;
             return None;
         }
+        if is_info(line) {
+            self.infos += 1;
+            return None;
+        }
         let all = options(line);
         let prompt = line[..all.first().map_or(line.len(), |(at, _)| *at)].trim();
         if let Some((_, first)) = all.first() {
@@ -76,11 +100,29 @@ impl Met {
         (!prompt.is_empty()).then_some(prompt)
     }
 
+    /// Notes the settings among the keys of a `.jsonl` line.
+    pub fn keys<'a>(&mut self, keys: impl Iterator<Item = &'a String>) {
+        self.settings.extend(keys.filter_map(|key| SETTINGS.into_iter().find(|setting| setting == key)));
+    }
+
     /// One warning for each kind.
     pub fn warn(&self, path: &Path) {
         let path = path.display();
         if self.comments > 0 {
             tracing::warn!("{path}: {} lines that begin with # are comments and were left out", self.comments);
+        }
+        if self.infos > 0 {
+            tracing::warn!(
+                "{path}: {} lines are what A1111 writes below a prompt (Negative prompt: …, Steps: …) and were left out",
+                self.infos
+            );
+        }
+        if !self.settings.is_empty() {
+            let names: Vec<&str> = self.settings.iter().copied().collect();
+            tracing::warn!(
+                "{path}: {} of its lines have no effect: they are the same for all prompts here, options or settings",
+                names.join(", ")
+            );
         }
         if self.with_options > 0 {
             let names: Vec<String> = self.options.iter().map(|name| format!("--{name}")).collect();
@@ -92,6 +134,20 @@ impl Met {
             );
         }
     }
+}
+
+/// Whether A1111 writes such a line below a prompt: the negative prompt, and how the image was drawn.
+fn is_info(line: &str) -> bool {
+    let lower = line.to_lowercase();
+    lower.starts_with("negative prompt:") || (lower.starts_with("steps: ") && lower.contains("sampler: "))
+}
+
+/// The first option of another program in a prompt, with its value.
+pub fn option(prompt: &str) -> Option<&str> {
+    let all = options(prompt);
+    let (start, _) = all.first()?;
+    let end = all.get(1).map_or(prompt.len(), |(next, _)| *next);
+    Some(prompt[*start..end].trim())
 }
 
 /// Where options begin, ` --NAME` behind a space and before a space or the end.
@@ -117,6 +173,9 @@ mod tests {
             ("a red dog --d=42", Some("a red dog")),
             ("  # a comment --n x", None),
             ("--n only options", None),
+            ("Negative prompt: blurry, low quality", None),
+            ("Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1", None),
+            ("steps: a red staircase", Some("steps: a red staircase")),
             ("a dog -- and a cat", Some("a dog -- and a cat")),
             ("well--known --unknown 3", Some("well--known --unknown 3")),
             ("a dog, number #1", Some("a dog, number #1")),

@@ -50,10 +50,15 @@ impl Adapter {
     }
 }
 
-/// The LoRA of a folder: the file of that name, or the usual one.
+/// The LoRA of a folder: the file of that name, or the usual one. Of a training run's folder its result, or while there is none its
+/// newest checkpoint.
 fn in_folder(folder: &Path, name: Option<&str>) -> Result<PathBuf> {
     if let Some(name) = name {
         return Ok(folder.join(name));
+    }
+    if let Some(inside) = of_run(folder) {
+        tracing::info!("{}: a training run; its LoRA is in {}", folder.display(), inside.display());
+        return in_folder(&inside, None);
     }
     let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -65,6 +70,22 @@ fn in_folder(folder: &Path, name: Option<&str>) -> Result<PathBuf> {
         Ok(name) => Ok(folder.join(name)),
         Err(why) => bail!("the folder {} {why}", folder.display()),
     }
+}
+
+/// Where in a training run's folder its LoRA is.
+fn of_run(folder: &Path) -> Option<PathBuf> {
+    if !folder.join("events.jsonl").exists() {
+        return None;
+    }
+    let finished = folder.join("adapter");
+    if finished.is_dir() {
+        return Some(finished);
+    }
+    let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
+    let checkpoints =
+        fs::read_dir(folder.join("checkpoints")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let whole = checkpoints.filter(|path| path.join("adapter.safetensors").exists());
+    whole.filter_map(|path| Some((step(&path)?, path))).max().map(|(_, path)| path)
 }
 
 /// `OWNER/NAME`, `OWNER/NAME@REVISION`, and either with `:FILE`. A path that exists is no id.
@@ -127,8 +148,9 @@ impl TryFrom<String> for Adapter {
     }
 }
 
-/// A LoRA, and how many times it is added.
-#[derive(Debug, Clone, PartialEq)]
+/// A LoRA, and how many times it is added: `FILE`, `FILE:0.8`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Scaled {
     pub adapter: Adapter,
     pub scale: f64,
@@ -149,6 +171,21 @@ impl FromStr for Scaled {
             Some((_, Ok(_))) => Err("the scale must be a finite number".into()),
             _ => whole(),
         }
+    }
+}
+
+impl TryFrom<String> for Scaled {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// What would be read as the same.
+impl From<Scaled> for String {
+    fn from(Scaled { adapter, scale }: Scaled) -> Self {
+        let path = adapter.typed.display();
+        if scale == 1.0 { path.to_string() } else { format!("{path}:{scale}") }
     }
 }
 
@@ -209,6 +246,19 @@ mod tests {
         assert!(error.ends_with("has a.safetensors, b.safetensors: name one of them"), "{error}");
         write("adapter_model.safetensors");
         assert_eq!(found().unwrap(), folder.path().join("adapter_model.safetensors"));
+        // a run: its newest checkpoint, then its result
+        write("events.jsonl");
+        fs::create_dir_all(folder.path().join("checkpoints/step-11")).unwrap(); // not whole
+        for file in [
+            "checkpoints/step-9/adapter.safetensors",
+            "checkpoints/step-10/adapter.safetensors",
+            "adapter/pytorch_lora_weights.safetensors",
+        ] {
+            fs::create_dir_all(folder.path().join(file).parent().unwrap()).unwrap();
+            write(file);
+            assert_eq!(found().unwrap(), folder.path().join(file));
+        }
+        fs::remove_file(folder.path().join("events.jsonl")).unwrap();
         write("model_index.json");
         assert!(found().unwrap_err().to_string().contains("is a model's folder"));
     }

@@ -30,6 +30,30 @@ impl Dtype {
     }
 }
 
+impl From<Kind> for Dtype {
+    /// Of a kind that networks compute in; float32 for any other.
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Half => Self::Float16,
+            Kind::BFloat16 => Self::Bfloat16,
+            Kind::Double => Self::Float64,
+            _ => Self::Float32,
+        }
+    }
+}
+
+/// As it is typed.
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Float32 => "float32",
+            Self::Float16 => "float16",
+            Self::Bfloat16 => "bfloat16",
+            Self::Float64 => "float64",
+        })
+    }
+}
+
 impl FromStr for Dtype {
     type Err = String;
     fn from_str(name: &str) -> Result<Self, String> {
@@ -71,6 +95,15 @@ impl Where {
         match (self, ranks.gpu()) {
             (Self::Auto | Self::Cuda(0), Some(gpu)) => Self::Cuda(gpu),
             _ => self,
+        }
+    }
+}
+
+impl From<Device> for Where {
+    fn from(device: Device) -> Self {
+        match device {
+            Device::Cuda(index) => Self::Cuda(index),
+            _ => Self::Cpu,
         }
     }
 }

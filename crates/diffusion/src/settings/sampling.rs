@@ -46,11 +46,14 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Far above every scale at which a model draws anything.
+    const MOST_GUIDANCE: f64 = 1000.0;
+
     /// Refuses values that no sampler can have.
     pub fn check(&self) -> Result<()> {
         above_zero(&[("sampling.steps", self.steps as f64)])?;
         in_range(&[
-            ("sampling.guidance_scale", self.guidance_scale, f64::MAX),
+            ("sampling.guidance_scale", self.guidance_scale, Self::MOST_GUIDANCE),
             ("sampling.guidance_rescale", self.guidance_rescale, 1.0),
             ("sampling.eta", self.eta, 1.0),
         ])

@@ -1,11 +1,13 @@
 //! peft's configuration of an adapter: rank and alpha of its layers, which PEFT's format keeps apart from the tensors.
 
 use super::{Name, Network, patterns::Patterns};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    json as python, text,
+};
 use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
     path::Path,
 };
 
@@ -46,12 +48,12 @@ impl Configuration {
         if !path.exists() {
             return Ok(Self::default());
         }
-        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let text = text::read(&path)?;
         Self::parse(&text).map_err(|e| Error::file(&path, e))
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let all: Map<String, Value> = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let all: Map<String, Value> = python::from_str(text).map_err(|e| e.to_string())?;
         let mut networks = BTreeMap::new();
         for network in [None, Some(Network::UNet), Some(Network::TextEncoder), Some(Network::TextEncoder2)] {
             let key = |name: &str| network.map_or(name.to_owned(), |network| format!("{network}.{name}"));

@@ -1,12 +1,10 @@
 use crate::{
     config::Json,
     error::{Error, Result},
+    text,
 };
 use serde::Deserialize;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// What sentence-transformers writes beside a network: the steps from tokens to an embedding.
 pub struct Settings {
@@ -32,7 +30,7 @@ impl Settings {
         if !path.exists() {
             return Ok(settings);
         }
-        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let text = text::read(&path)?;
         let modules: Vec<Module> = serde_json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
         let steps: Vec<&str> = modules.iter().map(|m| m.r#type.rsplit('.').next().unwrap_or_default()).collect();
         // Without the last step upstream's embeddings have other lengths, which no cosine sees.

@@ -4,7 +4,10 @@ use crate::{
     error::{Error, Result},
     text,
 };
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+};
 use tokenizers::{
     NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer,
     models::{
@@ -31,10 +34,12 @@ pub fn clip(folder: &Path, unknown: &str) -> Result<Tokenizer> {
     let text = text::read(&vocabulary)?;
     let words: BTreeMap<String, u32> =
         serde_json::from_str(&text).map_err(|e| Error::file(&vocabulary, e.to_string()))?;
+    let pairs = read_merges(&merges)?;
+    check_complete(&words, &pairs).map_err(|message| Error::file(&merges, message))?;
     let words: Vocab = words.into_iter().collect();
     let fail = |e: tokenizers::Error| Error::file(&merges, e.to_string());
     let model = BPE::builder()
-        .vocab_and_merges(words, read_merges(&merges)?)
+        .vocab_and_merges(words, pairs)
         .unk_token(unknown.to_owned())
         .end_of_word_suffix("</w>".to_owned())
         .build()
@@ -59,6 +64,23 @@ fn read_merges(path: &Path) -> Result<Merges> {
         _ => Err(Error::file(path, format!("line {} is not a pair of pieces: {line}", number + 1))),
     };
     lines.map(pair).collect()
+}
+
+/// Refuses merges that make less than 99 in 100 tokens of the vocabulary: they are cut off, or another vocabulary's, and every word would
+/// fall apart into letters. Added tokens are made by no merge.
+fn check_complete(words: &BTreeMap<String, u32>, merges: &Merges) -> Result<(), String> {
+    let made: HashSet<String> = merges.iter().map(|(left, right)| format!("{left}{right}")).collect();
+    let is_letter = |word: &str| word.strip_suffix("</w>").unwrap_or(word).chars().nth(1).is_none();
+    let never: Vec<&String> = words.keys().filter(|word| !is_letter(word) && !made.contains(*word)).collect();
+    match never.iter().find(|word| !word.starts_with('<')) {
+        Some(first) if never.len() * 100 > words.len() => Err(format!(
+            "{} of the {} tokens in vocab.json, {first} for example, are made by no pair of pieces here: the file is cut off, or belongs \
+             to another vocabulary; fetch it again",
+            never.len(),
+            words.len()
+        )),
+        _ => Ok(()),
+    }
 }
 
 pub fn bert(folder: &Path, unknown: &str) -> Result<Tokenizer> {

@@ -1,4 +1,4 @@
-//! What a file is that should be a safetensors file and is none, by how it begins.
+//! What a file is that should be a safetensors file or a text and is none, by how it begins.
 
 /// As many bytes of a file as are looked at.
 pub const LOOKED_AT: usize = 1024;
@@ -36,13 +36,37 @@ pub fn for_safetensors(start: &[u8], size: u64) -> Option<&'static str> {
     known.iter().find(|(bytes, _)| magic(bytes)).map(|(_, what)| *what).or_else(|| as_text(start))
 }
 
+/// What a file is that should be a text for a person or a program to read, and is none; `None`: it may be one.
+pub fn for_text(start: &[u8]) -> Option<&'static str> {
+    let magic = |bytes: &[u8]| start.starts_with(bytes);
+    if magic(b"PK\x03\x04") || magic(b"\x1f\x8b") {
+        return Some("this is an archive, not a text; unpack it first");
+    }
+    if magic(b"\x89PNG") || magic(b"\xff\xd8\xff") {
+        return Some("this is an image, not a text");
+    }
+    if let Some((_, rest)) = start.split_first_chunk::<8>()
+        && rest.starts_with(b"{\"")
+    {
+        return Some("this is a safetensors file, not a text");
+    }
+    let text = text_of(start)?;
+    if is_pointer(&text) { Some(POINTER) } else { is_page(&text).then_some(PAGE) }
+}
+
 /// Whether it begins as a safetensors file does: a length that the file is long enough for, and the start of a JSON object.
 pub fn has_header(start: &[u8], size: u64) -> bool {
     let Some((length, rest)) = start.split_first_chunk::<8>() else { return false };
     u64::from_le_bytes(*length) <= size.saturating_sub(8) && rest.first() == Some(&b'{')
 }
 
-fn as_text(start: &[u8]) -> Option<&'static str> {
+const POINTER: &str = "this is a Git LFS pointer, a few lines in the place of the file; run `git lfs pull` where it was cloned, or \
+                       download the file";
+const PAGE: &str = "this is a web page, not the file: the address leads to a page, or the site wants a login first; download \
+                    the file itself";
+
+/// In lower case, from the first letter on, where it is a text.
+fn text_of(start: &[u8]) -> Option<String> {
     let valid = match std::str::from_utf8(start) {
         Ok(text) => text,
         Err(e) if e.error_len().is_none() => std::str::from_utf8(&start[..e.valid_up_to()]).ok()?, // cut in a letter
@@ -52,12 +76,24 @@ fn as_text(start: &[u8]) -> Option<&'static str> {
     if text.chars().any(|c| c.is_control() && !c.is_whitespace()) {
         return None;
     }
-    let is_page = ["<!doctype", "<html", "<head", "<body", "<?xml", "<script"].iter().any(|tag| text.starts_with(tag))
-        || (text.starts_with("<!--") && text.contains("<html"));
-    Some(if text.starts_with("version https://git-lfs") || text.starts_with("version https://hawser") {
-        "this is a Git LFS pointer, a few lines in the place of the file; run `git lfs pull` where it was cloned, or download the file"
-    } else if is_page {
-        "this is a web page, not the file: the address leads to a page, or the site wants a login first; download the file itself"
+    Some(text)
+}
+
+fn is_pointer(text: &str) -> bool {
+    ["version https://git-lfs", "version https://hawser"].iter().any(|first| text.starts_with(first))
+}
+
+fn is_page(text: &str) -> bool {
+    ["<!doctype", "<html", "<head", "<body", "<?xml", "<script"].iter().any(|tag| text.starts_with(tag))
+        || (text.starts_with("<!--") && text.contains("<html"))
+}
+
+fn as_text(start: &[u8]) -> Option<&'static str> {
+    let text = text_of(start)?;
+    Some(if is_pointer(&text) {
+        POINTER
+    } else if is_page(&text) {
+        PAGE
     } else if text.starts_with('{') || text.starts_with('[') {
         "this is JSON text, not the file: perhaps the answer of a server that did not give it; download it again"
     } else if text.trim().len() < 8 {
@@ -69,7 +105,7 @@ fn as_text(start: &[u8]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::for_safetensors;
+    use super::{for_safetensors, for_text};
 
     fn of(start: &[u8]) -> Option<&'static str> {
         for_safetensors(start, start.len() as u64)
@@ -95,6 +131,24 @@ mod tests {
         ];
         for (start, part) in starts {
             assert!(of(start).is_some_and(|what| what.contains(part)), "{part}: {:?}", of(start));
+        }
+    }
+
+    #[test]
+    fn texts_are_let_through_and_nothing_else() {
+        for (start, part) in [
+            (&b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"[..], "Git LFS pointer"),
+            (b"\n<!DOCTYPE html>\n<html>", "web page"),
+            (b"PK\x03\x04\x00\x00\x08\x08prompts.txt", "an archive"),
+            (b"\x89PNG\r\n\x1a\n", "an image"),
+            (b"\x40\x00\x00\x00\x00\x00\x00\x00{\"a\":", "a safetensors file"),
+        ] {
+            assert!(for_text(start).is_some_and(|what| what.contains(part)), "{part}: {:?}", for_text(start));
+        }
+        for text in
+            ["", "{\"a\": 1}", "a red dog", "version 2 of a dog", "<3 a dog", "[model]\npath = \"a\"", "\u{feff}ü"]
+        {
+            assert_eq!(for_text(text.as_bytes()), None, "{text}");
         }
     }
 
