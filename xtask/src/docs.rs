@@ -6,10 +6,16 @@ use crate::workspace::Workspace;
 use anyhow::Result;
 use std::process::ExitCode;
 
-/// The test that compares them writes them when it is asked to.
+/// The tests that compare them write them when they are asked to.
 pub fn run(workspace: &Workspace) -> Result<ExitCode> {
     setup::ensure(workspace, false)?;
-    let mut cargo = workspace.cargo();
-    cargo.args(["test", "--quiet", "--workspace", "--test", "settings_reference"]).env("COMAT_RENEW_DOCS", "1");
-    pass_on(&mut cargo)
+    for words in [&["settings_reference"][..], &["program", "--", "help::", "errors::"]] {
+        let mut cargo = workspace.cargo();
+        cargo.args(["test", "--quiet", "--workspace", "--test"]).args(words).env("COMAT_RENEW_DOCS", "1");
+        let code = pass_on(&mut cargo)?;
+        if code != ExitCode::SUCCESS {
+            return Ok(code);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

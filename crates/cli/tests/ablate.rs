@@ -1,8 +1,8 @@
 //! `comat world ablate`: a plan, carried out in pieces.
 
-mod common;
+use crate::common;
 
-use common::Folder;
+use crate::common::Folder;
 use serde_json::Value;
 
 const PLAN: &str = r#"config = "run.toml"

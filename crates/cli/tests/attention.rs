@@ -1,8 +1,8 @@
 //! Where words look: `comat attention`, and the same beside the samples of a run.
 
-mod common;
+use crate::common;
 
-use common::{Done, Folder, SD1, SDXL, fixture};
+use crate::common::{Done, Folder, SD1, SDXL, fixture};
 use images::Image;
 
 fn attention(folder: &Folder, model: &str, prompt: &str, words: &str) -> Done {

@@ -1,8 +1,8 @@
 //! What the program says of inputs that it cannot use: one line with file and place, and nothing half-written.
 
-mod common;
+use crate::common;
 
-use common::{Folder, SD1, SDXL, fixture};
+use crate::common::{Folder, SD1, SDXL, fixture};
 use serde_json::json;
 use std::{fs, os::unix::fs::symlink};
 use tch::{Device, Kind, Tensor};
@@ -164,7 +164,7 @@ fn run_files() {
     );
     refused(&folder, "replay.tracked=9", &["run.toml: replay.tracked is 9, more than the 4 sampling steps"]);
     refused(&folder, "lora.rank=0", &["run.toml: lora.rank is 0, it must be above 0"]);
-    refused(&folder, "sampling.guidance_scale=inf", &["sampling.guidance_scale is inf", "finite"]);
+    refused(&folder, "sampling.guidance_scale=inf", &["sampling.guidance_scale is inf", "it must be from 0 to 1000"]);
     refused(&folder, "sampling.steps=1001", &["1001 sampling steps: must be 1 to 1000"]);
     refused(&folder, "sampling.size=33", &["size 33x33: width and height must be multiples of 4"]);
     refused(&folder, "sampling.size=4", &["size 4x4", "at least 8"]);
@@ -186,7 +186,7 @@ fn run_files() {
     folder.write("run.toml", "output = 'out'\n[model]\npath = 'm'\n");
     refused(&folder, "", &["missing key `captioner`"]);
     folder.write("run.toml", b"output = '\xff'");
-    refused(&folder, "", &["run.toml: ", "UTF-8"]);
+    refused(&folder, "", &["run.toml:1: not valid UTF-8"]);
     folder.comat(&["train", "--config", "."]).error(&[".: this is a folder, not a file"]);
 }
 

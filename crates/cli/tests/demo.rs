@@ -1,8 +1,6 @@
 //! `comat demo`, and what is shipped with the program.
 
-mod common;
-
-use common::{Done, Folder};
+use crate::common::{Done, Folder};
 use std::path::Path;
 
 fn words(line: &str) -> Vec<&str> {

@@ -1,8 +1,6 @@
 //! `comat doctor`, and its check of a device.
 
-mod common;
-
-use common::Folder;
+use crate::common::Folder;
 use std::{path::Path, process::Command};
 use tch::Kind;
 

@@ -1,8 +1,6 @@
 //! `comat entities`: nouns and what is said of them, on the terminal and as JSON.
 
-mod common;
-
-use common::Folder;
+use crate::common::Folder;
 use serde_json::Value;
 use std::process::Stdio;
 

@@ -1,9 +1,7 @@
 //! What the program says of the most common mistakes, as `errors.txt` has it: what users read is seen when it changes. After a change on
-//! purpose: `COMAT_RENEW_DOCS=1 cargo test --workspace --test errors`.
+//! purpose: `cargo xtask docs`.
 
-mod common;
-
-use common::{Done, Folder, SD1, fixture, train_words};
+use crate::common::{Done, Folder, SD1, fixture, train_words};
 use std::{env, fs, path::Path};
 
 /// What was typed and what came of it, one below the other.

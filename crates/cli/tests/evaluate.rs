@@ -1,9 +1,9 @@
 //! Benchmarks from prompts to tables, on tiny networks with random weights: every number in the files is worked out again here.
 
-mod common;
+use crate::common;
 
+use crate::common::{Done, Folder, SD1, fixture};
 use benchmarks::records::{Image, Metric, Subject, read};
-use common::{Done, Folder, SD1, fixture};
 
 use models::{blip::Vqa, clip::ClipScore, sentence::SentenceEmbedder};
 use serde_json::Value;

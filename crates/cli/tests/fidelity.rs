@@ -1,8 +1,8 @@
 //! Runs with a discriminator: real latents, exact resume, what is refused.
 
-mod common;
+use crate::common;
 
-use common::{Done, Folder, SD1};
+use crate::common::{Done, Folder, SD1};
 use std::fs;
 use tch::Kind;
 

@@ -1,8 +1,8 @@
 //! Files as other programs and people leave them: what they say is done, or refused.
 
-mod common;
+use crate::common;
 
-use common::{Folder, fixture};
+use crate::common::{Folder, fixture};
 use serde_json::Value;
 
 const PROMPT: &str = "a red dog and a blue cat";

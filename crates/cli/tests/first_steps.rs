@@ -1,8 +1,6 @@
 //! What a new user meets: `comat init`, the model card, prompts of other programs, completions and man pages.
 
-mod common;
-
-use common::{Done, Folder, SD1, SDXL, fixture};
+use crate::common::{Done, Folder, SD1, SDXL, fixture};
 use std::process::Command;
 
 fn init(folder: &Folder, model: &str, rest: &str) -> Done {

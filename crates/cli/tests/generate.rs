@@ -1,8 +1,6 @@
 //! Images: the same as diffusers', whole, and with their story in them.
 
-mod common;
-
-use common::{Done, Folder, Image, SD1, SDXL, fixture, generate_words, relative_error};
+use crate::common::{Done, Folder, Image, SD1, SDXL, fixture, generate_words, relative_error};
 use models::tensors;
 use serde_json::Value;
 use std::fs;
@@ -232,7 +230,7 @@ fn ctrl_c_leaves_whole_images() {
         run.signal(signal);
         let Done { code, stdout, stderr } = run.wait();
         assert_eq!((code, stdout.as_str()), (Some(130), ""));
-        assert_eq!(stderr, "Stopping; images that are done are whole.\n");
+        assert_eq!(stderr, "Stopping; images that are done are whole. Ctrl-C once more stops at once.\n");
         let names = folder.names("g");
         assert!(names.len() >= 5 && names.len() < 5000 && !names.contains(&"grid.png".to_owned()));
         names.iter().for_each(|name| drop(Image::open(&folder.path(&format!("g/{name}")))));

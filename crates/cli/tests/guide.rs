@@ -1,9 +1,7 @@
 //! Every command of README.md and GUIDE.md, run in the order in which a reader meets them: in one folder, in which tiny models stand for the
 //! published ones, at small sizes and few steps. What a command says is tested elsewhere; here it must do what it is asked.
 
-mod common;
-
-use common::{Folder, SD1, SDXL, fixture};
+use crate::common::{Folder, SD1, SDXL, fixture};
 use std::{
     fs,
     os::unix::fs::symlink,
@@ -29,25 +27,30 @@ const FOLDERS: [(&str, &str); 3] =
     [("models/sd15", SD1), ("models/grounding-dino-base", "grounding_dino"), ("models/sam-vit-base", "sam")];
 
 /// What makes a command short, by how it begins. The first that fits counts.
-const SHORT: [(&str, &str); 19] = [
+const SHORT: [(&str, &str); 20] = [
     (
         "comat train --config world",
         "--set train.steps=1 --set train.batch_size=2 --set sampling.steps=5 --set samples.count=1 --set validation.count=2 --set replay.tracked=1",
     ),
     ("comat train --config run.toml", "--set train.steps=1 --set train.batch_size=4"),
     (
+        "comat train --config my.toml",
+        "--set output=runs/mine --set train.steps=1 --set train.batch_size=1 --set train.accumulation=1 --set sampling.size=32 \
+         --set sampling.steps=5 --set lora.rank=2 --set fidelity.rank=2 --set samples.count=1 --set validation.count=1",
+    ),
+    (
         "comat train",
         "--set train.steps=1 --set train.batch_size=1 --set train.accumulation=1 --set sampling.size=32 --set sampling.steps=5 --set lora.rank=2 \
          --set fidelity.rank=2 --set samples.count=1 --set validation.count=1",
     ),
-    ("comat plan", "--set sampling.size=32 --set lora.rank=2 --set fidelity.rank=2"),
+    ("comat plan", "--set sampling.size=32 --set sampling.steps=5 --set lora.rank=2 --set fidelity.rank=2"),
     ("comat latents --config run.toml", "--set train.steps=1"),
     ("comat prompts", "--count 70 --held-out-count 7 --overwrite"),
     ("comat generate --model weights/world/sd --prompts", "--overwrite"),
     ("comat generate", "--steps 2 --size 32 --overwrite"),
     ("comat attention", "--steps 2 --size 32 --overwrite"),
     ("comat init", "--overwrite"),
-    ("comat prepare", "--size 48 --steps 1 --images 2 --sampling-steps 2 --tune lora --rank 2 --dtype float32"),
+    ("comat prepare", "--size 16 --steps 1 --images 2 --sampling-steps 2 --tune lora --rank 2 --dtype float32"),
     ("comat evaluate", "--size 32 --steps 2 --seeds 42-43 --dtype float32 --detector-threshold 0.1"),
     ("comat world prompts --split held-out", "--count 3"),
     ("comat world prompts --split train", "--count 20"),
@@ -59,7 +62,9 @@ const SHORT: [(&str, &str); 19] = [
 ];
 
 /// Commands that have tests of their own, since they wait for something, or compute for long.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: [(&str, &str); 8] = [
+    ("comat generate --model stable-diffusion-v1-5/stable-diffusion-v1-5 --variant", "hub.rs"),
+    ("comat entities --mode", "entities.rs"),
     ("comat demo", "demo.rs"),
     ("comat doctor --check", "doctor.rs"),
     ("comat report runs/a --serve", "report_serve.rs"),
@@ -76,20 +81,31 @@ fn commands(text: &str) -> Vec<String> {
             Some(code) => code.split(" && ").collect(),
             None => line.split('`').skip(1).step_by(2).collect(),
         };
-        let whole = |code: &str| code.split(" #").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        let whole =
+            |code: &str| code.split(" #").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
         let commands = code.into_iter().map(whole).filter(|code| code.starts_with("comat ") && !code.contains('…'));
-        found.extend(commands.filter(|code| code.split(' ').any(|word| word.starts_with('-') || word.contains(['/', '"']))));
+        found.extend(
+            commands.filter(|code| code.split(' ').any(|word| word.starts_with('-') || word.contains(['/', '"', '.']))),
+        );
     }
     found
 }
 
-/// With what makes it short, before a redirection.
+/// With what makes it short, before a redirection: options that it has get another value.
 fn shortened(command: &str) -> String {
     let more = SHORT.iter().find(|(start, _)| command.starts_with(start)).map_or("", |(_, more)| more);
-    match command.split_once(" > ") {
-        Some((command, file)) => format!("{command} {more} > {file}"),
-        None => format!("{command} {more}"),
+    let (command, file) = command.split_once(" > ").unwrap_or((command, ""));
+    let mut words: Vec<&str> = command.split(' ').collect();
+    let mut rest = more.split_whitespace().peekable();
+    while let Some(option) = rest.next() {
+        let value = rest.next_if(|word| !word.starts_with("--"));
+        match words.iter().position(|word| *word == option).filter(|_| option != "--set") {
+            Some(place) => words.splice(place + 1..place + 2, value).for_each(drop),
+            None => words.extend([option].into_iter().chain(value)),
+        }
     }
+    let end = if file.is_empty() { String::new() } else { format!(" > {file}") };
+    words.join(" ") + &end
 }
 
 /// The fixtures as models that were fetched, and what else the guide takes for granted.
@@ -121,7 +137,8 @@ fn in_between(folder: &Folder, command: &str) {
         let _ = fs::copy(folder.path(from), folder.path(to)).unwrap_or_else(|e| panic!("{from}: {e}"));
     };
     let drawn = |folder: &Folder| -> PathBuf {
-        let mut names = folder.names("out").into_iter().filter(|name| name.starts_with("00000") && name.ends_with(".png"));
+        let mut names =
+            folder.names("out").into_iter().filter(|name| name.starts_with("00000") && name.ends_with(".png"));
         folder.path("out").join(names.next().expect("an image was drawn"))
     };
     if command.starts_with("comat lora info mine") {
@@ -129,7 +146,8 @@ fn in_between(folder: &Folder, command: &str) {
     } else if command.starts_with("comat segment") {
         fs::copy(drawn(folder), folder.path("out/a-red-book.png")).unwrap();
     } else if command.starts_with("comat report runs/a runs/b") && !folder.exists("runs/b") {
-        symlink(folder.path("runs/a"), folder.path("runs/b")).unwrap();
+        let copied = Command::new("cp").args(["-r", "runs/a", "runs/b"]).current_dir(folder.path("")).status().unwrap();
+        assert!(copied.success());
     } else if command.starts_with("comat report mine") {
         symlink(folder.path("eval/lora"), folder.path("mine")).unwrap();
         symlink(folder.path("eval/base"), folder.path("theirs")).unwrap();

@@ -1,9 +1,7 @@
 //! Every help page, as `docs/commands.md` has them: what users read is seen when it changes. After a change on purpose:
-//! `COMAT_RENEW_DOCS=1 cargo test --workspace --test help`.
+//! `cargo xtask docs`.
 
-mod common;
-
-use common::Folder;
+use crate::common::Folder;
 use std::{env, fs, path::Path};
 
 /// Adds the page of a command, and those of its own commands.

@@ -1,11 +1,7 @@
 //! Models by their id, from a server on the loopback that behaves like the hub.
 
-mod common;
-#[path = "../../hub/tests/server/mod.rs"]
-mod server;
-
-use common::{Done, Folder, SD1, fixture};
-use server::{COMMIT, Server};
+use crate::common::{Done, Folder, SD1, fixture};
+use crate::server::{COMMIT, Server};
 use std::{fs, path::Path};
 
 /// A server that has a fixture as `owner/name`.

@@ -1,8 +1,6 @@
 //! `logging.command`: events to the standard input of another program.
 
-mod common;
-
-use common::Folder;
+use crate::common::Folder;
 use std::time::{Duration, Instant};
 
 fn set(command: &str) -> Vec<String> {

@@ -1,8 +1,8 @@
 //! LoRA files for and from other programs, on the miniature world's model.
 
-mod common;
+use crate::common;
 
-use common::{Folder, Image, SD1, fixture, relative_error};
+use crate::common::{Folder, Image, SD1, fixture, relative_error};
 use serde_json::Value;
 use std::{fs, path::Path};
 use tch::{Kind, Tensor};

@@ -1,12 +1,8 @@
 //! LoRAs as they are named: files, folders, ids of the hub; one or several, each with a strength; of every kind.
 
-mod common;
-#[path = "../../hub/tests/server/mod.rs"]
-mod server;
-
-use common::{Done, Folder, relative_error};
+use crate::common::{Done, Folder, relative_error};
+use crate::server::{COMMIT, Server};
 use models::tensors::Tensors;
-use server::{COMMIT, Server};
 use std::{fs, path::Path};
 use tch::{Device, Kind, Tensor};
 

@@ -1,8 +1,8 @@
 //! LoRA files that adapt the text encoders too.
 
-mod common;
+use crate::common;
 
-use common::{Folder, SD1, SDXL, fixture, relative_error};
+use crate::common::{Folder, SD1, SDXL, fixture, relative_error};
 use models::tensors;
 use std::path::{Path, PathBuf};
 use tch::Tensor;

@@ -1,8 +1,6 @@
 //! Runs with images beside the prompts.
 
-mod common;
-
-use common::Folder;
+use crate::common::Folder;
 use images::Image;
 
 fn with_images() -> Folder {

@@ -1,8 +1,8 @@
 //! Steps in which something is not finite: they are skipped, and the run goes on.
 
-mod common;
+use crate::common;
 
-use common::{Done, Folder};
+use crate::common::{Done, Folder};
 use models::tokenizer::ClipTokenizer;
 use serde_json::Value;
 use std::fs;

@@ -1,8 +1,8 @@
 //! `comat plan`: what a run would need.
 
-mod common;
+use crate::common;
 
-use common::Folder;
+use crate::common::Folder;
 
 fn plan(folder: &Folder, rest: &str) -> common::Done {
     let words = format!("plan --config run.toml {rest}");

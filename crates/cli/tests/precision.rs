@@ -1,8 +1,8 @@
 //! Training in half precision follows training in float32.
 
-mod common;
+use crate::common;
 
-use common::Folder;
+use crate::common::Folder;
 use tch::{Kind, Tensor};
 use torch_ext::testing;
 

@@ -1,8 +1,8 @@
 //! `comat prepare`: a model folder for smaller images.
 
-mod common;
+use crate::common;
 
-use common::{Folder, fixture};
+use crate::common::{Folder, fixture};
 use std::{fs, thread::sleep, time::Duration};
 
 const UNET: &str = "ready/unet/diffusion_pytorch_model.safetensors";
@@ -100,7 +100,7 @@ fn ctrl_c_while_tuning() {
     run.signal("INT");
     let done = run.wait();
     assert_eq!((done.code, done.stdout.as_str()), (Some(130), ""), "{done:?}");
-    assert_eq!(done.stderr, "Stopping; images that are done are not drawn again.\n");
+    assert_eq!(done.stderr, "Stopping; images that are done are not drawn again. Ctrl-C once more stops at once.\n");
     assert!(!folder.exists("ready"));
     folder.assert_no_leftovers();
     assert_eq!(prepare(&folder, "--steps 1").code, Some(0));

@@ -1,8 +1,6 @@
 //! The miniature stack, trained for a moment: what is written, and that every other verb opens it.
 
-mod common;
-
-use common::Folder;
+use crate::common::Folder;
 
 fn words(text: &str) -> Vec<&str> {
     text.split_whitespace().collect()

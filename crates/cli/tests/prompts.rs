@@ -1,8 +1,6 @@
 //! `comat prompts`: prompts to train on.
 
-mod common;
-
-use common::{Done, Folder};
+use crate::common::{Done, Folder};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 

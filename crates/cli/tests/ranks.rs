@@ -1,8 +1,8 @@
 //! Several processes, one run: the same numbers as of one process, the same files.
 
-mod common;
+use crate::common;
 
-use common::{Done, Folder, Running, relative_error, train_words};
+use crate::common::{Done, Folder, Running, relative_error, train_words};
 use serde_json::Value;
 use std::{fs, net::TcpListener, path::Path};
 

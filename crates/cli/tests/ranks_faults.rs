@@ -1,8 +1,8 @@
 //! Processes that die, hang or never come: what the others do, and what is on the disk afterwards.
 
-mod common;
+use crate::common;
 
-use common::{Done, Folder, Running, signal, train_words};
+use crate::common::{Done, Folder, Running, signal, train_words};
 use std::{
     fs,
     net::TcpListener,

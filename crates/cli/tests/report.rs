@@ -1,8 +1,6 @@
 //! `comat world report` on judged images of known scenes.
 
-mod common;
-
-use common::{Folder, page};
+use crate::common::{Folder, page};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use scenes::{

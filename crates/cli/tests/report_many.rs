@@ -1,9 +1,7 @@
 //! `comat report` on runs and evaluations that are made here.
 
-mod common;
-
+use crate::common::{Folder, page};
 use benchmarks::records::{Answer, Benchmark, Image as Scored, Log, Metric, Subject};
-use common::{Folder, page};
 use images::Image;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

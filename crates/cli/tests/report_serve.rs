@@ -1,8 +1,6 @@
 //! `comat report --serve`: a page that follows a run.
 
-mod common;
-
-use common::{Folder, signal};
+use crate::common::{Folder, signal};
 use std::{
     fs::{self, OpenOptions},
     io::{BufRead, BufReader, Read, Write},

@@ -1,8 +1,6 @@
 //! Rewards beside the caption loss, as `[[reward]]` names them.
 
-mod common;
-
-use common::{Folder, SD1, fixture};
+use crate::common::{Folder, SD1, fixture};
 
 fn clip(rest: &str) -> String {
     format!("reward=[{{kind=\"clip\",path=\"{}\"{rest}}}]", fixture("clip_score").display())

@@ -1,8 +1,6 @@
 //! Nouns found in an image and painted over it, on tiny networks with random weights.
 
-mod common;
-
-use common::{Done, Folder, fixture};
+use crate::common::{Done, Folder, fixture};
 use images::Image;
 use std::path::Path;
 

@@ -1,8 +1,8 @@
 //! `comat world sweep`: a base model and LoRAs at several guidance scales.
 
-mod common;
+use crate::common;
 
-use common::{Folder, SD1, fixture};
+use crate::common::{Folder, SD1, fixture};
 use serde_json::Value;
 
 fn sweep(folder: &Folder, rest: &str) -> common::Done {

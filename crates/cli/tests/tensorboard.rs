@@ -1,8 +1,6 @@
 //! Event files for TensorBoard beside `events.jsonl`.
 
-mod common;
-
-use common::Folder;
+use crate::common::Folder;
 use runlog::tensorboard::{self, message::Event};
 use std::collections::BTreeMap;
 

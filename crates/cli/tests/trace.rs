@@ -1,8 +1,8 @@
 //! One iteration on given noise, and all its numbers.
 
-mod common;
+use crate::common;
 
-use common::{Folder, relative_error};
+use crate::common::{Folder, relative_error};
 use models::tensors::{self, Tensors};
 use tch::{Device, Kind, Tensor};
 

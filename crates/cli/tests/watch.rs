@@ -1,8 +1,6 @@
 //! Figures that the losses do not see, beside the training.
 
-mod common;
-
-use common::{Folder, fixture};
+use crate::common::{Folder, fixture};
 use serde_json::Value;
 use std::fs;
 

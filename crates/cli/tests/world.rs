@@ -1,8 +1,8 @@
 //! The miniature world's verbs: scenes, prompts, and the judgement of images.
 
-mod common;
+use crate::common;
 
-use common::{Folder, Image};
+use crate::common::{Folder, Image};
 use serde_json::Value;
 
 fn words(text: &str) -> Vec<&str> {

@@ -37,7 +37,7 @@ pub fn for_safetensors(start: &[u8], size: u64) -> Option<&'static str> {
 }
 
 /// What a file is that should be a text for a person or a program to read, and is none; `None`: it may be one.
-pub fn for_text(start: &[u8]) -> Option<&'static str> {
+pub fn for_text(start: &[u8], size: u64) -> Option<&'static str> {
     let magic = |bytes: &[u8]| start.starts_with(bytes);
     if magic(b"PK\x03\x04") || magic(b"\x1f\x8b") {
         return Some("this is an archive, not a text; unpack it first");
@@ -45,9 +45,7 @@ pub fn for_text(start: &[u8]) -> Option<&'static str> {
     if magic(b"\x89PNG") || magic(b"\xff\xd8\xff") {
         return Some("this is an image, not a text");
     }
-    if let Some((_, rest)) = start.split_first_chunk::<8>()
-        && rest.starts_with(b"{\"")
-    {
+    if has_header(start, size) {
         return Some("this is a safetensors file, not a text");
     }
     let text = text_of(start)?;
@@ -143,12 +141,19 @@ mod tests {
             (b"\x89PNG\r\n\x1a\n", "an image"),
             (b"\x40\x00\x00\x00\x00\x00\x00\x00{\"a\":", "a safetensors file"),
         ] {
-            assert!(for_text(start).is_some_and(|what| what.contains(part)), "{part}: {:?}", for_text(start));
+            assert!(for_text(start, 100).is_some_and(|what| what.contains(part)), "{part}: {:?}", for_text(start, 100));
         }
-        for text in
-            ["", "{\"a\": 1}", "a red dog", "version 2 of a dog", "<3 a dog", "[model]\npath = \"a\"", "\u{feff}ü"]
-        {
-            assert_eq!(for_text(text.as_bytes()), None, "{text}");
+        for text in [
+            "",
+            "{\"a\": 1}",
+            "a red dog",
+            "version 2 of a dog",
+            "<3 a dog",
+            "[model]\npath = \"a\"",
+            "{\"a/b\": {\"caption\": \"c\"}}",
+            "\u{feff}ü",
+        ] {
+            assert_eq!(for_text(text.as_bytes(), text.len() as u64), None, "{text}");
         }
     }
 

@@ -25,7 +25,7 @@ pub fn read(path: &Path) -> Result<String> {
 
 /// What bytes are that should be a text and are none, by how they begin.
 pub fn mistaken(bytes: &[u8]) -> Option<&'static str> {
-    mistaken::for_text(&bytes[..bytes.len().min(mistaken::LOOKED_AT)])
+    mistaken::for_text(&bytes[..bytes.len().min(mistaken::LOOKED_AT)], bytes.len() as u64)
 }
 
 /// As [`read`], of bytes; the error is the number of the first line that is not valid.

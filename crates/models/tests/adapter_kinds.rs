@@ -1,8 +1,6 @@
 //! Adapters of every kind, held against what LyCORIS and peft make of the same files (`tools/reference/adapter_kinds.py`).
 
-mod common;
-
-use common::{fixture, relative_error};
+use crate::common::{fixture, relative_error};
 use models::{
     lora::{
         AdapterFile, Network,

@@ -1,10 +1,9 @@
 //! The captioner against transformers, and its loss however a batch is cut.
 
-mod common;
-mod edited;
+use crate::common;
 
-use common::{assert_close, device, fixture, io};
-use edited::{assert_error, copy};
+use crate::common::{assert_close, device, fixture, io};
+use crate::edited::{assert_error, copy};
 use models::{
     blip::{Captioner, IGNORED, Nll},
     tensors::Tensors,

@@ -1,10 +1,7 @@
 //! CLIP's text encoders against transformers.
 
-mod common;
-mod edited;
-
-use common::{assert_close, device, fixture, io};
-use edited::{assert_error, copy};
+use crate::common::{assert_close, device, fixture, io};
+use crate::edited::{assert_error, copy};
 use models::clip::{Encoded, TextEncoder};
 use serde_json::json;
 use tch::{Kind, Tensor};

@@ -1,10 +1,7 @@
 //! Both towers of CLIP against transformers, and the whole way from images and prompts to cosines.
 
-mod common;
-mod edited;
-
-use common::{assert_close, device, fixture, io};
-use edited::{assert_error, copy};
+use crate::common::{assert_close, device, fixture, io};
+use crate::edited::{assert_error, copy};
 use models::{
     clip::{CentreCrop, Clip, ClipScore},
     tokenizer::ClipTokenizer,

@@ -1,8 +1,6 @@
 //! Models in one file come apart into the tensors of the folders that they were made of (`tools/reference/ldm.py`).
 
-mod common;
-
-use common::fixture;
+use crate::common::fixture;
 use models::{
     clip::TextConfig,
     ldm::{self, Parts},

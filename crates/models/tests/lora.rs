@@ -1,6 +1,6 @@
 //! Adapter files without a model: names of the published networks' layers, conversion, and what is wrong with a file.
 
-mod common;
+use crate::common;
 
 use models::{
     lora::{

@@ -1,6 +1,6 @@
 //! Adapter files of other programs: peft's patterns, shapes, what comes along, and what is no adapter.
 
-mod common;
+use crate::common;
 
 use models::{
     lora::{

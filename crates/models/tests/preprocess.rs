@@ -1,10 +1,7 @@
 //! Image preprocessing against torch's own, values and gradients.
 
-mod common;
-mod edited;
-
-use common::{assert_close, device, fixture, io};
-use edited::{assert_error, copy};
+use crate::common::{assert_close, device, fixture, io};
+use crate::edited::{assert_error, copy};
 use models::preprocess::{Preprocess, crop, resize};
 use serde_json::json;
 use tch::{Kind, Tensor};

@@ -1,8 +1,6 @@
 //! From prompts to what the UNet is conditioned on: tokenizers and text encoders together, against diffusers' pipelines.
 
-mod common;
-
-use common::{assert_close, device, fixture, io};
+use crate::common::{assert_close, device, fixture, io};
 use models::{
     clip::{Encoded, TextEncoder},
     tokenizer::ClipTokenizer,

@@ -1,10 +1,7 @@
 //! The segmenter against transformers: embeddings, logits, scores and masks, however images and boxes are batched.
 
-mod common;
-mod edited;
-
-use common::{assert_close, device, fixture, io};
-use edited::{assert_error, copy};
+use crate::common::{assert_close, device, fixture, io};
+use crate::edited::{assert_error, copy};
 use models::{sam::Segmenter, tensors::Tensors};
 use serde_json::json;
 use std::collections::BTreeMap;

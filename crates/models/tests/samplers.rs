@@ -1,8 +1,6 @@
 //! Euler, Euler ancestral and DPM++ 2M against diffusers: whole trajectories in float64.
 
-mod common;
-
-use common::{device, fixture, io, relative_error};
+use crate::common::{device, fixture, io, relative_error};
 use models::{
     schedule::{Forced, NoisePath, NoiseSchedule, Sampler, SamplerKind, Walk},
     tensors::Tensors,

@@ -1,8 +1,8 @@
 //! Samplers against diffusers' schedulers: every step of every series, on given latents, model output and noise.
 
-mod common;
+use crate::common;
 
-use common::{device, io, relative_error};
+use crate::common::{device, io, relative_error};
 use models::schedule::{Forced, NoisePath, NoiseSchedule, Prediction, SamplerKind};
 use std::{collections::BTreeMap, fs, path::Path};
 use tch::{Kind, Tensor};

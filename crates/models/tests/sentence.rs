@@ -1,10 +1,7 @@
 //! Sentence embeddings against transformers, from BERT and from MPNet.
 
-mod common;
-mod edited;
-
-use common::{assert_close, device, fixture, io};
-use edited::{assert_error, copy};
+use crate::common::{assert_close, device, fixture, io};
+use crate::edited::{assert_error, copy};
 use models::sentence::SentenceEmbedder;
 use serde_json::json;
 use std::{fs, path::Path};

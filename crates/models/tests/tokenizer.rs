@@ -1,10 +1,9 @@
 //! Token ids against transformers.
 
-mod common;
-mod edited;
+use crate::edited;
 
-use common::fixture;
-use edited::{assert_error, copy};
+use crate::common::fixture;
+use crate::edited::{assert_error, copy};
 use models::tokenizer::{BertTokenizer, ClipTokenizer, Encoding};
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -1,8 +1,8 @@
 //! The UNet against diffusers, and adapters laid over it against diffusers with peft.
 
-mod common;
+use crate::common;
 
-use common::{assert_close, device, fixture, io};
+use crate::common::{assert_close, device, fixture, io};
 use models::{
     layers::Linear,
     lora::{self, Base, Lora},

@@ -1,8 +1,6 @@
 //! The autoencoder against diffusers.
 
-mod common;
-
-use common::{assert_close, device, fixture, io};
+use crate::common::{assert_close, device, fixture, io};
 use models::{autoencoder::Autoencoder, vae::AutoencoderKl};
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};

@@ -20,7 +20,7 @@ fn configurations_of_other_versions() {
         folder = folder.set("config.json", &format!("{part}pruned_heads"), serde_json::json!({}));
         folder = folder.set("config.json", &format!("{part}key_of_a_newer_version"), 3.into());
     }
-    assert!(Segmenter::open(folder.path(), Kind::Float, device()).is_ok());
+    Segmenter::open(folder.path(), Kind::Float, device()).unwrap();
     let text = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
     let pruned = folder.set("config.json", "vision_config.pruned_heads", serde_json::json!({"0": [1]}));
     assert_error(Segmenter::open(pruned.path(), Kind::Float, device()), &["vision_config.pruned_heads"]);

@@ -1,10 +1,7 @@
 //! BLIP's question answering against transformers: yes or no, and free answers.
 
-mod common;
-mod edited;
-
-use common::{assert_close, device, fixture, io};
-use edited::{assert_error, copy};
+use crate::common::{assert_close, device, fixture, io};
+use crate::edited::{assert_error, copy};
 use models::{
     blip::{Question, QuestionAnswering, Vqa, prepare},
     tensors::Tensors,

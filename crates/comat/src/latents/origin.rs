@@ -47,7 +47,12 @@ impl Origin {
             all.push(format!("of images of {}, not {}", self.size, other.size));
         }
         if self.sampling != other.sampling {
-            all.push(format!("sampled with {:?}, not {:?}", self.sampling, other.sampling));
+            let [ours, theirs] = [self, other].map(|origin| serde_json::to_value(&origin.sampling).unwrap_or_default());
+            for (key, value) in theirs.as_object().into_iter().flatten() {
+                if ours[key] != *value {
+                    all.push(format!("sampled with {key} = {}, not {value}", ours[key]));
+                }
+            }
         }
         all
     }

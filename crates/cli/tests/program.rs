@@ -1,0 +1,46 @@
+//! All tests of the program in one test program: each of them starts `comat`, and every test program has all of libtorch's glue in it, which
+//! takes long to link. `cargo test -p cli --test program generate::` runs those of one file.
+
+mod common;
+#[path = "../../hub/tests/server/mod.rs"]
+mod server;
+
+mod ablate;
+mod attention;
+mod bad_input;
+mod demo;
+mod doctor;
+mod entities;
+mod errors;
+mod evaluate;
+mod fidelity;
+mod files;
+mod first_steps;
+mod generate;
+mod guide;
+mod help;
+mod hub;
+mod logging_command;
+mod lora;
+mod lora_sources;
+mod lora_text;
+mod mixed;
+mod not_finite;
+mod plan;
+mod precision;
+mod prepare;
+mod pretrain;
+mod prompts;
+mod ranks;
+mod ranks_faults;
+mod report;
+mod report_many;
+mod report_serve;
+mod rewards;
+mod segment;
+mod sweep;
+mod tensorboard;
+mod trace;
+mod train;
+mod watch;
+mod world;
