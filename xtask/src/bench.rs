@@ -3,6 +3,7 @@
 mod loaded;
 mod measure;
 mod ranks;
+mod tracked;
 
 use crate::command::{must, program};
 use crate::fixtures;
@@ -28,6 +29,7 @@ type Benchmark = fn(&Bench) -> Result<()>;
 const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("start", start),
     ("memory", memory),
+    ("tracked", tracked::tracked),
     ("iteration", iteration),
     ("ranks", ranks::ranks),
     ("loaded", loaded::loaded),
@@ -95,8 +97,6 @@ fn iteration(bench: &Bench) -> Result<()> {
     const REPEAT: usize = 5;
     let (steps, tracked, batch) = (25, 5, 8);
     let noise = bench.noise(batch, steps)?;
-    let python = fixtures::python(bench.workspace)?;
-    let tools = bench.workspace.root().join("tools/reference");
     for mode in ["detached", "chained"] {
         let settings = [
             format!("sampling.steps={steps}"),
@@ -104,23 +104,7 @@ fn iteration(bench: &Bench) -> Result<()> {
             format!("replay.mode={mode}"),
             "lora.rank=16".to_owned(),
         ];
-        let mut theirs = program(&python);
-        theirs.current_dir(bench.workspace.root()).arg("-B").arg(tools.join("iteration.py"));
-        theirs.args([
-            "--model",
-            MODEL,
-            "--captioner",
-            CAPTIONER,
-            "--prompts",
-            PROMPTS,
-            "--rank",
-            "16",
-            "--alpha",
-            "16",
-        ]);
-        theirs.args(["--steps", &steps.to_string(), "--tracked", &tracked.to_string(), "--tracked-start", "0"]);
-        theirs.args(["--guidance-scale", "4.0", "--mode", mode, "--dtype", "float32", "--repeat", &REPEAT.to_string()]);
-        theirs.arg("--noise").arg(&noise).arg("--out").arg(bench.scratch("theirs.safetensors")?);
+        let mut theirs = bench.pytorch(&noise, steps, tracked, mode, REPEAT)?;
         let mut ours = bench.trace(&noise, &settings, REPEAT)?;
         let (mut seconds, mut mib, mut phases) = ([vec![], vec![]], [vec![], vec![]], [vec![], vec![], vec![], vec![]]);
         for _ in 0..bench.runs {
@@ -178,6 +162,28 @@ impl Bench<'_> {
         ]);
         settings.iter().for_each(|setting| _ = trace.args(["--set", setting]));
         Ok(trace)
+    }
+
+    /// The same in PyTorch, with an adapter of rank 16.
+    fn pytorch(&self, noise: &Path, steps: usize, tracked: usize, mode: &str, repeat: usize) -> Result<Command> {
+        let mut python = program(fixtures::python(self.workspace)?);
+        python.current_dir(self.workspace.root()).args(["-B", "tools/reference/iteration.py"]);
+        python.args([
+            "--model",
+            MODEL,
+            "--captioner",
+            CAPTIONER,
+            "--prompts",
+            PROMPTS,
+            "--rank",
+            "16",
+            "--alpha",
+            "16",
+        ]);
+        python.args(["--steps", &steps.to_string(), "--tracked", &tracked.to_string(), "--tracked-start", "0"]);
+        python.args(["--guidance-scale", "4.0", "--mode", mode, "--dtype", "float32", "--repeat", &repeat.to_string()]);
+        python.arg("--noise").arg(noise).arg("--out").arg(self.scratch("theirs.safetensors")?);
+        Ok(python)
     }
 
     /// A noise file for a batch, made once.

@@ -15,10 +15,25 @@ pub fn read(path: &Path) -> Result<String> {
     if bytes.starts_with("\u{feff}".as_bytes()) {
         bytes.drain(..3);
     }
+    if let Some(what) = no_data(&bytes) {
+        bail!("{}: {what}", path.display());
+    }
     String::from_utf8(bytes).map_err(|e| {
         let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
         at(path, line, "not valid UTF-8")
     })
+}
+
+/// What a file is that was not really downloaded.
+fn no_data(bytes: &[u8]) -> Option<&'static str> {
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(64)]).trim_start().to_lowercase();
+    if start.starts_with("version https://git-lfs") {
+        Some("this is a Git LFS pointer; run `git lfs pull` where it was cloned, or download the file")
+    } else if start.starts_with("<!doctype") || start.starts_with("<html") {
+        Some("this is a web page, not the file; download the file itself")
+    } else {
+        None
+    }
 }
 
 /// Values of a `.jsonl` file with their line numbers, from 1, or of any other name, the elements of one JSON array.
@@ -75,6 +90,11 @@ mod tests {
         assert!(error("a.json", b"[1,\n2").contains("a.json:2: EOF"));
         assert!(error("a.json", b"[1, 300]").contains("a.json: entry 2: invalid value"));
         assert!(error("a.json", b"1\n\xff").contains("a.json:2: not valid UTF-8"));
+        assert!(
+            error("a.json", b"version https://git-lfs.github.com/spec/v1\n")
+                .contains("a.json: this is a Git LFS pointer")
+        );
+        assert!(error("a.jsonl", b"\n<!DOCTYPE html>").contains("this is a web page"));
         assert!(read(&folder.path().join("none")).unwrap_err().to_string().contains("no such file"));
         fs::write(folder.path().join("b.jsonl"), "\u{feff}1\n\n2\n").unwrap();
         assert_eq!(read_json::<u8>(&folder.path().join("b.jsonl")).unwrap(), [(1, 1), (3, 2)]);

@@ -33,6 +33,13 @@ def platform(program):
     return f"manylinux_2_{max(newest, 28)}_{os.uname().machine}"
 
 
+def description():
+    """The README as a page of its own: what it links to lies beside it in the repository alone."""
+    text = read(os.path.join(checkout, "README.md")).decode()
+    text = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n", "", text)
+    return re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
+
+
 def metadata():
     fields = [
         ("Metadata-Version", "2.4"),
@@ -49,7 +56,7 @@ def metadata():
         ("Description-Content-Type", "text/markdown"),
     ]
     head = "".join(f"{key}: {value}\n" for key, value in fields)
-    return (head + "\n").encode() + read(os.path.join(checkout, "README.md"))
+    return (head + "\n" + description()).encode()
 
 
 program = read(binary)
