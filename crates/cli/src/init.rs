@@ -32,7 +32,7 @@ pub struct Init {
     #[arg(long, value_name = "DIR|FILE|ID", value_parser = share::model)]
     model: Location,
     /// Captioner
-    #[arg(long, value_name = "DIR|ID", default_value = "Salesforce/blip-image-captioning-large", value_parser = share::model)]
+    #[arg(long, value_name = "DIR|ID", default_value = CAPTIONER, value_parser = share::model)]
     captioner: Location,
     /// Prompts to train on, which comat prompts makes
     #[arg(long, value_name = "FILE", default_value = "prompts/train.jsonl", value_parser = share::path)]
@@ -74,6 +74,9 @@ impl Choice {
         format!("{}{dot}{} = {}", self.section, self.key, self.value)
     }
 }
+
+/// The published runs'.
+const CAPTIONER: &str = "Salesforce/blip-image-captioning-large";
 
 /// Samples of a step where there is little memory.
 const SAMPLES: usize = 16;
@@ -136,7 +139,7 @@ pub fn run(args: Init, console: &Console) -> Result<()> {
     }
     write_text(out, &text)?;
     for choice in &choices {
-        say!("  {:<42} {}", choice.name(), choice.why);
+        say!("  {:<48} {}", choice.name(), choice.why);
     }
     let file = verbs::quoted(&out.display().to_string());
     say!("The configuration is {}.", out.display());
@@ -173,7 +176,7 @@ fn choices(args: &Init, known: &Known) -> Vec<Choice> {
     choose("model", "path", quoted(&known.model), "as named");
     choose("model", "dtype", quoted(dtype), why_dtype);
     choose("model", "device", quoted(&args.device.to_string()), "as chosen");
-    choose("captioner", "path", quoted(&captioner), "large, as published, unless another is named");
+    choose("captioner", "path", quoted(&captioner), if captioner == CAPTIONER { "as published" } else { "as named" });
     choose("prompts", "train", quoted(&args.prompts.display().to_string()), "comat prompts makes them");
     choose(
         "prompts",
