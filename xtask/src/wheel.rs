@@ -116,8 +116,8 @@ mod tests {
         let (wheel, site) = unpacked(scratch.path());
         let name = wheel.file_name().unwrap().to_str().unwrap();
         assert!(name.ends_with(&format!("-py3-none-manylinux_2_31_{}.whl", std::env::consts::ARCH)), "{name}");
-        let infos = fs::read_dir(&site).unwrap().flatten().map(|entry| entry.path().join("METADATA"));
-        let metadata = fs::read_to_string(infos.filter(|file| file.exists()).next().unwrap()).unwrap();
+        let mut infos = fs::read_dir(&site).unwrap().flatten().map(|entry| entry.path().join("METADATA"));
+        let metadata = fs::read_to_string(infos.find(|file| file.exists()).unwrap()).unwrap();
         assert!(metadata.contains("# comat\n") && !metadata.contains("](docs/"), "{metadata}");
         for file in ["share/configs/sd15.toml", "share/weights/world/sd/model_index.json", "__main__.py"] {
             assert!(site.join("comat").join(file).exists(), "{file}");
