@@ -150,9 +150,8 @@ pub fn run(args: Init, console: &Console) -> Result<()> {
         true => String::new(),
         false => format!(" {option} {}", verbs::quoted(&path.display().to_string())),
     };
-    let missing = missing("--out", &args.prompts) + &missing("--held-out", &args.held_out);
-    if !missing.is_empty() {
-        say!("Prompts:  comat prompts{missing}");
+    if !args.prompts.exists() {
+        say!("Prompts:  comat prompts{}{}", missing("--out", &args.prompts), missing("--held-out", &args.held_out));
     }
     say!("Look:     comat train --config {file} --dry-run\nTrain:    comat train --config {file}");
     Ok(())

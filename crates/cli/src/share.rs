@@ -80,8 +80,7 @@ pub fn config(file: &Path, settings: &[String]) -> Result<Config> {
     if config.validation.judge.is_none() && prompts.validation.as_deref().is_some_and(|file| is_missing(file, held_out))
     {
         tracing::warn!(
-            "{held_out} is not there, so there is no validation: `comat prompts --held-out {held_out}` makes it, \
-             prompts.validation names another file"
+            "{held_out} is not there, so there is no validation; prompts.validation names a file with held-out prompts"
         );
         prompts.validation = None;
     }

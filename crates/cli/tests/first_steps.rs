@@ -21,7 +21,6 @@ fn a_configuration_that_runs() {
         "lora.rank = 128",
         "as published: there is memory enough",
         "Grounding DINO and SAM",
-        "comat prompts --held-out prompts/held_out.jsonl",
         "measured",
         "The configuration is my.toml.",
     ] {
@@ -45,7 +44,8 @@ fn a_configuration_that_runs() {
     init(&folder, SD1, "--memory 24GB").error(&["my.toml exists", "--overwrite"]);
     let done = init(&folder, SDXL, "--memory 16GB --no-measure --out xl.toml --prompts mine.txt").ok();
     assert!(
-        done.stdout.contains("Stable Diffusion XL") && done.stdout.contains("comat prompts --out mine.txt"),
+        done.stdout.contains("Stable Diffusion XL")
+            && done.stdout.contains("comat prompts --out mine.txt --held-out prompts/held_out.jsonl"),
         "{}",
         done.stdout
     );
