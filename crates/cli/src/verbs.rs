@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{Context, Error, Result, bail};
 use comat::{
     loss::caption::CaptionLoss,
-    train::{Ended, Phase},
+    train::{self, Ended, Phase},
 };
 use diffusion::{
     generate,
@@ -218,7 +218,8 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
     let mut pipeline = config.model.open(config.prompts.chunks)?;
     console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
     let bar = console.count("latents", "prompts")?;
-    let store = comat::latents::complete(&config, &mut pipeline, &prompts, &bar, &console.interrupt, &world)?;
+    let reached = train::reached(&config, &prompts)?;
+    let store = latents::complete(&config, &mut pipeline, &reached, &bar, &console.interrupt, &world)?;
     bar.finish_and_clear();
     if world.leads() {
         say!("{}", store.plan(store.len()));

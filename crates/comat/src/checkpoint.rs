@@ -30,6 +30,9 @@ const STATE: &str = "state.json";
 const RULE: &str = "optimizer";
 /// What the name of a checkpoint ends in while another one of the same step takes its place.
 const REPLACED: &str = ".replaced";
+/// What the name of a folder that is not whole ends in.
+const PARTIAL: &str = ".partial";
+const LATEST_PARTIAL: &str = "latest.partial";
 
 /// Besides tensors: random draws depend on seed and step alone, so these numbers are all of the random state too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,8 +81,8 @@ pub struct Parts<'a> {
 pub fn save(root: &Path, state: &State, parts: &Parts, config: &Config) -> Result<PathBuf> {
     let Parts { adapter, optimizer, discriminator, ema } = *parts;
     let name = format!("step-{}", state.step);
-    let (partial, folder) = (root.join(format!(".{name}.partial")), root.join(&name));
-    let latest = root.join("latest.partial");
+    let (partial, folder) = (root.join(partial_name(&name)), root.join(&name));
+    let latest = root.join(LATEST_PARTIAL);
     let write = || -> Result<()> {
         if partial.exists() {
             fs::remove_dir_all(&partial).map_err(Error::io(&partial))?;
@@ -122,14 +125,55 @@ pub fn save(root: &Path, state: &State, parts: &Parts, config: &Config) -> Resul
             error.context(format!("checkpoint {} was not written; earlier ones are untouched", folder.display()))
         );
     }
-    let keep = config.checkpoints.keep;
-    if keep > 0 {
-        let all = steps(root)?;
-        for (_, old) in all.iter().rev().skip(keep).filter(|(_, path)| *path != folder) {
-            fs::remove_dir_all(old).map_err(Error::io(old))?;
+    remove_old(root, config.checkpoints.keep, &folder)?;
+    Ok(folder)
+}
+
+/// Removes what a run that was killed while it saved has left in `root`: half a checkpoint, one that another of the same step has
+/// replaced, and those beyond the newest `keep` (0: none) but the one at `current`, which the run goes on from. Nobody may be writing there.
+///
+/// # Errors
+/// What cannot be removed.
+pub fn tidy(root: &Path, keep: usize, current: &Path) -> Result<()> {
+    if !root.exists() {
+        return Ok(());
+    }
+    let current = &current.canonicalize().unwrap_or_else(|_| current.to_owned());
+    for entry in fs::read_dir(root).map_err(Error::io(root))? {
+        let path = entry.map_err(Error::io(root))?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let half = name.starts_with(".step-") && name.ends_with(PARTIAL);
+        let replaced = name.strip_suffix(REPLACED).is_some_and(|step| root.join(step).join(STATE).exists());
+        if half || (replaced && !same(&path, current)) {
+            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+        } else if name == LATEST_PARTIAL {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
         }
     }
-    Ok(folder)
+    remove_old(root, keep, current)
+}
+
+/// Removes all but the newest `keep` checkpoints (0: none is removed) and `current`.
+fn remove_old(root: &Path, keep: usize, current: &Path) -> Result<()> {
+    let all = if keep > 0 { steps(root)? } else { vec![] };
+    for (_, old) in all.iter().rev().skip(keep).filter(|(_, path)| !same(path, current)) {
+        // under this name nobody takes what is left of it for a checkpoint, if the process is killed on the way
+        let name = old.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let partial = root.join(partial_name(name));
+        fs::rename(old, &partial).map_err(Error::io(old))?;
+        fs::remove_dir_all(&partial).map_err(Error::io(&partial))?;
+    }
+    Ok(())
+}
+
+/// Whether both are there and lead to the same place, however they are written.
+fn same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// What the folder of a checkpoint is called while it is not whole.
+fn partial_name(name: &str) -> String {
+    format!(".{name}{PARTIAL}")
 }
 
 /// Reads a checkpoint back onto a device.
@@ -327,4 +371,44 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io(path))?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(path))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(root: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let checkpoint = |name: &str, whole: bool| {
+            fs::create_dir_all(root.join(name)).unwrap();
+            fs::write(root.join(name).join("config.toml"), "").unwrap();
+            if whole {
+                fs::write(root.join(name).join(STATE), "{}").unwrap();
+            }
+        };
+        for step in [2, 4, 6, 8] {
+            checkpoint(&format!("step-{step}"), true);
+        }
+        checkpoint("step-8.replaced", true); // killed before it was removed
+        checkpoint("step-9.replaced", true); // killed before the new one had its name: this is step 9
+        checkpoint(".step-10.partial", false); // killed while it was written
+        checkpoint(".step-1.partial", true); // killed while it was removed
+        checkpoint("step-7", false); // of the user, or of an older version
+        fs::write(root.join(LATEST_PARTIAL), "step-10").unwrap();
+        fs::write(root.join("notes.txt"), "").unwrap();
+        tidy(root, 2, &root.join("./step-4/../step-4/")).unwrap();
+        assert_eq!(names(root), ["notes.txt", "step-4", "step-7", "step-8", "step-9.replaced"]); // not step-7: it is no checkpoint
+        tidy(root, 0, &root.join("step-4")).unwrap(); // all are kept
+        assert_eq!(names(root), ["notes.txt", "step-4", "step-7", "step-8", "step-9.replaced"]);
+        tidy(&root.join("absent"), 2, root).unwrap();
+    }
 }

@@ -5,8 +5,10 @@
 //! one logit for each latent pixel. It sees clean latents at the sampler's last timestep, with the embedding of no prompt.
 
 use crate::{
+    batch::Share,
     finite::{self, Part},
     replay::chunks,
+    reward::{Gradient, LatentReward},
 };
 use anyhow::{Context, Result, bail};
 use diffusion::{
@@ -56,6 +58,25 @@ pub struct Verdict {
     pub loss: f64,
     /// Share of the pixels, of both kinds alike, that it takes for what they are.
     pub accuracy: f64,
+}
+
+/// The discriminator as a reward of latents: it says how badly they pass for the original model's, and learns to tell them apart.
+pub struct Adversary<'a> {
+    pub discriminator: &'a mut Discriminator,
+    /// Latents of the original model, of the same prompts `[B, C, h, w]`
+    pub real: Tensor,
+    /// What it found, once it was asked.
+    pub verdict: Option<Verdict>,
+}
+
+impl LatentReward for Adversary<'_> {
+    fn gradient(&mut self, latents: &Tensor, share: &Share) -> Result<Gradient> {
+        let real = self.real.to_device(latents.device()).to_kind(latents.kind());
+        let verdict = self.discriminator.judge_some(latents, &real, share.batch.len())?;
+        let (loss, cotangent) = (verdict.adversarial, verdict.cotangent.shallow_clone());
+        self.verdict = Some(verdict);
+        Ok(Gradient { reward: -loss, loss, cotangent })
+    }
 }
 
 impl Discriminator {

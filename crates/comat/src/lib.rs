@@ -13,7 +13,6 @@ pub mod batch;
 pub mod checkpoint;
 pub mod discriminator;
 pub mod finite;
-pub mod latents;
 pub mod likelihood;
 pub mod loss;
 pub mod mixed;

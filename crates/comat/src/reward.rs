@@ -1,4 +1,5 @@
-//! Rewards of images: what [`crate::train::iterate`] adds up at the images, each with a weight of its own.
+//! Rewards: what [`crate::train::iterate`] adds up at the images ([`ImageReward`]) and at the latents ([`LatentReward`]), each with a
+//! weight of its own.
 //!
 //! The caption loss is the first of them ([`crate::loss::caption`]); `[[reward]]` in the configuration adds others. A reward that
 //! is a function of one image and its prompt needs no more than that function ([`PerImage`]); others implement [`ImageReward`].
@@ -39,6 +40,19 @@ pub trait ImageReward {
     fn offload(&mut self);
 }
 
+/// Says how good latents are, before they are decoded. It may learn while it is asked, as the discriminator does.
+pub trait LatentReward {
+    /// Loss and reward of the latents `x_0` `[B, C, h, w]` of a share, and the loss's cotangent at them, as of
+    /// [`ImageReward::gradient`].
+    ///
+    /// # Errors
+    /// [`finite::NotFinite`]; latents that it cannot take; those of opening its networks.
+    fn gradient(&mut self, latents: &Tensor, share: &Share) -> Result<Gradient>;
+}
+
+/// The rewards of latents that take part in an iteration, with their weights.
+pub type AtLatents<'a> = Vec<(f64, &'a mut dyn LatentReward)>;
+
 /// What the rewards of an iteration look at.
 #[derive(Clone, Copy)]
 pub struct Seen<'a> {
@@ -49,14 +63,14 @@ pub struct Seen<'a> {
     pub crops: &'a [Crop],
 }
 
-/// What the images of a share add to a batch's loss.
+/// What the images, or the latents, of a share add to a batch's loss.
 #[derive(Debug)]
 pub struct Gradient {
     /// Part of the mean reward of the batch. It is what is logged.
     pub reward: f64,
     /// Part of the loss of the batch: minus the reward, unless the reward says otherwise (smoothed labels).
     pub loss: f64,
-    /// `d loss / d images` `[B, 3, H, W]`
+    /// `d loss / d images` `[B, 3, H, W]`, or `d loss / d x_0` `[B, C, h, w]`
     pub cotangent: Tensor,
 }
 

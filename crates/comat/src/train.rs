@@ -9,13 +9,12 @@ mod setup;
 use crate::{
     attention::Counts,
     batch::{Batch, Order, Share},
-    discriminator::{Discriminator, Verdict},
+    discriminator::{Adversary, Discriminator},
     finite::{self, MOST_SKIPPED, Part},
-    latents,
     loss::{anchor::Anchored, attention::Concentration, caption::Crop, step::StepLoss},
     mixed::Mixed,
     replay::Replay,
-    reward::{Gradient, ImageReward, Seen},
+    reward::{AtLatents, Gradient, ImageReward, LatentReward, Seen},
     session::Session,
 };
 use anyhow::{Result, bail};
@@ -31,7 +30,7 @@ use tch::{Kind, Tensor};
 pub use clock::{Phase, Phases, under_way};
 pub use observer::Observer;
 pub use report::{FidelityReport, StepReport};
-pub use setup::{digest, discriminator, due};
+pub use setup::{digest, discriminator, due, reached};
 
 /// How a run ended.
 #[derive(Debug, PartialEq)]
@@ -58,7 +57,7 @@ pub struct Trainer {
     /// Settings that are not those of the checkpoint that this run goes on from.
     pub changed: Vec<String>,
     /// The checkpoint that this run goes on from.
-    resumed: Option<PathBuf>,
+    pub resumed: Option<PathBuf>,
     /// Step of the last checkpoint that was written in this sitting.
     saved: Option<u64>,
 }
@@ -68,6 +67,14 @@ pub struct Fidelity {
     pub discriminator: Discriminator,
     /// Of the original model, for every prompt that the run comes to.
     pub real: latents::Store,
+}
+
+impl Fidelity {
+    /// What judges the latents of a share.
+    fn adversary(&mut self, share: &Share) -> Result<Adversary<'_>> {
+        let real = self.real.of(share.prompts())?;
+        Ok(Adversary { discriminator: &mut self.discriminator, real, verdict: None })
+    }
 }
 
 impl Trainer {
@@ -152,10 +159,11 @@ impl Trainer {
                 continue; // more ranks than samples
             }
             let draws = batch.draws(&self.session)?;
-            let real = self.fidelity.as_ref().map(|fidelity| fidelity.real.of(share.prompts())).transpose()?;
-            let adversary = self.fidelity.as_mut().map(|fidelity| &mut fidelity.discriminator).zip(real);
-            let outcome = iterate(&mut self.session, &self.adapter, &share, draws, adversary, gradients, each)?;
-            report.add(&outcome, config.train.accumulation);
+            let mut adversary = self.fidelity.as_mut().map(|fidelity| fidelity.adversary(&share)).transpose()?;
+            let weight = config.fidelity.as_ref().map_or(0.0, |fidelity| fidelity.weight);
+            let at_latents = adversary.iter_mut().map(|reward| (weight, reward as &mut dyn LatentReward)).collect();
+            let outcome = iterate(&mut self.session, &self.adapter, &share, draws, at_latents, gradients, each)?;
+            report.add(&outcome, adversary.and_then(|adversary| adversary.verdict), config.train.accumulation);
         }
         let Some(mixed) = &mut self.mixed else { return Ok(()) };
         for part in 0..config.train.accumulation {
@@ -165,7 +173,7 @@ impl Trainer {
                 continue;
             }
             let draws = mixed.draws(&self.session, self.step, &batch)?;
-            let outcome = iterate(&mut self.session, &self.adapter, &share, draws, None, gradients, each)?;
+            let outcome = iterate(&mut self.session, &self.adapter, &share, draws, vec![], gradients, each)?;
             report.add_mixed(&outcome, config.train.accumulation);
         }
         Ok(())
@@ -219,7 +227,7 @@ impl Trainer {
 }
 
 /// One iteration, section 1 of the method: adds `dL/d adapter` to the gradients. Of a share of a batch, it is the share's part
-/// of the batch's losses and gradients. `adversary`: the discriminator and the original model's latents of these prompts. `each` is
+/// of the batch's losses and gradients. `each` is
 /// called after every denoising step and between the parts; its error ends the iteration.
 ///
 /// # Errors
@@ -229,7 +237,7 @@ pub fn iterate(
     adapter: &Trainable,
     share: &Share,
     draws: Draws,
-    adversary: Option<(&mut Discriminator, Tensor)>,
+    at_latents: AtLatents,
     gradients: &mut Gradients,
     mut each: impl FnMut() -> Result<()>,
 ) -> Result<Outcome> {
@@ -266,18 +274,13 @@ pub fn iterate(
     drop(at_images);
     decode += clock.lap("fidelity");
 
-    let verdict = match adversary {
-        Some((discriminator, real)) => {
-            let real = real.to_device(cotangent.device()).to_kind(cotangent.kind());
-            Some(discriminator.judge_some(&walked.latents, &real, batch)?)
-        }
-        None => None,
-    };
     let mut pulls = Pulls { caption: mean_norm(&cotangent, batch), adversarial: None };
-    if let (Some(verdict), Some(config)) = (&verdict, &session.config.fidelity) {
-        let adversarial = &verdict.cotangent * config.weight;
-        pulls.adversarial = Some(mean_norm(&adversarial, batch));
-        cotangent += adversarial;
+    for (weight, reward) in at_latents {
+        let Gradient { loss, cotangent: pull, .. } = reward.gradient(&walked.latents, share)?;
+        let pull = pull * weight;
+        rewarded.loss += weight * loss;
+        pulls.adversarial = Some(pulls.adversarial.unwrap_or(0.0) + mean_norm(&pull, batch));
+        cotangent += pull;
     }
     finite::check_value(Part::Discriminator, pulls.adversarial.unwrap_or(0.0))?;
     finite::check_value(Part::Gradients, pulls.caption)?;
@@ -321,7 +324,6 @@ pub fn iterate(
         caption_loss: -captioned,
         smoothed_loss: smoothed,
         rewarded,
-        verdict,
         pulls,
         attention_losses: AttentionLosses {
             token: of_steps(Concentration::TOKEN),
@@ -358,7 +360,8 @@ pub struct Draws<'a> {
     pub crops: Vec<Crop>,
 }
 
-/// How strongly each loss, weighted, pulls at x_0: the norm of a sample's cotangent there, in the mean. `caption`: of all losses on images.
+/// How strongly each loss, weighted, pulls at x_0: the norm of a sample's cotangent there, in the mean. `caption`: of all losses on
+/// images; `adversarial`: of those on latents.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Pulls {
     pub caption: f64,
@@ -370,7 +373,7 @@ pub struct Pulls {
 pub struct Rewarded {
     /// In the order of [`Session::rewards`], not weighted.
     pub rewards: Vec<f64>,
-    /// Of all of them, weighted.
+    /// Of all of them and of the rewards of latents, weighted.
     pub loss: f64,
 }
 
@@ -393,7 +396,6 @@ pub struct Outcome {
     /// The caption loss with smoothed labels, which the gradients are of.
     pub smoothed_loss: f64,
     pub rewarded: Rewarded,
-    pub verdict: Option<Verdict>,
     pub pulls: Pulls,
     pub attention_losses: AttentionLosses,
     /// Squared distance to the original model, not weighted.
@@ -407,9 +409,7 @@ impl Outcome {
     pub fn loss(&self, config: &Config) -> f64 {
         let AttentionLosses { token, pixel } = self.attention_losses;
         let attention = config.attention.as_ref().map_or(0.0, |a| a.token_weight * token + a.pixel_weight * pixel);
-        let weight = config.fidelity.as_ref().map_or(0.0, |fidelity| fidelity.weight);
-        let adversarial = self.verdict.as_ref().map_or(0.0, |verdict| weight * verdict.adversarial);
         let anchor = config.anchor.as_ref().map_or(0.0, |anchor| anchor.weight * self.anchor_loss);
-        config.captioner.weight * self.smoothed_loss + self.rewarded.loss + attention + adversarial + anchor
+        config.captioner.weight * self.smoothed_loss + self.rewarded.loss + attention + anchor
     }
 }

@@ -290,7 +290,7 @@ fn trains_like_any_other() {
             };
             let mut gradients = Gradients::zeros(&adapter);
             let share = Share::whole(&PROMPTS);
-            let outcome = iterate(&mut session, &adapter, &share, drawn, None, &mut gradients, || Ok(())).unwrap();
+            let outcome = iterate(&mut session, &adapter, &share, drawn, vec![], &mut gradients, || Ok(())).unwrap();
 
             let network = session.branched(&adapter.lora).unwrap();
             let loss = one_graph(&session, network.as_ref(), &x, &tracked, chained);

@@ -5,6 +5,7 @@ use comat::{
     attention::{Attention, Counts},
     batch::Share,
     loss::attention::{self, Target},
+    reward::{AtLatents, Gradient, LatentReward},
     session::Session,
     train::{Draws, iterate},
 };
@@ -59,6 +60,8 @@ struct Given {
     tracked: BTreeSet<usize>,
     attention: BTreeSet<usize>,
     anchor: BTreeSet<usize>,
+    /// Of the reward of latents; 0: there is none.
+    cubes: f64,
 }
 
 impl Given {
@@ -74,6 +77,7 @@ impl Given {
             tracked: BTreeSet::from([1, 3, 5]),
             attention: BTreeSet::from([3, 5]),
             anchor: session.config.anchor.iter().flat_map(|_| [1, 5]).collect(),
+            cubes: 0.0,
         }
     }
 
@@ -139,6 +143,9 @@ fn one_graph(
         };
         x = step.apply(&x, &e, Some(&given.z.get(i as i64)));
     }
+    if given.cubes != 0.0 {
+        losses -= x.pow_tensor_scalar(3).mean(Kind::Double) * given.cubes;
+    }
     let images = session.pipeline.vae.with(|vae| Ok(vae.decode(&x)?)).unwrap() / 2.0 + 0.5;
     for reward in &session.config.rewards {
         losses -= cosines(&reward.path, &images).mean(Kind::Double) * reward.weight;
@@ -174,6 +181,18 @@ fn mask(top: i64, height: i64, left: i64, width: i64) -> Tensor {
     let mask = Tensor::zeros([32, 48], (Kind::Bool, device()));
     let _ = mask.narrow(0, top, height).narrow(1, left, width.min(48 - left)).fill_(1.0);
     mask
+}
+
+/// A reward of latents: the mean of their cubes.
+struct Cubes;
+
+impl LatentReward for Cubes {
+    fn gradient(&mut self, latents: &Tensor, share: &Share) -> anyhow::Result<Gradient> {
+        let of_batch = share.prompts().len() as f64 / share.batch.len() as f64;
+        let reward = latents.pow_tensor_scalar(3).mean(Kind::Double).double_value(&[]) * of_batch;
+        let numbers = latents.numel() as f64;
+        Ok(Gradient { reward, loss: -reward, cotangent: latents.square() * (-3.0 * of_batch / numbers) })
+    }
 }
 
 /// Every first noun of a prompt is above, the others are below.
@@ -225,11 +244,11 @@ fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
 
 /// Gradients by both ways, as one vector each.
 fn both_ways(settings: &[&str]) -> (Tensor, Tensor) {
-    both_ways_along(settings, |_| ())
+    both_ways_along(settings, 0.0, |_| ())
 }
 
-/// The same, on a path from noise to image that is altered.
-fn both_ways_along(settings: &[&str], alter: impl FnOnce(&mut Sampler)) -> (Tensor, Tensor) {
+/// The same, on a path from noise to image that is altered, and with a reward of latents of this weight.
+fn both_ways_along(settings: &[&str], cubes: f64, alter: impl FnOnce(&mut Sampler)) -> (Tensor, Tensor) {
     let mut session = Session::open(config(settings)).unwrap();
     alter(&mut session.sampler);
     if let Some(attention) = &mut session.attention {
@@ -237,7 +256,7 @@ fn both_ways_along(settings: &[&str], alter: impl FnOnce(&mut Sampler)) -> (Tens
         *attention = Attention::new(attention.config.clone(), segmenter);
         attention.take_explicit(&entities()).unwrap();
     }
-    let given = Given::new(&session);
+    let given = Given { cubes, ..Given::new(&session) };
     let mut adapter = adapter::start(&session).unwrap().trainable(Kind::Double, device());
     // `up` starts at zero, which would hide `down`
     let mut draws = Generator::seeded(7).unwrap();
@@ -245,9 +264,13 @@ fn both_ways_along(settings: &[&str], alter: impl FnOnce(&mut Sampler)) -> (Tens
     let _ = adapter.flat.g_add_(&noise);
 
     let mut gradients = Gradients::zeros(&adapter);
+    let (mut reward, share) = (Cubes, Share::whole(&PROMPTS));
+    let mut at_latents: AtLatents = vec![];
+    if cubes != 0.0 {
+        at_latents.push((cubes, &mut reward));
+    }
     let outcome =
-        iterate(&mut session, &adapter, &Share::whole(&PROMPTS), given.draws(), None, &mut gradients, || Ok(()))
-            .unwrap();
+        iterate(&mut session, &adapter, &share, given.draws(), at_latents, &mut gradients, || Ok(())).unwrap();
 
     let weights = session.pipeline.weights.with_adapter(&adapter.lora).unwrap();
     let unet = session.pipeline.network(&weights).unwrap();
@@ -280,7 +303,11 @@ fn both_ways_along(settings: &[&str], alter: impl FnOnce(&mut Sampler)) -> (Tens
 }
 
 fn exact(settings: &[&str]) {
-    let (replayed, expected) = both_ways(settings);
+    exact_with(settings, 0.0);
+}
+
+fn exact_with(settings: &[&str], cubes: f64) {
+    let (replayed, expected) = both_ways_along(settings, cubes, |_| ());
     let error = relative_error(&replayed, &expected);
     println!("{settings:?}: relative error {error:.1e}");
     assert!(error <= 1e-9, "{settings:?}: {error:e}");
@@ -294,6 +321,13 @@ fn detached() {
 #[test]
 fn chained() {
     exact(&["replay.mode=chained"]);
+}
+
+/// A reward of latents joins behind the decoder.
+#[test]
+fn with_a_reward_of_latents() {
+    exact_with(&["replay.mode=detached", "captioner.weight=0.5"], 0.3);
+    exact_with(&["replay.mode=chained", "captioner.weight=0"], 2.0);
 }
 
 #[test]
@@ -419,7 +453,7 @@ fn with_rectified_flow() {
     };
     let (ddim, _) = both_ways(&["sampling.sampler=ddim"]);
     for mode in ["replay.mode=detached", "replay.mode=chained"] {
-        let (replayed, expected) = both_ways_along(&[mode, "sampling.sampler=ddim", &clips(&[20.0])], flow);
+        let (replayed, expected) = both_ways_along(&[mode, "sampling.sampler=ddim", &clips(&[20.0])], 0.0, flow);
         let error = relative_error(&replayed, &expected);
         assert!(error <= 1e-9, "{mode}: {error:e}");
         assert!(relative_error(&replayed, &ddim) > 1e-3, "it is another path");
@@ -465,7 +499,7 @@ fn step_by_step() {
         let _ = adapter.flat.g_add_(&noise);
         let mut gradients = Gradients::zeros(&adapter).step_by_step();
         let share = Share::whole(&PROMPTS);
-        iterate(&mut session, &adapter, &share, given.draws(), None, &mut gradients, || Ok(())).unwrap();
+        iterate(&mut session, &adapter, &share, given.draws(), vec![], &mut gradients, || Ok(())).unwrap();
         gradients
     };
     for settings in [&["replay.mode=detached"][..], &["replay.mode=chained", "replay.micro_batch=2"]] {

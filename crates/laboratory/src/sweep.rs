@@ -15,7 +15,6 @@ pub use table::{Best, Chosen, Row, Side, Sweep};
 
 use anyhow::{Result, bail};
 use cells::Cell;
-use comat::latents;
 use diffusion::pipeline::Pipeline;
 use indicatif::ProgressBar;
 use models::write_text;

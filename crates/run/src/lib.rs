@@ -135,7 +135,10 @@ impl Run {
         let journal =
             if leads { Journal::open(&folder, config.logging.words()?.as_deref())? } else { Journal::nowhere() };
         if leads && resumes {
-            models::remove_partial(&folder)?; // of a run that was killed while it wrote
+            // of a run that was killed while it wrote or removed something
+            models::remove_partial(&folder)?;
+            let current = trainer.resumed.as_deref().unwrap_or(&folder);
+            checkpoint::tidy(&folder.join("checkpoints"), config.checkpoints.keep, current)?;
         }
         Ok(Self {
             journal,

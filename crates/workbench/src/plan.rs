@@ -4,7 +4,7 @@ pub mod memory;
 pub mod micro_batch;
 
 use anyhow::Result;
-use comat::{adapter, checkpoint, latents, mixed::Mixed, session::Session, train};
+use comat::{adapter, checkpoint, mixed::Mixed, session::Session, train};
 use config::{Config, Dtype, Form, Segmenter, Where};
 use diffusion::prompts::{self, Prompt};
 

@@ -105,7 +105,7 @@ pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Int
             let mut gradients = Gradients::zeros(&adapter).step_by_step();
             let share = Share::whole(&[prompt]);
             let outcome =
-                iterate(&mut session, &adapter, &share, draws, None, &mut gradients, || Ok(interrupt.check()?))?;
+                iterate(&mut session, &adapter, &share, draws, vec![], &mut gradients, || Ok(interrupt.check()?))?;
             if gradients.flat.isfinite().all().int64_value(&[]) == 0 {
                 bail!("the gradient of `{prompt}` is not finite");
             }

@@ -102,7 +102,8 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
             crops,
         };
         let mut gradients = Gradients::zeros(&adapter);
-        let outcome = iterate(&mut session, &adapter, &Share::whole(&prompts), draws, None, &mut gradients, || Ok(()))?;
+        let outcome =
+            iterate(&mut session, &adapter, &Share::whole(&prompts), draws, vec![], &mut gradients, || Ok(()))?;
         last = Some((outcome, gradients));
         seconds.push(began.elapsed().as_secs_f64());
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     attention::Counts,
+    discriminator::Verdict,
     finite::{NotFinite, Part},
     session::Session,
     train::{AttentionLosses, Outcome, Phases, Pulls},
@@ -66,7 +67,7 @@ impl StepReport {
     }
 
     /// Adds one of `parts` trajectories.
-    pub fn add(&mut self, outcome: &Outcome, parts: usize) {
+    pub fn add(&mut self, outcome: &Outcome, verdict: Option<Verdict>, parts: usize) {
         self.caption_loss += outcome.caption_loss / parts as f64;
         if let Some(loss) = &mut self.smoothed_loss {
             *loss += outcome.smoothed_loss / parts as f64;
@@ -82,7 +83,7 @@ impl StepReport {
         if let Some(loss) = &mut self.anchor_loss {
             *loss += outcome.anchor_loss / parts as f64;
         }
-        if let (Some(report), Some(verdict)) = (&mut self.fidelity, &outcome.verdict) {
+        if let (Some(report), Some(verdict)) = (&mut self.fidelity, verdict) {
             report.adversarial += verdict.adversarial / parts as f64;
             report.discriminator += verdict.loss / parts as f64;
             report.accuracy += verdict.accuracy / parts as f64;

@@ -3,9 +3,9 @@
 use super::{Fidelity, Observer, Trainer};
 use crate::{
     adapter,
+    batch::Order,
     checkpoint::{self, Parts, State},
     discriminator::Discriminator,
-    latents,
     mixed::Mixed,
     session::Session,
 };
@@ -186,8 +186,14 @@ fn fidelity(
     if let Some(path) = checkpoint {
         checkpoint::load_discriminator(path, &mut discriminator)?;
     }
-    let real = latents::complete(&config, &mut session.pipeline, prompts, bar, interrupt, group)?;
+    let real = latents::complete(&config, &mut session.pipeline, &reached(&config, prompts)?, bar, interrupt, group)?;
     Ok(Some(Fidelity { discriminator, real }))
+}
+
+/// The prompts that a run's steps come to.
+pub fn reached<'a>(config: &Config, prompts: &'a [Prompt]) -> Result<Vec<&'a str>> {
+    let reached = Order::reached(config.seed, prompts.len(), config.train.samples())?;
+    Ok(reached.into_iter().map(|i| prompts[i].text.as_str()).collect())
 }
 
 /// Whether something that happens every so many steps (0: never) happens after this one.

@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use comat::{
     adapter,
     batch::Share,
-    discriminator::Discriminator,
+    discriminator::{Adversary, Discriminator},
     loss::caption::CaptionLoss,
+    reward::LatentReward,
     session::Session,
     train::{Draws, Phases, iterate},
 };
@@ -238,9 +239,10 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases
         }
         None => None,
     };
-    let adversary = discriminator.as_mut().map(|d| (d, real));
+    let mut adversary = discriminator.as_mut().map(|discriminator| Adversary { discriminator, real, verdict: None });
+    let at_latents = adversary.iter_mut().map(|reward| (1.0, reward as &mut dyn LatentReward)).collect();
     let mut gradients = Gradients::zeros(&adapter);
-    Ok(iterate(session, &adapter, &Share::whole(prompts), draws, adversary, &mut gradients, || Ok(()))?.phases)
+    Ok(iterate(session, &adapter, &Share::whole(prompts), draws, at_latents, &mut gradients, || Ok(()))?.phases)
 }
 
 impl Forecast {

@@ -4,15 +4,16 @@
 //! A folder holds `latents.json` and shards `NNNNN.safetensors` with a tensor `latents` `[n, C, h, w]` in float16. A shard is
 //! in the index when it is whole, so a sampling that was stopped goes on behind the last one.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 mod origin;
 mod pace;
 
 pub use origin::{Origin, fingerprint};
 
-use crate::batch::Order;
 use anyhow::{Context, Result, bail};
 use config::Config;
-use diffusion::{denoiser::Denoiser, pipeline::Pipeline, prompts::Prompt, trajectory};
+use diffusion::{denoiser::Denoiser, pipeline::Pipeline, trajectory};
 use indicatif::ProgressBar;
 use models::write_text;
 use models::{Error, schedule::Sampler, tensors};
@@ -268,18 +269,18 @@ fn folder(config: &Config) -> PathBuf {
     named.unwrap_or_else(|| config.output.join("latents"))
 }
 
-/// Opens the latents that a run needs, and makes those that are missing: of the prompts that its steps will come to. A longer run
-/// adds to those of a shorter one.
+/// Opens the latents that a run needs, those of `prompts`, and makes the missing ones. A longer run adds to those of a shorter one.
+///
+/// # Errors
+/// As of [`Store::open`]; a disk that has no room; what sampling fails of.
 pub fn complete(
     config: &Config,
     pipeline: &mut Pipeline,
-    prompts: &[Prompt],
+    prompts: &[&str],
     bar: &ProgressBar,
     interrupt: &Interrupt,
     group: &ProcessGroup,
 ) -> Result<Store> {
-    let reached = Order::reached(config.seed, prompts.len(), config.train.samples())?;
-    let prompts: Vec<&str> = reached.into_iter().map(|i| prompts[i].text.as_str()).collect();
     let mut store = Store::of_first(&folder(config), Origin::of(config, pipeline)?, group)?;
     let missing = store.missing(prompts.iter().copied()).len();
     if missing > 0 {
@@ -287,7 +288,7 @@ pub fn complete(
         let sampling = &config.sampling;
         let sampler = pipeline.noise_path.sampler(sampling.sampler, sampling.steps, sampling.eta)?;
         let pace = Pace::of(config, pipeline.device, group);
-        store.make(pipeline, &sampler, &prompts, pace, bar, interrupt, group)?;
+        store.make(pipeline, &sampler, prompts, pace, bar, interrupt, group)?;
     }
     Ok(store)
 }
