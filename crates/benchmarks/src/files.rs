@@ -9,9 +9,18 @@ use std::{
     path::Path,
 };
 
-/// A whole file as UTF-8, without a byte order mark.
+/// A whole file as UTF-8, without a byte order mark; it may be UTF-16 with one, as PowerShell writes.
 pub fn read(path: &Path) -> Result<String> {
     let mut bytes = fs::read(path).map_err(io_error(path))?;
+    let unit: Option<fn([u8; 2]) -> u16> = match bytes.as_slice() {
+        [0xff, 0xfe, ..] => Some(u16::from_le_bytes),
+        [0xfe, 0xff, ..] => Some(u16::from_be_bytes),
+        _ => None,
+    };
+    if let Some(unit) = unit {
+        let units: Vec<u16> = bytes.as_chunks().0.iter().skip(1).map(|pair| unit(*pair)).collect();
+        return String::from_utf16(&units).map_err(|_| anyhow!("{}: not valid UTF-16", path.display()));
+    }
     if bytes.starts_with("\u{feff}".as_bytes()) {
         bytes.drain(..3);
     }
@@ -98,5 +107,11 @@ mod tests {
         assert!(read(&folder.path().join("none")).unwrap_err().to_string().contains("no such file"));
         fs::write(folder.path().join("b.jsonl"), "\u{feff}1\n\n2\n").unwrap();
         assert_eq!(read_json::<u8>(&folder.path().join("b.jsonl")).unwrap(), [(1, 1), (3, 2)]);
+        for unit in [u16::to_le_bytes, u16::to_be_bytes] {
+            let bytes: Vec<u8> = "\u{feff}1\r\n\r\n2\r\n".encode_utf16().flat_map(unit).collect();
+            fs::write(folder.path().join("b.jsonl"), bytes).unwrap();
+            assert_eq!(read_json::<u8>(&folder.path().join("b.jsonl")).unwrap(), [(1, 1), (3, 2)]);
+        }
+        assert!(error("a.json", b"\xff\xfe\x00\xd8").contains("a.json: not valid UTF-16"));
     }
 }

@@ -7,10 +7,14 @@ use fast_image_resize::{
     images::{Image as Buffer, ImageRef},
 };
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use models::text;
 use std::io::Cursor;
 
 /// Upright, in RGB, over white where it is transparent. The bytes tell the format, whatever the file is called.
 pub fn decode(bytes: &[u8]) -> Result<Image> {
+    if let Some(what) = text::mistaken_for_image(bytes) {
+        bail!("{what}");
+    }
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     if reader.format() == Some(ImageFormat::Jpeg) && lacks_end(bytes) {
         bail!("the JPEG is cut off; is the copy complete?");
@@ -111,6 +115,18 @@ mod tests {
     }
 
     /// A size that no memory holds is refused before it is asked for.
+    #[test]
+    fn what_is_no_image_is_named() {
+        let error = |bytes: &[u8]| decode(bytes).unwrap_err().to_string();
+        assert!(error(b"version https://git-lfs.github.com/spec/v1\noid").contains("a Git LFS pointer"));
+        assert!(error(b"<!DOCTYPE html><title>403").contains("a web page"));
+        assert!(error(b"<?xml version='1.0'?><svg width='8'/>").contains("an SVG drawing"));
+        assert!(error(b"not found").contains("a text, not an image"));
+        assert!(error(b"").contains("empty"));
+        let thumbnail = png(GrayImage::new(1, 1));
+        assert!(decode(&thumbnail).is_ok());
+    }
+
     #[test]
     fn sizes_are_limited() {
         let mut bytes = png(GrayImage::new(1, 1));

@@ -13,7 +13,7 @@ use models::Error;
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufReader, BufWriter},
+    io::{BufRead, BufReader, BufWriter},
     path::Path,
 };
 use tch::{Device, Kind, Tensor};
@@ -97,7 +97,11 @@ impl Image {
     pub fn open_with_texts(path: &Path) -> Result<(Self, Texts)> {
         let file = fs::File::open(path).map_err(Error::io(path))?;
         let unreadable = |what: String| Error::file(path, what);
-        let mut reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(|e| unreadable(e.to_string()))?;
+        let mut file = BufReader::new(file);
+        if let Some(what) = models::text::mistaken_for_image(file.fill_buf().map_err(Error::io(path))?) {
+            return Err(unreadable(what.into()).into());
+        }
+        let mut reader = png::Decoder::new(file).read_info().map_err(|e| unreadable(e.to_string()))?;
         const MOST: usize = 1 << 29; // as of other programs' images
         let size = reader.output_buffer_size().filter(|size| *size <= MOST);
         let size = size.ok_or_else(|| unreadable("says that it is larger than 512 MiB; is it damaged?".into()))?;

@@ -52,6 +52,23 @@ pub fn for_text(start: &[u8], size: u64) -> Option<&'static str> {
     if is_pointer(&text) { Some(POINTER) } else { is_page(&text).then_some(PAGE) }
 }
 
+/// What a file is that should be an image and is none; `None`: it may be one.
+pub fn for_image(start: &[u8], size: u64) -> Option<&'static str> {
+    if size == 0 {
+        return Some("this file is empty: its download or copy was cut off; fetch it again");
+    }
+    let text = text_of(start)?;
+    if is_pointer(&text) {
+        Some(POINTER)
+    } else if text.contains("<svg") {
+        Some("this is an SVG drawing; save it as PNG, JPEG or WebP")
+    } else if is_page(&text) {
+        Some(PAGE)
+    } else {
+        Some("this is a text, not an image")
+    }
+}
+
 /// Whether it begins as a safetensors file does: a length that the file is long enough for, and the start of a JSON object.
 pub fn has_header(start: &[u8], size: u64) -> bool {
     let Some((length, rest)) = start.split_first_chunk::<8>() else { return false };

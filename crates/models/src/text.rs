@@ -28,6 +28,11 @@ pub fn mistaken(bytes: &[u8]) -> Option<&'static str> {
     mistaken::for_text(&bytes[..bytes.len().min(mistaken::LOOKED_AT)], bytes.len() as u64)
 }
 
+/// What bytes are that should be an image and are none, by how they begin.
+pub fn mistaken_for_image(bytes: &[u8]) -> Option<&'static str> {
+    mistaken::for_image(&bytes[..bytes.len().min(mistaken::LOOKED_AT)], bytes.len() as u64)
+}
+
 /// As [`read`], of bytes; the error is the number of the first line that is not valid.
 pub fn decode(bytes: &[u8]) -> std::result::Result<Cow<'_, str>, usize> {
     let sixteen = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
