@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: speed and memory of the release build. One function per benchmark, listed in `BENCHMARKS`.
 
+mod kept;
 mod loaded;
 mod measure;
 mod ranks;
@@ -10,6 +11,7 @@ use crate::fixtures;
 use crate::setup;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
+use kept::Ratios;
 use measure::{Measured, median, output};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,8 @@ struct Bench<'a> {
     comat: PathBuf,
     /// Runs of each side of a comparison.
     runs: u32,
+    /// What was found so far.
+    ratios: Ratios,
 }
 
 type Benchmark = fn(&Bench) -> Result<()>;
@@ -39,14 +43,28 @@ const MODEL: &str = "weights/world/sd";
 const CAPTIONER: &str = "weights/world/blip";
 const PROMPTS: &str = "configs/world/train.jsonl";
 
-/// Builds the release binary and runs the benchmarks named, or all.
-pub fn run(workspace: &Workspace, names: &[String], runs: u32) -> Result<ExitCode> {
+/// Builds the release binary and runs the benchmarks named, or all. `keep` writes their ratios into [`kept::FILE`]; `check` fails
+/// where one is worse than it is there.
+pub fn run(workspace: &Workspace, names: &[String], runs: u32, keep: bool, check: bool) -> Result<ExitCode> {
     let chosen = choose(names)?;
     setup::ensure(workspace, false)?;
-    let bench = Bench { workspace, comat: workspace.build("release", &[])?, runs };
+    let bench = Bench { workspace, comat: workspace.build("release", &[])?, runs, ratios: Ratios::default() };
     for (name, benchmark) in chosen {
         println!("{name}");
         benchmark(&bench).with_context(|| format!("benchmark {name}"))?;
+    }
+    let path = workspace.root().join(kept::FILE);
+    if check {
+        let (lines, worse) = bench.ratios.compare(&path)?;
+        lines.iter().for_each(|line| println!("{line}"));
+        if worse > 0 {
+            println!("{worse} of {} ratios are worse than in {}", lines.len(), kept::FILE);
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    if keep {
+        bench.ratios.keep(&path)?;
+        println!("kept in {}", kept::FILE);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -119,8 +137,11 @@ fn iteration(bench: &Bench) -> Result<()> {
                 }
             }
         }
-        let pairs = seconds[0].iter().zip(&seconds[1]);
-        let ratio = median(pairs.map(|(ours, theirs)| ours / theirs).collect());
+        let over = |of: &[Vec<f64>; 2]| of[0].iter().zip(&of[1]).map(|(ours, theirs)| ours / theirs).collect();
+        let (times, memories): (Vec<f64>, Vec<f64>) = (over(&seconds), over(&mib));
+        bench.ratios.add(&format!("iteration {mode}, seconds over PyTorch's"), &times);
+        bench.ratios.add(&format!("iteration {mode}, memory over PyTorch's"), &memories);
+        let ratio = median(times);
         let [ours, theirs] = seconds.map(median);
         let [our_mib, their_mib] = mib.map(median);
         let phases = phases.map(median);

@@ -111,6 +111,12 @@ struct BenchArgs {
     /// How often each side of a comparison is run; the medians are reported
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
+    /// Compare the ratios with those in docs/benchmarks.json: name what is worse, exit with 1 if something is
+    #[arg(long)]
+    check: bool,
+    /// Write the ratios into docs/benchmarks.json
+    #[arg(long)]
+    keep: bool,
 }
 
 /// Write the parity fixtures anew with diffusers and transformers
@@ -161,7 +167,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Docs => docs::run(&workspace),
         Verb::Demo(args) => demo::run(&workspace, &args.args),
         Verb::Wheel(args) => wheel::run(&workspace, &args),
-        Verb::Bench(args) => bench::run(&workspace, &args.names, args.runs),
+        Verb::Bench(args) => bench::run(&workspace, &args.names, args.runs, args.keep, args.check),
         Verb::Fixtures(args) => fixtures::run(&workspace, &args.args),
         Verb::Kill(args) => kill::run(&workspace, args.times, args.seed, args.comat.as_deref()),
     }

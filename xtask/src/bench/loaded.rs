@@ -34,6 +34,11 @@ pub fn loaded(bench: &Bench) -> Result<()> {
             }
         }
     }
+    for busy in [1, 2] {
+        let [as_set, ..] = &seconds;
+        let times: Vec<f64> = as_set[busy].iter().zip(&as_set[0]).map(|(busy, idle)| busy / idle).collect();
+        bench.ratios.add(&format!("drawing beside {busy} busy, over idle"), &times);
+    }
     for ((name, _), of) in WAYS.iter().zip(seconds) {
         let [none, one, two] = of.map(median);
         println!("  {name:20}{none:8.1}{one:8.1}{two:8.1}");

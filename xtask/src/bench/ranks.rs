@@ -45,6 +45,8 @@ pub fn ranks(bench: &Bench) -> Result<()> {
             seconds[0], seconds[1], seconds[2]
         );
     }
+    let times: Vec<f64> = two.iter().zip(&alone).map(|(two, alone)| two.whole / alone.whole).collect();
+    bench.ratios.add("two ranks, a step over that of one process", &times);
     let messages: Vec<f64> = two.iter().map(|step| 100.0 * step.message / step.whole).collect();
     let waiting: Vec<f64> = two.iter().map(|step| 100.0 * step.waiting / step.whole).collect();
     let (alone, apart, two) = (least(alone)?, least(apart)?, least(two)?);

@@ -26,6 +26,7 @@ pub fn tracked(bench: &Bench) -> Result<()> {
         let mut python = bench.pytorch(&noise, STEPS, tracked, "chained", 1)?;
         theirs.push(number_after(&output(&mut python)?, "peak resident set")?);
         let ratio = ours[ours.len() - 1] / theirs[theirs.len() - 1];
+        bench.ratios.add(&format!("{tracked} tracked steps, memory over PyTorch's"), &[ratio]);
         println!(
             "  K {tracked:2}  comat {:6.0}  PyTorch {:6.0}  ratio {ratio:.2}",
             ours[ours.len() - 1],
