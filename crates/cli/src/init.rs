@@ -153,6 +153,14 @@ pub fn run(args: Init, console: &Console) -> Result<()> {
     if !args.prompts.exists() {
         say!("Prompts:  comat prompts{}{}", missing("--out", &args.prompts), missing("--held-out", &args.held_out));
     }
+    if args.prompts.exists() && !args.held_out.exists() {
+        let held_out = args.held_out.display();
+        say!(
+            "Held-out: {held_out} is not there; write some prompts into it that are not trained on, one a line, or leave \
+             prompts.validation out of {}",
+            out.display()
+        );
+    }
     say!("Look:     comat train --config {file} --dry-run\nTrain:    comat train --config {file}");
     Ok(())
 }

@@ -84,7 +84,7 @@ pub fn run(args: &Prompts) -> Result<()> {
         }
     }
     if let [out, held_out] = files[..]
-        && place(out) == place(held_out)
+        && models::place(out) == models::place(held_out)
     {
         bail!("--held-out {}: it is the file of --out; choose another", held_out.display());
     }
@@ -111,13 +111,6 @@ pub fn run(args: &Prompts) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// One name for all the names of a file that may not be there yet.
-fn place(file: &Path) -> PathBuf {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    folder.join(file.file_name().unwrap_or_default())
 }
 
 /// Prompts to train on and held-out ones, as they are found.

@@ -67,20 +67,20 @@ pub fn config(file: &Path, settings: &[String]) -> Result<Config> {
     prompts.train = shipped(&prompts.train);
     prompts.validation = prompts.validation.as_deref().map(shipped);
     // the files that presets name are made by `comat prompts`
+    let held_out = "prompts/held_out.jsonl";
     let is_missing = |file: &Path, name: &str| file == Path::new(name) && !file.exists();
     if is_missing(&prompts.train, "prompts/train.jsonl") {
+        let option = if Path::new(held_out).exists() { String::new() } else { format!(" --held-out {held_out}") };
         bail!(
-            "{}: no such file or folder; `comat prompts --out {} --held-out {}` makes prompts to train on, or write your own",
-            prompts.train.display(),
-            prompts.train.display(),
-            prompts.train.with_file_name("held_out.jsonl").display()
+            "{train}: no such file or folder; `comat prompts --out {train}{option}` makes prompts to train on, or write your own",
+            train = prompts.train.display(),
         );
     }
-    let held_out = "prompts/held_out.jsonl";
     if config.validation.judge.is_none() && prompts.validation.as_deref().is_some_and(|file| is_missing(file, held_out))
     {
         tracing::warn!(
-            "{held_out} is not there, so there is no validation; prompts.validation names a file with held-out prompts"
+            "{held_out} is not there, so there is no validation; write some prompts into it that are not trained on, one a line, \
+             or name another file by prompts.validation"
         );
         prompts.validation = None;
     }

@@ -1,12 +1,14 @@
 //! Prompts written for another program: what has a meaning there and none here.
 
 use diffusion::prompts::foreign_option;
+use std::collections::HashSet;
 
 /// Warns of each kind once, with its first prompt.
 pub fn warn<'a>(prompts: impl Iterator<Item = &'a str>) {
     let mut first: [Option<(&str, &str)>; KINDS] = [None; KINDS];
     let mut counts = [0; KINDS];
-    for prompt in prompts {
+    let mut seen = HashSet::new();
+    for prompt in prompts.filter(|prompt| seen.insert(*prompt)) {
         let found = all(prompt);
         for (kind, found) in found.into_iter().enumerate() {
             if let Some(found) = found {
@@ -20,7 +22,7 @@ pub fn warn<'a>(prompts: impl Iterator<Item = &'a str>) {
         "no LoRA is loaded by a prompt; leave it out, and name the file by --lora (or lora.init in a configuration)",
         "it does not divide the prompt here, and is read as text; leave it out",
         "nothing is chosen here, and it is read as text; write a prompt for each choice",
-        "words do not change on the way here, and brackets and number are read as text; write the words alone",
+        "the prompt is the same in all steps here, and brackets and number are read as text; write the words alone",
         "no embedding is loaded here, and its name is read as text; leave it out",
         "options of another program are read as text here; leave them out, there are options and settings of comat",
     ];
@@ -77,9 +79,16 @@ fn extra_network(prompt: &str) -> Option<&str> {
 
 /// `BREAK`, and `AND` between two prompts
 fn divider(prompt: &str) -> Option<&str> {
-    let is_shouted = prompt.chars().all(|c| !c.is_lowercase());
-    let is_and = |word: &str| word == "AND" && !is_shouted;
-    prompt.split_whitespace().find(|word| word.trim_matches(',') == "BREAK" || is_and(word))
+    let words: Vec<&str> = prompt.split_whitespace().collect();
+    let is_loud = |word: Option<&&str>| {
+        word.is_some_and(|word| word.chars().any(char::is_alphabetic) && !word.chars().any(char::is_lowercase))
+    };
+    let is_divider = |i: usize| match words[i].trim_matches(',') {
+        "BREAK" => true,
+        "AND" => !is_loud(i.checked_sub(1).and_then(|before| words.get(before))) && !is_loud(words.get(i + 1)),
+        _ => false,
+    };
+    (0..words.len()).find(|i| is_divider(*i)).map(|i| words[i])
 }
 
 /// `[red:blue:0.5]`, `[red|blue]`
@@ -87,7 +96,9 @@ fn editing(prompt: &str) -> Option<&str> {
     prompt.match_indices('[').find_map(|(start, _)| {
         let end = start + prompt[start..].find(']')?;
         let inside = &prompt[start + 1..end];
-        let timed = inside.rsplit_once(':').is_some_and(|(_, when)| when.trim().parse::<f64>().is_ok());
+        let timed = inside.rsplit_once(':').is_some_and(|(words, when)| {
+            words.chars().any(char::is_alphabetic) && when.trim().parse::<f64>().is_ok() // `[12:30]` is a time
+        });
         (timed || inside.contains('|')).then(|| &prompt[start..=end])
     })
 }
@@ -130,6 +141,8 @@ mod tests {
         assert_eq!(divider("a dog AND a cat"), Some("AND"));
         assert_eq!(divider("a BREAKFAST, a break, and"), None);
         assert_eq!(divider("A DOG AND A CAT"), None);
+        assert_eq!(divider("a jar labelled SALT AND PEPPER"), None);
+        assert_eq!(editing("a departure at [12:30]"), None);
         assert_eq!(editing("a [red:blue:0.5] dog"), Some("[red:blue:0.5]"));
         assert_eq!(editing("a [red|blue] dog"), Some("[red|blue]"));
         assert_eq!(editing("a sign [sic]"), None);

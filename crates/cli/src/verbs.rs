@@ -53,7 +53,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     let bar = console.bar(watch::SPEAKS, "")?;
     let (mut trainer, mut run) = run::open(config, resume, bar, &console.interrupt, world)?;
     if trainer.group.leads() {
-        syntax::warn(trainer.prompts.iter().map(|prompt| prompt.text.as_str()));
+        syntax::warn(trainer.prompts.iter().map(|prompt| prompt.text.as_str()).chain(run.prompts()));
     }
     for change in &trainer.changed {
         say!("Changed since the checkpoint: {change}");

@@ -444,6 +444,17 @@ fn images_are_not_overwritten() {
     assert_eq!(folder.read(image), "mine");
     assert_eq!(folder.names("g"), ["00000-x-seed0.png", "grid.png"]);
     folder.generate(SD1, &["x"], &format!("{words} --overwrite")).ok();
+    // latents replace latents alone, however their file is named
+    folder.write("p.txt", "a red dog\n");
+    let place = folder.path("").display().to_string();
+    for file in ["p.txt".to_owned(), format!("{place}/p.txt")] {
+        let words = format!("--out g --steps 1 --overwrite --save-latents {file}");
+        folder.generate(SD1, &["x"], &words).error(&["p.txt", "holds no latents", "choose another"]);
+    }
+    let words = format!("--out fresh --steps 1 --save-latents {place}/fresh/00000-x-seed0.png");
+    folder.generate(SD1, &["x"], &words).error(&["that is fresh/00000-x-seed0.png"]);
+    assert_eq!(folder.read("p.txt"), "a red dog\n");
+    assert!(!folder.exists("fresh"));
     common::Image::open(&folder.path(image));
 }
 

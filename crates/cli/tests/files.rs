@@ -4,6 +4,7 @@ use crate::common;
 
 use crate::common::{Folder, fixture};
 use serde_json::Value;
+use std::process::{Command, Stdio};
 
 const PROMPT: &str = "a red dog and a blue cat";
 
@@ -39,6 +40,31 @@ fn what_files_do_not_say_can_be_said() {
     let text = folder.train("model.prediction_type=v_prediction model.clip_skip=2 --dry-run").ok().stdout;
     assert!(text.contains("prediction_type = \"v_prediction\"") && text.contains("clip_skip = 2"), "{text}");
     folder.train("model.prediction_type=flow --dry-run").error(&["flow"]);
+}
+
+/// A shell may have led the output to a file: what is in it stays, and so do the messages.
+#[test]
+fn output_goes_on_where_the_shell_has_led_it() {
+    let folder = Folder::new();
+    folder.write("prompts.txt", "a red dog\na blue cat\n");
+    let program = folder.command(&[]);
+    for (arrow, kept) in [(">>", "mine\n"), (">", "")] {
+        folder.write("f.txt", "mine\n");
+        let line = format!(
+            "{} init --model {} --prompts prompts.txt --held-out prompts.txt --out /dev/stdout --overwrite {arrow} f.txt",
+            program.get_program().display(),
+            fixture("pipeline_sd1").display()
+        );
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line]).current_dir(folder.path("")).stdin(Stdio::null());
+        shell.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let done = shell.output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let text = folder.read("f.txt");
+        assert!(text.starts_with(kept), "{text}");
+        let parts = ["[model]", "The configuration is /dev/stdout.", "Train:"].map(|part| text.find(part));
+        assert!(parts.iter().all(Option::is_some) && parts.is_sorted(), "{text}");
+    }
 }
 
 #[test]

@@ -29,7 +29,9 @@ pub fn start(session: &Session) -> Result<Lora> {
     let names: Vec<String> = config.init.iter().map(|scaled| scaled.adapter.display().to_string()).collect();
     let names = names.join(", ");
     let Some(lora) = Lora::joined(&all) else { bail!("{names}: they adapt different layers") };
-    if let Some((layer, pair)) = lora.pairs().find(|(_, pair)| pair.rank() > config.rank) {
+    if let Some((layer, pair)) =
+        lora.pairs().max_by_key(|(_, pair)| pair.rank()).filter(|(_, pair)| pair.rank() > config.rank)
+    {
         let found = pair.rank();
         let together = if all.len() > 1 { " together" } else { "" };
         bail!(

@@ -4,7 +4,7 @@ use super::{Location, Prompts, SamplerKind, Sampling, above_zero};
 use anyhow::{Context, Result, bail};
 use diffusion::{judge, prompts, settings::paths};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use std::{borrow::Cow, path::PathBuf};
 use tch::{Device, Kind};
 
@@ -46,11 +46,26 @@ impl Default for Samples {
 }
 
 /// Prompts, or the file that has them.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(untagged, expecting = "expected a list of prompts, or the name of a file with prompts")]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum SamplePrompts {
     These(Vec<String>),
-    Of(#[serde(deserialize_with = "paths::one")] PathBuf),
+    Of(PathBuf),
+}
+
+impl<'de> Deserialize<'de> for SamplePrompts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a list of prompts, or the name of a file with prompts")]
+        enum Typed {
+            These(Vec<String>),
+            Of(PathBuf),
+        }
+        Ok(match Typed::deserialize(deserializer)? {
+            Typed::These(prompts) => Self::These(prompts),
+            Typed::Of(file) => Self::Of(paths::expanded(&file).map_err(D::Error::custom)?),
+        })
+    }
 }
 
 impl Default for SamplePrompts {

@@ -49,6 +49,9 @@ pub struct Request {
     pub save_latents: Option<PathBuf>,
 }
 
+/// The tensor in a file of latents.
+const SAVED: &str = "x_0";
+
 /// Which images have noise in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Seeds {
@@ -221,7 +224,7 @@ impl Kept {
             files.push(path);
         }
         if let Some(path) = &request.save_latents {
-            tensors::write(path, &tensors::Tensors::from([("x_0".into(), latents)]), HashMap::new())?;
+            tensors::write(path, &tensors::Tensors::from([(SAVED.into(), latents)]), HashMap::new())?;
         }
         Ok(files)
     }
@@ -348,11 +351,14 @@ fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
     let others = [request.grid.then_some(grid), request.metadata.then_some(metadata)].into_iter().flatten();
     let paths: Vec<PathBuf> = images.chain(others).collect();
     if let Some(latents) = &request.save_latents {
-        let place = latents.canonicalize().unwrap_or(latents.clone());
-        let inputs = request.loras.iter().map(|(file, _)| file).chain(&request.init_latents);
-        let is_it = |file: &&PathBuf| **file == place || file.canonicalize().is_ok_and(|file| file == place);
-        if let Some(taken) = paths.iter().chain(inputs).find(is_it) {
+        let place = models::place(latents);
+        if let Some(taken) = paths.iter().chain(&request.init_latents).find(|file| models::place(file) == place) {
             bail!("--save-latents {}: that is {}; choose another file", latents.display(), taken.display());
+        }
+        // a model, a LoRA, a prompt file: nothing of the user's is replaced by latents but latents
+        let is_latents = || tensors::read(latents).is_ok_and(|(all, _)| all.keys().eq([SAVED]));
+        if latents.is_file() && !is_latents() {
+            bail!("--save-latents {}: there is a file that holds no latents; choose another one", latents.display());
         }
     }
     let paths = paths.into_iter().chain(request.save_latents.clone());

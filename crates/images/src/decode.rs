@@ -121,6 +121,7 @@ mod tests {
         assert!(error(b"version https://git-lfs.github.com/spec/v1\noid").contains("a Git LFS pointer"));
         assert!(error(b"<!DOCTYPE html><title>403").contains("a web page"));
         assert!(error(b"<?xml version='1.0'?><svg width='8'/>").contains("an SVG drawing"));
+        assert!(error(b"<!DOCTYPE html><link rel=icon href='data:image/svg+xml,<svg>'>").contains("a web page"));
         assert!(error(b"not found").contains("a text, not an image"));
         assert!(error(b"").contains("empty"));
         let thumbnail = png(GrayImage::new(1, 1));

@@ -34,4 +34,4 @@ pub mod weights;
 mod whole;
 
 pub use error::{Error, Result};
-pub use whole::{digest, hex, remove_partial, sync, sync_folder, write_durable, write_text, write_whole};
+pub use whole::{digest, hex, place, remove_partial, sync, sync_folder, write_durable, write_text, write_whole};

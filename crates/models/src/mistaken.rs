@@ -60,7 +60,7 @@ pub fn for_image(start: &[u8], size: u64) -> Option<&'static str> {
     let text = text_of(start)?;
     if is_pointer(&text) {
         Some(POINTER)
-    } else if text.contains("<svg") {
+    } else if is_drawing(&text) {
         Some("this is an SVG drawing; save it as PNG, JPEG or WebP")
     } else if is_page(&text) {
         Some(PAGE)
@@ -98,8 +98,21 @@ fn is_pointer(text: &str) -> bool {
     ["version https://git-lfs", "version https://hawser"].iter().any(|first| text.starts_with(first))
 }
 
+fn is_drawing(text: &str) -> bool {
+    text.starts_with("<svg")
+        || (["<?xml", "<!doctype svg", "<!--"].iter().any(|first| text.starts_with(first))
+            && text.contains("<svg")
+            && !text.contains("<html"))
+}
+
 fn is_page(text: &str) -> bool {
-    ["<!doctype", "<html", "<head", "<body", "<?xml", "<script"].iter().any(|tag| text.starts_with(tag))
+    // `<headphones>` is a word of a prompt
+    let is_tag = |rest: &str| rest.starts_with(|c: char| c.is_whitespace() || c == '>');
+    let begins = ["html", "head", "body", "script"]
+        .iter()
+        .any(|tag| text.strip_prefix('<').and_then(|text| text.strip_prefix(tag)).is_some_and(is_tag));
+    begins
+        || ["<!doctype", "<?xml"].iter().any(|tag| text.starts_with(tag))
         || (text.starts_with("<!--") && text.contains("<html"))
 }
 
@@ -166,6 +179,8 @@ mod tests {
             "a red dog",
             "version 2 of a dog",
             "<3 a dog",
+            "<headphones> on a table",
+            "<body-style> car",
             "[model]\npath = \"a\"",
             "{\"a/b\": {\"caption\": \"c\"}}",
             "\u{feff}ü",

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use std::{
     ffi::OsString,
     fs::{self, File, Permissions},
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -46,14 +46,15 @@ fn is_partial(name: &str) -> bool {
 /// # Errors
 /// Those of `write`, which receives the other name; of a folder that cannot be written to.
 pub fn write_whole<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
-    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+    let place = led_to(path);
+    let is_special = ["/dev", "/proc"].iter().any(|top| place.starts_with(top));
+    if is_special || fs::metadata(&place).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
         let whole = tempfile::NamedTempFile::new().map_err(|e| E::from(Error::io(path)(e)))?.into_temp_path();
         write(&whole)?;
-        let copied = File::open(&whole)
-            .and_then(|mut from| io::copy(&mut from, &mut File::options().write(true).open(path)?).map(drop));
+        let copied = File::open(&whole).and_then(|mut from| io::copy(&mut from, &mut stream(&place)?).map(drop));
         return copied.map_err(|e| E::from(Error::io(path)(e)));
     }
-    let path = &led_to(path);
+    let path = &place;
     let folder = folder_of(path);
     let mut name = path.file_name().map(OsString::from).unwrap_or_default();
     name.push(".");
@@ -69,10 +70,29 @@ pub fn write_whole<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Res
     partial.persist(path).map_err(|e| E::from(Error::io(path)(e.error)))
 }
 
-/// Where symbolic links lead in the end, whether a file is there or not yet; any other path as it is.
+/// What is written to as it comes. The process's own output goes on where it is, also where a shell has led it to a file.
+fn stream(place: &Path) -> io::Result<Box<dyn Write>> {
+    Ok(match place.to_str() {
+        Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => Box::new(io::stdout()),
+        Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => Box::new(io::stderr()),
+        _ => Box::new(File::options().append(true).open(place)?),
+    })
+}
+
+/// One name for all the names of a file, which may not be there yet.
+pub fn place(file: &Path) -> PathBuf {
+    let file = led_to(file);
+    let folder = folder_of(&file);
+    folder.canonicalize().unwrap_or_else(|_| folder.to_owned()).join(file.file_name().unwrap_or_default())
+}
+
+/// Where symbolic links lead in the end, whether a file is there or not yet; any other path as it is, and so is a device.
 fn led_to(path: &Path) -> PathBuf {
     let mut place = path.to_owned();
     for _ in 0..40 {
+        if ["/dev", "/proc"].iter().any(|top| place.starts_with(top)) {
+            return place;
+        }
         match fs::read_link(&place) {
             Ok(next) => place = folder_of(&place).join(next),
             Err(_) => return place,

@@ -153,6 +153,11 @@ impl Run {
         })
     }
 
+    /// The prompts that it looks at: held-out ones, and those of the samples.
+    pub fn prompts(&self) -> impl Iterator<Item = &str> {
+        self.validation.prompts.iter().map(|prompt| prompt.text.as_str()).chain(self.samples.iter().map(String::as_str))
+    }
+
     /// The work of samples and validation goes on, unless somebody has asked to stop.
     fn tick_unless_stopped(&self) -> Result<()> {
         self.bar.tick();

@@ -2,7 +2,7 @@
 //! side by side can.
 
 use super::measure::median;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -70,6 +70,9 @@ impl Ratios {
     /// Holds them against the file: a line for each, and how many are worse.
     pub fn compare(&self, path: &Path) -> Result<(Vec<String>, usize)> {
         let kept = read(path)?;
+        if !self.0.borrow().keys().any(|name| kept.contains_key(name)) {
+            bail!("{}: there is nothing in it to compare with; --keep writes what is measured", path.display());
+        }
         let mut worse = 0;
         let line = |(name, now): (&String, &Ratio)| match kept.get(name) {
             None => format!("{name}: {:.3}; nothing to compare it with (--keep writes it)", now.median),
@@ -112,6 +115,7 @@ mod tests {
         before.add("steady", &[1.0, 0.9, 1.1]);
         before.add("noisy", &[1.0, 0.5, 2.0]);
         before.add("memory", &[0.2]);
+        assert!(before.compare(&path).unwrap_err().to_string().contains("nothing in it to compare with"));
         before.keep(&path).unwrap();
         let now = Ratios::default();
         now.add("steady", &[1.05, 1.2, 1.15]); // above the worst of before, and by more than a tenth

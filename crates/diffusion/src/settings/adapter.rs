@@ -50,8 +50,8 @@ impl Adapter {
     }
 }
 
-/// The LoRA of a folder: the file of that name, or the usual one. Of a training run's folder its result, or while there is none its
-/// newest checkpoint.
+/// The LoRA of a folder: the file of that name, or the usual one. Of a training run's folder its result, or its newest
+/// checkpoint where that is newer.
 fn in_folder(folder: &Path, name: Option<&str>) -> Result<PathBuf> {
     if let Some(name) = name {
         return Ok(folder.join(name));
@@ -78,14 +78,24 @@ fn of_run(folder: &Path) -> Option<PathBuf> {
         return None;
     }
     let finished = folder.join("adapter");
-    if finished.is_dir() {
-        return Some(finished);
-    }
     let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
     let checkpoints =
         fs::read_dir(folder.join("checkpoints")).into_iter().flatten().flatten().map(|entry| entry.path());
     let whole = checkpoints.filter(|path| path.join("adapter.safetensors").exists());
-    whole.filter_map(|path| Some((step(&path)?, path))).max().map(|(_, path)| path)
+    let newest = whole.filter_map(|path| Some((step(&path)?, path))).max().map(|(_, path)| path);
+    // a run that was finished and taken up again has newer ones; what has no LoRA yet is no result
+    let written = |file: PathBuf| fs::metadata(file).and_then(|file| file.modified()).ok();
+    let result = written(finished.join("pytorch_lora_weights.safetensors"));
+    match newest {
+        Some(newest) if result < written(newest.join("adapter.safetensors")) => Some(newest),
+        newest => {
+            if result.is_some() {
+                Some(finished)
+            } else {
+                newest
+            }
+        }
+    }
 }
 
 /// `OWNER/NAME`, `OWNER/NAME@REVISION`, and either with `:FILE`. A path that exists is no id.
@@ -192,6 +202,30 @@ impl From<Scaled> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, SystemTime};
+
+    #[test]
+    fn a_run_stands_for_what_it_wrote_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path();
+        let write = |name: &str, minute: u64| {
+            fs::create_dir_all(run.join(name).parent().unwrap()).unwrap();
+            let file = fs::File::create(run.join(name)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(60 * minute)).unwrap();
+        };
+        let found = || of_run(run).map(|path| path.strip_prefix(run).unwrap().display().to_string());
+        write("checkpoints/step-9/adapter.safetensors", 1);
+        assert_eq!(found(), None, "no run's folder");
+        write("events.jsonl", 1);
+        write("checkpoints/step-10/adapter.safetensors", 2);
+        assert_eq!(found().unwrap(), "checkpoints/step-10");
+        write("adapter/README.md", 3);
+        assert_eq!(found().unwrap(), "checkpoints/step-10", "an adapter folder without a LoRA");
+        write("adapter/pytorch_lora_weights.safetensors", 3);
+        assert_eq!(found().unwrap(), "adapter");
+        write("checkpoints/step-12/adapter.safetensors", 4); // taken up again
+        assert_eq!(found().unwrap(), "checkpoints/step-12");
+    }
 
     #[test]
     fn what_is_a_scale() {
