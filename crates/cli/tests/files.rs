@@ -51,9 +51,10 @@ fn output_goes_on_where_the_shell_has_led_it() {
     for (arrow, kept) in [(">>", "mine\n"), (">", "")] {
         folder.write("f.txt", "mine\n");
         let line = format!(
-            "{} init --model {} --prompts prompts.txt --held-out prompts.txt --out /dev/stdout --overwrite {arrow} f.txt",
+            "{} init --model {} --captioner {} --prompts prompts.txt --held-out prompts.txt --out /dev/stdout --overwrite {arrow} f.txt",
             program.get_program().display(),
-            fixture("pipeline_sd1").display()
+            fixture("pipeline_sd1").display(),
+            fixture("blip").display()
         );
         let mut shell = Command::new("sh");
         shell.args(["-c", &line]).current_dir(folder.path("")).stdin(Stdio::null());

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File, Permissions},
     io::{self, ErrorKind, Write},
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
 };
 
 const PARTIAL: &str = ".partial";
@@ -79,11 +79,16 @@ fn stream(place: &Path) -> io::Result<Box<dyn Write>> {
     })
 }
 
-/// One name for all the names of a file, which may not be there yet.
+/// One name for all the names of a file, which may not be there yet, nor its folders.
 pub fn place(file: &Path) -> PathBuf {
     let file = led_to(file);
-    let folder = folder_of(&file);
-    folder.canonicalize().unwrap_or_else(|_| folder.to_owned()).join(file.file_name().unwrap_or_default())
+    let file = path::absolute(&file).unwrap_or(file);
+    let there = file.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    match there {
+        Some((above, real)) if above != file => real.join(file.strip_prefix(above).unwrap_or(&file)),
+        Some((_, real)) => real,
+        None => file,
+    }
 }
 
 /// Where symbolic links lead in the end, whether a file is there or not yet; any other path as it is, and so is a device.
@@ -160,6 +165,21 @@ pub fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn a_file_has_one_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink(&real, real.join("link")).unwrap();
+        fs::write(real.join("there"), "").unwrap();
+        for name in ["there", "new", "no/folder/new"] {
+            for typed in [name.to_owned(), format!("./{name}"), format!("link/{name}"), format!("link/link/{name}")] {
+                assert_eq!(place(&real.join(&typed)), real.join(name), "{typed}");
+            }
+        }
+        let here = std::env::current_dir().unwrap().canonicalize().unwrap();
+        assert_eq!(place(Path::new("no/such")), here.join("no/such"));
+    }
 
     #[test]
     fn what_a_kill_left_is_removed() {
