@@ -220,17 +220,17 @@ pub struct Generate {
     #[arg(long, value_name = "FILE", value_parser = share::path)]
     pub prompts: Option<PathBuf>,
     /// Images of each prompt
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = up_to_a_million)]
     pub count: usize,
     /// Seed of a prompt's first image
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = seed, allow_negative_numbers = true)]
     pub seed: u64,
     /// Give every image noise of its own: its seed is made from --seed, the prompt and i. To compare means over many prompts
     #[arg(long)]
     pub own_seeds: bool,
     /// Draw N candidates of each image, and keep the one for which the captioner finds the prompt likeliest. The candidates of
     /// a prompt's image i (from 0) have the seeds that its images iN to iN + N - 1 would have
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, requires = "captioner", conflicts_with = "init_latents")]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = up_to_a_million, requires = "captioner", conflicts_with = "init_latents")]
     pub best_of: usize,
     /// With --best-of: a BLIP captioner, as a folder in transformers layout or an id of the hub
     #[arg(long, value_name = "DIR|ID", requires = "best_of", value_parser = share::model)]
@@ -283,7 +283,7 @@ pub struct Source {
     #[arg(long, value_name = "FILE|DIR|ID[:SCALE]")]
     pub lora: Vec<Scaled>,
     /// Strength of all LoRAs, times that of each
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, requires = "lora")]
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = strength, allow_negative_numbers = true, requires = "lora")]
     pub lora_scale: f64,
 }
 
@@ -454,6 +454,22 @@ impl Engine {
     pub fn precision(&self) -> Precision {
         Precision { networks: self.dtype.kind(), vae: self.vae_dtype.map(Dtype::kind) }
     }
+}
+
+fn up_to_a_million(text: &str) -> Result<usize, String> {
+    at_least_one(text).and_then(|n| if n <= 1_000_000 { Ok(n) } else { Err("must be at most 1000000".into()) })
+}
+
+/// -1 is a random seed to other programs.
+fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|e| match text.starts_with('-') {
+        true => "must be 0 or more; there is no random seed, the same seed gives the same image".into(),
+        false => format!("{e}"),
+    })
+}
+
+fn strength(text: &str) -> Result<f64, String> {
+    diffusion::settings::strength(text.parse().map_err(|e| format!("{e}"))?)
 }
 
 pub fn at_least_one(text: &str) -> Result<usize, String> {

@@ -45,6 +45,13 @@ fn start(count: usize, arguments: &[OsString], interrupt: &Interrupt) -> Result<
     if let Some(set) = ["RANK", "WORLD_SIZE"].into_iter().find(|name| env::var_os(name).is_some()) {
         bail!("{set} is set in the environment, so this is one of several processes already; leave {OPTION} out");
     }
+    // more than can work at the same time only wait for each other
+    const FEW: usize = 8;
+    let devices = tch::Cuda::device_count().max(0) as usize;
+    let most = available_parallelism().map_or(1, |cores| cores.get()).max(devices).max(FEW);
+    if count > most {
+        bail!("this machine has work for {most} processes at most");
+    }
     let store = Store::serve(0, Duration::from_secs(60))?;
     let mut ranks = Ranks(vec![]);
     for rank in 0..count {

@@ -431,6 +431,37 @@ fn damaged_checkpoints() {
     folder.train("--resume").error(&["step-1/state.json: missing field `step`"]);
 }
 
+/// A run that diverges in one step: nothing of it is kept or exported.
+#[test]
+fn weights_that_are_not_finite_are_not_saved() {
+    let folder = Folder::of_run();
+    folder.train("train.steps=1").ok();
+    let before = folder.bytes("out/checkpoints/step-1/adapter.safetensors");
+    folder.train("train.steps=2 optimizer.learning_rate=1e40 --resume").error(&[
+        "step 2: the LoRA's weights are not finite",
+        "not saved",
+        "optimizer.learning_rate",
+    ]);
+    assert_eq!(folder.names("out/checkpoints"), ["latest", "step-1"]);
+    assert_eq!(folder.bytes("out/checkpoints/step-1/adapter.safetensors"), before);
+}
+
+#[test]
+fn numbers_beyond_all_use_are_refused() {
+    let folder = Folder::of_run();
+    folder.train("lora.rank=100000 --dry-run").error(&["lora.rank", "4096"]);
+    for (words, part) in [
+        ("--count 20000000", "at most 1000000"),
+        ("--best-of 18446744073709551615 --captioner blip", "at most 1000000"),
+        ("--seed -1", "there is no random seed"),
+        ("--lora a.safetensors --lora-scale nan", "from -1000 to 1000"),
+        ("--lora a.safetensors:1e39", "from -1000 to 1000"),
+    ] {
+        folder.generate(SD1, &["x"], &format!("--out g {words}")).usage(&[part]);
+    }
+    folder.generate(SD1, &["x"], "--out g --processes 100000").error(&["--processes 100000", "processes at most"]);
+}
+
 #[test]
 fn images_are_not_overwritten() {
     let folder = Folder::new();

@@ -48,6 +48,9 @@ pub use rewards::{Reward, RewardKind};
 pub use training::{Checkpoints, Lora, Optimizer, Prodigy, RateSchedule, Rule, Train};
 pub use watching::{Judge, SamplePrompts, Samples, Validation};
 
+/// The most that a rank can be: no layer of these networks has use for more.
+const MOST_RANK: f64 = 4096.0;
+
 /// The settings of a run. Paths are relative to the folder that the program is started in; `~`, `$NAME` and `${NAME}` in them mean what
 /// they mean to a shell.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -1,6 +1,6 @@
 //! `[lora]`, `[optimizer]`, `[train]`, `[checkpoints]`: what is trained, and how.
 
-use super::{Scaled, above_zero, in_range, one_or_more::OneOrMore};
+use super::{MOST_RANK, Scaled, above_zero, in_range, one_or_more::OneOrMore};
 use anyhow::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,7 @@ impl Default for Lora {
 impl Lora {
     pub(super) fn check(&self) -> Result<()> {
         above_zero(&[("lora.rank", self.rank as f64), ("lora.alpha", self.alpha())])?;
+        in_range(&[("lora.rank", self.rank as f64, MOST_RANK)])?;
         if self.targets.is_empty() {
             bail!("lora.targets is empty: nothing would be trained");
         }

@@ -6,7 +6,7 @@ mod location;
 pub mod paths;
 mod sampling;
 
-pub use adapter::{Adapter, Scaled};
+pub use adapter::{Adapter, Scaled, strength};
 pub use device::{Dtype, Where};
 pub use images::Size;
 pub use location::{HubOf, Location};

@@ -98,8 +98,12 @@ impl Image {
         let file = fs::File::open(path).map_err(Error::io(path))?;
         let unreadable = |what: String| Error::file(path, what);
         let mut file = BufReader::new(file);
-        if let Some(what) = models::text::mistaken_for_image(file.fill_buf().map_err(Error::io(path))?) {
+        let start = file.fill_buf().map_err(Error::io(path))?;
+        if let Some(what) = models::text::mistaken_for_image(start) {
             return Err(unreadable(what.into()).into());
+        }
+        if !start.starts_with(b"\x89PNG") {
+            return Err(unreadable("is not a PNG; convert it to an 8-bit RGB PNG".into()).into());
         }
         let mut reader = png::Decoder::new(file).read_info().map_err(|e| unreadable(e.to_string()))?;
         const MOST: usize = 1 << 29; // as of other programs' images
@@ -108,7 +112,7 @@ impl Image {
         let mut pixels = vec![0; size];
         let frame = reader.next_frame(&mut pixels).map_err(|e| unreadable(e.to_string()))?;
         if (frame.color_type, frame.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight) {
-            return Err(unreadable("is not an 8-bit RGB image".into()).into());
+            return Err(unreadable("is not an 8-bit RGB image; convert it to an 8-bit RGB PNG".into()).into());
         }
         reader.finish().map_err(|e| unreadable(e.to_string()))?; // text may follow the pixels
         let info = reader.info();

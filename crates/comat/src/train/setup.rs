@@ -9,7 +9,7 @@ use crate::{
     mixed::Mixed,
     session::Session,
 };
-use anyhow::Result;
+use anyhow::{Result, bail};
 use config::Config;
 use diffusion::prompts::{self, Prompt};
 use indicatif::ProgressBar;
@@ -130,7 +130,17 @@ impl Trainer {
 
     /// A checkpoint, by rank 0; the others go on. One of this step that was written in this sitting is the same.
     pub(super) fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        if !self.group.leads() || self.saved == Some(self.step) {
+        if self.saved == Some(self.step) {
+            return Ok(());
+        }
+        if self.adapter.flat.isfinite().all().int64_value(&[]) == 0 {
+            bail!(
+                "step {}: the LoRA's weights are not finite any more, so they are not saved; earlier checkpoints are untouched. Try a lower \
+                 optimizer.learning_rate",
+                self.step
+            );
+        }
+        if !self.group.leads() {
             return Ok(());
         }
         let config = &self.session.config;

@@ -177,11 +177,20 @@ impl FromStr for Scaled {
         }
         match text.rsplit_once(':').map(|(path, scale)| (path, scale.parse::<f64>())) {
             Some(("", _)) => Err("names no file before the colon".into()),
-            Some((path, Ok(scale))) if scale.is_finite() => Ok(Self { adapter: path.parse()?, scale }),
-            Some((_, Ok(_))) => Err("the scale must be a finite number".into()),
+            Some((path, Ok(scale))) => Ok(Self { adapter: path.parse()?, scale: strength(scale)? }),
             _ => whole(),
         }
     }
+}
+
+/// A strength that can be meant.
+///
+/// # Errors
+/// Any other number, in words.
+pub fn strength(scale: f64) -> Result<f64, String> {
+    const MOST: f64 = 1000.0;
+    let is_meant = scale.abs() <= MOST; // not so for NaN
+    is_meant.then_some(scale).ok_or_else(|| format!("a strength must be from -{MOST} to {MOST}"))
 }
 
 impl TryFrom<String> for Scaled {
@@ -247,7 +256,9 @@ mod tests {
         for typed in ["~/gone.safetensors:0.5", "$HOME/gone.safetensors:0.5", "${HOME}/gone.safetensors:0.5"] {
             assert_eq!(of(typed), (Path::new(&home).join("gone.safetensors"), 0.5), "{typed}");
         }
-        assert!("x:inf".parse::<Scaled>().is_err() && "x:nan".parse::<Scaled>().is_err());
+        for scale in ["inf", "nan", "1e39", "-1001"] {
+            assert!(format!("x:{scale}").parse::<Scaled>().unwrap_err().contains("from -1000 to 1000"), "{scale}");
+        }
         assert!(":0.5".parse::<Scaled>().is_err());
     }
 
