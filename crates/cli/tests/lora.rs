@@ -197,7 +197,7 @@ fn what_is_refused() {
     ]);
     comat(&format!("lora merge --model {world} --lora gone --out m")).error(&["gone: no such file"]);
     comat(&format!("lora merge --model {world}/unet --lora {OURS} --out m")).error(&["holds a single network"]);
-    comat(&format!("lora merge --model {world} --lora {OURS}:inf --out m")).usage(&["finite"]);
+    comat(&format!("lora merge --model {world} --lora {OURS}:inf --out m")).usage(&["from -1000 to 1000"]);
     assert!(!folder.exists("m"));
     fs::create_dir(folder.path("there")).unwrap();
     comat(&format!("lora merge --model {world} --lora {OURS} --out there")).error(&["there: exists already"]);

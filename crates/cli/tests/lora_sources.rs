@@ -54,12 +54,13 @@ fn mixed() -> Tensors {
 
 /// Latents that are drawn with these words.
 fn drawn(folder: &Folder, model: &str, words: &[&str]) -> Tensor {
-    let fixed = "--prompt x --steps 2 --guidance-scale 1 --overwrite --out g --save-latents x.safetensors --device cpu";
+    let fixed =
+        "--prompt x --steps 2 --guidance-scale 1 --overwrite --out g --save-latents drawn.safetensors --device cpu";
     let words: Vec<&str> =
         ["generate", "--model", model].into_iter().chain(fixed.split(' ')).chain(words.iter().copied()).collect();
     let done = folder.comat(&words);
     assert_eq!(done.code, Some(0), "{done:#?}"); // it may have said what commit an id is of
-    folder.tensors("x.safetensors").remove("x_0").unwrap()
+    folder.tensors("drawn.safetensors").remove("x_0").unwrap()
 }
 
 #[test]
