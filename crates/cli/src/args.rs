@@ -305,8 +305,7 @@ pub struct OverrideArgs {
 }
 
 fn chunks(text: &str) -> Result<usize, String> {
-    let most = config::Prompts::MOST_CHUNKS;
-    at_least_one(text).and_then(|n| if n <= most { Ok(n) } else { Err(format!("must be at most {most}")) })
+    from_one_to(config::Prompts::MOST_CHUNKS, text)
 }
 
 impl From<OverrideArgs> for Overrides {
@@ -457,7 +456,11 @@ impl Engine {
 }
 
 fn up_to_a_million(text: &str) -> Result<usize, String> {
-    at_least_one(text).and_then(|n| if n <= 1_000_000 { Ok(n) } else { Err("must be at most 1000000".into()) })
+    from_one_to(1_000_000, text)
+}
+
+fn from_one_to(most: usize, text: &str) -> Result<usize, String> {
+    at_least_one(text).and_then(|n| if n <= most { Ok(n) } else { Err(format!("must be at most {most}")) })
 }
 
 /// -1 is a random seed to other programs.

@@ -47,8 +47,7 @@ fn is_partial(name: &str) -> bool {
 /// Those of `write`, which receives the other name; of a folder that cannot be written to.
 pub fn write_whole<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let place = led_to(path);
-    let is_special = ["/dev", "/proc"].iter().any(|top| place.starts_with(top));
-    if is_special || fs::metadata(&place).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+    if is_descriptor(&place) || fs::metadata(&place).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
         let whole = tempfile::NamedTempFile::new().map_err(|e| E::from(Error::io(path)(e)))?.into_temp_path();
         write(&whole)?;
         let copied = File::open(&whole).and_then(|mut from| io::copy(&mut from, &mut stream(&place)?).map(drop));
@@ -79,6 +78,14 @@ fn stream(place: &Path) -> io::Result<Box<dyn Write>> {
     })
 }
 
+/// Whether a path means an open file of a process, such as its output, rather than a place in a folder (`/dev/shm/a.png` is one).
+fn is_descriptor(path: &Path) -> bool {
+    let of_process = || path.parent().is_some_and(|folder| folder.starts_with("/proc") && folder.ends_with("fd"));
+    ["/dev/stdout", "/dev/stderr"].iter().any(|name| path == Path::new(name))
+        || path.starts_with("/dev/fd")
+        || of_process()
+}
+
 /// One name for all the names of a file, which may not be there yet, nor its folders.
 pub fn place(file: &Path) -> PathBuf {
     let file = led_to(file);
@@ -91,11 +98,12 @@ pub fn place(file: &Path) -> PathBuf {
     }
 }
 
-/// Where symbolic links lead in the end, whether a file is there or not yet; any other path as it is, and so is a device.
+/// Where symbolic links lead in the end, whether a file is there or not yet; any other path as it is, and so is an open file of a
+/// process, which looks like a link.
 fn led_to(path: &Path) -> PathBuf {
     let mut place = path.to_owned();
     for _ in 0..40 {
-        if ["/dev", "/proc"].iter().any(|top| place.starts_with(top)) {
+        if is_descriptor(&place) {
             return place;
         }
         match fs::read_link(&place) {
@@ -165,6 +173,23 @@ pub fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn open_files_are_told_from_files() {
+        for path in ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/1", "/proc/7/fd/3"] {
+            assert!(is_descriptor(Path::new(path)), "{path}");
+        }
+        for path in ["/dev/shm/a.png", "/dev/null", "/proc/a.png", "fd/1", "a.png", "/"] {
+            assert!(!is_descriptor(Path::new(path)), "{path}");
+        }
+        let memory = Path::new("/dev/shm");
+        if let Ok(folder) = tempfile::tempdir_in(memory) {
+            let file = folder.path().join("a.txt");
+            write_text(&file, "a").unwrap();
+            write_text(&file, "b").unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), "b");
+        }
+    }
 
     #[test]
     fn a_file_has_one_place() {

@@ -88,13 +88,7 @@ fn of_run(folder: &Path) -> Option<PathBuf> {
     let result = written(finished.join("pytorch_lora_weights.safetensors"));
     match newest {
         Some(newest) if result < written(newest.join("adapter.safetensors")) => Some(newest),
-        newest => {
-            if result.is_some() {
-                Some(finished)
-            } else {
-                newest
-            }
-        }
+        _ => result.map(|_| finished),
     }
 }
 
