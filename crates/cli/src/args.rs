@@ -444,7 +444,7 @@ pub struct Engine {
     /// float32, float16, bfloat16 or float64
     #[arg(long, default_value = "float32")]
     pub dtype: Dtype,
-    /// Of the autoencoder; as --dtype when absent, or float32 where it is known to overflow in float16
+    /// Precision of the VAE [default: --dtype; float32 where it is known to overflow in float16]
     #[arg(long, value_name = "DTYPE")]
     pub vae_dtype: Option<Dtype>,
 }

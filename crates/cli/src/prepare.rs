@@ -38,13 +38,13 @@ pub struct Prepare {
     /// What to make it ready for: WIDTHxHEIGHT in pixels, or one number for a square
     #[arg(long, default_value = "512")]
     size: Size,
-    /// What is tuned
+    /// Train all weights of the UNet, or a LoRA
     #[arg(long, value_enum, value_name = "WHAT", default_value = "unet")]
     tune: What,
-    /// Where the 16 bytes a weight of --tune unet lie [default: device]
+    /// Where AdamW's state is kept, 16 bytes a weight, with --tune unet [default: device]
     #[arg(long, value_enum, value_name = "WHERE")]
     optimizer_on: Option<OptimizerOn>,
-    /// Of the LoRA of --tune lora [default: 64]
+    /// Rank of the LoRA, with --tune lora [default: 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
     rank: Option<i64>,
     /// Images to draw
@@ -56,7 +56,7 @@ pub struct Prepare {
     /// Images of a training step, and drawn at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
     batch: usize,
-    /// Of AdamW [default: 1e-5, or 1e-4 for a LoRA]
+    /// Learning rate of AdamW [default: 1e-5; 1e-4 with --tune lora]
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f64>,
     #[arg(long, default_value_t = 0)]

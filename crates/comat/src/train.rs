@@ -58,7 +58,7 @@ pub struct Trainer {
     pub changed: Vec<String>,
     /// The checkpoint that this run goes on from.
     pub resumed: Option<PathBuf>,
-    /// Step of the last checkpoint that was written in this sitting.
+    /// Step of the last checkpoint that this process wrote.
     saved: Option<u64>,
 }
 

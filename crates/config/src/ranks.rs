@@ -26,7 +26,7 @@ impl Default for Ranks {
 }
 
 impl Ranks {
-    /// Seconds; more are a slip of the finger.
+    /// Seconds; more are taken for a typing mistake.
     pub const LONGEST: f64 = 1e6;
 
     pub fn timeout(&self) -> Duration {

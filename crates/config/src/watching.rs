@@ -143,7 +143,7 @@ impl Default for Validation {
 impl Validation {
     pub(super) fn check(&self, prompts: &Prompts) -> Result<()> {
         if self.judge.is_none() && (self.keep_best || self.early_stop > 0) {
-            bail!("validation.keep_best and validation.early_stop go by a judge; name one in validation.judge");
+            bail!("validation.keep_best and validation.early_stop need a judge; name one in validation.judge");
         }
         if self.judge.is_some() && prompts.validation.is_none() {
             bail!("validation.judge looks at images of held-out prompts; name their file in prompts.validation");

@@ -75,7 +75,7 @@ impl Rounding {
 /// Adds the LoRAs to the weights of the networks that they adapt, in float32, and copies everything else.
 ///
 /// # Errors
-/// A folder that exists; a model or LoRA that is not understood or do not fit together; too little room on the disk; sums
+/// A folder that exists; a model or LoRA that is not understood or do not fit together; too little free space on the disk; sums
 /// that are too large for the precision.
 pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
     let model = &request.model;

@@ -44,7 +44,7 @@ pub type Change<'a> = dyn Fn(Part, &str, &Tensor) -> Option<Tensor> + 'a;
 
 impl NewFolder {
     /// # Errors
-    /// `out` exists, lies in the model's folder, or there is too little room for it; the model's files cannot be read.
+    /// `out` exists, lies in the model's folder, or there is too little free space for it; the model's files cannot be read.
     pub fn plan(model: &Path, out: &Path, parts: &[Part], kind: Option<Kind>) -> Result<Self> {
         if out.symlink_metadata().is_ok() {
             bail!("{}: exists already; choose another --out", out.display());

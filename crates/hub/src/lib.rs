@@ -125,7 +125,12 @@ impl Hub {
             }
             Err(_) => {
                 let what = format!("cannot be put into the cache {place} ({}: {cause})", path.display());
-                Err(Error::hub(id, format!("{what}; HF_HUB_CACHE names another folder, of your own and with room")))
+                Err(Error::hub(
+                    id,
+                    format!(
+                        "{what}; set HF_HUB_CACHE to a folder that you can write to and that has enough free space"
+                    ),
+                ))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Images: from tensors to PNG files with their story in the text chunks.
+//! Images: from tensors to PNG files, with prompt, seed and settings in the text chunks.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 

@@ -272,7 +272,7 @@ fn folder(config: &Config) -> PathBuf {
 /// Opens the latents that a run needs, those of `prompts`, and makes the missing ones. A longer run adds to those of a shorter one.
 ///
 /// # Errors
-/// As of [`Store::open`]; a disk that has no room; what sampling fails of.
+/// As of [`Store::open`]; a disk without enough free space; what sampling fails of.
 pub fn complete(
     config: &Config,
     pipeline: &mut Pipeline,

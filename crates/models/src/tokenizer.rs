@@ -274,7 +274,9 @@ impl Inner {
 
     fn encode(&self, text: &str, max_length: usize) -> Result<Encoding> {
         let Some(room) = max_length.checked_sub(2) else {
-            return Err(Error::Input(format!("tokenizer: a length of {max_length} leaves no room for start and end")));
+            return Err(Error::Input(format!(
+                "tokenizer: a length of {max_length} leaves no space for the start and end tokens"
+            )));
         };
         let encoded =
             self.tokenizer.encode(text, false).map_err(|e| Error::Input(format!("tokenizer: {e}: {text:?}")))?;

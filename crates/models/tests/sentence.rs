@@ -126,13 +126,13 @@ fn other_models_are_refused() {
     refused(BERT, "config.json", "position_embedding_type", json!("relative_key"), &["relative_key"]);
     refused(BERT, "config.json", "is_decoder", json!(true), &["only false"]);
     refused(MPNET, "config.json", "relative_attention_num_buckets", json!(64), &["64", "only 32"]);
-    refused(MPNET, "config.json", "max_position_embeddings", json!(3), &["no room"]);
+    refused(MPNET, "config.json", "max_position_embeddings", json!(3), &["no space"]);
     refused(MPNET, "config.json", "rope_theta", json!(1), &["not known"]);
     let pooling = "1_Pooling/config.json";
     refused(BERT, pooling, "pooling_mode_mean_tokens", json!(false), &["only true"]);
     refused(BERT, pooling, "pooling_mode_cls_token", json!(true), &["only false"]);
     refused(BERT, pooling, "word_embedding_dimension", json!(384), &["384", "hidden_size is 24"]);
-    refused(BERT, "sentence_bert_config.json", "max_seq_length", json!(1), &["no room"]);
+    refused(BERT, "sentence_bert_config.json", "max_seq_length", json!(1), &["no space"]);
     refused(BERT, "sentence_bert_config.json", "do_lower_case", json!(true), &["only false"]);
     let dense = r#"[{"path": "", "type": "x.Transformer"}, {"path": "1_Pooling", "type": "x.Pooling"}, {"path": "2", "type": "x.Dense"}]"#;
     assert_error(open(copy(&fixture(BERT)).write("modules.json", dense).path()), &["modules.json", "Dense"]);

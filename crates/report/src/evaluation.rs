@@ -58,12 +58,12 @@ impl Variant {
 /// Gives every evaluation that has no base this one: a folder of scored images, or an evaluation with `base` in it.
 ///
 /// # Errors
-/// A folder without such images, or that no evaluation is in want of.
+/// A folder without such images; every evaluation has a base already.
 pub fn compare_with(evaluations: &mut [Evaluation], path: &Path, notes: &mut Vec<String>) -> Result<()> {
     let in_want = evaluations.iter_mut().filter(|evaluation| evaluation.base.is_none());
     let mut in_want: Vec<&mut Evaluation> = in_want.collect();
     if in_want.is_empty() {
-        bail!("--base {}: no evaluation is without a base of its own", path.display());
+        bail!("--base {}: every evaluation here has its own base; leave --base out", path.display());
     }
     let Folder::Evaluation(variants) = Folder::at(path)? else {
         bail!("--base {} is a training run, not a folder of scored images", path.display());

@@ -17,7 +17,7 @@ pub struct Lines {
     /// Whether this rank speaks, and whether lines take the place of a bar.
     leads: bool,
     wanted: bool,
-    /// Steps of this sitting, and how long one takes, in the mean over the last ones.
+    /// Steps of this process, and how long one takes, in the mean over the last ones.
     steps: u64,
     seconds: f64,
     told: Instant,

@@ -135,7 +135,7 @@ impl Validation {
     fn is_best(&mut self, step: u64, figure: &str, value: f64) -> bool {
         match &mut self.best {
             _ if !value.is_finite() => false,
-            // measured before, in an earlier sitting
+            // measured before, by an earlier process
             Some(best) if best.figure == figure && (best.step >= step || best.rounds_since.contains(&step)) => false,
             Some(best) if best.figure == figure && value <= best.value => {
                 best.rounds_since.push(step);

@@ -32,7 +32,7 @@ impl Events {
         Ok(Self { file: Some(file), path: path.to_owned() })
     }
 
-    /// A log that forgets: of a rank that is not the first.
+    /// A log that writes nothing, for every rank but the first.
     pub fn nowhere() -> Self {
         Self { file: None, path: PathBuf::new() }
     }

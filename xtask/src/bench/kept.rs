@@ -47,7 +47,7 @@ impl Ratio {
     }
 }
 
-/// What the benchmarks of one sitting have found, by name.
+/// What the benchmarks of one run have found, by name.
 #[derive(Default)]
 pub struct Ratios(RefCell<BTreeMap<String, Ratio>>);
 

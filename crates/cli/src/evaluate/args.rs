@@ -28,7 +28,7 @@ pub struct Evaluate {
     /// Only the first N prompts of each category
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub limit: Option<usize>,
-    /// Score the images of this folder, called as the benchmark calls them
+    /// Score the images of this folder; their names must be those of the benchmark
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "lora", "out"])]
     pub images: Option<PathBuf>,
     /// Compare with the images of this folder, instead of drawing the base model's
@@ -153,7 +153,7 @@ impl Bench {
 pub struct Seeds(pub Vec<u64>);
 
 fn seeds(text: &str) -> Result<Seeds, String> {
-    /// More are a slip of the finger.
+    /// More are taken for a typing mistake.
     const MOST: u64 = 10_000;
     let number = |text: &str| text.trim().parse::<u64>().map_err(|_| format!("`{text}` is not a seed"));
     let mut all = vec![];

@@ -29,7 +29,7 @@ pub struct Convert {
     /// float32, float16, bfloat16 or float64; that of the file when absent
     #[arg(long)]
     pub dtype: Option<Dtype>,
-    /// How much of the LoRA the new file adds, for ever
+    /// Strength that is built into the new file: the LoRA's update times this factor
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true)]
     pub scale: f64,
     /// Leave out the adapters of text encoders

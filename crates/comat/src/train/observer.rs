@@ -7,7 +7,7 @@ use std::path::Path;
 /// Looks on: logs, samples, validates, exports. A trainer knows nothing else of it. Every rank has one, and calls it in the same order, so
 /// that an observer may exchange something with the others.
 pub trait Observer {
-    /// Before the first step of this sitting. `true`: there is nothing left to do.
+    /// Before the first step of this process. `true`: there is nothing left to do.
     ///
     /// # Errors
     /// They end the run, here and below.

@@ -128,7 +128,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// A checkpoint, by rank 0; the others go on. One of this step that was written in this sitting is the same.
+    /// A checkpoint, by rank 0; the others go on. One of this step that this process wrote is the same.
     pub(super) fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
         if self.saved == Some(self.step) {
             return Ok(());

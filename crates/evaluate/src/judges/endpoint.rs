@@ -81,7 +81,7 @@ impl Endpoint {
         }
         let response = request.call().with_context(|| format!("--endpoint {}: nobody answers", self.settings.url))?;
         match response.status().as_u16() {
-            status @ (401 | 403) => bail!("{url}: status {status}, it does not let us in; set COMAT_ENDPOINT_KEY"),
+            status @ (401 | 403) => bail!("{url}: authentication failed (status {status}); set COMAT_ENDPOINT_KEY"),
             _ => Ok(()),
         }
     }
@@ -197,7 +197,7 @@ impl Endpoint {
                 after: after.map(Duration::from_secs),
             }),
             401 | 403 => Err(Failure::Lasting(format!(
-                "status {status}, it does not let us in; set COMAT_ENDPOINT_KEY ({})",
+                "authentication failed (status {status}: {}); set COMAT_ENDPOINT_KEY",
                 beginning(&text)
             ))),
             _ => Err(Failure::Lasting(format!("status {status} ({})", beginning(&text)))),

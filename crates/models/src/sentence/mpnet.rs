@@ -44,7 +44,7 @@ impl Config {
             norm_eps: json.get_or("layer_norm_eps", 1e-12)?,
         };
         if config.longest() < 2 {
-            return Err(json.error("max_position_embeddings", "leaves no room for start and end"));
+            return Err(json.error("max_position_embeddings", "leaves no space for the start and end tokens"));
         }
         json.only("model_type", "mpnet")?;
         json.only("relative_attention_num_buckets", config.buckets)?; // upstream computes with 32 in any case

@@ -52,7 +52,9 @@ impl Settings {
             let json = Json::read(&path)?;
             max_length = json.maybe::<usize>("max_seq_length")?;
             if max_length.is_some_and(|length| length < 2) {
-                return Err(json.error("max_seq_length", "leaves no room for start and end; it must be at least 2"));
+                return Err(
+                    json.error("max_seq_length", "leaves no space for the start and end tokens; it must be at least 2")
+                );
             }
             json.only("do_lower_case", false)?; // the tokenizer's own setting counts
             json.finish()?;

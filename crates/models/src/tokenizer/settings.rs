@@ -112,9 +112,10 @@ impl Settings {
             return Ok(None);
         }
         match json.maybe::<f64>("model_max_length")? {
-            Some(length) if length < 2.0 => {
-                Err(json.error("model_max_length", &format!("is {length}, which leaves no room")))
-            }
+            Some(length) if length < 2.0 => Err(json.error(
+                "model_max_length",
+                &format!("is {length}, which leaves no space for the start and end tokens"),
+            )),
             Some(length) if length < 1e6 => Ok(Some(length as usize)),
             _ => Ok(None),
         }

@@ -18,7 +18,7 @@ pub struct Given<'a> {
     pub context: &'a Tensor,
     /// Its keys and values, where they are kept from one pass to the next.
     pub projected: Option<&'a Projected>,
-    /// Who wants to see the cross-attention maps.
+    /// What takes the cross-attention maps, if anything does.
     pub recorder: Option<&'a Recorder>,
 }
 

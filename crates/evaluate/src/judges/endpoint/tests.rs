@@ -93,7 +93,7 @@ fn an_image_is_asked_about_once() {
     let asked = questions(&["a dog?", "a cat?", "two?", "three?"]);
     let answers = server.endpoint(folder.path()).ask_all(b"\x89PNG", &asked).unwrap();
     assert_eq!((answers, server.count()), (questions(&["Yes."; 4]), 4));
-    // another sitting
+    // a second start
     server.endpoint(folder.path()).ask_all(b"\x89PNG", &asked).unwrap();
     assert_eq!(server.count(), 4);
     server.endpoint(folder.path()).ask_all(b"\xff\xd8", &asked[..1]).unwrap();
@@ -164,7 +164,7 @@ fn what_does_not_is_an_error() {
     ));
     assert!(
         error(Reply::Status(401, "who?"), 1)
-            .contains("status 401, it does not let us in; set COMAT_ENDPOINT_KEY (who?)")
+            .contains("authentication failed (status 401: who?); set COMAT_ENDPOINT_KEY")
     );
     assert!(error(Reply::Status(404, "no such model"), 1).contains("status 404 (no such model)"));
     assert!(error(Reply::Status(200, "{}"), 1).contains("no text in choices[0].message.content: {}"));
