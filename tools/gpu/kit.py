@@ -192,36 +192,36 @@ def env(kit):
 
 
 def world(kit):
-    kit.step("pictures on the CPU", lambda: draw(kit, "cpu", "float32")[1])
+    kit.step("images on the CPU", lambda: draw(kit, "cpu", "float32")[1])
     for dtype in DTYPES:
-        kit.step(f"pictures, {dtype}", lambda: pictures(kit, dtype))
+        kit.step(f"images, {dtype}", lambda: images(kit, dtype))
     gradients(kit)
     training(kit)
 
 
 def draw(kit, device, dtype, model=WORLD / "sd"):
-    """Pictures of the world, and what the program said and took."""
-    out = kit.fresh(f"pictures-{device.replace(':', '')}-{dtype}")
+    """Images of the world, and what the program said and took."""
+    out = kit.fresh(f"images-{device.replace(':', '')}-{dtype}")
     words = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
     words += ["--model", model, "--count", 2, "--steps", 10, "--guidance-scale", 4, "--seed", 1]
     began = time.perf_counter()
     kit.comat("generate", *words, "--device", device, "--dtype", dtype, "--out", out)
-    return out, {"seconds": round(time.perf_counter() - began, 2), "pictures": len(list(out.glob("*.png")))}
+    return out, {"seconds": round(time.perf_counter() - began, 2), "images": len(list(out.glob("*.png")))}
 
 
-def pictures(kit, dtype):
+def images(kit, dtype):
     """Drawn on the device, and how far they are from those of the CPU in float32, of 255."""
     import numpy as np
     from PIL import Image
 
     out, found = draw(kit, kit.args.device, dtype)
-    expected = kit.work / "pictures-cpu-float32"
+    expected = kit.work / "images-cpu-float32"
     if out == expected:
         raise Skip("these are those")
     pixels = lambda path: np.asarray(Image.open(path).convert("RGB")).astype(float)
     names = sorted(path.name for path in expected.glob("*.png"))
     apart = np.stack([np.abs(pixels(out / name) - pixels(expected / name)) for name in names])
-    return found | {"mean": apart.mean().round(4), "largest": apart.max(), "worst picture's mean": apart.mean((1, 2, 3)).max().round(4)}
+    return found | {"mean": apart.mean().round(4), "largest": apart.max(), "worst image's mean": apart.mean((1, 2, 3)).max().round(4)}
 
 
 def settings(kit, **other):
@@ -284,9 +284,9 @@ def training(kit):
         steps = [event for event in events if event["event"] == "step"]
         keys = ("caption_loss", "grad_norm", "token_loss", "adversarial_loss", "discriminator_loss", "discriminator_accuracy")
         found = {key: [float(f"{step[key]:.5g}") for step in steps] for key in keys if key in steps[0]}
-        legs = {key: round(steps[-1][key], 4) for key in steps[-1] if key.startswith("seconds_")}
+        phases = {key: round(steps[-1][key], 4) for key in steps[-1] if key.startswith("seconds_")}
         validation = [{k: v for k, v in event.items() if k not in ("event", "time")} for event in events if event["event"] == "validation"]
-        return found | {"seconds": [round(step["seconds"], 3) for step in steps], "legs": legs, "peak": steps[-1]["peak_memory"], "validation": validation}
+        return found | {"seconds": [round(step["seconds"], 3) for step in steps], "phases": phases, "peak": steps[-1]["peak_memory"], "validation": validation}
 
     def resumed():
         run("resumed", full, 3)
@@ -368,7 +368,7 @@ class Iterations:
         def work():
             parts = side_by_side.prepare(of, self.case, batch)
             text = self.kit.comat("plan", "--config", side_by_side.configuration(of, self.case, batch, parts, of.device, dtype))
-            return beside_plan(text, measured and measured["legs_mib"])
+            return beside_plan(text, measured and measured["phases_mib"])
 
         self.kit.step(self.title("comat", of, {}) + ": plan", work)
 
@@ -403,23 +403,23 @@ class Iterations:
                 self.kit.comat("train", "--config", config, *words)
             last = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
             last = [event for event in last if event["event"] == "step"][-1]
-            legs = {key.removeprefix("peak_"): (last[key] or 0) >> 20 for key in last if key.startswith("peak_") and key != "peak_memory"}
+            phases = {key.removeprefix("peak_"): (last[key] or 0) >> 20 for key in last if key.startswith("peak_") and key != "peak_memory"}
             row |= {key: value for key, value in last.items() if key.startswith("seconds") or "loss" in key or "norm" in key}
             row["checkpoint MB"] = sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) >> 20
             text = self.kit.comat("plan", "--config", config, *words)
-            return row | beside_plan(text, legs)
+            return row | beside_plan(text, phases)
 
         self.kit.step(self.title("comat", of, {}) + ": two steps with a discriminator", work)
 
 
 def beside_plan(text, measured):
-    """GB by leg: forecast, measured, and the forecast over the measured."""
+    """GB by phase: forecast, measured, and the forecast over the measured."""
     found = {}
-    for leg, forecast in re.findall(r"^  (\w+) +\d+ at a time +([\d.]+) GB", text, re.M):
-        found[leg] = {"forecast GB": float(forecast)}
-        if measured and measured.get(leg):
-            gigabytes = measured[leg] * 2**20 / 1e9
-            found[leg] |= {"measured GB": round(gigabytes, 2), "forecast / measured": round(float(forecast) / gigabytes, 2)}
+    for phase, forecast in re.findall(r"^  (\w+) +\d+ at a time +([\d.]+) GB", text, re.M):
+        found[phase] = {"forecast GB": float(forecast)}
+        if measured and measured.get(phase):
+            gigabytes = measured[phase] * 2**20 / 1e9
+            found[phase] |= {"measured GB": round(gigabytes, 2), "forecast / measured": round(float(forecast) / gigabytes, 2)}
     return found or {"said": text[-1500:]}
 
 

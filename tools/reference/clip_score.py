@@ -11,7 +11,7 @@ from tokens import clip_tokenizer
 
 SIDE, LENGTH = 16, 16
 
-# Height and width of the pictures of a batch, and a prompt for each of them, one of them too long. The shorter side becomes
+# Height and width of the images of a batch, and a prompt for each of them, one of them too long. The shorter side becomes
 # SIDE; what is cut off the longer one is odd (wide, small), even (tall), nothing (whole).
 CASES = {
     "wide": (20, 37, ["a photo of a red dog", "two black birds above the small house!!"]),
@@ -21,8 +21,8 @@ CASES = {
 }
 
 
-def some_pictures(gen, count, height, width):
-    """Bytes `[B, 3, H, W]`: coloured blocks with a little noise, edges and plain parts as pictures have."""
+def some_images(gen, count, height, width):
+    """Bytes `[B, 3, H, W]`: coloured blocks with a little noise, edges and plain parts as images have."""
     blocks = torch.randint(0, 256, (count, 3, (height + 6) // 7, (width + 6) // 7), generator=gen)
     blocks = blocks.repeat_interleave(7, 2).repeat_interleave(7, 3)[..., :height, :width]
     noise = torch.randint(-8, 9, (count, 3, height, width), generator=gen)
@@ -32,7 +32,7 @@ def some_pictures(gen, count, height, width):
 def clip_score():
     """CLIPModel with towers of different widths and activations, in the layout of the published files.
 
-    Facts, from the transformers source. The vision tower normalises its embeddings (`pre_layrnorm`, spelt so) before the
+    Facts, from the transformers source. The vision tower normalises its embeddings (`pre_layrnorm`, written so) before the
     encoder, and behind it the class token alone. Both projections have no bias. Pooled is the text's end token, of the
     largest id where eos_token_id is 2, as it is in the published files. The image processor resizes with PIL, columns
     first, and rounds to bytes behind either direction.
@@ -72,12 +72,12 @@ def clip_score():
 
     prompts, tensors, inputs = {}, {}, {}
     for case, (height, width, texts) in CASES.items():
-        pictures = some_pictures(gen, len(texts), height, width)
-        bytes_ = [picture.permute(1, 2, 0).numpy() for picture in pictures]
+        images = some_images(gen, len(texts), height, width)
+        bytes_ = [image.permute(1, 2, 0).numpy() for image in images]
         pixels = processor(bytes_, return_tensors="pt").pixel_values
         padded = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
         prompts[case] = texts
-        tensors[f"{case}.images"] = pictures.float() / 255
+        tensors[f"{case}.images"] = images.float() / 255
         inputs[f"{case}.pixel_values"] = pixels
         inputs[f"{case}.input_ids"] = tokenizer(texts, **padded).input_ids
 

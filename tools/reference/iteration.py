@@ -61,7 +61,7 @@ def read_prompts(file):
 
 
 class Iteration:
-    """The networks of one run, and the legs of an iteration."""
+    """The networks of one run, and the phases of an iteration."""
 
     def __init__(self, args):
         self.args = args

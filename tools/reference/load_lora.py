@@ -19,7 +19,7 @@ from iteration import read_prompts
 def arguments():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("model", help="diffusers folder")
-    p.add_argument("lora", nargs="+", help="LoRA files (diffusers, PEFT or kohya spelling)")
+    p.add_argument("lora", nargs="+", help="LoRA files (diffusers, PEFT or kohya format)")
     p.add_argument("--init-latents", required=True, help="safetensors with x_T [B,C,h,w]")
     p.add_argument("--prompts", required=True, help=".txt or .jsonl; the first B prompts are used")
     p.add_argument("--negative-prompt", help="default: none")

@@ -1,4 +1,4 @@
-"""Fixture of LoRA files: one adapter in three spellings on the network of fixture `unet_sd1`."""
+"""Fixture of LoRA files: one adapter in three formats on the network of fixture `unet_sd1`."""
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel

@@ -3,9 +3,9 @@
     python tools/reference/lora_images.py COMAT [--model DIR] [--text] [--limit 1e-4]
 
 Makes an adapter with peft on the UNet of a model folder (default: the miniature world), with --text also on its text encoders, has COMAT (the program) convert it
-to every spelling and merge it, and compares final latents and images with those of diffusers, from the same noise: COMAT's
+to every format and merge it, and compares final latents and images with those of diffusers, from the same noise: COMAT's
 with each file, diffusers' with each file, and diffusers' with the merged folder. Then it checks the names of the layers that
-attention and text encoders have in Stable Diffusion 1.5 and XL, built without weights, against what diffusers makes of kohya's spelling.
+attention and text encoders have in Stable Diffusion 1.5 and XL, built without weights, against what diffusers makes of kohya's format.
 """
 
 import argparse
@@ -118,9 +118,9 @@ def compare_images(args):
         save_file({"x_T": x_T}, folder / "noise.safetensors")
 
         files = {"peft's own": made}
-        for spelling in ["diffusers", "peft", "kohya"]:
-            files[spelling] = folder / f"{spelling}.safetensors"
-            words = [args.comat, "lora", "convert", made, "--to", spelling, "--out", files[spelling]]
+        for format in ["diffusers", "peft", "kohya"]:
+            files[format] = folder / f"{format}.safetensors"
+            words = [args.comat, "lora", "convert", made, "--to", format, "--out", files[format]]
             subprocess.run(list(map(str, words)), check=True, stdout=subprocess.DEVNULL)
         merged = folder / "merged"
         words = [args.comat, "lora", "merge", "--model", args.model, "--lora", files["kohya"], "--out", merged]

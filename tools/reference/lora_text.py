@@ -38,7 +38,7 @@ def sample(pipe, x_T):
 
 
 def adapt(pipe, gen):
-    """Random adapters on every network; their matrices in kohya's spelling."""
+    """Random adapters on every network; their matrices in kohya's format."""
     second = getattr(pipe, "text_encoder_2", None) is not None
     prefixes = {"unet": "lora_unet", "text_encoder": "lora_te1" if second else "lora_te", "text_encoder_2": "lora_te2"}
     kohya = {}
@@ -62,7 +62,7 @@ def adapt(pipe, gen):
 
 
 def lora_text():
-    """Rank 2, alpha 3. sd1.safetensors and sdxl.safetensors: kohya's spelling; io.safetensors: x_T, and for both
+    """Rank 2, alpha 3. sd1.safetensors and sdxl.safetensors: kohya's format; io.safetensors: x_T, and for both
     NAME.plain and NAME.latents, what DDIM makes of the first prompt in 4 steps with guidance 3, without and with it."""
     name = "lora_text"
     gen, path = generator(name), folder(name)

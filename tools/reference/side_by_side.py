@@ -1,4 +1,4 @@
-"""One training iteration at full size, here and in PyTorch, in one sitting: seconds, memory, share of the card's bfloat16 rate.
+"""One training iteration at full size, here and in PyTorch, in one run: seconds, memory, share of the card's bfloat16 rate.
 
     python tools/reference/side_by_side.py --comat target/release/comat --work DIR                  # SD 1.5 and SDXL on a GPU
     python tools/reference/side_by_side.py --comat target/release/comat --work DIR --cases sd15 --device cpu --dtype float32 \
@@ -146,18 +146,18 @@ batch_size = {batch}
 
 
 def ours(args, case, batch, parts, device, dtype, repeat):
-    """Seconds and MiB, the largest and by leg; and the file with the gradients."""
+    """Seconds and MiB, the largest and by phase; and the file with the gradients."""
     config = configuration(args, case, batch, parts, device, dtype)
     out = args.work / f"{case}-{device.replace(':', '')}-{dtype}.safetensors"
     command = [args.comat.resolve(), "trace", "--config", config, "--noise", parts[2], "--out", out]
     text = run([*command, "--tracked-start", 0, "--repeat", repeat])
     seconds = float(re.search(r"^iteration ([\d.]+) s", text, re.M)[1])
     took = re.search(r"^of it (.*)$", text, re.M)[1]
-    took = {leg: float(s) for leg, s in re.findall(r"(\w+) ([\d.]+) s", took)}
+    took = {phase: float(s) for phase, s in re.findall(r"(\w+) ([\d.]+) s", took)}
     held = re.search(r"^memory at most: (.*)$", text, re.M)[1]
-    held = {leg: int(mib) for leg, mib in re.findall(r"(\w+) (\d+) MiB", held)}
+    held = {phase: int(mib) for phase, mib in re.findall(r"(\w+) (\d+) MiB", held)}
     found = {"seconds": seconds, "trajectory": took["trajectory"], "mib": max(held.values())}
-    return found | {"legs_seconds": took, "legs_mib": held}, out
+    return found | {"phases_seconds": took, "phases_mib": held}, out
 
 
 def theirs(args, case, parts):
@@ -174,7 +174,7 @@ def theirs(args, case, parts):
     return {
         "seconds": float(seconds),
         "trajectory": float(trajectory),
-        "legs_seconds": {"decode and caption": float(captioned), "backward": float(backward)},
+        "phases_seconds": {"decode and caption": float(captioned), "backward": float(backward)},
         "mib": int(re.search(rf"{memory} (\d+) MiB", text)[1]),
     }, out
 

@@ -5,7 +5,7 @@ from transformers import BertTokenizer, BlipConfig, BlipForQuestionAnswering
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from captioner import MEAN, STD
-from clip_score import some_pictures
+from clip_score import some_images
 from common import clean, exact, folder, generator, randomise, report, save_io, write_json
 
 SIDE, TOKENS = 16, 35  # of an image in pixels; of a yes-or-no question (configs of T2I-CompBench)
@@ -80,8 +80,8 @@ def vqa():
     processor.save_pretrained(path)
     tokenizer = BertTokenizer.from_pretrained(path)
 
-    pictures = some_pictures(gen, len(FREE), 23, 30)
-    pixels = processor([p.permute(1, 2, 0).numpy() for p in pictures], return_tensors="pt").pixel_values
+    images = some_images(gen, len(FREE), 23, 30)
+    pixels = processor([p.permute(1, 2, 0).numpy() for p in images], return_tensors="pt").pixel_values
     batch = tokenizer(list(YES_NO.values()), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
     batch.input_ids[:, 0] = enc
     inputs = {"pixel_values": pixels, "input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -112,6 +112,6 @@ def vqa():
     assert max(lengths) == 21 and min(lengths) < 6, f"answers of {lengths} tokens; change END"
     answers = [tokenizer.decode(result[f"answer.{i}"][1:], skip_special_tokens=True) for i in range(len(FREE))]
     write_json(path / "questions.json", {"yes_no": YES_NO, "free": dict(zip(FREE, answers))})
-    save_io(path, {"images": pictures.float() / 255} | inputs | result)
+    save_io(path, {"images": images.float() / 255} | inputs | result)
     clean(path)
     report(name, error)

@@ -1,10 +1,10 @@
-"""What the captioner's gradient alone makes of drawn pictures: follow it in the latents, and look.
+"""What the captioner's gradient alone makes of drawn images: follow it in the latents, and look.
 
     python tools/reference/world_gradient.py weights/world --prompts configs/world/held_out.jsonl --out gradient.png
 
-Draws a picture of each prompt, then changes its latents until the caption is likely. The upper row of each pair is before,
+Draws an image of each prompt, then changes its latents until the caption is likely. The upper row of each pair is before,
 the lower one after; the printed numbers are the captions' mean negative log-likelihood per token. Where it falls and the
-objects stay what they were, the captioner was pleased by something else than what the picture shows.
+objects stay what they were, the captioner was pleased by something else than what the image shows.
 """
 
 import argparse
@@ -86,8 +86,8 @@ def main():
         rows += [np.concatenate(list(images[first : first + 8]), 1) for images in (before, after)]
     width = max(row.shape[1] for row in rows)
     rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=1) for row in rows]
-    picture = Image.fromarray((np.concatenate(rows, 0) * 255).round().astype("uint8"))
-    picture.resize((2 * picture.width, 2 * picture.height), Image.NEAREST).save(args.out)
+    image = Image.fromarray((np.concatenate(rows, 0) * 255).round().astype("uint8"))
+    image.resize((2 * image.width, 2 * image.height), Image.NEAREST).save(args.out)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     comat generate --model weights/world/sd --prompts FILE --count 2 --steps 10 --guidance-scale 4 --out DIR
     python tools/reference/world_stack.py weights/world DIR --prompts FILE --count 2 --steps 10 --guidance-scale 4
 
-Every picture is drawn again from its seed and compared with the PNG, pixel by pixel. The captioner, too, is opened by
-transformers, which writes a caption of the first pictures.
+Every image is drawn again from its seed and compared with the PNG, pixel by pixel. The captioner, too, is opened by
+transformers, which writes a caption of the first images.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from iteration import read_prompts
 def arguments():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("stack", type=Path, help="folder with sd/ and blip/")
-    p.add_argument("pictures", type=Path, help="folder that comat generate wrote")
+    p.add_argument("images", type=Path, help="folder that comat generate wrote")
     p.add_argument("--prompts", required=True)
     p.add_argument("--count", type=int, default=1)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--steps", type=int, default=50)
     p.add_argument("--guidance-scale", type=float, default=7.5)
     p.add_argument("--limit", type=int, default=1, help="largest difference of a channel that passes, of 255")
-    p.add_argument("--captions", type=int, default=4, help="pictures to caption")
+    p.add_argument("--captions", type=int, default=4, help="images to caption")
     return p.parse_args()
 
 
@@ -48,7 +48,7 @@ def main():
     pipe = StableDiffusionPipeline.from_pretrained(args.stack / "sd", safety_checker=None, dtype=torch.float32)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     pipe.set_progress_bar_config(disable=True)
-    pictures = ours(args.pictures)
+    images = ours(args.images)
     differences, texts = [], {}
     for prompt in read_prompts(args.prompts):
         for seed in range(args.seed, args.seed + args.count):
@@ -60,10 +60,10 @@ def main():
                 output_type="np",
             ).images[0]
             theirs = (image * 255).round().astype(int)
-            differences.append(np.abs(theirs - pictures[prompt, seed]))
+            differences.append(np.abs(theirs - images[prompt, seed]))
             texts.setdefault(prompt, image)
     differences = np.stack(differences)
-    print(f"{len(differences)} pictures: largest difference {differences.max()} of 255, equal bytes "
+    print(f"{len(differences)} images: largest difference {differences.max()} of 255, equal bytes "
           f"{(differences == 0).mean():.4%}")
 
     tokenizer = BertTokenizerFast.from_pretrained(args.stack / "blip")
