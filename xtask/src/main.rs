@@ -34,7 +34,7 @@ enum Verb {
     /// Check the formatting and run clippy, warnings counted as errors
     Lint,
     Demo(DemoArgs),
-    /// Write docs/config.md and docs/config.schema.json anew from the doc comments in crates/config
+    /// Renew the pages that are made from the code: settings and their schema, help, errors
     Docs,
     Wheel(WheelArgs),
     Bench(BenchArgs),
