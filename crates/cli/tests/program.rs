@@ -43,4 +43,5 @@ mod tensorboard;
 mod trace;
 mod train;
 mod watch;
+mod words;
 mod world;
