@@ -1,4 +1,4 @@
-//! Images: the same as diffusers', whole, and with their story in them.
+//! Images: the same as diffusers', whole, and with prompt, seed and settings in them.
 
 use crate::common::{Done, Folder, Image, SD1, SDXL, fixture, generate_words, relative_error};
 use models::tensors;

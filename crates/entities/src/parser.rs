@@ -70,7 +70,7 @@ impl Parser {
         let projected = self.project.apply(encoded, Some(&self.project_bias));
         let seen = self.lower.apply(&projected, None); // each word in each of its roles
         let mut state = State::new(tokens.len());
-        // every word is moved a few times at most; a model gone wild must not loop
+        // every word is moved a few times at most; a damaged model must not make this loop
         for _ in 0..20 * tokens.len() + 50 {
             if state.stack.is_empty() && state.left() == 0 {
                 break;
