@@ -73,6 +73,11 @@ impl Conv2d {
 
     /// `[B, in, h, w]` → `[B, out, h', w']`
     pub fn forward(&self, x: &Tensor) -> Tensor {
+        if (self.stride, self.padding) == (1, 1) && self.weight.size()[2..] == [3, 3]
+            && let Ok(y) = torch_ext::conv3x3(x, &self.weight, self.bias.as_ref())
+        {
+            return y;
+        }
         x.conv2d(&self.weight, self.bias.as_ref(), [self.stride; 2], [self.padding; 2], [1, 1], 1)
     }
 }

@@ -1,5 +1,6 @@
 // One translation unit: most of the compile time is libtorch's headers.
 #include "autograd.cpp"
+#include "conv3x3.cpp"
 #include "count.cpp"
 #include "group.cpp"
 #include "lists.cpp"

@@ -11,6 +11,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod autograd;
+mod conv3x3;
 pub mod count;
 pub mod cuda;
 mod functions;
@@ -23,6 +24,7 @@ pub mod testing;
 pub mod version;
 
 pub use autograd::{vjp, vjp_and_keep};
+pub use conv3x3::conv3x3;
 pub use group::{Group, Store};
 pub use random::Generator;
 

@@ -1,0 +1,73 @@
+#include "conv3x3_kernel.h"
+#include "ext.h"
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+namespace conv3x3 {
+
+const Conv3x3Kernel* kernel() {
+#if defined(__x86_64__)
+  static const Conv3x3Kernel* best = __builtin_cpu_supports("avx512f") ? &conv3x3_avx512
+                                     : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &conv3x3_avx2
+                                                                                                        : nullptr;
+  return best;
+#else
+  return nullptr;
+#endif
+}
+
+using Bias = std::optional<at::Tensor>;
+
+// Whether the products that are saved are more than what tiles and the weights' transformation cost.
+bool pays(const at::Tensor& x, const at::Tensor& w, const Bias& bias) {
+  if (!kernel() || !x.device().is_cpu() || x.scalar_type() != at::kFloat || w.scalar_type() != at::kFloat || w.requires_grad()) return false;
+  if (x.dim() != 4 || w.dim() != 4 || w.size(2) != 3 || w.size(3) != 3 || w.size(0) % 8 != 0 || w.size(1) % 8 != 0) return false;
+  if (bias && (bias->requires_grad() || bias->scalar_type() != at::kFloat || bias->sizes() != w.sizes().slice(0, 1))) return false;
+  int64_t tiles = x.size(0) * ((x.size(2) + 3) / 4) * ((x.size(3) + 3) / 4);
+  int64_t weights = 36 * w.size(0) * w.size(1) < (1 << 22) ? 600 : 3000;  // those that leave the cache cost more
+  return x.size(1) == w.size(1) && 9 * x.size(0) * x.size(2) * x.size(3) >= 50 * tiles + weights;
+}
+
+at::Tensor run(const at::Tensor& input, const at::Tensor& weight, const float* bias, bool transposed) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  at::Tensor x = input.contiguous(), w = weight.contiguous();
+  int64_t outputs = w.size(transposed ? 1 : 0);
+  at::Tensor y = at::empty({x.size(0), outputs, x.size(2), x.size(3)}, x.options());
+  at::Tensor transformed = at::empty({36 * x.size(1) * outputs}, x.options());
+  Conv3x3 c{x.size(0), x.size(1), outputs, x.size(2), x.size(3), x.const_data_ptr<float>(), transformed.data_ptr<float>(), bias, y.data_ptr<float>()};
+  at::parallel_for(0, c.inputs, 16, [&](int64_t from, int64_t to) {
+    kernel()->transform_weights(w.const_data_ptr<float>(), transposed, c.inputs, c.outputs, from, to, transformed.data_ptr<float>());
+  });
+
+  // A block's tiles are as large as the weights, so that neither drives the other out of the cache, and every thread has some.
+  int64_t rows = c.batch * c.tile_rows(), threads = at::get_num_threads();
+  int64_t tiles = std::clamp<int64_t>(c.inputs * c.outputs / (c.inputs + c.outputs), 24, 192);
+  int64_t block = std::max<int64_t>(1, std::min(tiles / c.tiles_across(), (rows + threads - 1) / threads));
+  int64_t blocks = (rows + block - 1) / block;
+  at::parallel_for(0, blocks, 1, [&](int64_t from, int64_t to) {
+    at::Tensor scratch = at::empty({int64_t(kernel()->scratch(c, block))}, y.options());
+    for (int64_t b = from; b < to; b++) kernel()->run(c, b * block, std::min(rows, (b + 1) * block), scratch.data_ptr<float>());
+  });
+  return y;
+}
+
+struct Function : torch::autograd::Function<Function> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& w, const Bias& bias) {
+    context->save_for_backward({w});
+    at::Tensor b = bias ? bias->contiguous() : at::Tensor();
+    return run(x, w, bias ? b.const_data_ptr<float>() : nullptr, false);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    return {run(gradients[0], context->get_saved_variables()[0], nullptr, true), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace conv3x3
+
+extern "C" char* ext_conv3x3(TensorPtr x, TensorPtr w, TensorPtr bias, TensorPtr* out) {
+  return guarded([&] {
+    auto b = bias ? conv3x3::Bias(*bias) : std::nullopt;
+    *out = new at::Tensor(conv3x3::pays(*x, *w, b) ? conv3x3::Function::apply(*x, *w, b) : at::conv2d(*x, *w, b, 1, 1));
+  });
+}

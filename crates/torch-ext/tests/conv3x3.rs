@@ -1,0 +1,95 @@
+use tch::{Device, Kind, Tensor};
+use torch_ext::{Generator, conv3x3, vjp};
+
+/// Numbers of a generator of their own, so that no other test changes them.
+fn randn(seed: u64, shape: &[i64]) -> Tensor {
+    Generator::seeded(seed).unwrap().randn(shape).unwrap()
+}
+
+/// The largest difference over the largest value.
+fn off(found: &Tensor, wanted: &Tensor) -> f64 {
+    ((found.to_kind(Kind::Double) - wanted).abs().max() / wanted.abs().max()).double_value(&[])
+}
+
+/// `[batch, in, out, height, width]`: whole tiles and parts of tiles, panels of every width, one block of tiles and many.
+const SHAPES: [[i64; 5]; 11] = [
+    [1, 8, 8, 16, 16],
+    [3, 40, 48, 16, 16],
+    [16, 24, 104, 4, 4],
+    [2, 16, 56, 17, 9],
+    [2, 80, 40, 13, 31],
+    [5, 96, 88, 6, 7],
+    [40, 8, 16, 3, 5],
+    [70, 8, 8, 5, 2],
+    [60, 8, 24, 3, 3],
+    [1, 320, 64, 24, 20],
+    [1, 8, 32, 64, 130],
+];
+
+/// Output and gradient at the input against libtorch's in float64.
+#[test]
+fn output_and_gradient_are_those_of_the_sum() {
+    for (seed, [batch, inputs, outputs, height, width]) in (0..).zip(SHAPES) {
+        let x = randn(3 * seed, &[batch, inputs, height, width]).set_requires_grad(true);
+        let w = randn(3 * seed + 1, &[outputs, inputs, 3, 3]) / (9.0 * inputs as f64).sqrt();
+        let bias = randn(3 * seed + 2, &[outputs]);
+        let cotangent = randn(77 + seed, &[batch, outputs, height, width]);
+        let exact = |bias: Option<&Tensor>| {
+            let x = x.detach().to_kind(Kind::Double).set_requires_grad(true);
+            let y = x.conv2d(&w.to_kind(Kind::Double), bias, [1, 1], [1, 1], [1, 1], 1);
+            let gradient = vjp(&[&y], &[&x], &[&cotangent.to_kind(Kind::Double)]).unwrap().remove(0).unwrap();
+            (y.detach(), gradient)
+        };
+        for bias in [Some(&bias), None] {
+            let y = conv3x3(&x, &w, bias).unwrap();
+            let gradient = vjp(&[&y], &[&x], &[&cotangent]).unwrap().remove(0).unwrap();
+            let (wanted, wanted_gradient) = exact(bias.map(|b| b.to_kind(Kind::Double)).as_ref());
+            let errors = [off(&y.detach(), &wanted), off(&gradient, &wanted_gradient)];
+            println!("{batch} x {inputs} -> {outputs} x {height} x {width}: {errors:?}");
+            assert!(errors.iter().all(|error| *error < 5e-6), "{errors:?}");
+        }
+    }
+}
+
+/// An image's numbers are the same to the bit whatever else is in the batch, however many threads there are, and however it lies in memory.
+#[test]
+fn an_image_depends_on_itself_alone() {
+    let (x, w) = (randn(1, &[7, 40, 12, 20]), randn(2, &[48, 40, 3, 3]));
+    let whole = conv3x3(&x, &w, None).unwrap();
+    for i in 0..7 {
+        assert_eq!(conv3x3(&x.narrow(0, i, 1), &w, None).unwrap(), whole.narrow(0, i, 1), "{i}");
+    }
+    let shifted = |x: &Tensor| Tensor::cat(&[&randn(3, &[1]), &x.flatten(0, -1)], 0).narrow(0, 1, x.numel() as i64).view_as(x);
+    let bias = randn(4, &[48]);
+    let biased = conv3x3(&x, &w, Some(&bias)).unwrap();
+    assert_eq!(conv3x3(&shifted(&x), &shifted(&w), Some(&shifted(&bias))).unwrap(), biased, "at an odd address");
+    let transposed = x.transpose(2, 3).contiguous().transpose(2, 3);
+    assert_eq!(conv3x3(&transposed, &w, None).unwrap(), whole);
+    let threads = tch::get_num_threads();
+    tch::set_num_threads(if threads == 1 { 3 } else { 1 });
+    let again = conv3x3(&x, &w, None).unwrap();
+    tch::set_num_threads(threads);
+    assert_eq!(again, whole);
+}
+
+/// What the fast way does not do, libtorch does: other types, channels, gradients at weights and bias; and what is wrong is an error.
+#[test]
+fn everything_else_is_libtorchs() {
+    let x = randn(1, &[4, 12, 16, 16]);
+    let w = randn(2, &[10, 12, 3, 3]);
+    let plain = |x: &Tensor, w: &Tensor| x.conv2d(w, None::<Tensor>, [1, 1], [1, 1], [1, 1], 1);
+    assert_eq!(conv3x3(&x, &w, None).unwrap(), plain(&x, &w));
+    let (x, w) = (randn(1, &[4, 16, 16, 16]), randn(2, &[16, 16, 3, 3]));
+    let double = (x.to_kind(Kind::Double), w.to_kind(Kind::Double));
+    assert_eq!(conv3x3(&double.0, &double.1, None).unwrap(), plain(&double.0, &double.1));
+    let trained = w.set_requires_grad(true);
+    let bias = Tensor::zeros([16], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let ones = Tensor::ones([4, 16, 16, 16], (Kind::Float, Device::Cpu));
+    let y = conv3x3(&x, &trained, Some(&bias)).unwrap();
+    let gradients = vjp(&[&y], &[&trained, &bias], &[&ones]).unwrap();
+    assert!(gradients.iter().all(Option::is_some));
+    let y = conv3x3(&x, &trained.detach(), Some(&bias)).unwrap();
+    assert!(vjp(&[&y], &[&bias], &[&ones]).unwrap()[0].is_some());
+    assert!(conv3x3(&x, &randn(3, &[16, 24, 3, 3]), None).is_err());
+    assert!(conv3x3(&x, &w.detach(), Some(&randn(4, &[8]))).is_err());
+}
