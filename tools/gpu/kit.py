@@ -79,13 +79,14 @@ class Kit:
         except Skip as why:
             row |= {"ok": None, "skipped": str(why)}
         except side_by_side.Failed as failed:
-            row |= {"ok": False, "command": failed.command, "exit": failed.code, "stderr": failed.err, "stdout": failed.out}
+            # a code that is no number: it was ended for want of time, which says nothing of the program
+            row |= {"ok": False if isinstance(failed.code, int) else None, "skipped": str(failed.code), "command": failed.command, "exit": failed.code, "stderr": failed.err, "stdout": failed.out}
         except Exception as error:
             row |= {"ok": False, "error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-2000:]}
         row["wall"] = round(time.monotonic() - began, 1)
         self.results.append(row)
         self.save()
-        said = found if row["ok"] else row.get("skipped") or row.get("error") or last_lines(row["stderr"])
+        said = found if row["ok"] else row.get("error") or row.get("stderr") and last_lines(row["stderr"]) or row.get("skipped")
         said = said if isinstance(said, str) else json.dumps(said, default=str)
         state = {True: "", False: "FAILED ", None: "skipped "}[row["ok"]]
         print(f"{self.part}: {name} ({row['wall']:.0f} s): {state}{said[:400]}", flush=True)
@@ -183,6 +184,7 @@ def env(kit):
 
     kit.step("versions", versions)
     kit.step("doctor", lambda: kit.comat("doctor"))
+    kit.step("doctor --check", lambda: kit.comat("doctor", "--check", "--device", kit.args.device))
     kit.step("nvidia-smi", lambda: side_by_side.run(["nvidia-smi"]) if kit.cuda else "no GPU")
     kit.step("bf16 rate", lambda: {"TFLOP/s": round(kit.rate() / 1e12, 3)})
     kit.step("copies", copies)
@@ -478,12 +480,14 @@ def nan(kit):
 
     def train(*words):
         out = kit.fresh("run-nan")
-        base = ["samples.count=0", "samples.attention=false", "validation.count=1", "train.steps=6", "train.batch_size=2"]
+        base = ["samples.count=0", "samples.attention=false", "validation.count=1", "train.steps=14", "train.batch_size=2"]
         words = [*base, f"output={out}", f"model.device={kit.args.device}", "optimizer.warmup_steps=0", *words]
         found = ended(lambda: kit.comat("train", "--config", "configs/world.toml", *[w for word in words for w in ("--set", word)]))
         log = out / "events.jsonl"
-        losses = [json.loads(line).get("caption_loss") for line in log.read_text().splitlines()] if log.exists() else []
-        return found | {"losses": [loss for loss in losses if loss is not None]}
+        events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        losses = [event["caption_loss"] for event in events if event.get("caption_loss") is not None]
+        skipped = [event["not_finite"] for event in events if event.get("event") == "skipped"]
+        return found | {"losses": losses, "skipped": skipped}
 
     wild = ["optimizer.max_grad_norm=1e30", "replay.max_cotangent=1e30"]
     attention = "attention={segmenter={kind='world'},token_weight=3e-3,pixel_weight=5e-5}"

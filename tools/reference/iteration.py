@@ -85,7 +85,9 @@ class Iteration:
         self.scheduler.one = self.scheduler.one.to(self.master)
         self.context, self.added = self.conditions(pipe.to(**to))
         self.unet, self.vae = pipe.unet.requires_grad_(False), pipe.vae.requires_grad_(False)
-        if self.dtype == torch.float16 and self.vae.config.force_upcast:
+        # as the file says: diffusers itself takes an absent key for true, which for SD 1.5 it is not
+        said = json.loads((Path(args.model) / "vae/config.json").read_text()).get("force_upcast", "XL" in type(pipe).__name__)
+        if self.dtype == torch.float16 and said:
             self.vae.to(torch.float32)
         if args.checkpointing:
             self.unet.enable_gradient_checkpointing()

@@ -14,12 +14,19 @@ use std::{fs, path::Path};
 pub fn write(session: &Session, steps: u64, verdict: Option<&str>) -> Result<()> {
     let config = &session.config;
     let model = recipe::Model::of(session.pipeline.base(), session.pipeline.schedule()?);
-    let recipe = recipe::of(config, &model, &name(config), &shown(&config.model.path));
+    let path = match config.model.path.typed() {
+        _ if is_local(&config.model.path) => format!("PATH-TO/{}", shown(&config.model.path)),
+        typed => typed.display().to_string(),
+    };
+    let recipe = |folder: &str| recipe::of(config, &model, &name(config), &path, folder);
     let (run, adapter) = (&config.output, config.output.join("adapter"));
     let image = copy_image(run, &adapter)?;
-    write_text(&adapter.join("README.md"), &card(config, steps, verdict, image, &recipe))?;
+    write_text(&adapter.join("README.md"), &card(config, steps, verdict, image, &recipe(".")))?;
     if let Some((_, newest)) = samples::rounds(run)?.pop() {
-        write_text(&newest.join("README.md"), &format!("# How to draw these elsewhere\n\n{}", recipe))?;
+        write_text(
+            &newest.join("README.md"),
+            &format!("# How to draw these elsewhere\n\n{}", recipe("../../adapter")),
+        )?;
     }
     Ok(())
 }
@@ -47,9 +54,12 @@ fn name(config: &Config) -> String {
 /// A folder of this machine means nothing to others.
 fn shown(location: &Location) -> String {
     let typed = location.typed();
-    let local = typed.is_absolute() || typed.exists();
     let last = typed.file_name().map(|name| name.to_string_lossy().into_owned());
-    last.filter(|_| local).unwrap_or_else(|| typed.display().to_string())
+    last.filter(|_| is_local(location)).unwrap_or_else(|| typed.display().to_string())
+}
+
+fn is_local(location: &Location) -> bool {
+    location.typed().is_absolute() || location.typed().exists()
 }
 
 fn card(config: &Config, steps: u64, verdict: Option<&str>, image: bool, recipe: &str) -> String {

@@ -262,6 +262,7 @@ fn measure(
         config::read(&configuration, &[])
     };
     let config = read();
+    let mut judged = false; // by a discriminator that is measured too
     let forecast = config.and_then(|mut config| {
         config.prompts.train = prompts.clone();
         (config.model.path, config.captioner.path, config.model.tokenizer) =
@@ -271,6 +272,10 @@ fn measure(
             config.fidelity = None;
         }
         (config.captioner.micro_batch, config.replay.micro_batch) = (MicroBatch::WHOLE, MicroBatch::WHOLE);
+        if let Some(fidelity) = &mut config.fidelity {
+            fidelity.micro_batch = MicroBatch::WHOLE;
+            judged = true;
+        }
         if !known.has_room() {
             (config.train.batch_size, config.train.accumulation) = AT_MOST;
         }
@@ -296,9 +301,14 @@ fn measure(
         .most()
         .map_or(String::new(), |(phase, bytes)| format!(": all at once, {phase} needs the most, {}", gigabytes(bytes)));
     let mut chosen = vec![];
-    for (section, key) in
-        [("captioner", "micro_batch"), ("replay", "micro_batch"), ("train", "batch_size"), ("train", "accumulation")]
-    {
+    let settings = [
+        ("captioner", "micro_batch"),
+        ("replay", "micro_batch"),
+        ("fidelity", "micro_batch"),
+        ("train", "batch_size"),
+        ("train", "accumulation"),
+    ];
+    for (section, key) in settings.into_iter().filter(|(section, _)| judged || *section != "fidelity") {
         let proposed = fitting.iter().find_map(|setting| setting.strip_prefix(&format!("{section}.{key}=")));
         let value = match (proposed, key) {
             (Some(value), _) => value.to_owned(),

@@ -106,7 +106,7 @@ pub fn run(args: &Prompts) -> Result<()> {
         say!("{} left out, since they are in {} excluded", choice.left_out, choice.excluded.len());
     }
     for (lines, wanted) in choice.chosen.iter().zip(wanted) {
-        if lines.len() < wanted {
+        if lines.len() < wanted && args.captions.is_none() {
             tracing::warn!("there are only {} different prompts, not {wanted}", lines.len());
         }
     }

@@ -63,6 +63,7 @@ pub fn config(file: &Path, settings: &[String]) -> Result<Config> {
             *model = found.into();
         }
     }
+    config.lora.init.0.iter_mut().for_each(|scaled| scaled.adapter = adapter(&scaled.adapter));
     let prompts = &mut config.prompts;
     prompts.train = shipped(&prompts.train);
     prompts.validation = prompts.validation.as_deref().map(shipped);

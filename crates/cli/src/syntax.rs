@@ -22,13 +22,13 @@ pub fn warn<'a>(prompts: impl Iterator<Item = &'a str>) {
         "no LoRA is loaded by a prompt; leave it out, and name the file by --lora (or lora.init in a configuration)",
         "it does not divide the prompt here, and is read as text; leave it out",
         "nothing is chosen here, and it is read as text; write a prompt for each choice",
-        "the prompt is the same in all steps here, and brackets and number are read as text; write the words alone",
+        "the prompt is the same in all steps here, and the brackets are read as text; write the words alone",
         "no embedding is loaded here, and its name is read as text; leave it out",
         "options of another program are read as text here; leave them out, there are options and settings of comat",
     ];
     for ((first, count), advice) in first.iter().zip(counts).zip(ADVICE) {
         if let Some((found, prompt)) = first {
-            let more = if count > 1 { format!(" (and {} more prompts)", count - 1) } else { String::new() };
+            let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
             tracing::warn!("prompt `{prompt}`{more}: `{found}`: {advice}");
         }
     }

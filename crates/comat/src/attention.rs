@@ -209,6 +209,7 @@ mod tests {
         let reference = |prompt| found_by(Mode::Reference, prompt, 99);
         assert_eq!(reference("a red dog and a cat"), expected(&[("dog", &[2, 3])]));
         assert_eq!(reference("a wooden coffee table"), expected(&[("table", &[2, 3, 4])]));
+        assert_eq!(reference("a large wooden coffee table"), [], "four words");
         assert_eq!(reference("a very large wooden coffee table"), []);
         assert_eq!(reference("a red dog on the green grass"), expected(&[("dog", &[2, 3])]));
         assert_eq!(found("a red dog on the green grass", 99), expected(&[("dog", &[2, 3]), ("grass", &[6, 7])]));

@@ -514,3 +514,32 @@ fn step_by_step() {
         assert_eq!(apart < 1e-9, settings.len() == 1, "{settings:?}: {apart:e}");
     }
 }
+
+/// In half precision the trajectory samples with what is trained: an update far below the last place of the weights is not rounded away.
+#[test]
+fn half_precision_samples_what_it_trains() {
+    let mut session = Session::open(config(&["model.dtype=bfloat16"])).unwrap();
+    let kind = session.latent_kind();
+    let mut draws = Generator::seeded(7).unwrap();
+    let mut draw = |shape: &[i64]| draws.randn(shape).unwrap().to_kind(kind).to_device(device());
+    let mut adapter = adapter::start(&session).unwrap().trainable(kind, device());
+    let update = draw(&adapter.flat.size()) * 1e-4;
+    tch::no_grad(|| _ = adapter.flat.g_add_(&update));
+    let [c, h, w] = session.latent_shape;
+    let (x, text) = (draw(&[1, c, h, w]), session.text(&PROMPTS[..1]).unwrap());
+    let time = session.sampler.steps[0].time;
+    let predict = |network: &dyn Network| {
+        tch::no_grad(|| session.denoiser(network).predict(&x, time, &text).unwrap()).to_kind(Kind::Float)
+    };
+    let sampled = predict(session.frozen(&adapter.lora).unwrap().as_ref());
+    let trained = predict(session.branched(&adapter.lora).unwrap().as_ref());
+    assert_eq!(sampled, trained);
+    let base = predict(session.pipeline.network(&session.pipeline.weights).unwrap().as_ref());
+    assert_ne!(sampled, base, "or the update is too small to show anything");
+    let merged = session.pipeline.weights.merged(&adapter.lora).unwrap();
+    assert_ne!(
+        predict(session.pipeline.network(&merged).unwrap().as_ref()),
+        sampled,
+        "or rounding does not matter here"
+    );
+}

@@ -41,7 +41,7 @@ pub use micro_batch::MicroBatch;
 pub use mixed::Mixed;
 pub use networks::{Captioner, Model, Reduction};
 pub use one_or_more::OneOrMore;
-pub use parse::{read, read_with};
+pub use parse::{parse_table, read, read_with};
 pub use ranks::Ranks;
 pub use replay::{Mode, Policy, Replay};
 pub use rewards::{Reward, RewardKind};

@@ -118,6 +118,14 @@ fn check_sections(table: &Table) -> Result<()> {
     Ok(())
 }
 
+/// A table in TOML; what is wrong with it is told with file, line and column.
+///
+/// # Errors
+/// A text that is no TOML.
+pub fn parse_table(file: &Path, text: &str) -> Result<Table> {
+    toml::from_str(text).map_err(|e| at_place(&e, "", text, &file.display().to_string()))
+}
+
 fn at_place(error: &toml::de::Error, key: &str, text: &str, file: &str) -> anyhow::Error {
     let message = what_is_wrong(key, error.message().trim().lines().next().unwrap_or_default());
     match error.span() {

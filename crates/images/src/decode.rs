@@ -3,8 +3,9 @@
 use crate::{Image, Size};
 use anyhow::{Result, bail};
 use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{Image as Buffer, ImageRef},
+    FilterType, ResizeAlg, ResizeOptions, Resizer,
+    images::{TypedImage, TypedImageRef},
+    pixels::U8x3,
 };
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use models::text;
@@ -56,13 +57,15 @@ fn over_white([r, g, b, a]: [u8; 4]) -> [u8; 3] {
 pub fn cover(image: &Image, size: Size) -> Result<Image> {
     let (width, height) = (u32::try_from(size.width)?, u32::try_from(size.height)?);
     let (from_width, from_height) = (u32::try_from(image.width)?, u32::try_from(image.height)?);
-    let from = ImageRef::new(from_width, from_height, &image.pixels, PixelType::U8x3)?;
-    let mut to = Buffer::new(width, height, PixelType::U8x3);
+    let mut pixels = vec![0; 3 * width as usize * height as usize];
+    let from = TypedImageRef::<U8x3>::from_buffer(from_width, from_height, &image.pixels)?;
+    let mut to = TypedImage::<U8x3>::from_buffer(width, height, &mut pixels)?;
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
         .fit_into_destination(Some((0.5, 0.5)));
-    Resizer::new().resize(&from, &mut to, &options)?;
-    Ok(Image { width: width as usize, height: height as usize, pixels: to.into_vec() })
+    // for this type of pixel alone: for all of them the crate takes minutes to compile
+    Resizer::new().resize_typed::<U8x3>(&from, &mut to, &options)?;
+    Ok(Image { width: width as usize, height: height as usize, pixels })
 }
 
 #[cfg(test)]

@@ -73,7 +73,8 @@ impl Conv2d {
 
     /// `[B, in, h, w]` → `[B, out, h', w']`
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        if (self.stride, self.padding) == (1, 1) && self.weight.size()[2..] == [3, 3]
+        if (self.stride, self.padding) == (1, 1)
+            && self.weight.size()[2..] == [3, 3]
             && let Ok(y) = torch_ext::conv3x3(x, &self.weight, self.bias.as_ref())
         {
             return y;

@@ -49,13 +49,13 @@ impl Lines {
             every => format!("a checkpoint every {every} steps"),
         };
         tracing::info!(
-            "training: steps {} to {} of {} samples each ({} sampling steps, {} of them replayed) on {:?}{first}; {checkpoint}, in {}",
+            "training: steps {} to {} of {} samples each ({} sampling steps, {} of them replayed) on {}{first}; {checkpoint}, in {}",
             trainer.step + 1,
             self.last,
             config.train.batch_size * config.train.accumulation,
             trainer.session.sampler.len(),
             config.replay.tracked,
-            trainer.session.pipeline.device,
+            diffusion::settings::Where::from(trainer.session.pipeline.device),
             config.output.display()
         );
         self.told = Instant::now();

@@ -1,6 +1,6 @@
 //! Events to the standard input of another program, which may be slow, hang or end: the run never waits for it.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -47,6 +47,11 @@ impl Pipe {
     /// A program that cannot be started.
     pub fn start(words: &[String], run: &Path) -> Result<Self> {
         let (name, arguments) = words.split_first().ok_or_else(|| anyhow!("logging.command is empty"))?;
+        if let Some(word) =
+            words.iter().find(|word| ["|", "||", "&&", ";", ">", ">>", "<", "&"].contains(&word.as_str()))
+        {
+            bail!("logging.command: no shell is started, so `{word}` would be a word like any other; write sh -c '…'");
+        }
         let mut command = Command::new(name);
         command.args(arguments).env("COMAT_RUN", std::path::absolute(run).unwrap_or_else(|_| run.to_owned()));
         command.stdin(Stdio::piped()).stdout(io::stderr());

@@ -4,7 +4,12 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 unsafe extern "C" {
-    fn ext_conv3x3(x: *const C_tensor, w: *const C_tensor, bias: *const C_tensor, out: *mut *mut C_tensor) -> *mut c_char;
+    fn ext_conv3x3(
+        x: *const C_tensor,
+        w: *const C_tensor,
+        bias: *const C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> *mut c_char;
 }
 
 /// A 3×3 convolution of stride 1 that keeps the size: `[b, in, h, w]`, weights `[out, in, 3, 3]`, bias `[out]` → `[b, out, h, w]`.

@@ -59,7 +59,8 @@ fn an_image_depends_on_itself_alone() {
     for i in 0..7 {
         assert_eq!(conv3x3(&x.narrow(0, i, 1), &w, None).unwrap(), whole.narrow(0, i, 1), "{i}");
     }
-    let shifted = |x: &Tensor| Tensor::cat(&[&randn(3, &[1]), &x.flatten(0, -1)], 0).narrow(0, 1, x.numel() as i64).view_as(x);
+    let shifted =
+        |x: &Tensor| Tensor::cat(&[&randn(3, &[1]), &x.flatten(0, -1)], 0).narrow(0, 1, x.numel() as i64).view_as(x);
     let bias = randn(4, &[48]);
     let biased = conv3x3(&x, &w, Some(&bias)).unwrap();
     assert_eq!(conv3x3(&shifted(&x), &shifted(&w), Some(&shifted(&bias))).unwrap(), biased, "at an odd address");

@@ -54,8 +54,8 @@ fn elsewhere(kind: SamplerKind, spacing: Spacing) -> Elsewhere {
     Elsewhere { comfy: [comfy, of_steps], a1111: [a1111, of_types], renamed: kind == SamplerKind::Ddpm }
 }
 
-/// `name`: of the LoRA; `path`: of the model, as others can find it.
-pub fn of(config: &Config, model: &Model, name: &str, path: &str) -> String {
+/// `name`: of the LoRA; `path`: of the model, as others can find it; `folder`: where the LoRA lies, seen from the page.
+pub fn of(config: &Config, model: &Model, name: &str, path: &str, folder: &str) -> String {
     let sampling = config.samples.sampling(&config.sampling);
     let (steps, guidance) = (sampling.steps, sampling.guidance_scale.max(1.0));
     let Elsewhere { comfy: [sampler, scheduler], a1111: [method, schedule], renamed } =
@@ -78,8 +78,9 @@ pub fn of(config: &Config, model: &Model, name: &str, path: &str) -> String {
          | guidance (CFG) | {guidance} | {guidance} |\n\
          {in_comfy_and_a1111}\
          | noise | drawn on the CPU, as here | settings: random number generator source CPU |\n\n\
-         - **diffusers**: `pipe.load_lora_weights(\"adapter\", weight_name=\"pytorch_lora_weights.safetensors\")`\n\
-         - **comat**: `comat generate --model {path} --lora adapter/pytorch_lora_weights.safetensors --sampler {} --steps {steps} \
+         In the folder of this page:\n\n\
+         - **diffusers**: `pipe.load_lora_weights(\"{folder}\", weight_name=\"pytorch_lora_weights.safetensors\")`\n\
+         - **comat**: `comat generate --model {path} --lora {folder}/pytorch_lora_weights.safetensors --sampler {} --steps {steps} \
          --guidance-scale {} --prompt …`\n",
         config.samples.seed,
         sampling.sampler,
@@ -134,7 +135,7 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let settings: Vec<String> = settings.iter().map(|setting| setting.to_string()).collect();
         let config = config::read(&file, &settings).unwrap();
-        of(&config, &Model { base, spacing, prediction, zero_snr }, "tuned", "OWNER/NAME")
+        of(&config, &Model { base, spacing, prediction, zero_snr }, "tuned", "OWNER/NAME", ".")
     }
 
     fn line<'a>(text: &'a str, what: &str) -> &'a str {

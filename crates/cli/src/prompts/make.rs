@@ -109,7 +109,8 @@ impl<R: Rng> Sentence<'_, R> {
                 return Ok(word.clone());
             }
         }
-        bail!("a list of words is too short: {}", list.join(", "))
+        let words = if list.is_empty() { "nothing".into() } else { list.join(", ") };
+        bail!("a list of words is too short ({words}): give it more, or leave categories out by --categories")
     }
 
     fn any(&mut self, list: &[String]) -> String {

@@ -27,7 +27,7 @@ impl Words {
         let mut words: Table = toml::from_str(include_str!("words.toml")).context("the program's own words")?;
         let Some(path) = own else { return Ok(words.try_into()?) };
         let text = models::text::read(path)?;
-        let theirs: Table = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        let theirs: Table = config::parse_table(path, &text)?;
         for (name, list) in theirs {
             match (words.get_mut(&name), list) {
                 (Some(Value::Table(ours)), Value::Table(theirs)) => ours.extend(theirs),

@@ -73,7 +73,7 @@ impl<'a> Iteration<'a> {
                 clip_skip: None,
                 strict: false,
                 dtype,
-                vae_dtype: None,
+                vae_dtype: Some(dtype), // the world's own autoencoder asks for float32
                 tf32: self.tf32,
                 deterministic: self.deterministic,
                 device,

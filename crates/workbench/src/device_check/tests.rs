@@ -29,6 +29,8 @@ fn this_device_is_right() {
         let judged = findings.iter().filter(|f| f.what.starts_with(dtype) && f.verdict == Verdict::Passed).count();
         assert_eq!(judged, 6, "{dtype}");
     }
+    let error = |what: &str| findings.iter().find(|f| f.what == what).unwrap().found.parse::<f64>().unwrap();
+    assert!(error("float16: image") > 1e-5, "decoded in float32");
     assert!(findings.iter().any(|f| f.found == "the same bits"));
     assert!(findings.iter().all(|f| f.advice.is_none() && !f.found.is_empty()));
 }
