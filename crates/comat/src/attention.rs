@@ -50,14 +50,8 @@ impl Counts {
 
 impl Attention {
     pub fn new(config: config::Attention, segmenter: Resident<Box<dyn Segmenter>>) -> Self {
-        Self {
-            config,
-            segmenter,
-            subjects: HashMap::new(),
-            explicit: HashMap::new(),
-            parser: None,
-            told: Counts::default(),
-        }
+        let (subjects, explicit, parser, told) = Default::default();
+        Self { config, segmenter, subjects, explicit, parser, told }
     }
 
     /// Unloads the segmenter whenever it has nothing to do.

@@ -1,6 +1,6 @@
 //! Which prompts a step sees, and its random draws.
 
-use crate::{loss::caption::CaptionLoss, session::Session, tracked, train::Draws};
+use crate::{draws::Draws, loss::caption::CaptionLoss, session::Session, share::Share, tracked};
 use anyhow::{Context, Result};
 use config::Config;
 use diffusion::{
@@ -51,24 +51,6 @@ pub struct Batch {
     mine: Range<usize>,
 }
 
-/// A batch, and which of its samples are computed here: all of them, or those of a rank. Losses are means over the whole batch,
-/// so the ranks' losses and gradients add up to those of the batch.
-pub struct Share<'a> {
-    pub batch: Vec<&'a str>,
-    mine: Range<usize>,
-}
-
-impl<'a> Share<'a> {
-    pub fn whole(prompts: &[&'a str]) -> Self {
-        Self { batch: prompts.to_vec(), mine: 0..prompts.len() }
-    }
-
-    /// The prompts of what is computed here.
-    pub fn prompts(&self) -> &[&'a str] {
-        &self.batch[self.mine.clone()]
-    }
-}
-
 impl Batch {
     pub fn new(
         config: &Config,
@@ -112,8 +94,8 @@ impl Batch {
     pub fn draws(&self, session: &Session) -> Result<Draws<'static>> {
         let (config, step) = (&session.config, self.step);
         let (start, noise) = noise(session, Purpose::Trajectory, step, &self.places)?;
-        let crop =
-            |place: &u64| CaptionLoss::draw_crop(config.seed, step, *place, session.size.height, session.size.width);
+        let size = session.size;
+        let crop = |place: &u64| CaptionLoss::draw_crop(config.seed, step, *place, size.height, size.width);
         let tracked = tracked_steps(session, step)?;
         Ok(Draws {
             start: session.sampler.start(start),
@@ -132,22 +114,26 @@ impl Batch {
 /// The tracked steps of an optimiser step: the same for all its trajectories.
 fn tracked_steps(session: &Session, step: u64) -> Result<BTreeSet<usize>> {
     let replay = &session.config.replay;
-    let mut draws = stream(session.config.seed, Purpose::Tracked, step, 0)?;
-    tracked::steps(replay.policy, session.sampler.len(), replay.tracked, |n| Ok(draws.below(0, n as i64)? as usize))
+    let below = below(session, Purpose::Tracked, step)?;
+    tracked::steps(replay.policy, session.sampler.len(), replay.tracked, below)
 }
 
 /// Those of the tracked steps that have attention losses.
 fn attention_steps(session: &Session, step: u64, tracked: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
     let Some(attention) = &session.config.attention else { return Ok(BTreeSet::new()) };
-    let mut draws = stream(session.config.seed, Purpose::Attention, step, 0)?;
-    tracked::some_of(tracked, attention.steps, |n| Ok(draws.below(0, n as i64)? as usize))
+    tracked::some_of(tracked, attention.steps, below(session, Purpose::Attention, step)?)
 }
 
 /// Those of the tracked steps that have the anchor.
 fn anchor_steps(session: &Session, step: u64, tracked: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
     let Some(anchor) = &session.config.anchor else { return Ok(BTreeSet::new()) };
-    let mut draws = stream(session.config.seed, Purpose::Anchor, step, 0)?;
-    tracked::subset(tracked, anchor.steps, |n| Ok(draws.below(0, n as i64)? as usize))
+    tracked::subset(tracked, anchor.steps, below(session, Purpose::Anchor, step)?)
+}
+
+/// Draws numbers below a given one, from a stream of the step.
+fn below(session: &Session, purpose: Purpose, step: u64) -> Result<impl FnMut(usize) -> Result<usize> + use<>> {
+    let mut draws = stream(session.config.seed, purpose, step, 0)?;
+    Ok(move |n| Ok(draws.below(0, n as i64)? as usize))
 }
 
 /// The noise that it starts from and that of the steps, every sample from its own stream.

@@ -5,10 +5,10 @@
 //! one logit for each latent pixel. It sees clean latents at the sampler's last timestep, with the embedding of no prompt.
 
 use crate::{
-    batch::Share,
     finite::{self, Part},
     replay::chunks,
     reward::{Gradient, LatentReward},
+    share::Share,
 };
 use anyhow::{Context, Result, bail};
 use diffusion::{
@@ -91,13 +91,12 @@ impl Discriminator {
     ) -> Result<Self> {
         let (kind, device) = (tuned.kind, tuned.device);
         let channels = tuned.family.channels().1;
-        let other = match &settings.model {
+        let mut other = match &settings.model {
             Some(path) if fs::canonicalize(path).ok() != fs::canonicalize(&tuned.path).ok() => {
                 Some(Pipeline::open(path, kind, device).context("fidelity.model")?)
             }
             _ => None,
         };
-        let mut other = other;
         let pipeline = other.as_mut().unwrap_or(tuned);
         if pipeline.family.channels().0 != channels {
             bail!(

@@ -3,10 +3,10 @@
 
 use crate::{
     batch::{Batch, Order},
+    draws::Draws,
     loss::caption::CaptionLoss,
     session::Session,
     tracked,
-    train::Draws,
 };
 use anyhow::{Context, Result, bail};
 use config::Config;

@@ -8,10 +8,9 @@
 mod clip;
 
 use crate::{
-    batch::Share,
     finite::{self, Part},
-    loss::caption::Crop,
     replay::chunks,
+    share::Share,
 };
 use anyhow::{Context, Result, ensure};
 use config::{Config, RewardKind};
@@ -52,6 +51,9 @@ pub trait LatentReward {
 
 /// The rewards of latents that take part in an iteration, with their weights.
 pub type AtLatents<'a> = Vec<(f64, &'a mut dyn LatentReward)>;
+
+/// Offset from the top and from the left, in pixels.
+pub type Crop = (i64, i64);
 
 /// What the rewards of an iteration look at.
 #[derive(Clone, Copy)]

@@ -8,14 +8,16 @@ mod setup;
 
 use crate::{
     attention::Counts,
-    batch::{Batch, Order, Share},
+    batch::{Batch, Order},
     discriminator::{Adversary, Discriminator},
+    draws::Draws,
     finite::{self, MOST_SKIPPED, Part},
-    loss::{anchor::Anchored, attention::Concentration, caption::Crop, step::StepLoss},
+    loss::{anchor::Anchored, attention::Concentration, step::StepLoss},
     mixed::Mixed,
     replay::Replay,
     reward::{AtLatents, Gradient, ImageReward, LatentReward, Seen},
     session::Session,
+    share::Share,
 };
 use anyhow::{Result, bail};
 use clock::Clock;
@@ -24,7 +26,7 @@ use diffusion::{prompts::Prompt, trajectory};
 use models::lora::Trainable;
 use optim::{Ema, Gradients, Updater, learning_rate};
 use ranks::{ProcessGroup, interrupt::Interrupt};
-use std::{collections::BTreeSet, path::PathBuf};
+use std::path::PathBuf;
 use tch::{Kind, Tensor};
 
 pub use clock::{Phase, Phases, under_way};
@@ -226,9 +228,8 @@ impl Trainer {
     }
 }
 
-/// One iteration, section 1 of the method: adds `dL/d adapter` to the gradients. Of a share of a batch, it is the share's part
-/// of the batch's losses and gradients. `each` is
-/// called after every denoising step and between the parts; its error ends the iteration.
+/// One iteration, section 1 of the method: adds `dL/d adapter` to the gradients. Of a share of a batch, it is the share's part of the
+/// batch's losses and gradients. `each` is called after every denoising step and between the parts; its error ends the iteration.
 ///
 /// # Errors
 /// [`finite::NotFinite`], among others. What has come to the gradients until then is a part of them.
@@ -338,26 +339,6 @@ pub fn iterate(
 /// The norm of a sample's cotangent, in the mean over the batch.
 fn mean_norm(cotangent: &Tensor, batch: usize) -> f64 {
     cotangent.flatten(1, -1).norm_scalaropt_dim(2.0, [1], false).sum(Kind::Double).double_value(&[]) / batch as f64
-}
-
-/// The random part of an iteration.
-pub struct Draws<'a> {
-    /// x_T `[B, C, h, w]`, or x_t before the step `first`
-    pub start: Tensor,
-    /// The sampler's step to begin with; steps are counted from it.
-    pub first: usize,
-    /// Of the caption loss.
-    pub weight: f64,
-    /// Whether the rewards beside it ([`Session::rewards`]) take part.
-    pub rewards: bool,
-    /// Noise of a step `[B, C, h, w]`; asked for in order.
-    pub noise: Box<dyn FnMut(usize) -> Result<Tensor> + 'a>,
-    pub tracked: BTreeSet<usize>,
-    /// Those of the tracked steps that have attention losses.
-    pub attention: BTreeSet<usize>,
-    /// Those of the tracked steps that have the anchor.
-    pub anchor: BTreeSet<usize>,
-    pub crops: Vec<Crop>,
 }
 
 /// How strongly each loss, weighted, pulls at x_0: the norm of a sample's cotangent there, in the mean. `caption`: of all losses on

@@ -1,8 +1,9 @@
 //! The caption loss against a plain computation beside it: the crop, smoothed labels.
 
 use comat::{
-    batch::Share,
-    loss::caption::{Caption, CaptionLoss, Crop},
+    loss::caption::{Caption, CaptionLoss},
+    reward::Crop,
+    share::Share,
 };
 use models::{
     blip::{Captioner, IGNORED},

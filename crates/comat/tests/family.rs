@@ -2,12 +2,7 @@
 //! the path of rectified flow. Training takes it as it takes any, and its gradient is that of one graph, in float64.
 
 use anyhow::Result;
-use comat::{
-    adapter,
-    batch::Share,
-    session::Session,
-    train::{Draws, iterate},
-};
+use comat::{adapter, draws::Draws, session::Session, share::Share, train::iterate};
 use diffusion::{
     conditions::{Adapter, GuidedText, PromptEncoder},
     family::{Family, Overrides},

@@ -3,11 +3,12 @@
 use comat::{
     adapter,
     attention::{Attention, Counts},
-    batch::Share,
+    draws::Draws,
     loss::attention::{self, Target},
     reward::{AtLatents, Gradient, LatentReward},
     session::Session,
-    train::{Draws, iterate},
+    share::Share,
+    train::iterate,
 };
 use config::{self, Config};
 use diffusion::{

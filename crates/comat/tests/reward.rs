@@ -1,9 +1,10 @@
 //! Rewards at the images: the numbers of a batch are those of its parts, however it is cut.
 
 use comat::{
-    batch::{Batch, Share},
+    batch::Batch,
     loss::caption::CaptionLoss,
     reward::{self, Gradient, ImageReward, PerImage, Seen},
+    share::Share,
 };
 use config::{Config, MicroBatch};
 use diffusion::resident::Resident;

@@ -3,9 +3,10 @@
 
 use comat::{
     adapter,
-    batch::{Batch, Share},
+    batch::Batch,
     replay::{Mode, Replay},
     session::Session,
+    share::Share,
 };
 use diffusion::trajectory;
 use optim::Gradients;

@@ -9,8 +9,8 @@ mod red_reward;
 mod draw_and_score;
 
 use comat::{
-    batch::Share,
     reward::{ImageReward, Seen},
+    share::Share,
 };
 use std::path::Path;
 use tch::{Kind, Tensor};

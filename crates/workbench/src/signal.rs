@@ -8,9 +8,10 @@ mod nested;
 use anyhow::{Result, bail, ensure};
 use comat::{
     adapter,
-    batch::{Batch, Order, Share},
+    batch::{Batch, Order},
     loss::caption::CaptionLoss,
     session::Session,
+    share::Share,
     train::iterate,
 };
 use config::Config;

@@ -3,10 +3,11 @@
 use anyhow::{Context, Result, bail};
 use comat::{
     adapter,
-    batch::Share,
+    draws::Draws,
     session::Session,
+    share::Share,
     tracked,
-    train::{Draws, Phases, iterate},
+    train::{Phases, iterate},
 };
 use config::Config;
 use diffusion::{generate::Given, prompts};

@@ -1,12 +1,12 @@
 //! Concept Matching: how surprised a frozen captioner is by the prompt, given the image (section 2 of the method).
 
 use crate::{
-    batch::Share,
     finite::{self, Part},
     likelihood::{self, Blip, Likelihood, Nll},
     loss::contrast::Contrast,
     replay::chunks,
-    reward::{Gradient, ImageReward, Seen},
+    reward::{Crop, Gradient, ImageReward, Seen},
+    share::Share,
 };
 use anyhow::{Context, Result};
 use config::{self, Reduction};
@@ -35,9 +35,6 @@ pub struct Caption {
     /// `dL/d image` `[B, 3, H, W]`
     pub cotangent: Tensor,
 }
-
-/// Offset from the top and from the left, in pixels.
-pub type Crop = (i64, i64);
 
 impl CaptionLoss {
     pub fn open(config: &config::Captioner, kind: Kind, device: Device) -> Result<Self> {

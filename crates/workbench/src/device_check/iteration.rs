@@ -6,10 +6,10 @@
 use anyhow::{Result, bail};
 use comat::{
     adapter,
-    batch::Share,
     finite::{self, Part},
     replay,
     session::Session,
+    share::Share,
 };
 use config::{Captioner, Config, Dtype, Location, Model, Prompts, Replay, SamplerKind, Sampling, Where};
 use diffusion::trajectory;

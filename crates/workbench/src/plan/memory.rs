@@ -8,12 +8,13 @@
 use anyhow::{Context, Result};
 use comat::{
     adapter,
-    batch::Share,
     discriminator::{Adversary, Discriminator},
+    draws::Draws,
     loss::caption::CaptionLoss,
     reward::LatentReward,
     session::Session,
-    train::{Draws, Phases, iterate},
+    share::Share,
+    train::{Phases, iterate},
 };
 use config::{Config, Keep, MicroBatch, Size};
 use diffusion::{
