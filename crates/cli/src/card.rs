@@ -44,7 +44,7 @@ fn copy_image(run: &Path, adapter: &Path) -> Result<bool> {
 /// What puts the folder on the hub.
 pub fn upload(config: &Config) -> String {
     let folder = config.output.join("adapter");
-    format!("hf upload YOUR-NAME/{} {} .", name(config), crate::verbs::quoted(&folder.display().to_string()))
+    format!("hf upload YOUR-NAME/{} {} .", name(config), crate::text::quoted(&folder.display().to_string()))
 }
 
 fn name(config: &Config) -> String {

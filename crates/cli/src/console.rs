@@ -17,6 +17,9 @@ use std::{
 use tracing::Level;
 use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
+/// What a bar counts while images are drawn.
+pub const DENOISING: &str = "denoising steps";
+
 /// Prints what a command answers. A reader that has seen enough (`comat … | head`) is no failure; a full disk is.
 pub fn print(text: fmt::Arguments) -> Result<()> {
     match io::stdout().write_fmt(text) {

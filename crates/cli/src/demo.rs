@@ -2,9 +2,9 @@
 
 mod course;
 
-use crate::{args::Args, console::Console, share, verbs::quoted};
+use crate::{console::Console, share, text::quoted};
 use anyhow::{Context, Result, bail};
-use clap::{Args as Group, Parser};
+use clap::Args as Group;
 use course::{Extent, Step};
 use diffusion::settings::Where;
 use models::write_text;
@@ -58,7 +58,8 @@ const RESULTS: &[(&str, &str)] = &[
     ("events.jsonl", "loss, gradient norm, time and memory of every step"),
 ];
 
-pub fn run(args: Demo, console: &Console) -> Result<()> {
+/// `typed` does what these words do when they are typed.
+pub fn run(args: Demo, console: &Console, typed: impl Fn(&[String]) -> Result<()>) -> Result<()> {
     let Some(share) = share::folder() else { bail!("the miniature world is not found; {}", share::advice()) };
     let extent = if args.quick { Extent::QUICK } else { Extent::WHOLE };
     let out = args.out.unwrap_or_else(|| extent.folder.into());
@@ -86,8 +87,7 @@ pub fn run(args: Demo, console: &Console) -> Result<()> {
     let begun = Instant::now();
     for (number, step) in steps.iter().enumerate().skip(before.unwrap_or(0)) {
         say!("\n{}/{} {}\n    {}", number + 1, steps.len(), step.what, step.line());
-        let arguments = Args::try_parse_from(&step.words).context("a step of the demo")?;
-        crate::dispatch(arguments.verb, console)?;
+        typed(&step.words)?;
         if console.interrupt.is_set() {
             return Err(Interrupted.into());
         }
@@ -173,6 +173,8 @@ impl Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::Args;
+    use clap::Parser;
 
     #[test]
     fn every_step_is_a_command() {

@@ -5,9 +5,8 @@ mod args;
 pub use args::Evaluate;
 
 use crate::{
-    console::Console,
+    console::{Console, DENOISING},
     fetch, processes,
-    verbs::{DENOISING, open},
 };
 use anyhow::{Context, Result, bail};
 use args::{DrawArgs, JudgeArgs};
@@ -181,7 +180,8 @@ impl Work<'_> {
         self.group.of_first(|| Settings { judges: BTreeMap::new(), ..self.settings(Some(how)) }.claim(out))?;
         if missing.iter().any(|missing| !missing.is_empty()) {
             let source = (model.clone(), variant.as_deref(), tokenizer.clone());
-            let open = || open(source.0, source.1, source.2, (*overrides).into(), &self.args.engine, self.console);
+            let open =
+                || fetch::pipeline(source.0, source.1, source.2, (*overrides).into(), &self.args.engine, self.console);
             let mut pipeline = self.group.one_before_the_others(open)?;
             for ((name, loras), missing) in variants.iter().zip(&missing).filter(|(_, missing)| !missing.is_empty()) {
                 let unet = pipeline.adapt(loras)?;

@@ -1,9 +1,12 @@
 //! Models that are named by an id of the hub: fetched, with a bar, before anything is opened.
 
-use crate::{console::Console, share};
+use crate::{args::shared::Engine, console::Console, share};
 use anyhow::{Context, Result};
 use config::{self, Config};
-use diffusion::settings::{Adapter, Location, Scaled};
+use diffusion::{
+    pipeline::{Overrides, Pipeline},
+    settings::{Adapter, Location, Scaled},
+};
 use hub::{Hub, Layout, Progress, Settings};
 use indicatif::ProgressBar;
 use std::path::PathBuf;
@@ -86,4 +89,17 @@ impl Drop for Bar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
+}
+
+/// Fetches what is not there, and opens it.
+pub fn pipeline(
+    mut model: Location,
+    variant: Option<&str>,
+    mut tokenizer: Option<Location>,
+    overrides: Overrides,
+    engine: &Engine,
+    console: &Console,
+) -> Result<Pipeline> {
+    self::model(&mut model, variant, &mut tokenizer, console)?;
+    Pipeline::open_at(&model, variant, tokenizer.as_deref(), overrides, engine.precision(), engine.device.device()?)
 }

@@ -2,7 +2,7 @@
 
 mod edit;
 
-use crate::{args::at_least_one, console::Console, doctor, fetch, share, verbs};
+use crate::{args::shared::at_least_one, console::Console, doctor, fetch, share, text};
 use anyhow::{Context, Result, bail};
 use clap::Args as Group;
 use config::MicroBatch;
@@ -141,14 +141,14 @@ pub fn run(args: Init, console: &Console) -> Result<()> {
     for choice in &choices {
         say!("  {:<48} {}", choice.name(), choice.why);
     }
-    let file = verbs::quoted(&out.display().to_string());
+    let file = text::quoted(&out.display().to_string());
     say!("The configuration is {}.", out.display());
     say!(
         "The run fetches Grounding DINO and SAM (1.3 GB) for its attention losses; --set attention=false does without."
     );
     let missing = |option: &str, path: &Path| match path.exists() {
         true => String::new(),
-        false => format!(" {option} {}", verbs::quoted(&path.display().to_string())),
+        false => format!(" {option} {}", text::quoted(&path.display().to_string())),
     };
     if !args.prompts.exists() {
         say!("Prompts:  comat prompts{}{}", missing("--out", &args.prompts), missing("--held-out", &args.held_out));

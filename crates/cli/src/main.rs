@@ -26,11 +26,12 @@ mod share;
 mod shell;
 mod signal;
 mod syntax;
+mod text;
 mod threads;
 mod verbs;
 mod world;
 
-use args::{Args, Verb};
+use args::Args;
 use console::Console;
 use std::process::ExitCode;
 
@@ -46,31 +47,5 @@ fn main() -> ExitCode {
     if let Some(count) = args.verb.processes().filter(|count| *count > 1) {
         return processes::run(count, &console);
     }
-    console::exit_code(dispatch(args.verb, &console))
-}
-
-fn dispatch(verb: Verb, console: &Console) -> anyhow::Result<()> {
-    match verb {
-        Verb::Demo(args) => demo::run(args, console),
-        Verb::Init(args) => init::run(args, console),
-        Verb::Config(args) => preset::run(&args),
-        Verb::Train(args) => verbs::train(args, console),
-        Verb::Plan(args) => verbs::plan(args, console),
-        Verb::Prepare(args) => prepare::run(args, console),
-        Verb::Generate(args) => verbs::generate(args, console),
-        Verb::Evaluate(args) => evaluate::run(*args, console),
-        Verb::Latents(args) => verbs::latents(args, console),
-        Verb::Trace(args) => verbs::trace(args, console),
-        Verb::Signal(args) => signal::run(args, console),
-        Verb::Prompts(args) => prompts::run(&args),
-        Verb::Entities(args) => entities::run(args),
-        Verb::Segment(args) => segment::run(args, console),
-        Verb::Attention(args) => verbs::attention(args, console),
-        Verb::Report(args) => report::run(args, console),
-        Verb::Doctor(args) => doctor::run(args),
-        Verb::Completions(args) => shell::completions(&args),
-        Verb::Man(args) => shell::man(&args),
-        Verb::Lora(verb) => lora::run(verb, console),
-        Verb::World(verb) => world::run(verb, console),
-    }
+    console::exit_code(verbs::dispatch(args.verb, &console))
 }

@@ -1,7 +1,7 @@
 //! `comat prepare`: a model made ready for images smaller than its own.
 
 use crate::{
-    args::{Engine, at_least_one},
+    args::shared::{Engine, at_least_one},
     console::Console,
     fetch,
 };

@@ -3,7 +3,7 @@
 mod make;
 mod words;
 
-use crate::{args::at_least_one, syntax};
+use crate::{args::shared::at_least_one, syntax};
 use anyhow::{Context, Result, bail};
 use clap::Args as Group;
 use diffusion::prompts;

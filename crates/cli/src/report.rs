@@ -1,6 +1,6 @@
 //! `comat report`
 
-use crate::{args::at_least_one, console::Console};
+use crate::{args::shared::at_least_one, console::Console};
 use anyhow::Result;
 use clap::Args as Group;
 use std::path::PathBuf;

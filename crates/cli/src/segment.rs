@@ -1,6 +1,10 @@
 //! `comat segment`: looks for nouns in an image and paints what was found over it.
 
-use crate::{args::Engine, console::Console, fetch};
+use crate::{
+    args::shared::{Engine, unit_interval},
+    console::Console,
+    fetch,
+};
 use anyhow::{Result, bail};
 use clap::Args as Group;
 use diffusion::{
@@ -37,10 +41,10 @@ pub struct Segment {
     #[arg(long)]
     pub overwrite: bool,
     /// How well a box must fit its noun, 0 to 1
-    #[arg(long, value_name = "SCORE", default_value_t = 0.3, value_parser = share)]
+    #[arg(long, value_name = "SCORE", default_value_t = 0.3, value_parser = unit_interval)]
     pub box_threshold: f64,
     /// How well a box must fit a word that counts for it, 0 to 1
-    #[arg(long, value_name = "SCORE", default_value_t = 0.25, value_parser = share)]
+    #[arg(long, value_name = "SCORE", default_value_t = 0.25, value_parser = unit_interval)]
     pub text_threshold: f64,
     #[command(flatten)]
     pub engine: Engine,
@@ -50,13 +54,6 @@ fn noun(text: &str) -> Result<String, String> {
     match text.trim() {
         "" => Err("there is no noun between two commas".into()),
         noun => Ok(noun.to_owned()),
-    }
-}
-
-pub fn share(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err("must be a number from 0 to 1".into()),
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Signal {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least_two)]
     noises: usize,
     /// Crops of each image; 2 where the captioner's crop is moved (images of 224 pixels and more), else 1
-    #[arg(long, value_name = "N", value_parser = crate::args::at_least_one)]
+    #[arg(long, value_name = "N", value_parser = crate::args::shared::at_least_one)]
     crops: Option<usize>,
     /// Adapter to start from, in place of lora.init: a file, the folder of one or of a run, or OWNER/NAME[:FILE] of the hub
     #[arg(long, value_name = "FILE|DIR|ID")]

@@ -1,21 +1,26 @@
-//! One function per verb: from what was typed to a call of the library.
+//! From what was typed to a call of the library: which function a verb is, and those of the verbs that have no file of their own.
 
 use crate::{
-    args::{Attention, Engine, Generate, Latents, Plan, Source, Trace, Train},
+    args::{
+        Args, Attention, Generate, Latents, Plan, Trace, Train, Verb,
+        shared::{Engine, Source},
+    },
     card,
-    console::{Console, watch},
-    fetch, processes, share, syntax, threads,
+    console::{Console, DENOISING, watch},
+    demo, doctor, entities, evaluate, fetch, init, lora, prepare, preset, processes, report, segment, share, shell,
+    signal, syntax,
+    text::{counted, quoted},
+    threads, world,
 };
 use anyhow::{Context, Error, Result, bail};
+use clap::Parser;
 use comat::{
     loss::caption::CaptionLoss,
     train::{self, Ended, Phase},
 };
 use diffusion::{
-    generate,
-    pipeline::{Overrides, Pipeline},
-    prompts,
-    settings::{Location, Where, paths},
+    generate, prompts,
+    settings::{Where, paths},
     word_maps,
 };
 use hub::Layout;
@@ -23,8 +28,35 @@ use ranks::Terms;
 use std::path::Path;
 use workbench::{plan, trace as tracing_of};
 
-/// What a bar counts while images are drawn.
-pub const DENOISING: &str = "denoising steps";
+pub fn dispatch(verb: Verb, console: &Console) -> Result<()> {
+    match verb {
+        Verb::Demo(args) => {
+            let typed =
+                |words: &[String]| dispatch(Args::try_parse_from(words).context("a step of the demo")?.verb, console);
+            demo::run(args, console, typed)
+        }
+        Verb::Init(args) => init::run(args, console),
+        Verb::Config(args) => preset::run(&args),
+        Verb::Train(args) => train(args, console),
+        Verb::Plan(args) => plan(args, console),
+        Verb::Prepare(args) => prepare::run(args, console),
+        Verb::Generate(args) => generate(args, console),
+        Verb::Evaluate(args) => evaluate::run(*args, console),
+        Verb::Latents(args) => latents(args, console),
+        Verb::Trace(args) => trace(args, console),
+        Verb::Signal(args) => signal::run(args, console),
+        Verb::Prompts(args) => crate::prompts::run(&args),
+        Verb::Entities(args) => entities::run(args),
+        Verb::Segment(args) => segment::run(args, console),
+        Verb::Attention(args) => attention(args, console),
+        Verb::Report(args) => report::run(args, console),
+        Verb::Doctor(args) => doctor::run(args),
+        Verb::Completions(args) => shell::completions(&args),
+        Verb::Man(args) => shell::man(&args),
+        Verb::Lora(verb) => lora::run(verb, console),
+        Verb::World(verb) => world::run(verb, console),
+    }
+}
 
 pub fn train(args: Train, console: &Console) -> Result<()> {
     let mut config = share::config(&args.config, &args.set)?;
@@ -173,7 +205,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         request.loras = fetch::loras(&lora, lora_scale, console)?;
         fetch::model(&mut model, variant.as_deref(), &mut tokenizer, console)
     })?;
-    let pipeline = open(model, variant.as_deref(), tokenizer, overrides.into(), &engine, console)?;
+    let pipeline = fetch::pipeline(model, variant.as_deref(), tokenizer, overrides.into(), &engine, console)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
     if world.leads() {
         let (images, steps) = (request.prompts.len() * request.count, request.sampling.steps);
@@ -197,7 +229,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     let files = generate::run(pipeline, &request, best, &bar, &console.interrupt, &world)?;
     bar.finish_and_clear();
     if world.leads() {
-        say!("{} in {}", count(files.len()), request.out.display());
+        say!("{} in {}", counted(files.len(), "file"), request.out.display());
     }
     Ok(())
 }
@@ -238,7 +270,7 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
         out: args.out,
         overwrite: args.overwrite,
     };
-    let pipeline = open(model, variant.as_deref(), tokenizer, overrides.into(), &args.engine, console)?;
+    let pipeline = fetch::pipeline(model, variant.as_deref(), tokenizer, overrides.into(), &args.engine, console)?;
     console.stop_on_ctrl_c("Stopping; panels that are done are whole.");
     let bar = console.count("attention", DENOISING)?;
     let files = word_maps::run(pipeline, &request, &bar, &console.interrupt)?;
@@ -247,18 +279,6 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
         say!("{}", file.display());
     }
     Ok(())
-}
-
-pub fn open(
-    mut model: Location,
-    variant: Option<&str>,
-    mut tokenizer: Option<Location>,
-    overrides: Overrides,
-    engine: &Engine,
-    console: &Console,
-) -> Result<Pipeline> {
-    fetch::model(&mut model, variant, &mut tokenizer, console)?;
-    Pipeline::open_at(&model, variant, tokenizer.as_deref(), overrides, engine.precision(), engine.device.device()?)
 }
 
 /// Of a run's ranks, as its configuration has them.
@@ -305,13 +325,4 @@ pub fn trace(args: Trace, console: &Console) -> Result<()> {
     }
     say!("written to {}", request.out.display());
     Ok(())
-}
-
-/// As a shell takes it for one word.
-pub fn quoted(text: &str) -> String {
-    shlex::try_quote(text).unwrap_or(text.into()).into_owned() // only a zero byte cannot be quoted; no path holds one
-}
-
-fn count(files: usize) -> String {
-    if files == 1 { "1 file".into() } else { format!("{files} files") }
 }

@@ -37,7 +37,3 @@ pub fn run(verb: World, console: &Console) -> Result<()> {
         World::Sweep(args) => sweep::run(*args, console),
     }
 }
-
-fn counted(count: usize, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
-}

@@ -1,6 +1,6 @@
 //! What can be typed behind `comat evaluate`.
 
-use crate::args::{Engine, OverrideArgs, SamplingArgs, TimedRanks, at_least_one};
+use crate::args::shared::{Engine, OverrideArgs, SamplingArgs, TimedRanks, at_least_one, unit_interval};
 use benchmarks::records::Benchmark;
 use clap::{Args as Group, ValueEnum};
 use diffusion::settings::{Location, Scaled};
@@ -92,7 +92,7 @@ pub struct JudgeArgs {
     #[arg(long, value_name = "DIR|ID", default_value = "IDEA-Research/grounding-dino-base")]
     pub detector: Location,
     /// Minimum confidence of the detector, 0 to 1
-    #[arg(long, value_name = "SCORE", default_value_t = 0.35, value_parser = crate::segment::share)]
+    #[arg(long, value_name = "SCORE", default_value_t = 0.35, value_parser = unit_interval)]
     pub detector_threshold: f64,
     /// Sentence embedder that finds the choice which an answer means, for tifa
     #[arg(long, value_name = "DIR|ID", default_value = "sentence-transformers/all-mpnet-base-v2")]

@@ -1,6 +1,6 @@
 //! `comat lora check`: what is wrong with a file.
 
-use crate::{console::Console, fetch};
+use crate::{console::Console, fetch, text::counted};
 use anyhow::{Result, bail};
 use clap::Args as Group;
 use diffusion::settings::Adapter;
@@ -56,8 +56,4 @@ fn layers(model: &Path) -> Result<Layers> {
         Ok((network, layer_shapes(&model.join(network.to_string()), stem)?))
     };
     networks.map(of).collect()
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

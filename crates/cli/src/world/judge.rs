@@ -1,7 +1,6 @@
 //! `comat world judge`: how images answer their prompts.
 
-use super::counted;
-use crate::{console::Console, share};
+use crate::{console::Console, share, text::counted};
 use anyhow::{Result, bail};
 use clap::Args as Group;
 use laboratory::scores;

@@ -1,7 +1,6 @@
 //! `comat world prompts`: prompts by category.
 
-use super::counted;
-use crate::{args::at_least_one, console::print};
+use crate::{args::shared::at_least_one, console::print, text::counted};
 use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum};
 use models::write_text;

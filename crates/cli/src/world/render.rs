@@ -1,7 +1,6 @@
 //! `comat world render`: images of the miniature world, with the truth about them.
 
-use super::counted;
-use crate::{args::at_least_one, console::Console};
+use crate::{args::shared::at_least_one, console::Console, text::counted};
 use anyhow::Result;
 use clap::Args as Group;
 use scenes::{dataset, prompts::Category};

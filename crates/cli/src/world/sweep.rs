@@ -1,9 +1,9 @@
 //! `comat world sweep`
 
 use crate::{
-    args::{Engine, at_least_one},
+    args::shared::{Engine, at_least_one},
     console::Console,
-    share, verbs,
+    fetch, share,
 };
 use anyhow::{Result, bail};
 use clap::Args as Group;
@@ -105,7 +105,7 @@ pub fn run(args: Sweep, console: &Console) -> Result<()> {
     if let Some(missing) = request.loras.iter().find(|path| !path.is_file()) {
         bail!("--lora {}: there is no such file", missing.display());
     }
-    let pipeline = verbs::open(args.model, None, None, Overrides::default(), &args.engine, console)?;
+    let pipeline = fetch::pipeline(args.model, None, None, Overrides::default(), &args.engine, console)?;
     console.stop_on_ctrl_c(
         "Stopping; what is drawn of this cell is lost, finished cells stay, and the same command goes on.",
     );

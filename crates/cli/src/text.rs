@@ -1,0 +1,10 @@
+//! Words for those who read, and for shells.
+
+/// As a shell takes it for one word.
+pub fn quoted(text: &str) -> String {
+    shlex::try_quote(text).unwrap_or(text.into()).into_owned() // only a zero byte cannot be quoted; no path holds one
+}
+
+pub fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
