@@ -13,7 +13,6 @@ use models::{
     lora::{AdapterFile, Base, Network as Which},
     network::Network,
     schedule::{NoisePath, NoiseSchedule},
-    vae,
     weights::Weights,
 };
 use std::{
@@ -22,7 +21,7 @@ use std::{
 };
 use tch::{Device, Kind};
 
-pub use crate::family::{Overrides, is_single_file};
+pub use crate::family::{Overrides, Precision, is_single_file};
 
 pub struct Pipeline {
     pub path: PathBuf,
@@ -43,14 +42,6 @@ pub struct Pipeline {
     pub overrides: Overrides,
 }
 
-/// What the networks compute in.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Precision {
-    pub networks: Kind,
-    /// Absent: as the networks, or float32 for an autoencoder that is known to overflow in float16.
-    pub vae: Option<Kind>,
-}
-
 /// How latents lie to images.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Latents {
@@ -59,19 +50,6 @@ pub struct Latents {
     pub downscale: i64,
     /// See [`Autoencoder::scale`].
     pub scale: f64,
-}
-
-impl Precision {
-    /// Of an autoencoder of that configuration.
-    pub(crate) fn of_vae(self, config: &vae::Config, xl: bool) -> Kind {
-        self.vae.unwrap_or(config.kind(self.networks, xl))
-    }
-}
-
-impl From<Kind> for Precision {
-    fn from(networks: Kind) -> Self {
-        Self { networks, vae: None }
-    }
 }
 
 impl Pipeline {

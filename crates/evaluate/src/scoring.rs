@@ -5,6 +5,7 @@ mod look;
 mod scored;
 mod second_opinion;
 mod shares;
+mod shot;
 mod times;
 
 pub use scored::{Scored, Waiting};
@@ -19,8 +20,8 @@ use anyhow::{Context, Result};
 use benchmarks::records::{Answer, Image, Log, Metric, Subject};
 use indicatif::ProgressBar;
 use ranks::{ProcessGroup, interrupt::Interrupt};
+use shot::Shot;
 use std::time::Instant;
-use tch::Tensor;
 
 /// The name of the file of lines.
 pub const SCORES: &str = "scores.jsonl";
@@ -31,15 +32,6 @@ pub struct Scoring<'a> {
     pub judges: &'a Judges,
     /// Images that a network looks at together.
     pub batch: usize,
-}
-
-/// An image that is looked at.
-struct Shot {
-    subject: Subject,
-    /// `[3, H, W]` in 0..1
-    image: Tensor,
-    /// The file as it is, for an endpoint.
-    bytes: Vec<u8>,
 }
 
 impl Scoring<'_> {

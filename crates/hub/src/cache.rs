@@ -4,7 +4,7 @@
 //! for. A blob is renamed into its place when it is whole, so a link that leads somewhere leads to a whole file.
 
 use crate::{
-    Error, Fetched, Id, Layout, Result,
+    Error, Id, Layout, Result,
     files::{self, Lack},
     id::is_commit,
 };
@@ -13,6 +13,15 @@ use std::{
     io,
     path::{Path, PathBuf},
 };
+
+/// A model that lies in the cache, whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fetched {
+    /// With the files under the names that they have in the repository.
+    pub folder: PathBuf,
+    /// What the revision stands for: a commit, 40 hexadecimal digits.
+    pub commit: String,
+}
 
 pub(crate) struct Repository {
     pub id: Id,

@@ -24,6 +24,7 @@ mod id;
 mod settings;
 
 pub use adapters::adapter;
+pub use cache::Fetched;
 pub use download::{Progress, Silent};
 pub use error::{Error, Result};
 pub use files::Layout;
@@ -32,24 +33,12 @@ pub use settings::{Settings, Token};
 
 use cache::Repository;
 use client::Client;
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 /// The hub, and the cache of what has come from it.
 pub struct Hub {
     settings: Settings,
     client: Client,
-}
-
-/// A model that lies in the cache, whole.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Fetched {
-    /// With the files under the names that they have in the repository.
-    pub folder: PathBuf,
-    /// What the revision stands for: a commit, 40 hexadecimal digits.
-    pub commit: String,
 }
 
 impl Hub {

@@ -1,4 +1,4 @@
-//! `comat group ablate`: what each part of the method brings here, with several trainings of each so that chance can be seen.
+//! `comat world ablate`: what each part of the method brings here, with several trainings of each so that chance can be seen.
 //!
 //! Everything of an ablation lies in one folder: `runs/` with a run for each variant and seed, `images/` with what the base
 //! model and each run draw, `ablation.md`, `.svg` and `.json` with what they add up to. What is there is not done again, so
@@ -10,7 +10,7 @@ mod plan;
 mod table;
 
 pub use plan::{Plan, Variant};
-pub use table::Table;
+pub use table::{Table, Trained};
 
 use anyhow::{Context, Result, bail};
 use comat::{checkpoint, train::Ended};
@@ -42,13 +42,6 @@ pub struct Ablation<'a> {
     /// A progress bar for some work by its name.
     pub bar: &'a dyn Fn(&str) -> Result<ProgressBar>,
     pub interrupt: &'a Interrupt,
-}
-
-/// One training of a variant, and what it draws.
-pub struct Trained {
-    pub seed: u64,
-    pub judged: Vec<Judged>,
-    pub cost: Cost,
 }
 
 const ADAPTER: &str = "adapter/pytorch_lora_weights.safetensors";

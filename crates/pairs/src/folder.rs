@@ -1,6 +1,10 @@
 //! Images with text files beside them, lists and shards, anywhere in a folder.
 
-use super::{Found, captions_of_text, extension, is_image, listing, shard, source::Source};
+use crate::{
+    found::{Found, captions_of_text, extension, is_image},
+    listing, shard,
+    source::Source,
+};
 use anyhow::{Context, Result};
 use models::Error;
 use std::{

@@ -5,23 +5,19 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod folder;
+mod found;
 mod listing;
 mod shard;
 mod source;
 
-use anyhow::{Result, bail};
-use images::{Image, Size};
-use models::{Error, text};
-use source::Source;
-use std::{fmt, path::Path};
-use tch::Tensor;
+pub use found::Pair;
 
-/// An image and one of its captions.
-#[derive(Debug, Clone)]
-pub struct Pair {
-    pub caption: String,
-    source: Source,
-}
+use anyhow::{Result, bail};
+use found::{Found, Tally, extension};
+use images::{Image, Size};
+use models::Error;
+use std::path::Path;
+use tch::Tensor;
 
 /// At least one pair, in the order of the list, or of the names.
 #[derive(Debug)]
@@ -113,79 +109,6 @@ fn find(path: &Path) -> Result<Found> {
         _ => bail!("{}: pairs are a folder, a list (.jsonl, .csv, .tsv, .json) or a .tar shard", path.display()),
     }
     Ok(found)
-}
-
-/// Pairs as they are found, and what has no partner.
-#[derive(Debug, Default)]
-struct Found {
-    pairs: Vec<Pair>,
-    images_alone: Tally,
-    captions_alone: Tally,
-    /// That are neither.
-    other_files: Tally,
-}
-
-impl Found {
-    fn add(&mut self, source: Source, captions: &[String]) {
-        if captions.is_empty() {
-            self.images_alone.add(&source);
-        }
-        self.pairs.extend(captions.iter().map(|caption| Pair { caption: caption.clone(), source: source.clone() }));
-    }
-
-    /// Is there anything without a partner?
-    fn alone(&self) -> bool {
-        self.images_alone.count + self.captions_alone.count > 0
-    }
-}
-
-impl fmt::Display for Found {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let kinds =
-            [("images without a caption", &self.images_alone), ("captions without an image", &self.captions_alone)];
-        let present = kinds.into_iter().filter(|(_, tally)| tally.count > 0);
-        let texts: Vec<String> =
-            present.map(|(kind, tally)| format!("{kind}: {}, the first is {}", tally.count, tally.first)).collect();
-        f.write_str(&texts.join("; "))
-    }
-}
-
-/// How many there were, and the name of the first.
-#[derive(Debug, Default, PartialEq)]
-struct Tally {
-    count: usize,
-    first: String,
-}
-
-impl Tally {
-    fn add(&mut self, name: impl fmt::Display) {
-        if self.count == 0 {
-            self.first = name.to_string();
-        }
-        self.count += 1;
-    }
-}
-
-/// In lower case; empty where there is none.
-fn extension(path: &Path) -> String {
-    path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
-}
-
-/// The endings of images that can be decoded.
-const IMAGES: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
-
-fn is_image(extension: &str) -> bool {
-    IMAGES.contains(&extension)
-}
-
-/// The captions of a text file: a line each.
-fn captions_of_text(bytes: &[u8]) -> Result<Vec<String>> {
-    if let Some(what) = text::mistaken(bytes) {
-        bail!("{what}");
-    }
-    let text = text::decode(bytes).map_err(|line| anyhow::anyhow!("line {line} is not valid UTF-8"))?;
-    let lines = text::lines(&text).map(str::trim);
-    Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
 #[cfg(test)]

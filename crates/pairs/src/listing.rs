@@ -1,6 +1,9 @@
 //! Lists of pairs: JSON lines or CSV with the names of the images, and the metadata of sd-scripts.
 
-use super::{Found, IMAGES, source::Source};
+use crate::{
+    found::{Found, IMAGES, extension},
+    source::Source,
+};
 use anyhow::{Context, Result, bail};
 use models::{Error, json, text};
 use serde_json::{Map, Value};
@@ -13,7 +16,7 @@ const CAPTION: [&str; 6] = ["caption", "text", "captions", "prompt", "descriptio
 
 /// A list by its ending: `.jsonl`, `.csv`, `.tsv` or `.json`.
 pub(super) fn read(path: &Path, found: &mut Found) -> Result<()> {
-    match super::extension(path).as_str() {
+    match extension(path).as_str() {
         "csv" => table(path, b',', found),
         "tsv" => table(path, b'\t', found),
         "json" => metadata(path, found),

@@ -1,7 +1,11 @@
 //! A WebDataset shard: a tar file in which the members of one sample share a key. It is read through once, without the
 //! images, and never unpacked.
 
-use super::{Found, captions_of_text, is_image, listing, source::Source};
+use crate::{
+    found::{Found, captions_of_text, is_image},
+    listing,
+    source::Source,
+};
 use anyhow::{Context, Result};
 use models::Error;
 use std::{collections::BTreeMap, fs, io::Read, path::Path, sync::Arc};

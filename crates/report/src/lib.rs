@@ -16,6 +16,7 @@ pub mod log;
 pub mod numbers;
 mod overview;
 pub mod page;
+mod run;
 pub mod samples;
 mod scores;
 pub mod serve;
@@ -28,6 +29,7 @@ use log::Log;
 use maud::{Markup, html};
 use numbers::counted;
 use page::Page;
+use run::Run;
 use std::path::{Path, PathBuf};
 
 /// What the page of several folders is to show.
@@ -40,13 +42,6 @@ pub struct Request {
     pub title: Option<String>,
     /// Prompts whose images are shown: of a run, and of each category and outcome of an evaluation.
     pub images: usize,
-}
-
-/// A training run.
-struct Run {
-    name: String,
-    folder: PathBuf,
-    log: Log,
 }
 
 /// Writes the page. Returns what the reader should know of gaps in it.

@@ -1,11 +1,11 @@
 //! What the runs came to, their curves, and what they were set to.
 
 use super::{
-    Run,
     compare::cell,
     log::Validation,
     numbers::{Scale, counted, gibibytes, thousands, time, verdict},
     page::{self, section},
+    run::Run,
     training::{self, Named},
 };
 use benchmarks::statistics::{self, Estimate};

@@ -1,10 +1,10 @@
 //! Images that runs drew on the way: before and after, and where words look.
 
 use super::{
-    Run,
     gallery::{self, Card, Panel, Shot},
     image::{self, Inlined, PANEL, SHOT},
     page::section,
+    run::Run,
 };
 use anyhow::Result;
 use images::Image;

@@ -4,7 +4,7 @@ pub mod folder;
 pub mod single;
 pub mod text;
 
-use super::{Family, Overrides};
+use super::model::{Family, Overrides};
 use anyhow::{Result, bail};
 use models::{
     lora::Base,

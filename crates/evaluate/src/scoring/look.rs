@@ -1,6 +1,6 @@
 //! What a network sees in some images, all at once.
 
-use super::Shot;
+use super::shot::Shot;
 use crate::{
     judges::{Judge, Judges, detect},
     prompts::Task,

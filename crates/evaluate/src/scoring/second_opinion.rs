@@ -1,6 +1,6 @@
 //! The same questions, asked of a network behind an endpoint.
 
-use super::{Shot, look::missing};
+use super::{look::missing, shot::Shot};
 use crate::{
     judges::{Judge, Judges},
     prompts::{Prompt, Task},

@@ -1,11 +1,18 @@
 //! What an ablation adds up to, as a table in Markdown.
 
-use super::{Trained, cost::median};
+use super::cost::{Cost, median};
 use crate::scores::{Measure, values};
 use benchmarks::statistics::{self, Estimate};
 use scenes::{judging::Judged, prompts::Category};
 use serde::Serialize;
 use std::fmt;
+
+/// One training of a variant, and what it draws.
+pub struct Trained {
+    pub seed: u64,
+    pub judged: Vec<Judged>,
+    pub cost: Cost,
+}
 
 #[derive(Debug, Serialize)]
 pub struct Table {

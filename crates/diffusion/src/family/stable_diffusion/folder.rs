@@ -5,7 +5,7 @@ use super::{
     text::{self, TextEncoders},
 };
 use crate::{
-    family::{self, Family, Overrides, Parts, Request},
+    family::model::{self, Family, Overrides, Parts, Request},
     resident::Resident,
 };
 use anyhow::{Result, bail};
@@ -95,10 +95,10 @@ pub fn open(path: &Path, request: &Request) -> Result<Parts> {
 /// # Errors
 /// It is neither.
 pub fn class(path: &Path) -> Result<(bool, Json)> {
-    let (class, index) = family::class(path)?;
+    let (class, index) = model::class(path)?;
     match super::CLASSES.iter().position(|name| *name == class) {
         Some(place) => Ok((place == 1, index)),
-        None => Err(family::unknown(&index, &class).into()),
+        None => Err(model::unknown(&index, &class).into()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{StableDiffusion, text::TextEncoders};
 use crate::{
-    family::{Parts, Request},
+    family::model::{Parts, Request},
     resident::Resident,
 };
 use anyhow::{Context, Result};

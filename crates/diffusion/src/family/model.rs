@@ -1,0 +1,148 @@
+//! What a family of models has to give, and how a model is asked for.
+
+use crate::{conditions::PromptEncoder, resident::Resident};
+use anyhow::Result;
+use models::{
+    Error,
+    autoencoder::Autoencoder,
+    config::Json,
+    lora::Base,
+    network::Network,
+    schedule::{NoisePath, Prediction},
+    vae,
+    weights::Weights,
+};
+use serde::{Deserialize, Serialize};
+use std::{path::Path, rc::Rc};
+use tch::{Device, Kind};
+
+/// The denoising network of a family's model, by its configuration.
+pub trait Family {
+    /// The network on weights that were derived from its own: with a LoRA in them, or beside them.
+    ///
+    /// # Errors
+    /// Weights that do not fit the configuration.
+    fn network(&self, weights: &Weights) -> models::Result<Box<dyn Network>>;
+
+    /// The network's weights from their files.
+    ///
+    /// # Errors
+    /// Those of reading them.
+    fn weights(&self, model: &Path, variant: Option<&str>, kind: Kind, device: Device) -> models::Result<Weights>;
+
+    /// Of the files of a model's folder that its latents depend on: a line each.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    fn fingerprints(&self, model: &Path, variant: Option<&str>) -> models::Result<Vec<String>>;
+
+    /// The base model, as LoRA files name it.
+    fn base(&self) -> Base;
+
+    /// Channels of the latents that go in, and of what comes out.
+    fn channels(&self) -> (i64, i64);
+
+    /// Latent cells along the side of the images that the model was trained for.
+    fn native_cells(&self) -> i64;
+
+    /// The fewest latent cells along a side.
+    fn least_cells(&self) -> i64;
+}
+
+/// A model that is opened: what a pipeline is put together from.
+pub struct Parts {
+    pub family: Rc<dyn Family>,
+    /// Of the denoising network.
+    pub weights: Weights,
+    pub vae: Resident<Box<dyn Autoencoder>>,
+    pub text: Box<dyn PromptEncoder>,
+    pub path: Box<dyn NoisePath>,
+}
+
+/// How a model is to be opened.
+pub struct Request<'a> {
+    pub variant: Option<&'a str>,
+    /// The folder of a tokenizer, for a model in a single file.
+    pub tokenizer: Option<&'a Path>,
+    pub overrides: Overrides,
+    pub precision: Precision,
+    pub device: Device,
+}
+
+/// What the networks compute in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Precision {
+    pub networks: Kind,
+    /// Absent: as the networks, or float32 for an autoencoder that is known to overflow in float16.
+    pub vae: Option<Kind>,
+}
+
+impl Precision {
+    /// Of an autoencoder of that configuration.
+    pub(crate) fn of_vae(self, config: &vae::Config, xl: bool) -> Kind {
+        self.vae.unwrap_or(config.kind(self.networks, xl))
+    }
+}
+
+impl From<Kind> for Precision {
+    fn from(networks: Kind) -> Self {
+        Self { networks, vae: None }
+    }
+}
+
+/// How a model is read, where that is not as its files say: what they do not say, or say wrongly, and longer prompts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Overrides {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prediction_type: Option<Prediction>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rescale_betas_zero_snr: Option<bool>,
+    /// Which of the text encoders' layers the UNet sees, counted from the end: 1 is the last one, SD1's and SD2's; 2 is SDXL's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<usize>,
+    /// The most chunks of 75 tokens that a prompt is cut into; absent: one, as the model was trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<usize>,
+}
+
+impl Overrides {
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a model folder says that it is, and its `model_index.json`.
+pub(super) fn class(path: &Path) -> Result<(String, Json)> {
+    let index = path.join("model_index.json");
+    if !index.exists() {
+        return Err(not_a_model_folder(path));
+    }
+    let index = Json::read(&index)?;
+    Ok((index.get("_class_name")?, index))
+}
+
+pub(super) fn unknown(index: &Json, class: &str) -> Error {
+    index.error("_class_name", &format!("is {class}; only Stable Diffusion 1.x, 2.x and XL are supported"))
+}
+
+/// Whether a model is one file rather than a folder.
+pub fn is_single_file(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors"))
+}
+
+/// Says what else the path may be, since that is what people try.
+fn not_a_model_folder(path: &Path) -> anyhow::Error {
+    let message = if is_single_file(path) {
+        "is a single file; model.path, and --model of generate and attention, can be one, with a tokenizer named by model.tokenizer or --tokenizer"
+    } else if !path.exists() {
+        "no such file or folder"
+    } else if path.is_file() {
+        "is a file; a model is a folder in diffusers layout, or one .safetensors file"
+    } else if path.join("config.json").exists() {
+        "holds a single network; a model is the folder above, with model_index.json, unet/, vae/, text_encoder/ and tokenizer/"
+    } else {
+        "has no model_index.json; a model is a folder in diffusers layout"
+    };
+    Error::file(path, message).into()
+}

@@ -1,0 +1,86 @@
+//! Pairs as they are found, whatever in.
+
+use crate::source::Source;
+use anyhow::{Result, bail};
+use models::text;
+use std::{fmt, path::Path};
+
+/// An image and one of its captions.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    pub caption: String,
+    pub(crate) source: Source,
+}
+
+/// Pairs as they are found, and what has no partner.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) pairs: Vec<Pair>,
+    pub(crate) images_alone: Tally,
+    pub(crate) captions_alone: Tally,
+    /// That are neither.
+    pub(crate) other_files: Tally,
+}
+
+impl Found {
+    pub(crate) fn add(&mut self, source: Source, captions: &[String]) {
+        if captions.is_empty() {
+            self.images_alone.add(&source);
+        }
+        self.pairs.extend(captions.iter().map(|caption| Pair { caption: caption.clone(), source: source.clone() }));
+    }
+
+    /// Is there anything without a partner?
+    pub(crate) fn alone(&self) -> bool {
+        self.images_alone.count + self.captions_alone.count > 0
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let kinds =
+            [("images without a caption", &self.images_alone), ("captions without an image", &self.captions_alone)];
+        let present = kinds.into_iter().filter(|(_, tally)| tally.count > 0);
+        let texts: Vec<String> =
+            present.map(|(kind, tally)| format!("{kind}: {}, the first is {}", tally.count, tally.first)).collect();
+        f.write_str(&texts.join("; "))
+    }
+}
+
+/// How many there were, and the name of the first.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Tally {
+    pub(crate) count: usize,
+    pub(crate) first: String,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, name: impl fmt::Display) {
+        if self.count == 0 {
+            self.first = name.to_string();
+        }
+        self.count += 1;
+    }
+}
+
+/// In lower case; empty where there is none.
+pub(crate) fn extension(path: &Path) -> String {
+    path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
+}
+
+/// The endings of images that can be decoded.
+pub(crate) const IMAGES: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+
+pub(crate) fn is_image(extension: &str) -> bool {
+    IMAGES.contains(&extension)
+}
+
+/// The captions of a text file: a line each.
+pub(crate) fn captions_of_text(bytes: &[u8]) -> Result<Vec<String>> {
+    if let Some(what) = text::mistaken(bytes) {
+        bail!("{what}");
+    }
+    let text = text::decode(bytes).map_err(|line| anyhow::anyhow!("line {line} is not valid UTF-8"))?;
+    let lines = text::lines(&text).map(str::trim);
+    Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
