@@ -9,11 +9,7 @@ use models::lora::Lora;
 /// A fresh adapter as configured, or the sum of those that `lora.init` names, of its rank or a smaller one.
 pub fn start(session: &Session) -> Result<Lora> {
     let (config, weights, seed) = (&session.config.lora, &session.pipeline.weights, session.config.seed);
-    let draw = |layer: usize, shape: &[i64]| {
-        let mut draws =
-            stream(seed, Purpose::Adapter, 0, layer as u64).map_err(|e| models::Error::Input(e.to_string()))?;
-        Ok(draws.randn(shape)?)
-    };
+    let draw = |layer: usize, shape: &[i64]| Ok(stream(seed, Purpose::Adapter, 0, layer as u64)?.randn(shape)?);
     if config.init.is_empty() {
         return Ok(Lora::fresh(weights, &config.targets, config.rank, config.alpha(), draw)?);
     }

@@ -145,7 +145,7 @@ pub fn noise(
     places: &[u64],
 ) -> Result<(Tensor, Box<dyn FnMut(usize) -> Result<Tensor>>)> {
     let streams =
-        places.iter().map(|place| stream(session.config.seed, purpose, step, *place)).collect::<Result<Vec<_>>>()?;
+        places.iter().map(|place| stream(session.config.seed, purpose, step, *place)).collect::<Result<Vec<_>, _>>()?;
     noise_from(session, &session.sampler, streams)
 }
 

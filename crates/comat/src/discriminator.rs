@@ -109,9 +109,7 @@ impl Discriminator {
         let base = pipeline.weights.shallow_clone();
         let place = pipeline.path.clone();
         let draws = |index: usize| stream(seed, Purpose::Discriminator, 0, index as u64);
-        let draw = |layer: usize, shape: &[i64]| {
-            Ok(draws(layer).map_err(|e| models::Error::Input(e.to_string()))?.randn(shape)?)
-        };
+        let draw = |layer: usize, shape: &[i64]| Ok(draws(layer)?.randn(shape)?);
         let lora = Lora::fresh(&base, targets, settings.rank, settings.rank as f64, draw)?;
         let trained = lora.trainable_with(head(draws(usize::MAX)?, channels)?, wide(kind), device);
         let optimizer = AdamW::new(settings.optimizer(), &trained.flat);

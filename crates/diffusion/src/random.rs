@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 use sha2::{Digest, Sha256};
+use tch::TchError;
 use torch_ext::Generator;
 
 /// What a draw is for.
@@ -31,10 +32,10 @@ pub enum Purpose {
 }
 
 /// The stream of a purpose at a step, for a sample, layer or prompt.
-pub fn stream(seed: u64, purpose: Purpose, step: u64, index: u64) -> Result<Generator> {
+pub fn stream(seed: u64, purpose: Purpose, step: u64, index: u64) -> Result<Generator, TchError> {
     let digest = Sha256::digest(format!("{seed} {purpose:?} {step} {index}"));
     let seed = digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte));
-    Ok(Generator::seeded(seed)?)
+    Generator::seeded(seed)
 }
 
 /// A permutation of `0..n`.

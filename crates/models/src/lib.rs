@@ -30,6 +30,7 @@ pub mod tokenizer;
 mod transformers;
 pub mod unet;
 pub mod vae;
+mod vision;
 pub mod weights;
 mod whole;
 

@@ -94,7 +94,10 @@ mod tests {
 
     #[test]
     fn numbers_in_words() {
-        assert_eq!([thousands(7), thousands(1234), thousands(1_234_567)], ["7", "1,234", "1,234,567"]);
+        assert_eq!(
+            [thousands(0), thousands(999), thousands(1234), thousands(1_234_567)],
+            ["0", "999", "1,234", "1,234,567"]
+        );
         assert_eq!([time(9.6), time(75.0), time(7300.0)], ["10 s", "1 min 15 s", "2 h 1 min"]);
         let points = |value| Scale::PERCENT.signed(value);
         assert_eq!([points(0.25), points(-0.031), points(-0.0001)], ["+25.0", "−3.1", "0.0"]);

@@ -7,6 +7,7 @@ use anyhow::Result;
 use comat::{adapter, checkpoint, mixed::Mixed, session::Session, train};
 use config::{Config, Dtype, Form, Segmenter, Where};
 use diffusion::prompts::{self, Prompt};
+use report::numbers::thousands;
 
 /// Opens everything that the run needs, and describes it. The text starts with the resolved configuration. `resume`: the checkpoint
 /// that the run is to go on from.
@@ -39,7 +40,7 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
             "model        {}: {}, UNet {} parameters, {} on {}",
             pipeline.name.display(),
             pipeline.base(),
-            thousands(pipeline.weights.parameter_count()),
+            thousands(pipeline.weights.parameter_count() as u64),
             Dtype::from(pipeline.kind),
             Where::from(pipeline.device)
         ),
@@ -47,7 +48,7 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
             "adapter      rank {} on {} layers, {} trainable parameters ({})",
             config.lora.rank,
             lora.pairs().count(),
-            thousands(lora.parameter_count()),
+            thousands(lora.parameter_count() as u64),
             bytes(adapter_bytes)
         ),
         format!("prompts      {} to train on, {held_out} held out, digest {}", prompts.len(), train::digest(&prompts)),
@@ -111,7 +112,7 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
         format!(
             "the run      {} steps, {} samples, {:.2} epochs",
             config.train.steps,
-            thousands(samples as i64),
+            thousands(samples),
             samples as f64 / prompts.len() as f64
         ),
         format!(
@@ -151,12 +152,6 @@ fn open_the_rest(session: &mut Session, prompts: &[Prompt], resume: Option<&str>
     Ok(())
 }
 
-fn thousands(n: i64) -> String {
-    let digits = n.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
-    groups.join(",")
-}
-
 fn bytes(n: i64) -> String {
     match n {
         0..1_000_000 => format!("{:.0} kB", n as f64 / 1e3),
@@ -171,7 +166,6 @@ mod tests {
 
     #[test]
     fn numbers_for_people() {
-        assert_eq!((thousands(0), thousands(999), thousands(1234567)), ("0".into(), "999".into(), "1,234,567".into()));
         assert_eq!(
             (bytes(4_000), bytes(2_500_000), bytes(3_210_000_000)),
             ("4 kB".into(), "2.5 MB".into(), "3.21 GB".into())

@@ -6,24 +6,13 @@ use crate::{
 };
 use std::path::Path;
 
+pub use crate::vision::VisionConfig;
+
 /// What a transformers `BlipConfig` says of the parts that caption and answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub vision: VisionConfig,
     pub text: TextConfig,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct VisionConfig {
-    /// Side of the (square) image in pixels.
-    pub image_size: i64,
-    pub patch_size: i64,
-    pub hidden_size: i64,
-    pub intermediate_size: i64,
-    pub layers: usize,
-    pub heads: i64,
-    pub activation: Activation,
-    pub norm_eps: f64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -50,7 +39,7 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self> {
         let json = Json::read(path)?;
         json.only("model_type", "blip")?;
-        let vision = VisionConfig::read(&json.section("vision_config")?)?;
+        let vision = VisionConfig::of_blip(&json.section("vision_config")?)?;
         let tied = json.get_or("tie_word_embeddings", true)?;
         let text = TextConfig::read(&json.section("text_config")?, vision.hidden_size, tied)?;
         json.base_keys()?;
@@ -62,32 +51,14 @@ impl Config {
 }
 
 impl VisionConfig {
-    fn read(json: &Json) -> Result<Self> {
-        let hidden_size = positive(json, "hidden_size", Some(768))?;
-        let config = Self {
-            image_size: positive(json, "image_size", Some(384))?,
-            patch_size: positive(json, "patch_size", Some(16))?,
-            hidden_size,
-            intermediate_size: positive(json, "intermediate_size", Some(3072))?,
-            layers: positive(json, "num_hidden_layers", Some(12))? as usize,
-            heads: heads(json, hidden_size, 12)?,
-            activation: activation(json, "gelu")?,
-            norm_eps: json.get_or("layer_norm_eps", 1e-5)?,
-        };
-        if config.patch_size > config.image_size {
-            return Err(json.error("patch_size", &format!("is larger than image_size {}", config.image_size)));
-        }
+    fn of_blip(json: &Json) -> Result<Self> {
+        let config = Self::sizes(json, 384, 16, "gelu")?;
         json.only("model_type", "blip_vision_model")?;
         json.only("num_channels", 3)?;
         json.base_keys()?;
         json.ignore(&["projection_dim"]);
         json.finish()?;
         Ok(config)
-    }
-
-    /// Patches along one side.
-    pub fn patches(&self) -> i64 {
-        self.image_size / self.patch_size
     }
 }
 

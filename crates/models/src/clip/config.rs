@@ -8,6 +8,8 @@ use crate::{
 use serde_json::Value;
 use std::path::Path;
 
+pub use crate::vision::VisionConfig;
+
 /// What a transformers `CLIPConfig` says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -34,27 +36,13 @@ pub struct TextConfig {
     pub eos_token_id: i64,
 }
 
-/// What a transformers `CLIPVisionConfig` says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VisionConfig {
-    /// Side of the (square) image in pixels.
-    pub image_size: i64,
-    pub patch_size: i64,
-    pub hidden_size: i64,
-    pub intermediate_size: i64,
-    pub layers: usize,
-    pub heads: i64,
-    pub activation: Activation,
-    pub norm_eps: f64,
-}
-
 impl Config {
     pub fn read(path: &Path) -> Result<Self> {
         let json = Json::read(path)?;
         json.only("model_type", "clip")?;
         let config = Self {
             text: TextConfig::of(&tower(&json, "text_config")?)?,
-            vision: VisionConfig::of(&tower(&json, "vision_config")?)?,
+            vision: VisionConfig::of_clip(&tower(&json, "vision_config")?)?,
             projection_dim: positive(&json, "projection_dim", Some(512))?,
         };
         json.base_keys()?;
@@ -112,31 +100,13 @@ impl TextConfig {
 }
 
 impl VisionConfig {
-    fn of(json: &Json) -> Result<Self> {
+    fn of_clip(json: &Json) -> Result<Self> {
         json.only("model_type", "clip_vision_model")?;
-        let hidden_size = positive(json, "hidden_size", Some(768))?;
-        let config = Self {
-            image_size: positive(json, "image_size", Some(224))?,
-            patch_size: positive(json, "patch_size", Some(32))?,
-            hidden_size,
-            intermediate_size: positive(json, "intermediate_size", Some(3072))?,
-            layers: positive(json, "num_hidden_layers", Some(12))? as usize,
-            heads: heads(json, hidden_size, 12)?,
-            activation: activation(json, "quick_gelu")?,
-            norm_eps: json.get_or("layer_norm_eps", 1e-5)?,
-        };
-        if config.patch_size > config.image_size {
-            return Err(json.error("patch_size", &format!("is larger than image_size {}", config.image_size)));
-        }
+        let config = Self::sizes(json, 224, 32, "quick_gelu")?;
         json.only("num_channels", 3)?;
         json.ignore(&["projection_dim"]);
         finish(json)?;
         Ok(config)
-    }
-
-    /// Patches along one side.
-    pub fn patches(&self) -> i64 {
-        self.image_size / self.patch_size
     }
 
     pub(super) fn encoder(&self) -> Shape {

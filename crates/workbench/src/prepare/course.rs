@@ -12,7 +12,6 @@ use diffusion::{
     random::{Purpose, stream},
 };
 use models::{
-    Error,
     guidance::Guidance,
     lora::{self, Changes, Lora, Trainable},
     network::Network,
@@ -51,7 +50,7 @@ enum Tuned {
 /// An adapter that changes nothing yet.
 pub fn fresh(pipeline: &Pipeline, rank: i64, targets: &[String], seed: u64) -> Result<Lora> {
     let draws = |index: usize| stream(seed, Purpose::Adapter, 0, index as u64);
-    let draw = |layer: usize, shape: &[i64]| Ok(draws(layer).map_err(|e| Error::Input(e.to_string()))?.randn(shape)?);
+    let draw = |layer: usize, shape: &[i64]| Ok(draws(layer)?.randn(shape)?);
     Ok(Lora::fresh(&pipeline.weights, targets, rank, rank as f64, draw)?)
 }
 
