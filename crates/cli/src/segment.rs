@@ -22,7 +22,7 @@ use tch::{Device, Tensor};
 /// upper, right and lower edge in pixels. This is what the attention losses of a run would be told about an image.
 #[derive(Group)]
 pub struct Segment {
-    /// The image (PNG, 8-bit RGB)
+    /// The image (PNG, JPEG or WebP)
     #[arg(long, value_name = "FILE")]
     pub image: PathBuf,
     /// What to look for, for example "dog,cat"

@@ -96,10 +96,8 @@ pub struct Opened {
 pub fn open(path: &Path) -> Result<Opened> {
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
     let digest = models::digest(&bytes);
-    let (image, seed) = match Image::open_with_texts(path) {
-        Ok((image, texts)) => (image, texts.get("seed").and_then(|seed| seed.parse().ok())),
-        Err(_) => (Image::decode(&bytes).with_context(|| format!("{} cannot be read", path.display()))?, None),
-    };
+    let image = Image::decode(&bytes).with_context(|| format!("{} cannot be read", path.display()))?;
+    let seed = images::texts(&bytes).ok().and_then(|texts| texts.get("seed")?.parse().ok());
     Ok(Opened { image, seed, digest, bytes })
 }
 

@@ -1,4 +1,4 @@
-//! Images: from tensors to PNG files, with prompt, seed and settings in the text chunks.
+//! Images: decoded, and from tensors to PNG files, with prompt, seed and settings in the text chunks.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
@@ -8,12 +8,12 @@ pub mod text;
 
 pub use size::Size;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use models::Error;
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader, BufWriter},
+    io::{BufWriter, Cursor},
     path::Path,
 };
 use tch::{Device, Kind, Tensor};
@@ -83,7 +83,7 @@ impl Image {
         Self { width: self.width * factor, height: self.height * factor, pixels }
     }
 
-    /// Reads a PNG that this program wrote.
+    /// Reads a PNG, JPEG or WebP, as [`Image::decode`] does.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self::open_with_texts(path)?.0)
     }
@@ -93,43 +93,11 @@ impl Image {
         crate::decode::decode(bytes)
     }
 
-    /// Reads an 8-bit RGB PNG and its text chunks, by keyword.
+    /// As [`Image::open`], with the texts of a PNG.
     pub fn open_with_texts(path: &Path) -> Result<(Self, Texts)> {
-        let file = fs::File::open(path).map_err(Error::io(path))?;
-        let unreadable = |what: String| Error::file(path, what);
-        let mut file = BufReader::new(file);
-        let start = file.fill_buf().map_err(Error::io(path))?;
-        if let Some(what) = models::text::mistaken_for_image(start) {
-            return Err(unreadable(what.into()).into());
-        }
-        if !start.starts_with(b"\x89PNG") {
-            return Err(unreadable("is not a PNG; convert it to an 8-bit RGB PNG".into()).into());
-        }
-        let mut reader = png::Decoder::new(file).read_info().map_err(|e| unreadable(e.to_string()))?;
-        const MOST: usize = 1 << 29; // as of other programs' images
-        let size = reader.output_buffer_size().filter(|size| *size <= MOST);
-        let size = size.ok_or_else(|| unreadable("says that it is larger than 512 MiB; is it damaged?".into()))?;
-        let mut pixels = vec![0; size];
-        let frame = reader.next_frame(&mut pixels).map_err(|e| unreadable(e.to_string()))?;
-        if (frame.color_type, frame.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight) {
-            return Err(unreadable("is not an 8-bit RGB image; convert it to an 8-bit RGB PNG".into()).into());
-        }
-        reader.finish().map_err(|e| unreadable(e.to_string()))?; // text may follow the pixels
-        let info = reader.info();
-        let mut texts = Texts::new();
-        for chunk in &info.uncompressed_latin1_text {
-            texts.insert(chunk.keyword.clone(), chunk.text.clone());
-        }
-        for chunk in &info.utf8_text {
-            const MOST_TEXT: usize = 1 << 24;
-            let mut chunk = chunk.clone();
-            chunk
-                .decompress_text_with_limit(MOST_TEXT)
-                .map_err(|e| unreadable(format!("text `{}`: {e}", chunk.keyword)))?;
-            let text = chunk.get_text().map_err(|e| unreadable(format!("text `{}`: {e}", chunk.keyword)))?;
-            texts.insert(chunk.keyword.clone(), text);
-        }
-        Ok((Self { width: frame.width as usize, height: frame.height as usize, pixels }, texts))
+        let bytes = fs::read(path).map_err(Error::io(path))?;
+        let read = || Ok((Self::decode(&bytes)?, texts(&bytes)?));
+        Ok(read().map_err(|e: anyhow::Error| Error::file(path, format!("{e:#}")))?)
     }
 
     /// Writes a PNG, whole or not at all.
@@ -153,6 +121,29 @@ impl Image {
         writer.write_image_data(&self.pixels).map_err(failed)?;
         writer.finish().map_err(failed)
     }
+}
+
+/// The text chunks of a PNG; an image of another format has none.
+///
+/// # Errors
+/// A PNG that is broken, or has a text that is longer than 16 MiB.
+pub fn texts(bytes: &[u8]) -> Result<Texts> {
+    const MOST: usize = 1 << 24;
+    let mut texts = Texts::new();
+    if !bytes.starts_with(b"\x89PNG") {
+        return Ok(texts);
+    }
+    let mut reader = png::Decoder::new(Cursor::new(bytes)).read_info()?;
+    reader.finish()?; // text may follow the pixels
+    for chunk in &reader.info().uncompressed_latin1_text {
+        texts.insert(chunk.keyword.clone(), chunk.text.clone());
+    }
+    for chunk in &reader.info().utf8_text {
+        let mut chunk = chunk.clone();
+        let text = chunk.decompress_text_with_limit(MOST).and_then(|()| chunk.get_text());
+        texts.insert(chunk.keyword.clone(), text.with_context(|| format!("text `{}`", chunk.keyword))?);
+    }
+    Ok(texts)
 }
 
 /// A prompt as a part of a file name.
@@ -216,6 +207,23 @@ mod tests {
         assert_eq!(texts, Texts::from([("prompt".into(), "a red star".into()), ("seed".into(), "7".into())]));
         fs::write(&path, &fs::read(&path).unwrap()[..40]).unwrap();
         assert!(Image::open_with_texts(&path).unwrap_err().to_string().contains("other.png"));
+    }
+
+    #[test]
+    fn images_of_other_programs() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = |name: &str, image: image::DynamicImage| {
+            image.save(folder.path().join(name)).unwrap();
+            Image::open_with_texts(&folder.path().join(name)).unwrap()
+        };
+        let grey = image::GrayImage::from_pixel(8, 4, [77].into());
+        for name in ["a.png", "a.jpg", "a.webp"] {
+            let (image, texts) = opened(name, image::DynamicImage::from(grey.clone()).into_rgb8().into());
+            assert_eq!((image, texts), (plain(8, 4, 77), Texts::new()), "{name}");
+        }
+        assert_eq!(opened("grey.png", grey.into()).0, plain(8, 4, 77));
+        let clear = image::RgbaImage::from_pixel(2, 1, [9, 9, 9, 0].into());
+        assert_eq!(opened("clear.png", clear.into()).0, plain(2, 1, 255));
     }
 
     #[test]
