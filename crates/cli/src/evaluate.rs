@@ -46,8 +46,8 @@ struct Work<'a> {
 }
 
 pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
-    let way_out = "what is drawn and scored is kept, and the same command goes on";
-    let group = processes::join(args.ranks.terms(way_out, &console.interrupt))?;
+    let hint = "what is drawn and scored is kept, and the same command goes on";
+    let group = processes::join(args.ranks.terms(hint, &console.interrupt))?;
     args.engine.device = args.engine.device.of_rank(&group);
     let choice = Choice {
         benchmark: args.bench.benchmark(),

@@ -69,21 +69,21 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
         say!("{forecast}");
         return say_micro_batches(&config, &forecast, None);
     }
-    let way_out =
+    let hint =
         "no step was made of it; --resume auto goes on from the last checkpoint, or begins anew where there is none";
-    let mut world = processes::join(terms(&config, way_out))?;
-    config.check_same(&world)?;
-    world.one_before_the_others(|| fetch::config(&mut config, console))?;
-    config.model.device = config.model.device.of_rank(&world);
-    world.choose_backend(config.ranks.backend, config.model.device.device()?)?;
+    let mut group = processes::join(terms(&config, hint))?;
+    config.check_same(&group)?;
+    group.one_before_the_others(|| fetch::config(&mut config, console))?;
+    config.model.device = config.model.device.of_rank(&group);
+    group.choose_backend(config.ranks.backend, config.model.device.device()?)?;
     let output = config.output.clone();
-    plan::micro_batch::choose(&mut config, resume, &world)?;
+    plan::micro_batch::choose(&mut config, resume, &group)?;
     console.stop_on_ctrl_c("Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.");
-    if let Some(notice) = world.leads().then(threads::busy).flatten() {
+    if let Some(notice) = group.leads().then(threads::busy).flatten() {
         tracing::info!("{notice}");
     }
     let bar = console.bar(watch::SPEAKS, "")?;
-    let (mut trainer, mut run) = run::open(config, resume, bar, &console.interrupt, world)?;
+    let (mut trainer, mut run) = run::open(config, resume, bar, &console.interrupt, group)?;
     if trainer.group.leads() {
         syntax::warn(trainer.prompts.iter().map(|prompt| prompt.text.as_str()).chain(run.prompts()));
     }
@@ -193,12 +193,11 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         init_latents: args.init_latents,
         save_latents: args.save_latents,
     };
-    let way_out =
-        "images that are done are whole; --overwrite draws them and the others anew, another --out all of them";
-    let world = processes::join(args.ranks.terms(way_out, &console.interrupt))?;
-    let engine = Engine { device: args.engine.device.of_rank(&world), ..args.engine };
+    let hint = "images that are done are whole; --overwrite draws them and the others anew, another --out all of them";
+    let group = processes::join(args.ranks.terms(hint, &console.interrupt))?;
+    let engine = Engine { device: args.engine.device.of_rank(&group), ..args.engine };
     let (mut model, mut tokenizer, mut captioner) = (model, tokenizer, args.captioner);
-    world.one_before_the_others(|| {
+    group.one_before_the_others(|| {
         if let Some(captioner) = &mut captioner {
             fetch::option("--captioner", captioner, Layout::Network { tokenizer: true }, None, console)?;
         }
@@ -207,7 +206,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     })?;
     let pipeline = fetch::pipeline(model, variant.as_deref(), tokenizer, overrides.into(), &engine, console)?;
     console.stop_on_ctrl_c("Stopping; images that are done are whole.");
-    if world.leads() {
+    if group.leads() {
         let (images, steps) = (request.prompts.len() * request.count, request.sampling.steps);
         let of = if args.best_of > 1 { format!(", each the best of {},", args.best_of) } else { String::new() };
         tracing::info!(
@@ -226,9 +225,9 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     };
     let best = captioner.is_some().then_some(generate::Best { of: args.best_of, loss: &loss });
     let bar = console.count("generate", DENOISING)?;
-    let files = generate::run(pipeline, &request, best, &bar, &console.interrupt, &world)?;
+    let files = generate::run(pipeline, &request, best, &bar, &console.interrupt, &group)?;
     bar.finish_and_clear();
-    if world.leads() {
+    if group.leads() {
         say!("{} in {}", counted(files.len(), "file"), request.out.display());
     }
     Ok(())
@@ -237,23 +236,23 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
 pub fn latents(args: Latents, console: &Console) -> Result<()> {
     let mut config = share::config(&args.config, &args.set)?;
     config.fidelity.get_or_insert_default();
-    let way_out = "shards that are done are whole, and the same command goes on";
+    let hint = "shards that are done are whole, and the same command goes on";
     let interrupt = Some(console.interrupt.clone());
-    let world = processes::join(Terms { interrupt, ..terms(&config, way_out) })?;
-    config.check_same(&world)?;
+    let group = processes::join(Terms { interrupt, ..terms(&config, hint) })?;
+    config.check_same(&group)?;
     let model = &mut config.model;
-    world.one_before_the_others(|| {
+    group.one_before_the_others(|| {
         fetch::model(&mut model.path, model.variant.as_deref(), &mut model.tokenizer, console)
     })?;
-    model.device = model.device.of_rank(&world);
+    model.device = model.device.of_rank(&group);
     let prompts = prompts::read(&config.prompts.train)?;
     let mut pipeline = config.model.open(config.prompts.chunks)?;
     console.stop_on_ctrl_c("Stopping; shards that are done are whole. The same command goes on.");
     let bar = console.count("latents", "prompts")?;
     let reached = train::reached(&config, &prompts)?;
-    let store = latents::complete(&config, &mut pipeline, &reached, &bar, &console.interrupt, &world)?;
+    let store = latents::complete(&config, &mut pipeline, &reached, &bar, &console.interrupt, &group)?;
     bar.finish_and_clear();
-    if world.leads() {
+    if group.leads() {
         say!("{}", store.plan(store.len()));
     }
     Ok(())
@@ -282,8 +281,8 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
 }
 
 /// Of a run's ranks, as its configuration has them.
-fn terms(config: &config::Config, way_out: &'static str) -> Terms {
-    Terms { timeout: config.ranks.timeout(), setting: "ranks.timeout", way_out, interrupt: None }
+fn terms(config: &config::Config, hint: &'static str) -> Terms {
+    Terms { timeout: config.ranks.timeout(), setting: "ranks.timeout", hint, interrupt: None }
 }
 
 /// Prompts as they were typed, then those of a file.

@@ -57,7 +57,7 @@ mod tests {
     use std::{cell::Cell, rc::Rc};
 
     #[test]
-    fn what_is_let_go_is_there_only_while_it_works() {
+    fn what_is_unloaded_is_there_only_while_it_works() {
         let (opened, there) = (Rc::new(Cell::new(0)), Rc::new(()));
         let (count, of) = (opened.clone(), there.clone());
         let open = move || {

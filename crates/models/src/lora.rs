@@ -7,6 +7,7 @@ pub mod check;
 pub mod convert;
 mod entry;
 mod file;
+mod format;
 pub mod info;
 mod ldm;
 mod looks;
@@ -17,7 +18,6 @@ mod parts;
 mod paths;
 mod patterns;
 mod peft;
-mod spelt;
 mod write;
 
 use crate::{

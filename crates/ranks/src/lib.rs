@@ -55,7 +55,7 @@ pub struct ProcessGroup {
 
 impl ProcessGroup {
     pub fn alone() -> Self {
-        let terms = Terms { timeout: Duration::MAX, setting: "", way_out: "", interrupt: None };
+        let terms = Terms { timeout: Duration::MAX, setting: "", hint: "", interrupt: None };
         Self { rank: 0, size: 1, local: 0, terms, group: None, direct: None }
     }
 

@@ -12,7 +12,7 @@ pub struct Terms {
     /// Where the timeout is set, as `ranks.timeout`.
     pub setting: &'static str,
     /// What is left of the work, and how it goes on.
-    pub way_out: &'static str,
+    pub hint: &'static str,
     /// Of work that Ctrl-C ends at once. The ranks are stopped together then, so that one is gone is no news.
     pub interrupt: Option<Interrupt>,
 }
@@ -55,7 +55,7 @@ impl Terms {
             Loss::Gone(why) => format!("another rank is gone ({why})"),
             Loss::Failed(why) => why,
         };
-        anyhow!("rank {rank} of {size}: {why}; {}", self.way_out)
+        anyhow!("rank {rank} of {size}: {why}; {}", self.hint)
     }
 }
 
@@ -83,7 +83,7 @@ mod tests {
         let terms = Terms {
             timeout: Duration::from_secs(3),
             setting: "--ranks-timeout",
-            way_out: "the same command goes on",
+            hint: "the same command goes on",
             interrupt: Some(interrupt.clone()),
         };
         let said = |loss| terms.error(1, 2, loss);

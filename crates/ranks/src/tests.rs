@@ -3,11 +3,11 @@ use crate::Backend;
 use std::{cell::RefCell, rc::Rc, thread};
 
 /// That knows its place, but nobody else.
-pub fn world(rank: usize, size: usize) -> ProcessGroup {
+pub fn group(rank: usize, size: usize) -> ProcessGroup {
     ProcessGroup { rank, size, ..ProcessGroup::alone() }
 }
 
-/// What two ranks come to, each in a thread of its own: a world, and a second group that it is not using yet.
+/// What two ranks come to, each in a thread of its own: a process group, and a second group that it is not using yet.
 fn two<T: Send>(work: impl Fn(ProcessGroup, Second) -> T + Sync) -> [T; 2] {
     let timeout = Duration::from_secs(20);
     let served = Store::serve(0, timeout).unwrap();
@@ -17,10 +17,10 @@ fn two<T: Send>(work: impl Fn(ProcessGroup, Second) -> T + Sync) -> [T; 2] {
             let store = Store::connect("localhost", port, timeout).unwrap();
             (Group::join(&store, prefix, rank, 2).unwrap(), store)
         };
-        let terms = Terms { timeout, setting: "s", way_out: "go on", interrupt: None };
+        let terms = Terms { timeout, setting: "s", hint: "go on", interrupt: None };
         let (ranks, second) = (join("first"), join("second"));
-        let world = ProcessGroup { rank, size: 2, local: rank, terms, group: Some(ranks), direct: None };
-        work(world, Second { group: second.0, _store: second.1, log: Rc::default(), fails: false })
+        let group = ProcessGroup { rank, size: 2, local: rank, terms, group: Some(ranks), direct: None };
+        work(group, Second { group: second.0, _store: second.1, log: Rc::default(), fails: false })
     };
     thread::scope(|scope| [0, 1].map(|i| scope.spawn(move || rank(i))).map(|rank| rank.join().unwrap()))
 }
@@ -64,9 +64,9 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 #[test]
 fn shares_are_everything_once() {
     for (total, size) in [(4, 1), (4, 3), (2, 5), (0, 2), (7, 7), (100, 8)] {
-        let shares: Vec<usize> = (0..size).flat_map(|rank| world(rank, size).share(total)).collect();
+        let shares: Vec<usize> = (0..size).flat_map(|rank| group(rank, size).share(total)).collect();
         assert_eq!(shares, (0..total).collect::<Vec<_>>(), "{total} among {size}");
-        let lengths: Vec<usize> = (0..size).map(|rank| world(rank, size).share(total).len()).collect();
+        let lengths: Vec<usize> = (0..size).map(|rank| group(rank, size).share(total).len()).collect();
         assert!(lengths.iter().max().unwrap() - lengths.iter().min().unwrap() <= 1, "{lengths:?}");
     }
 }
@@ -74,59 +74,59 @@ fn shares_are_everything_once() {
 /// Large buffers go the direct way, and what comes of it is what Gloo gives.
 #[test]
 fn the_direct_way_gives_the_same() {
-    two(|mut world, second| {
+    two(|mut group, second| {
         let log = second.log.clone();
-        let sums = |world: &ProcessGroup| {
-            let mut a = Tensor::from_slice(&[0.1f32, 0.2, world.rank as f32]);
-            let mut b = Tensor::from_slice(&[0.7f32, -3.0]).view([2, 1]) / (world.rank as f64 + 3.0);
-            let rows = world.exchange(&mut [&mut a, &mut b], &[world.rank as f64, 0.25]).unwrap();
-            let mut of_first = Tensor::from(world.rank as f32 + 5.0);
-            world.copy_of_first(&mut of_first).unwrap();
+        let sums = |group: &ProcessGroup| {
+            let mut a = Tensor::from_slice(&[0.1f32, 0.2, group.rank as f32]);
+            let mut b = Tensor::from_slice(&[0.7f32, -3.0]).view([2, 1]) / (group.rank as f64 + 3.0);
+            let rows = group.exchange(&mut [&mut a, &mut b], &[group.rank as f64, 0.25]).unwrap();
+            let mut of_first = Tensor::from(group.rank as f32 + 5.0);
+            group.copy_of_first(&mut of_first).unwrap();
             (values(&a), values(&b), rows, values(&of_first))
         };
-        let over_gloo = sums(&world);
-        assert_eq!((world.backend(), log.borrow().len()), (Some("gloo"), 0));
-        world.direct = Some(Box::new(second));
-        assert_eq!(sums(&world), over_gloo);
+        let over_gloo = sums(&group);
+        assert_eq!((group.backend(), log.borrow().len()), (Some("gloo"), 0));
+        group.direct = Some(Box::new(second));
+        assert_eq!(sums(&group), over_gloo);
         assert_eq!(over_gloo.2, [[0.0, 0.25], [1.0, 0.25]]);
         assert_eq!(over_gloo.3, [5.0]);
-        assert!(world.any(world.rank == 1).unwrap(), "figures alone");
-        assert_eq!((world.backend(), log.borrow().join(", ")), (Some("second"), "sum [5], copy []".into()));
+        assert!(group.any(group.rank == 1).unwrap(), "figures alone");
+        assert_eq!((group.backend(), log.borrow().join(", ")), (Some("second"), "sum [5], copy []".into()));
     });
 }
 
 /// Nobody enters the direct way before all are there.
 #[test]
 fn a_rank_that_is_gone_is_found_before_the_direct_way() {
-    two(|mut world, second| {
+    two(|mut group, second| {
         let log = second.log.clone();
         second.group.barrier().unwrap(); // the other one has come, too
-        if world.rank == 1 {
+        if group.rank == 1 {
             return; // it leaves
         }
-        world.direct = Some(Box::new(second));
+        group.direct = Some(Box::new(second));
         let mut buffer = Tensor::from_slice(&[1f32, 2.]);
-        let error = world.exchange(&mut [&mut buffer], &[1.0]).unwrap_err().to_string();
+        let error = group.exchange(&mut [&mut buffer], &[1.0]).unwrap_err().to_string();
         assert!(error.starts_with("rank 0 of 2: another rank is gone (") && error.ends_with("; go on"), "{error}");
-        assert!(world.copy_of_first(&mut buffer).is_err());
+        assert!(group.copy_of_first(&mut buffer).is_err());
         assert_eq!((values(&buffer), log.borrow().len()), (vec![1., 2.], 0));
     });
 }
 
 #[test]
 fn a_way_that_adds_up_wrongly_is_not_taken() {
-    two(|world, second| {
-        assert!(world.adds_up(&second));
-        assert!(!world.adds_up(&Second { fails: true, ..second }));
+    two(|group, second| {
+        assert!(group.adds_up(&second));
+        assert!(!group.adds_up(&Second { fails: true, ..second }));
     });
 }
 
 #[test]
 fn half_a_sum_is_not_seen() {
-    two(|mut world, second| {
-        world.direct = Some(Box::new(Second { fails: true, ..second }));
+    two(|mut group, second| {
+        group.direct = Some(Box::new(Second { fails: true, ..second }));
         let mut buffer = Tensor::from_slice(&[1f32, 2.]);
-        let error = world.exchange(&mut [&mut buffer], &[1.0]).unwrap_err().to_string();
+        let error = group.exchange(&mut [&mut buffer], &[1.0]).unwrap_err().to_string();
         assert!(error.contains("another rank was not heard of for 20 s (s); go on"), "{error}");
         assert_eq!(values(&buffer), [1., 2.]);
     });
@@ -134,9 +134,9 @@ fn half_a_sum_is_not_seen() {
 
 #[test]
 fn only_the_first_looks() {
-    let seen = two(|world, _| {
-        let seen: usize = world.of_first(|| Ok(10 + world.rank)).unwrap();
-        let error = world.of_first(|| -> Result<()> { Err(anyhow!("no such folder").context("out")) }).unwrap_err();
+    let seen = two(|group, _| {
+        let seen: usize = group.of_first(|| Ok(10 + group.rank)).unwrap();
+        let error = group.of_first(|| -> Result<()> { Err(anyhow!("no such folder").context("out")) }).unwrap_err();
         (seen, format!("{error:#}"))
     });
     assert_eq!(seen[0], (10, "out: no such folder".into()));
@@ -146,11 +146,11 @@ fn only_the_first_looks() {
 /// All of them come to the same end, also where one has what the others lack.
 #[test]
 fn nccl_needs_every_rank() {
-    let said = two(|mut world, _| {
-        world.choose_backend(Backend::Auto, Device::Cpu).unwrap();
-        assert_eq!(world.backend(), Some("gloo"));
-        let device = if world.rank == 0 { Device::Cpu } else { Device::Cuda(0) };
-        world.choose_backend(Backend::Nccl, device).unwrap_err().to_string()
+    let said = two(|mut group, _| {
+        group.choose_backend(Backend::Auto, Device::Cpu).unwrap();
+        assert_eq!(group.backend(), Some("gloo"));
+        let device = if group.rank == 0 { Device::Cpu } else { Device::Cuda(0) };
+        group.choose_backend(Backend::Nccl, device).unwrap_err().to_string()
     });
     assert!(
         said[0].contains("ranks.backend is nccl, but rank 0 cannot use NCCL: it computes on the CPU;"),

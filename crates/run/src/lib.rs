@@ -99,11 +99,11 @@ impl Run {
             bail!("{} exists, and no run wrote it; choose another folder (--set output=DIR)", resolved.display());
         }
         if leads && !resumes && begun {
-            let way_out = match checkpoint::steps(&folder.join("checkpoints"))?.last() {
+            let hint = match checkpoint::steps(&folder.join("checkpoints"))?.last() {
                 Some(_) => "go on with it by --resume",
                 None => "it has no checkpoint to go on from: delete it, begin anew in it by --resume auto",
             };
-            bail!("{} already holds a run; {way_out}, or choose another folder (--set output=DIR)", folder.display());
+            bail!("{} already holds a run; {hint}, or choose another folder (--set output=DIR)", folder.display());
         }
         let validation = match &config.prompts.validation {
             Some(path) => prompts::read(path)?,

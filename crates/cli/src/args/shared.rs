@@ -144,12 +144,12 @@ pub struct TimedRanks {
 }
 
 impl TimedRanks {
-    /// `way_out`: what is left of work that was given up, and how it goes on.
-    pub fn terms(&self, way_out: &'static str, interrupt: &Interrupt) -> Terms {
+    /// `hint`: what is left of work that was given up, and how it goes on.
+    pub fn terms(&self, hint: &'static str, interrupt: &Interrupt) -> Terms {
         Terms {
             timeout: Duration::from_secs_f64(self.ranks_timeout),
             setting: "--ranks-timeout",
-            way_out,
+            hint,
             interrupt: Some(interrupt.clone()),
         }
     }

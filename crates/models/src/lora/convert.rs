@@ -3,8 +3,8 @@
 use super::{
     AdapterFile, Base, Name, Network,
     file::not_finite,
+    format::{self, Formatted},
     peft::{self, OfLayer},
-    spelt::{self, Spelt},
     write::{self, HASH, Layers},
 };
 use crate::{
@@ -58,9 +58,9 @@ pub fn convert(file: &AdapterFile, target: Target, options: Options, out: &Path)
     let two_encoders = base == Some(Base::Sdxl) || file.networks().contains(&Network::TextEncoder2);
     let (mut tensors, mut layers) = (Tensors::new(), Layers::new());
     for name in &names {
-        let spelt = spelt::layer(file, name, target, options.factor, two_encoders);
-        let Spelt { tensors: of_layer, rank, alpha, has_norms } =
-            spelt.map_err(|why| Error::file(&file.path, format!("{} {why}", name.dotted())))?;
+        let layer = format::layer(file, name, target, options.factor, two_encoders);
+        let Formatted { tensors: of_layer, rank, alpha, has_norms } =
+            layer.map_err(|why| Error::file(&file.path, format!("{} {why}", name.dotted())))?;
         tensors.extend(of_layer);
         if let (Some(rank), Some(alpha)) = (rank, alpha) {
             layers.insert((*name).clone(), OfLayer { rank, alpha, has_norms });

@@ -157,7 +157,7 @@ mod tests {
         let path = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0";
         let flat = "down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_out_0";
         let ldm = "input_blocks.4.1.transformer_blocks.0.attn2.to_out.0";
-        let spelt = [
+        let keys = [
             (format!("{path}.lora.down.weight"), Format::Diffusers),
             (format!("{path}.lora_A.weight"), Format::Peft),
             (format!("{path}.lora_A.default.weight"), Format::Peft),
@@ -172,7 +172,7 @@ mod tests {
             (format!("lycoris_{flat}.hada_w1_a"), Format::Lycoris),
             (format!("lycoris_unet_{flat}.lokr_w2"), Format::Lycoris),
         ];
-        for (key, format) in spelt {
+        for (key, format) in keys {
             assert_eq!(layer(&key), (path.to_owned(), format), "{key}");
         }
     }

@@ -10,7 +10,7 @@ use super::{
 use tch::{Kind, Tensor};
 
 /// A layer's tensors by key, and what the metadata say of it.
-pub struct Spelt {
+pub struct Formatted {
     pub tensors: Vec<(String, Tensor)>,
     /// `None` for what has none, such as a difference.
     pub rank: Option<i64>,
@@ -28,7 +28,7 @@ pub fn layer(
     target: Target,
     factor: f64,
     two_encoders: bool,
-) -> Result<Spelt, String> {
+) -> Result<Formatted, String> {
     let change = file.change(name)?;
     if change.magnitude.is_some() && factor != 1.0 {
         return Err("has a DoRA's norms, so that no part of it can be written (leave --scale out)".into());
@@ -44,7 +44,7 @@ pub fn layer(
             Target::Peft => write::peft_pair(name, &pair).into(),
             Target::Kohya => write::kohya_pair(name, &pair, two_encoders).into(),
         };
-        return Ok(Spelt { tensors, rank: Some(pair.rank()), alpha: Some(pair.alpha), has_norms: false });
+        return Ok(Formatted { tensors, rank: Some(pair.rank()), alpha: Some(pair.alpha), has_norms: false });
     }
     match (target, &change) {
         (Target::Kohya, _) => kohya(file, name, &change, factor, &name.kohya(two_encoders)),
@@ -55,7 +55,7 @@ pub fn layer(
             )?;
             let mut tensors: Vec<_> = write::peft_pair(name, pair).into();
             tensors.push((format!("{}.lora_magnitude_vector", name.dotted()), norms));
-            Ok(Spelt { tensors, rank: Some(pair.rank()), alpha: Some(pair.alpha), has_norms: true })
+            Ok(Formatted { tensors, rank: Some(pair.rank()), alpha: Some(pair.alpha), has_norms: true })
         }
         _ => Err(format!(
             "has a {}, which this format cannot hold: --to kohya{} can, and `comat lora merge` puts it into a model",
@@ -81,7 +81,7 @@ fn peft_norms(norms: &Tensor, pair: &LowRank) -> Option<Tensor> {
 }
 
 /// The tensors as the file has them, under LyCORIS' names; what scales them goes into alpha, or into a matrix where there is none.
-fn kohya(file: &AdapterFile, name: &Name, change: &Change, factor: f64, stem: &str) -> Result<Spelt, String> {
+fn kohya(file: &AdapterFile, name: &Name, change: &Change, factor: f64, stem: &str) -> Result<Formatted, String> {
     let entry = file.entries.get(name).ok_or("is not in the file")?;
     let whole = entry.scalar.unwrap_or(1.0) * factor;
     let rank = entry.rank();
@@ -107,7 +107,7 @@ fn kohya(file: &AdapterFile, name: &Name, change: &Change, factor: f64, stem: &s
         tensors.push((format!("{stem}.diff_b"), times(bias, factor)));
     }
     tensors.extend(alpha.map(|alpha| (format!("{stem}.alpha"), Tensor::from(alpha as f32))));
-    Ok(Spelt { tensors, rank, alpha, has_norms: change.magnitude.is_some() })
+    Ok(Formatted { tensors, rank, alpha, has_norms: change.magnitude.is_some() })
 }
 
 /// peft's norms as LyCORIS has them: `[out, 1]`, `[out, 1, 1, 1]`.
