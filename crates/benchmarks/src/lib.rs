@@ -4,8 +4,6 @@
 //! [`records`] keeps what was answered of every image, a line each, so that a scoring that was stopped goes on; [`table`] adds the
 //! lines up, with the intervals of [`statistics`]. `docs/metrics.md` says what each metric is and where we deviate.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
-
 pub mod boxes;
 pub mod dsg;
 mod files;

@@ -1,7 +1,5 @@
 //! The binary `comat`: arguments in, one function per verb.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
-
 #[macro_use]
 mod console;
 mod args;

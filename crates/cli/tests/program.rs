@@ -1,6 +1,8 @@
 //! All tests of the program in one test program: each of them starts `comat`, and every test program has all of libtorch's glue in it, which
 //! takes long to link. `cargo test -p cli --test program generate::` runs those of one file.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 mod common;
 #[path = "../../hub/tests/server/mod.rs"]
 mod server;

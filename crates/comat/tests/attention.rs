@@ -1,6 +1,8 @@
 //! The attention losses against a plain transcription of the formulas, their gradients against finite differences, and what
 //! they do where a prompt or an image gives them nothing to hold on to.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use comat::loss::attention::{Parts, Target, losses};
 use config::Form;
 use models::network::{Layer, Place};

@@ -1,5 +1,7 @@
 //! The caption loss against a plain computation beside it: the crop, smoothed labels.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use comat::{
     loss::caption::{Caption, CaptionLoss},
     reward::Crop,

@@ -1,5 +1,7 @@
 //! The discriminator against a plain program of its losses (`tools/reference/discriminator.py`).
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use comat::{
     discriminator::{Discriminator, Verdict},
     finite::{NotFinite, Part},

@@ -1,6 +1,8 @@
 //! A family of models that is none of those that come with the program: another network, another autoencoder, other conditions and
 //! the path of rectified flow. Training takes it as it takes any, and its gradient is that of one graph, in float64.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use anyhow::Result;
 use comat::{adapter, draws::Draws, session::Session, share::Share, train::iterate};
 use diffusion::{

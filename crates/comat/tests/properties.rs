@@ -1,5 +1,7 @@
 //! What holds for any sizes: how batches are cut into parts and ranks, and which steps are tracked. Drawn at random from fixed seeds.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use comat::{
     batch::{Batch, Order},
     tracked::{self, Policy},

@@ -1,5 +1,7 @@
 //! The replay is exact: its gradients are those of one autograd graph over the whole trajectory, in float64.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use comat::{
     adapter,
     attention::{Attention, Counts},

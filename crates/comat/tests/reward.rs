@@ -1,5 +1,7 @@
 //! Rewards at the images: the numbers of a batch are those of its parts, however it is cut.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use comat::{
     batch::Batch,
     loss::caption::CaptionLoss,

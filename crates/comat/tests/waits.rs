@@ -1,6 +1,8 @@
 //! How often an iteration waits for the device: the operators that read a value, counted by part. On the CPU nothing waits, but the
 //! operators are those of a GPU.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use comat::{
     adapter,
     batch::Batch,

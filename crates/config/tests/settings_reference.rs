@@ -1,5 +1,7 @@
 //! `docs/config.md` and `docs/config.schema.json` are what the code says, and the code keeps to them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use config::reference;
 use fancy_regex::Regex;
 use serde_json::{Value, json};

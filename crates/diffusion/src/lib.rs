@@ -4,8 +4,6 @@
 //! Prompt → [`conditions`] → [`trajectory`] by the [`denoiser`] → latents → images: all of it is in [`generate`]. Gradients go back in small pieces:
 //! through the decoder by [`stages`] and [`tiles`], in half precision by [`precision`].
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
-
 pub mod conditions;
 pub mod denoiser;
 pub mod family;

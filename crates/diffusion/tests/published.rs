@@ -1,6 +1,8 @@
 //! Configurations as they are published: each is read, or refused for the reason that is named here. A file of the fixture holds
 //! those of one folder of the hub, by their paths in it; where a folder's name says nothing else, all that the program reads of it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use diffusion::family::{Overrides, stable_diffusion};
 use models::{
     Error, blip, clip, grounding_dino, preprocess::Preprocess, sam::Segmenter, sentence::SentenceEmbedder, vae,

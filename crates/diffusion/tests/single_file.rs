@@ -1,5 +1,7 @@
 //! The same SD2 as a folder and as one file with the original program's keys gives the same latents and images.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use diffusion::{
     denoiser::Denoiser,
     pipeline::{Overrides, Pipeline, Precision},

@@ -1,5 +1,7 @@
 //! Prompts are encoded once for every state of the encoders: rows with an adapter and without it are never mixed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use diffusion::{
     denoiser::Denoiser,
     pipeline::{Overrides, Pipeline, Precision},

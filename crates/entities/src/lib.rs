@@ -4,8 +4,6 @@
 //! nouns and attributes are taken as the CoMat authors do, or, by default, with their and the parser's systematic errors
 //! repaired. No Python, no tensors library; the weights are part of the program.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
-
 mod chunks;
 mod explicit;
 mod extract;

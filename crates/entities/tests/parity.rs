@@ -1,5 +1,7 @@
 //! The parse is spaCy's, to the last label, and nothing that is typed can make it fail.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use entities::{Mode, Parser};
 use rand::{Rng, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;

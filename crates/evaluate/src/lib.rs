@@ -3,8 +3,6 @@
 //!
 //! The rules are those of the crate `benchmarks`; the networks those of the crate `models`.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
-
 pub mod draw;
 pub mod image_files;
 pub mod judges;

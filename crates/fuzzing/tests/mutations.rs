@@ -4,6 +4,8 @@
 //! `COMAT_FUZZ_SEED` from which number the mutations are drawn, `COMAT_FUZZ_TARGET` names one reader. What fails is written to the
 //! folder for temporary files, and named.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use cap::Cap;
 use fastrand::Rng;
 use fuzzing::{TARGETS, Target, seeds};

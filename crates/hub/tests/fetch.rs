@@ -1,5 +1,7 @@
 //! Fetching from a server on the loopback that behaves like the hub.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 mod server;
 
 use hub::{Error, Fetched, Hub, Id, Layout, Progress, Settings, Silent, Token};

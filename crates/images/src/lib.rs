@@ -1,7 +1,5 @@
 //! Images: decoded, and from tensors to PNG files, with prompt, seed and settings in the text chunks.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
-
 pub mod decode;
 pub mod size;
 pub mod text;

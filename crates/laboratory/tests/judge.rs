@@ -1,5 +1,7 @@
 //! The judge on images of which the truth is known: renders, wrong renders, spoilt ones, and things that are no scene.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use images::Image;
 use laboratory::pretrain::{data, painter, vae};
 use models::autoencoder::Autoencoder;

@@ -1,5 +1,7 @@
 //! The training loop of the miniature stack.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use indicatif::ProgressBar;
 use laboratory::pretrain::{
     Course, Files, Watch,

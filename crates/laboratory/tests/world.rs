@@ -1,5 +1,7 @@
 //! Scenes, images, words and prompts.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use scenes::{

@@ -4,8 +4,6 @@
 //! A folder holds `latents.json` and shards `NNNNN.safetensors` with a tensor `latents` `[n, C, h, w]` in float16. A shard is
 //! in the index when it is whole, so a sampling that was stopped goes on behind the last one.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
-
 mod origin;
 mod pace;
 

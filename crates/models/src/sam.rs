@@ -85,12 +85,13 @@ impl Segmenter {
         }
         let busy = Tensor::from_slice(&busy).to_device(images.device());
         let embeddings = self.embed(&self.pixels(&images.index_select(0, &busy))?)?;
-        let mut row = 0..;
+        let mut row = 0;
         let mut masks_of = |boxes: &Vec<[f64; 4]>| {
             if boxes.is_empty() {
                 return Ok(none());
             }
-            let embedding = embeddings.narrow(0, row.next().expect("a row for each image with boxes"), 1);
+            let embedding = embeddings.narrow(0, row, 1);
+            row += 1;
             let mut masks = vec![];
             for few in boxes.chunks(BOXES_AT_A_TIME) {
                 let single = self.decode(&embedding, &self.frame.boxes(few, size)?)?.masks.select(1, 0);

@@ -1,5 +1,7 @@
 //! The detector against transformers: network, preprocessing, phrases.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 mod common;
 mod edited;
 

@@ -1,5 +1,7 @@
 //! LoRAs of any layers, ranks and strengths keep their meaning from format to format, in any order. Drawn at random from a fixed seed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use fastrand::Rng;
 use models::{
     lora::{

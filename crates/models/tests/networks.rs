@@ -1,5 +1,7 @@
 //! All tests of the networks and their files in one test program; but those that set what holds for the whole process.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 mod common;
 mod edited;
 

@@ -1,5 +1,7 @@
 //! Folders as other versions of transformers and diffusers saved them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 mod common;
 mod edited;
 

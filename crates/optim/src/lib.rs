@@ -1,8 +1,6 @@
 //! AdamW (Loshchilov and Hutter 2019) and Prodigy on one flat buffer, which all matrices of an adapter are views of; AdamW also on
 //! [`Masters`]. A running average of the values ([`Ema`]).
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
-
 mod ema;
 mod masters;
 mod prodigy;

@@ -1,5 +1,7 @@
 //! Prodigy against its authors' package, in float64: values and distance after every step.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use config::Optimizer;
 use models::tensors;
 use optim::{Prodigy, Stateful};

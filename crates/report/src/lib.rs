@@ -4,8 +4,6 @@
 //! holds ([`training`]). [`write()`] makes the page of any number of runs and evaluations; the miniature world has a page of its
 //! own.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
-
 pub mod chart;
 pub mod compare;
 mod evaluation;

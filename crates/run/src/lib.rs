@@ -1,7 +1,5 @@
 //! A run as its folder shows it: log, progress, samples, validation, adapter files.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
-
 mod journal;
 mod lines;
 mod lock;

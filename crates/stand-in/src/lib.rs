@@ -7,8 +7,6 @@
 //!
 //! It cannot show what only a GPU has: its kernels, streams, asserts on the device and speed.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
-
 use std::path::Path;
 
 /// The variable by which the dynamic loader takes a library into a process.

@@ -1,5 +1,7 @@
 //! What the stand-in does as CUDA does. Each test runs itself again in a process with the library.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use std::{env, process::Command};
 use tch::{Device, Kind, Tensor};
 use torch_ext::count::Operators;

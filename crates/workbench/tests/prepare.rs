@@ -1,5 +1,7 @@
 //! Tuning a whole UNet is exact: its weights are those of AdamW on one autograd graph over the batch, in float64.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
 use config::{Optimizer, SamplerKind, Sampling, Size};
 use diffusion::{
     denoiser::Denoiser,

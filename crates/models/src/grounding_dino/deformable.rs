@@ -1,5 +1,7 @@
 //! Paper: Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection" (2021).
 
+#![allow(clippy::expect_used, reason = "of shapes that the network itself has made")]
+
 use super::parts::wide;
 use crate::{layers::Linear, weights::Scope};
 use tch::Tensor;

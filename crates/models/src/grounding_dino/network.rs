@@ -1,3 +1,5 @@
+#![allow(clippy::expect_used, reason = "of shapes that the network itself has made")]
+
 use super::{
     config::{Config, NORM_GROUPS},
     decoder::Decoder,

@@ -1,6 +1,8 @@
 //! Paper: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (2021). Weights and
 //! names: transformers `SwinBackbone`.
 
+#![allow(clippy::expect_used, reason = "of shapes that the network itself has made")]
+
 use super::config::BackboneConfig;
 use crate::{
     layers::{Activation, Conv2d, LayerNorm, Linear, attention},

@@ -1,6 +1,8 @@
 //! Cross-attention maps of one forward pass, for those who hand in a [`Recorder`]. Nobody else pays for them: attention
 //! itself never forms its map.
 
+#![allow(clippy::expect_used, reason = "of shapes that the network itself has made")]
+
 use std::{cell::RefCell, fmt};
 use tch::{Kind, Tensor};
 

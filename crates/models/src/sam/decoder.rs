@@ -1,3 +1,5 @@
+#![allow(clippy::expect_used, reason = "of shapes that the network itself has made")]
+
 use super::{
     config::DecoderConfig,
     vision::{NORM_EPS, over_channels},

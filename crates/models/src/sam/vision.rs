@@ -1,3 +1,5 @@
+#![allow(clippy::expect_used, reason = "of shapes that the network itself has made")]
+
 use super::config::VisionConfig;
 use crate::{
     layers::{Activation, Conv2d, LayerNorm, Linear},

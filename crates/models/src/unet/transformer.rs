@@ -1,3 +1,5 @@
+#![allow(clippy::expect_used, reason = "of shapes that the network itself has made")]
+
 use super::Config;
 use crate::{
     layers::{Conv2d, GroupNorm, LayerNorm, Linear, attention},
