@@ -22,18 +22,14 @@ pub fn start(session: &Session) -> Result<Lora> {
         }
         all.push(if *scale == 1.0 { lora } else { lora.scaled(*scale) });
     }
-    let names: Vec<String> = config.init.iter().map(|scaled| scaled.adapter.display().to_string()).collect();
-    let names = names.join(", ");
+    let names = config.init.iter().map(|scaled| scaled.adapter.display().to_string()).collect::<Vec<_>>().join(", ");
     let Some(lora) = Lora::joined(&all) else { bail!("{names}: they adapt different layers") };
     if let Some((layer, pair)) =
         lora.pairs().max_by_key(|(_, pair)| pair.rank()).filter(|(_, pair)| pair.rank() > config.rank)
     {
-        let found = pair.rank();
+        let (found, rank) = (pair.rank(), config.rank);
         let together = if all.len() > 1 { " together" } else { "" };
-        bail!(
-            "{names}: {layer} has rank {found}{together}, more than lora.rank = {}: set lora.rank = {found}",
-            config.rank
-        );
+        bail!("{names}: {layer} has rank {found}{together}, more than lora.rank = {rank}: set lora.rank = {found}");
     }
     Ok(lora.widened(config.rank, draw)?.with_alpha(config.alpha()))
 }

@@ -1,6 +1,12 @@
 //! Which prompts a step sees, and its random draws.
 
-use crate::{draws::Draws, loss::caption::CaptionLoss, session::Session, share::Share, tracked};
+use crate::{
+    draws::{Draws, Noise},
+    loss::caption::CaptionLoss,
+    session::Session,
+    share::Share,
+    tracked,
+};
 use anyhow::{Context, Result};
 use config::Config;
 use diffusion::{
@@ -60,8 +66,7 @@ impl Batch {
         part: usize,
         group: &ProcessGroup,
     ) -> Result<Self> {
-        let size = config.train.batch_size;
-        let parts = config.train.accumulation;
+        let (size, parts) = (config.train.batch_size, config.train.accumulation);
         let first = step * (size * parts) as u64;
         let prompt = |place| Ok(prompts[order.prompt(first + place)?].text.clone());
         Self::of(step, part..parts, size, group, prompt)
@@ -114,8 +119,7 @@ impl Batch {
 /// The tracked steps of an optimiser step: the same for all its trajectories.
 fn tracked_steps(session: &Session, step: u64) -> Result<BTreeSet<usize>> {
     let replay = &session.config.replay;
-    let below = below(session, Purpose::Tracked, step)?;
-    tracked::steps(replay.policy, session.sampler.len(), replay.tracked, below)
+    tracked::steps(replay.policy, session.sampler.len(), replay.tracked, below(session, Purpose::Tracked, step)?)
 }
 
 /// Those of the tracked steps that have attention losses.
@@ -137,25 +141,18 @@ fn below(session: &Session, purpose: Purpose, step: u64) -> Result<impl FnMut(us
 }
 
 /// The noise that it starts from and that of the steps, every sample from its own stream.
-#[allow(clippy::type_complexity)]
-pub fn noise(
-    session: &Session,
-    purpose: Purpose,
-    step: u64,
-    places: &[u64],
-) -> Result<(Tensor, Box<dyn FnMut(usize) -> Result<Tensor>>)> {
+pub fn noise(session: &Session, purpose: Purpose, step: u64, places: &[u64]) -> Result<(Tensor, Noise<'static>)> {
     let streams =
         places.iter().map(|place| stream(session.config.seed, purpose, step, *place)).collect::<Result<Vec<_>, _>>()?;
     noise_from(session, &session.sampler, streams)
 }
 
 /// As [`noise`], for any sampler, from given generators. What all the steps need is drawn when the first one asks, and copied to the device at once.
-#[allow(clippy::type_complexity)]
 pub fn noise_from(
     session: &Session,
     sampler: &Sampler,
     mut streams: Vec<Generator>,
-) -> Result<(Tensor, Box<dyn FnMut(usize) -> Result<Tensor>>)> {
+) -> Result<(Tensor, Noise<'static>)> {
     let (shape, kind, device) = (session.latent_shape, session.latent_kind(), session.pipeline.device);
     let stochastic = sampler.draws();
     let start = draw(&mut streams, &shape, 1)?.to_device(device).to_kind(kind).get(0);

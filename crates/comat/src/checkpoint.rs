@@ -1,7 +1,7 @@
 //! Everything that is needed to go on exactly where a run stopped, in a folder that is whole or not there.
 
 use crate::discriminator::Discriminator;
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use config::{Config, Rule};
 use models::{
     Error,
@@ -325,11 +325,8 @@ fn flatten(path: &str, value: &toml::Value, out: &mut BTreeMap<String, String>) 
 pub fn find(root: &Path, which: &str) -> Result<Option<PathBuf>> {
     if which != "latest" && which != "auto" {
         let path = PathBuf::from(which);
-        return if path.join(STATE).exists() {
-            Ok(Some(path))
-        } else {
-            bail!("{}: no checkpoint there ({STATE} is missing)", path.display())
-        };
+        ensure!(path.join(STATE).exists(), "{}: no checkpoint there ({STATE} is missing)", path.display());
+        return Ok(Some(path));
     }
     match fs::read_to_string(root.join("latest")).map(|name| root.join(name.trim())) {
         Ok(path) if path.join(STATE).exists() => Ok(Some(path)),
@@ -369,8 +366,7 @@ pub fn steps(root: &Path) -> Result<Vec<(u64, PathBuf)>> {
 
 fn write_text(path: &Path, text: &str) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io(path))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(path))?;
-    Ok(())
+    Ok(file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(path))?)
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ use anyhow::Result;
 use std::collections::BTreeSet;
 use tch::Tensor;
 
+/// Noise of a step `[B, C, h, w]`; asked for in order.
+pub type Noise<'a> = Box<dyn FnMut(usize) -> Result<Tensor> + 'a>;
+
 /// The random part of an iteration.
 pub struct Draws<'a> {
     /// x_T `[B, C, h, w]`, or x_t before the step `first`
@@ -15,8 +18,7 @@ pub struct Draws<'a> {
     pub weight: f64,
     /// Whether the rewards beside it ([`crate::session::Session::rewards`]) take part.
     pub rewards: bool,
-    /// Noise of a step `[B, C, h, w]`; asked for in order.
-    pub noise: Box<dyn FnMut(usize) -> Result<Tensor> + 'a>,
+    pub noise: Noise<'a>,
     pub tracked: BTreeSet<usize>,
     /// Those of the tracked steps that have attention losses.
     pub attention: BTreeSet<usize>,

@@ -84,6 +84,15 @@ pub struct Weighted {
 
 /// A reward of each image with its prompt, alone: a network, and a differentiable function of it. The loss is minus the mean over the
 /// batch. Micro-batches, half precision and offloading are seen to.
+/// ```
+/// # use {comat::reward::{ImageReward, PerImage}, diffusion::resident::Resident, tch::{Device, Kind, Tensor}};
+/// fn redness(_network: &(), images: &Tensor, _prompts: &[&str]) -> anyhow::Result<Tensor> {
+///     Ok(images.select(1, 0).mean_dim([1i64, 2].as_slice(), false, None::<Kind>))
+/// }
+/// let reward = PerImage::new("red", Resident::open(|| Ok(()))?, redness, Kind::Float);
+/// assert_eq!(reward.values(&Tensor::ones([1, 3, 8, 8], (Kind::Float, Device::Cpu)), &["a red dog"])?, [1.0]);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub struct PerImage<N> {
     name: String,
     network: Resident<N>,

@@ -93,11 +93,10 @@ impl Trainer {
             }
             self.step += 1;
             observer.on_step(self, &report)?;
-            let stop = report.stop;
-            if stop || self.step == config.train.steps || due(config.checkpoints.every, self.step) {
+            if report.stop || self.step == config.train.steps || due(config.checkpoints.every, self.step) {
                 self.save(observer)?;
             }
-            if stop && self.step < config.train.steps {
+            if report.stop && self.step < config.train.steps {
                 return Ok(Ended::Stopped(self.step));
             }
             if observer.on_look(self)? {
@@ -233,6 +232,19 @@ impl Trainer {
 ///
 /// # Errors
 /// [`finite::NotFinite`], among others. What has come to the gradients until then is a part of them.
+/// ```no_run
+/// # use comat::{adapter, batch, draws::Draws, session::Session, share::Share, tracked, train::iterate};
+/// let mut session = Session::open(config::read("run.toml".as_ref(), &[])?)?;
+/// let adapter = adapter::start(&session)?.trainable(session.latent_kind(), session.pipeline.device);
+/// let (start, noise) = batch::noise(&session, diffusion::random::Purpose::Trajectory, 0, &[0])?;
+/// let (start, tracked) = (session.sampler.start(start), tracked::grid(session.sampler.len(), 5, 0));
+/// let (attention, anchor, crops) = (Default::default(), Default::default(), vec![(0, 0)]);
+/// let draws = Draws { start, first: 0, weight: 1.0, rewards: true, noise, tracked, attention, anchor, crops };
+/// let (share, mut gradients) = (Share::whole(&["a red dog"]), optim::Gradients::zeros(&adapter));
+/// let outcome = iterate(&mut session, &adapter, &share, draws, vec![], &mut gradients, || Ok(()))?;
+/// println!("loss {:.3}, norm {:.3}", outcome.caption_loss, gradients.flat.norm().double_value(&[]));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub fn iterate(
     session: &mut Session,
     adapter: &Trainable,

@@ -53,6 +53,23 @@ pub struct Latents {
 }
 
 impl Pipeline {
+    /// A model by its folder, in one precision.
+    ///
+    /// # Errors
+    /// What is missing or not implemented, by file and key.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use diffusion::{generate, pipeline::Pipeline, settings::Sampling};
+    /// use tch::{Device, Kind};
+    ///
+    /// let mut pipeline = Pipeline::open("stable-diffusion-v1-5".as_ref(), Kind::Float, Device::cuda_if_available())?;
+    /// let unet = pipeline.adapt(&[("style.safetensors".into(), 0.8)])?;
+    /// let sampling = Sampling { steps: 30, ..Sampling::default() };
+    /// let images = generate::draw(&mut pipeline, unet.as_ref(), &sampling, &[("a red dog", 42)], || Ok(()))?;
+    /// images::Image::from_tensor(&images.get(0))?.save("dog.png".as_ref(), &[])?;
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
     pub fn open(path: &Path, precision: impl Into<Precision>, device: Device) -> Result<Self> {
         let (overrides, precision) = (Overrides::default(), precision.into());
         let request = Request { variant: None, tokenizer: None, overrides, precision, device };

@@ -19,6 +19,15 @@ use diffusion::{
 use models::blip::Captioner;
 use tch::{Device, Kind, Tensor};
 
+/// `-log p` of prompts, given images, by a captioner.
+/// ```no_run
+/// # use {comat::loss::caption::CaptionLoss, tch::{Device, Kind, Tensor}};
+/// let settings = config::Captioner::at("weights/world/blip".into());
+/// let captioner = CaptionLoss::open(&settings, Kind::Float, Device::Cpu)?;
+/// let images = Tensor::rand([1, 3, 64, 64], (Kind::Float, Device::Cpu)); // 0..1
+/// println!("{:.3} by token", captioner.losses(&images, &["a red circle"])?[0]);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub struct CaptionLoss {
     captioner: Resident<Box<dyn Likelihood>>,
     config: config::Captioner,

@@ -43,6 +43,16 @@ pub struct StepReport {
     pub not_finite: Option<Part>,
 }
 
+/// Means over the step's trajectories.
+#[derive(Default, Clone, Copy)]
+pub struct FidelityReport {
+    pub adversarial: f64,
+    pub discriminator: f64,
+    pub accuracy: f64,
+    pub grad_norm: f64,
+    pub skipped: u64,
+}
+
 impl StepReport {
     pub fn start(session: &Session, learning_rate: f64) -> Self {
         Self {
@@ -137,19 +147,7 @@ impl StepReport {
             (fidelity.grad_norm, fidelity.skipped) = (norm, skipped);
         }
     }
-}
 
-/// Means over the step's trajectories.
-#[derive(Default, Clone, Copy)]
-pub struct FidelityReport {
-    pub adversarial: f64,
-    pub discriminator: f64,
-    pub accuracy: f64,
-    pub grad_norm: f64,
-    pub skipped: u64,
-}
-
-impl StepReport {
     /// From this rank's gradients and figures to those of the whole batch, on every rank. Somebody who stops one rank stops all, and what
     /// is not finite on one is not on any.
     pub fn add_up(&mut self, group: &ProcessGroup, gradients: &mut [&mut Tensor], interrupt: &Interrupt) -> Result<()> {

@@ -19,6 +19,17 @@ use std::{
 use tch::{Kind, Tensor};
 
 /// The layers of an adapter file, its metadata, and what in it is not understood.
+///
+/// # Example
+/// Any file, of any program, without its model:
+/// ```no_run
+/// let file = models::lora::AdapterFile::read("style.safetensors".as_ref())?;
+/// println!("of {:?}; {} keys are not understood", file.base(), file.foreign.len());
+/// for (name, change) in file.changes()? {
+///     println!("{}: {}", name.dotted(), change.kind());
+/// }
+/// # Ok::<(), models::Error>(())
+/// ```
 pub struct AdapterFile {
     pub path: PathBuf,
     pub metadata: HashMap<String, String>,
