@@ -112,7 +112,7 @@ fn syntax_of_other_programs_is_pointed_out() {
     let warnings: Vec<&str> =
         done.stderr.lines().filter(|line| line.contains("WARN") && line.contains("prompt `")).collect();
     assert_eq!(warnings.len(), 3, "{done:?}");
-    assert!(warnings[0].contains("`a (red:1.3) dog` (and 1 more prompts): `(red:1.3)`"), "{warnings:?}");
+    assert!(warnings[0].contains("`a (red:1.3) dog` (and 1 more): `(red:1.3)`"), "{warnings:?}");
     assert!(warnings[1].contains("`<lora:ink:1>`") && warnings[1].contains("--lora"), "{warnings:?}");
     assert!(warnings[2].contains("`BREAK`"), "{warnings:?}");
     let done = folder.generate(SD1, &["a (red:1.3) dog"], "--steps 1 --out g");

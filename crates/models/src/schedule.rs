@@ -40,13 +40,14 @@ pub trait NoisePath {
 
 impl NoisePath for NoiseSchedule {
     fn sampler(&self, kind: SamplerKind, steps: usize, eta: f64) -> Result<Sampler> {
+        let spacing = self.spacing.unwrap_or(kind.spacing());
         match kind {
-            SamplerKind::Ddpm => self.ddpm(steps),
-            SamplerKind::Ddim => self.ddim(steps, eta),
-            SamplerKind::Euler => self.euler(steps),
-            SamplerKind::EulerA => self.euler_ancestral(steps),
-            SamplerKind::Dpmpp2m => self.dpmpp_2m(steps, false),
-            SamplerKind::Dpmpp2mKarras => self.dpmpp_2m(steps, true),
+            SamplerKind::Ddpm => self.ddpm(steps, spacing),
+            SamplerKind::Ddim => self.ddim(steps, eta, spacing),
+            SamplerKind::Euler => self.euler(steps, spacing),
+            SamplerKind::EulerA => self.euler_ancestral(steps, spacing),
+            SamplerKind::Dpmpp2m => self.dpmpp_2m(steps, spacing, false),
+            SamplerKind::Dpmpp2mKarras => self.dpmpp_2m(steps, spacing, true),
         }
     }
 
@@ -113,7 +114,8 @@ pub struct NoiseSchedule {
     /// The share of signal left after each training step, `ᾱ_t`.
     alphas_cumprod: Vec<f64>,
     pub prediction: Prediction,
-    pub spacing: Spacing,
+    /// `None`: the file does not say, and each sampler has its own ([`SamplerKind::spacing`]).
+    pub spacing: Option<Spacing>,
     pub steps_offset: i64,
     /// DDIM's last step goes to the clean image rather than to training step 0.
     pub set_alpha_to_one: bool,
@@ -129,17 +131,17 @@ impl NoiseSchedule {
         &self.alphas_cumprod
     }
 
-    fn ddpm(&self, steps: usize) -> Result<Sampler> {
-        let times = self.whole_times(steps)?;
+    fn ddpm(&self, steps: usize, spacing: Spacing) -> Result<Sampler> {
+        let times = self.whole_times(steps, spacing)?;
         let step = |(i, t): (usize, &usize)| self.ddpm_step(*t, times.get(i + 1).copied());
         Ok(Sampler::of(times.iter().enumerate().map(step).collect()))
     }
 
-    fn ddim(&self, steps: usize, eta: f64) -> Result<Sampler> {
-        let times = self.whole_times(steps)?;
+    fn ddim(&self, steps: usize, eta: f64, spacing: Spacing) -> Result<Sampler> {
+        let times = self.whole_times(steps, spacing)?;
         let stride = self.alphas_cumprod.len() / steps;
         let step = |(i, t): (usize, &usize)| {
-            let next = match self.spacing {
+            let next = match spacing {
                 // diffusers' DDIM steps by the stride here too, past where the next step starts: its issue 12633
                 Spacing::Linspace => times.get(i + 1).copied(),
                 _ => t.checked_sub(stride),
@@ -150,12 +152,12 @@ impl NoiseSchedule {
     }
 
     /// In training steps, from the noisiest; between two of them with `linspace`.
-    fn times(&self, steps: usize) -> Result<Vec<f64>> {
+    fn times(&self, steps: usize, spacing: Spacing) -> Result<Vec<f64>> {
         let train = self.alphas_cumprod.len();
         if steps == 0 || steps > train {
             return Err(Error::Input(format!("{steps} sampling steps: must be 1 to {train}")));
         }
-        let times: Vec<f64> = match self.spacing {
+        let times: Vec<f64> = match spacing {
             Spacing::Leading => (0..steps)
                 .rev()
                 .map(|i| ((i * (train / steps)) as i64).saturating_add(self.steps_offset) as f64)
@@ -183,8 +185,8 @@ impl NoiseSchedule {
         }
     }
 
-    fn whole_times(&self, steps: usize) -> Result<Vec<usize>> {
-        Ok(self.times(steps)?.into_iter().map(|t| t.round_ties_even() as usize).collect())
+    fn whole_times(&self, steps: usize, spacing: Spacing) -> Result<Vec<usize>> {
+        Ok(self.times(steps, spacing)?.into_iter().map(|t| t.round_ties_even() as usize).collect())
     }
 
     /// What the model's output stands for at a share of signal: the clean image and the noise, each as factors of x and e.

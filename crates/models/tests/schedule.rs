@@ -63,6 +63,30 @@ fn every_series_of_the_fixture() {
     assert!(compared > 800);
 }
 
+/// Where a file has no `timestep_spacing`, the sampler's own counts, whatever class the file names: as in diffusers' `from_config`.
+#[test]
+fn spacing_that_a_file_leaves_out() {
+    let folder = tempfile::tempdir().unwrap();
+    for class in ["PNDMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"] {
+        let class = format!("\"{class}\"");
+        for kind in SamplerKind::ALL {
+            let steps = |more: &[(&str, &str)]| {
+                let keys = [&[("_class_name", class.as_str())], more].concat();
+                let sampler = schedule(folder.path(), &keys).unwrap().sampler(kind, 5, 0.0).unwrap();
+                let of_one = sampler.start(Tensor::ones([1], (Kind::Double, device()))).double_value(&[0]);
+                (sampler.steps.iter().map(|s| [s.time, s.a, s.b, s.sigma]).collect::<Vec<_>>(), of_one)
+            };
+            let own = if matches!(kind, SamplerKind::Ddim | SamplerKind::Ddpm) { "leading" } else { "linspace" };
+            let spacing = format!("\"{own}\"");
+            assert_eq!(steps(&[]), steps(&[("timestep_spacing", &spacing)]), "{class} {kind}");
+            let others = ["\"leading\"", "\"linspace\"", "\"trailing\""].into_iter().filter(|s| *s != spacing);
+            for other in others.filter(|_| kind != SamplerKind::Dpmpp2mKarras) {
+                assert_ne!(steps(&[]), steps(&[("timestep_spacing", other)]), "{class} {kind}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_replayed_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -10,7 +10,8 @@ use models::{
 /// What of a model decides on settings elsewhere.
 pub struct Model {
     pub base: Base,
-    pub spacing: Spacing,
+    /// `None`: each sampler's own.
+    pub spacing: Option<Spacing>,
     pub prediction: Prediction,
     /// Whether nothing of the image is left at the last timestep.
     pub zero_snr: bool,
@@ -59,7 +60,7 @@ pub fn of(config: &Config, model: &Model, name: &str, path: &str, folder: &str) 
     let sampling = config.samples.sampling(&config.sampling);
     let (steps, guidance) = (sampling.steps, sampling.guidance_scale.max(1.0));
     let Elsewhere { comfy: [sampler, scheduler], a1111: [method, schedule], renamed } =
-        elsewhere(sampling.sampler, model.spacing);
+        elsewhere(sampling.sampler, model.spacing.unwrap_or(sampling.sampler.spacing()));
     let size = sampling.size.map_or("the model's own size".into(), |size| size.to_string());
     let negative = match sampling.negative_prompt.as_str() {
         "" => "no negative prompt".into(),
@@ -135,7 +136,7 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let settings: Vec<String> = settings.iter().map(|setting| setting.to_string()).collect();
         let config = config::read(&file, &settings).unwrap();
-        of(&config, &Model { base, spacing, prediction, zero_snr }, "tuned", "OWNER/NAME", ".")
+        of(&config, &Model { base, spacing: Some(spacing), prediction, zero_snr }, "tuned", "OWNER/NAME", ".")
     }
 
     fn line<'a>(text: &'a str, what: &str) -> &'a str {

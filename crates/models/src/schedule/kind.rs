@@ -1,5 +1,6 @@
 //! The samplers by name.
 
+use super::Spacing;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -56,6 +57,15 @@ impl SamplerKind {
     /// Whether trajectories along it are replayed for training.
     pub fn trains(self) -> bool {
         matches!(self, Self::Ddpm | Self::Ddim | Self::Euler)
+    }
+
+    /// How its steps are spread where a scheduler's file does not say: as in diffusers, whose `from_config` takes the default of the
+    /// class that draws, not of the class that the file names.
+    pub fn spacing(self) -> Spacing {
+        match self {
+            Self::Ddpm | Self::Ddim => Spacing::Leading,
+            Self::Euler | Self::EulerA | Self::Dpmpp2m | Self::Dpmpp2mKarras => Spacing::Linspace,
+        }
     }
 
     /// The names of those that are so, as a sentence lists them.

@@ -1,6 +1,6 @@
 //! From a diffusers `scheduler_config.json` to the noise that it describes.
 
-use super::{NoiseSchedule, Prediction, SamplerKind, Spacing, classes};
+use super::{NoiseSchedule, Prediction, SamplerKind, classes};
 use crate::{config::Json, error::Result};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -71,7 +71,7 @@ impl NoiseSchedule {
         let schedule = Self {
             alphas_cumprod: alphas_cumprod.into_iter().map(f64::from).collect(),
             prediction,
-            spacing: json.get_or("timestep_spacing", Spacing::Leading)?,
+            spacing: json.maybe("timestep_spacing")?,
             steps_offset,
             set_alpha_to_one: json.get_or("set_alpha_to_one", true)?,
             cuts_times: cosine,

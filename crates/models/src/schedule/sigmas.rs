@@ -23,20 +23,20 @@ impl NoiseSchedule {
         }
     }
 
-    pub(super) fn euler(&self, steps: usize) -> Result<Sampler> {
-        self.along_sigmas(steps, |_, to| (to, 0.0))
+    pub(super) fn euler(&self, steps: usize, spacing: Spacing) -> Result<Sampler> {
+        self.along_sigmas(steps, spacing, |_, to| (to, 0.0))
     }
 
-    pub(super) fn euler_ancestral(&self, steps: usize) -> Result<Sampler> {
-        self.along_sigmas(steps, |from, to| {
+    pub(super) fn euler_ancestral(&self, steps: usize, spacing: Spacing) -> Result<Sampler> {
+        self.along_sigmas(steps, spacing, |from, to| {
             let up = (to * to * (from * from - to * to) / (from * from)).max(0.0).sqrt();
             ((to * to - up * up).max(0.0).sqrt(), up)
         })
     }
 
     /// Straight steps down the noise. `split` of sigma before and after a step: how far down it goes, and how much noise is added then.
-    fn along_sigmas(&self, steps: usize, split: impl Fn(f64, f64) -> (f64, f64)) -> Result<Sampler> {
-        let (times, table) = (self.times(steps)?, self.sigmas());
+    fn along_sigmas(&self, steps: usize, spacing: Spacing, split: impl Fn(f64, f64) -> (f64, f64)) -> Result<Sampler> {
+        let (times, table) = (self.times(steps, spacing)?, self.sigmas());
         let sigmas: Vec<f64> = times.iter().map(|t| between(&table, *t)).chain([0.0]).collect();
         let walk = times.iter().zip(sigmas.windows(2)).map(|(time, sigmas)| {
             let [from, to] = [sigmas[0], sigmas[1]];
@@ -48,19 +48,19 @@ impl NoiseSchedule {
             Step::new(*time, (scale + of_x) / next, of_e / next, up / next)
         });
         let sampler = Sampler::of(walk.collect());
-        Ok(match self.spacing {
+        Ok(match spacing {
             Spacing::Leading => sampler,
             // as if there were nothing but noise, whose deviation is sigma
             Spacing::Trailing | Spacing::Linspace => sampler.starting_at(sigmas[0] / sigmas[0].hypot(1.0)),
         })
     }
 
-    pub(super) fn dpmpp_2m(&self, steps: usize, karras: bool) -> Result<Sampler> {
+    pub(super) fn dpmpp_2m(&self, steps: usize, spacing: Spacing, karras: bool) -> Result<Sampler> {
         let table = self.sigmas();
         let (times, mut sigmas) = match karras {
             true => self.karras_levels(&table, steps)?,
             false => {
-                let times = self.times_of_multistep(steps)?;
+                let times = self.times_of_multistep(steps, spacing)?;
                 let sigmas = times.iter().map(|t| between(&table, *t)).collect();
                 (times, sigmas)
             }
@@ -86,15 +86,15 @@ impl NoiseSchedule {
     }
 
     /// As [`NoiseSchedule::times`], but the least noise comes one step later: to the clean image is a step of its own.
-    fn times_of_multistep(&self, steps: usize) -> Result<Vec<f64>> {
+    fn times_of_multistep(&self, steps: usize, spacing: Spacing) -> Result<Vec<f64>> {
         let train = self.alphas_cumprod.len();
-        if self.spacing == Spacing::Trailing {
-            return self.times(steps);
+        if spacing == Spacing::Trailing {
+            return self.times(steps, spacing);
         }
         if steps == 0 || steps >= train {
             return Err(Error::Input(format!("{steps} sampling steps: must be 1 to {} for dpm++_2m", train - 1)));
         }
-        let time = |i: usize| match self.spacing {
+        let time = |i: usize| match spacing {
             Spacing::Leading => ((i * (train / (steps + 1))) as i64).saturating_add(self.steps_offset) as f64,
             _ => (i as f64 * ((train - 1) as f64 / steps as f64)).round_ties_even(),
         };
