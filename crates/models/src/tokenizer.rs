@@ -38,6 +38,8 @@ impl Encoding {
 pub struct ClipTokenizer {
     inner: Inner,
     max_length: usize,
+    /// Whether the files have no such limit: `max_length` is the published encoders' then.
+    is_unlimited: bool,
     /// The most chunks of that length that a text is cut into.
     chunks: usize,
 }
@@ -57,8 +59,17 @@ impl ClipTokenizer {
             Some(tokenizer) => tokenizer,
             None => vocabulary::clip(folder, &specials.unknown.content)?,
         };
-        let max_length = settings.max_length()?.unwrap_or(77);
-        Ok(Self { inner: Inner::new(tokenizer, specials, &settings)?, max_length, chunks: 1 })
+        let said = settings.max_length()?;
+        let inner = Inner::new(tokenizer, specials, &settings)?;
+        Ok(Self { inner, max_length: said.unwrap_or(77), is_unlimited: said.is_none(), chunks: 1 })
+    }
+
+    /// No longer than an encoder with so many positions takes, where the tokenizer's files do not say how long a text may be.
+    pub fn within(mut self, positions: i64) -> Self {
+        if self.is_unlimited {
+            self.max_length = self.max_length.min(usize::try_from(positions).unwrap_or(0)).max(2);
+        }
+        self
     }
 
     /// With another token for padding: SDXL's second encoder was trained with `!`.

@@ -152,6 +152,8 @@ fn special_tokens_as_text_or_as_object() {
     let unlimited =
         copy(&fixture("pipeline_sd1/tokenizer")).set("tokenizer_config.json", "model_max_length", json!(1e30));
     assert_eq!(clip(unlimited.path()).max_length(), 77);
+    assert_eq!(clip(unlimited.path()).within(16).encode("a red dog").unwrap().ids.len(), 16);
+    assert_eq!(clip(&fixture("pipeline_sd1/tokenizer")).within(8).max_length(), 16, "what a file says holds");
 }
 
 /// Where two files disagree the special tokens' own is right; a list of added tokens makes the other one right.
@@ -176,8 +178,27 @@ fn added_tokens() {
     let tokenizer = clip(folder.path());
     assert_eq!(tokenizer.encode("a <cat-toy>").unwrap().ids[..4], [597, 320, 599, 598]);
     assert_eq!(tokenizer.vocab_size(), 600);
-    let folder = copy(&fixture("pipeline_sd1/tokenizer")).set(file, "added_tokens_decoder", added("700"));
-    assert_error(ClipTokenizer::open(folder.path()), &[file, "added_tokens_decoder", "<cat-toy>", "700"]);
+    let ours = |id: &str| copy(&fixture("pipeline_sd1/tokenizer")).set(file, "added_tokens_decoder", added(id));
+    for id in ["5", "4000000000"] {
+        let folder = ours(id);
+        let parts = [file, "added_tokens_decoder", "<cat-toy>", id, "the next free id is 599"];
+        assert_error(ClipTokenizer::open(folder.path()), &parts);
+    }
+}
+
+/// Ids that nothing was given between those of added tokens stay free, as in transformers.
+#[test]
+fn gaps_between_added_tokens() {
+    let check = |folder: &Path| {
+        let tokenizer = clip(folder);
+        assert_eq!(tokenizer.encode("a <cat-toy> <sks>").unwrap().ids[..5], [597, 320, 700, 603, 598]);
+        assert_eq!(tokenizer.vocab_size(), 701);
+        check_clip(&tokenizer, &rows("pipeline_sd1/tokens.json", Some("tokenizer")));
+    };
+    let from = || copy(&fixture("pipeline_sd1/tokenizer"));
+    let listed = json!({"700": {"content": "<cat-toy>"}, "603": {"content": "<sks>"}});
+    check(from().set("tokenizer_config.json", "added_tokens_decoder", listed).path());
+    check(from().write("added_tokens.json", r#"{"<cat-toy>": 700, "<sks>": 603}"#).path());
 }
 
 /// A folder of before transformers 4.34, as transformers itself reads it today.
@@ -195,8 +216,8 @@ fn added_tokens_in_a_file_of_their_own() {
     let ids = |folder: &Path| clip(folder).encode("a <sks>").unwrap().ids;
     let newer = copy(&folder).set("tokenizer_config.json", "added_tokens_decoder", json!({}));
     assert_ne!(ids(newer.path()), ids(&folder));
-    let gap = copy(&folder).write("added_tokens.json", r#"{"<sks>": 700}"#);
-    assert_error(ClipTokenizer::open(gap.path()), &["added_tokens.json", "<sks>", "700"]);
+    let taken = copy(&folder).write("added_tokens.json", r#"{"<sks>": 7}"#);
+    assert_error(ClipTokenizer::open(taken.path()), &["added_tokens.json", "<sks>", "7", "the next free id is 599"]);
     let text = copy(&folder).write("added_tokens.json", r#"{"<sks>": "x"}"#);
     assert_error(ClipTokenizer::open(text.path()), &["added_tokens.json", "<sks>"]);
 }
@@ -218,6 +239,18 @@ fn special_tokens_without_a_role() {
     check_clip(&clip(windows.path()), &rows("pipeline_sd1/tokens.json", Some("tokenizer")));
     let endless = copy(&fixture("pipeline_sd1/tokenizer")).write(file, r#"{"model_max_length": Infinity}"#);
     assert_eq!(clip(endless.path()).max_length(), 77);
+}
+
+/// Words that no merge makes are no damage: vocabularies of small models are filled up with them.
+#[test]
+fn vocabularies_with_words_that_no_merge_makes() {
+    let folder = fixture("pipeline_sd1/tokenizer");
+    let text = std::fs::read_to_string(folder.join("vocab.json")).unwrap();
+    let mut words: serde_json::Map<String, Value> = serde_json::from_str(&text).unwrap();
+    words.extend((599..2000).map(|id| (format!("zzfiller{id}</w>"), json!(id))));
+    let filled = copy(&folder).write("vocab.json", &Value::from(words).to_string());
+    check_clip(&clip(filled.path()), &rows("pipeline_sd1/tokens.json", Some("tokenizer")));
+    assert_eq!(clip(filled.path()).vocab_size(), 2000);
 }
 
 #[test]
@@ -284,9 +317,8 @@ fn missing_and_malformed_files_are_named() {
     assert_error(clip(&from(sd1).write("merges.txt", "#version: 0.2\na b\nabc\n")), &["merges.txt", "line 3", "abc"]);
     let whole = std::fs::read_to_string(fixture(sd1).join("merges.txt")).unwrap();
     assert_error(clip(&from(sd1).write("merges.txt", &(whole.clone() + "q unheard\n"))), &["merges.txt", "unheard"]);
-    let half = whole.lines().take(whole.lines().count() / 2).collect::<Vec<_>>().join("\n");
-    assert_error(clip(&from(sd1).write("merges.txt", &half)), &["merges.txt", "are made by no pair"]);
     assert_error(clip(&from(sd1).write("merges.txt", "#version: 0.2\n")), &["merges.txt", "are made by no pair"]);
+    assert_error(clip(&from(sd1).write("merges.txt", &(whole.clone() + "q"))), &["merges.txt", "is not a pair"]);
     let page = "<!DOCTYPE html>\n<html></html>\n";
     assert_error(clip(&from(sd1).write("merges.txt", page)), &["merges.txt", "this is a web page"]);
     assert_error(clip(&from(sd1).write("tokenizer_config.json", "{")), &["tokenizer_config.json"]);

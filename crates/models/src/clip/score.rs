@@ -20,7 +20,8 @@ impl ClipScore {
     /// Reads the network, its tokenizer and its preprocessing from a transformers folder.
     pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
         let clip = Clip::open(folder, kind, device)?;
-        let (tokenizer, text) = (ClipTokenizer::open(folder)?, &clip.config().text);
+        let text = &clip.config().text;
+        let tokenizer = ClipTokenizer::open(folder)?.within(text.max_position_embeddings);
         let (tokens, words) = (tokenizer.max_length() as i64, tokenizer.vocab_size());
         if tokens > text.max_position_embeddings {
             let most = text.max_position_embeddings;

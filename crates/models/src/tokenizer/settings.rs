@@ -150,13 +150,19 @@ impl Settings {
         listed.sort_by_key(|(id, _)| *id);
         for (id, token) in listed {
             let name = token.content.clone();
-            if tokenizer.token_to_id(&name).is_none_or(|there| there == id) {
+            let known = tokenizer.token_to_id(&name);
+            let next = next_id(tokenizer);
+            if known.is_none() {
+                leave_free(tokenizer, next, id);
+            }
+            if known.is_none_or(|there| there == id) && (known.is_some() || next <= id) {
                 tokenizer.add_tokens(&[token]);
             }
             let there = tokenizer.token_to_id(&name);
             if there != Some(id) {
-                let there = there.map_or("none".into(), |id| id.to_string());
-                let message = format!("gives {name} the id {id}, the vocabulary has {there}");
+                let there = known.map_or("none".into(), |id| id.to_string());
+                let message =
+                    format!("gives {name} the id {id}, the vocabulary has {there}; the next free id is {next}");
                 return Err(match (&self.config, &self.added_file) {
                     (Some(json), _) if self.added()?.is_some() => json.error("added_tokens_decoder", &message),
                     (_, file) => Error::file(file.as_ref().map_or(self.folder.as_path(), Json::path), message),
@@ -200,5 +206,20 @@ impl Settings {
             Token::Described(token) => token.content,
         };
         Ok(tokens.into_iter().map(name).collect())
+    }
+}
+
+/// The id that the next token to be added gets.
+fn next_id(tokenizer: &Tokenizer) -> u32 {
+    let added = tokenizer.get_added_tokens_decoder().into_keys().max().map_or(0, |last| last.saturating_add(1));
+    added.max(u32::try_from(tokenizer.get_vocab_size(false)).unwrap_or(u32::MAX))
+}
+
+/// Fills the ids from `next` to before `id` with tokens that no text has, if they are not very many: the library knows no gaps.
+fn leave_free(tokenizer: &mut Tokenizer, next: u32, id: u32) {
+    const MOST: u32 = 1 << 16;
+    if id.saturating_sub(next) <= MOST {
+        let free = |id: u32| AddedToken::from(format!("\u{10ffff}\u{10fffe}{id}\u{10ffff}"), false).normalized(false);
+        tokenizer.add_tokens(&(next..id).map(free).collect::<Vec<_>>());
     }
 }

@@ -88,6 +88,8 @@ impl TextEncoders {
                 );
             }
         }
+        let positions = configs.iter().map(|config| config.max_position_embeddings);
+        let tokenizers = tokenizers.into_iter().zip(positions).map(|(t, positions)| t.within(positions)).collect();
         let layers = configs.iter().map(|config| config.layers).min().unwrap_or(0);
         if let Some(skip) = clip_skip.filter(|skip| !(1..=layers).contains(skip)) {
             bail!(
