@@ -97,6 +97,17 @@ impl Json {
         }
     }
 
+    /// A value that Python asks for as a condition: null is false there, what is absent is the default.
+    pub fn truth_or(&self, key: &str, default: bool) -> Result<bool> {
+        let is_null = self.values.get(key).is_some_and(Value::is_null);
+        Ok(!is_null && self.get_or(key, default)?)
+    }
+
+    /// The value as it is in the file.
+    pub fn raw(&self, key: &str) -> Option<&Value> {
+        self.values.get(key)
+    }
+
     /// A key that must be absent, null, or equal to the only value we implement.
     pub fn only(&self, key: &str, value: impl Into<Value>) -> Result<()> {
         self.seen.borrow_mut().insert(key.to_owned());
@@ -148,10 +159,20 @@ impl Json {
 
 /// Networks that come and go read their configuration again.
 fn warn_once(message: String) {
+    if first_time(&message) {
+        tracing::warn!("{message}");
+    }
+}
+
+/// Says something once in a process.
+pub fn inform_once(message: String) {
+    if first_time(&message) {
+        tracing::info!("{message}");
+    }
+}
+
+fn first_time(message: &str) -> bool {
     static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-    if !said.contains(&message) {
-        tracing::warn!("{message}");
-        said.insert(message);
-    }
+    !said.contains(message) && said.insert(message.to_owned())
 }

@@ -14,7 +14,10 @@ mod reading;
 mod sampler;
 mod sigmas;
 
-use crate::error::{Error, Result};
+use crate::{
+    config::inform_once,
+    error::{Error, Result},
+};
 use serde::{Deserialize, Serialize};
 
 pub use kind::SamplerKind;
@@ -41,6 +44,13 @@ pub trait NoisePath {
 impl NoisePath for NoiseSchedule {
     fn sampler(&self, kind: SamplerKind, steps: usize, eta: f64) -> Result<Sampler> {
         let spacing = self.spacing.unwrap_or(kind.spacing());
+        if (kind, spacing) == (SamplerKind::Ddim, Spacing::Linspace) {
+            inform_once(
+                "timestep_spacing is linspace: a step of DDIM goes to where the next one starts. In diffusers it goes further \
+                 (its issue 12633), so images differ from those drawn there"
+                    .into(),
+            );
+        }
         match kind {
             SamplerKind::Ddpm => self.ddpm(steps, spacing),
             SamplerKind::Ddim => self.ddim(steps, eta, spacing),
@@ -90,10 +100,13 @@ impl Prediction {
 impl std::str::FromStr for Prediction {
     type Err = String;
     fn from_str(name: &str) -> std::result::Result<Self, String> {
-        match name.trim().to_ascii_lowercase().replace('-', "_").as_str() {
-            "epsilon" | "eps" => Ok(Self::Epsilon),
-            "v_prediction" | "v_pred" | "v" | "velocity" => Ok(Self::VPrediction),
-            "sample" | "x0" | "original_sample" => Ok(Self::Sample),
+        let plain = name.trim().to_ascii_lowercase().replace(['-', '_', ' '], "");
+        let plain =
+            ["prediction", "parameterization", "pred"].iter().find_map(|end| plain.strip_suffix(end)).unwrap_or(&plain);
+        match plain {
+            "epsilon" | "eps" | "noise" => Ok(Self::Epsilon),
+            "v" | "velocity" => Ok(Self::VPrediction),
+            "sample" | "x0" | "originalsample" => Ok(Self::Sample),
             _ => Err(format!("unknown prediction type `{name}`; there are epsilon, v_prediction and sample")),
         }
     }

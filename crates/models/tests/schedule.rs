@@ -190,6 +190,20 @@ fn forced_values() {
     assert!(of(Forced { prediction: Some(Prediction::Epsilon), ..Forced::default() }).is_ok());
 }
 
+/// Null is false where Python asks for a truth.
+#[test]
+fn null_is_false() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |value: &str| schedule(folder.path(), &[("set_alpha_to_one", value)]).unwrap().set_alpha_to_one;
+    assert_eq!([of("true"), of("false"), of("null")], [true, false, false]);
+    let clipped = [("clip_sample", "null"), ("_class_name", "\"DDPMScheduler\"")];
+    assert!(schedule(folder.path(), &clipped).is_ok());
+    for name in ["\"v_prediction\"", "\"vpred\"", "\"V-Prediction\"", "\"v_pred\"", "\"velocity\""] {
+        let schedule = schedule(folder.path(), &[("prediction_type", name)]).unwrap();
+        assert_eq!(schedule.prediction, Prediction::VPrediction, "{name}");
+    }
+}
+
 #[test]
 fn betas_of_a_file() {
     let folder = tempfile::tempdir().unwrap();

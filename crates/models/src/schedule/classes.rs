@@ -2,6 +2,9 @@
 //! walk back, which is ours to choose, and in what holds where a file leaves a key out. Other classes (EDM, flow matching,
 //! consistency, Cascade) belong to networks that are conditioned on other noise.
 
+use crate::config::Json;
+use serde_json::Value;
+
 /// What a class takes for granted.
 pub struct Class {
     pub beta_start: f64,
@@ -83,3 +86,70 @@ pub const OWN_KEYS: &[&str] = &[
     "use_karras_sigmas",
     "use_lu_lambdas",
 ];
+
+/// Of those, what changes a class's way of walking, with the values that it has where nobody chose another.
+const CHOSEN: [(&str, &[&str]); 18] = [
+    ("algorithm_type", &["dpmsolver++", "deis", "data_prediction"]),
+    ("corrector_order", &["2"]),
+    ("disable_corrector", &["[]"]),
+    ("euler_at_final", &["false"]),
+    ("final_sigmas_type", &["zero"]),
+    ("interpolation_type", &["linear"]),
+    ("lambda_min_clipped", &["-Infinity"]),
+    ("lower_order_final", &["true"]),
+    ("predict_x0", &["true"]),
+    ("predictor_order", &["2"]),
+    ("sigma_max", &[]),
+    ("sigma_min", &[]),
+    ("solver_order", &["2"]),
+    ("solver_type", &["midpoint", "logrho", "bh2", "heun"]),
+    ("use_beta_sigmas", &["false"]),
+    ("use_exponential_sigmas", &["false"]),
+    ("use_karras_sigmas", &["false"]),
+    ("use_lu_lambdas", &["false"]),
+];
+
+/// What a file says of its class's own way of walking that somebody chose, and that has no effect here: a sentence for each key.
+pub fn chosen(json: &Json) -> Vec<String> {
+    let said = CHOSEN.iter().filter_map(|(key, usual)| {
+        let value = match json.raw(key)? {
+            Value::Null => return None,
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let hint = match *key {
+            "use_karras_sigmas" => "; the sampler dpm++_2m_karras walks along such noise levels",
+            _ => "",
+        };
+        let is_usual = usual.contains(&value.as_str());
+        (!is_usual).then(|| {
+            format!("{key} is {value}, and has no effect: sampling.sampler (--sampler) says how images are drawn{hint}")
+        })
+    });
+    said.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn what_somebody_chose_is_named() {
+        let said = |text: &str| chosen(&Json::of(text, Path::new("scheduler_config.json")).unwrap());
+        let usual = r#"{"use_karras_sigmas": false, "use_beta_sigmas": null, "solver_order": 2, "solver_type": "midpoint",
+            "lambda_min_clipped": -Infinity, "algorithm_type": "dpmsolver++", "sigma_max": null, "skip_prk_steps": true}"#;
+        assert!(said(usual).is_empty(), "{:?}", said(usual));
+        for key in
+            ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "euler_at_final"]
+        {
+            let said = said(&format!("{{\"{key}\": true}}"));
+            assert!(matches!(&said[..], [one] if one.starts_with(&format!("{key} is true"))), "{said:?}");
+        }
+        let said = said(r#"{"final_sigmas_type": "sigma_min", "solver_order": 3, "sigma_min": 0.03}"#);
+        assert_eq!(said.len(), 3, "{said:?}");
+        for (key, _) in CHOSEN {
+            assert!(OWN_KEYS.contains(&key), "{key}");
+        }
+    }
+}

@@ -1,7 +1,10 @@
 //! From a diffusers `scheduler_config.json` to the noise that it describes.
 
 use super::{NoiseSchedule, Prediction, SamplerKind, classes};
-use crate::{config::Json, error::Result};
+use crate::{
+    config::{Json, inform_once},
+    error::Result,
+};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -43,14 +46,20 @@ impl NoiseSchedule {
             _ => None,
         };
         let (mut alphas_cumprod, cosine) = signal(json, &class)?;
-        let zero_snr = forced.zero_snr.unwrap_or(json.get_or("rescale_betas_zero_snr", false)?);
+        let zero_snr = forced.zero_snr.unwrap_or(json.truth_or("rescale_betas_zero_snr", false)?);
         if zero_snr {
             rescale_to_zero_snr(&mut alphas_cumprod);
         }
         json.only("predict_epsilon", true)?; // of old files, before prediction_type
         let in_file = match forced.prediction {
             Some(_) => None,
-            None => json.maybe("prediction_type")?,
+            None => match json.maybe::<String>("prediction_type")? {
+                Some(text) => {
+                    let unknown = |_| json.error("prediction_type", &format!("has the unsupported value \"{text}\""));
+                    Some(text.parse().map_err(unknown)?)
+                }
+                None => None,
+            },
         };
         json.ignore(&["prediction_type"]);
         let prediction = forced.prediction.or(in_file).unwrap_or(Prediction::Epsilon);
@@ -68,12 +77,15 @@ impl NoiseSchedule {
         }
         refuse_what_is_not_linear(json, class.clip_sample, forced)?;
         json.ignore(classes::OWN_KEYS);
+        for said in classes::chosen(json) {
+            inform_once(format!("{}: {said}", json.path().display()));
+        }
         let schedule = Self {
             alphas_cumprod: alphas_cumprod.into_iter().map(f64::from).collect(),
             prediction,
             spacing: json.maybe("timestep_spacing")?,
             steps_offset,
-            set_alpha_to_one: json.get_or("set_alpha_to_one", true)?,
+            set_alpha_to_one: json.truth_or("set_alpha_to_one", true)?,
             cuts_times: cosine,
             saved_with,
         };
@@ -148,7 +160,7 @@ fn refuse_what_is_not_linear(json: &Json, clips_unless_told: bool, forced: Force
             return Err(json.error("variance_type", &format!("is {other}; only fixed_small is supported")));
         }
     }
-    if !json.get_or("clip_sample", clips_unless_told)? {
+    if !json.truth_or("clip_sample", clips_unless_told)? {
         return Ok(());
     }
     if !forced.by_pipeline {
