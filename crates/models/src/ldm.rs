@@ -56,6 +56,7 @@ impl Parts {
 
     /// `origin` is the file to name in errors.
     pub fn of(mut all: Tensors, metadata: &HashMap<String, String>, origin: &Path) -> Result<Self> {
+        without_wrapper(&mut all);
         let said = Said::read(&all, metadata, origin)?;
         let mut take = |prefix: &str| below(&mut all, prefix);
         let (unet, vae) = (take("model.diffusion_model."), take("first_stage_model."));
@@ -111,6 +112,16 @@ impl Parts {
             said,
         })
     }
+}
+
+/// Leaves out what stands before the prefixes where a whole training state was saved: `state_dict.`, `module.`, …
+fn without_wrapper(all: &mut Tensors) {
+    const UNET: &str = "model.diffusion_model.";
+    let of = |key: &String| Some(key[..key.find(UNET)?].to_owned());
+    let is_plain = all.keys().any(|key| key.starts_with(UNET));
+    let Some(wrapper) = all.keys().find_map(of).filter(|wrapper| !is_plain && wrapper.ends_with('.')) else { return };
+    let inside = below(all, &wrapper);
+    all.extend(inside);
 }
 
 /// Takes out everything below a prefix, and leaves the prefix out.

@@ -54,6 +54,30 @@ fn the_parts_are_those_of_the_folders() {
     }
 }
 
+/// Names that conversions and saved training states give to the same tensors.
+#[test]
+fn other_names_of_the_same_tensors() {
+    let (all, _) = tensors::read(&fixture("ldm_sd1").join("model.safetensors")).unwrap();
+    let expected = parts("ldm_sd1");
+    let check = |what: &str, name: &dyn Fn(&str) -> String| {
+        let renamed: Tensors = all.iter().map(|(key, tensor)| (name(key), tensor.shallow_clone())).collect();
+        let parts = Parts::of(renamed, &HashMap::new(), Path::new("x.safetensors")).unwrap();
+        assert_same(what, &parts.unet, &expected.unet);
+        assert_same(what, &parts.vae, &expected.vae);
+        assert_same(what, &parts.text[0], &expected.text[0]);
+    };
+    for wrapper in ["state_dict.", "module.", "_forward_module.module."] {
+        check(wrapper, &|key| format!("{wrapper}{key}"));
+    }
+    for new in [["to_q", "to_k", "to_v", "to_out.0", "group_norm"], ["query", "key", "value", "proj_attn", "norm"]] {
+        check(new[0], &|key| {
+            let old = ["q", "k", "v", "proj_out", "norm"].map(|old| format!("mid.attn_1.{old}."));
+            let renamed = old.iter().zip(new).find(|(old, _)| key.contains(old.as_str()));
+            renamed.map_or(key.to_owned(), |(old, new)| key.replace(old.as_str(), &format!("mid.attn_1.{new}.")))
+        });
+    }
+}
+
 const WIDE: &str = r#"{"_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
     "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
     "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]"#;
@@ -164,6 +188,10 @@ fn what_a_file_says_of_its_noise() {
         ("prediction_type", "v_prediction"),
         ("ss_v_parameterization", "True"),
         ("modelspec.architecture", "stable-diffusion-v2-768-v"),
+        ("modelspec.prediction_type", "vpred"),
+        ("modelspec.prediction_type", "v_parameterization"),
+        ("prediction_type", "v prediction"),
+        ("ss_base_model_version", "sd_v2_v"),
     ] {
         assert_eq!(noise(&[], &[(key, value)]), (VPrediction, false), "{key} {value}");
         assert_eq!(noise(&["ztsnr"], &[(key, value)]), (VPrediction, true), "{key} {value}");
@@ -175,6 +203,8 @@ fn what_a_file_says_of_its_noise() {
         ("ss_v_parameterization", "False"),
         ("modelspec.architecture", "stable-diffusion-xl-v1-base"),
         ("zero_snr", "false"),
+        ("ss_base_model_version", "sdxl_base_v1-0"),
+        ("modelspec.prediction_type", "epsilon_prediction"),
     ] {
         assert_eq!(noise(&[], &[(key, value)]), (Epsilon, false), "{key} {value}");
     }

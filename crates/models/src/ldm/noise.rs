@@ -71,6 +71,10 @@ impl Said {
             None if VELOCITY.iter().any(|key| metadata.get(*key).is_some_and(|v| yes(v))) => {
                 said.prediction = Some(Prediction::VPrediction);
             }
+            // sd-scripts' sd_v2_v
+            None if metadata.get("ss_base_model_version").is_some_and(|version| version.trim().ends_with("_v")) => {
+                said.prediction = Some(Prediction::VPrediction);
+            }
             // stable-diffusion-v2-768-v
             None if architecture.ends_with("-v") => said.prediction = Some(Prediction::VPrediction),
             None => said.prediction = metadata.contains_key(SILENT).then_some(Prediction::Epsilon),

@@ -9,8 +9,23 @@ const MIDDLE: [(&str, &str); 3] = [
     ("mid.block_2", "mid_block.resnets.1"),
 ];
 
-const ATTENTION: [(&str, &str); 5] =
-    [("norm", "group_norm"), ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")];
+/// By the names of the original, and by those of diffusers, new and old, which some conversions leave.
+const ATTENTION: [(&str, &str); 14] = [
+    ("norm", "group_norm"),
+    ("q", "to_q"),
+    ("k", "to_k"),
+    ("v", "to_v"),
+    ("proj_out", "to_out.0"),
+    ("group_norm", "group_norm"),
+    ("to_q", "to_q"),
+    ("to_k", "to_k"),
+    ("to_v", "to_v"),
+    ("to_out.0", "to_out.0"),
+    ("query", "to_q"),
+    ("key", "to_k"),
+    ("value", "to_v"),
+    ("proj_attn", "to_out.0"),
+];
 
 /// Our key for one of the original's. There the levels of the decoder are counted from the highest resolution on.
 pub fn name(key: &str, levels: usize) -> Option<String> {
