@@ -21,6 +21,7 @@ pub mod network;
 pub mod preprocess;
 mod resnet;
 pub mod sam;
+mod scaled;
 pub mod schedule;
 pub mod sentence;
 pub mod tensors;

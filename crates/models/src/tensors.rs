@@ -4,7 +4,7 @@
 
 use crate::{
     error::{Error, Result},
-    mistaken,
+    mistaken, scaled,
     whole::write_durable,
 };
 use safetensors::tensor::{Dtype, Metadata, View};
@@ -21,10 +21,11 @@ use tch::{Device, Kind, Tensor};
 pub type Tensors = BTreeMap<String, Tensor>;
 
 /// The tensors and the metadata of one file. Values stay on disk until they are used, and must not be written to; those with
-/// 8 bits (`F8_E4M3`, `F8_E5M2`) become float16, which has all of their values.
+/// 8 bits (`F8_E4M3`, `F8_E5M2`) become float16, which has all of their values, or where they have scales the products. Those of
+/// types that libtorch does not have are left out, with a warning: whoever needs one finds it missing.
 ///
 /// # Errors
-/// A file that is something else, by what it is; one that is not whole; types of numbers that libtorch does not have.
+/// A file that is something else, by what it is; one that is not whole.
 pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let size = file.metadata().map_err(Error::io(path))?.len();
@@ -60,13 +61,12 @@ pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
     }
     let name = path.to_str().ok_or_else(|| Error::file(path, "the path is not valid UTF-8"))?;
     let bytes = Tensor::f_from_file(name, false, size as i64, (Kind::Uint8, Device::Cpu))?;
-    let mut tensors = Tensors::new();
+    let (mut tensors, mut left_out) = (Tensors::new(), vec![]);
     for (name, info) in metadata.tensors() {
-        let kind = kind_of(info.dtype).or(eight_bits(info.dtype)).ok_or_else(|| {
-            let known = DTYPES.map(|(dtype, _)| format!("{dtype:?}")).join(", ");
-            let what = format!("tensor {name} has the type {:?}; {known}, F8_E4M3 and F8_E5M2 are read", info.dtype);
-            Error::file(path, what)
-        })?;
+        let Some(kind) = kind_of(info.dtype).or(eight_bits(info.dtype)) else {
+            left_out.push(format!("{name} ({:?})", info.dtype));
+            continue;
+        };
         let (from, to) = info.data_offsets;
         let mut values = bytes.f_narrow(0, (start + from) as i64, (to - from) as i64)?;
         if !(start + from).is_multiple_of(kind.elt_size_in_bytes()) {
@@ -76,6 +76,15 @@ pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
         let values = values.f_view_dtype(kind)?.f_view(shape.as_slice())?;
         tensors.insert(name, if eight_bits(info.dtype).is_some() { values.f_to_kind(Kind::Half)? } else { values });
     }
+    if let [first, others @ ..] = &left_out[..] {
+        let known = DTYPES.map(|(dtype, _)| format!("{dtype:?}")).join(", ");
+        let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+        tracing::warn!(
+            "{}: left out, for the type of its numbers: tensor {first}{more}; {known}, F8_E4M3 and F8_E5M2 are read",
+            path.display()
+        );
+    }
+    scaled::multiply(&mut tensors).map_err(|message| Error::file(path, message))?;
     Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
 }
 

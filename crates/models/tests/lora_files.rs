@@ -240,6 +240,48 @@ fn numbers_of_eight_bits() {
     }
 }
 
+/// ComfyUI's numbers of 8 bits with a scale beside them, and types that nobody can compute with.
+#[test]
+fn scales_and_strange_types() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    let stem = format!("unet.{BLOCK}.attn1.to_q.lora_");
+    let header = format!(
+        r#"{{"{stem}down.weight":{{"dtype":"F8_E4M3","shape":[1,2],"data_offsets":[0,2]}},
+            "{stem}down.scale_weight":{{"dtype":"F32","shape":[],"data_offsets":[2,6]}},
+            "{stem}up.weight":{{"dtype":"F8_E4M3","shape":[2,1],"data_offsets":[6,8]}},
+            "{stem}up.weight_scale":{{"dtype":"F32","shape":[1],"data_offsets":[8,12]}},
+            "scaled_fp8":{{"dtype":"F8_E4M3","shape":[2],"data_offsets":[12,14]}},
+            "counted":{{"dtype":"U32","shape":[1],"data_offsets":[14,18]}}}}"#
+    );
+    let [half, four] = [0.5f32, 4.0].map(f32::to_le_bytes);
+    let bytes = [&[0x38u8, 0xb8][..], &half, &[0x38, 0x40], &four, &[0x38, 0x38], &[7, 0, 0, 0]].concat();
+    fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes].concat()).unwrap();
+    let file = AdapterFile::read(&path).unwrap();
+    assert!(file.foreign.is_empty(), "{:?}", file.foreign);
+    let pairs = file.pairs().unwrap();
+    let pair = pairs.values().next().unwrap();
+    let values = |t: &Tensor| Vec::<f64>::try_from(t.flatten(0, -1).to_kind(Kind::Double)).unwrap();
+    assert_eq!((values(&pair.down), values(&pair.up)), (vec![0.5, -0.5], vec![4.0, 8.0]));
+}
+
+/// What kind of adapter it is, peft says beside the file.
+#[test]
+fn other_kinds_of_pefts_adapters_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter_model.safetensors");
+    let key = format!("base_model.model.{BLOCK}.attn1.to_q.something_new");
+    tensors::write(&path, &Tensors::from([(key, wave(&[2, 2]))]), HashMap::new()).unwrap();
+    for kind in ["BOFT", "HRA", "MISS", "FOURIERFT", "VBLORA", "RANDLORA", "NEWEST"] {
+        fs::write(folder.path().join("adapter_config.json"), format!(r#"{{"peft_type": "{kind}"}}"#)).unwrap();
+        let error = AdapterFile::read(&path).err().unwrap().to_string();
+        assert!(
+            error.contains(&format!("adapter_config.json: peft_type is {kind}; only LORA, LOHA and LOKR")),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn what_conversion_refuses() {
     let folder = tempfile::tempdir().unwrap();

@@ -56,12 +56,18 @@ impl AdapterFile {
     /// As [`AdapterFile::read`], for a UNet with so many layers per block.
     pub fn read_for(path: &Path, layers_per_block: usize) -> Result<Self> {
         let (tensors, metadata) = tensors::read(path)?;
-        let mut file = Self::parse(tensors, metadata, path, layers_per_block)?;
         // peft's own files have no metadata; what diffusers writes has no such file beside it
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_pefts = file.formats.contains(&Format::PeftModel) || name.starts_with("adapter_model");
-        if is_pefts && file.configuration.is_empty() {
-            file.configuration = Configuration::beside(path)?;
+        let is_pefts = name.starts_with("adapter_model") || tensors.keys().any(|key| key.starts_with("base_model."));
+        // before the keys are looked at: the kind of adapter explains them
+        let beside = if is_pefts && Configuration::of(&metadata, path)?.is_empty() {
+            Configuration::beside(path)?
+        } else {
+            Configuration::default()
+        };
+        let mut file = Self::parse(tensors, metadata, path, layers_per_block)?;
+        if file.configuration.is_empty() {
+            file.configuration = beside;
         }
         Ok(file)
     }

@@ -114,8 +114,19 @@ pub struct Key {
 }
 
 /// Adapters of other kinds, by a piece of their keys.
-const OTHER_KINDS: [(&str, &str); 9] = [
+const OTHER_KINDS: [(&str, &str); 20] = [
     (".oft_", "an OFT adapter"),
+    (".boft_", "a BOFT adapter"),
+    (".hra_u", "an HRA adapter"),
+    (".miss_block", "a MiSS adapter"),
+    (".bone_", "a Bone adapter"),
+    (".fourierft_", "a FourierFT adapter"),
+    ("vblora_", "a VB-LoRA"),
+    ("randlora_", "a RandLoRA"),
+    (".shira_", "a SHiRA adapter"),
+    (".road_", "a RoAd adapter"),
+    (".c3a_", "a C3A adapter"),
+    (".waveft_", "a WaveFT adapter"),
     (".lokr_t1", "a LoKr with a core in its first matrix"),
     (".on_input", "an IA3 adapter"),
     (".ia3_l", "an IA3 adapter"),
@@ -137,10 +148,31 @@ pub fn parse(key: &str, layers_per_block: usize) -> Result<Key, String> {
         return Err("belongs to a GLoRA, which this program does not read".into());
     }
     let Some(Split { stem, part, format, adapter }) = parts::split(key) else {
-        return Err("is in no LoRA format that this program reads".into());
+        return Err(beside_the_lora(key, layers_per_block).map_or(
+            "is in no LoRA format that this program reads".into(),
+            |setting| {
+                format!("was trained beside the LoRA, whole, with peft's {setting}; only what is low-rank is read")
+            },
+        ));
     };
     let (name, format) = paths::parse(stem, format, layers_per_block)?;
     Ok(Key { name, part, format, adapter: adapter.map(str::to_owned) })
+}
+
+/// The settings of peft with which a file has a layer's own weight or bias too, if the key is one.
+fn beside_the_lora(key: &str, layers_per_block: usize) -> Option<&'static str> {
+    let (stem, end) = key.rsplit_once('.')?;
+    let is_saved = stem.contains(".modules_to_save");
+    let stem = stem.split(".modules_to_save").next()?;
+    let is_pefts = stem.starts_with("base_model.") || stem.contains(".base_layer") || is_saved;
+    (is_pefts && paths::parse(stem, Format::Peft, layers_per_block).is_ok()).then_some(())?;
+    match end {
+        "weight" => Some("`modules_to_save`"),
+        "bias" if is_saved => Some("`modules_to_save`"),
+        "bias" if stem.ends_with(".base_layer") => Some("`bias` (\"lora_only\" or \"all\")"),
+        "bias" => Some("`bias` (\"all\") or `modules_to_save`"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -188,6 +220,8 @@ mod tests {
             format!("base_model.model.base_model.model.{path}"),
             format!("base_model.model.unet.{path}"),
             format!("unet._orig_mod.{path}"),
+            format!("_forward_module.unet.{path}"),
+            format!("_forward_module.module.base_model.model.{path}"),
             format!("_orig_mod.unet.{path}"),
             format!("unet.{start}._orig_mod.transformer{end}"),
             format!("base_model.model.module.{path}"),
@@ -197,12 +231,25 @@ mod tests {
             format!("model.{path}"),
             path.to_owned(),
         ] {
-            for end in ["lora_A.weight", "lora_A.default_0.weight", "lora_A.my-style.weight", "lora_A"] {
+            let ends = [
+                "lora_A.weight",
+                "lora_A.default_0.weight",
+                "lora_A.my-style.weight",
+                "lora_A",
+                "lora_layer.down.weight",
+            ];
+            for end in ends {
                 assert_eq!(layer(&format!("{around}.{end}")).0, format!("unet.{path}"), "{around}.{end}");
             }
         }
         let flat = path.replace('.', "_");
-        for around in ["lora_unet__orig_mod", "lora_unet_module", "lora_unet_unet", "lora_unet_base_model_model"] {
+        for around in [
+            "lora_unet__orig_mod",
+            "lora_unet__forward_module",
+            "lora_unet_module",
+            "lora_unet_unet",
+            "lora_unet_base_model_model",
+        ] {
             assert_eq!(layer(&format!("{around}_{flat}.lora_up.weight")).0, format!("unet.{path}"), "{around}");
         }
         let error = parse(&format!("unet.text_encoder.{path}.lora_A.weight"), 2).unwrap_err();
@@ -279,6 +326,17 @@ mod tests {
             ("lora_unet_mid_block_attentions_0_proj_in.on_input", "an IA3 adapter"),
             ("lora_unet_mid_block_attentions_0_proj_in.a1.weight", "a GLoRA"),
             ("time_embedding.linear_1.weight", "is in no LoRA format"),
+            ("base_model.model.mid_block.attentions.0.proj_in.boft_R", "a BOFT adapter"),
+            ("base_model.model.mid_block.attentions.0.proj_in.hra_u", "an HRA adapter"),
+            ("base_model.model.mid_block.attentions.0.proj_in.vblora_logits_A", "a VB-LoRA"),
+            ("base_model.vblora_vector_bank.default", "a VB-LoRA"),
+            ("base_model.model.conv_out.weight", "peft's `modules_to_save`"),
+            ("base_model.model.conv_out.modules_to_save.default.bias", "peft's `modules_to_save`"),
+            ("base_model.model.conv_in.bias", "peft's `bias` (\"all\") or `modules_to_save`"),
+            ("base_model.model.mid_block.attentions.0.proj_in.base_layer.bias", "peft's `bias` (\"lora_only\""),
+            ("base_model.model.something.bias", "is in no LoRA format"),
+            ("unet.mid_block.attentions.0.proj_in.lora_A.scale_weight", "is in no LoRA format"),
+            ("unet.mid_block.attentions.0.proj_in.lora_A.default.weight_scale", "is in no LoRA format"),
             ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", "names no network"),
             ("lora_unet_input_blocks_x_1_proj_in.alpha", "names no network or block"),
             ("lora_prior_unet_x.alpha", "names no network or block"),

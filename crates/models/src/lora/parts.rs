@@ -2,6 +2,7 @@
 //! adapter's, is there only in some files.
 
 use super::Format;
+use crate::scaled;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
@@ -113,6 +114,7 @@ pub fn split(key: &str) -> Option<Split<'_>> {
         let (adapter, last) = match rest {
             [] | ["weight"] => (None, "weight"),
             ["bias"] => (None, "bias"),
+            [.., name] if scaled::is_word(name) => return None,
             [name] => (Some(*name), "weight"),
             [name, last @ ("weight" | "bias")] => (Some(*name), *last),
             _ => return None,
@@ -138,7 +140,7 @@ fn begin<'a, 'w>(words: &'w [&'a str]) -> Option<(usize, Part, Format, &'w [&'a 
     if let [first, second, rest @ ..] = words
         && let Some(part) = direction(second)
     {
-        if matches!(*first, "lora" | "lora_linear_layer") {
+        if matches!(*first, "lora" | "lora_linear_layer" | "lora_layer") {
             return Some((0, part, Format::Diffusers, rest));
         }
         // `processor.to_q_lora.down`: the layer's own name is in the word

@@ -31,8 +31,9 @@ const PREFIXES: [(&str, Option<Network>); 24] = [
     ("model", None),
 ];
 
-/// What `torch.compile`, DDP, FSDP and activation checkpoints put into a path, at any place.
-const WRAPPERS: [&str; 5] = ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"];
+/// What `torch.compile`, DDP, FSDP, DeepSpeed (Lightning's) and activation checkpoints put into a path, at any place.
+const WRAPPERS: [&str; 6] =
+    ["_orig_mod", "module", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"];
 
 /// The layer of a stem, and the format of which that of its matrices was a part.
 ///
@@ -134,7 +135,7 @@ fn with_prefix(network: Network, layer: String) -> String {
 }
 
 /// Words of paths that have an underscore of their own.
-const COMPOUNDS: [&str; 53] = [
+const COMPOUNDS: [&str; 54] = [
     "down_blocks",
     "mid_block",
     "up_blocks",
@@ -188,6 +189,7 @@ const COMPOUNDS: [&str; 53] = [
     "clip_g",
     "cond_stage_model",
     "_orig_mod",
+    "_forward_module",
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
     "base_layer",
