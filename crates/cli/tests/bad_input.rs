@@ -149,8 +149,12 @@ fn prompt_files() {
     refused(&folder, "prompts.train=p.jsonl", &["p.jsonl:1: ", "nuon"]);
     folder.write("prompts.txt", b"a dog\n\xff\xfe\n");
     refused(&folder, "", &["prompts.txt:2: not valid UTF-8"]);
-    folder.write("prompts.csv", "a dog\n");
-    refused(&folder, "prompts.train=prompts.csv", &["prompts.csv: a prompt file ends in .txt or .jsonl"]);
+    folder.write("prompts.xml", "a dog\n");
+    refused(
+        &folder,
+        "prompts.train=prompts.xml",
+        &["prompts.xml: a prompt file ends in .txt, .jsonl, .json, .csv or .tsv"],
+    );
 }
 
 #[test]

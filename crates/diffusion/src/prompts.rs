@@ -1,13 +1,14 @@
-//! Prompt files: `.txt` with a prompt a line, `.jsonl` with an object a line.
+//! Prompt files: `.txt` with a prompt a line, `.jsonl` with an object a line, `.json` with a list of them, tables (`.csv`, `.tsv`).
 
 mod foreign;
 
 use anyhow::{Context, Result, bail};
 use foreign::Met;
 
-pub use foreign::option as foreign_option;
+pub use foreign::{option as foreign_option, unknown_option};
 use models::{json, text};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// A noun and its attributes, where the file names them.
@@ -54,30 +55,22 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>> {
     Ok(read_numbered(path)?.into_iter().map(|(_, prompt)| prompt).collect())
 }
 
-/// As [`read`], each prompt with the number of its line, from 1.
+/// Reads a file's text: of one format.
+type Reader = fn(&str, &Path, &mut Met) -> Result<Vec<(usize, Prompt)>>;
+
+/// As [`read`], each prompt with the number of its line (in `.json` of its entry), from 1.
 pub fn read_numbered(path: &Path) -> Result<Vec<(usize, Prompt)>> {
-    let json = match path.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
-        Some("jsonl") => true,
-        Some("txt") => false,
-        _ => bail!("{}: a prompt file ends in .txt or .jsonl", path.display()),
+    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
+    let read: Reader = match extension.as_deref() {
+        Some("txt") => of_text,
+        Some("jsonl") => of_lines,
+        Some("json") => of_list,
+        Some("csv") => |text, path, met| of_table(text, b',', path, met),
+        Some("tsv") => |text, path, met| of_table(text, b'\t', path, met),
+        _ => bail!("{}: a prompt file ends in .txt, .jsonl, .json, .csv or .tsv", path.display()),
     };
-    let text = text::read(path)?;
-    let (mut prompts, mut met) = (vec![], Met::default());
-    for (number, line) in text::lines(&text).enumerate() {
-        let line = line.trim();
-        if line.is_empty() {
-            continue;
-        }
-        let prompt = if json {
-            let prompt = parse(line).with_context(|| format!("{}:{}", path.display(), number + 1))?;
-            met.keys(prompt.extra.keys());
-            prompt
-        } else {
-            let Some(prompt) = met.prompt_of(line) else { continue };
-            prompt.into()
-        };
-        prompts.push((number + 1, prompt));
-    }
+    let mut met = Met::default();
+    let prompts = read(&text::read(path)?, path, &mut met)?;
     if prompts.is_empty() {
         bail!("{}: no prompts in it; write one prompt a line", path.display());
     }
@@ -85,17 +78,111 @@ pub fn read_numbered(path: &Path) -> Result<Vec<(usize, Prompt)>> {
     Ok(prompts)
 }
 
-fn parse(line: &str) -> Result<Prompt> {
-    let prompt: Prompt = json::from_str(line).map_err(|e| {
-        let text = e.to_string();
-        // the line is the file's, not the parser's
-        anyhow::anyhow!("{}", text.replace(" at line 1 column", ", column"))
-    })?;
+/// Lines with anything in them, numbered from 1.
+fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text::lines(text).enumerate().map(|(i, line)| (i + 1, line.trim())).filter(|(_, line)| !line.is_empty())
+}
+
+fn of_text(text: &str, _: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)>> {
+    Ok(numbered(text).filter_map(|(number, line)| Some((number, met.prompt_of(line)?.into()))).collect())
+}
+
+fn of_lines(text: &str, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)>> {
+    let prompt = |(number, line)| {
+        let parsed = parsed(line).and_then(of_value).with_context(|| format!("{}:{number}", path.display()))?;
+        met.keys(parsed.extra.keys());
+        Ok((number, parsed))
+    };
+    numbered(text).map(prompt).collect()
+}
+
+/// A list of texts or objects; or an object with one, `prompts`.
+fn of_list(text: &str, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)>> {
+    let whole: Value = json::from_str(text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+    let list = match whole {
+        Value::Array(list) => list,
+        Value::Object(mut object) => match object.remove("prompts") {
+            Some(Value::Array(list)) => list,
+            _ => bail!("{}: an object without a list `prompts`; expected a list of prompts", path.display()),
+        },
+        other => bail!("{}: {}; expected a list of prompts", path.display(), kind_of(&other)),
+    };
+    let prompt = |(i, value)| {
+        let prompt = of_value(value).with_context(|| format!("{}: entry {}", path.display(), i + 1))?;
+        met.keys(prompt.extra.keys());
+        Ok((i + 1, prompt))
+    };
+    list.into_iter().enumerate().map(prompt).collect()
+}
+
+/// A table whose first line names the columns, one of which is the prompt's.
+fn of_table(text: &str, delimiter: u8, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)>> {
+    let mut table = csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(text.as_bytes());
+    let fail = |e: csv::Error| anyhow::anyhow!("{}: {e}", path.display());
+    let columns: Vec<String> = table.headers().map_err(fail)?.iter().map(str::to_owned).collect();
+    let Some(column) = KEYS.iter().find_map(|key| columns.iter().position(|column| column.eq_ignore_ascii_case(key)))
+    else {
+        bail!(
+            "{}: its first line names no column {}; it names {}",
+            path.display(),
+            KEYS.join(", "),
+            columns.join(", ")
+        );
+    };
+    let mut prompts = vec![];
+    for record in table.records() {
+        let record = record.map_err(fail)?;
+        let Some(text) = record.get(column).filter(|text| !text.is_empty()) else { continue };
+        let others = columns.iter().zip(&record).enumerate().filter(|(i, _)| *i != column);
+        let extra: Map<String, Value> = others.map(|(_, (name, value))| (name.clone(), value.into())).collect();
+        met.keys(extra.keys());
+        let line = record.position().map_or(0, |position| position.line() as usize);
+        prompts.push((line, Prompt { extra, ..text.into() }));
+    }
+    Ok(prompts)
+}
+
+/// Under which a prompt is found, the first that is there.
+const KEYS: [&str; 3] = ["prompt", "text", "caption"];
+
+fn parsed(line: &str) -> Result<Value> {
+    // the line is the file's, not the parser's
+    json::from_str(line).map_err(|e| anyhow::anyhow!("{}", e.to_string().replace(" at line 1 column", ", column")))
+}
+
+fn of_value(value: Value) -> Result<Prompt> {
+    let prompt = match value {
+        Value::String(text) => Prompt::from(text.as_str()),
+        Value::Object(mut object) => {
+            let Some(key) = KEYS.into_iter().find(|key| object.contains_key(*key)) else {
+                let there: Vec<&str> = object.keys().take(5).map(String::as_str).collect();
+                bail!("missing field `prompt` (or `text`, or `caption`); there are: {}", there.join(", "));
+            };
+            match object.remove(key) {
+                Some(Value::String(text)) => object.insert(KEYS[0].to_owned(), text.into()),
+                Some(other) => bail!("`{key}` is {}, not a text", kind_of(&other)),
+                None => None,
+            };
+            serde_json::from_value(object.into())?
+        }
+        other => bail!("{}; expected an object with `prompt`, or a text", kind_of(&other)),
+    };
     if prompt.text.trim().is_empty() {
         bail!("the prompt is empty");
     }
     prompt.found()?;
     Ok(prompt)
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
 }
 
 #[cfg(test)]
@@ -126,6 +213,36 @@ mod tests {
         assert_eq!(prompt.extra["tag"], 3);
     }
 
+    /// Lists and tables of other programs, each with its own word for a prompt.
+    #[test]
+    fn lists_and_tables() {
+        let texts = |name: &str, text: &str| {
+            let prompts = file(name, text.as_bytes()).unwrap();
+            prompts.into_iter().map(|prompt| prompt.text).collect::<Vec<_>>()
+        };
+        let both = ["a red dog", "two cats"];
+        for (name, text) in [
+            ("a.json", r#"["a red dog", "two cats"]"#),
+            ("a.json", r#"[{"prompt": "a red dog"}, {"text": "two cats"}]"#),
+            ("a.json", r#"{"prompts": [{"caption": "a red dog", "seed": 3}, "two cats"]}"#),
+            ("a.jsonl", "{\"text\": \"a red dog\"}\n\"two cats\"\n"),
+            (
+                "a.jsonl",
+                "{\"caption\": \"a red dog\", \"file_name\": \"a.png\"}\n{\"caption\": \"x\", \"prompt\": \"two cats\"}",
+            ),
+            ("a.csv", "prompt\na red dog\ntwo cats\n"),
+            ("A.CSV", "id,Prompt\r\n1,\"a red dog\"\r\n2,two cats\r\n"),
+            ("a.tsv", "text\tseed\na red dog\t1\n\t2\ntwo cats\t3\n"),
+        ] {
+            assert_eq!(texts(name, text), both, "{name}: {text}");
+        }
+        let prompts = file("a.csv", b"category,caption\ncolor,\"a red, old dog\"\n").unwrap();
+        assert_eq!((prompts[0].text.as_str(), &prompts[0].extra["category"]), ("a red, old dog", &"color".into()));
+        let path = tempfile::Builder::new().suffix(".csv").tempfile().unwrap();
+        fs::write(path.path(), "prompt\n\"a\nb\"\nc\n").unwrap();
+        assert_eq!(read_numbered(path.path()).unwrap().iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 4]);
+    }
+
     #[test]
     fn errors_name_file_and_line() {
         let error = |name, text: &[u8]| format!("{:#}", file(name, text).unwrap_err());
@@ -138,6 +255,19 @@ mod tests {
         assert!(error("a.jsonl", line).contains("a.jsonl:1: `cat` is not a word of the prompt `a dog`"));
         assert!(error("a.txt", b"fine\n\xff").contains("a.txt:2: not valid UTF-8"));
         assert!(error("a.txt", b"\n\n").contains("no prompts"));
-        assert!(error("a.csv", b"x").contains(".txt or .jsonl"));
+        assert!(error("a.xml", b"x").contains(".txt, .jsonl, .json, .csv or .tsv"));
+        assert!(error("a.txt", b"a red\0 dog").contains("a.txt:1: not a text: it holds a NUL"));
+        for (name, text, part) in [
+            ("a.jsonl", "[\"a dog\"]", "a.jsonl:1: a list; expected an object with `prompt`, or a text"),
+            ("a.jsonl", "{\"prompt\": 3}", "a.jsonl:1: `prompt` is a number, not a text"),
+            ("a.json", "{\"a\": 1}", "a.json: an object without a list `prompts`"),
+            ("a.json", "[\"a dog\", 3]", "a.json: entry 2: a number"),
+            ("a.json", "[", "a.json: EOF while parsing"),
+            ("a.json", "[]", "no prompts in it"),
+            ("a.csv", "a dog,x\n", "names no column prompt, text, caption; it names a dog, x"),
+            ("a.csv", "prompt,x\na dog\n", "a.csv: CSV error"),
+        ] {
+            assert!(error(name, text.as_bytes()).contains(part), "{}", error(name, text.as_bytes()));
+        }
     }
 }

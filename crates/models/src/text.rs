@@ -6,7 +6,8 @@ use crate::{
 };
 use std::{borrow::Cow, fs, os::unix::fs::FileTypeExt, path::Path};
 
-/// The text of a file: UTF-8, or UTF-16 where the file begins with its byte order mark. The mark is left out.
+/// The text of a file: UTF-8; UTF-16 or UTF-32 where the file begins with the byte order mark; UTF-16 without one, where every second
+/// byte is zero. The mark is left out.
 ///
 /// # Errors
 /// A file that is something else, by what it is (a Git LFS pointer, a web page, an archive, a device, …); a line that is not valid.
@@ -19,7 +20,7 @@ pub fn read(path: &Path) -> Result<String> {
     if let Some(what) = mistaken(&bytes) {
         return Err(Error::file(path, what));
     }
-    let text = decode(&bytes).map_err(|line| Error::Input(format!("{}:{line}: not valid UTF-8", path.display())))?;
+    let text = decode(&bytes).map_err(|(line, what)| Error::Input(format!("{}:{line}: {what}", path.display())))?;
     Ok(text.into_owned())
 }
 
@@ -33,24 +34,76 @@ pub fn mistaken_for_image(bytes: &[u8]) -> Option<&'static str> {
     mistaken::for_image(&bytes[..bytes.len().min(mistaken::LOOKED_AT)], bytes.len() as u64)
 }
 
-/// As [`read`], of bytes; the error is the number of the first line that is not valid.
-pub fn decode(bytes: &[u8]) -> std::result::Result<Cow<'_, str>, usize> {
-    let sixteen = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
-        let units: Vec<u16> = bytes.chunks(2).map(|pair| unit([pair[0], *pair.get(1).unwrap_or(&0)])).collect();
-        String::from_utf16(&units).map(Cow::from).map_err(|_| 1)
+/// Why bytes are no text.
+const NOT_UTF8: &str = "not valid UTF-8";
+const NOT_UNICODE: &str = "not valid UTF-16 or UTF-32, as which the file begins";
+const NUL: &str = "not a text: it holds a NUL character; save the file as UTF-8";
+
+/// As [`read`], of bytes; the error is the number of the first line that is not valid, and why.
+pub fn decode(bytes: &[u8]) -> std::result::Result<Cow<'_, str>, (usize, &'static str)> {
+    let text = match bytes {
+        // before UTF-16, whose mark it begins with: no text begins with NUL
+        [0xff, 0xfe, 0, 0, rest @ ..] => thirty_two(rest, u32::from_le_bytes)?,
+        [0, 0, 0xfe, 0xff, rest @ ..] => thirty_two(rest, u32::from_be_bytes)?,
+        [0xff, 0xfe, rest @ ..] => sixteen(rest, u16::from_le_bytes)?,
+        [0xfe, 0xff, rest @ ..] => sixteen(rest, u16::from_be_bytes)?,
+        _ => match zeros(bytes) {
+            Some(Zeros::Odd) => sixteen(bytes, u16::from_le_bytes)?,
+            Some(Zeros::Even) => sixteen(bytes, u16::from_be_bytes)?,
+            None => eight(bytes)?,
+        },
     };
-    match bytes {
-        [0xff, 0xfe, rest @ ..] => sixteen(rest, u16::from_le_bytes),
-        [0xfe, 0xff, rest @ ..] => sixteen(rest, u16::from_be_bytes),
-        _ => {
-            let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
-            let line = |end: usize| lines(std::str::from_utf8(&bytes[..end]).unwrap_or_default()).count().max(1);
-            std::str::from_utf8(bytes).map(Cow::from).map_err(|e| {
-                let at = e.valid_up_to();
-                line(at) + usize::from(at > 0 && matches!(bytes[at - 1], b'\n' | b'\r'))
-            })
-        }
+    match text.find('\0') {
+        Some(at) => Err((line_at(&text, at), NUL)),
+        None => Ok(text),
     }
+}
+
+fn eight(bytes: &[u8]) -> std::result::Result<Cow<'_, str>, (usize, &'static str)> {
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    std::str::from_utf8(bytes).map(Cow::from).map_err(|e| {
+        let valid = std::str::from_utf8(&bytes[..e.valid_up_to()]).unwrap_or_default();
+        (line_at(valid, valid.len()), NOT_UTF8)
+    })
+}
+
+fn sixteen(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> std::result::Result<Cow<'_, str>, (usize, &'static str)> {
+    let units: Vec<u16> = bytes.chunks(2).map(|pair| unit([pair[0], *pair.get(1).unwrap_or(&0)])).collect();
+    String::from_utf16(&units).map(Cow::from).map_err(|_| (1, NOT_UNICODE))
+}
+
+fn thirty_two(bytes: &[u8], unit: fn([u8; 4]) -> u32) -> std::result::Result<Cow<'_, str>, (usize, &'static str)> {
+    let character = |four: &[u8]| char::from_u32(unit(four.try_into().ok()?));
+    let text: Option<String> = bytes.chunks(4).map(character).collect();
+    text.map(Cow::from).ok_or((1, NOT_UNICODE))
+}
+
+/// Which bytes of a text are zero.
+enum Zeros {
+    Even,
+    Odd,
+}
+
+/// Of UTF-16 without its mark, as far as its text is mostly Latin: half of the bytes are zero, and all of these are first in their
+/// pair, or all second.
+fn zeros(bytes: &[u8]) -> Option<Zeros> {
+    let counts = bytes.iter().enumerate().filter(|(_, byte)| **byte == 0).fold([0, 0], |mut counts, (at, _)| {
+        counts[at % 2] += 1;
+        counts
+    });
+    let pairs = bytes.len() / 2;
+    match counts {
+        _ if !bytes.len().is_multiple_of(2) || pairs < 2 => None,
+        [0, odd] if 2 * odd >= pairs => Some(Zeros::Odd),
+        [even, 0] if 2 * even >= pairs => Some(Zeros::Even),
+        _ => None,
+    }
+}
+
+/// The number of the line that a place is in, from 1.
+fn line_at(text: &str, at: usize) -> usize {
+    let before = &text[..at];
+    lines(before).count().max(1) + usize::from(before.ends_with(['\n', '\r']))
 }
 
 /// The lines of a text, whatever they end in: `\n`, `\r\n` or `\r`.
@@ -102,9 +155,22 @@ mod tests {
         for bytes in [utf16(u16::to_le_bytes), utf16(u16::to_be_bytes), "\u{feff}aß🐶".into(), "aß🐶".into()] {
             assert_eq!(decode(&bytes).unwrap(), "aß🐶");
         }
-        assert_eq!(decode(b"fine\n\xff"), Err(2));
-        assert_eq!(decode(b"fine\rfi\xffne"), Err(2));
-        assert_eq!(decode(b"\xff"), Err(1));
+        let utf32 =
+            |order: fn(u32) -> [u8; 4]| "\u{feff}aß🐶".chars().flat_map(|c| order(c.into())).collect::<Vec<u8>>();
+        for bytes in [utf32(u32::to_le_bytes), utf32(u32::to_be_bytes)] {
+            assert_eq!(decode(&bytes).unwrap(), "aß🐶");
+        }
+        let unmarked = |order: fn(u16) -> [u8; 2]| "a café\n🐶".encode_utf16().flat_map(order).collect::<Vec<u8>>();
+        for bytes in [unmarked(u16::to_le_bytes), unmarked(u16::to_be_bytes)] {
+            assert_eq!(decode(&bytes).unwrap(), "a café\n🐶");
+        }
+        assert_eq!(decode(b"fine\n\xff"), Err((2, NOT_UTF8)));
+        assert_eq!(decode(b"fine\rfi\xffne"), Err((2, NOT_UTF8)));
+        assert_eq!(decode(b"\xff"), Err((1, NOT_UTF8)));
+        assert_eq!(decode(b"fine\na red\0 dog"), Err((2, NUL)));
+        assert_eq!(decode(b"\0\0\0\0"), Err((1, NUL)));
+        assert_eq!(decode(b"\xff\xfe\0\0\0\0\x11\0").err(), Some((1, NOT_UNICODE)));
+        assert_eq!(decode(b"").unwrap(), "");
         assert!(decode(b"\xff\xfe\x00\xd8").is_err());
     }
 }

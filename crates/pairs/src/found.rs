@@ -80,7 +80,7 @@ pub(crate) fn captions_of_text(bytes: &[u8]) -> Result<Vec<String>> {
     if let Some(what) = text::mistaken(bytes) {
         bail!("{what}");
     }
-    let text = text::decode(bytes).map_err(|line| anyhow::anyhow!("line {line} is not valid UTF-8"))?;
+    let text = text::decode(bytes).map_err(|(line, what)| anyhow::anyhow!("line {line} is {what}"))?;
     let lines = text::lines(&text).map(str::trim);
     Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }

@@ -119,7 +119,7 @@ fn parse(line: &Map<String, Value>) -> Result<(String, Vec<String>)> {
 }
 
 pub(super) fn object(json: &[u8]) -> Result<Map<String, Value>> {
-    let text = text::decode(json).map_err(|_| anyhow::anyhow!("not valid UTF-8"))?;
+    let text = text::decode(json).map_err(|(_, what)| anyhow::anyhow!("{what}"))?;
     // the line is the file's, not the parser's
     json::from_str(text.trim())
         .map_err(|e| anyhow::anyhow!("{}", e.to_string().replace(" at line 1 column", ", column")))

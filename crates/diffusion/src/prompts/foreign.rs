@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-/// The options that may stand behind a prompt: sd-scripts' first, then Midjourney's.
-const OPTIONS: [&str; 43] = [
+/// The options that may stand behind a prompt: sd-scripts' first, then Midjourney's, then those of A1111's prompts from files.
+const OPTIONS: [&str; 84] = [
     "n",
     "w",
     "h",
@@ -18,6 +18,16 @@ const OPTIONS: [&str; 43] = [
     "t",
     "cn",
     "ctr",
+    "g",
+    "am",
+    "f",
+    "fs",
+    "i",
+    "ci",
+    "bs",
+    "cl",
+    "ct",
+    "nt",
     "ar",
     "aspect",
     "chaos",
@@ -30,6 +40,7 @@ const OPTIONS: [&str; 43] = [
     "iw",
     "niji",
     "no",
+    "oref",
     "p",
     "personalize",
     "q",
@@ -42,16 +53,46 @@ const OPTIONS: [&str; 43] = [
     "stop",
     "style",
     "stylize",
+    "sv",
     "sw",
     "tile",
     "v",
     "version",
     "video",
     "weird",
+    "prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "steps",
+    "cfg_scale",
+    "sampler_name",
+    "sampler_index",
+    "scheduler",
+    "sd_model",
+    "outpath_samples",
+    "outpath_grids",
+    "prompt_for_display",
+    "styles",
+    "batch_size",
+    "n_iter",
+    "subseed",
+    "subseed_strength",
+    "seed_resize_from_h",
+    "seed_resize_from_w",
+    "restore_faces",
+    "tiling",
+    "do_not_save_samples",
+    "do_not_save_grid",
+    "negative",
+    "cfg",
+    "guidance_scale",
+    "sampler",
+    "size",
 ];
 
 /// Keys of a `.jsonl` line that are settings elsewhere: here they change nothing.
-const SETTINGS: [&str; 14] = [
+const SETTINGS: [&str; 19] = [
     "negative_prompt",
     "negative",
     "seed",
@@ -66,6 +107,11 @@ const SETTINGS: [&str; 14] = [
     "sampler",
     "sampler_name",
     "scheduler",
+    "sd_model",
+    "outpath_samples",
+    "batch_size",
+    "n_iter",
+    "styles",
 ];
 
 /// What was met in one file.
@@ -91,11 +137,14 @@ impl Met {
             return None;
         }
         let all = options(line);
-        let prompt = line[..all.first().map_or(line.len(), |(at, _)| *at)].trim();
-        if let Some((_, first)) = all.first() {
+        let before = line[..all.first().map_or(line.len(), |first| first.start)].trim();
+        let named = all.iter().position(|option| option.name == PROMPT).filter(|_| before.is_empty());
+        let prompt = named.map_or(before, |i| value(line, &all, i));
+        let mut others =
+            all.iter().enumerate().filter(|(i, _)| Some(*i) != named).map(|(_, option)| option.name).peekable();
+        if others.peek().is_some() {
             self.with_options += 1;
-            self.options.insert(first);
-            self.options.extend(all.iter().map(|(_, name)| *name));
+            self.options.extend(others);
         }
         (!prompt.is_empty()).then_some(prompt)
     }
@@ -145,20 +194,87 @@ fn is_info(line: &str) -> bool {
 /// The first option of another program in a prompt, with its value.
 pub fn option(prompt: &str) -> Option<&str> {
     let all = options(prompt);
-    let (start, _) = all.first()?;
-    let end = all.get(1).map_or(prompt.len(), |(next, _)| *next);
-    Some(prompt[*start..end].trim())
+    let first = all.first()?;
+    let end = all.get(1).map_or(prompt.len(), |next| next.start);
+    Some(prompt[first.start..end].trim())
 }
 
-/// Where options begin, ` --NAME` behind a space and before a space or the end.
-fn options(line: &str) -> Vec<(usize, &'static str)> {
-    let starts =
-        line.match_indices("--").map(|(at, _)| at).filter(|at| *at == 0 || line[..*at].ends_with(char::is_whitespace));
-    let named = starts.filter_map(|at| {
-        let name = line[at + 2..].split(|c: char| c.is_whitespace() || c == '=').next()?;
-        Some((at, *OPTIONS.iter().find(|option| **option == name)?))
-    });
-    named.collect()
+/// What looks like an option, ` --word`, and is none that is known.
+pub fn unknown_option(prompt: &str) -> Option<&str> {
+    let known = options(prompt);
+    dashes(prompt).filter(|(start, _)| !known.iter().any(|option| option.start == *start)).find_map(|(start, name)| {
+        let end = name
+            + prompt[name..]
+                .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-'))
+                .unwrap_or(prompt.len() - name);
+        let is_word = prompt[name..].starts_with(char::is_alphabetic) && prompt[start..].starts_with("--");
+        is_word.then(|| &prompt[start..end])
+    })
+}
+
+/// An option in a line.
+struct Found {
+    start: usize,
+    /// Where its value starts.
+    value: usize,
+    name: &'static str,
+}
+
+/// Of A1111's lines: the prompt is an option there, too.
+const PROMPT: &str = "prompt";
+
+/// Options ` --NAME`, behind a space and before a space or the end. A dash, as word processors make it of two hyphens, counts before a
+/// number, and for negative prompts.
+fn options(line: &str) -> Vec<Found> {
+    let mut all: Vec<Found> = vec![];
+    let mut quoted = 0..0;
+    for (start, at) in dashes(line) {
+        let length = line[at..].find(|c: char| c.is_whitespace() || c == '=').unwrap_or(line.len() - at);
+        let value = (at + length + 1).min(line.len());
+        let Some(name) = OPTIONS.into_iter().find(|option| *option == &line[at..at + length]) else { continue };
+        let is_sure = line[start..].starts_with("--")
+            || matches!(name, "n" | "no" | "negative_prompt")
+            || line
+                .get(value..)
+                .is_some_and(|value| value.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit()));
+        if is_sure && !quoted.contains(&start) {
+            if name == PROMPT {
+                quoted = in_quotes(line, value).unwrap_or(0..0);
+            }
+            all.push(Found { start, value, name });
+        }
+    }
+    all
+}
+
+/// Where two hyphens or a dash stand at the beginning of a word, and where the word goes on.
+fn dashes(line: &str) -> impl Iterator<Item = (usize, usize)> + '_ {
+    ["--", "\u{2014}", "\u{2013}"]
+        .into_iter()
+        .flat_map(|dash| line.match_indices(dash))
+        .map(|(start, dash)| (start, start + dash.len()))
+        .filter(|(start, _)| *start == 0 || line[..*start].ends_with(char::is_whitespace))
+        .collect::<std::collections::BTreeMap<_, _>>()
+        .into_iter()
+}
+
+/// The value of the option with that number, without quotes around it.
+fn value<'a>(line: &'a str, all: &[Found], number: usize) -> &'a str {
+    let from = all[number].value;
+    match in_quotes(line, from) {
+        Some(inside) => line[inside].trim(),
+        None => line[from..all.get(number + 1).map_or(line.len(), |next| next.start)].trim(),
+    }
+}
+
+/// What stands in quotes at a place, if a space or the end is behind them.
+fn in_quotes(line: &str, from: usize) -> Option<std::ops::Range<usize>> {
+    let rest = line.get(from..)?;
+    let start = from + rest.len() - rest.trim_start().len();
+    let quote = line[start..].chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    let ends = line[start + 1..].match_indices(quote).map(|(at, _)| start + 1 + at);
+    let is_end = |end: &usize| line[end + 1..].chars().next().is_none_or(char::is_whitespace);
+    ends.filter(is_end).map(|end| start + 1..end).next()
 }
 
 #[cfg(test)]
@@ -179,6 +295,18 @@ mod tests {
             ("a dog -- and a cat", Some("a dog -- and a cat")),
             ("well--known --unknown 3", Some("well--known --unknown 3")),
             ("a dog, number #1", Some("a dog, number #1")),
+            ("a red dog --negative_prompt bad --width 512 --steps 20", Some("a red dog")),
+            ("a red dog --am 0.8", Some("a red dog")),
+            ("a red dog --cfg_scale 7 --sampler_name \"Euler a\"", Some("a red dog")),
+            ("--prompt \"a red dog\" --seed 3", Some("a red dog")),
+            ("--prompt a red dog --steps 3", Some("a red dog")),
+            ("--seed 3 --prompt 'a dog --n it' --steps 3", Some("a dog --n it")),
+            ("--prompt \"it's a dog\"", Some("it's a dog")),
+            ("--prompt=\"a red dog\"", Some("a red dog")),
+            ("--prompt \"\"", None),
+            ("a red dog \u{2014}n bad", Some("a red dog")),
+            ("a red dog \u{2013}w 512", Some("a red dog")),
+            ("a dog \u{2014}i think \u{2014} and a cat", Some("a dog \u{2014}i think \u{2014} and a cat")),
         ] {
             assert_eq!(Met::default().prompt_of(line), prompt, "{line}");
         }
@@ -188,5 +316,19 @@ mod tests {
             (met.comments, met.with_options, met.options.into_iter().collect::<Vec<_>>()),
             (1, 2, vec!["d", "n", "w"])
         );
+    }
+
+    #[test]
+    fn what_looks_like_an_option() {
+        for (prompt, found) in [
+            ("a dog --unknown 3", Some("--unknown")),
+            ("a dog --w 5 --other-one", Some("--other-one")),
+            ("a dog --w 5", None),
+            ("well--known -- or not --- --3", None),
+            ("a dog \u{2014}unknown", None),
+        ] {
+            assert_eq!(unknown_option(prompt), found, "{prompt}");
+        }
+        assert_eq!(option("a dog --am 0.8 --d 1"), Some("--am 0.8"));
     }
 }
