@@ -189,9 +189,8 @@ fn samplers() {
         let said = &saved.texts["parameters"];
         assert!(said.contains(&format!("Steps: 6, Sampler: {title}, CFG scale: 7.5")), "{said}");
         for (other, (_, others)) in &drawn {
-            // with the same times and as much noise to begin with, these two are one sampler
-            let same = (name, *other) == ("euler_a", "ddpm");
-            assert_eq!(relative_error(&latents, others) < 1e-4, same, "{name} and {other}");
+            // not even euler_a and ddpm, which are one sampler at the same times: where the model's files name no spacing, each has its own
+            assert!(relative_error(&latents, others) > 1e-4, "{name} and {other}");
         }
         drawn.push((name, (saved, latents)));
     }

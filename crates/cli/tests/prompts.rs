@@ -95,7 +95,7 @@ fn words_and_categories_of_ones_own() {
     wrong("things = 3", &["wrong.toml"]);
     wrong("color = ['light blue']", &["color: `light blue` is not a single word"]);
     wrong("actions = ['sleeping']", &["actions: `sleeping` does not end in THING, ANIMAL or PERSON"]);
-    wrong("things = ['sock']", &["a list of words is too short: sock"]);
+    wrong("things = ['sock']", &["a list of words is too short (sock)"]);
     prompts(&folder, "--categories colour").usage(&["no category `colour`", "color, shape"]);
     prompts(&folder, "--out a.csv").error(&["a.csv: a prompt file ends in .txt or .jsonl"]);
     prompts(&folder, "--exclude gone.txt --out c.txt").error(&["--exclude", "gone.txt: no such file"]);

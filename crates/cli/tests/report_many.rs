@@ -272,7 +272,9 @@ fn what_cannot_be_reported() {
         .comat(&["report", "eval", "empty"])
         .error(&["empty is neither a training run (events.jsonl)", "scores.jsonl"]);
     folder.comat(&["report", "eval", "./eval/"]).error(&["is given twice"]);
-    folder.comat(&["report", "eval", "--base", "eval/base"]).error(&["--base eval/base", "no evaluation is without"]);
+    folder
+        .comat(&["report", "eval", "--base", "eval/base"])
+        .error(&["--base eval/base", "every evaluation here has its own base"]);
     folder.comat(&["report", "eval/lora", "--base", "empty"]).error(&["empty is neither"]);
     folder.comat(&["report", "eval", "--images", "0"]).usage(&["at least 1"]);
     folder.comat(&["report", "eval", "--out", "no/such/page.html"]).error(&["page.html", "no such file"]);
