@@ -20,19 +20,16 @@ fn main() {
         .file("cpp/all.cpp")
         .compile("torch_ext");
     if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
-        for (lanes, flags) in [("8", ["-mavx2", "-mfma"]), ("16", ["-mavx512f", "-mfma"])] {
-            let mut kernel = cc::Build::new();
-            flags.iter().for_each(|flag| _ = kernel.flag(flag));
-            kernel
-                .cpp(true)
-                .std("c++17")
-                .define("CONV3X3_LANES", lanes)
-                .warnings(false)
-                .debug(false)
-                .opt_level(3)
-                .file("cpp/conv3x3_kernel.cpp")
-                .compile(&format!("torch_ext_conv3x3_{lanes}"));
-        }
+        cc::Build::new()
+            .cpp(true)
+            .std("c++17")
+            .flag("-mavx2")
+            .flag("-mfma")
+            .warnings(false)
+            .debug(false)
+            .opt_level(3)
+            .file("cpp/conv3x3_kernel.cpp")
+            .compile("torch_ext_conv3x3");
     }
     println!("cargo:libtorch_lib={}", lib.display()); // for dependants: DEP_TORCH_EXT_LIBTORCH_LIB
 

@@ -7,9 +7,7 @@ namespace conv3x3 {
 
 const Conv3x3Kernel* kernel() {
 #if defined(__x86_64__)
-  static const Conv3x3Kernel* best = __builtin_cpu_supports("avx512f") ? &conv3x3_avx512
-                                     : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &conv3x3_avx2
-                                                                                                        : nullptr;
+  static const Conv3x3Kernel* best = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &conv3x3_avx2 : nullptr;
   return best;
 #else
   return nullptr;

@@ -9,12 +9,7 @@
 namespace {
 
 typedef float v8 __attribute__((vector_size(32)));
-#if CONV3X3_LANES == 16
-typedef float v16 __attribute__((vector_size(64)));
-typedef v16 widest;
-#else
-typedef v8 widest;
-#endif
+typedef v8 widest;  // of 16 numbers with AVX-512: everything below is written for either
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -279,8 +274,4 @@ void run(const Conv3x3& c, int64_t from, int64_t to, float* scratch) {
 
 }  // namespace
 
-#if CONV3X3_LANES == 16
-extern const Conv3x3Kernel conv3x3_avx512 = {transform_weights, scratch, run};
-#else
 extern const Conv3x3Kernel conv3x3_avx2 = {transform_weights, scratch, run};
-#endif

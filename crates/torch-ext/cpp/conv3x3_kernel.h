@@ -1,6 +1,5 @@
-// What a 3x3 convolution by Winograd's method asks of a kernel, which is compiled once for each set of instructions. Nothing of the
-// standard library or of libtorch is included there: an inline function of theirs, compiled for AVX-512, could be the one that the
-// linker keeps for everybody.
+// What a 3x3 convolution by Winograd's method asks of a kernel, which is compiled for AVX2. Nothing of the standard library or of libtorch is
+// included there: an inline function of theirs, compiled for AVX2, could be the one that the linker keeps for everybody.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -26,4 +25,4 @@ struct Conv3x3Kernel {
   void (*run)(const Conv3x3& c, int64_t from, int64_t to, float* scratch);
 };
 
-extern const Conv3x3Kernel conv3x3_avx2, conv3x3_avx512;
+extern const Conv3x3Kernel conv3x3_avx2;
