@@ -13,10 +13,17 @@ pub fn steps<E>(
 ) -> Result<BTreeSet<usize>, E> {
     let count = count.min(total);
     Ok(match policy {
-        _ if count == 0 => BTreeSet::new(),
+        Policy::Grid if count == 0 => BTreeSet::new(),
         Policy::Grid => grid(total, count, below(offsets(total, count))?),
         Policy::Last => (total - count..total).collect(),
-        Policy::Random => subset(&(0..total).collect(), count, below)?,
+        Policy::Random => {
+            let mut rest: Vec<usize> = (0..total).collect();
+            let mut chosen = BTreeSet::new();
+            for _ in 0..count {
+                chosen.insert(rest.swap_remove(below(rest.len())?));
+            }
+            chosen
+        }
     })
 }
 
