@@ -173,7 +173,7 @@ pub struct Generate {
     /// A prompt; can be given several times
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
     pub prompt: Vec<String>,
-    /// Prompt file: .txt (a prompt a line) or .jsonl
+    /// Prompt file: .txt (a prompt a line), .jsonl, .json, .csv or .tsv
     #[arg(long, value_name = "FILE", value_parser = share::path)]
     pub prompts: Option<PathBuf>,
     /// Images of each prompt
@@ -233,7 +233,7 @@ pub struct Attention {
     /// A prompt; can be given several times
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
     pub prompt: Vec<String>,
-    /// Prompt file: .txt (a prompt a line) or .jsonl
+    /// Prompt file: .txt (a prompt a line), .jsonl, .json, .csv or .tsv
     #[arg(long, value_name = "FILE", value_parser = share::path)]
     pub prompts: Option<PathBuf>,
     /// Only these words, for example red,dog

@@ -17,7 +17,7 @@ pub struct Entities {
     /// A prompt; several can be given
     #[arg(value_name = "TEXT", required_unless_present = "prompts")]
     pub text: Vec<String>,
-    /// Prompt file: .txt (a prompt a line) or .jsonl
+    /// Prompt file: .txt (a prompt a line), .jsonl, .json, .csv or .tsv
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
     /// With the parser's usual mistakes put right; exactly as the authors' program takes them; or of lists of tags (1girl, red hair)

@@ -19,6 +19,9 @@ use std::{
 };
 use words::Words;
 
+/// How many prompts are made where nobody says how many.
+const COUNT: usize = 20_000;
+
 /// Make prompts to train on, in T2I-CompBench's categories
 ///
 /// Sentences of word lists, all of them distinct, with the nouns and attributes that belong together: as .jsonl that `prompts.train` of a
@@ -32,7 +35,7 @@ pub struct Prompts {
     #[arg(long, value_name = "FILE", default_value = "prompts/train.jsonl")]
     out: PathBuf,
     /// How many
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = COUNT, value_parser = at_least_one)]
     count: usize,
     /// Held-out prompts, for prompts.validation
     #[arg(long, value_name = "FILE")]
@@ -106,7 +109,8 @@ pub fn run(args: &Prompts) -> Result<()> {
         say!("{} left out, since they are in {} excluded", choice.left_out, choice.excluded.len());
     }
     for (lines, wanted) in choice.chosen.iter().zip(wanted) {
-        if lines.len() < wanted && args.captions.is_none() {
+        // a folder of captions has as many as it has, unless somebody asked for more
+        if lines.len() < wanted && (args.captions.is_none() || wanted != COUNT) {
             tracing::warn!("there are only {} different prompts, not {wanted}", lines.len());
         }
     }

@@ -50,8 +50,14 @@ impl Counts {
 
 impl Attention {
     pub fn new(config: config::Attention, segmenter: Resident<Box<dyn Segmenter>>) -> Self {
-        let (subjects, explicit, parser, told) = Default::default();
-        Self { config, segmenter, subjects, explicit, parser, told }
+        Self {
+            config,
+            segmenter,
+            subjects: HashMap::new(),
+            explicit: HashMap::new(),
+            parser: None,
+            told: Counts::default(),
+        }
     }
 
     /// Unloads the segmenter whenever it has nothing to do.

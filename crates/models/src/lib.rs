@@ -1,7 +1,6 @@
 //! What the weight files of text-to-image models compute: networks in plain tensor operations, loaded from diffusers
 //! and transformers folders. Frozen; knows nothing of training.
 
-// expect() is for shapes that a network has given itself
 pub mod autoencoder;
 mod bert;
 pub mod blip;

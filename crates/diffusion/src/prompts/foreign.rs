@@ -230,13 +230,12 @@ fn options(line: &str) -> Vec<Found> {
     let mut quoted = 0..0;
     for (start, at) in dashes(line) {
         let length = line[at..].find(|c: char| c.is_whitespace() || c == '=').unwrap_or(line.len() - at);
-        let value = (at + length + 1).min(line.len());
+        // behind one space, of whatever width, or the sign of equality
+        let value = at + length + line[at + length..].chars().next().map_or(0, char::len_utf8);
         let Some(name) = OPTIONS.into_iter().find(|option| *option == &line[at..at + length]) else { continue };
         let is_sure = line[start..].starts_with("--")
             || matches!(name, "n" | "no" | "negative_prompt")
-            || line
-                .get(value..)
-                .is_some_and(|value| value.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit()));
+            || line[value..].trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit());
         if is_sure && !quoted.contains(&start) {
             if name == PROMPT {
                 quoted = in_quotes(line, value).unwrap_or(0..0);
@@ -269,7 +268,7 @@ fn value<'a>(line: &'a str, all: &[Found], number: usize) -> &'a str {
 
 /// What stands in quotes at a place, if a space or the end is behind them.
 fn in_quotes(line: &str, from: usize) -> Option<std::ops::Range<usize>> {
-    let rest = line.get(from..)?;
+    let rest = &line[from..];
     let start = from + rest.len() - rest.trim_start().len();
     let quote = line[start..].chars().next().filter(|c| matches!(c, '"' | '\''))?;
     let ends = line[start + 1..].match_indices(quote).map(|(at, _)| start + 1 + at);
@@ -304,6 +303,8 @@ mod tests {
             ("--prompt \"it's a dog\"", Some("it's a dog")),
             ("--prompt=\"a red dog\"", Some("a red dog")),
             ("--prompt \"\"", None),
+            ("--prompt\u{3000}a red dog\u{3000}--seed\u{3000}3", Some("a red dog")),
+            ("a red dog --seed\u{3000}\u{ff13}", Some("a red dog")),
             ("a red dog \u{2014}n bad", Some("a red dog")),
             ("a red dog \u{2013}w 512", Some("a red dog")),
             ("a dog \u{2014}i think \u{2014} and a cat", Some("a dog \u{2014}i think \u{2014} and a cat")),
