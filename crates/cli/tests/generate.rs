@@ -198,10 +198,11 @@ fn samplers() {
     folder.edit_json("model/scheduler/scheduler_config.json", "timestep_spacing", "leading");
     let model = folder.path("model");
     let [euler_a, ddpm] = ["euler_a", "ddpm"].map(|name| {
-        let words =
-            format!("--steps 6 --seed 3 --sampler {name} --out leading-{name} --save-latents {name}.safetensors");
+        let words = format!(
+            "--steps 6 --seed 3 --sampler {name} --out leading-{name} --save-latents leading-{name}.safetensors"
+        );
         folder.generate(model.to_str().unwrap(), &["a red dog"], &words).ok();
-        folder.tensors(&format!("{name}.safetensors")).remove("x_0").unwrap()
+        folder.tensors(&format!("leading-{name}.safetensors")).remove("x_0").unwrap()
     });
     assert!(relative_error(&euler_a, &ddpm) < 1e-4);
     // one image is the same beside another
