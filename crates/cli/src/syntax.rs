@@ -1,6 +1,6 @@
 //! Prompts written for another program: what has a meaning there and none here.
 
-use diffusion::prompts::foreign_option;
+use diffusion::prompts::{foreign_option, unknown_option};
 use std::collections::HashSet;
 
 /// Warns of each kind once, with its first prompt.
@@ -25,6 +25,8 @@ pub fn warn<'a>(prompts: impl Iterator<Item = &'a str>) {
         "the prompt is the same in all steps here, and the brackets are read as text; write the words alone",
         "no embedding is loaded here, and its name is read as text; leave it out",
         "options of another program are read as text here; leave them out, there are options and settings of comat",
+        "weights of parts have no meaning here, and colons and number are read as text; write the words alone",
+        "the quotes are read as text; leave them out",
     ];
     for ((first, count), advice) in first.iter().zip(counts).zip(ADVICE) {
         if let Some((found, prompt)) = first {
@@ -34,7 +36,7 @@ pub fn warn<'a>(prompts: impl Iterator<Item = &'a str>) {
     }
 }
 
-const KINDS: usize = 7;
+const KINDS: usize = 9;
 
 /// What there is of each kind.
 fn all(prompt: &str) -> [Option<&str>; KINDS] {
@@ -45,8 +47,31 @@ fn all(prompt: &str) -> [Option<&str>; KINDS] {
         choice(prompt),
         editing(prompt),
         embedding(prompt),
-        foreign_option(prompt),
+        foreign_option(prompt).or_else(|| unknown_option(prompt)),
+        part(prompt),
+        quoted(prompt),
     ]
+}
+
+/// Midjourney's `hot::2 dog`
+fn part(prompt: &str) -> Option<&str> {
+    prompt.match_indices("::").find_map(|(at, _)| {
+        let start = prompt[..at].rfind(char::is_whitespace).map_or(0, |space| space + 1);
+        let end = at + prompt[at..].find(|c: char| c.is_whitespace() || c == ',').unwrap_or(prompt.len() - at);
+        let weight = &prompt[at + 2..end];
+        (start < at && (weight.is_empty() || weight.parse::<f64>().is_ok())).then(|| &prompt[start..end])
+    })
+}
+
+/// The whole prompt in quotes.
+fn quoted(prompt: &str) -> Option<&str> {
+    const PAIRS: [(char, char); 3] = [('"', '"'), ('\'', '\''), ('\u{201c}', '\u{201d}')];
+    let prompt = prompt.trim();
+    let inside = PAIRS.iter().find_map(|(open, close)| {
+        let inside = prompt.strip_prefix(*open)?.strip_suffix(*close)?;
+        (!inside.contains([*open, *close])).then_some(inside)
+    })?;
+    (!inside.trim().is_empty()).then_some(prompt)
 }
 
 /// `(red:1.3)`, `((red))`
@@ -148,6 +173,13 @@ mod tests {
         assert_eq!(editing("a sign [sic]"), None);
         assert_eq!(embedding("a dog, (embedding:bad-hands:1.2)"), Some("embedding:bad-hands:1.2"));
         assert_eq!(foreign_option("a dog --ar 16:9 --v 6"), Some("--ar 16:9"));
+        assert_eq!(all("a dog --unknown 3")[6], Some("--unknown"));
+        assert_eq!(part("a red circle::2 square::1"), Some("circle::2"));
+        assert_eq!(part("hot:: dog"), Some("hot::"));
+        assert_eq!(part("a std::vector :: x"), None);
+        assert_eq!(quoted(" \"a red dog\" "), Some("\"a red dog\""));
+        assert_eq!(quoted("\u{201c}a red dog\u{201d}"), Some("\u{201c}a red dog\u{201d}"));
+        assert_eq!(quoted("\"a\" or \"b\""), None);
         assert_eq!(choice("a {red|blue} dog"), Some("{red|blue}"));
         assert_eq!(choice("a __colour__ dog"), Some("__colour__"));
         for plain in ["a dog (a poodle), 1:2, <3, snake_case", "(ü:x) (:", "{", "__"] {

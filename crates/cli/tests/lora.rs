@@ -184,6 +184,25 @@ fn check_tells_errors_from_warnings() {
     );
 }
 
+/// The original program's blocks are counted by the model's own layers, of which this one has one in a block.
+#[test]
+fn check_counts_blocks_as_the_model_has_them() {
+    let folder = Folder::new();
+    let other = fixture(SD1);
+    let (unet, _) = models::tensors::read(&other.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    let shape = unet["down_blocks.1.resnets.0.time_emb_proj.weight"].size();
+    let ones = |shape: [i64; 2]| Tensor::ones(shape, (Kind::Float, tch::Device::Cpu));
+    // with two layers in a block, the fourth would be the step down in size
+    let name = "lora_unet_input_blocks_3_0_emb_layers_1";
+    let all = [
+        (format!("{name}.lora_down.weight"), ones([2, shape[1]])),
+        (format!("{name}.lora_up.weight"), ones([shape[0], 2])),
+    ];
+    folder.write_tensors(OURS, models::tensors::Tensors::from(all));
+    let done = folder.comat(&["lora", "check", OURS, "--model", other.to_str().unwrap()]).ok();
+    assert!(done.stdout.contains("no errors"), "{}", done.stdout);
+}
+
 #[test]
 fn what_is_refused() {
     let folder = folder();

@@ -71,6 +71,11 @@ fn what_cannot_be_mixed_in() {
     folder.write("images/0.png", "no image");
     folder.write("images/1.png", "no image");
     folder.write("images/2.png", "no image");
-    let done = folder.train("output=broken mixed.pairs=images mixed.timesteps=[1,999]");
-    assert!(done.code == Some(1) && done.stderr.contains("not one of the images can be read"), "{done:?}");
+    // before the first step, and before there is a run
+    let broken = "output=broken mixed.pairs=images mixed.timesteps=[1,999]";
+    for words in [broken.to_owned(), format!("{broken} --dry-run")] {
+        let done = folder.train(&words);
+        let said = "mixed.pairs: none of 3 images can be read";
+        assert!(done.code == Some(1) && done.stderr.contains(said) && !folder.exists("broken"), "{words}: {done:?}");
+    }
 }

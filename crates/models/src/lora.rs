@@ -270,7 +270,11 @@ impl Trainable {
 
 /// Of a UNet: pairs of residual block and attention in a level, on the way down.
 fn layers_per_block(weights: &Weights) -> usize {
-    (0..).take_while(|i| weights.get(&format!("down_blocks.0.resnets.{i}.conv1.weight")).is_some()).count()
+    pairs_in_a_level(|layer| weights.get(&format!("{layer}.weight")).is_some())
+}
+
+fn pairs_in_a_level(has: impl Fn(&str) -> bool) -> usize {
+    (0..).take_while(|i| has(&format!("down_blocks.0.resnets.{i}.conv1"))).count()
 }
 
 fn views(flat: &Tensor, shapes: &[Vec<i64>]) -> Vec<Tensor> {

@@ -28,10 +28,14 @@ pub struct Check {
 
 pub fn run(mut args: Check, console: &Console) -> Result<()> {
     fetch::adapter("FILE", &mut args.file, console)?;
-    let file = AdapterFile::read(&args.file)?;
     let model = match &args.model {
         Some(folder) => Some(layers(folder)?),
         None => None,
+    };
+    let file = match &model {
+        // by which the original program's names of blocks are counted
+        Some(model) => AdapterFile::read_for(&args.file, check::layers_per_block(model))?,
+        None => AdapterFile::read(&args.file)?,
     };
     let problems = check::check(&file, model.as_ref())?;
     for problem in &problems {

@@ -57,6 +57,9 @@ impl Trainer {
             }
         };
         let mixed = Mixed::open(&session)?;
+        if let Some(mixed) = &mixed {
+            mixed.look_at_some(&session)?;
+        }
         let Progress { step, skipped, skipped_in_a_row } = progress;
         Ok(Self {
             group,

@@ -40,6 +40,11 @@ impl fmt::Display for Problem {
 /// The layers of a model's networks, each with the shape of its weight.
 pub type Layers = BTreeMap<Network, Layout>;
 
+/// Of a model's UNet: pairs of residual block and attention in a level, on the way down.
+pub fn layers_per_block(layers: &Layers) -> usize {
+    layers.get(&Network::UNet).map_or(2, |unet| super::pairs_in_a_level(|layer| unet.contains_key(layer)))
+}
+
 /// Looks at everything. Without a model the UNet's layers are those of the published one that the file's shapes point to, if any.
 pub fn check(file: &AdapterFile, model: Option<&Layers>) -> Result<Vec<Problem>> {
     let mut all = Problems(vec![]);
