@@ -7,7 +7,8 @@ fn main() {
     let lib = PathBuf::from(env::var("DEP_TORCH_EXT_LIBTORCH_LIB").expect("torch-ext must be a direct dependency"));
     let include = lib.parent().expect("libtorch/lib has a parent").join("include");
     println!("cargo:rerun-if-changed=cpp");
-    let library = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("libstand_in.so");
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let (library, witness) = (out.join("libstand_in.so"), out.join("libwitness.so"));
     let mut build = cc::Build::new();
     build
         .cpp(true)
@@ -26,5 +27,10 @@ fn main() {
     let status = link.status().expect("a C++ compiler");
     assert!(status.success(), "{link:?}: {status}");
     println!("cargo:rustc-env=STAND_IN={}", library.display());
+    let mut link = cc::Build::new().pic(true).debug(false).get_compiler().to_command();
+    let status =
+        link.arg("-shared").arg("cpp/witness.c").arg("-o").arg(&witness).arg("-ldl").status().expect("a C compiler");
+    assert!(status.success(), "{link:?}: {status}");
+    println!("cargo:rustc-env=WITNESS={}", witness.display());
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display()); // this package's own tests
 }

@@ -12,7 +12,22 @@ use std::process::ExitCode;
 /// names begin; none: all of them.
 const ON_THE_STAND_IN: [(&[&str], &[&str]); 2] = [
     (&["caption", "discriminator", "replay", "waits"], &[]),
-    (&["program"], &["evaluate::", "fidelity::", "precision::", "prepare::", "segment::", "trace::"]),
+    (
+        &["program"],
+        &[
+            "attention::",
+            "evaluate::",
+            "fidelity::",
+            "generate::",
+            "mixed::",
+            "precision::",
+            "prepare::",
+            "segment::",
+            "trace::",
+            "train::offloading",
+            "watch::",
+        ],
+    ),
 ];
 
 /// Runs `cargo test`, for all packages unless `args` choose some; its exit code is ours. With `stand_in` on the stand-in for a GPU.

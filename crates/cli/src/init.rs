@@ -92,9 +92,9 @@ struct Known {
 }
 
 impl Known {
-    /// The preset with every setting and its comment, and those that extend it: the recommended one, and the one for little memory.
+    /// The preset with every setting and its comment, then those that extend it, the one for little memory last.
     fn presets(&self) -> &'static [&'static str] {
-        if self.xl { &["sdxl", "sdxl-16gb"] } else { &["sd15", "sd15-recommended", "sd15-8gb"] }
+        if self.xl { &["sd15", "sdxl", "sdxl-16gb"] } else { &["sd15", "sd15-recommended", "sd15-8gb"] }
     }
 
     /// Whether the networks can stay on the device beside an adapter of the published rank.

@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use crate::common::{Done, Folder};
+use crate::common::{Done, Folder, SD1};
 use models::tokenizer::ClipTokenizer;
 use serde_json::Value;
 use std::fs;
@@ -132,4 +132,22 @@ fn the_discriminator_has_figures_of_its_own() {
         assert!(step["discriminator_grad_norm"].as_f64().is_some_and(|norm| norm > 0.0), "{step}");
         assert_eq!(step["discriminator_skipped"], 0);
     }
+}
+
+/// What is finite on the way there can be too much on the way back; and so can a discriminator of its own.
+#[test]
+fn later_parts_are_named_too() {
+    let folder = Folder::of_run_on_copies();
+    let skipped = |output: &str, words: &str| {
+        let done = fine(folder.train(&format!("output={output} train.steps=2 sampling.steps=2 {words}")));
+        let parts = events(&folder, output, "skipped").into_iter().map(|event| event["not_finite"].clone());
+        (parts.collect::<Vec<_>>(), done)
+    };
+    let (parts, done) = skipped("gradients", "captioner.weight=1e300");
+    assert_eq!(parts, ["gradients", "gradients"], "{done:?}");
+
+    folder.copy(SD1, "judge");
+    poison(&folder, "judge/unet/diffusion_pytorch_model.safetensors", "conv_in.weight");
+    let (parts, done) = skipped("discriminator", "fidelity.rank=2 fidelity.model=judge");
+    assert_eq!(parts, ["discriminator", "discriminator"], "{done:?}");
 }

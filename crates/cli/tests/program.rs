@@ -12,6 +12,7 @@ mod attention;
 mod bad_input;
 mod demo;
 mod doctor;
+mod durable;
 mod entities;
 mod errors;
 mod evaluate;

@@ -12,9 +12,8 @@ use models::{
 use optim::{Ema, Stateful, Updater};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fs::{self, File},
-    io::Write,
+    collections::HashMap,
+    fs,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -87,7 +86,7 @@ pub fn save(root: &Path, state: &State, parts: &Parts, config: &Config) -> Resul
         if partial.exists() {
             fs::remove_dir_all(&partial).map_err(Error::io(&partial))?;
         }
-        fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
+        models::make_folder(&partial)?;
         lora::write_peft(&adapter.lora, &partial.join(ADAPTER))?;
         tensors::write(&partial.join(OPTIMIZER), &moments(adapter, optimizer), metadata(optimizer))?;
         if let Some(Discriminator { trained, optimizer, skipped, .. }) = discriminator {
@@ -100,9 +99,9 @@ pub fn save(root: &Path, state: &State, parts: &Parts, config: &Config) -> Resul
         if let Some(ema) = ema {
             lora::write_peft(&ema.lora(adapter), &partial.join(EMA))?;
         }
-        write_text(&partial.join("config.toml"), &toml::to_string(config)?)?;
-        write_text(&partial.join(STATE), &serde_json::to_string_pretty(state)?)?;
-        write_text(&latest, &name)?; // all that needs room on the disk is written now
+        models::write_text(&partial.join("config.toml"), &toml::to_string(config)?)?;
+        models::write_text(&partial.join(STATE), &serde_json::to_string_pretty(state)?)?;
+        models::write_text(&latest, &name)?; // all that needs room on the disk is written now
         let before = root.join(format!("{name}{REPLACED}"));
         if folder.exists() {
             // the same step, saved again after a resume: until the new one is there, the old one is found by this name
@@ -297,30 +296,6 @@ fn flat_of(file: &Path, prefix: &str, tensors: &Tensors, trained: &Trainable) ->
     Ok(Tensor::cat(&parts.collect::<Result<Vec<_>, _>>()?, 0))
 }
 
-/// Settings that differ from those the checkpoint was made with, as `key: before → now`.
-pub fn changed_settings(path: &Path, config: &Config) -> Result<Vec<String>> {
-    let file = path.join("config.toml");
-    let text = fs::read_to_string(&file).map_err(Error::io(&file))?;
-    let (mut before, mut now) = (BTreeMap::new(), BTreeMap::new());
-    flatten("", &toml::from_str(&text).map_err(|e| Error::file(&file, e.message()))?, &mut before);
-    flatten("", &toml::Value::try_from(config)?, &mut now);
-    let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
-    let text =
-        |side: &BTreeMap<String, String>, key: &String| side.get(key).map_or("nothing".to_owned(), String::clone);
-    let changed = keys.into_iter().filter(|key| before.get(*key) != now.get(*key));
-    Ok(changed.map(|key| format!("{key}: {} → {}", text(&before, key), text(&now, key))).collect())
-}
-
-fn flatten(path: &str, value: &toml::Value, out: &mut BTreeMap<String, String>) {
-    match value {
-        toml::Value::Table(table) => {
-            let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-            table.iter().for_each(|(key, value)| flatten(&join(key), value, out));
-        }
-        value => _ = out.insert(path.to_owned(), value.to_string()),
-    }
-}
-
 /// The checkpoint that `--resume latest` or `--resume DIR` means; `auto` is the latest, or none where there is none yet.
 pub fn find(root: &Path, which: &str) -> Result<Option<PathBuf>> {
     if which != "latest" && which != "auto" {
@@ -362,11 +337,6 @@ pub fn steps(root: &Path) -> Result<Vec<(u64, PathBuf)>> {
     found.sort(); // `step-7` before `step-7.replaced`
     found.dedup_by_key(|(step, _)| *step);
     Ok(found)
-}
-
-fn write_text(path: &Path, text: &str) -> Result<()> {
-    let mut file = File::create(path).map_err(Error::io(path))?;
-    Ok(file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(path))?)
 }
 
 #[cfg(test)]

@@ -38,7 +38,14 @@ pub struct Replay<'a> {
 impl Replay<'_> {
     /// Adds to `gradients` what the cotangent `dL/dx_0` gives for every leaf.
     /// The losses of the steps themselves join on the way. Returns their values.
-    pub fn run(&self, trajectory: &Trajectory, cotangent: Tensor, gradients: &mut Gradients) -> Result<Values> {
+    /// `each` is called after every backward pass; its error ends the replay, and a part of the gradients is added then.
+    pub fn run(
+        &self,
+        trajectory: &Trajectory,
+        cotangent: Tensor,
+        gradients: &mut Gradients,
+        mut each: impl FnMut() -> Result<()>,
+    ) -> Result<Values> {
         let mut g = cotangent;
         let mut values = vec![];
         let first = trajectory.before.keys().next().copied().unwrap_or(usize::MAX);
@@ -56,6 +63,7 @@ impl Replay<'_> {
                     if let Some(through_input) = through_input {
                         let _ = cut(&next).g_add_(&(through_input * self.discount));
                     }
+                    each()?;
                 }
             }
             g = next;

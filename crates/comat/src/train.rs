@@ -228,7 +228,7 @@ impl Trainer {
 }
 
 /// One iteration, section 1 of the method: adds `dL/d adapter` to the gradients. Of a share of a batch, it is the share's part of the
-/// batch's losses and gradients. `each` is called after every denoising step and between the parts; its error ends the iteration.
+/// batch's losses and gradients. `each` is called after every denoising step, there and back, and between the parts; its error ends the iteration.
 ///
 /// # Errors
 /// [`finite::NotFinite`], among others. What has come to the gradients until then is a part of them.
@@ -327,7 +327,7 @@ pub fn iterate(
         leaves: &adapter.lora.matrices(),
         losses,
     };
-    let of_steps = replay.run(&walked, cotangent, gradients)?;
+    let of_steps = replay.run(&walked, cotangent, gradients, each)?;
     let of_steps = |name| of_steps.get(name).copied().unwrap_or_default();
     let phases = Phases { trajectory, decode, caption, reward, fidelity, segment, replay: clock.end() };
     Ok(Outcome {

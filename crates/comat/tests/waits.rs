@@ -1,20 +1,13 @@
-//! How often an iteration waits for the device: the operators that read a value, counted by part. On the CPU nothing waits, but the
+//! How often an iteration waits for the device: the operators that read a value, counted by part of the very one that trains. On the CPU nothing waits, but the
 //! operators are those of a GPU.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
 
-use comat::{
-    adapter,
-    batch::Batch,
-    replay::{Mode, Replay},
-    session::Session,
-    share::Share,
-};
-use diffusion::trajectory;
+use comat::{adapter, batch::Batch, replay::Mode, session::Session, share::Share, train::iterate};
 use optim::Gradients;
 use ranks::ProcessGroup;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, VecDeque},
     path::Path,
 };
 use torch_ext::{
@@ -25,7 +18,7 @@ use torch_ext::{
 const PROMPTS: [&str; 2] = ["a red dog and a blue cat", "two green cars"];
 const STEPS: usize = 6;
 
-fn session(dtype: &str) -> Session {
+fn session(dtype: &str, mode: Mode) -> Session {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("run.toml");
@@ -33,78 +26,91 @@ fn session(dtype: &str) -> Session {
         "output = 'none'\n[model]\npath = '{0}/pipeline_sd1'\ndtype = '{dtype}'\ndevice = '{1}'\n\
          [captioner]\npath = '{0}/blip'\n[prompts]\ntrain = 'none.txt'\n\
          [sampling]\nsteps = {STEPS}\nsize = '48x32'\n[lora]\nrank = 3\n[train]\nbatch_size = 2\n\
-         [anchor]\nweight = 1.0\n",
+         [replay]\ntracked = {STEPS}\nmode = '{2}'\nmax_cotangent = 0.5\n[anchor]\nweight = 1.0\n",
         fixtures.display(),
         device_name(),
+        if mode == Mode::Chained { "chained" } else { "detached" },
     );
     std::fs::write(&file, text).unwrap();
     Session::open(config::read(&file, &[]).unwrap()).unwrap()
 }
 
-/// What each part asked for, in the order of an iteration.
-fn counted(dtype: &str, mode: Mode) -> [(&'static str, BTreeMap<String, u64>); 4] {
-    let mut session = session(dtype);
-    let adapter = adapter::start(&session).unwrap().trainable(session.latent_kind(), device());
-    let batch =
-        Batch::of(0, 0..1, PROMPTS.len(), &ProcessGroup::alone(), |place| Ok(PROMPTS[place as usize].into())).unwrap();
-    let draws = batch.draws(&session).unwrap();
-    let tracked: BTreeSet<usize> = (0..STEPS).collect();
-    let text = session.text(&PROMPTS).unwrap();
-    let original = session.anchor(&PROMPTS, &tracked).unwrap().unwrap();
-    let (frozen, branched) = (session.frozen(&adapter.lora).unwrap(), session.branched(&adapter.lora).unwrap());
-    let mut gradients = Gradients::zeros(&adapter);
-
-    let operators = Operators::start().unwrap();
-    let denoiser = session.denoiser(frozen.as_ref());
-    let predict = denoiser.conditioned_on(&text);
-    let walked = trajectory::walk(predict, &session.sampler, draws.start, &tracked, draws.noise, || Ok(())).unwrap();
-    let trajectory = operators.take();
-    let (images, passed) = session.decode_there(&walked.latents).unwrap();
-    let mut decode = operators.take();
-    let caption = session.captioner.with_cotangent(&images, &Share::whole(&PROMPTS), &draws.crops).unwrap();
-    let captioned = operators.take();
-    let cotangent = session.decode_cotangent(&walked.latents, passed, &caption.cotangent).unwrap();
-    for (name, count) in operators.take() {
-        *decode.entry(name).or_default() += count;
-    }
-    let anchored = original.pull(tracked);
-    let replay = Replay {
-        denoiser: &session.denoiser(branched.as_ref()),
-        sampler: &session.sampler,
-        text: &text,
-        mode,
-        discount: 1.0,
-        unconditional: true,
-        max_cotangent: 0.5,
-        micro_batch: 0,
-        batch: PROMPTS.len(),
-        leaves: &adapter.lora.matrices(),
-        losses: vec![&anchored],
-    };
-    replay.run(&walked, cotangent, &mut gradients).unwrap();
-    [("trajectory", trajectory), ("decode", decode), ("caption", captioned), ("replay", operators.take())]
+fn batch() -> Batch {
+    Batch::of(0, 0..1, PROMPTS.len(), &ProcessGroup::alone(), |place| Ok(PROMPTS[place as usize].into())).unwrap()
 }
 
-fn reads(counted: &BTreeMap<String, u64>) -> u64 {
+/// What a training step's iteration asked for: up to its first denoising step, in the other ones, to decode, for the captioner and the
+/// way back to the latents, and in every replayed step; then what was left.
+struct Counted {
+    start: Counts,
+    steps: Vec<Counts>,
+    decode: Counts,
+    caption: Counts,
+    replay: Vec<Counts>,
+    end: Counts,
+}
+
+type Counts = BTreeMap<String, u64>;
+
+fn counted(dtype: &str, mode: Mode) -> Counted {
+    let mut session = session(dtype, mode);
+    let adapter = adapter::start(&session).unwrap().trainable(session.latent_kind(), device());
+    let draws = batch().draws(&session).unwrap();
+    assert_eq!((draws.tracked.len(), draws.anchor.len()), (STEPS, STEPS));
+    let (share, mut gradients, mut parts) = (Share::whole(&PROMPTS), Gradients::zeros(&adapter), VecDeque::new());
+
+    let operators = Operators::start().unwrap();
+    let each = || {
+        parts.push_back(operators.take());
+        Ok(())
+    };
+    iterate(&mut session, &adapter, &share, draws, vec![], &mut gradients, each).unwrap();
+    let end = operators.take();
+    let mut next = |count: usize| parts.drain(..count).collect::<Vec<_>>();
+    let (mut start, steps, mut between, replay) = (next(1), next(STEPS - 1), next(2), next(STEPS));
+    let (caption, decode) = (between.pop().unwrap(), between.pop().unwrap());
+    assert!(parts.is_empty(), "it was asked {} times more than it has parts", parts.len());
+    Counted { start: start.pop().unwrap(), steps, decode, caption, replay, end }
+}
+
+fn reads(counted: &Counts) -> u64 {
     counted.iter().filter(|(name, _)| name.starts_with("aten::")).map(|(_, count)| count).sum()
 }
 
-/// The way there reads nothing; the way back once at its end (the losses of its steps), and in float16 once a backward pass, of which the
-/// anchor has one more in `chained` mode: whether the scaled gradients are finite.
+/// The denoising steps read nothing. A replayed step reads nothing, and in float16 once a backward pass, of which the anchor has one more
+/// in `chained` mode, whether the scaled gradients are finite. The losses of the steps are read once at the end.
 #[test]
 fn the_device_is_seldom_waited_for() {
     for (dtype, mode, most) in [
-        ("float32", Mode::Detached, 1),
-        ("bfloat16", Mode::Chained, 1),
-        ("float16", Mode::Detached, STEPS as u64 + 1),
-        ("float16", Mode::Chained, 2 * STEPS as u64 + 1),
+        ("float32", Mode::Detached, 0),
+        ("bfloat16", Mode::Chained, 0),
+        ("float16", Mode::Detached, 1),
+        ("float16", Mode::Chained, 2),
     ] {
-        let parts = counted(dtype, mode);
-        for (part, counts) in &parts {
-            println!("{dtype}, {mode:?}, {part}: {counts:?}");
-        }
-        assert_eq!(reads(&parts[0].1), 0, "{dtype}, {mode:?}");
-        let way_back = reads(&parts[3].1);
-        assert!(way_back <= most, "{dtype}, {mode:?}: {way_back}");
+        let Counted { start, steps, decode, caption, replay, end } = counted(dtype, mode);
+        println!("{dtype}, {mode:?}:\n  start {start:?}\n  steps {steps:?}\n  decode {decode:?}");
+        println!("  caption {caption:?}\n  replay {replay:?}\n  end {end:?}");
+        assert!(steps.iter().all(|step| step.is_empty()), "{dtype}, {mode:?}: {steps:?}");
+        // the first one has whatever comes before it
+        assert!(replay[1..].iter().all(|step| reads(step) <= most), "{dtype}, {mode:?}: {replay:?}");
+        assert!(reads(&end) <= 1, "{dtype}, {mode:?}: {end:?}");
+    }
+}
+
+/// Ctrl-C ends an iteration after the denoising step under way, on the way there and on the way back, and between its parts.
+#[test]
+fn an_iteration_ends_where_it_is_asked_to() {
+    let _alone = Operators::start().unwrap(); // or they would be counted by the test beside it
+    let mut session = session("float32", Mode::Detached);
+    let adapter = adapter::start(&session).unwrap().trainable(session.latent_kind(), device());
+    for last in 1..=2 * STEPS + 2 {
+        let (draws, mut calls) = (batch().draws(&session).unwrap(), 0);
+        let each = || {
+            calls += 1;
+            if calls < last { Ok(()) } else { Err(anyhow::anyhow!("enough")) }
+        };
+        let mut gradients = Gradients::zeros(&adapter);
+        let ended = iterate(&mut session, &adapter, &Share::whole(&PROMPTS), draws, vec![], &mut gradients, each);
+        assert_eq!((ended.err().unwrap().to_string(), calls), ("enough".into(), last));
     }
 }

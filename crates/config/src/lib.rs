@@ -2,6 +2,7 @@
 
 mod anchor;
 mod attention;
+mod changes;
 mod extends;
 mod fetching;
 mod fidelity;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 pub use ::ranks::Backend;
 pub use anchor::Anchor;
 pub use attention::{Attention, Form, Segmenter};
+pub use changes::changed_settings;
 pub use diffusion::settings::{Adapter, Dtype, HubOf, Location, SamplerKind, Sampling, Scaled, Where};
 pub use fetching::fetch_tokenizer;
 pub use fidelity::Fidelity;

@@ -199,7 +199,7 @@ impl Store {
     }
 
     fn make_room(&self, prompts: usize) -> Result<()> {
-        fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+        models::make_folder(&self.folder)?;
         let needed = self.index.origin.bytes() * prompts as u64;
         let free = fs4::available_space(&self.folder).map_err(Error::io(&self.folder))?;
         if needed > free {

@@ -34,4 +34,6 @@ pub mod weights;
 mod whole;
 
 pub use error::{Error, Result};
-pub use whole::{digest, hex, place, remove_partial, sync, sync_folder, write_durable, write_text, write_whole};
+pub use whole::{
+    digest, hex, make_folder, place, remove_partial, sync, sync_folder, write_durable, write_text, write_whole,
+};

@@ -136,6 +136,25 @@ pub fn sync_folder(folder: &Path) -> crate::Result<()> {
     sync(&file).map_err(Error::io(folder))
 }
 
+/// Makes a folder, and those above it that are not there, with their names on the disk in the end, where the folder above can be read.
+///
+/// # Errors
+/// A folder that cannot be made.
+pub fn make_folder(folder: &Path) -> crate::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder_of(folder);
+    make_folder(above)?;
+    match fs::create_dir(folder) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists || !folder.is_dir() => Err(Error::io(folder)(e)),
+        _ => {
+            let _ = sync_folder(above);
+            Ok(())
+        }
+    }
+}
+
 /// Has the system write a file to the disk, if it is on one: devices and some network file systems know no such thing.
 ///
 /// # Errors

@@ -18,10 +18,9 @@ use journal::{Journal, Looked};
 use lines::Lines;
 pub use lines::duration;
 use lock::Lock;
-use models::write_text;
 use models::{
-    Error,
     lora::{self, Lora},
+    write_text,
 };
 use ranks::{
     ProcessGroup,
@@ -167,7 +166,7 @@ impl Run {
         let folder = self.folder.join(folder);
         let name = self.folder.file_name().and_then(|n| n.to_str()).unwrap_or("comat");
         let (size, base) = (trainer.session.size, trainer.session.pipeline.base());
-        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        models::make_folder(&folder)?;
         lora::write_diffusers(lora, &folder.join("pytorch_lora_weights.safetensors"))?;
         let kohya = folder.join(format!("{name}.safetensors"));
         lora::write_kohya(lora, &kohya, base, name, (size.width, size.height))?;

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use models::Error;
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{File, TryLockError},
     path::Path,
 };
 
@@ -18,7 +18,7 @@ impl Lock {
     /// # Errors
     /// Another process has locked it; a folder that cannot be written to.
     pub fn take(folder: &Path) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        models::make_folder(folder)?;
         let path = folder.join(".lock");
         let file = File::options().create(true).append(true).open(&path).map_err(Error::io(&path))?;
         match file.try_lock() {

@@ -5,7 +5,7 @@ use anyhow::Result;
 use comat::{batch, replay::chunks, session::Session, train::Trainer};
 use diffusion::word_maps::{self, Looks, Word};
 use images::{Image, slug};
-use models::{Error, lora::Lora};
+use models::lora::Lora;
 use runlog::samples::{GRID, images};
 use serde_json::json;
 use std::{
@@ -68,7 +68,7 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
     let Round { step, folder, watched, at_a_time } = round;
     let (step, watched, at_a_time) = (*step, *watched, *at_a_time);
     let config = session.config.clone();
-    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    models::make_folder(folder)?;
     let (unet, sampler) = (session.frozen(lora)?, session.of_samples.clone());
     let mut drawn = vec![];
     let mut maps = word_maps::Store::default();
@@ -149,7 +149,7 @@ fn panel(
     first: Option<Looks>,
     now: &Looks,
 ) -> Result<()> {
-    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    models::make_folder(folder)?;
     let now_at = format!("step {step}");
     let mut rows = vec![(now_at.as_str(), now)];
     if let Some(first) = first.as_ref().filter(|first| step > 0 && first.maps.size() == now.maps.size()) {

@@ -269,7 +269,7 @@ fn gather(share: Round, session: &Session, run: &Run, group: &ProcessGroup) -> R
 
 fn write_best(validation: &Validation) -> Result<()> {
     let folder = validation.folder.join("best");
-    fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    models::make_folder(&folder)?;
     let text = serde_json::to_string_pretty(&validation.best)?;
     Ok(models::write_text(&validation.best_path(), &text)?)
 }

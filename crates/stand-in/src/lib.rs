@@ -18,3 +18,12 @@ pub const LOG: &str = "STAND_IN_LOG";
 pub fn library() -> &'static Path {
     Path::new(env!("STAND_IN"))
 }
+
+/// Another library to preload. It writes down what a process has the system write to the disk, makes, renames and removes, as lines of
+/// what, path and new path, with tabs between them.
+pub fn witness() -> &'static Path {
+    Path::new(env!("WITNESS"))
+}
+
+/// The variable that names the file which receives those lines.
+pub const WITNESS_LOG: &str = "WITNESS_LOG";

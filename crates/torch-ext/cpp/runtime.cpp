@@ -38,6 +38,22 @@ char* ext_set_deterministic(bool on) {
   });
 }
 
+// Whether: [0] algorithms and [1] cuDNN are deterministic, [2] cuDNN tries its algorithms, [3] matrix products and [4] convolutions
+// may use TF32.
+char* ext_cuda_flags(bool* out) {
+  return guarded([&] {
+    const auto& context = at::globalContext();
+    const auto tf32 = [&](at::Float32Op op) {
+      return context.float32Precision(at::Float32Backend::CUDA, op) == at::Float32Precision::TF32;
+    };
+    out[0] = context.deterministicAlgorithms();
+    out[1] = context.deterministicCuDNN();
+    out[2] = context.benchmarkCuDNN();
+    out[3] = tf32(at::Float32Op::MATMUL);
+    out[4] = tf32(at::Float32Op::CONV);
+  });
+}
+
 // Bytes: [0] held by tensors now, [1] the most since the last reset.
 char* ext_cuda_memory(int device, int64_t* out) {
   return guarded([&] {

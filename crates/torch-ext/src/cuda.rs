@@ -8,6 +8,7 @@ unsafe extern "C" {
     fn ext_allow_tf32(allow: bool) -> *mut c_char;
     fn ext_allow_tf32_convolutions(allow: bool) -> *mut c_char;
     fn ext_set_deterministic(on: bool) -> *mut c_char;
+    fn ext_cuda_flags(out: *mut bool) -> *mut c_char;
 }
 
 /// Brings the CUDA half of libtorch into this process. Call it first thing in `main`: libtorch looks for its CUDA
@@ -43,6 +44,26 @@ pub fn set_deterministic(on: bool) -> Result<()> {
     check(unsafe { ext_set_deterministic(on) })
 }
 
+/// How CUDA computes in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flags {
+    /// Of libtorch's own kernels, and of cuDNN's.
+    pub deterministic: (bool, bool),
+    /// Whether cuDNN tries its algorithms and takes the fastest.
+    pub benchmark: bool,
+    /// Whether matrix products and convolutions may use TF32.
+    pub tf32: (bool, bool),
+}
+
+/// Those that are set, with or without a GPU.
+pub fn flags() -> Result<Flags> {
+    let mut all = [false; 5];
+    // SAFETY: it writes five of them.
+    check(unsafe { ext_cuda_flags(all.as_mut_ptr()) })?;
+    let [kernels, cudnn, benchmark, products, convolutions] = all;
+    Ok(Flags { deterministic: (kernels, cudnn), benchmark, tf32: (products, convolutions) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,12 +71,13 @@ mod tests {
     /// The flags are there without a GPU, too.
     #[test]
     fn flags_can_be_set_and_taken_back() {
-        for on in [false, true] {
-            allow_tf32_convolutions(on).unwrap();
-        }
+        assert_eq!(flags().unwrap().tf32, (false, true), "as PyTorch begins");
         for on in [true, false] {
             allow_tf32(on).unwrap();
+            allow_tf32_convolutions(!on).unwrap();
             set_deterministic(on).unwrap();
+            let expected = Flags { deterministic: (on, on), benchmark: !on, tf32: (on, !on) };
+            assert_eq!(flags().unwrap(), expected);
         }
     }
 }

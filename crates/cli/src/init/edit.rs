@@ -2,24 +2,28 @@
 
 use anyhow::{Context, Result};
 
-/// The value of `section.key` (the section is empty for keys at the top) becomes `value`, as TOML writes it.
+/// The value of `section.key` (the section is empty for keys at the top) becomes `value`, as TOML writes it. A key that is not there
+/// becomes the section's first line.
 ///
 /// # Errors
-/// The preset has no such line.
+/// The preset has no such section.
 pub fn set(text: &str, section: &str, key: &str, value: &str) -> Result<String> {
-    let (mut here, mut done) = (String::new(), false);
-    let lines: Vec<String> = text
-        .lines()
-        .map(|line| {
-            if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
-                here = name.to_owned();
-            }
-            let is_it = !done && here == section && line.split('=').next().is_some_and(|name| name.trim() == key);
-            done |= is_it;
-            if is_it { with_value(line, key, value) } else { line.to_owned() }
-        })
-        .collect();
-    done.then(|| lines.join("\n") + "\n").with_context(|| format!("the preset has no {section}.{key}"))
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let heading = |line: &String| line.starts_with('[');
+    let start = match section {
+        "" => 0,
+        _ => {
+            let is_it = |line: &String| line.strip_prefix('[').and_then(|rest| rest.split(']').next()) == Some(section);
+            1 + lines.iter().position(is_it).with_context(|| format!("the preset has no [{section}]"))?
+        }
+    };
+    let end = lines[start..].iter().position(heading).map_or(lines.len(), |length| start + length);
+    let is_it = |line: &String| line.split('=').next().is_some_and(|name| name.trim() == key);
+    match lines[start..end].iter().position(is_it) {
+        Some(place) => lines[start + place] = with_value(&lines[start + place], key, value),
+        None => lines.insert(start, format!("{key} = {value}")),
+    }
+    Ok(lines.join("\n") + "\n")
 }
 
 /// The comment stays in its column where there is room.
@@ -55,6 +59,8 @@ mod tests {
             (table["model"]["path"].as_str(), table["seed"].as_integer()),
             (Some("longer than before"), Some(3))
         );
-        assert!(set(&text, "model", "seed", "3").is_err());
+        let text = set(&text, "model", "seed", "4").unwrap();
+        assert!(text.contains("[model]\nseed = 4\npath = "), "{text}");
+        assert!(set(&text, "memory", "offload", "true").is_err());
     }
 }

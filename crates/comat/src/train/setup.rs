@@ -51,7 +51,7 @@ impl Trainer {
             Some(path) => {
                 let c = checkpoint::load(path, weights, &session.config, kind, device)?;
                 c.state.check(session.config.seed, &digest(&prompts), path)?;
-                changed = checkpoint::changed_settings(path, &session.config)?;
+                changed = config::changed_settings(&path.join("config.toml"), &session.config)?;
                 let State { step, skipped, skipped_in_a_row, .. } = c.state;
                 (c.adapter, c.optimizer, Progress { step, skipped, skipped_in_a_row })
             }
