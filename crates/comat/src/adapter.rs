@@ -6,7 +6,7 @@ use config::Scaled;
 use diffusion::random::{Purpose, stream};
 use models::lora::Lora;
 
-/// A fresh adapter as configured, or the sum of those that `lora.init` names, of its rank or a smaller one.
+/// A new adapter as configured, or the sum of the adapters that `lora.init` names, at their rank or a smaller one.
 pub fn start(session: &Session) -> Result<Lora> {
     let (config, weights, seed) = (&session.config.lora, &session.pipeline.weights, session.config.seed);
     let draw = |layer: usize, shape: &[i64]| Ok(stream(seed, Purpose::Adapter, 0, layer as u64)?.randn(shape)?);

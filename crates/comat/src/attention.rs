@@ -1,5 +1,5 @@
-//! What the attention losses need besides maps: which tokens of a prompt belong together, and where in the image their
-//! object is.
+//! Inputs of the attention losses besides the maps: which tokens of a prompt belong together, and where in the image
+//! their object is.
 
 use crate::loss::attention::Target;
 use anyhow::{Context, Result};
@@ -18,25 +18,26 @@ pub struct Subject {
     pub tokens: Vec<i64>,
 }
 
-/// Section 3 of the method, ready to be used on a batch.
+/// The attention losses (section 3 of the method), ready for use on a batch.
 pub struct Attention {
     pub config: config::Attention,
     segmenter: Resident<Box<dyn Segmenter>>,
-    /// By the text of the prompt.
+    /// Subjects by the text of the prompt.
     subjects: HashMap<String, Vec<Subject>>,
     explicit: HashMap<String, Vec<Entity>>,
     parser: Option<Parser>,
-    /// Whether it was said already that a prompt takes no part, and that a noun was not found.
+    /// Totals so far. A warning is logged for the first prompt without a subject, and for the first noun that was not
+    /// found.
     told: Counts,
 }
 
-/// What the losses found to work on in a batch.
+/// Counts of what the losses could use in a batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Counts {
     pub subjects: usize,
-    /// Of them, those that the segmenter did not find in their image.
+    /// Subjects that the segmenter did not find in their image.
     pub not_found: usize,
-    /// Prompts without a subject: they take no part.
+    /// Prompts without a subject; the attention losses ignore them.
     pub without: usize,
 }
 
@@ -60,7 +61,7 @@ impl Attention {
         }
     }
 
-    /// Unloads the segmenter whenever it has nothing to do.
+    /// Unloads the segmenter whenever it is not in use.
     pub fn offload(&mut self) {
         self.segmenter.unload();
     }
@@ -69,7 +70,7 @@ impl Attention {
         self.config.form
     }
 
-    /// Prompts whose file names their entities: those are taken, nothing is parsed.
+    /// Registers the entities that the prompt file names. Those prompts are not parsed.
     pub fn take_explicit(&mut self, prompts: &[Prompt]) -> Result<()> {
         for prompt in prompts {
             if let Some(entities) = prompt.found()? {
@@ -79,7 +80,7 @@ impl Attention {
         Ok(())
     }
 
-    /// Segments the images `[B, 3, H, W]` (0..1, not clamped), each by the nouns of its prompt.
+    /// Segments the images `[B, 3, H, W]` (0..1, not clamped); each image by the nouns of its prompt.
     pub fn targets(
         &mut self,
         images: &Tensor,
@@ -107,7 +108,7 @@ impl Attention {
         Ok((targets, counts))
     }
 
-    /// Says once of each kind what the log then only counts.
+    /// Warns once of each kind of problem; later ones are only counted in the log.
     fn tell(&mut self, prompts: &[&str], nouns: &[Vec<String>], counts: Counts) {
         if counts.without > 0 && self.told.without == 0 {
             let prompt = prompts.iter().zip(nouns).find(|(_, nouns)| nouns.is_empty()).map_or("", |(prompt, _)| prompt);
@@ -140,7 +141,7 @@ impl Attention {
         Ok(found)
     }
 
-    /// Opened for the first prompt that names no entities.
+    /// The parser; it is opened for the first prompt that names no entities.
     fn parser(&mut self) -> Result<&Parser> {
         if self.parser.is_none() {
             self.parser = Some(Parser::shipped()?);
@@ -149,8 +150,8 @@ impl Attention {
     }
 }
 
-/// The entities that the losses can use. A noun that stands for two entities cannot tell them apart, so both are dropped; a noun
-/// of the scene has no outline; of a prompt that is too long, what the text encoder does not see takes no part.
+/// The entities that the losses can use. Dropped are: two entities with the same noun, since the noun cannot tell them
+/// apart; nouns of the scene, which have no outline; and words of a long prompt that the text encoder does not see.
 fn subjects(prompt: &str, entities: &[Entity], mode: Mode, encoding: &Encoding) -> Vec<Subject> {
     let tokens = |part: &Range<usize>| encoding.tokens_of(part);
     let noun = |entity: &Entity| entity.noun(prompt);
@@ -172,7 +173,7 @@ fn subjects(prompt: &str, entities: &[Entity], mode: Mode, encoding: &Encoding) 
 mod tests {
     use super::*;
 
-    /// A token a word, of which the text encoder sees so many.
+    /// An encoding with one token per word, of which the text encoder sees the first `seen`.
     fn words(prompt: &str, seen: usize) -> Encoding {
         let mut spans = vec![None];
         let mut at = 0;
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!(found("a large coffee table", 99), expected(&[("coffee table", &[2, 3, 4])]));
     }
 
-    /// A modifier at least, fewer than four words, the head noun alone, a list of their own.
+    /// The authors' rule: at least one modifier, fewer than four words, only the head noun, and their own word list.
     #[test]
     fn the_authors_take_fewer() {
         let reference = |prompt| found_by(Mode::Reference, prompt, 99);

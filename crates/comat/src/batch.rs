@@ -1,4 +1,4 @@
-//! Which prompts a step sees, and its random draws.
+//! Selects the prompts of each step and draws its random numbers.
 
 use crate::{
     draws::{Draws, Noise},
@@ -19,7 +19,7 @@ use std::{collections::BTreeSet, ops::Range};
 use tch::Tensor;
 use torch_ext::Generator;
 
-/// The prompts in an order that is new in every epoch and depends on the seed alone.
+/// The order of the prompts. It is new in every epoch and depends only on the seed.
 pub struct Order {
     seed: u64,
     epoch: u64,
@@ -31,7 +31,7 @@ impl Order {
         Ok(Self { seed, epoch: 0, order: permutation(stream(seed, Purpose::Order, 0, 0)?, prompts)? })
     }
 
-    /// Which prompts the first so many samples of a run are of.
+    /// Indices of the prompts that the first `samples` samples of a run use.
     pub fn reached(seed: u64, prompts: usize, samples: u64) -> Result<BTreeSet<usize>> {
         let first = Self::new(seed, prompts)?.order;
         Ok(first.into_iter().take(usize::try_from(samples).unwrap_or(usize::MAX)).collect())
@@ -48,10 +48,11 @@ impl Order {
     }
 }
 
-/// One trajectory's samples, the `part`-th of a step: the prompts of all ranks, and which of them are this rank's.
+/// The samples of one trajectory, the `part`-th of a step: the prompts of all ranks, and which of them belong to this
+/// rank.
 pub struct Batch {
     step: u64,
-    /// Places in the step of this rank's samples.
+    /// Positions of this rank's samples in the step.
     pub places: Vec<u64>,
     prompts: Vec<String>,
     mine: Range<usize>,
@@ -72,7 +73,8 @@ impl Batch {
         Self::of(step, part..parts, size, group, prompt)
     }
 
-    /// The first of the `parts` that a step still has, each of so many samples; `prompt` gives that of a place in the step.
+    /// The first of the remaining `parts` of a step, each of `size` samples. `prompt` returns the prompt at a position
+    /// of the step.
     pub fn of(
         step: u64,
         parts: Range<usize>,
@@ -80,7 +82,7 @@ impl Batch {
         group: &ProcessGroup,
         prompt: impl FnMut(u64) -> Result<String>,
     ) -> Result<Self> {
-        // all samples of the step are shared, so that with accumulation a rank has whole parts
+        // all samples of the step are shared out, so that with accumulation a rank gets whole parts
         let (share, part) = (group.share(parts.end * size), parts.start * size..(parts.start + 1) * size);
         let inside = |place: usize| place.clamp(part.start, part.end);
         let mine = inside(share.start)..inside(share.end);
@@ -116,38 +118,39 @@ impl Batch {
     }
 }
 
-/// The tracked steps of an optimiser step: the same for all its trajectories.
+/// The tracked steps of an optimiser step; all its trajectories have the same.
 fn tracked_steps(session: &Session, step: u64) -> Result<BTreeSet<usize>> {
     let replay = &session.config.replay;
     tracked::steps(replay.policy, session.sampler.len(), replay.tracked, below(session, Purpose::Tracked, step)?)
 }
 
-/// Those of the tracked steps that have attention losses.
+/// The tracked steps that have attention losses.
 fn attention_steps(session: &Session, step: u64, tracked: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
     let Some(attention) = &session.config.attention else { return Ok(BTreeSet::new()) };
     tracked::some_of(tracked, attention.steps, below(session, Purpose::Attention, step)?)
 }
 
-/// Those of the tracked steps that have the anchor.
+/// The tracked steps that have the anchor loss.
 fn anchor_steps(session: &Session, step: u64, tracked: &BTreeSet<usize>) -> Result<BTreeSet<usize>> {
     let Some(anchor) = &session.config.anchor else { return Ok(BTreeSet::new()) };
     tracked::subset(tracked, anchor.steps, below(session, Purpose::Anchor, step)?)
 }
 
-/// Draws numbers below a given one, from a stream of the step.
+/// Returns a function that draws numbers below a given one, from a stream of the step.
 fn below(session: &Session, purpose: Purpose, step: u64) -> Result<impl FnMut(usize) -> Result<usize> + use<>> {
     let mut draws = stream(session.config.seed, purpose, step, 0)?;
     Ok(move |n| Ok(draws.below(0, n as i64)? as usize))
 }
 
-/// The noise that it starts from and that of the steps, every sample from its own stream.
+/// The initial noise and the noise of the steps. Every sample has its own random stream.
 pub fn noise(session: &Session, purpose: Purpose, step: u64, places: &[u64]) -> Result<(Tensor, Noise<'static>)> {
     let streams =
         places.iter().map(|place| stream(session.config.seed, purpose, step, *place)).collect::<Result<Vec<_>, _>>()?;
     noise_from(session, &session.sampler, streams)
 }
 
-/// As [`noise`], for any sampler, from given generators. What all the steps need is drawn when the first one asks, and copied to the device at once.
+/// Like [`noise`], for any sampler and given generators. The noise of all steps is drawn when the first step asks for
+/// it, and copied to the device at once.
 pub fn noise_from(
     session: &Session,
     sampler: &Sampler,
@@ -160,14 +163,14 @@ pub fn noise_from(
     let next = move |_| -> Result<Tensor> {
         if ready.is_empty() {
             ready = draw(&mut streams, &shape, stochastic.max(1))?.to_device(device).to_kind(kind).unbind(0);
-            ready.reverse(); // the next one is the last
+            ready.reverse(); // `pop` takes the last one
         }
         ready.pop().context("there is noise for every step")
     };
     Ok((start, Box::new(next)))
 }
 
-/// The next draws `[times, B, C, h, w]` of each stream: the same as one at a time.
+/// The next random numbers `[times, B, C, h, w]` of each stream; the same numbers as drawn one at a time.
 fn draw(streams: &mut [Generator], shape: &[i64], times: usize) -> Result<Tensor> {
     let one = |streams: &mut [Generator]| -> Result<Tensor> {
         let rows = streams.iter_mut().map(|s| Ok(s.randn(shape)?)).collect::<Result<Vec<_>>>()?;
@@ -181,14 +184,14 @@ fn draw(streams: &mut [Generator], shape: &[i64], times: usize) -> Result<Tensor
 mod tests {
     use super::*;
 
-    /// That knows its place, but nobody else.
+    /// A process group that knows its rank and size but has no connection to the others.
     fn group(rank: usize, size: usize) -> ProcessGroup {
         let mut group = ProcessGroup::alone();
         (group.rank, group.size) = (rank, size);
         group
     }
 
-    /// Places of every rank's samples, part by part.
+    /// Positions of every rank's samples, part by part.
     fn shares(ranks: usize, parts: usize, size: usize) -> Vec<Vec<Vec<u64>>> {
         let of = |rank: usize, part: usize| {
             let batch = Batch::of(0, part..parts, size, &group(rank, ranks), |place| Ok(place.to_string())).unwrap();

@@ -1,8 +1,9 @@
-//! Fidelity Preservation (section 4 of the method): a discriminator tells the online model's latents from those of the original
-//! model, and the online model learns to be taken for the original.
+//! Fidelity Preservation (section 4 of the method): a discriminator learns to distinguish the online model's latents
+//! from the original model's, and the online model learns to be taken for the original.
 //!
-//! The discriminator is a pretrained denoising network with an adapter of its own, and a linear layer from the channels of its output to
-//! one logit for each latent pixel. It sees clean latents at the sampler's last timestep, with the embedding of no prompt.
+//! The discriminator is a pretrained denoising network with an adapter of its own, and a linear layer from its output
+//! channels to one logit for each latent pixel. Its input is clean latents at the sampler's last timestep, with the
+//! embedding of the empty prompt.
 
 use crate::{
     finite::{self, Part},
@@ -33,39 +34,40 @@ pub const HEAD_BIAS: &str = "head.bias";
 pub struct Discriminator {
     settings: config::Fidelity,
     family: Rc<dyn Family>,
-    /// Whether the tuned model has the same weights, which stay with it.
+    /// Whether the frozen weights are the tuned model's; the tuned model then keeps them.
     is_shared: bool,
     base: Resident<Weights>,
-    /// Of no prompt, one row.
+    /// Conditions of the empty prompt, one row.
     text: Conditions,
     time: f64,
     kind: Kind,
     /// Adapter and head.
     pub trained: Trainable,
     pub optimizer: AdamW,
-    /// Updates that were not made, since their gradients were not finite.
+    /// Updates that were skipped because their gradients were not finite.
     pub skipped: u64,
     gradients: Gradients,
 }
 
-/// What the discriminator says of a batch (or what some samples add to that), and how it wants the generated latents changed.
+/// The discriminator's losses on a batch (or the part that some samples add to them), and the gradient at the generated
+/// latents.
 pub struct Verdict {
-    /// How badly the generated latents pass for real ones: the mean over samples and pixels of BCE(D(x_0), 1).
+    /// The generator's loss: BCE(D(x_0), 1), mean over samples and pixels.
     pub adversarial: f64,
     /// `d adversarial / d x_0` `[B, C, h, w]`
     pub cotangent: Tensor,
-    /// The discriminator's own loss: half of BCE(D(x_0), 0) and of BCE(D(x_real), 1).
+    /// The discriminator's own loss: half of BCE(D(x_0), 0) + BCE(D(x_real), 1).
     pub loss: f64,
-    /// Share of the pixels, of both kinds alike, that it takes for what they are.
+    /// Accuracy of the discriminator: the share of pixels it classifies correctly, real and generated alike (0..1).
     pub accuracy: f64,
 }
 
-/// The discriminator as a reward of latents: it says how badly they pass for the original model's, and learns to tell them apart.
+/// The discriminator as a reward of latents. It trains on the latents that it judges.
 pub struct Adversary<'a> {
     pub discriminator: &'a mut Discriminator,
-    /// Latents of the original model, of the same prompts `[B, C, h, w]`
+    /// Latents of the original model for the same prompts, `[B, C, h, w]`.
     pub real: Tensor,
-    /// What it found, once it was asked.
+    /// The result; `None` before the first call.
     pub verdict: Option<Verdict>,
 }
 
@@ -80,7 +82,7 @@ impl LatentReward for Adversary<'_> {
 }
 
 impl Discriminator {
-    /// A new one, for a model that is tuned. `size`: height and width in pixels; `time`: the sampler's last.
+    /// A new discriminator for a tuned model. `size`: height and width in pixels; `time`: the sampler's last timestep.
     pub fn new(
         settings: &config::Fidelity,
         targets: &[String],
@@ -129,15 +131,15 @@ impl Discriminator {
         })
     }
 
-    /// Lets its frozen weights go whenever it has nothing to do, where they are not the tuned model's.
+    /// Unloads the frozen weights whenever they are not in use, unless they are the tuned model's.
     pub fn offload(&mut self) {
         if !self.is_shared {
             self.base.unload();
         }
     }
 
-    /// Judges generated latents against real ones `[B, C, h, w]`, and adds to its own gradients. The generated half runs
-    /// once: both losses are differentiated on one graph.
+    /// Judges generated latents against real ones, both `[B, C, h, w]`, and adds to the discriminator's gradients. The
+    /// generated half runs once: both losses are differentiated on one graph.
     ///
     /// # Errors
     /// [`finite::NotFinite`] where a loss is not finite.
@@ -145,7 +147,8 @@ impl Discriminator {
         self.judge_some(generated, real, generated.size()[0] as usize)
     }
 
-    /// As [`Self::judge`], of some samples of a batch of so many: what they add to its losses and gradients.
+    /// Like [`Self::judge`], for some samples of a batch of `batch` samples: returns and adds their part of the losses
+    /// and gradients.
     pub fn judge_some(&mut self, generated: &Tensor, real: &Tensor, batch: usize) -> Result<Verdict> {
         let branched = |base: &Weights| Ok(self.family.network(&base.with_adapter(&self.trained.lora)?)?);
         let network = self.base.with(branched)?;
@@ -170,7 +173,7 @@ impl Discriminator {
                 adversarial += values[0];
                 loss += values[1];
                 right += logits.lt(0.0).sum(Kind::Double).double_value(&[]);
-            } // its graph is gone before the next one is made
+            } // its graph is freed before the next one is built
             let logits = self.logits(network.as_ref(), &real.narrow(0, start, length).detach())?;
             let told = surprise(&logits, true) / (2.0 * pixels);
             let value = told.double_value(&[]);
@@ -183,10 +186,11 @@ impl Discriminator {
         Ok(Verdict { adversarial, cotangent: Tensor::cat(&cotangents, 0).to_kind(given), loss, accuracy })
     }
 
-    /// An optimiser step on the gradients of so many batches; returns their norm. If that is not finite, the update is skipped.
+    /// An optimiser step on the gradients of `batches` batches; returns the gradient norm. If it is not finite, the
+    /// update is skipped.
     ///
     /// # Errors
-    /// As of [`optim::Updater::step`].
+    /// The same as [`optim::Updater::step`].
     pub fn update(&mut self, batches: usize) -> Result<f64> {
         self.gradients.scale(1.0 / batches as f64);
         let norm = self.gradients.clip(self.settings.max_grad_norm);
@@ -199,30 +203,30 @@ impl Discriminator {
         Ok(norm)
     }
 
-    /// Drops what was added up since the last update.
+    /// Clears the gradients accumulated since the last update.
     pub fn forget(&mut self) {
         let _ = self.gradients.flat.zero_();
     }
 
-    /// What was added up since the last update, in the order of `Trainable::parameters`.
+    /// The gradients accumulated since the last update, in the order of `Trainable::parameters`.
     pub fn gradients(&self) -> &[Tensor] {
         self.gradients.views()
     }
 
-    /// The same in one buffer, where the ranks add up theirs.
+    /// The same gradients in one buffer, for the sum over ranks.
     pub fn gradient_buffer(&mut self) -> &mut Tensor {
         &mut self.gradients.flat
     }
 
-    /// The weights that its network is made of, without its adapter.
+    /// The network's frozen weights, without the adapter.
     ///
     /// # Errors
-    /// Those of reading them, where they were unloaded.
+    /// Errors of reading the weights, where they were unloaded.
     pub fn base(&self) -> Result<Weights> {
         self.base.with(|base| Ok(base.shallow_clone()))
     }
 
-    /// One logit for each latent pixel `[B, h, w, 1]`: above 0 for real.
+    /// One logit for each latent pixel, `[B, h, w, 1]`; above 0 means real.
     fn logits(&self, network: &dyn Network, latents: &Tensor) -> Result<Tensor> {
         let rows = latents.size()[0];
         let timesteps = Tensor::full([rows], self.time, (Kind::Float, latents.device()));
@@ -239,7 +243,7 @@ fn surprise(logits: &Tensor, real: bool) -> Tensor {
     logits.binary_cross_entropy_with_logits::<Tensor>(&target.detach(), None, None, Reduction::Sum)
 }
 
-/// A linear layer to one output, as PyTorch starts it: all values uniform within `1 / sqrt(inputs)`.
+/// A linear layer to one output, initialised as in PyTorch: all values uniform within `±1 / sqrt(inputs)`.
 fn head(mut draws: torch_ext::Generator, inputs: i64) -> Result<Vec<(String, Tensor)>> {
     const CELLS: i64 = 1 << 24;
     let bound = (inputs as f64).powf(-0.5);

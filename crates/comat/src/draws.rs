@@ -1,28 +1,28 @@
-//! The random part of an iteration, drawn beforehand.
+//! The random inputs of an iteration, drawn in advance.
 
 use crate::reward::Crop;
 use anyhow::Result;
 use std::collections::BTreeSet;
 use tch::Tensor;
 
-/// Noise of a step `[B, C, h, w]`; asked for in order.
+/// Noise of a step, `[B, C, h, w]`. It must be requested in order.
 pub type Noise<'a> = Box<dyn FnMut(usize) -> Result<Tensor> + 'a>;
 
-/// The random part of an iteration.
+/// The random inputs of an iteration, and settings that depend on what it trains on.
 pub struct Draws<'a> {
-    /// x_T `[B, C, h, w]`, or x_t before the step `first`
+    /// x_T `[B, C, h, w]`, or x_t before the step `first`.
     pub start: Tensor,
-    /// The sampler's step to begin with; steps are counted from it.
+    /// The sampler's step to begin with. Steps are counted from it.
     pub first: usize,
-    /// Of the caption loss.
+    /// Weight of the caption loss.
     pub weight: f64,
-    /// Whether the rewards beside it ([`crate::session::Session::rewards`]) take part.
+    /// Whether the other rewards ([`crate::session::Session::rewards`]) are used.
     pub rewards: bool,
     pub noise: Noise<'a>,
     pub tracked: BTreeSet<usize>,
-    /// Those of the tracked steps that have attention losses.
+    /// The tracked steps that have attention losses.
     pub attention: BTreeSet<usize>,
-    /// Those of the tracked steps that have the anchor.
+    /// The tracked steps that have the anchor loss.
     pub anchor: BTreeSet<usize>,
     pub crops: Vec<Crop>,
 }

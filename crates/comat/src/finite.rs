@@ -1,13 +1,14 @@
-//! What a step computes is finite, or the step is skipped: one that is not must not get into the weights, and must not end a run.
+//! Checks that everything a step computes is finite. A step that is not finite is skipped: it neither changes the
+//! weights nor ends the run.
 
 use anyhow::Result;
 use std::fmt;
 use tch::Tensor;
 
-/// Steps in a row that may be skipped; then the run ends, since it learns nothing more.
+/// Most steps in a row that may be skipped. Then the run ends, since it learns nothing more.
 pub const MOST_SKIPPED: u64 = 10;
 
-/// What was the first not to be finite, in the order in which a step computes it.
+/// The first part of a step that was not finite. The variants are in the order in which a step computes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     Latents,
@@ -22,12 +23,12 @@ impl Part {
     const ALL: [Self; 6] =
         [Self::Latents, Self::Image, Self::CaptionLoss, Self::Reward, Self::Discriminator, Self::Gradients];
 
-    /// As a number that travels between ranks; 0 is none.
+    /// The part as a number, to be sent between ranks; 0 is `None`.
     pub fn code(part: Option<Self>) -> f64 {
         part.and_then(|part| Self::ALL.iter().position(|p| *p == part)).map_or(0.0, |place| place as f64 + 1.0)
     }
 
-    /// Back from [`Part::code`].
+    /// The inverse of [`Part::code`].
     pub fn of_code(code: f64) -> Option<Self> {
         (code >= 1.0).then(|| Self::ALL.get(code as usize - 1).copied()).flatten()
     }
@@ -46,15 +47,15 @@ impl fmt::Display for Part {
     }
 }
 
-/// A step cannot go on.
+/// A step cannot continue, because this part of it is not finite.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[error("not finite: {0}")]
 pub struct NotFinite(pub Part);
 
-/// Looks at tensors, in this order. The device is waited for once.
+/// Checks tensors in the given order. Synchronises with the device once.
 ///
 /// # Errors
-/// [`NotFinite`] of the first that has a NaN or an infinity in it.
+/// [`NotFinite`] of the first that contains a NaN or an infinity.
 pub fn check(tensors: &[(Part, &Tensor)]) -> Result<()> {
     let all: Vec<Tensor> = tensors.iter().map(|(_, tensor)| tensor.isfinite().all()).collect();
     let finite = Vec::<bool>::try_from(&Tensor::stack(&all, 0))?;
@@ -64,7 +65,7 @@ pub fn check(tensors: &[(Part, &Tensor)]) -> Result<()> {
     }
 }
 
-/// The same of a number.
+/// Like [`check`], for a number.
 pub fn check_value(part: Part, value: f64) -> Result<(), NotFinite> {
     if value.is_finite() { Ok(()) } else { Err(NotFinite(part)) }
 }

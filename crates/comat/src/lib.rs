@@ -1,8 +1,9 @@
 //! CoMat (Jiang et al., NeurIPS 2024): fine-tuning a text-to-image diffusion model so that its images contain what the
 //! prompt says, from prompts alone.
 //!
-//! One prompt's way through the modules: [`diffusion::prompts`] → [`diffusion::conditions`] → [`diffusion::trajectory`] (no graph) → latents → image →
-//! [`loss`] → cotangent at the latents → [`replay`] of the [`tracked`] steps → [`optim`] → [`checkpoint`]. The loop, and one
+//! Data flow of one prompt: [`diffusion::prompts`] → [`diffusion::conditions`] → [`diffusion::trajectory`] (no graph) →
+//! latents → image → [`loss`] → cotangent at the latents → [`replay`] of the [`tracked`] steps → [`optim`] →
+//! [`checkpoint`]. The training loop, and one iteration of it, are in [`train`].
 //! iteration of it, are in [`train`].
 
 pub mod adapter;

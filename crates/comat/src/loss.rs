@@ -1,4 +1,4 @@
-//! What pulls the images towards their prompts. Every loss gives its value and its cotangent at what it looked at.
+//! Losses that train images to match their prompts. Every loss returns its value and its cotangent at its input.
 
 pub mod anchor;
 pub mod attention;

@@ -1,5 +1,6 @@
-//! Mixed latents (section 4 of the method): real images, noised to somewhere on the way and denoised from there with their
-//! captions. They add to the caption loss, and keep it from being fooled by what no image looks like.
+//! Mixed latents (section 4 of the method): real images, noised to the level of an intermediate step and denoised from
+//! there with their captions. They add to the caption loss, and keep it from being fooled by things that no real image
+//! looks like.
 
 use crate::{
     batch::{Batch, Order},
@@ -20,19 +21,19 @@ use tch::Tensor;
 pub struct Mixed {
     pairs: Pairs,
     order: Order,
-    /// Steps of the sampler at whose noise an image may enter.
+    /// Steps of the sampler whose noise level an image may be brought to.
     entries: Vec<usize>,
-    /// Images of the batch under way, by their pairs.
+    /// Images of the current batch, by the index of their pair.
     images: HashMap<usize, Tensor>,
     /// Names of images that cannot be read.
     broken: BTreeSet<String>,
 }
 
-/// How many broken images a run passes over, at least; of many images it is one in a hundred.
+/// How many broken images a run skips at least; with many images it is one in a hundred.
 const BROKEN: usize = 10;
 
 impl Mixed {
-    /// `None` where the configuration has none.
+    /// `None` where the configuration has no mixed latents.
     pub fn open(session: &Session) -> Result<Option<Self>> {
         let Some(config) = &session.config.mixed else { return Ok(None) };
         let [least, most] = config.timesteps;
@@ -46,12 +47,12 @@ impl Mixed {
             );
         }
         let pairs = Pairs::open(&config.pairs)?;
-        // not the order of the prompts, should there be as many
+        // another seed, so that the order differs from the prompts' even if there are equally many
         let order = Order::new(session.config.seed.wrapping_add(1), pairs.len())?;
         Ok(Some(Self { pairs, order, entries, images: HashMap::new(), broken: BTreeSet::new() }))
     }
 
-    /// Reads a few of its images, from all over the set.
+    /// Reads a few images, spread over the whole set.
     ///
     /// # Errors
     /// None of them can be read.
@@ -91,7 +92,8 @@ impl Mixed {
         })
     }
 
-    /// The draws of this rank's images of a batch, at least one. All enter at one step of the sampler.
+    /// The random inputs for this rank's images of a batch, at least one. All images enter at the same step of the
+    /// sampler.
     pub fn draws(&mut self, session: &Session, step: u64, batch: &Batch) -> Result<Draws<'static>> {
         let config = &session.config;
         let Some(settings) = &config.mixed else { bail!("mixed: the configuration has none") };
@@ -129,8 +131,8 @@ impl Mixed {
         })
     }
 
-    /// Which pair has a place in a step: that of the order, or the next one in the set whose image can be read. So all ranks, and a
-    /// run that goes on, choose the same.
+    /// The pair at a position of a step: the one in order, or the next in the set whose image can be read. All ranks
+    /// and a resumed run choose the same.
     fn pair(&mut self, session: &Session, step: u64, place: u64, says: bool) -> Result<usize> {
         let config = &session.config;
         let first = self.order.prompt(step * (batch_size(config) * config.train.accumulation) as u64 + place)?;

@@ -1,9 +1,9 @@
-//! Rewards: what [`crate::train::iterate`] adds up at the images ([`ImageReward`]) and at the latents ([`LatentReward`]), each with a
-//! weight of its own.
+//! Rewards. [`crate::train::iterate`] adds up their gradients at the images ([`ImageReward`]) and at the latents
+//! ([`LatentReward`]), each with a weight of its own.
 //!
-//! The caption loss is the first of them ([`crate::loss::caption`]); `[[reward]]` in the configuration adds others. A reward that
-//! is a function of one image and its prompt needs no more than that function ([`PerImage`]); others implement [`ImageReward`].
-//! docs/extending.md has an example.
+//! The caption loss is the first reward ([`crate::loss::caption`]); `[[reward]]` in the configuration adds others. A
+//! reward that is a function of one image and its prompt needs only that function ([`PerImage`]); others implement
+//! [`ImageReward`]. docs/extending.md has an example.
 
 mod clip;
 
@@ -17,66 +17,66 @@ use config::{Config, RewardKind};
 use diffusion::{precision, resident::Resident};
 use tch::{Device, Kind, Tensor};
 
-/// Says how good images are for their prompts; more is better. `images` are `[B, 3, H, W]` in 0..1, not clamped.
+/// Rates images for their prompts; more is better. `images` are `[B, 3, H, W]` in 0..1, not clamped.
 pub trait ImageReward {
-    /// One word, for logs and reports.
+    /// A name of one word, for logs and reports.
     fn name(&self) -> &str;
 
-    /// The reward of each image with its prompt, alone, without gradient.
+    /// The reward of each image with its prompt, each on its own, without gradient.
     ///
     /// # Errors
-    /// Images or prompts that it cannot take; those of opening its networks.
+    /// Images or prompts that it cannot use; errors of opening its networks.
     fn values(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<f64>>;
 
-    /// Loss and reward of the images of a share, and the loss's cotangent at them. However they are cut into micro-batches, or the
-    /// batch into shares, the numbers are the same.
+    /// Loss and reward of the images of a share, and the loss's cotangent at the images. The result does not depend on
+    /// the size of micro-batches or shares.
     ///
     /// # Errors
-    /// [`finite::NotFinite`], and as [`ImageReward::values`].
+    /// [`finite::NotFinite`], and the same as [`ImageReward::values`].
     fn gradient(&self, seen: &Seen) -> Result<Gradient>;
 
-    /// From now on its networks are in memory only while they work.
+    /// From now on, its networks are in memory only while they are in use.
     fn offload(&mut self);
 }
 
-/// Says how good latents are, before they are decoded. It may learn while it is asked, as the discriminator does.
+/// Rates latents before they are decoded. It may train while it does so, as the discriminator does.
 pub trait LatentReward {
-    /// Loss and reward of the latents `x_0` `[B, C, h, w]` of a share, and the loss's cotangent at them, as of
+    /// Loss and reward of the latents `x_0`, `[B, C, h, w]`, of a share, and the loss's cotangent at them, as in
     /// [`ImageReward::gradient`].
     ///
     /// # Errors
-    /// [`finite::NotFinite`]; latents that it cannot take; those of opening its networks.
+    /// [`finite::NotFinite`]; latents that it cannot use; errors of opening its networks.
     fn gradient(&mut self, latents: &Tensor, share: &Share) -> Result<Gradient>;
 }
 
-/// The rewards of latents that take part in an iteration, with their weights.
+/// The latent rewards of an iteration, with their weights.
 pub type AtLatents<'a> = Vec<(f64, &'a mut dyn LatentReward)>;
 
 /// Offset from the top and from the left, in pixels.
 pub type Crop = (i64, i64);
 
-/// What the rewards of an iteration look at.
+/// The inputs of the rewards of an iteration.
 #[derive(Clone, Copy)]
 pub struct Seen<'a> {
     pub images: &'a Tensor,
-    /// Their prompts, and those of the batch that they are a part of.
+    /// The prompts of the images, and those of the whole batch.
     pub share: &'a Share<'a>,
-    /// How far each image is moved, for a reward that looks at a crop.
+    /// Offset of each image's crop, for rewards that use one.
     pub crops: &'a [Crop],
 }
 
-/// What the images, or the latents, of a share add to a batch's loss.
+/// What the images or latents of a share add to a batch's loss.
 #[derive(Debug)]
 pub struct Gradient {
-    /// Part of the mean reward of the batch. It is what is logged.
+    /// Part of the batch's mean reward. This is what is logged.
     pub reward: f64,
-    /// Part of the loss of the batch: minus the reward, unless the reward says otherwise (smoothed labels).
+    /// Part of the batch's loss: minus the reward, unless the reward defines it otherwise (smoothed labels).
     pub loss: f64,
     /// `d loss / d images` `[B, 3, H, W]`, or `d loss / d x_0` `[B, C, h, w]`
     pub cotangent: Tensor,
 }
 
-/// A reward and what it counts beside the other losses.
+/// A reward and its weight among the losses.
 pub struct Weighted {
     pub weight: f64,
     pub reward: Box<dyn ImageReward>,
@@ -102,7 +102,7 @@ pub struct PerImage<N> {
     micro_batch: usize,
 }
 
-/// `(network, images [b, 3, H, W], b prompts)` to rewards `[b]`, each of its own image and prompt alone.
+/// `(network, images [b, 3, H, W], b prompts)` to rewards `[b]`, each of its own image and prompt only.
 pub type Function<N> = fn(&N, &Tensor, &[&str]) -> Result<Tensor>;
 
 impl<N: 'static> PerImage<N> {
@@ -111,13 +111,13 @@ impl<N: 'static> PerImage<N> {
         Self { name: name.into(), network, reward, kind, micro_batch: 0 }
     }
 
-    /// So many images at a time; 0: all.
+    /// Uses micro-batches of this many images; 0: all at once.
     pub fn in_micro_batches(mut self, images: usize) -> Self {
         self.micro_batch = images;
         self
     }
 
-    /// Rewards `[b]` of some of the images, by a network that is open.
+    /// Rewards `[b]` of some of the images, by an open network.
     fn of(&self, network: &N, images: &Tensor, prompts: &[&str]) -> Result<Tensor> {
         let rewards = (self.reward)(network, images, prompts).with_context(|| format!("reward {}", self.name))?;
         let (found, rows) = (rewards.size(), images.size()[0]);
@@ -178,10 +178,10 @@ impl<N: 'static> ImageReward for PerImage<N> {
     }
 }
 
-/// The rewards of `[[reward]]`, in a run's precision and on its device.
+/// Opens the rewards of `[[reward]]`, in the run's precision and on its device.
 ///
 /// # Errors
-/// What cannot be opened, by its name and file.
+/// Names what cannot be opened, and its file.
 pub fn open(config: &Config, kind: Kind, device: Device) -> Result<Vec<Weighted>> {
     let micro_batch = config.captioner.micro_batch.samples();
     let one = |reward: &config::Reward| -> Result<Weighted> {

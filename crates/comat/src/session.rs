@@ -1,4 +1,4 @@
-//! A run's frozen parts, opened: the pipeline, the captioner, the sampler.
+//! The opened frozen parts of a run: pipeline, captioner and sampler.
 
 use crate::{
     attention::Attention,
@@ -27,23 +27,23 @@ pub struct Session {
     pub config: Config,
     pub pipeline: Pipeline,
     pub captioner: CaptionLoss,
-    /// What images are trained for besides; those of `[[reward]]`, and whatever a program adds.
+    /// The rewards besides the caption loss: those of `[[reward]]`, and any that a program adds.
     pub rewards: Vec<Weighted>,
     /// `None` where the run has no attention losses.
     pub attention: Option<Attention>,
     pub sampler: Sampler,
-    /// That of the samples on the way.
+    /// The sampler of the sample images during training.
     pub of_samples: Sampler,
     pub size: Size,
     /// Channels, height and width of the latents.
     pub latent_shape: [i64; 3],
-    /// How the decoder's images are cut; `None`: not at all.
+    /// Tiling of the decoder; `None`: images are decoded whole.
     tiling: Option<Tiling>,
 }
 
 impl Session {
     /// # Errors
-    /// What cannot be opened, by its name and file.
+    /// Names what cannot be opened, and its file.
     pub fn open(config: Config) -> Result<Self> {
         let device = config.model.device.device()?;
         if device.is_cuda() {
@@ -54,10 +54,10 @@ impl Session {
         Self::with(config, pipeline)
     }
 
-    /// With a model of any family, in place of the configured one; its precision and device are the configured ones.
+    /// Uses a model of any family in place of the configured one. Its precision and device must be the configured ones.
     ///
     /// # Errors
-    /// As of [`Session::open`].
+    /// The same as [`Session::open`].
     pub fn with(config: Config, mut pipeline: Pipeline) -> Result<Self> {
         let (kind, device) = (config.model.dtype.kind(), pipeline.device);
         let mut captioner = CaptionLoss::open(&config.captioner, kind, device)?;
@@ -87,7 +87,7 @@ impl Session {
         Ok(Self { config, pipeline, captioner, rewards, attention, sampler, of_samples, size, latent_shape, tiling })
     }
 
-    /// What the losses know of the training prompts beforehand: the entities that their file names, and the wrong captions.
+    /// Prepares the losses for the training prompts: the entities that the prompt file names, and the wrong captions.
     pub fn take_entities(&mut self, prompts: &[Prompt]) -> Result<()> {
         if let Some(attention) = &mut self.attention {
             attention.take_explicit(prompts)?;
@@ -99,14 +99,14 @@ impl Session {
         self.captioner.contrast_with(prompts, mode)
     }
 
-    /// Everything that images are trained for, with its weight: the captioner first, then [`Session::rewards`].
+    /// All rewards of images, with their weights: the captioner first, then [`Session::rewards`].
     pub fn image_rewards(&self) -> impl Iterator<Item = (f64, &dyn ImageReward)> {
         let captioner: &dyn ImageReward = &self.captioner;
         let others = self.rewards.iter().map(|other| (other.weight, other.reward.as_ref()));
         std::iter::once((self.config.captioner.weight, captioner)).chain(others)
     }
 
-    /// Images from noise of deviation 1, with an adapter or without one; `[B, 3, H, W]` in 0..1, not clamped.
+    /// Images from noise with standard deviation 1, with or without an adapter; `[B, 3, H, W]` in 0..1, not clamped.
     pub fn draw(
         &mut self,
         network: &dyn Network,
@@ -123,7 +123,7 @@ impl Session {
         self.decode(&walked.latents)
     }
 
-    /// As [`Session::draw`], with the attention of the whole way.
+    /// Like [`Session::draw`], and also returns the attention of the whole trajectory.
     pub fn draw_watched(
         &mut self,
         network: &dyn Network,
@@ -139,12 +139,12 @@ impl Session {
         Ok((self.decode(&latents)?, sum))
     }
 
-    /// The network as it samples: with the adapter, without gradient (see [`models::weights::Weights::with_frozen`]).
+    /// The network for sampling: with the adapter, without gradient (see [`models::weights::Weights::with_frozen`]).
     pub fn frozen(&self, lora: &Lora) -> models::Result<Box<dyn Network>> {
         self.pipeline.network(&self.pipeline.weights.with_frozen(lora)?)
     }
 
-    /// The network as it is trained: the adapter beside the weights, with gradient.
+    /// The network for training: the adapter beside the weights, with gradient.
     pub fn branched(&self, lora: &Lora) -> models::Result<Box<dyn Network>> {
         self.pipeline.network(&self.pipeline.weights.with_adapter(lora)?)
     }
@@ -160,7 +160,8 @@ impl Session {
         self.pipeline.text.guided(prompts, negative, guided, (self.size.height, self.size.width))
     }
 
-    /// The original model, where a step is held to it: its network, and the prompts as its guidance takes them.
+    /// The original model for the anchor loss at these steps: its network, and the prompts' conditions for its
+    /// guidance.
     pub fn anchor(&mut self, prompts: &[&str], steps: &BTreeSet<usize>) -> Result<Option<Original>> {
         let Some(config) = self.config.anchor.clone().filter(|_| !steps.is_empty()) else { return Ok(None) };
         let sampling = &self.config.sampling;
@@ -174,7 +175,7 @@ impl Session {
         Ok(Some(Original { network, text, guidance, kind: self.pipeline.kind, weight: config.weight }))
     }
 
-    /// Latents are sampled in float32 whatever the networks run in, or in float64.
+    /// Latents are sampled in float32 whatever precision the networks run in, or in float64.
     pub fn latent_kind(&self) -> Kind {
         wide(self.pipeline.kind)
     }
@@ -190,14 +191,14 @@ impl Session {
         })
     }
 
-    /// The scaled latents of images `[B, 3, H, W]` in 0..1: the mean of what the encoder gives.
+    /// The scaled latents of images `[B, 3, H, W]` in 0..1: the mean of the encoder's distribution.
     pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
         let images = images.to_device(self.pipeline.device).to_kind(self.latent_kind());
         self.pipeline.vae.with(|vae| Ok(vae.latents(&(images * 2.0 - 1.0))?))
     }
 
-    /// As [`Session::decode`], with whatever `memory.keep_decoder` keeps for the way back.
+    /// Like [`Session::decode`], and also returns what `memory.keep_decoder` keeps for the backward pass.
     pub fn decode_there(&self, latents: &Tensor) -> Result<(Tensor, Option<Passed>)> {
         if !self.config.keeps_decoder(latents.size()[0] as usize) {
             return Ok((self.decode(latents)?, None));
@@ -208,11 +209,12 @@ impl Session {
         })
     }
 
-    /// From `dL/d images` to `dL/d latents`, through what was kept of the way there, or by decoding again, a few samples at a time.
+    /// From `dL/d images` to `dL/d latents`: through what the forward pass kept, or by decoding again, a few samples at
+    /// a time.
     pub fn decode_cotangent(&self, latents: &Tensor, passed: Option<Passed>, cotangent: &Tensor) -> Result<Tensor> {
         self.pipeline.vae.with(|vae| {
             let vae = vae.as_ref();
-            // images are half the decoder's output, and a half
+            // images are the decoder's output / 2 + 0.5
             if let Some(passed) = passed {
                 return passed.vjp(vae, cotangent / 2.0);
             }

@@ -1,8 +1,8 @@
-//! What of a batch is computed here.
+//! The part of a batch that this rank computes.
 
 use std::ops::Range;
 
-/// A batch, and which of its samples are computed here: all of them, or those of a rank. Losses are means over the whole batch,
+/// A batch, and which of its samples this rank computes: all of them, or a part. Losses are means over the whole batch,
 /// so the ranks' losses and gradients add up to those of the batch.
 pub struct Share<'a> {
     pub batch: Vec<&'a str>,
@@ -14,7 +14,7 @@ impl<'a> Share<'a> {
         Self { batch: prompts.to_vec(), mine: 0..prompts.len() }
     }
 
-    /// The prompts of what is computed here.
+    /// The prompts of the samples that this rank computes.
     pub fn prompts(&self) -> &[&'a str] {
         &self.batch[self.mine.clone()]
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 pub use config::Policy;
 
-/// K of the steps `0..T`, counted from the noisiest. `below(n)` draws a whole number in `0..n`.
+/// Chooses K of the steps `0..T`, counted from the noisiest. `below(n)` draws an integer in `0..n`.
 pub fn steps<E>(
     policy: Policy,
     total: usize,
@@ -27,7 +27,7 @@ pub fn steps<E>(
     })
 }
 
-/// So many of the given steps, with replacement: a step drawn twice counts once.
+/// Draws `count` of the given steps with replacement; a step drawn twice counts once.
 pub fn some_of<E>(
     steps: &BTreeSet<usize>,
     count: usize,
@@ -40,7 +40,7 @@ pub fn some_of<E>(
     (0..count).map(|_| Ok(steps[below(steps.len())?])).collect()
 }
 
-/// So many different ones of the given steps; 0: all of them.
+/// Draws `count` different ones of the given steps; 0: all of them.
 pub fn subset<E>(
     steps: &BTreeSet<usize>,
     count: usize,
@@ -58,7 +58,7 @@ pub fn grid(total: usize, count: usize, start: usize) -> BTreeSet<usize> {
     (start..total).step_by((total / count).max(1)).take(count).collect()
 }
 
-/// How many starts the grid has: `T - (T/K)(K-1)`.
+/// Number of possible starts of the grid: `T - (T/K)(K-1)`.
 pub fn offsets(total: usize, count: usize) -> usize {
     total - (total / count) * (count - 1)
 }

@@ -1,5 +1,5 @@
-//! The main loop: prompts in, a LoRA out. [`Trainer::run`] goes through the steps, [`Trainer::step`] is one of them, and
-//! [`iterate`] is what the paper is about.
+//! The training loop: prompts in, a LoRA out. [`Trainer::run`] is the loop over steps, [`Trainer::step`] is one
+//! optimiser step, and [`iterate`] is one iteration of the paper's method.
 
 mod clock;
 mod observer;
@@ -38,7 +38,7 @@ pub use setup::{digest, discriminator, due, reached};
 #[derive(Debug, PartialEq)]
 pub enum Ended {
     Finished,
-    /// By Ctrl-C, after this many steps; they are saved. One that was under way was given up.
+    /// Stopped by Ctrl-C after this many steps, which are saved. An unfinished step is abandoned.
     Stopped(u64),
 }
 
@@ -51,28 +51,28 @@ pub struct Trainer {
     pub fidelity: Option<Fidelity>,
     pub mixed: Option<Mixed>,
     pub ema: Option<Ema>,
-    /// Steps done, those that were skipped among them.
+    /// Steps done, including skipped ones.
     pub step: u64,
-    /// Steps skipped so far, and how many of them were the last ones.
+    /// Steps skipped so far. `skipped_in_a_row`: how many of the last steps were skipped.
     pub skipped: u64,
     pub skipped_in_a_row: u64,
-    /// Settings that are not those of the checkpoint that this run goes on from.
+    /// Settings that differ from those of the checkpoint that this run resumes.
     pub changed: Vec<String>,
-    /// The checkpoint that this run goes on from.
+    /// The checkpoint that this run resumes.
     pub resumed: Option<PathBuf>,
     /// Step of the last checkpoint that this process wrote.
     saved: Option<u64>,
 }
 
-/// What Fidelity Preservation needs.
+/// The parts of Fidelity Preservation.
 pub struct Fidelity {
     pub discriminator: Discriminator,
-    /// Of the original model, for every prompt that the run comes to.
+    /// Latents of the original model, for every prompt that the run reaches.
     pub real: latents::Store,
 }
 
 impl Fidelity {
-    /// What judges the latents of a share.
+    /// The reward that judges the latents of a share.
     fn adversary(&mut self, share: &Share) -> Result<Adversary<'_>> {
         let real = self.real.of(share.prompts())?;
         Ok(Adversary { discriminator: &mut self.discriminator, real, verdict: None })
@@ -108,8 +108,9 @@ impl Trainer {
         Ok(Ended::Finished)
     }
 
-    /// One optimiser step. It is abandoned when a rank is asked to stop before it has computed its part: nothing has changed then, and
-    /// since draws are a function of seed and step, it can be taken later. It is skipped when something is not finite.
+    /// One optimiser step. It is abandoned when a rank is asked to stop before it has computed its part. Nothing has
+    /// changed then, and the step can be run again later, since random numbers depend only on seed and step. It is
+    /// skipped when something is not finite.
     fn step(
         &mut self,
         config: &Config,
@@ -124,7 +125,7 @@ impl Trainer {
         report.note(computed)?;
         let mut buffers = vec![&mut gradients.flat];
         buffers.extend(self.fidelity.as_mut().map(|fidelity| fidelity.discriminator.gradient_buffer()));
-        report.add_up(&self.group, &mut buffers, interrupt)?; // from here on all ranks know the same
+        report.add_up(&self.group, &mut buffers, interrupt)?; // from here on all ranks have the same values
         if report.abandoned {
             return Ok(report);
         }
@@ -180,7 +181,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// What was learned from a step goes into the weights.
+    /// Updates the weights with the step's gradients.
     fn update(&mut self, config: &Config, gradients: &Gradients, report: &mut StepReport) -> Result<()> {
         self.skipped_in_a_row = 0;
         self.optimizer.step(&mut self.adapter.flat, &gradients.flat, report.learning_rate)?;
@@ -195,10 +196,10 @@ impl Trainer {
         Ok(())
     }
 
-    /// A step that changes nothing.
+    /// Skips a step: it changes nothing.
     ///
     /// # Errors
-    /// It was one too many in a row.
+    /// Too many steps in a row were skipped.
     fn skip(&mut self, part: Part) -> Result<()> {
         self.skipped += 1;
         self.skipped_in_a_row += 1;
@@ -227,11 +228,12 @@ impl Trainer {
     }
 }
 
-/// One iteration, section 1 of the method: adds `dL/d adapter` to the gradients. Of a share of a batch, it is the share's part of the
-/// batch's losses and gradients. `each` is called after every denoising step, there and back, and between the parts; its error ends the iteration.
+/// One iteration, section 1 of the method: adds `dL/d adapter` to the gradients. For a share of a batch, it adds the
+/// share's part of the batch's losses and gradients. `each` is called after every denoising step,
+/// after every step of the replay and between the phases; its error ends the iteration.
 ///
 /// # Errors
-/// [`finite::NotFinite`], among others. What has come to the gradients until then is a part of them.
+/// [`finite::NotFinite`], among others. The gradients are then incomplete.
 /// ```no_run
 /// # use comat::{adapter, batch, draws::Draws, session::Session, share::Share, tracked, train::iterate};
 /// let mut session = Session::open(config::read("run.toml".as_ref(), &[])?)?;
@@ -348,25 +350,25 @@ pub fn iterate(
     })
 }
 
-/// The norm of a sample's cotangent, in the mean over the batch.
+/// The norm of a sample's cotangent, mean over the batch.
 fn mean_norm(cotangent: &Tensor, batch: usize) -> f64 {
     cotangent.flatten(1, -1).norm_scalaropt_dim(2.0, [1], false).sum(Kind::Double).double_value(&[]) / batch as f64
 }
 
-/// How strongly each loss, weighted, pulls at x_0: the norm of a sample's cotangent there, in the mean. `caption`: of all losses on
-/// images; `adversarial`: of those on latents.
+/// Gradient norms at x_0: the norm of a sample's cotangent there, weighted, mean over the batch. `caption`: of all
+/// losses on images; `adversarial`: of all losses on latents.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Pulls {
     pub caption: f64,
     pub adversarial: Option<f64>,
 }
 
-/// What the rewards beside the caption loss found, where they took part.
+/// Values of the rewards besides the caption loss, where they are used.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rewarded {
     /// In the order of [`Session::rewards`], not weighted.
     pub rewards: Vec<f64>,
-    /// Of all of them and of the rewards of latents, weighted.
+    /// Weighted sum of their losses and of the losses of the latent rewards.
     pub loss: f64,
 }
 
@@ -377,16 +379,16 @@ pub struct AttentionLosses {
     pub pixel: f64,
 }
 
-/// What an iteration leaves besides gradients. Of a share, losses and other means are its part of those of the batch.
+/// The results of an iteration besides gradients. For a share, losses and other means are its part of the batch's.
 pub struct Outcome {
     /// x_0 `[B, C, h, w]`
     pub latents: Tensor,
-    /// `[B, 3, H, W]` in 0..1, not clamped
+    /// `[B, 3, H, W]` in 0..1, not clamped.
     pub images: Tensor,
-    /// Of the caption loss `[B, 3, H, W]`
+    /// Gradient of the caption loss at the images, `[B, 3, H, W]`.
     pub image_gradient: Tensor,
     pub caption_loss: f64,
-    /// The caption loss with smoothed labels, which the gradients are of.
+    /// The caption loss with smoothed labels. The gradients are those of this loss.
     pub smoothed_loss: f64,
     pub rewarded: Rewarded,
     pub pulls: Pulls,
@@ -398,7 +400,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// What the gradients are of: all losses, weighted. (With a limit on cotangents they are not quite.)
+    /// The total weighted loss that the gradients belong to. (With a limit on cotangents this is only approximately
+    /// true.)
     pub fn loss(&self, config: &Config) -> f64 {
         let AttentionLosses { token, pixel } = self.attention_losses;
         let attention = config.attention.as_ref().map_or(0.0, |a| a.token_weight * token + a.pixel_weight * pixel);

@@ -1,4 +1,4 @@
-//! BLIP as a captioner: a prefix before the lower-cased prompt, which like padding is no part of the loss.
+//! BLIP as a captioner. A prefix stands before the lower-cased prompt; like padding, it is not part of the loss.
 
 use super::Likelihood;
 use anyhow::Result;
@@ -14,26 +14,26 @@ pub struct Blip {
     captioner: Captioner,
     tokenizer: BertTokenizer,
     preprocess: Preprocess,
-    /// Text before every prompt, and its tokens, the start token among them.
+    /// Text before every prompt, and its tokens, including the start token.
     prefix: String,
     prefix_tokens: usize,
     max_length: usize,
 }
 
-/// Whether it was said already that a caption is too long. (An offloaded captioner is opened many times.)
+/// Whether the warning about a caption that is too long was given. (An offloaded captioner is opened many times.)
 static TOLD: AtomicBool = AtomicBool::new(false);
 
 impl Blip {
     /// # Errors
-    /// A folder that is not there, or holds another network.
+    /// The folder is missing, or holds another network.
     pub fn open(config: &config::Captioner, kind: Kind, device: Device) -> Result<Self> {
         Self::new(Captioner::open(&config.path, kind, device)?, config)
     }
 
-    /// With a network that is in memory already; tokenizer and preprocessing are read from the configured folder.
+    /// Uses a network that is already in memory. Tokenizer and preprocessing are read from the configured folder.
     ///
     /// # Errors
-    /// Those of reading them.
+    /// Errors of reading them.
     pub fn new(captioner: Captioner, config: &config::Captioner) -> Result<Self> {
         let tokenizer = BertTokenizer::open(&config.path)?;
         let preprocess = Preprocess::open(&config.path)?;
@@ -42,7 +42,7 @@ impl Blip {
         Ok(Self { captioner, tokenizer, preprocess, prefix: config.prefix.clone(), prefix_tokens, max_length })
     }
 
-    /// Ids, attention mask and labels `[B, L]`: prefix and padding are no labels.
+    /// Ids, attention mask and labels, each `[B, L]`. Prefix and padding have no labels.
     fn encode(&self, prompts: &[&str], device: Device) -> Result<(Tensor, Tensor, Tensor)> {
         let captions: Vec<String> = prompts.iter().map(|p| format!("{}{}", self.prefix, p.to_lowercase())).collect();
         let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
@@ -54,7 +54,7 @@ impl Blip {
         Ok((ids, mask, labels))
     }
 
-    /// Says once that a caption is too long.
+    /// Warns once about a caption that is too long.
     fn tell(&self, prompts: &[&str], cut: &[Option<String>]) {
         let Some((prompt, cut)) = prompts.iter().zip(cut).find_map(|(prompt, cut)| Some((prompt, cut.as_ref()?)))
         else {
@@ -83,7 +83,7 @@ impl Likelihood for Blip {
 
     fn tokens(&self, texts: &[&str]) -> Result<Vec<i64>> {
         let labels = self.encode(texts, Device::Cpu)?.2;
-        let counted = labels.narrow(1, 1, labels.size()[1] - 1).ne(-100); // nothing tells the first token
+        let counted = labels.narrow(1, 1, labels.size()[1] - 1).ne(-100); // no earlier position predicts the first token
         Ok(Vec::<i64>::try_from(counted.sum_dim_intlist(1, false, Kind::Int64))?)
     }
 }

@@ -1,4 +1,5 @@
-//! The anchor: some of the tracked steps are held to what the original model predicts there, with guidance of its own.
+//! The anchor loss: at some of the tracked steps, the output is held close to the original model's prediction with
+//! guidance.
 
 use super::step::{Pull, Replayed, StepLoss, Term};
 use anyhow::Result;
@@ -7,10 +8,10 @@ use models::{guidance::Guidance, network::Network};
 use std::collections::BTreeSet;
 use tch::Kind;
 
-/// The original model, as a step is held to it.
+/// The original model and how it predicts.
 pub struct Original {
     pub network: Box<dyn Network>,
-    /// The prompts, as its guidance takes them.
+    /// The prompts' conditions for its guidance.
     pub text: GuidedText,
     pub guidance: Guidance,
     pub kind: Kind,
@@ -18,16 +19,16 @@ pub struct Original {
 }
 
 impl Original {
-    /// Towards it, at these steps.
+    /// The anchor loss at these steps.
     pub fn pull(&self, steps: BTreeSet<usize>) -> Anchored<'_> {
         let denoiser = Denoiser { network: self.network.as_ref(), guidance: self.guidance, kind: self.kind };
         Anchored { denoiser, text: &self.text, weight: self.weight, steps }
     }
 }
 
-/// The original model at some of the tracked steps.
+/// The anchor loss at some of the tracked steps.
 pub struct Anchored<'a> {
-    /// Without an adapter, with guidance of its own.
+    /// The original model, without an adapter, with its own guidance.
     pub denoiser: Denoiser<'a>,
     pub text: &'a GuidedText,
     pub weight: f64,
@@ -35,7 +36,7 @@ pub struct Anchored<'a> {
 }
 
 impl Anchored<'_> {
-    /// Squared distance to the original model's output, in the mean over latent values and steps.
+    /// Name of the loss: the squared distance to the original model's output, mean over latent values and steps.
     pub const NAME: &'static str = "anchor";
 }
 

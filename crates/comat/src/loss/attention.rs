@@ -1,5 +1,5 @@
-//! Attribute Concentration: the attention of a noun and its attributes belongs on the noun's object, and nowhere else
-//! (section 3 of the method).
+//! Attribute Concentration (section 3 of the method): the attention of a noun and its attributes should be on the
+//! noun's object and nowhere else.
 
 use super::step::{Pull, Replayed, StepLoss, Term};
 use anyhow::Result;
@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 pub struct Concentration<'a> {
     pub config: &'a config::Attention,
     pub steps: BTreeSet<usize>,
-    /// What belongs where, for every sample.
+    /// The targets of every sample.
     pub targets: &'a [Vec<Target>],
 }
 
@@ -43,11 +43,11 @@ impl StepLoss for Concentration<'_> {
     }
 }
 
-/// A noun as the text encoder sees it, and where in the image it is.
+/// A noun as the text encoder sees it, and its place in the image.
 pub struct Target {
-    /// Positions in the padded sequence of tokens, of the noun and its attributes; at least one.
+    /// Positions of the noun and its attributes in the padded sequence of tokens; at least one.
     pub tokens: Vec<i64>,
-    /// `[H, W]`, bool; empty where the noun was not drawn
+    /// `[H, W]`, bool; all false where the noun was not found.
     pub mask: Tensor,
 }
 
@@ -57,17 +57,17 @@ pub struct Parts {
     pub pixel: Tensor,
 }
 
-/// The losses of some samples' maps, as parts of a batch of `batch` samples. `None` where no sample has a target.
+/// The losses of the maps of some samples, as part of a batch of `batch` samples. `None` where no sample has a target.
 ///
-/// Of each layer (a place and a resolution of the UNet), with the maps `A_k` of token k, and the mask M of an entity brought
-/// to the layer's resolution (a cell that the mask touches is in it):
-/// - token loss, `reference`: over its modules the sum of the mean over entities and tokens of
-///   `(1 - mean over heads of sum(A_k M) / sum(A_k))^2`; `paper`: `sum(A_k (1 - M)) / sum(A_k) - sum(A_k M) / sum(A_k)`,
-///   summed over the tokens, with the mean over heads and modules in place of the single maps;
+/// Definitions for each layer (a place and a resolution of the UNet), with the map `A_k` of token k and the mask M of
+/// an entity at the layer's resolution (a cell is in M if the mask touches it):
+/// - token loss, `reference`: `(1 - mean over heads of sum(A_k M) / sum(A_k))^2`, mean over entities and tokens, summed
+///   over the layer's modules; `paper`: `sum(A_k (1 - M)) / sum(A_k) - sum(A_k M) / sum(A_k)`, summed over the tokens,
+///   with the mean over heads and modules in place of the single maps;
 /// - pixel loss: the binary cross-entropy of M and the map of all the entity's tokens together, mean over heads and
-///   modules, then over cells and entities. Both forms have the same.
+///   modules, then over cells and entities. It is the same in both forms.
 ///
-/// Summed over layers; a sample without targets counts as zero.
+/// Both are summed over layers. A sample without targets counts as zero.
 pub fn losses(form: Form, layers: &[Layer], targets: &[Vec<Target>], batch: usize) -> Option<Parts> {
     let index = Index::of(targets, layers.first()?.modules.first()?)?;
     let mut token = vec![];
@@ -96,17 +96,17 @@ pub fn losses(form: Form, layers: &[Layer], targets: &[Vec<Target>], batch: usiz
     Some(Parts { token: total(token), pixel: total(pixel) })
 }
 
-/// All tokens of all entities of all samples, one after the other, so that a layer takes a few operations only.
+/// All tokens of all entities of all samples in one list, so that a layer takes only a few operations.
 struct Index {
-    /// Sample, position in the text, and entity of every token `[N]`
+    /// Sample, position in the text, and entity of every token, each `[N]`.
     sample: Tensor,
     position: Tensor,
     entity: Tensor,
-    /// For the mean over a sample's entities, of the mean over an entity's tokens `[N]`
+    /// Weights `[N]` for the mean over a sample's entities of the mean over an entity's tokens.
     token_mean: Tensor,
-    /// For the mean over a sample's entities, of the sum over an entity's tokens `[N]`
+    /// Weights `[N]` for the mean over a sample's entities of the sum over an entity's tokens.
     token_sum: Tensor,
-    /// For the mean over a sample's entities `[E]`
+    /// Weights `[E]` for the mean over a sample's entities.
     entity_mean: Tensor,
     /// `[E, 1, H, W]`
     masks: Tensor,
@@ -144,29 +144,29 @@ impl Index {
         })
     }
 
-    /// Masks at a layer's resolution `[E, h·w]`, 1 where the mask touches the cell.
+    /// Masks at a layer's resolution, `[E, h·w]`: 1 where the mask touches the cell.
     fn masks(&self, height: i64, width: i64) -> Tensor {
         let resized = self.masks.internal_upsample_bilinear2d_aa([height, width], false, None, None);
         resized.flatten(1, 3).gt(0.0).to_kind(self.token_mean.kind())
     }
 
-    /// The maps of the tokens, of a module `[B, heads, h·w, L]` → `[N, heads, h·w]`
+    /// The maps of the tokens, from those of a module: `[B, heads, h·w, L]` → `[N, heads, h·w]`.
     fn pick(&self, map: &Tensor) -> Tensor {
         map.permute([0, 3, 1, 2]).index(&[Some(&self.sample), Some(&self.position)])
     }
 
-    /// How much of each token's attention `[N, heads, h·w]` lies in the mask of its entity, `[N, heads]`.
+    /// Share of each token's attention `[N, heads, h·w]` that lies in the mask of its entity: `[N, heads]`.
     fn inside(&self, maps: &Tensor, masks: &Tensor) -> Tensor {
         let masks = masks.index_select(0, &self.entity).unsqueeze(1);
         let sum = |t: &Tensor| t.sum_dim_intlist([-1].as_slice(), false, None);
         sum(&(maps * masks)) / sum(maps)
     }
 
-    /// maps `[N, h·w]`, masks `[E, h·w]`. Written out: libtorch's own kernel stops the program at a map that is no number.
+    /// Maps `[N, h·w]`, masks `[E, h·w]`. Not libtorch's own kernel: that aborts the program where a map is NaN.
     fn cross_entropy(&self, maps: &Tensor, masks: &Tensor) -> Tensor {
-        // rounding may take a sum of probabilities past 1
+        // rounding may make a sum of probabilities larger than 1
         let together = masks.zeros_like().index_add(0, &self.entity, maps).clamp(0.0, 1.0);
-        let log = |share: &Tensor| share.clamp_min(1e-12).log(); // as little as libtorch divides its gradient by
+        let log = |share: &Tensor| share.clamp_min(1e-12).log(); // the same lower bound as in libtorch's gradient
         let outside: Tensor = 1.0 - &together;
         let each = (masks * log(&together) + masks.eq(0.0) * log(&outside)) * -1.0;
         (each.mean_dim(1, false, None) * &self.entity_mean).sum(None)

@@ -1,4 +1,5 @@
-//! Concept Matching: how surprised a frozen captioner is by the prompt, given the image (section 2 of the method).
+//! Concept Matching (section 2 of the method): the negative log-likelihood of the prompt, given the image, by a frozen
+//! captioner.
 
 use crate::{
     finite::{self, Part},
@@ -31,15 +32,15 @@ use tch::{Device, Kind, Tensor};
 pub struct CaptionLoss {
     captioner: Resident<Box<dyn Likelihood>>,
     config: config::Captioner,
-    /// Wrong captions, where the loss has any
+    /// Wrong captions; empty if `captioner.contrast` is not used.
     contrast: Contrast,
 }
 
-/// A loss of a batch of images, or what some of them add to it.
+/// The caption loss of a batch of images, or the part that some of its images add.
 pub struct Caption {
-    /// Mean over all tokens of the batch (or mean over samples of sums), as configured.
+    /// Mean over all tokens of the batch, or mean over samples of the sum over tokens, as configured.
     pub loss: f64,
-    /// The same with smoothed labels, as configured: L, which the cotangent is of.
+    /// The same with smoothed labels, as configured. The cotangent is the gradient of this loss.
     pub smoothed: f64,
     /// `dL/d image` `[B, 3, H, W]`
     pub cotangent: Tensor,
@@ -53,7 +54,7 @@ impl CaptionLoss {
         Ok(Self::with(Resident::open(open)?, config))
     }
 
-    /// With a BLIP that is in memory already; tokenizer and preprocessing are read from the configured folder.
+    /// Uses a BLIP that is already in memory. Tokenizer and preprocessing are read from the configured folder.
     pub fn new(captioner: Captioner, config: &config::Captioner, device: Device) -> Result<Self> {
         let (of, kind) = (config.clone(), captioner.kind());
         let captioner: Box<dyn Likelihood> = Box::new(Blip::new(captioner, config)?);
@@ -64,20 +65,20 @@ impl CaptionLoss {
         Self { captioner, config: config.clone(), contrast: Contrast::default() }
     }
 
-    /// How far the crop of an image of that size may be moved: `0..=jitter` in each direction.
+    /// Largest offset of the crop of an image of this size: `0..=jitter` in each direction.
     pub fn jitter(height: i64, width: i64) -> i64 {
         height.min(width) / 224
     }
 
-    /// The crop of a training sample.
+    /// Draws the crop of a training sample.
     pub fn draw_crop(seed: u64, step: u64, sample: u64, height: i64, width: i64) -> Result<Crop> {
         let most = Self::jitter(height, width);
         let mut draws = stream(seed, Purpose::Crop, step, sample)?;
         Ok((draws.below(0, most + 1)?, draws.below(0, most + 1)?))
     }
 
-    /// Loss, and its cotangent at the images `[B, 3, H, W]` (0..1, not clamped) of a share. A few samples at a time, each
-    /// weighted so that any cutting gives the same.
+    /// Loss, and its cotangent at the images `[B, 3, H, W]` (0..1, not clamped) of a share. It works in micro-batches,
+    /// weighted so that their size does not change the result.
     pub fn with_cotangent(&self, images: &Tensor, share: &Share, crops: &[Crop]) -> Result<Caption> {
         self.captioner.with(|captioner| {
             let captioner = captioner.as_ref();
@@ -93,7 +94,7 @@ impl CaptionLoss {
         })
     }
 
-    /// Finds the wrong captions of these prompts, which `captioner.contrast` makes less likely.
+    /// Finds the wrong captions of these prompts; `captioner.contrast` makes them less likely.
     pub fn contrast_with(&mut self, prompts: &[Prompt], mode: entities::Mode) -> Result<()> {
         if self.config.contrast > 0.0 {
             self.contrast = Contrast::of(prompts, mode)?;
@@ -101,7 +102,7 @@ impl CaptionLoss {
         Ok(())
     }
 
-    /// Subtracts from the cotangent that of the same loss with wrong captions, where there are any.
+    /// Subtracts the cotangent of the same loss with the wrong captions, where there are any.
     fn away_from_wrong(
         &self,
         captioner: &dyn Likelihood,
@@ -125,7 +126,8 @@ impl CaptionLoss {
         Ok(())
     }
 
-    /// The loss of each image with its prompt, alone and not moved. The captioner is opened once for all.
+    /// The loss of each image with its prompt, each on its own and without an offset crop. The captioner is opened once
+    /// for all.
     pub fn losses(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<f64>> {
         let _guard = tch::no_grad_guard();
         self.captioner.with(|captioner| {
@@ -137,7 +139,7 @@ impl CaptionLoss {
         })
     }
 
-    /// What the sum over all tokens of these prompts is divided by.
+    /// The divisor of the sum over all tokens of these prompts.
     fn count(&self, captioner: &dyn Likelihood, prompts: &[&str]) -> Result<f64> {
         Ok(match self.config.reduction {
             Reduction::Sum => prompts.len().max(1) as f64,
@@ -173,12 +175,13 @@ impl CaptionLoss {
         Ok(parts)
     }
 
-    /// Sum of `-log p` over each caption's tokens `[B]`, and their number; differentiable with respect to the images.
+    /// Sum of `-log p` over each caption's tokens, `[B]`, and the number of tokens; differentiable with respect to the
+    /// images.
     pub fn nll(&self, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Nll> {
         self.captioner.with(|captioner| Self::nll_by(captioner.as_ref(), images, prompts, crops))
     }
 
-    /// Of each image a part, by its own crop.
+    /// Like [`Self::nll`], by a given captioner; each image is cut by its own crop.
     fn nll_by(captioner: &dyn Likelihood, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Nll> {
         let (_, _, height, width) = images.size4()?;
         let jitter = Self::jitter(height, width);
@@ -228,7 +231,7 @@ impl ImageReward for CaptionLoss {
     }
 }
 
-/// The cotangents of all pieces, in a batch.
+/// Concatenates the cotangents of all micro-batches.
 fn joined(parts: Vec<Piece>) -> Tensor {
     Tensor::cat(&parts.into_iter().map(|part| part.cotangent).collect::<Vec<_>>(), 0)
 }

@@ -1,4 +1,4 @@
-//! Wrong captions to hold the right one against: the same words, but two things have each other's attributes.
+//! Wrong captions for the contrastive loss: the same words, but two things have each other's attributes.
 
 use anyhow::Result;
 use diffusion::prompts::Prompt;
@@ -10,7 +10,8 @@ use std::{collections::HashMap, ops::Range};
 pub struct Contrast(HashMap<String, String>);
 
 impl Contrast {
-    /// Of these prompts: by the entities that their file names, else by those that the parser finds.
+    /// The wrong captions of these prompts, by the entities that the prompt file names, else by those that the parser
+    /// finds.
     pub fn of(prompts: &[Prompt], mode: Mode) -> Result<Self> {
         let mut parser = None;
         let mut wrong = HashMap::new();
@@ -37,7 +38,8 @@ impl Contrast {
     }
 }
 
-/// The text with the attributes of two things exchanged: the first two that differ in them and have as many.
+/// The text with the attributes of two things exchanged. They are the first two whose attributes differ and are equally
+/// many.
 fn exchanged(text: &str, entities: &[Entity]) -> Option<String> {
     let words = |e: &Entity| e.attributes.iter().map(|place| text[place.clone()].to_lowercase()).collect::<Vec<_>>();
     let fit = |a: &Entity, b: &Entity| {

@@ -1,6 +1,7 @@
-//! Losses of the denoising steps themselves: what a replayed step adds to what comes back to it from the image.
+//! Losses of single denoising steps. In the replay, their gradients are added to the gradient that comes from the
+//! image.
 //!
-//! A new one is a type with [`StepLoss`] and a line in [`crate::train::iterate`].
+//! To add one, write a type with [`StepLoss`] and a line in [`crate::train::iterate`].
 
 use anyhow::Result;
 use models::{network::Layer, schedule::Step};
@@ -8,57 +9,57 @@ use std::collections::{BTreeMap, BTreeSet};
 use tch::{Kind, Tensor};
 
 pub trait StepLoss {
-    /// Of the tracked steps, those that have it.
+    /// The tracked steps that have this loss.
     fn steps(&self) -> &BTreeSet<usize>;
 
-    /// Whether it looks at the cross-attention maps ([`Replayed::maps`]), which are computed for it.
+    /// Whether the loss needs the cross-attention maps ([`Replayed::maps`]). They are computed only if some loss does.
     fn looks_at_maps(&self) -> bool {
         false
     }
 
-    /// The loss of some samples at one step, as parts of the batch's: any number of terms, each with its gradient.
+    /// The loss of some samples at one step, as part of the batch's loss: any number of terms, each with its gradient.
     ///
     /// # Errors
-    /// Those of the networks it needs.
+    /// Errors of the networks it uses.
     fn terms(&self, seen: &Replayed) -> Result<Vec<Term>>;
 }
 
 /// A step that is run again for some samples, with gradient.
 pub struct Replayed<'a> {
     pub step: &'a Step,
-    /// The latents before it `[b, C, h, w]`; in `chained` mode a leaf of the graph.
+    /// The latents before the step, `[b, C, h, w]`; in `chained` mode a leaf of the graph.
     pub latents: &'a Tensor,
-    /// The guided model output `[b, C, h, w]`, with its graph.
+    /// The guided model output, `[b, C, h, w]`, with its graph.
     pub output: &'a Tensor,
-    /// The maps of the conditional half, with their graph; none where nobody looks at them.
+    /// The maps of the conditional half, with their graph; empty if no loss needs them.
     pub maps: &'a [Layer],
-    /// The first of these samples and how many they are, among those that are replayed here.
+    /// Start and length: which of the replayed samples these are.
     pub rows: (usize, usize),
-    /// Samples of the batch that losses are means over.
+    /// Number of samples of the batch that losses are means over.
     pub batch: usize,
 }
 
 /// A term of a step's loss.
 pub struct Term {
-    /// By which its values are summed over steps and samples.
+    /// The name under which its values are summed over steps and samples.
     pub name: &'static str,
-    /// Not weighted, still on the device.
+    /// Not weighted, and still on the device.
     pub value: Tensor,
     pub gradient: Pull,
 }
 
-/// How a term comes to the adapter; weighted.
+/// How the gradient of a term reaches the adapter; weighted.
 pub enum Pull {
-    /// A scalar with a graph. In `chained` mode its gradient also goes on to the steps before, through the step's input.
+    /// A scalar with a graph. In `chained` mode its gradient also reaches earlier steps through the step's input.
     Loss(Tensor),
-    /// A cotangent at the model's output `[b, C, h, w]`, about this step alone: nothing of it goes on.
+    /// A cotangent at the model's output, `[b, C, h, w]`. It affects this step alone and does not reach earlier steps.
     AtOutput(Tensor),
 }
 
-/// Sums of values by name, not weighted.
+/// Sums of loss values by name, not weighted.
 pub type Values = BTreeMap<&'static str, f64>;
 
-/// Reads values from the device, all at once.
+/// Reads all values from the device at once.
 pub fn read(values: Vec<(&'static str, Tensor)>) -> Result<Values> {
     let mut sums = Values::new();
     if values.is_empty() {

@@ -1,4 +1,4 @@
-//! The cosine between image and prompt in CLIP's space, -1 to 1.
+//! Reward: the cosine between image and prompt in CLIP's space, -1 to 1.
 
 use super::PerImage;
 use anyhow::Result;
@@ -7,10 +7,10 @@ use models::clip::ClipScore;
 use std::path::Path;
 use tch::{Device, Kind};
 
-/// A CLIP of a folder in transformers layout.
+/// Opens a CLIP from a folder in transformers layout.
 ///
 /// # Errors
-/// A folder that is not there, or holds another network.
+/// The folder is missing, or holds another network.
 pub fn open(name: &str, folder: &Path, kind: Kind, device: Device) -> Result<PerImage<ClipScore>> {
     let folder = folder.to_owned();
     let network = Resident::open(move || Ok(ClipScore::open(&folder, kind, device)?))?;

@@ -1,29 +1,30 @@
-//! Where an iteration's time and memory go.
+//! Measures the time and memory of an iteration's phases.
 
 use std::{cell::Cell, mem, ops::AddAssign, time::Instant};
 use tch::Device;
 use torch_ext::memory;
 
-/// A part of an iteration. A GPU is waited for at its end, so that its time is counted where it belongs.
+/// Time and memory of a phase of an iteration. At its end a GPU is synchronised, so that its time counts for the right
+/// phase.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Phase {
     pub seconds: f64,
-    /// The most memory in use at once, in bytes; `None` where the device does not tell.
+    /// Peak memory in bytes; `None` where the device does not report it.
     pub peak: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Phases {
     pub trajectory: Phase,
-    /// From latents to images, both ways
+    /// From latents to images, forward and backward pass.
     pub decode: Phase,
-    /// The captioner, both ways
+    /// The captioner, forward and backward pass.
     pub caption: Phase,
-    /// The rewards beside the captioner, both ways
+    /// The rewards besides the captioner, forward and backward pass.
     pub reward: Phase,
-    /// The discriminator, both ways
+    /// The discriminator, forward and backward pass.
     pub fidelity: Phase,
-    /// Finding the objects of the attention losses
+    /// Finding the objects for the attention losses.
     pub segment: Phase,
     pub replay: Phase,
 }
@@ -42,7 +43,7 @@ impl Phases {
         ]
     }
 
-    /// Of all parts.
+    /// Peak memory over all phases, in bytes.
     pub fn peak(&self) -> Option<u64> {
         self.named().iter().filter_map(|(_, phase)| phase.peak).max()
     }
@@ -73,11 +74,11 @@ pub struct Clock {
 }
 
 thread_local! {
-    /// What is being computed, for whoever has to say where memory ran out.
+    /// The current phase, for error messages when memory runs out.
     static UNDER_WAY: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
-/// The phase that is under way in this thread, or that an error came from.
+/// The current phase of this thread, or the one that an error came from.
 pub fn under_way() -> Option<&'static str> {
     UNDER_WAY.get()
 }
@@ -89,14 +90,14 @@ impl Clock {
         Self { since: Instant::now(), device }
     }
 
-    /// What there was since the last time. Another phase begins.
+    /// Ends the current phase and starts the phase `next`. Returns time and memory of the ended phase.
     pub fn lap(&mut self, next: &'static str) -> Phase {
         let phase = self.end();
         UNDER_WAY.set(Some(next));
         phase
     }
 
-    /// What there was since the last time. Nothing is under way any more.
+    /// Ends the current phase and returns its time and memory.
     pub fn end(&mut self) -> Phase {
         if let Device::Cuda(gpu) = self.device {
             tch::Cuda::synchronize(gpu as i64);

@@ -1,30 +1,30 @@
-//! Who looks on while a trainer trains.
+//! Observers of a training run.
 
 use super::{StepReport, Trainer};
 use anyhow::Result;
 use std::path::Path;
 
-/// Looks on: logs, samples, validates, exports. A trainer knows nothing else of it. Every rank has one, and calls it in the same order, so
-/// that an observer may exchange something with the others.
+/// An observer of training: logs, samples, validates, exports. The trainer knows nothing else about it. Every rank has
+/// one and calls it in the same order, so observers may communicate with those of other ranks.
 pub trait Observer {
-    /// Before the first step of this process. `true`: there is nothing left to do.
+    /// Called before the first step of this process. `true`: there is nothing left to do.
     ///
     /// # Errors
-    /// They end the run, here and below.
+    /// An error ends the run, here and in the methods below.
     fn on_start(&mut self, trainer: &mut Trainer) -> Result<bool>;
 
-    /// After every denoising step, and between the phases of a step.
+    /// Called after every denoising step and between the phases of a step.
     fn on_tick(&self) {}
 
-    /// After every step. The trainer has counted it already.
+    /// Called after every step. The trainer has counted the step already.
     fn on_step(&mut self, trainer: &Trainer, report: &StepReport) -> Result<()>;
 
-    /// After a checkpoint was written, by rank 0.
+    /// Called on rank 0 after a checkpoint was written.
     fn on_checkpoint(&mut self, path: &Path, step: u64) -> Result<()>;
 
-    /// After a step and its checkpoint: the place for what takes long. `true` ends the run here.
+    /// Called after a step and its checkpoint; work that takes long belongs here. `true` ends the run.
     fn on_look(&mut self, trainer: &mut Trainer) -> Result<bool>;
 
-    /// After the last step.
+    /// Called after the last step.
     fn on_end(&mut self, trainer: &mut Trainer) -> Result<()>;
 }

@@ -1,4 +1,4 @@
-//! A step's figures: added up over its trajectories, then over the ranks together with the gradients.
+//! Metrics of a training step: summed over its trajectories, then over the ranks together with the gradients.
 
 use crate::{
     attention::Counts,
@@ -15,16 +15,16 @@ use ranks::{
 use std::time::Instant;
 use tch::Tensor;
 
-/// What one step has to say for itself.
+/// Metrics of one training step.
 pub struct StepReport {
     pub caption_loss: f64,
-    /// Where labels are smoothed.
+    /// The caption loss with smoothed labels; `None` where labels are not smoothed.
     pub smoothed_loss: Option<f64>,
-    /// The rewards beside it, by name, not weighted.
+    /// The other rewards by name, not weighted.
     pub rewards: Vec<(String, f64)>,
     pub grad_norm: f64,
     pub learning_rate: f64,
-    /// With Prodigy: what the learning rate is a factor of.
+    /// Prodigy's distance d, which the learning rate is multiplied by; `None` with another optimiser.
     pub distance: Option<f64>,
     pub attention: Option<(AttentionLosses, Counts)>,
     pub anchor_loss: Option<f64>,
@@ -33,13 +33,13 @@ pub struct StepReport {
     pub mixed_loss: Option<f64>,
     pub phases: Phases,
     pub began: Instant,
-    /// Seconds until each rank had computed its share, and seconds that rank 0 then spent on adding up.
+    /// Seconds until each rank had computed its share, and seconds that rank 0 then spent on the sum over ranks.
     pub ranks: Option<(Vec<f64>, f64)>,
-    /// Whether somebody has asked the run to stop.
+    /// Whether a rank was asked to stop the run.
     pub stop: bool,
-    /// Whether that was before all ranks had computed their parts: the step is given up.
+    /// Whether a rank was asked to stop before it had computed its part: the step is abandoned.
     pub abandoned: bool,
-    /// Why the step is skipped, if it is.
+    /// The part that is not finite, if the step is skipped for it.
     pub not_finite: Option<Part>,
 }
 
@@ -76,7 +76,7 @@ impl StepReport {
         }
     }
 
-    /// Adds one of `parts` trajectories.
+    /// Adds the outcome of one of `parts` trajectories.
     pub fn add(&mut self, outcome: &Outcome, verdict: Option<Verdict>, parts: usize) {
         self.caption_loss += outcome.caption_loss / parts as f64;
         if let Some(loss) = &mut self.smoothed_loss {
@@ -105,13 +105,13 @@ impl StepReport {
         self.phases += outcome.phases;
     }
 
-    /// Adds one of `parts` trajectories of images. Their time counts with that of the prompts.
+    /// Adds the outcome of one of `parts` trajectories of mixed latents. Its time is added to that of the prompts.
     pub fn add_mixed(&mut self, outcome: &Outcome, parts: usize) {
         self.mixed_loss = Some(self.mixed_loss.unwrap_or(0.0) + outcome.caption_loss / parts as f64);
         self.phases += outcome.phases;
     }
 
-    /// Takes note of why this rank's part of the step ended early, where all ranks can go on from that.
+    /// Records why this rank's part of the step ended early, if all ranks can continue after that.
     ///
     /// # Errors
     /// Any other error.
@@ -125,7 +125,7 @@ impl StepReport {
         Ok(())
     }
 
-    /// In what was added up over the ranks, which is the same on all of them.
+    /// Looks for values that are not finite in the sums over ranks, which are the same on all ranks.
     pub fn look_for_what_is_not_finite(&mut self) {
         let fidelity = self.fidelity.unwrap_or_default();
         let figures = [
@@ -141,15 +141,15 @@ impl StepReport {
         self.not_finite = self.not_finite.or(first);
     }
 
-    /// The norm of the discriminator's gradient, and how many of its updates were skipped so far.
+    /// Records the norm of the discriminator's gradient, and how many of its updates were skipped so far.
     pub fn discriminator_updated(&mut self, norm: f64, skipped: u64) {
         if let Some(fidelity) = &mut self.fidelity {
             (fidelity.grad_norm, fidelity.skipped) = (norm, skipped);
         }
     }
 
-    /// From this rank's gradients and figures to those of the whole batch, on every rank. Somebody who stops one rank stops all, and what
-    /// is not finite on one is not on any.
+    /// Sums this rank's gradients and metrics over all ranks. A stop or a value that is not finite on one rank counts
+    /// on all of them.
     pub fn add_up(&mut self, group: &ProcessGroup, gradients: &mut [&mut Tensor], interrupt: &Interrupt) -> Result<()> {
         if group.is_alone() {
             self.stop = interrupt.is_set();
@@ -177,7 +177,7 @@ impl StepReport {
         Ok(())
     }
 
-    /// Parts of means over the batch. Every rank has the same ones.
+    /// The values that are parts of means over the batch. Every rank has the same list.
     fn sums(&mut self) -> Vec<&mut f64> {
         let mut all = vec![&mut self.caption_loss, &mut self.pulls.caption];
         all.extend(&mut self.smoothed_loss);
@@ -188,7 +188,7 @@ impl StepReport {
             all.extend([&mut losses.token, &mut losses.pixel]);
         }
         if let Some(fidelity) = &mut self.fidelity {
-            let pull = self.pulls.adversarial.get_or_insert(0.0); // a rank without a sample has none
+            let pull = self.pulls.adversarial.get_or_insert(0.0); // a rank without samples has no value of its own
             all.extend([&mut fidelity.adversarial, &mut fidelity.discriminator, &mut fidelity.accuracy, pull]);
         }
         all

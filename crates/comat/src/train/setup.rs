@@ -1,4 +1,4 @@
-//! Before the first step and after the last: opening a run anew or from a checkpoint, and saving it.
+//! Opens a run, new or from a checkpoint, and saves it.
 
 use super::{Fidelity, Observer, Trainer};
 use crate::{
@@ -19,11 +19,11 @@ use std::path::Path;
 use tch::Tensor;
 
 impl Trainer {
-    /// Opens what a run needs: anew, or from a checkpoint (`latest`, or its folder). [`Trainer::complete`] does the rest, once the run's
+    /// Opens a new run or a checkpoint (`latest`, or its folder). [`Trainer::complete`] does the rest, once the run's
     /// folder is claimed.
     ///
     /// # Errors
-    /// What cannot be opened, by its name and file.
+    /// Names what cannot be opened, and its file.
     pub fn open(config: Config, resume: Option<&str>, group: ProcessGroup) -> Result<Self> {
         let prompts = prompts::read(&config.prompts.train)?;
         let samples = config.train.batch_size * config.train.accumulation;
@@ -36,7 +36,7 @@ impl Trainer {
         }
         let found = match resume {
             Some(which) if group.leads() => checkpoint::find(&config.output.join("checkpoints"), which)?,
-            _ => None, // the other ranks have it from rank 0
+            _ => None, // the other ranks get it from rank 0
         };
         let mut session = Session::open(config)?;
         session.take_entities(&prompts)?;
@@ -79,8 +79,8 @@ impl Trainer {
         })
     }
 
-    /// What is made in the run's folder, and what only rank 0 has: the original model's latents for the discriminator, the running average,
-    /// and everything that is learned.
+    /// Adds what is created in the run's folder (the original model's latents for the discriminator, the running
+    /// average) and copies everything that is learned from rank 0 to the other ranks.
     ///
     /// # Errors
     /// A checkpoint that lacks something; latents of another model.
@@ -96,7 +96,7 @@ impl Trainer {
         self.take_from_first()
     }
 
-    /// Everything that is learned, as rank 0 has it.
+    /// Copies everything that is learned from rank 0.
     fn take_from_first(&mut self) -> Result<()> {
         let group = &self.group;
         if group.is_alone() {
@@ -131,7 +131,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// A checkpoint, by rank 0; the others go on. One of this step that this process wrote is the same.
+    /// Rank 0 saves a checkpoint; other ranks do nothing. If this process has already saved this step, nothing is
+    /// written.
     pub(super) fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
         if self.saved == Some(self.step) {
             return Ok(());
@@ -163,7 +164,7 @@ impl Trainer {
     }
 }
 
-/// How far a run has come.
+/// Progress of a run.
 #[derive(Default)]
 struct Progress {
     step: u64,
@@ -171,7 +172,7 @@ struct Progress {
     skipped_in_a_row: u64,
 }
 
-/// A new discriminator, where the run has one.
+/// A new discriminator, if the run has one.
 pub fn discriminator(session: &mut Session) -> Result<Option<Discriminator>> {
     let config = session.config.clone();
     let Some(settings) = &config.fidelity else { return Ok(None) };
@@ -185,7 +186,7 @@ pub fn discriminator(session: &mut Session) -> Result<Option<Discriminator>> {
     Ok(Some(discriminator))
 }
 
-/// The discriminator, new or as in the checkpoint, and the original model's latents, of which the missing ones are made.
+/// The discriminator, new or from the checkpoint, and the original model's latents; missing latents are generated.
 fn fidelity(
     session: &mut Session,
     prompts: &[Prompt],
@@ -203,18 +204,18 @@ fn fidelity(
     Ok(Some(Fidelity { discriminator, real }))
 }
 
-/// The prompts that a run's steps come to.
+/// The prompts that the run's steps reach.
 pub fn reached<'a>(config: &Config, prompts: &'a [Prompt]) -> Result<Vec<&'a str>> {
     let reached = Order::reached(config.seed, prompts.len(), config.train.samples())?;
     Ok(reached.into_iter().map(|i| prompts[i].text.as_str()).collect())
 }
 
-/// Whether something that happens every so many steps (0: never) happens after this one.
+/// Whether something that happens every `every` steps (0: never) happens after this step.
 pub fn due(every: u64, step: u64) -> bool {
     every > 0 && step.is_multiple_of(every)
 }
 
-/// Tells prompt files apart.
+/// A digest that identifies the contents of a prompt file.
 pub fn digest(prompts: &[Prompt]) -> String {
     use sha2::{Digest, Sha256};
     let mut hasher = Sha256::new();
