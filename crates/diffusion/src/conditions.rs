@@ -1,4 +1,4 @@
-//! Prompts as a network takes them.
+//! Encoded prompts, as input of the denoising network.
 
 use anyhow::Result;
 use models::{lora::AdapterFile, network::Conditions, tokenizer::Encoding};
@@ -8,10 +8,11 @@ use tch::Tensor;
 pub trait PromptEncoder {
     /// Conditions for a batch, with the unconditional half if there is guidance.
     ///
-    /// `negative`: `None` is the model's own idea of no prompt. `size`: height and width in pixels, for networks that are told.
+    /// `negative`: with `None` the model's own default for an empty prompt is used. `size`: height and width in pixels,
+    /// for networks that are conditioned on it.
     ///
     /// # Errors
-    /// Those of opening the encoders; prompts that cannot be tokenised.
+    /// Errors of opening the encoders; prompts that cannot be tokenised.
     fn guided(
         &mut self,
         prompts: &[&str],
@@ -20,19 +21,19 @@ pub trait PromptEncoder {
         size: (i64, i64),
     ) -> Result<GuidedText>;
 
-    /// The tokens of a prompt at the positions that the context and its attention maps have.
+    /// The tokens of a prompt, at the positions that they have in the context and its attention maps.
     ///
     /// # Errors
     /// A text that cannot be tokenised.
     fn tokens(&self, prompt: &str) -> Result<Encoding>;
 
-    /// Adds what files have for the encoders to their weights, in place of the files before.
+    /// Adds the adapters' updates of the encoders to their weights, in place of earlier adapters.
     ///
     /// # Errors
-    /// A file is of another base model.
+    /// A file belongs to another base model.
     fn adapt(&mut self, adapters: Vec<Adapter>) -> Result<()>;
 
-    /// Unloads the encoders whenever they have nothing to do.
+    /// Unloads the encoders whenever they are not in use.
     fn offload(&mut self);
 }
 
@@ -42,13 +43,13 @@ pub struct Adapter {
     pub scale: f64,
 }
 
-/// Conditions of a batch: a row a sample, and both halves on top of each other where there is guidance.
+/// Conditions of a batch: one row per sample; with guidance, the unconditional and conditional rows are stacked.
 pub struct GuidedText {
     pub cond: Conditions,
     uncond: Option<Conditions>,
     /// Unconditional rows, then conditional ones.
     pub both: Option<Conditions>,
-    /// How often the tokens of each conditional row are there, so that all contexts are of one length.
+    /// How often the tokens of each conditional row are repeated, so that all contexts have the same length.
     repeats: Vec<i64>,
 }
 
@@ -63,7 +64,8 @@ impl GuidedText {
         self.uncond.as_ref()
     }
 
-    /// Attention maps `[B, heads, h·w, L]` of the conditional rows, what all copies of a token get at its first place.
+    /// Attention maps `[B, heads, h·w, L]` of the conditional rows. The attention to all copies of a token is summed at
+    /// its first position.
     pub fn fold(&self, maps: Tensor) -> Tensor {
         if self.repeats.iter().all(|times| *times == 1) {
             return maps;

@@ -1,4 +1,4 @@
-//! The network with guidance, as the function of latents and timestep that a sampler walks along.
+//! The network with guidance, as the function of latents and timestep that a sampler uses.
 
 use crate::conditions::GuidedText;
 use models::{
@@ -16,13 +16,14 @@ pub struct Denoiser<'a> {
 }
 
 impl Denoiser<'_> {
-    /// Guided model output for latents `[B, C, h, w]` at a time in training steps, in their precision. Both halves run as one batch.
+    /// Guided model output for latents `[B, C, h, w]` at a time in training steps; it has the latents' precision. Both
+    /// halves run as one batch.
     pub fn predict(&self, latents: &Tensor, time: f64, text: &GuidedText) -> Result<Tensor> {
         self.run(latents, time, text, |x, t, text| self.network.predict(x, t, text, None))
     }
 
-    /// [`Denoiser::predict`] for these prompts, as a sampler takes it: without gradients. What depends on the prompts alone is computed
-    /// once.
+    /// [`Denoiser::predict`] for these prompts, in the form that a sampler uses: without gradients. What depends on the
+    /// prompts alone is computed once.
     pub fn conditioned_on<'a>(&'a self, text: &'a GuidedText) -> impl Fn(&Tensor, f64) -> Result<Tensor> + 'a {
         let projected = Projected::default();
         move |latents, time| {
@@ -30,7 +31,8 @@ impl Denoiser<'_> {
         }
     }
 
-    /// As [`Denoiser::predict`], with the cross-attention maps of the conditional half, a row a sample.
+    /// Like [`Denoiser::predict`], and also returns the cross-attention maps of the conditional half, one row per
+    /// sample.
     pub fn predict_with_maps(&self, latents: &Tensor, time: f64, text: &GuidedText) -> Result<(Tensor, Vec<Layer>)> {
         let rows = latents.size()[0];
         let recorder = Recorder::new(if text.both.is_some() { rows } else { 0 }, rows);
@@ -39,8 +41,9 @@ impl Denoiser<'_> {
         Ok((predicted, folded(recorder, text)))
     }
 
-    /// As [`Denoiser::predict`], where gradients go through the conditional half alone: the other one has no graph, whatever the
-    /// network's weights and the latents ask for. Where `maps` are wanted, with the conditional half's.
+    /// Like [`Denoiser::predict`], with gradients through the conditional half only. The unconditional half has no
+    /// graph, even if the network's weights or the latents require gradients. With `maps`, the conditional half's maps
+    /// are returned too.
     pub fn predict_conditionally(
         &self,
         latents: &Tensor,
@@ -86,7 +89,7 @@ impl Denoiser<'_> {
     }
 }
 
-/// The maps, with a token's copies at its first place.
+/// The maps, with the attention to a token's copies summed at its first position.
 fn folded(recorder: Recorder, text: &GuidedText) -> Vec<Layer> {
     let mut layers = recorder.into_layers();
     for map in layers.iter_mut().flat_map(|layer| &mut layer.modules) {

@@ -1,4 +1,5 @@
-//! Families of models: what everything else asks of one. A new one is a file here and a line in [`FAMILIES`].
+//! Families of models: the interface that the rest of the program uses. To add one, write a file here and a line in
+//! [`FAMILIES`].
 
 mod model;
 pub mod stable_diffusion;
@@ -20,7 +21,7 @@ const FAMILIES: &[(&str, Open)] = &[
 /// Opens a model of any family.
 ///
 /// # Errors
-/// What is missing or not implemented, by file and key.
+/// Names what is missing or not implemented, by file and key.
 pub fn open(path: &Path, request: &Request) -> Result<Parts> {
     if request.tokenizer.is_some() && is_single_file(path) {
         return stable_diffusion::single::open(path, request);

@@ -1,4 +1,4 @@
-//! `comat generate`: prompts to PNG files.
+//! `comat generate`: from prompts to PNG files.
 
 mod candidates;
 mod noise;
@@ -27,10 +27,10 @@ use tch::Tensor;
 pub use candidates::{Best, Loss};
 pub use noise::Given;
 
-/// What to draw, and where to put it.
+/// What to generate, and where to write it.
 pub struct Request {
     pub prompts: Vec<String>,
-    /// Images of each prompt.
+    /// Number of images of each prompt.
     pub count: usize,
     pub seed: u64,
     pub seeds: Seeds,
@@ -43,22 +43,22 @@ pub struct Request {
     pub overwrite: bool,
     /// LoRA files, each with its strength.
     pub loras: Vec<(PathBuf, f64)>,
-    /// `x_T` `[B, C, h, w]`, and `z` `[T, B, C, h, w]` for a stochastic sampler, in place of drawn noise.
+    /// A file with `x_T` `[B, C, h, w]`, and `z` `[T, B, C, h, w]` for a stochastic sampler, in place of random noise.
     pub init_latents: Option<PathBuf>,
-    /// Receives `x_0` `[B, C, h, w]`.
+    /// File that `x_0` `[B, C, h, w]` is written to.
     pub save_latents: Option<PathBuf>,
 }
 
-/// The tensor in a file of latents.
+/// Key of the tensor in a file of latents.
 const SAVED: &str = "x_0";
 
-/// Which images have noise in common.
+/// Which images share their noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Seeds {
-    /// Image i of every prompt has the seed `seed + i`, as other programs have it.
+    /// Image i of every prompt has the seed `seed + i`, as in other programs.
     #[default]
     Shared,
-    /// Every image has a seed of its own, made from seed, prompt and i. Means over images then have no luck in common.
+    /// Every image has its own seed, derived from seed, prompt and i. Means over images then have independent noise.
     Own,
 }
 
@@ -75,12 +75,12 @@ impl Seeds {
     }
 }
 
-/// One image to be made.
+/// One image to generate.
 struct Job<'a> {
     prompt: &'a str,
-    /// Of its candidates, of which one is kept.
+    /// Seeds of its candidates; one of them is kept.
     seeds: Vec<u64>,
-    /// Number and prompt, with which its file name begins.
+    /// Number and prompt, the beginning of its file name.
     name: String,
 }
 
@@ -90,8 +90,8 @@ impl Job<'_> {
     }
 }
 
-/// Draws everything, every rank its share of the images into one folder; returns the files of all. Files are written as their
-/// batch is done, each of them whole.
+/// Generates all images, each rank its share, into one folder; returns the files of all ranks. Files are written when
+/// their batch is done, each of them as a whole.
 ///
 /// # Errors
 /// A file exists already and `overwrite` is not set; given noise does not fit; an image is not finite; Ctrl-C.
@@ -120,7 +120,7 @@ pub fn run(
     bar.set_length((mine.len() * candidates * sampler.len()) as u64);
 
     let mut kept = Kept::default();
-    // several images at a time, or of one image several candidates
+    // several images at a time, or several candidates of one image
     let together = (request.batch / candidates).max(1);
     for (number, part) in jobs[mine.clone()].chunks(together).enumerate() {
         let first = (mine.start + number * together) as i64;
@@ -155,20 +155,20 @@ pub fn run(
     kept.gather(request, &jobs, empty, size, group)
 }
 
-/// What a rank keeps of the images that it has saved.
+/// Results of the images that a rank has saved.
 #[derive(Default)]
 struct Kept {
     seeds: Vec<i64>,
-    /// Those that have no loss are not a number.
+    /// Losses; NaN for images that have none.
     losses: Vec<f64>,
-    /// `[1, C, h, w]` each, where they are asked for.
+    /// Latents, `[1, C, h, w]` each, if they were requested.
     latents: Vec<Tensor>,
-    /// Where a grid is asked for.
+    /// Images, if a grid was requested.
     images: Vec<Image>,
 }
 
 impl Kept {
-    /// Writes a job's image, with its settings in it.
+    /// Writes a job's image, with its settings in the metadata.
     fn save(&mut self, request: &Request, job: &Job, drawn: Drawn, settings: &str) -> Result<()> {
         let Drawn { seed, loss, latents, image } = drawn;
         let image = Image::from_tensor(&image)?;
@@ -187,7 +187,7 @@ impl Kept {
         Ok(())
     }
 
-    /// Writes what is of all images together; returns all files. `empty` is latents of no image `[0, C, h, w]`.
+    /// Writes the files about all images together; returns all files. `empty`: latents of no image, `[0, C, h, w]`.
     fn gather(
         mut self,
         request: &Request,
@@ -204,7 +204,7 @@ impl Kept {
             None => Tensor::new(),
         };
         let images = if request.grid { of_all_ranks(self.images, size, jobs.len(), group)? } else { vec![] };
-        group.barrier()?; // all files are there
+        group.barrier()?; // all files exist
         let seeds = Vec::<i64>::try_from(&group.gather(&Tensor::from_slice(&self.seeds), jobs.len())?)?;
         let losses = Vec::<f64>::try_from(&group.gather(&Tensor::from_slice(&self.losses), jobs.len())?)?;
         let mut files: Vec<PathBuf> =
@@ -230,7 +230,7 @@ impl Kept {
     }
 }
 
-/// The images and their prompts as Hugging Face's image folder has them, a line each.
+/// Images and prompts in the format of Hugging Face's image folder, one line each.
 fn metadata(jobs: &[Job], files: &[PathBuf], seeds: &[i64], losses: &[f64]) -> String {
     let mut text = String::new();
     for (((job, file), seed), loss) in jobs.iter().zip(files).zip(seeds).zip(losses) {
@@ -244,7 +244,7 @@ fn metadata(jobs: &[Job], files: &[PathBuf], seeds: &[i64], losses: &[f64]) -> S
     text
 }
 
-/// An image `[3, H, W]` (0..1, not clamped) of each prompt and seed, as [`run`] draws it.
+/// An image `[3, H, W]` (0..1, not clamped) of each prompt and seed, the same as [`run`] generates.
 pub fn draw(
     pipeline: &mut Pipeline,
     unet: &dyn Network,
@@ -285,7 +285,7 @@ fn draw_batch(
     Ok((walked.latents, images))
 }
 
-/// All settings of an image, in the form that image viewers and web interfaces for Stable Diffusion read.
+/// All settings of an image, in the format that image viewers and web interfaces for Stable Diffusion read.
 pub fn parameters(
     sampling: &Sampling,
     prompt: &str,
@@ -318,7 +318,8 @@ pub fn parameters(
     text + &format!(", Version: comat {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The images of every rank, in order. They come by message: a network file system may not show the others' files yet.
+/// The images of all ranks, in order. They are sent by message, since a network file system may not show other ranks'
+/// files yet.
 fn of_all_ranks(mine: Vec<Image>, size: Size, total: usize, group: &ProcessGroup) -> Result<Vec<Image>> {
     if group.is_alone() {
         return Ok(mine);
@@ -355,7 +356,7 @@ fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
         if let Some(taken) = paths.iter().chain(&request.init_latents).find(|file| models::place(file) == place) {
             bail!("--save-latents {}: that is {}; choose another file", latents.display(), taken.display());
         }
-        // a model, a LoRA, a prompt file: nothing of the user's is replaced by latents but latents
+        // only a file of latents is overwritten by latents, never a user's model, LoRA or prompt file
         let is_latents = || tensors::read(latents).is_ok_and(|(all, _)| all.keys().eq([SAVED]));
         if latents.is_file() && !is_latents() {
             bail!("--save-latents {}: there is a file that holds no latents; choose another one", latents.display());
@@ -370,7 +371,7 @@ fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
     }
 }
 
-/// The size asked for, or that of the given latents, or the model's own.
+/// The requested size, or that of the given latents, or the model's own.
 fn size(pipeline: &Pipeline, asked: Option<Size>, given: Option<&Given>) -> Result<Size> {
     let Some(given) = given else { return Ok(asked.unwrap_or(pipeline.native_size())) };
     let cell = pipeline.latents.downscale;

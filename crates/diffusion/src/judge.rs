@@ -1,16 +1,16 @@
-//! Judges of images that no loss sees: what a run is watched by.
+//! Judges of images: metrics that a run is observed by, and that no loss uses.
 
 use anyhow::{Context, Result};
 use models::clip::ClipScore;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// Gives each image some figures; more is better.
+/// Computes metrics of each image; more is better.
 pub trait Judge {
-    /// What the figures are called. The first is the one that a run is steered by.
+    /// Names of the metrics. The first is the one that a run is steered by.
     fn figures(&self) -> &'static [&'static str];
 
-    /// images `[B, 3, H, W]` in 0..1 and their prompts → a value for each figure, of each image
+    /// Images `[B, 3, H, W]` in 0..1 and their prompts → for each metric, a value per image.
     fn judge(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<Vec<f64>>>;
 }
 

@@ -1,8 +1,9 @@
-//! Text-to-image diffusion models of Stable Diffusion's kind, opened from the folders and files that people have, sampled, and
-//! differentiated in pieces.
+//! Text-to-image diffusion models of Stable Diffusion's kind: opened from common folders and files, sampled, and
+//! differentiated piecewise.
 //!
-//! Prompt → [`conditions`] → [`trajectory`] by the [`denoiser`] → latents → images: all of it is in [`generate`]. Gradients go back in small pieces:
-//! through the decoder by [`stages`] and [`tiles`], in half precision by [`precision`].
+//! Prompt → [`conditions`] → [`trajectory`] by the [`denoiser`] → latents → images: all of it is in [`generate`].
+//! Gradients are computed in small pieces: through the decoder by [`stages`] and [`tiles`], in half precision by
+//! [`precision`].
 
 pub mod conditions;
 pub mod denoiser;

@@ -1,4 +1,5 @@
-//! `comat lora merge`: a model folder with LoRAs added to its UNet and text encoders, for programs that take no LoRA.
+//! `comat lora merge`: writes a model folder with LoRAs added to its UNet and text encoders, for programs without
+//! support for LoRA.
 
 use crate::{
     family::stable_diffusion,
@@ -24,23 +25,23 @@ use tch::{Device, Kind, Tensor};
 
 pub struct Request {
     pub model: PathBuf,
-    /// Each with its strength.
+    /// LoRA files, each with its strength.
     pub loras: Vec<(PathBuf, f64)>,
-    /// A folder that does not exist yet.
+    /// Output folder; it must not exist yet.
     pub out: PathBuf,
-    /// Precision of the changed networks' weights; `None` leaves it.
+    /// Precision of the changed networks' weights; `None` keeps the files' own.
     pub kind: Option<Kind>,
 }
 
 pub struct Merged {
-    /// Weight files of the folder that were left out, as they hold the model without the LoRAs.
+    /// Weight files of the folder that were left out, because they hold the model without the LoRAs.
     pub left_out: Vec<PathBuf>,
-    /// Where sums were rounded to 16 bits: how much of the update is in the rounded weights.
+    /// Where sums were rounded to 16 bits: the share of the update that remains in the rounded weights.
     pub surviving: Option<Surviving>,
 }
 
-/// How much of an update dW survives when W + dW is rounded: with k = round(W + dW) - round(W), it is `<k, dW> / <dW, dW>`
-/// over all changed weights. 1: all of it; 0: none.
+/// How much of an update dW survives when W + dW is rounded: with k = round(W + dW) - round(W), it is `<k, dW> / <dW,
+/// dW>` over all changed weights. 1: all of it; 0: none.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Surviving {
     pub kind: Kind,
@@ -56,7 +57,7 @@ struct Rounding {
 }
 
 impl Rounding {
-    /// `sum`: the weight with the update, before it is rounded to that kind.
+    /// Adds a weight. `sum`: the weight with the update, before it is rounded to `kind`.
     fn add(&mut self, weight: &Tensor, sum: &Tensor, kind: Kind) {
         let rounded = |t: &Tensor| t.to_kind(kind).to_kind(Kind::Float);
         let update = sum - weight.to_kind(Kind::Float);
@@ -75,7 +76,7 @@ impl Rounding {
 /// Adds the LoRAs to the weights of the networks that they adapt, in float32, and copies everything else.
 ///
 /// # Errors
-/// A folder that exists; a model or LoRA that is not understood or do not fit together; too little free space on the disk; sums
+/// The folder exists; a model or LoRA that is not understood, or do not fit together; too little free disk space; sums
 /// that are too large for the precision.
 pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
     let model = &request.model;
@@ -119,7 +120,7 @@ pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
     Ok(Merged { left_out: folder.left_out, surviving: rounding.into_inner().surviving() })
 }
 
-/// A model folder's layers cannot be given biases that they do not have: nobody would read them.
+/// Checks that no layer gets a bias that it lacks in the model's folder: no program would read it.
 fn has_biases(changes: &Changes, weights: &Weights) -> Result<()> {
     let lacks = |layer: &String| weights.get(&format!("{layer}.bias")).is_none();
     match changes.layers().find(|(layer, change)| change.bias.is_some() && lacks(layer)) {
@@ -139,7 +140,7 @@ fn part(network: Network) -> Part {
     }
 }
 
-/// A network's weights in the file's own precision, in which nothing is copied; they fit its configuration.
+/// A network's weights in the file's own precision, without a copy; checked against its configuration.
 fn open(model: &Path, network: Network) -> Result<Weights> {
     let Part { folder, stem } = part(network);
     let (folder, misfit) = (model.join(folder), || format!("the weights of {network} do not fit its config.json"));
@@ -153,7 +154,7 @@ fn open(model: &Path, network: Network) -> Result<Weights> {
     Ok(weights)
 }
 
-/// Of the first tensor with numbers in it.
+/// Precision of the first tensor of floating-point numbers.
 fn kind_of(sources: &[PathBuf]) -> Result<Kind> {
     for source in sources {
         let (tensors, _) = tensors::read(source)?;
@@ -164,7 +165,7 @@ fn kind_of(sources: &[PathBuf]) -> Result<Kind> {
     Ok(Kind::Float)
 }
 
-/// What the metadata of a file say of the LoRAs in it.
+/// The metadata that describe the LoRAs in a file.
 pub fn mark(loras: &[(PathBuf, f64)]) -> (&'static str, String) {
     let names = loras.iter().map(|(path, scale)| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -1,4 +1,4 @@
-//! A model folder written anew with some weights changed. Everything else is copied as it is.
+//! Writes a model folder in which some weights are changed. Everything else is copied unchanged.
 
 use anyhow::{Context, Result, bail};
 use models::write_text;
@@ -16,7 +16,7 @@ use std::{
 };
 use tch::{Kind, Tensor};
 
-/// A network whose weights change: its folder in the model's, and how its weight files begin.
+/// A network whose weights change: its folder in the model's folder, and the beginning of its weight files' names.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Part {
     pub folder: &'static str,
@@ -25,21 +25,21 @@ pub struct Part {
 
 pub const UNET: Part = Part { folder: "unet", stem: "diffusion_pytorch_model" };
 
-/// What is to be written, after all checks that can be made beforehand.
+/// The plan of what to write; everything that can be checked in advance has been checked.
 pub struct NewFolder {
     model: PathBuf,
     out: PathBuf,
-    /// Precision of the changed networks; `None` leaves it.
+    /// Precision of the changed networks; `None` keeps the files' own.
     kind: Option<Kind>,
-    /// Each with its weight files.
+    /// The changed parts, each with its weight files.
     parts: Vec<(Part, Vec<PathBuf>)>,
     files: Vec<PathBuf>,
-    /// Weight files of the model that are not copied, as they hold it unchanged.
+    /// Weight files of the model that are not copied, because they hold it unchanged.
     pub left_out: Vec<PathBuf>,
     bytes: u64,
 }
 
-/// How a tensor of a part changes, by its key; `None` leaves it, bit for bit.
+/// The changed tensor of a part, by its key; `None` keeps it, bit for bit.
 pub type Change<'a> = dyn Fn(Part, &str, &Tensor) -> Option<Tensor> + 'a;
 
 impl NewFolder {
@@ -75,7 +75,7 @@ impl NewFolder {
         Ok(this)
     }
 
-    /// Hub folders hold links to files; what they point to is copied.
+    /// Lists the files. Hub folders hold links to files; the files that they point to are copied.
     fn list(&mut self, inside: &Path, depth: usize) -> Result<()> {
         let folder = self.model.join(inside);
         if depth > 8 {
@@ -89,7 +89,7 @@ impl NewFolder {
             let path = inside.join(&name);
             let what = fs::metadata(self.model.join(&path)).map_err(Error::io(self.model.join(&path)))?;
             if is_hidden(&name) {
-                continue; // a version control's or the hub's own
+                continue; // files of version control or of the hub
             } else if what.is_dir() {
                 self.list(&path, depth + 1)?;
             } else if self.holds_the_original(&path) {
@@ -102,7 +102,8 @@ impl NewFolder {
         Ok(())
     }
 
-    /// Weights of the parts, and whole models in one file, which lie at the top of some folders.
+    /// Whether the file holds original weights: of the changed parts, or a whole model in one file at the top of a
+    /// folder.
     fn holds_the_original(&self, path: &Path) -> bool {
         const WEIGHTS: [&str; 8] = ["safetensors", "bin", "ckpt", "pt", "pth", "msgpack", "onnx", "gguf"];
         let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
@@ -111,7 +112,7 @@ impl NewFolder {
         changes && (WEIGHTS.contains(&extension) || is_index(path))
     }
 
-    /// Makes the folder that `out` lies in.
+    /// Creates the parent folder of `out`.
     fn check_place(&self) -> Result<()> {
         let parent = self.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(Error::io(parent))?;
@@ -127,10 +128,11 @@ impl NewFolder {
         Ok(())
     }
 
-    /// Written beside and renamed, so a folder that is there is whole. `mark` goes into the metadata of the changed files.
+    /// Writes to a temporary folder and renames it, so that a folder that exists is complete. `mark` goes into the
+    /// metadata of the changed files.
     ///
     /// # Errors
-    /// New values that are no numbers, or too large for the precision.
+    /// New values that are NaN, or too large for the precision.
     pub fn write(&self, change: &Change, mark: (&str, String), interrupt: &Interrupt) -> Result<()> {
         let partial = partial_name(&self.out);
         let written = (|| {
@@ -159,7 +161,7 @@ impl NewFolder {
         written
     }
 
-    /// One weight file, under its own name.
+    /// Writes one weight file, under its own name.
     fn write_changed(
         &self,
         part: Part,
@@ -194,7 +196,7 @@ fn is_index(path: &Path) -> bool {
     name.contains(".index.") && name.ends_with(".json")
 }
 
-/// Of a weight file in that precision, or in its own; numbers of 8 bits become wider.
+/// Size of a weight file in the given precision, or in its own; 8-bit numbers become wider.
 fn bytes(file: &Path, kind: Option<Kind>) -> Result<u64> {
     let (tensors, _) = tensors::read(file)?;
     let kind_of = |t: &Tensor| kind.filter(|_| t.is_floating_point()).unwrap_or(t.kind());
@@ -213,7 +215,7 @@ fn is_finite(tensor: &Tensor) -> bool {
     tensor.isfinite().all().int64_value(&[]) != 0
 }
 
-/// The index of a network in several files: the files are the same, their size may not be.
+/// Writes the index of a network in several files: the files are the same, but their size may differ.
 fn write_index(stem: &str, from: &Path, to: &Path, sources: &[PathBuf]) -> Result<()> {
     let mut map = serde_json::Map::new();
     let mut bytes = 0;

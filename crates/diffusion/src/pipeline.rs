@@ -1,4 +1,4 @@
-//! A model, opened: everything that generating and training have in common.
+//! An opened model: everything that generation and training share.
 
 use crate::{
     conditions::{Adapter, PromptEncoder},
@@ -25,24 +25,24 @@ pub use crate::family::{Overrides, Precision, is_single_file};
 
 pub struct Pipeline {
     pub path: PathBuf,
-    /// What the model is called: its path, or its id on the hub.
+    /// The name of the model: its path, or its id on the hub.
     pub name: PathBuf,
     pub variant: Option<String>,
     pub kind: Kind,
     pub device: Device,
     pub family: Rc<dyn Family>,
-    /// Of the denoising network.
+    /// Weights of the denoising network.
     pub weights: Weights,
     pub latents: Latents,
     pub vae: Resident<Box<dyn Autoencoder>>,
     pub text: Box<dyn PromptEncoder>,
-    /// Between noise and latents.
+    /// The path between noise and latents.
     pub noise_path: Box<dyn NoisePath>,
-    /// What was said against its files.
+    /// Overrides of its files.
     pub overrides: Overrides,
 }
 
-/// How latents lie to images.
+/// How latents relate to images.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Latents {
     pub channels: i64,
@@ -53,10 +53,10 @@ pub struct Latents {
 }
 
 impl Pipeline {
-    /// A model by its folder, in one precision.
+    /// Opens a model folder, in one precision.
     ///
     /// # Errors
-    /// What is missing or not implemented, by file and key.
+    /// Names what is missing or not implemented, by file and key.
     ///
     /// # Example
     /// ```no_run
@@ -76,8 +76,8 @@ impl Pipeline {
         Self::assemble(path, family::open(path, &request)?, &request)
     }
 
-    /// A model as it is named by a configuration or on the command line. `tokenizer`: the folder of one, for a model in
-    /// a single file.
+    /// Opens a model as named in a configuration or on the command line. `tokenizer`: a tokenizer's folder, for a model
+    /// in a single file.
     pub fn open_at(
         location: &Location,
         variant: Option<&str>,
@@ -102,7 +102,7 @@ impl Pipeline {
         let this = Self {
             path: path.to_owned(),
             name: path.to_owned(),
-            // a single file has none
+            // a single file has no variant
             variant: request.variant.filter(|_| !is_single_file(path)).map(str::to_owned),
             kind: request.precision.networks,
             device: request.device,
@@ -118,30 +118,31 @@ impl Pipeline {
         Ok(this)
     }
 
-    /// The schedule of a model on the path of diffusion.
+    /// The noise schedule of a diffusion model.
     ///
     /// # Errors
-    /// It is on another.
+    /// The model has a different noise path.
     pub fn schedule(&self) -> Result<&NoiseSchedule> {
         let other = || format!("{}: it was not trained on the noise of diffusion", self.path.display());
         self.noise_path.diffusion().with_context(other)
     }
 
-    /// By which LoRA files name it.
+    /// The base model, as named in LoRA files.
     pub fn base(&self) -> Base {
         self.family.base()
     }
 
-    /// The network with weights that were derived from its own.
+    /// The network with weights derived from its own.
     pub fn network(&self, weights: &Weights) -> models::Result<Box<dyn Network>> {
         self.family.network(weights)
     }
 
-    /// The network with LoRA files, each with its strength, or as it is. The text encoders have the files' adapters of them, or none,
-    /// from now on: what is drawn with a network is drawn before the next one is asked for, or from text that was encoded then.
+    /// The network with LoRA files, each with its strength, or unchanged without any. From now on the text encoders
+    /// have these files' adapters, or none. So sample with a network before you request the next one, or use conditions
+    /// that were encoded then.
     ///
     /// # Errors
-    /// A file that cannot be read, has values that are not finite, or is of another base model.
+    /// A file that cannot be read, has values that are not finite, or belongs to another base model.
     pub fn adapt(&mut self, loras: &[(PathBuf, f64)]) -> Result<Box<dyn Network>> {
         let (mut changes, mut adapters) = (vec![], vec![]);
         for (path, scale) in loras {
@@ -175,7 +176,7 @@ impl Pipeline {
     }
 }
 
-/// The precision of weights that are trained, and of losses, beside networks that compute in `kind`.
+/// The precision of trained weights and of losses, for networks that compute in `kind`.
 pub fn wide(kind: Kind) -> Kind {
     if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }

@@ -1,26 +1,27 @@
 //! Gradients through networks that compute in float16.
 //!
-//! float16 has 5 bits of exponent: what is below 6e-8 is zero, what is above 65504 is infinite, and the gradients of a loss that
-//! is a mean over many pixels lie near the lower end. A vector-Jacobian product is linear in its cotangents, so they can be
-//! made as large as they should be on the way in, and the result as small again in float32 on the way out (loss scaling,
-//! Micikevicius et al. 2018). Every product here has a scale of its own, chosen from its cotangents, so there is no scale
-//! to be found over many steps. Gradients that no scale can hold stay as they are, not finite: whoever takes a step looks at them.
+//! float16 has 5 bits of exponent: values below 6e-8 become zero, values above 65504 infinite, and the gradients of a
+//! mean over many pixels lie near the lower end. A vector-Jacobian product is linear in its cotangents, so they are
+//! scaled up before it, and the result is scaled down in float32 after it (loss scaling, Micikevicius et al. 2018).
+//! Every product has a scale of its own, chosen from its cotangents, so no scale must be found over many steps.
+//! Gradients that no scale can hold are returned as they are, not finite; the caller checks them before it takes a
+//! step.
 
 use anyhow::Result;
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 
-/// What the largest cotangent is scaled to.
+/// The largest cotangent is scaled to this value.
 const LARGEST: f64 = 1.0;
-/// A scalar loss has the cotangent 1, but is a mean over many values.
+/// Scale of a scalar loss: its cotangent is 1, but it is a mean over many values.
 const OF_LOSS: f64 = 4096.0;
-/// By what the scale is lowered when something was infinite, and how often.
+/// Factor by which the scale is lowered after an infinite value, and how often.
 const STEP: f64 = 64.0;
 const TRIES: usize = 5;
 
-/// As [`torch_ext::vjp`], for outputs computed by networks in `kind`. Gradients have the kind of their inputs, but those of
-/// float16 are float32, which can hold small ones.
-/// They are not finite where the cotangents are not, or where float16 cannot hold them at any scale.
+/// Like [`torch_ext::vjp`], for outputs of networks that compute in `kind`. Gradients have the kind of their inputs,
+/// except that those of float16 inputs are float32, which can hold small values. They are not finite where the
+/// cotangents are not, or where float16 cannot hold them at any scale.
 pub fn vjp(kind: Kind, outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Result<Vec<Option<Tensor>>> {
     match kind {
         Kind::Half => scaled(outputs, inputs, cotangents),
@@ -28,7 +29,7 @@ pub fn vjp(kind: Kind, outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&T
     }
 }
 
-/// As [`vjp`], but the graph stays.
+/// Like [`vjp`], but keeps the graph.
 pub fn vjp_and_keep(
     kind: Kind,
     outputs: &[&Tensor],
@@ -50,7 +51,7 @@ fn scaled(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Re
         let mut seen = BTreeSet::new();
         let grads: Vec<Option<Tensor>> = grads.into_iter().map(|g| g.map(|g| own(g, &mut seen))).collect();
         let finite = smaller(&grads, &factor)?;
-        // the host asks the device once a try
+        // one synchronisation per try
         if last || finite.logical_or(&hopeless).int64_value(&[]) != 0 {
             return Ok(grads);
         }
@@ -59,14 +60,15 @@ fn scaled(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Re
     Ok(vec![])
 }
 
-/// In float32 where it was float16, and in memory that no other gradient lies in: it is to be changed in place.
+/// Copies the gradient if needed, so that it can be changed in place: float16 becomes float32, and memory is not shared
+/// with another gradient.
 fn own(gradient: Tensor, seen: &mut BTreeSet<usize>) -> Tensor {
     let wide = if gradient.kind() == Kind::Half { gradient.to_kind(Kind::Float) } else { gradient };
     let wide = wide.contiguous();
     if seen.insert(wide.data_ptr() as usize) { wide } else { wide.copy() }
 }
 
-/// Divides all gradients by the factor, a power of two, in place. Whether they are finite, still on the device.
+/// Divides all gradients in place by the factor, a power of two. Returns, on the device, whether they are finite.
 fn smaller(gradients: &[Option<Tensor>], factor: &Tensor) -> Result<Tensor> {
     let mut finite = Tensor::ones([], (Kind::Bool, factor.device()));
     for kind in [Kind::Float, Kind::Double] {
@@ -79,11 +81,11 @@ fn smaller(gradients: &[Option<Tensor>], factor: &Tensor) -> Result<Tensor> {
     Ok(finite)
 }
 
-/// Numbers that stay on the device.
+/// The scale of a product, kept on the device.
 struct Scale {
-    /// A power of two, so that nothing is rounded.
+    /// A power of two, so that scaling does not round.
     factor: Tensor,
-    /// The cotangents are not finite, which no scale can help: then the factor is 1.
+    /// Whether the cotangents are not finite. No scale helps then, and the factor is 1.
     hopeless: Tensor,
 }
 
@@ -107,7 +109,7 @@ mod tests {
     use super::*;
     use torch_ext::testing::device;
 
-    /// `x` through a float16 product, as through a layer of a network.
+    /// `x` through a float16 product, like a layer of a network.
     fn layer(x: &Tensor, weight: &Tensor) -> Tensor {
         x.to_kind(Kind::Half).matmul(&weight.to_kind(Kind::Half)).to_kind(Kind::Float)
     }

@@ -1,4 +1,5 @@
-//! Prompt files: `.txt` with a prompt a line, `.jsonl` with an object a line, `.json` with a list of them, tables (`.csv`, `.tsv`).
+//! Prompt files: `.txt` with one prompt per line, `.jsonl` with one object per line, `.json` with a list of them,
+//! tables (`.csv`, `.tsv`).
 
 mod foreign;
 
@@ -25,7 +26,7 @@ pub struct Prompt {
     #[serde(rename = "prompt")]
     pub text: String,
     pub entities: Option<Vec<Entity>>,
-    /// Whatever else the line holds; carried along into reports.
+    /// All other fields of the line; they are copied to reports.
     #[serde(flatten)]
     pub extra: serde_json::Map<String, serde_json::Value>,
 }
@@ -37,7 +38,7 @@ impl From<&str> for Prompt {
 }
 
 impl Prompt {
-    /// The entities that the file names, found in the text; `None` where it names none.
+    /// The entities that the file names, located in the text; `None` where it names none.
     ///
     /// # Errors
     /// A noun or an attribute that is not in the text.
@@ -49,16 +50,16 @@ impl Prompt {
     }
 }
 
-/// Reads a prompt file. Empty lines and comments (`#`, in a text) are skipped, and options of other trainers left out, with a warning
-/// for each file; a malformed line is an error with its number.
+/// Reads a prompt file. Empty lines and comments (`#`, in a text file) are skipped. Options of other trainers are left
+/// out, with one warning per file. A malformed line is an error with its line number.
 pub fn read(path: &Path) -> Result<Vec<Prompt>> {
     Ok(read_numbered(path)?.into_iter().map(|(_, prompt)| prompt).collect())
 }
 
-/// Reads a file's text: of one format.
+/// Parses the text of a file of one format.
 type Reader = fn(&str, &Path, &mut Met) -> Result<Vec<(usize, Prompt)>>;
 
-/// As [`read`], each prompt with the number of its line (in `.json` of its entry), from 1.
+/// Like [`read`], each prompt with its line number (in `.json` the number of its entry), from 1.
 pub fn read_numbered(path: &Path) -> Result<Vec<(usize, Prompt)>> {
     let extension = path.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
     let read: Reader = match extension.as_deref() {
@@ -78,7 +79,7 @@ pub fn read_numbered(path: &Path) -> Result<Vec<(usize, Prompt)>> {
     Ok(prompts)
 }
 
-/// Lines with anything in them, numbered from 1.
+/// Lines that are not empty, numbered from 1.
 fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text::lines(text).enumerate().map(|(i, line)| (i + 1, line.trim())).filter(|(_, line)| !line.is_empty())
 }
@@ -96,7 +97,7 @@ fn of_lines(text: &str, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt
     numbered(text).map(prompt).collect()
 }
 
-/// A list of texts or objects; or an object with one, `prompts`.
+/// Reads a list of texts or objects, or an object that has such a list as `prompts`.
 fn of_list(text: &str, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)>> {
     let whole: Value = json::from_str(text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
     let list = match whole {
@@ -115,7 +116,7 @@ fn of_list(text: &str, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)
     list.into_iter().enumerate().map(prompt).collect()
 }
 
-/// A table whose first line names the columns, one of which is the prompt's.
+/// Reads a table. Its first line names the columns, one of which holds the prompts.
 fn of_table(text: &str, delimiter: u8, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)>> {
     let mut table = csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(text.as_bytes());
     let fail = |e: csv::Error| anyhow::anyhow!("{}: {e}", path.display());
@@ -142,11 +143,11 @@ fn of_table(text: &str, delimiter: u8, path: &Path, met: &mut Met) -> Result<Vec
     Ok(prompts)
 }
 
-/// Under which a prompt is found, the first that is there.
+/// Keys of the prompt; the first one that exists is used.
 const KEYS: [&str; 3] = ["prompt", "text", "caption"];
 
 fn parsed(line: &str) -> Result<Value> {
-    // the line is the file's, not the parser's
+    // drops the parser's line number, which is not that of the file
     json::from_str(line).map_err(|e| anyhow::anyhow!("{}", e.to_string().replace(" at line 1 column", ", column")))
 }
 
@@ -213,7 +214,7 @@ mod tests {
         assert_eq!(prompt.extra["tag"], 3);
     }
 
-    /// Lists and tables of other programs, each with its own word for a prompt.
+    /// Lists and tables of other programs, each with its own key for the prompt.
     #[test]
     fn lists_and_tables() {
         let texts = |name: &str, text: &str| {

@@ -1,33 +1,33 @@
-//! Every random draw comes from a stream of its own, named by what it is for. Results therefore do not depend on how a
-//! batch is cut, on the number of processes, or on where a run was resumed.
+//! Random numbers. Every use has a stream of its own, named by its purpose. So results do not depend on how a batch is
+//! cut, on the number of processes, or on where a run was resumed.
 
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 use tch::TchError;
 use torch_ext::Generator;
 
-/// What a draw is for.
+/// The purpose of a stream of random numbers.
 #[derive(Debug, Clone, Copy)]
 pub enum Purpose {
-    /// Down matrices of a fresh adapter; index: the layer.
+    /// Down matrices of a new adapter; index: the layer.
     Adapter,
-    /// Starting latents and step noise of a training sample; index: the sample's place in the step.
+    /// Initial latents and step noise of a training sample; index: the sample's position in the step.
     Trajectory,
     /// The same for held-out prompts; index: the prompt.
     Validation,
-    /// The captioner's crop; index: the sample's place in the step.
+    /// The captioner's crop; index: the sample's position in the step.
     Crop,
     /// Which denoising steps are tracked.
     Tracked,
     /// Which of the tracked steps have attention losses.
     Attention,
-    /// Which of the tracked steps have the anchor.
+    /// Which of the tracked steps have the anchor loss.
     Anchor,
     /// The order of the prompts; step: the epoch.
     Order,
-    /// Where images enter, and their noise; index: the sample's place in the step.
+    /// The sampler step at which images enter, and their noise; index: the sample's position in the step.
     Mixed,
-    /// Down matrices of the discriminator's adapter, index: the layer; and its head.
+    /// Down matrices of the discriminator's adapter, and its head; index: the layer.
     Discriminator,
 }
 

@@ -1,32 +1,32 @@
-//! Networks that need not be in the device's memory all the time.
+//! Networks that are in device memory always, or only while they are in use.
 
 use anyhow::Result;
 
-/// A frozen network: in memory always, or only while it works. One that is unloaded is opened again from its files, which the system
-/// keeps in the host's memory as long as there is room.
+/// A frozen network: in memory always, or only while it is in use. An unloaded network is opened again from its files,
+/// which the operating system caches in host memory while there is space.
 pub struct Resident<T> {
     kept: Option<T>,
     open: Box<dyn Fn() -> Result<T>>,
 }
 
 impl<T: 'static> Resident<T> {
-    /// Opens it, and keeps it.
+    /// Opens the network and keeps it in memory.
     ///
     /// # Errors
-    /// Those of opening it.
+    /// Errors of opening it.
     pub fn open(open: impl Fn() -> Result<T> + 'static) -> Result<Self> {
         Ok(Self { kept: Some(open()?), open: Box::new(open) })
     }
 
-    /// One that is open already. `open` is how it is opened again.
+    /// A network that is already open. `open` opens it again.
     pub fn of(network: T, open: impl Fn() -> Result<T> + 'static) -> Self {
         Self { kept: Some(network), open: Box::new(open) }
     }
 
-    /// Puts another one in its place, kept or unloaded as it was.
+    /// Replaces the network; the new one is kept or unloaded like the old one.
     ///
     /// # Errors
-    /// Those of opening it; then all is as before.
+    /// Errors of opening it; then nothing changes.
     pub fn replace(&mut self, open: impl Fn() -> Result<T> + 'static) -> Result<()> {
         let other = open()?;
         self.kept = self.kept.take().map(|_| other);
@@ -34,15 +34,15 @@ impl<T: 'static> Resident<T> {
         Ok(())
     }
 
-    /// From now on it is in memory only while it works.
+    /// From now on it is in memory only while it is in use.
     pub fn unload(&mut self) {
         self.kept = None;
     }
 
-    /// Does some work with it. Whatever needs it several times belongs into one piece of work.
+    /// Runs `work` with the network. Put several uses into one call, since each call may open it.
     ///
     /// # Errors
-    /// Those of opening it, and of the work.
+    /// Errors of opening it, and of `work`.
     pub fn with<R>(&self, work: impl FnOnce(&T) -> Result<R>) -> Result<R> {
         match &self.kept {
             Some(network) => work(network),

@@ -1,4 +1,4 @@
-//! Which pixels of an image show a noun: a detector finds its boxes, a segmenter the objects in them.
+//! Finds the pixels of nouns in images: a detector finds the boxes, a segmenter the objects in them.
 
 use anyhow::{Context, Result};
 use models::{grounding_dino::Detector, sam};
@@ -9,22 +9,22 @@ pub use models::grounding_dino::Detection;
 
 /// Finds the pixels of nouns in images.
 pub trait Segmenter {
-    /// images `[B, 3, H, W]` in 0..1; one list of nouns per image → per image a bool mask `[nouns, H, W]`; a noun that
-    /// was not found has an empty mask.
+    /// Images `[B, 3, H, W]` in 0..1; one list of nouns per image → per image a bool mask `[nouns, H, W]`; the mask of
+    /// a noun that was not found is all false.
     fn segment(&self, images: &Tensor, nouns: &[Vec<String>]) -> Result<Vec<Tensor>>;
 }
 
-/// Grounding DINO's boxes, and in each of them the object that SAM sees there (Ren et al. 2024, "Grounded SAM").
+/// Boxes by Grounding DINO, and in each of them the object that SAM finds (Ren et al. 2024, "Grounded SAM").
 pub struct Grounded {
     pub detector: Detector,
     pub segmenter: sam::Segmenter,
 }
 
-/// What one image shows.
+/// What was found in one image.
 pub struct Found {
-    /// Every box, with the noun that it counts for.
+    /// All boxes, each with its noun.
     pub detections: Vec<Detection>,
-    /// The pixels of each noun, those of all its boxes united: `[nouns, H, W]` of booleans.
+    /// The mask of each noun, the union over its boxes: `[nouns, H, W]`, bool.
     pub masks: Tensor,
 }
 
@@ -36,8 +36,8 @@ impl Grounded {
         })
     }
 
-    /// As [`Segmenter::segment`], with the boxes. Each network sees an image once, whatever is looked for in it; the
-    /// segmenter does not see the images in which nothing was found.
+    /// Like [`Segmenter::segment`], with the boxes. Each network runs once per image for all nouns; the segmenter skips
+    /// images in which nothing was found.
     pub fn find(&self, images: &Tensor, nouns: &[Vec<String>]) -> Result<Vec<Found>> {
         let detections = self.detector.detect(images, nouns)?;
         let boxes: Vec<Vec<[f64; 4]>> =
@@ -57,7 +57,7 @@ impl Segmenter for Grounded {
     }
 }
 
-/// masks `[boxes, H, W]`, the noun of every box → `[nouns, H, W]`, true where any of the noun's masks is
+/// Masks `[boxes, H, W]` and the noun of every box → `[nouns, H, W]`, true where any of the noun's masks is.
 fn united(masks: &Tensor, owners: &[usize], nouns: usize) -> Tensor {
     let size = masks.size();
     let united = Tensor::zeros([nouns as i64, size[1], size[2]], (Kind::Bool, masks.device()));
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(united(&masks.narrow(0, 0, 0), &[], 0).size(), [0, 1, 3]);
     }
 
-    /// Two images, one of them without nouns or with unknown ones, as each of them alone.
+    /// A batch of two images, one of them without nouns or with unknown ones, gives the same as each image alone.
     #[test]
     fn images_do_not_know_of_each_other() {
         let fixture = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures").join(name);

@@ -1,4 +1,4 @@
-//! Settings as they are typed and written: what pipelines are opened with and what images are drawn with.
+//! Settings of pipelines and sampling, as read from command line and files.
 
 mod adapter;
 mod device;
@@ -15,8 +15,10 @@ pub use sampling::Sampling;
 
 use anyhow::{Result, bail};
 
+/// Checks that all values are above zero.
+///
 /// # Errors
-/// One that is not, by its name.
+/// Names the first value that is not.
 pub fn above_zero(values: &[(&str, f64)]) -> Result<()> {
     match values.iter().find(|(_, value)| value.is_nan() || *value <= 0.0) {
         Some((key, value)) => bail!("{key} is {value}, it must be above 0"),
@@ -24,10 +26,10 @@ pub fn above_zero(values: &[(&str, f64)]) -> Result<()> {
     }
 }
 
-/// From 0 to a most.
+/// Checks that all values are between 0 and their maximum.
 ///
 /// # Errors
-/// One that is not, by its name.
+/// Names the first value that is not.
 pub fn in_range(values: &[(&str, f64, f64)]) -> Result<()> {
     match values.iter().find(|(_, value, most)| !(0.0..=*most).contains(value)) {
         Some((key, value, most)) if *most < f64::MAX => bail!("{key} is {value}, it must be from 0 to {most:.0}"),

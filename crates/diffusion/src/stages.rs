@@ -1,25 +1,26 @@
-//! The way back through the autoencoder's decoder, one stage at a time.
+//! Backward pass through the autoencoder's decoder, one stage at a time.
 //!
-//! The graph of the whole decoder is the largest of a step: at 512 pixels several gigabytes for a single sample. Where they fit, the
-//! graphs of all stages are kept from the pass that makes the image, and nothing is computed twice. Where they do not, the decoder is
-//! gone through once more without a graph, keeping what each stage was given; then each stage is run again, from the last to the
-//! first, with a graph of its own: memory holds the stages' inputs and one graph, for two more forward passes (gradient
-//! checkpointing, Chen et al. 2016). The gradient is the same to the bit: either way every stage has a graph of its own.
+//! The graph of the whole decoder is the largest of a step: at 512 pixels several gigabytes for a single sample. Where
+//! they fit, the graphs of all stages are kept from the forward pass, and nothing is computed twice. Where they do not,
+//! the decoder runs once more without a graph and keeps each stage's input; then each stage runs again, from the last
+//! to the first, with a graph of its own. Memory then holds the stages' inputs and one graph, at the cost of two more
+//! forward passes (gradient checkpointing, Chen et al. 2016). The gradient is identical to the bit, since either way
+//! every stage has a graph of its own.
 
 use crate::precision;
 use anyhow::{Context, Result};
 use models::autoencoder::Autoencoder;
 use tch::{Kind, Tensor};
 
-/// A pass through the decoder, with what is kept of it for the way back.
+/// A forward pass through the decoder, with what it keeps for the backward pass.
 pub struct Passed {
     stages: Vec<Stage>,
 }
 
 struct Stage {
-    /// A leaf, in the latents' precision, which is wider than float16: cotangents stay in it.
+    /// A leaf in the latents' precision, which is wider than float16; cotangents keep that precision.
     input: Tensor,
-    /// In the decoder's precision, with the stage's graph; `None`: the stage is to be run again.
+    /// The output in the decoder's precision, with the stage's graph; `None`: the stage must run again.
     output: Option<Tensor>,
 }
 
@@ -34,7 +35,8 @@ impl Stage {
 }
 
 impl Passed {
-    /// The image `[B, 3, H, W]` of scaled latents `[B, C, h, w]`, as [`Autoencoder::decode`] gives it, and all graphs.
+    /// Forward pass that keeps all graphs: the image `[B, 3, H, W]` of scaled latents `[B, C, h, w]`, as by
+    /// [`Autoencoder::decode`].
     pub fn through(vae: &dyn Autoencoder, latents: &Tensor) -> (Tensor, Self) {
         let wide = latents.kind();
         let (mut x, mut stages) = (latents.detach().to_kind(vae.kind()), vec![]);
@@ -48,7 +50,7 @@ impl Passed {
         (x.to_kind(wide), Self { stages })
     }
 
-    /// What each stage is given, and no graph.
+    /// Forward pass that keeps each stage's input, and no graph.
     fn inputs(vae: &dyn Autoencoder, latents: &Tensor) -> Self {
         let _guard = tch::no_grad_guard();
         let mut stages = vec![Stage::of(&latents.to_kind(vae.kind()), latents.kind())];
@@ -59,10 +61,10 @@ impl Passed {
         Self { stages }
     }
 
-    /// `dL/d latents` from the cotangent at the image. Each stage is freed when its gradient is taken.
+    /// `dL/d latents` from the cotangent at the image. Each stage is freed once its gradient is computed.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// Errors of libtorch.
     pub fn vjp(mut self, vae: &dyn Autoencoder, cotangent: Tensor) -> Result<Tensor> {
         let mut g = cotangent;
         while let Some(mut stage) = self.stages.pop() {
@@ -75,11 +77,11 @@ impl Passed {
     }
 }
 
-/// `dL/d latents`, scaled latents `[B, C, h, w]`, from the cotangent at [`Autoencoder::decode`]'s image `[B, 3, H, W]`, of which
-/// nothing was kept.
+/// `dL/d latents` of scaled latents `[B, C, h, w]`, from the cotangent at [`Autoencoder::decode`]'s image `[B, 3, H,
+/// W]`, if the forward pass kept nothing.
 ///
 /// # Errors
-/// As of [`Passed::vjp`].
+/// The same as [`Passed::vjp`].
 pub fn decoder_vjp(vae: &dyn Autoencoder, latents: &Tensor, cotangent: Tensor) -> Result<Tensor> {
     Passed::inputs(vae, latents).vjp(vae, cotangent)
 }
@@ -100,7 +102,7 @@ mod tests {
         };
         let z = noise(&[2, vae.config().latent_channels, 6, 5], 1);
         let scale = vae.config().downscale();
-        // a small cotangent, as of a loss that is a mean over pixels
+        // a small cotangent, like that of a mean over pixels
         let g = noise(&[2, 3, 6 * scale, 5 * scale], 2) * 1e-6;
         let x = z.to_kind(Kind::Double).detach().set_requires_grad(true);
         let whole =

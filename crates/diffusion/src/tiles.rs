@@ -1,8 +1,8 @@
-//! Decoding in overlapping tiles, and the way back through them.
+//! Decoding in overlapping tiles, and the backward pass through them.
 //!
-//! The decoder's memory grows with the image; of a tile it takes what an image of that size takes. Tiles overlap and are blended
-//! linearly. It is an approximation: the decoder's normalisation and its attention see one tile at a time. The gradient is exactly that
-//! of the tiled image.
+//! The decoder's memory grows with the image; a tile takes as much as an image of its size. Tiles overlap and are
+//! blended linearly. The result is an approximation, since the decoder's normalisation and its attention see one tile
+//! at a time. The gradient is exactly that of the tiled image.
 
 use anyhow::{Result, ensure};
 use tch::Tensor;
@@ -14,7 +14,7 @@ pub struct Tiling {
     overlap: i64,
 }
 
-/// Where a tile begins along one axis, in latent pixels, and how much each of its image pixels counts.
+/// The start of a tile along one axis, in latent pixels, and the weight of each of its image pixels.
 struct Span {
     start: i64,
     length: i64,
@@ -32,7 +32,7 @@ impl Tiling {
         Ok(Self { side, overlap })
     }
 
-    /// Latents `[B, C, h, w]` to images `[B, 3, h scale, w scale]`; `decode` does the same for a tile.
+    /// Latents `[B, C, h, w]` to images `[B, 3, h scale, w scale]`; `decode` does the same for one tile.
     pub fn decode(
         self,
         latents: &Tensor,
@@ -54,7 +54,7 @@ impl Tiling {
         image.ok_or_else(|| anyhow::anyhow!("latents {:?} have no pixels", latents.size()))
     }
 
-    /// `dL/d latents` from `dL/d images`; `vjp` does the same for the latents and the cotangent of a tile.
+    /// `dL/d latents` from `dL/d images`; `vjp` does the same for one tile.
     pub fn vjp(
         self,
         latents: &Tensor,
@@ -79,13 +79,14 @@ impl Tiling {
         (self.along(size[2], scale), self.along(size[3], scale))
     }
 
-    /// As few tiles as cover `length` latent pixels, evenly spread, with weights that sum to 1 at every image pixel.
+    /// The fewest tiles that cover `length` latent pixels, evenly spread, with weights that sum to 1 at every image
+    /// pixel.
     fn along(self, length: i64, scale: i64) -> Vec<Span> {
         let side = self.side.min(length);
         let step = (self.side - self.overlap).max(1);
         let count = if side == length { 1 } else { (length - self.overlap + step - 1) / step };
         let start = |i: i64| if count == 1 { 0 } else { i * (length - side) / (count - 1) };
-        // rises from each edge that is not the image's, over the overlap with the neighbour
+        // rises over the overlap from each edge that has a neighbour; edges of the image have none
         let raw = |i: i64, x: i64| {
             let rise = |at: i64, overlap: i64| ((at as f64 + 0.5) / (overlap * scale) as f64).min(1.0);
             let before = if i == 0 { 0 } else { start(i - 1) + side - start(i) };
@@ -105,12 +106,12 @@ impl Tiling {
     }
 }
 
-/// A view.
+/// A tile of the tensor, as a view.
 fn crop(x: &Tensor, row: &Span, column: &Span, scale: i64) -> Tensor {
     x.narrow(2, row.start * scale, row.length * scale).narrow(3, column.start * scale, column.length * scale)
 }
 
-/// Of a tile's image pixels `[H, W]`.
+/// Weights of a tile's image pixels, `[H, W]`.
 fn weights(row: &Span, column: &Span, like: &Tensor) -> Tensor {
     let tensor = |span: &Span| Tensor::from_slice(&span.weights);
     (tensor(row).unsqueeze(1) * tensor(column)).to_kind(like.kind()).to_device(like.device())
@@ -132,7 +133,7 @@ mod tests {
         x.abs().max().double_value(&[])
     }
 
-    /// What a tile shows where the decoder sees single pixels only is what the whole shows.
+    /// For a decoder that works on single pixels, the tiled image is the same as the whole one.
     #[test]
     fn the_weights_sum_to_one() {
         let nearest = |z: &Tensor| Ok(z.upsample_nearest2d([z.size()[2] * 4, z.size()[3] * 4], None, None));
@@ -176,7 +177,7 @@ mod tests {
         assert!(largest(by_tiles(tiling) - &expected) < 1e-12 * largest(expected));
         let whole = decode(&z).unwrap();
         assert!(largest(&image - &whole) > 1e-6, "tiles are seen alone");
-        // one tile is the image
+        // one tile covers the image
         let large = Tiling::new(11, 2).unwrap();
         assert!(largest(one_graph(large).1 - whole) == 0.0);
     }

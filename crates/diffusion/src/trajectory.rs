@@ -1,5 +1,5 @@
-//! From noise to latents without a graph. Of the way there only the latents before the tracked steps are kept: the
-//! replay needs nothing else.
+//! From noise to latents without a graph. Only the latents before the tracked steps are kept; the replay needs nothing
+//! else.
 
 use anyhow::Result;
 use models::schedule::{Sampler, Walk};
@@ -7,14 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use tch::Tensor;
 
 pub struct Trajectory {
-    /// x_0 `[B, C, h, w]`
+    /// x_0 `[B, C, h, w]`.
     pub latents: Tensor,
     /// x_t before each of the tracked steps, by the step's number (0 is the noisiest).
     pub before: BTreeMap<usize, Tensor>,
 }
 
-/// Walks all steps from the latents before the first one ([`Sampler::start`]). `predict(x, t)` is the model's output for latents and timestep; `noise(i)` gives the draw of step `i`, in the shape of the latents; it is asked for in order, and
-/// only where the step is stochastic. `each` is called after every step.
+/// Runs all steps from the latents before the first one ([`Sampler::start`]). `predict(x, t)` is the model's output for
+/// latents and timestep. `noise(i)` is the noise of step `i`, in the shape of the latents; it is requested in order,
+/// and only where the step is stochastic. `each` is called after every step.
 pub fn walk(
     mut predict: impl FnMut(&Tensor, f64) -> models::Result<Tensor>,
     sampler: &Sampler,

@@ -1,4 +1,4 @@
-//! Where each word of a prompt looks: the cross-attention of a whole trajectory, over the image that came of it.
+//! Attention maps of a prompt's words: the cross-attention of a whole trajectory, over the resulting image.
 
 mod panel;
 mod store;
@@ -33,7 +33,7 @@ pub struct Word {
     pub tokens: Vec<i64>,
 }
 
-/// The words of a prompt in their order, without punctuation. What the text encoder does not see is left out.
+/// The words of a prompt in order, without punctuation. Words that the text encoder does not see are left out.
 pub fn words(prompt: &str, encoding: &Encoding) -> Vec<Word> {
     let mut words = vec![];
     let mut at = 0;
@@ -49,7 +49,7 @@ pub fn words(prompt: &str, encoding: &Encoding) -> Vec<Word> {
     words
 }
 
-/// Maps of a batch, added up over the steps of a trajectory.
+/// Maps of a batch, summed over the steps of a trajectory.
 #[derive(Default)]
 pub struct Sum {
     /// `[B, L, h, w]`
@@ -58,7 +58,7 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// Adds a denoising step: the mean over its layers, each of them the mean over modules and heads, brought to the
+    /// Adds a denoising step: the mean over its layers; each layer is the mean over modules and heads, resized to the
     /// resolution of the finest layer.
     pub fn add(&mut self, layers: &[Layer]) {
         let Some(size) = layers.iter().map(|layer| [layer.height, layer.width]).max() else { return };
@@ -76,7 +76,7 @@ impl Sum {
         self.steps += 1;
     }
 
-    /// Of one sample: the share of a cell's attention that goes to each word, `[words, h, w]`.
+    /// For one sample, the share of a cell's attention that goes to each word: `[words, h, w]`.
     pub fn of(&self, sample: i64, words: &[Word]) -> Result<Tensor> {
         let maps = self.maps.as_ref().context("the UNet has no cross-attention in its middle or on its way up")?;
         let maps = maps.get(sample) / self.steps as f64;
@@ -94,7 +94,7 @@ impl Sum {
     }
 }
 
-/// Walks as [`trajectory::walk`] and watches the attention; returns x_0 as well.
+/// Like [`trajectory::walk`], and records the attention; also returns x_0.
 pub fn walk(
     denoiser: &Denoiser,
     sampler: &Sampler,
@@ -113,27 +113,28 @@ pub fn walk(
     Ok((walked.latents, sum))
 }
 
-/// An image, and where the words of its prompt looked while it was drawn.
+/// An image, and the attention maps of its prompt's words.
 pub struct Looks {
     pub image: Image,
-    /// `[words, h, w]`, of the words that they are shown with
+    /// `[words, h, w]`, for the words that are shown.
     pub maps: Tensor,
 }
 
-/// What to draw, and where to put it.
+/// What to generate, and where to write it.
 pub struct Request {
     pub prompts: Vec<String>,
-    /// The words to show, in the order of the prompt; all of them when there are none.
+    /// The words to show, in the order of the prompt; empty: all of them.
     pub only: Vec<String>,
     pub seed: u64,
     pub sampling: Sampling,
-    /// With it and without it.
+    /// LoRA files with their strengths; panels compare images with and without them.
     pub loras: Vec<(PathBuf, f64)>,
     pub out: PathBuf,
     pub overwrite: bool,
 }
 
-/// Draws a panel for every prompt: the image and its words, with the adapter below the model as it was. Returns the files.
+/// Draws a panel for every prompt: the image and its words, with the adapter below those of the original model. Returns
+/// the files.
 pub fn run(
     mut pipeline: Pipeline,
     request: &Request,
@@ -188,7 +189,7 @@ pub fn run(
     Ok(files)
 }
 
-/// The words of a prompt that were asked for.
+/// The requested words of a prompt.
 fn chosen(prompt: &str, encoding: &Encoding, only: &[String]) -> Result<Vec<Word>> {
     let all = words(prompt, encoding);
     let same = |a: &str, b: &str| a.to_lowercase() == b.to_lowercase();
@@ -217,7 +218,7 @@ mod tests {
     use super::*;
     use models::network::Place;
 
-    /// A token for every two bytes of a word, after the start token; the encoder sees so many of them.
+    /// One token for every two bytes of a word, after the start token; the encoder sees the first `seen` of them.
     fn encoding(prompt: &str, seen: usize) -> Encoding {
         let mut spans = vec![None];
         let mut at = 0;

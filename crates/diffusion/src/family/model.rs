@@ -1,4 +1,4 @@
-//! What a family of models has to give, and how a model is asked for.
+//! The interface of a model family, and the request that opens a model.
 
 use crate::{conditions::PromptEncoder, resident::Resident};
 use anyhow::Result;
@@ -18,41 +18,41 @@ use tch::{Device, Kind};
 
 /// The denoising network of a family's model, by its configuration.
 pub trait Family {
-    /// The network on weights that were derived from its own: with a LoRA in them, or beside them.
+    /// The network on weights derived from its own: with a LoRA added to them, or beside them.
     ///
     /// # Errors
     /// Weights that do not fit the configuration.
     fn network(&self, weights: &Weights) -> models::Result<Box<dyn Network>>;
 
-    /// The network's weights from their files.
+    /// Reads the network's weights from their files.
     ///
     /// # Errors
-    /// Those of reading them.
+    /// Errors of reading them.
     fn weights(&self, model: &Path, variant: Option<&str>, kind: Kind, device: Device) -> models::Result<Weights>;
 
-    /// Of the files of a model's folder that its latents depend on: a line each.
+    /// Fingerprints of the files in a model's folder that its latents depend on, one line each.
     ///
     /// # Errors
     /// Files that cannot be read.
     fn fingerprints(&self, model: &Path, variant: Option<&str>) -> models::Result<Vec<String>>;
 
-    /// The base model, as LoRA files name it.
+    /// The base model, as named in LoRA files.
     fn base(&self) -> Base;
 
-    /// Channels of the latents that go in, and of what comes out.
+    /// Channels of the input latents and of the output.
     fn channels(&self) -> (i64, i64);
 
     /// Latent cells along the side of the images that the model was trained for.
     fn native_cells(&self) -> i64;
 
-    /// The fewest latent cells along a side.
+    /// The smallest number of latent cells along a side.
     fn least_cells(&self) -> i64;
 }
 
-/// A model that is opened: what a pipeline is put together from.
+/// An opened model: the parts of a pipeline.
 pub struct Parts {
     pub family: Rc<dyn Family>,
-    /// Of the denoising network.
+    /// Weights of the denoising network.
     pub weights: Weights,
     pub vae: Resident<Box<dyn Autoencoder>>,
     pub text: Box<dyn PromptEncoder>,
@@ -69,16 +69,16 @@ pub struct Request<'a> {
     pub device: Device,
 }
 
-/// What the networks compute in.
+/// The precisions that the networks compute in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Precision {
     pub networks: Kind,
-    /// Absent: as the networks, or float32 for an autoencoder that is known to overflow in float16.
+    /// `None`: the networks' precision, or float32 for an autoencoder that is known to overflow in float16.
     pub vae: Option<Kind>,
 }
 
 impl Precision {
-    /// Of an autoencoder of that configuration.
+    /// The precision of an autoencoder with that configuration.
     pub(crate) fn of_vae(self, config: &vae::Config, xl: bool) -> Kind {
         self.vae.unwrap_or(config.kind(self.networks, xl))
     }
@@ -90,7 +90,7 @@ impl From<Kind> for Precision {
     }
 }
 
-/// How a model is read, where that is not as its files say: what they do not say, or say wrongly, and longer prompts.
+/// Overrides how a model is read: what its files leave out or state wrongly, and longer prompts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Overrides {
@@ -98,10 +98,11 @@ pub struct Overrides {
     pub prediction_type: Option<Prediction>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rescale_betas_zero_snr: Option<bool>,
-    /// Which of the text encoders' layers the UNet sees, counted from the end: 1 is the last one, SD1's and SD2's; 2 is SDXL's.
+    /// The text encoders' layer that the UNet sees, counted from the end: 1 is the last one, as in SD1 and SD2; 2 is
+    /// SDXL's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<usize>,
-    /// The most chunks of 75 tokens that a prompt is cut into; absent: one, as the model was trained.
+    /// The most chunks of 75 tokens that a prompt is cut into; `None`: one, as the model was trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunks: Option<usize>,
 }
@@ -112,7 +113,7 @@ impl Overrides {
     }
 }
 
-/// What a model folder says that it is, and its `model_index.json`.
+/// The model's class, as its folder states it, and its `model_index.json`.
 pub(super) fn class(path: &Path) -> Result<(String, Json)> {
     let index = path.join("model_index.json");
     if !index.exists() {
@@ -131,7 +132,7 @@ pub fn is_single_file(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors"))
 }
 
-/// Says what else the path may be, since that is what people try.
+/// An error that says what else the path may be, for inputs that people often try.
 fn not_a_model_folder(path: &Path) -> anyhow::Error {
     let message = if is_single_file(path) {
         "is a single file; model.path, and --model of generate and attention, can be one, with a tokenizer named by model.tokenizer or --tokenizer"

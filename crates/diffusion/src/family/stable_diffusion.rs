@@ -1,4 +1,4 @@
-//! Stable Diffusion 1.x, 2.x and XL: a UNet, one or two CLIP text encoders, the path of diffusion.
+//! Stable Diffusion 1.x, 2.x and XL: a UNet, one or two CLIP text encoders, and a diffusion noise schedule.
 
 pub mod folder;
 pub mod single;
@@ -19,7 +19,7 @@ use tch::{Device, Kind};
 
 pub use folder::{Described, class, describe};
 
-/// `_class_name` of its folders; the second is XL's.
+/// `_class_name` of the model folders; the second is that of XL.
 pub const CLASSES: [&str; 2] = ["StableDiffusionPipeline", "StableDiffusionXLPipeline"];
 
 pub struct StableDiffusion {
@@ -28,7 +28,7 @@ pub struct StableDiffusion {
 }
 
 impl StableDiffusion {
-    /// Whether the UNet belongs to encoders and autoencoder.
+    /// Checks that the UNet fits the text encoders and the autoencoder.
     fn check(&self, path: &Path, text: &text::TextEncoders, latent_channels: i64) -> Result<()> {
         let (config, path) = (&self.config, path.display());
         if text.width() != config.cross_attention_dim {
@@ -59,7 +59,7 @@ impl Family for StableDiffusion {
         Weights::open_variant(&model.join("unet"), "diffusion_pytorch_model", variant, kind, device)
     }
 
-    /// Of UNet, text encoders and scheduler, not of the VAE.
+    /// Fingerprints of UNet, text encoders and scheduler, not of the VAE.
     fn fingerprints(&self, model: &Path, variant: Option<&str>) -> models::Result<Vec<String>> {
         let mut parts = vec![weights::fingerprint(&model.join("unet"), "diffusion_pytorch_model", variant)?];
         for encoder in text::NETWORKS.map(|network| model.join(network.to_string())).iter().filter(|f| f.exists()) {
@@ -91,12 +91,12 @@ impl Family for StableDiffusion {
     }
 }
 
-/// As a tokenizer is to be opened.
+/// Opens the tokenizer in a folder, with the overrides.
 fn tokenizer(overrides: Overrides, folder: &Path) -> models::Result<ClipTokenizer> {
     Ok(ClipTokenizer::open(folder)?.in_chunks(overrides.chunks.unwrap_or(1)))
 }
 
-/// What a scheduler's configuration is overruled by.
+/// Overrides of the scheduler's configuration.
 fn forced(overrides: Overrides, xl: bool) -> Forced {
     let Overrides { prediction_type: prediction, rescale_betas_zero_snr: zero_snr, .. } = overrides;
     Forced { prediction, zero_snr, ..Forced::by_pipeline_of(xl) }

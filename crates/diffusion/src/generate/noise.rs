@@ -1,4 +1,4 @@
-//! The noise of images: drawn from their seeds, or given in a file.
+//! The initial noise of images: drawn from their seeds, or read from a file.
 
 use anyhow::{Result, bail};
 use models::{Error, schedule::Sampler, tensors};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 use torch_ext::Generator;
 
-/// Noise from a file, to repeat another program's run.
+/// Noise from a file, to reproduce another program's run.
 pub struct Given {
     path: PathBuf,
     pub start: Tensor,
@@ -35,7 +35,7 @@ impl Given {
         }
     }
 
-    /// Whether these latents are for so many images of that latent shape.
+    /// Checks that the latents are for this number of images and this latent shape.
     pub fn check(&self, images: usize, shape: [i64; 3]) -> Result<()> {
         let size = self.start.size();
         if size[0] != images as i64 || size[1..] != shape {
@@ -46,7 +46,7 @@ impl Given {
     }
 }
 
-/// Where a batch's noise comes from: a file, or each image's own seed, as `torch.Generator().manual_seed(seed)` draws it.
+/// Source of a batch's noise: a file, or each image's own seed, drawn as `torch.Generator().manual_seed(seed)` does.
 pub(super) enum Noise<'a> {
     Given { given: &'a Given, first: i64, rows: i64 },
     Seeded { streams: Vec<Generator>, shape: [i64; 3] },

@@ -1,9 +1,9 @@
-//! What prompt files of other programs hold besides prompts: comments and options, as sd-scripts' sample prompts and Midjourney's have
-//! them, and the lines that A1111 writes below a prompt.
+//! Syntax of other programs in prompt files: comments, options of sd-scripts' sample prompts and of Midjourney, and the
+//! lines that A1111 writes below a prompt.
 
 use std::{collections::BTreeSet, path::Path};
 
-/// The options that may stand behind a prompt: sd-scripts' first, then Midjourney's, then those of A1111's prompts from files.
+/// Options that may follow a prompt: sd-scripts' first, then Midjourney's, then those of A1111's prompts from files.
 const OPTIONS: [&str; 84] = [
     "n",
     "w",
@@ -91,7 +91,7 @@ const OPTIONS: [&str; 84] = [
     "size",
 ];
 
-/// Keys of a `.jsonl` line that are settings elsewhere: here they change nothing.
+/// Keys of a `.jsonl` line that are settings in other programs; here they have no effect.
 const SETTINGS: [&str; 19] = [
     "negative_prompt",
     "negative",
@@ -114,7 +114,7 @@ const SETTINGS: [&str; 19] = [
     "styles",
 ];
 
-/// What was met in one file.
+/// The foreign syntax that was found in one file.
 #[derive(Default)]
 pub struct Met {
     comments: usize,
@@ -125,7 +125,7 @@ pub struct Met {
 }
 
 impl Met {
-    /// The prompt in a line of text; `None`: there is none.
+    /// The prompt in a line of text; `None` if there is none.
     pub fn prompt_of<'a>(&mut self, line: &'a str) -> Option<&'a str> {
         let line = line.trim();
         if line.starts_with('#') {
@@ -149,12 +149,12 @@ impl Met {
         (!prompt.is_empty()).then_some(prompt)
     }
 
-    /// Notes the settings among the keys of a `.jsonl` line.
+    /// Records the settings among the keys of a `.jsonl` line.
     pub fn keys<'a>(&mut self, keys: impl Iterator<Item = &'a String>) {
         self.settings.extend(keys.filter_map(|key| SETTINGS.into_iter().find(|setting| setting == key)));
     }
 
-    /// One warning for each kind.
+    /// Logs one warning for each kind.
     pub fn warn(&self, path: &Path) {
         let path = path.display();
         if self.comments > 0 {
@@ -185,7 +185,7 @@ impl Met {
     }
 }
 
-/// Whether A1111 writes such a line below a prompt: the negative prompt, and how the image was drawn.
+/// Whether a line is one that A1111 writes below a prompt: the negative prompt, or the settings of the image.
 fn is_info(line: &str) -> bool {
     let lower = line.to_lowercase();
     lower.starts_with("negative prompt:") || (lower.starts_with("steps: ") && lower.contains("sampler: "))
@@ -199,7 +199,7 @@ pub fn option(prompt: &str) -> Option<&str> {
     Some(prompt[first.start..end].trim())
 }
 
-/// What looks like an option, ` --word`, and is none that is known.
+/// Text that looks like an option, ` --word`, but is not a known one.
 pub fn unknown_option(prompt: &str) -> Option<&str> {
     let known = options(prompt);
     dashes(prompt).filter(|(start, _)| !known.iter().any(|option| option.start == *start)).find_map(|(start, name)| {
@@ -215,22 +215,22 @@ pub fn unknown_option(prompt: &str) -> Option<&str> {
 /// An option in a line.
 struct Found {
     start: usize,
-    /// Where its value starts.
+    /// Byte offset of its value.
     value: usize,
     name: &'static str,
 }
 
-/// Of A1111's lines: the prompt is an option there, too.
+/// A1111's option that holds the prompt itself.
 const PROMPT: &str = "prompt";
 
-/// Options ` --NAME`, behind a space and before a space or the end. A dash, as word processors make it of two hyphens, counts before a
-/// number, and for negative prompts.
+/// Options ` --NAME`: after a space, and before a space or the end. A dash, which word processors put in place of two
+/// hyphens, counts before a number and for negative prompts.
 fn options(line: &str) -> Vec<Found> {
     let mut all: Vec<Found> = vec![];
     let mut quoted = 0..0;
     for (start, at) in dashes(line) {
         let length = line[at..].find(|c: char| c.is_whitespace() || c == '=').unwrap_or(line.len() - at);
-        // behind one space, of whatever width, or the sign of equality
+        // after one space of any width, or an equals sign
         let value = at + length + line[at + length..].chars().next().map_or(0, char::len_utf8);
         let Some(name) = OPTIONS.into_iter().find(|option| *option == &line[at..at + length]) else { continue };
         let is_sure = line[start..].starts_with("--")
@@ -246,7 +246,7 @@ fn options(line: &str) -> Vec<Found> {
     all
 }
 
-/// Where two hyphens or a dash stand at the beginning of a word, and where the word goes on.
+/// Positions of two hyphens or a dash at the beginning of a word, and where the word continues.
 fn dashes(line: &str) -> impl Iterator<Item = (usize, usize)> + '_ {
     ["--", "\u{2014}", "\u{2013}"]
         .into_iter()
@@ -257,7 +257,7 @@ fn dashes(line: &str) -> impl Iterator<Item = (usize, usize)> + '_ {
         .into_iter()
 }
 
-/// The value of the option with that number, without quotes around it.
+/// The value of the `number`-th option, without quotes around it.
 fn value<'a>(line: &'a str, all: &[Found], number: usize) -> &'a str {
     let from = all[number].value;
     match in_quotes(line, from) {
@@ -266,7 +266,7 @@ fn value<'a>(line: &'a str, all: &[Found], number: usize) -> &'a str {
     }
 }
 
-/// What stands in quotes at a place, if a space or the end is behind them.
+/// The range of the text in quotes at `from`, if a space or the end follows the quotes.
 fn in_quotes(line: &str, from: usize) -> Option<std::ops::Range<usize>> {
     let rest = &line[from..];
     let start = from + rest.len() - rest.trim_start().len();

@@ -1,4 +1,4 @@
-//! A LoRA as it is named: a file, a folder with one, or an id of the hub; with its strength.
+//! How a LoRA is named: a file, a folder with one, or an id of the hub; with its strength.
 
 use super::{HubOf, paths};
 use anyhow::{Context, Result, bail};
@@ -26,11 +26,11 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Finds the file in a folder, or fetches it. A path that exists wins over an id; what can be neither is left for whoever
-    /// opens it to refuse. Says in the log what commit an id stood for.
+    /// Finds the file in a folder, or fetches it. A path that exists takes precedence over an id. What is neither is
+    /// left for the code that opens it to reject. Logs the commit that an id refers to.
     ///
     /// # Errors
-    /// A folder or repository without a LoRA, or with several; what keeps it from being fetched.
+    /// A folder or repository without a LoRA, or with several; errors of fetching it.
     pub fn fetch(&mut self, hub: HubOf, progress: &dyn Progress) -> Result<()> {
         hub::no_address(&self.typed)?;
         if self.typed.is_dir() {
@@ -44,14 +44,14 @@ impl Adapter {
         Ok(())
     }
 
-    /// What an id of the hub stood for when it was fetched.
+    /// The commit that a hub id referred to when it was fetched.
     pub fn commit(&self) -> Option<&str> {
         self.commit.as_deref()
     }
 }
 
-/// The LoRA of a folder: the file of that name, or the usual one. Of a training run's folder its result, or its newest
-/// checkpoint where that is newer.
+/// The LoRA in a folder: the file of that name, or the usual one. In a training run's folder it is the result, or the
+/// newest checkpoint if that is newer.
 fn in_folder(folder: &Path, name: Option<&str>) -> Result<PathBuf> {
     if let Some(name) = name {
         return Ok(folder.join(name));
@@ -72,7 +72,7 @@ fn in_folder(folder: &Path, name: Option<&str>) -> Result<PathBuf> {
     }
 }
 
-/// Where in a training run's folder its LoRA is.
+/// The path of the LoRA in a training run's folder.
 fn of_run(folder: &Path) -> Option<PathBuf> {
     if !folder.join("events.jsonl").exists() {
         return None;
@@ -83,7 +83,7 @@ fn of_run(folder: &Path) -> Option<PathBuf> {
         fs::read_dir(folder.join("checkpoints")).into_iter().flatten().flatten().map(|entry| entry.path());
     let whole = checkpoints.filter(|path| path.join("adapter.safetensors").exists());
     let newest = whole.filter_map(|path| Some((step(&path)?, path))).max().map(|(_, path)| path);
-    // a run that was finished and taken up again has newer ones; what has no LoRA yet is no result
+    // a finished run that was resumed has newer checkpoints; a file without a LoRA is no result
     let written = |file: PathBuf| fs::metadata(file).and_then(|file| file.modified()).ok();
     let result = written(finished.join("pytorch_lora_weights.safetensors"));
     match newest {
@@ -92,7 +92,7 @@ fn of_run(folder: &Path) -> Option<PathBuf> {
     }
 }
 
-/// `OWNER/NAME`, `OWNER/NAME@REVISION`, and either with `:FILE`. A path that exists is no id.
+/// Parses `OWNER/NAME` or `OWNER/NAME@REVISION`, each optionally with `:FILE`. A path that exists is not an id.
 fn id(path: &Path) -> Option<Id> {
     if path.exists() {
         return None;
@@ -118,7 +118,7 @@ impl AsRef<Path> for Adapter {
     }
 }
 
-/// Where it lies makes no difference.
+/// Compares what was typed, not where it lies.
 impl PartialEq for Adapter {
     fn eq(&self, other: &Self) -> bool {
         self.typed == other.typed
@@ -137,7 +137,7 @@ impl From<Adapter> for PathBuf {
     }
 }
 
-/// What a person has typed, `~` and variables in their meaning.
+/// Parses what a person typed; expands `~` and variables.
 impl FromStr for Adapter {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
@@ -152,7 +152,7 @@ impl TryFrom<String> for Adapter {
     }
 }
 
-/// A LoRA, and how many times it is added: `FILE`, `FILE:0.8`.
+/// A LoRA and its strength: `FILE`, `FILE:0.8`.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Scaled {
@@ -163,7 +163,8 @@ pub struct Scaled {
 impl FromStr for Scaled {
     type Err = String;
 
-    /// A path may have a colon in it: what follows the last one is a scale if it is a number, and nothing has the whole name.
+    /// A path may contain a colon: what follows the last one is a strength only if it is a number and no file has the
+    /// whole name.
     fn from_str(text: &str) -> Result<Self, String> {
         let whole = || Ok(Self { adapter: text.parse()?, scale: 1.0 });
         if paths::expanded(Path::new(text))?.exists() {
@@ -177,13 +178,13 @@ impl FromStr for Scaled {
     }
 }
 
-/// A strength that can be meant.
+/// Checks that a strength is plausible.
 ///
 /// # Errors
-/// Any other number, in words.
+/// Any other number, with an explanation.
 pub fn strength(scale: f64) -> Result<f64, String> {
     const MOST: f64 = 1000.0;
-    let is_meant = scale.abs() <= MOST; // not so for NaN
+    let is_meant = scale.abs() <= MOST; // false for NaN
     is_meant.then_some(scale).ok_or_else(|| format!("a strength must be from -{MOST} to {MOST}"))
 }
 
@@ -194,7 +195,7 @@ impl TryFrom<String> for Scaled {
     }
 }
 
-/// What would be read as the same.
+/// Written so that it is read as the same.
 impl From<Scaled> for String {
     fn from(Scaled { adapter, scale }: Scaled) -> Self {
         let path = adapter.typed.display();
@@ -226,7 +227,7 @@ mod tests {
         assert_eq!(found().unwrap(), "checkpoints/step-10", "an adapter folder without a LoRA");
         write("adapter/pytorch_lora_weights.safetensors", 3);
         assert_eq!(found().unwrap(), "adapter");
-        write("checkpoints/step-12/adapter.safetensors", 4); // taken up again
+        write("checkpoints/step-12/adapter.safetensors", 4); // resumed
         assert_eq!(found().unwrap(), "checkpoints/step-12");
     }
 
@@ -287,7 +288,7 @@ mod tests {
         assert_eq!(found().unwrap(), folder.path().join("adapter_model.safetensors"));
         // a run: its newest checkpoint, then its result
         write("events.jsonl");
-        fs::create_dir_all(folder.path().join("checkpoints/step-11")).unwrap(); // not whole
+        fs::create_dir_all(folder.path().join("checkpoints/step-11")).unwrap(); // incomplete
         for file in [
             "checkpoints/step-9/adapter.safetensors",
             "checkpoints/step-10/adapter.safetensors",

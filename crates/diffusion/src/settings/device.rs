@@ -31,7 +31,7 @@ impl Dtype {
 }
 
 impl From<Kind> for Dtype {
-    /// Of a kind that networks compute in; float32 for any other.
+    /// From a kind that networks compute in; any other becomes float32.
     fn from(kind: Kind) -> Self {
         match kind {
             Kind::Half => Self::Float16,
@@ -42,7 +42,7 @@ impl From<Kind> for Dtype {
     }
 }
 
-/// As it is typed.
+/// Written as it is typed.
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
@@ -77,7 +77,7 @@ pub enum Where {
 }
 
 impl Where {
-    /// The device, or an error where the machine has none such.
+    /// The device, or an error if the machine has no such device.
     pub fn device(self) -> Result<Device> {
         let count = if tch::Cuda::is_available() { tch::Cuda::device_count() as usize } else { 0 };
         match self {
@@ -90,7 +90,7 @@ impl Where {
 }
 
 impl Where {
-    /// The device of a rank, where `auto` and `cuda` leave it open.
+    /// The device of a rank, if `auto` or `cuda` does not determine it.
     pub fn of_rank(self, ranks: &ProcessGroup) -> Self {
         match (self, ranks.gpu()) {
             (Self::Auto | Self::Cuda(0), Some(gpu)) => Self::Cuda(gpu),

@@ -1,4 +1,4 @@
-//! A model as it is named: a path, or an id of the hub.
+//! How a model is named: a path, or an id of the hub.
 
 use super::paths;
 use hub::{Fetched, Hub, Id, Layout, Progress};
@@ -29,8 +29,8 @@ impl Location {
         &self.typed
     }
 
-    /// Fetches a model that is named by its id, or finds it in the cache. A path that exists wins over an id; what can
-    /// be neither is left for whoever opens it to refuse. Says in the log what commit an id stood for.
+    /// Fetches a model that is named by its id, or finds it in the cache. A path that exists takes precedence over an
+    /// id. What is neither is left for the code that opens it to reject. Logs the commit that an id refers to.
     pub fn fetch(
         &mut self,
         layout: Layout,
@@ -47,7 +47,7 @@ impl Location {
         Ok(())
     }
 
-    /// What an id of the hub stood for when it was fetched.
+    /// The commit that a hub id referred to when it was fetched.
     pub fn commit(&self) -> Option<&str> {
         self.fetched.as_ref().map(|fetched| fetched.commit.as_str())
     }
@@ -66,7 +66,7 @@ impl AsRef<Path> for Location {
     }
 }
 
-/// Where it lies makes no difference.
+/// Compares what was typed, not where it lies.
 impl PartialEq for Location {
     fn eq(&self, other: &Self) -> bool {
         self.typed == other.typed
@@ -85,7 +85,7 @@ impl From<Location> for PathBuf {
     }
 }
 
-/// What a person has typed, `~` and variables in their meaning.
+/// Parses what a person typed; expands `~` and variables.
 impl FromStr for Location {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {

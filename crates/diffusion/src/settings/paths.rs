@@ -1,4 +1,5 @@
-//! Paths as they are typed: `~` and variables as a shell reads them, since no shell has seen what is in a file or behind `--set KEY=`.
+//! Paths as they are typed. `~` and variables are expanded as a shell does, since no shell has expanded paths in files
+//! or behind `--set KEY=`.
 
 use serde::{Deserialize, Deserializer, de::Error};
 use std::{
@@ -6,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// `~`, `~USER`, `$NAME` and `${NAME}` in their meaning.
+/// Expands `~`, `~USER`, `$NAME` and `${NAME}`.
 ///
 /// # Errors
 /// A variable that is not set.
@@ -30,7 +31,7 @@ fn expanded_by(
         match found {
             Some(folder) => out.push_str(folder.trim_end_matches('/')),
             None if user.is_empty() => return Err(format!("{text}: HOME is not set, so there is no ~")),
-            None => out.push_str(&text[..=user.len()]), // a name that begins with ~
+            None => out.push_str(&text[..=user.len()]), // a file name that begins with ~
         }
         rest = after;
     }
@@ -65,7 +66,7 @@ pub fn one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Err
     expanded(&PathBuf::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
-/// The same of a path that may be absent.
+/// Like [`one`], for a path that may be absent.
 pub fn maybe<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     Option::<PathBuf>::deserialize(deserializer)?.map(|path| expanded(&path)).transpose().map_err(D::Error::custom)
 }

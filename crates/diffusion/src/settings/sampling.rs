@@ -46,10 +46,10 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// Far above every scale at which a model draws anything.
+    /// Far above every scale at which a model gives useful images.
     const MOST_GUIDANCE: f64 = 1000.0;
 
-    /// Refuses values that no sampler can have.
+    /// Rejects values that no sampler can use.
     pub fn check(&self) -> Result<()> {
         above_zero(&[("sampling.steps", self.steps as f64)])?;
         in_range(&[

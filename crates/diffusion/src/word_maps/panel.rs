@@ -1,19 +1,19 @@
-//! Maps over images, words above them.
+//! Draws maps over images, with the words above them.
 
 use super::Looks;
 use images::Image;
 use tch::{Device, Kind, Tensor};
 
-/// Images are brought to at least this many pixels.
+/// Images are enlarged to at least this many pixels.
 const CELL: usize = 192;
-/// Of a line of text above a cell.
+/// Height of a line of text above a cell, in pixels.
 const LINE: usize = 20;
 const GAP: usize = 6;
-/// Cells side by side, the image among them; more words go on below.
+/// Cells side by side, including the image; further words continue below.
 const COLUMNS: usize = 7;
 
-/// One image for all: a row for each side, first what was drawn, then where each word looked. Of a word, all rows have the same
-/// scale: from the least that it gets anywhere (dark) to the most (bright).
+/// One panel: a row for each model, first its image, then the map of each word. A word has the same scale in all rows:
+/// from its smallest value anywhere (dark) to its largest (bright).
 pub fn panel(words: &[&str], rows: &[(&str, &Looks)]) -> Image {
     let (width, height) = rows.iter().fold((1, 1), |(w, h), (_, l)| (w.max(l.image.width), h.max(l.image.height)));
     let factor = CELL.div_ceil(width.max(height));
@@ -42,7 +42,7 @@ pub fn panel(words: &[&str], rows: &[(&str, &Looks)]) -> Image {
     panel
 }
 
-/// The least and the most that a word gets in any row.
+/// The smallest and largest value of a word in any row.
 fn scale(rows: &[(&str, &Looks)], word: i64) -> (f64, f64) {
     rows.iter().fold((f64::MAX, f64::MIN), |(low, high), (_, looks)| {
         let map = looks.maps.get(word);
@@ -50,10 +50,10 @@ fn scale(rows: &[(&str, &Looks)], word: i64) -> (f64, f64) {
     })
 }
 
-/// What red, green and blue add to the brightness (ITU-R BT.601).
+/// Weights of red, green and blue in the brightness (ITU-R BT.601).
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 
-/// A map `[h, w]` in colours from dark to bright, laid over the image without its own colours.
+/// A map `[h, w]` in colours from dark to bright, laid over the image in grey.
 fn overlay(image: &Image, map: &Tensor, (low, high): (f64, f64)) -> Image {
     let size = [image.height as i64, image.width as i64];
     let map = (map.to_device(Device::Cpu).to_kind(Kind::Float) - low) / (high - low).max(1e-12);

@@ -1,4 +1,4 @@
-//! Maps on disk: the samples of a training run are shown beside those of its first round, also after it was resumed.
+//! Stores maps on disk: a training run shows the samples beside those of its first round, also after it was resumed.
 
 use super::Looks;
 use anyhow::Result;
@@ -7,7 +7,7 @@ use models::{Error, tensors};
 use std::{collections::HashMap, path::Path};
 use tch::{Device, Kind};
 
-/// Maps of some samples, each with its prompt, to be written into one file.
+/// Maps of some samples, each with its prompt, to be written to one file.
 #[derive(Default)]
 pub struct Store {
     tensors: tensors::Tensors,
@@ -25,7 +25,7 @@ impl Store {
     }
 }
 
-/// The maps of the sample `number`, if the file has them for that prompt.
+/// The maps of sample `number`, if the file has them for that prompt.
 pub fn read(path: &Path, number: usize, prompt: &str, image: Image) -> Result<Option<Looks>> {
     if !path.exists() {
         return Ok(None);

@@ -23,7 +23,7 @@ use std::{
     rc::Rc,
 };
 
-/// What the configurations of a model folder say. No weights are read.
+/// The contents of a model folder's configurations. No weights are read.
 pub struct Described {
     pub xl: bool,
     /// Whether the negative prompt's embedding is zero where there is none.
@@ -31,14 +31,15 @@ pub struct Described {
     pub schedule: NoiseSchedule,
     pub unet: unet::Config,
     pub vae: vae::Config,
-    /// Of the text encoders, in their order.
+    /// Configurations of the text encoders, in their order.
     pub text: Vec<TextConfig>,
 }
 
 /// Reads and checks the configurations of a model folder.
 ///
 /// # Errors
-/// What of it is not implemented, by file and key; the noise first, which decides whether a model can be used at all.
+/// Names what is not implemented, by file and key. The scheduler's is checked first, since it decides whether a model
+/// can be used at all.
 pub fn describe(path: &Path, overrides: Overrides) -> Result<Described> {
     let (xl, index) = class(path)?;
     let zeros: bool = xl && index.get_or("force_zeros_for_empty_prompt", true)?;
@@ -102,7 +103,7 @@ pub fn class(path: &Path) -> Result<(bool, Json)> {
     }
 }
 
-/// A part may lack a variant, but all of them only do when it is misspelt.
+/// Single parts may lack a variant. If all of them lack it, its name is misspelt.
 fn check_variant(path: &Path, variant: &str) -> Result<()> {
     let parts = [("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")];
     if !parts.iter().any(|(part, stem)| weights::has_variant(&path.join(part), stem, variant)) {

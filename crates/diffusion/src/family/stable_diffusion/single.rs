@@ -1,4 +1,4 @@
-//! Models in one file, with the keys of the original program.
+//! Models in a single file, with the keys of the original program.
 
 use super::{StableDiffusion, text::TextEncoders};
 use crate::{
@@ -18,7 +18,7 @@ use models::{
 use std::{path::Path, rc::Rc};
 use tch::{Device, Kind};
 
-/// With the tokenizer of the request: a folder with the vocabulary of CLIP, which all these models have.
+/// Uses the request's tokenizer: a folder with the vocabulary of CLIP, which all these models have.
 pub fn open(path: &Path, request: &Request) -> Result<Parts> {
     let Request { overrides, precision, device, .. } = *request;
     let tokenizer = request.tokenizer.context("a model in one file needs a tokenizer")?;
@@ -59,7 +59,7 @@ pub fn open(path: &Path, request: &Request) -> Result<Parts> {
     })
 }
 
-/// Of the text encoders; the others are OpenAI's.
+/// Whether a text encoder is OpenCLIP's; the others are OpenAI's.
 fn is_open_clip(family: Family, encoder: usize) -> bool {
     family == Family::Sd2 || encoder == 1
 }

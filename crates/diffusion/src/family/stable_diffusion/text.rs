@@ -1,4 +1,4 @@
-//! Prompts as the UNet takes them. Every prompt is encoded once.
+//! Encodes prompts for the UNet. Every prompt is encoded once.
 
 use crate::{
     conditions::{Adapter, GuidedText, PromptEncoder},
@@ -25,37 +25,37 @@ use tch::{Device, Kind, Tensor};
 /// The networks in the order of the encoders.
 pub const NETWORKS: [Network; 2] = [Network::TextEncoder, Network::TextEncoder2];
 
-/// Whether it was said already that a prompt is too long.
+/// Whether the warning about a prompt that is too long was given.
 static TOLD: AtomicBool = AtomicBool::new(false);
 
-/// What the rows that are kept may take, in bytes.
+/// Limit on the memory of cached rows, in bytes.
 const MOST_KEPT: usize = 1 << 30;
 
 /// The text encoder of SD1 and SD2, or SDXL's two.
 pub struct TextEncoders {
-    /// The model, to be named in errors.
+    /// The model's path, for error messages.
     model: PathBuf,
     tokenizers: Vec<ClipTokenizer>,
     encoders: Resident<Vec<TextEncoder>>,
     open: Rc<Open>,
-    /// What is in the encoders' weights.
+    /// The adapters that are added to the encoders' weights.
     adapters: Rc<[Adapter]>,
-    /// Of the context.
+    /// Width of the context.
     width: i64,
-    /// The layer of the encoders that makes the context, counted from the end; absent: as the model was trained.
+    /// The encoders' layer that makes the context, counted from the end; `None`: as the model was trained.
     clip_skip: Option<usize>,
     /// SDXL was trained with zeros in place of an absent negative prompt.
     zeros_for_no_prompt: bool,
     kind: Kind,
     device: Device,
-    /// Rows of the encoders as they are now.
+    /// Rows by the encoders with their current adapters.
     cache: Cache,
 }
 
-/// The weights of every encoder, from their files.
+/// Reads the weights of every encoder from their files.
 type Open = dyn Fn() -> Result<Vec<(TextConfig, Weights)>>;
 
-/// Rows of prompts, in the host's memory: of 20,000 prompts they are gigabytes.
+/// Encoded prompts in host memory. For 20,000 prompts they take gigabytes.
 #[derive(Default)]
 struct Cache {
     rows: HashMap<String, Conditions>,
@@ -63,7 +63,7 @@ struct Cache {
 }
 
 impl TextEncoders {
-    /// `open` reads the encoders, one for each tokenizer. `model` is what to name in errors.
+    /// `open` reads the encoders, one for each tokenizer. `model` is named in errors.
     pub fn open(
         model: &Path,
         tokenizers: Vec<ClipTokenizer>,
@@ -119,7 +119,7 @@ impl TextEncoders {
         self.width
     }
 
-    /// Rows of conditions. What is in [`TIME_IDS`] is filled in by `guided`.
+    /// Rows of conditions. `guided` fills in the values of [`TIME_IDS`].
     fn encode(&mut self, prompts: &[&str]) -> Result<Vec<Conditions>> {
         let mut new: Vec<&str> = prompts.iter().copied().filter(|p| !self.cache.rows.contains_key(*p)).collect();
         new.sort_unstable();
@@ -143,7 +143,7 @@ impl TextEncoders {
         Ok(rows)
     }
 
-    /// One row. Warns when a prompt is too long, with what is cut off.
+    /// One row. Warns when a prompt is too long, and names what is cut off.
     fn encode_by(&self, encoders: &[TextEncoder], prompt: &str) -> Result<Conditions> {
         let sdxl = encoders.len() > 1;
         let mut contexts = vec![];
@@ -154,7 +154,7 @@ impl TextEncoders {
             self.tokenizers.iter().zip(&encodings).map(|(t, encoding)| encoding.ids.len() / t.max_length()).max();
         let chunks = chunks.unwrap_or(1);
         for (i, (tokenizer, encoder)) in self.tokenizers.iter().zip(encoders).enumerate() {
-            let encoding = tokenizer.encode_in(prompt, chunks)?; // the other tokenizer may need more of them
+            let encoding = tokenizer.encode_in(prompt, chunks)?; // the other tokenizer may need more chunks
             if let (Some(cut), 0) = (&encoding.cut, i)
                 && !TOLD.swap(true, Ordering::Relaxed)
             {
@@ -167,9 +167,9 @@ impl TextEncoders {
             }
             let ids = Tensor::from_slice(&encoding.ids).view([chunks as i64, -1]).to_device(self.device);
             let (encoded, normed) = encoder.forward_to(&ids, self.clip_skip.unwrap_or(if sdxl { 2 } else { 1 }))?;
-            let context = if sdxl { encoded.penultimate } else { normed }; // one chunk behind the other
+            let context = if sdxl { encoded.penultimate } else { normed }; // chunks are concatenated
             contexts.push(context.reshape([1, encoding.ids.len() as i64, -1]));
-            pooled = encoded.text_embeds.map(|embeds| embeds.narrow(0, 0, 1)); // of the first chunk
+            pooled = encoded.text_embeds.map(|embeds| embeds.narrow(0, 0, 1)); // from the first chunk
         }
         let context = Tensor::cat(&contexts, -1).to_kind(self.kind);
         let conditions = Conditions::of_context(context);
@@ -217,16 +217,16 @@ impl PromptEncoder for TextEncoders {
         Ok(GuidedText::new(cond, Some(uncond), repeats))
     }
 
-    /// Of the first tokenizer.
+    /// Tokens by the first tokenizer.
     fn tokens(&self, prompt: &str) -> Result<Encoding> {
         Ok(self.tokenizers[0].encode(prompt)?)
     }
 
-    /// Adds what files have for text encoders to their weights, in place of the files before. Rows that were encoded with others
-    /// are forgotten.
+    /// Adds the adapters' updates of the text encoders to their weights, in place of earlier adapters. Rows that were
+    /// encoded with other adapters are dropped.
     ///
     /// # Errors
-    /// A file is of another base model.
+    /// A file belongs to another base model.
     fn adapt(&mut self, adapters: Vec<Adapter>) -> Result<()> {
         let count = self.tokenizers.len();
         let adapts = |a: &Adapter, which: &[Network]| which.iter().any(|network| a.file.networks().contains(network));
@@ -248,14 +248,14 @@ impl PromptEncoder for TextEncoders {
         Ok(())
     }
 
-    /// Unloads the encoders whenever they have nothing to do.
+    /// Unloads the encoders whenever they are not in use.
     fn offload(&mut self) {
         self.encoders.unload();
     }
 }
 
-/// Brings contexts of different lengths to a common one. A row is repeated as a whole, which changes nothing in what attention makes of
-/// it: every key is there as often as any other. Returns how often each row is there.
+/// Brings contexts to the same length. A row is repeated as a whole, which does not change the result of attention,
+/// since every key is repeated equally often. Returns how often each row is repeated.
 fn even(rows: &mut [Conditions]) -> Vec<i64> {
     let length = |row: &Conditions| row.context().map_or(1, |context| context.size()[1]);
     let gcd = |mut a: i64, mut b: i64| {
@@ -275,7 +275,7 @@ fn even(rows: &mut [Conditions]) -> Vec<i64> {
     rows.iter_mut().map(repeat).collect()
 }
 
-/// Encoders with what adapters have for them.
+/// The encoders with the adapters added to their weights.
 fn networks(open: &Open, adapters: &[Adapter]) -> Result<Vec<TextEncoder>> {
     let network = |((config, weights), network): ((TextConfig, Weights), Network)| {
         let changes = |Adapter { file, scale }: &Adapter| Ok(file.changes_of(network, &weights)?.scaled(*scale));
@@ -286,7 +286,7 @@ fn networks(open: &Open, adapters: &[Adapter]) -> Result<Vec<TextEncoder>> {
 }
 
 impl Cache {
-    /// Keeps rows; when there are too many, the old ones go.
+    /// Adds rows to the cache; when it is too large, old rows are dropped.
     fn add(&mut self, rows: HashMap<String, Conditions>) {
         let more: usize = rows.values().map(Conditions::bytes).sum();
         if self.bytes + more > MOST_KEPT {
