@@ -1,4 +1,4 @@
-//! Everything that happens in a run, for programs (`events.jsonl`) and for TensorBoard.
+//! Logs the events of a run: for programs (`events.jsonl`) and for TensorBoard.
 
 use anyhow::Result;
 use models::Error;
@@ -6,7 +6,7 @@ use runlog::{events::Events, pipe::Pipe, tensorboard::Writer};
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// What was looked at after a step.
+/// Which of samples and validation were done after a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Looked {
     pub measured: bool,
@@ -14,7 +14,7 @@ pub struct Looked {
 }
 
 impl Looked {
-    /// In a run's folder; at the last time that it came to this step.
+    /// Reads it from the log in a run's folder, from the last time that the run reached this step.
     pub fn read(folder: &Path, step: u64) -> Result<Self> {
         let mut looked = Self::default();
         for (_, event) in events(folder)?.into_iter().filter(|(at, _)| *at == step) {
@@ -29,8 +29,8 @@ impl Looked {
     }
 }
 
-/// Caption losses of every held-out prompt by step, as a run's log has them up to a step. What was measured on a branch that was left is
-/// not among them.
+/// Caption losses of every held-out prompt by step, from a run's log up to a step. Measurements of an abandoned branch
+/// are left out.
 pub fn measured(folder: &Path, until: u64, prompts: usize) -> Result<Vec<(u64, Vec<f64>)>> {
     let mut measured = BTreeMap::new();
     for (step, event) in events(folder)? {
@@ -46,7 +46,8 @@ pub fn measured(folder: &Path, until: u64, prompts: usize) -> Result<Vec<(u64, V
     Ok(measured.into_iter().filter(|(step, losses)| *step <= until && losses.len() == prompts).collect())
 }
 
-/// The events of a run's log that have a step, and their steps; none where there is no log. A line that a kill cut off is left out.
+/// The events of a run's log that have a step, with their steps; empty if there is no log. A last line that is
+/// incomplete because the run was killed is left out.
 fn events(folder: &Path) -> Result<Vec<(u64, Value)>> {
     let path = folder.join("events.jsonl");
     if !path.exists() {
@@ -60,32 +61,32 @@ fn events(folder: &Path) -> Result<Vec<(u64, Value)>> {
 
 pub struct Journal {
     events: Events,
-    /// `None` before the run has begun, and where nobody wants it.
+    /// `None` before the run has begun, and if TensorBoard files are off.
     tensorboard: Option<Writer>,
     /// `None` where `logging.command` names no program.
     pipe: Option<Pipe>,
 }
 
 impl Journal {
-    /// In a run's folder. `command`: the words of `logging.command`; it is started.
+    /// Opens the log in a run's folder. `command`: the words of `logging.command`, which is started.
     pub fn open(folder: &Path, command: Option<&[String]>) -> Result<Self> {
         let pipe = command.map(|words| Pipe::start(words, folder)).transpose()?;
         Ok(Self { events: Events::open(&folder.join("events.jsonl"))?, tensorboard: None, pipe })
     }
 
-    /// One that forgets: of a rank that is not the first.
+    /// A journal that writes nothing, for ranks other than the first.
     pub fn nowhere() -> Self {
         Self { events: Events::nowhere(), tensorboard: None, pipe: None }
     }
 
-    /// Starts an event file behind this many steps.
+    /// Starts an event file that continues after `done` steps.
     pub fn begin_tensorboard(&mut self, folder: &Path, done: u64) -> Result<()> {
         let first = if done == 0 { 0 } else { done + 1 };
         self.tensorboard = Some(Writer::create(&folder.join("tensorboard"), first)?);
         Ok(())
     }
 
-    /// An event, by its key `event`. TensorBoard has the numbers of steps and validations.
+    /// Writes an event, named by its key `event`. TensorBoard gets the numbers of steps and validations.
     pub fn write(&mut self, event: Value) -> Result<()> {
         if let (Some(tensorboard), Some(step)) = (&mut self.tensorboard, event["step"].as_u64()) {
             tensorboard.scalars(step, &scalars(&event))?;
@@ -96,7 +97,7 @@ impl Journal {
         self.events.write(event)
     }
 
-    /// An image that was drawn after so many steps.
+    /// Writes an image that was sampled after `step` steps.
     pub fn image(&mut self, step: u64, tag: &str, size: (usize, usize), png: &Path) -> Result<()> {
         match &mut self.tensorboard {
             Some(tensorboard) => tensorboard.image(step, tag, size, fs::read(png).map_err(Error::io(png))?),
@@ -105,7 +106,7 @@ impl Journal {
     }
 }
 
-/// The numbers of an event, in groups: losses and the like, time, memory, held-out prompts.
+/// The numbers of an event, in groups: losses and similar, time, memory, held-out prompts.
 fn scalars(event: &Value) -> Vec<(String, f64)> {
     let Some(fields) = event.as_object() else { return vec![] };
     let tagged = |tag: String, value: &Value| Some((tag, value.as_f64()?));

@@ -1,4 +1,4 @@
-//! A run as its folder shows it: log, progress, samples, validation, adapter files.
+//! The folder of a run: log, progress, samples, validation, adapter files.
 
 mod journal;
 mod lines;
@@ -35,11 +35,11 @@ use std::{
 use torch_ext::memory;
 use validation::{Validation, mean};
 
-/// Opens a run, anew or from a checkpoint, and claims its folder; [`Trainer::run`] does the rest, with the [`Run`] as its observer.
-/// `bar` shows how far it is; `interrupt` stops it.
+/// Opens a run, new or from a checkpoint, and claims its folder. [`Trainer::run`] does the rest, with the [`Run`] as
+/// its observer. `bar` shows the progress; `interrupt` stops the run.
 ///
 /// # Errors
-/// What cannot be opened or written; a folder that holds another run.
+/// Names what cannot be opened or written; a folder that holds another run.
 pub fn open(
     config: Config,
     resume: Option<&str>,
@@ -54,7 +54,7 @@ pub fn open(
     Ok((trainer, run))
 }
 
-/// `None` for work that Ctrl-C has ended.
+/// `None` if the work was ended by Ctrl-C.
 fn unless_stopped<T>(work: Result<T>) -> Result<Option<T>> {
     match work {
         Err(error) if error.is::<Interrupted>() => Ok(None),
@@ -69,15 +69,15 @@ pub struct Run {
     lines: Lines,
     validation: Validation,
     samples: Vec<String>,
-    /// Step and caption loss of every held-out prompt, as measured since the run began.
+    /// Step and caption loss of every held-out prompt, for all measurements since the run began.
     pub measured: Vec<(u64, Vec<f64>)>,
     interrupt: Interrupt,
     _lock: Lock,
 }
 
 impl Run {
-    /// Makes the run's folder ready. A folder that already holds a run is only taken up again, never overwritten. Ranks other than
-    /// the first write nothing, and only help with what is measured.
+    /// Prepares the run's folder. A folder that already holds a run is only resumed, never overwritten. Ranks other
+    /// than the first write nothing, and only take part in measurements.
     ///
     /// # Errors
     /// A folder that holds a run, or cannot be written to; held-out prompts or a judge that cannot be read.
@@ -89,7 +89,7 @@ impl Run {
             None => None,
         };
         let (folder, leads) = (config.output.clone(), group.leads());
-        // an empty log is that of a run which was stopped before its first step
+        // an empty log belongs to a run that was stopped before its first step
         let (log, resolved) = (folder.join("events.jsonl"), folder.join("config.toml"));
         let begun = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
         if leads && resolved.exists() && !log.exists() && !is_resolved(&resolved) {
@@ -132,7 +132,7 @@ impl Run {
         let journal =
             if leads { Journal::open(&folder, config.logging.words()?.as_deref())? } else { Journal::nowhere() };
         if leads && resumes {
-            // of a run that was killed while it wrote or removed something
+            // left by a run that was killed while it wrote or removed something
             models::remove_partial(&folder)?;
             let current = trainer.resumed.as_deref().unwrap_or(&folder);
             checkpoint::tidy(&folder.join("checkpoints"), config.checkpoints.keep, current)?;
@@ -150,18 +150,18 @@ impl Run {
         })
     }
 
-    /// The prompts that it looks at: held-out ones, and those of the samples.
+    /// The prompts that are observed: held-out ones, and those of the samples.
     pub fn prompts(&self) -> impl Iterator<Item = &str> {
         self.validation.prompts.iter().map(|prompt| prompt.text.as_str()).chain(self.samples.iter().map(String::as_str))
     }
 
-    /// The work of samples and validation goes on, unless somebody has asked to stop.
+    /// Updates the bar; an error if the user asked to stop. Called during samples and validation.
     fn tick_unless_stopped(&self) -> Result<()> {
         self.bar.tick();
         Ok(self.interrupt.check()?)
     }
 
-    /// A LoRA in both formats, into a folder of the run.
+    /// Writes a LoRA in both formats, into a folder inside the run's.
     fn write_adapter(&self, trainer: &Trainer, lora: &Lora, folder: &str) -> Result<PathBuf> {
         let folder = self.folder.join(folder);
         let name = self.folder.file_name().and_then(|n| n.to_str()).unwrap_or("comat");
@@ -173,7 +173,7 @@ impl Run {
         Ok(folder)
     }
 
-    /// What the run has changed on the held-out prompts, in a line.
+    /// One line about what the run has changed on the held-out prompts.
     pub fn verdict(&self) -> Option<String> {
         let [(first, before), .., (last, after)] = &self.measured[..] else { return None };
         let differences: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
@@ -186,7 +186,7 @@ impl Run {
         ))
     }
 
-    /// Samples and validation, where they are due. Returns whether the run had better end here.
+    /// Runs samples and validation where they are due. Returns whether the run should end here.
     fn look(&mut self, trainer: &mut Trainer, done: Looked) -> Result<bool> {
         let (step, config) = (trainer.step, &trainer.session.config);
         let (last, validate, sample) = (step == config.train.steps, config.validation.every, config.samples.every);
@@ -200,7 +200,7 @@ impl Run {
         if patience == 0 || last {
             return Ok(false);
         }
-        let stop = trainer.group.any(self.validation.since_best() >= patience)?; // only rank 0 knows
+        let stop = trainer.group.any(self.validation.since_best() >= patience)?; // only rank 0 knows it
         if stop && trainer.group.leads() {
             tracing::warn!("step {step}: the judge's figure was not better for {patience} rounds; the run ends here");
         }
@@ -209,8 +209,8 @@ impl Run {
 }
 
 impl Observer for Run {
-    /// Measures and draws what the run starts from; of a run that goes on, what it was stopped before. Returns whether it had better
-    /// end here.
+    /// Measures and samples at the start of the run; after a resume, finishes what the run was stopped before. Returns
+    /// whether the run should end here.
     fn on_start(&mut self, trainer: &mut Trainer) -> Result<bool> {
         let config = &trainer.session.config;
         if config.logging.tensorboard && trainer.group.leads() {
@@ -244,7 +244,7 @@ impl Observer for Run {
             self.measured = journal::measured(&self.folder, trainer.step, self.validation.prompts.len())?;
         }
         let here = if trainer.group.leads() { Looked::read(&self.folder, trainer.step)? } else { Looked::default() };
-        let group = &trainer.group; // only rank 0 has looked into the log
+        let group = &trainer.group; // only rank 0 has read the log
         let looked = Looked { measured: group.any(here.measured)?, drawn: group.any(here.drawn)? };
         let ends = self.look(trainer, looked)?;
         Ok(ends && !looked.measured)
@@ -254,7 +254,7 @@ impl Observer for Run {
         self.bar.tick();
     }
 
-    /// One line for everything.
+    /// Logs the step's metrics as one event.
     fn on_step(&mut self, trainer: &Trainer, report: &StepReport) -> Result<()> {
         let seconds = report.began.elapsed().as_secs_f64();
         if let Some(part) = report.not_finite {
@@ -354,7 +354,7 @@ impl Observer for Run {
     }
 }
 
-/// Whether a configuration is one that a run has written: everything said, and nothing else.
+/// Whether a configuration was written by a run: every setting is there, and nothing else.
 fn is_resolved(file: &Path) -> bool {
     let again = config::read(file, &[]).ok().and_then(|config| toml::to_string(&config).ok());
     again.is_some() && fs::read_to_string(file).ok() == again

@@ -1,23 +1,23 @@
-//! What a run says of itself while it goes on: at first what will happen, after two steps how long they take, and then, where no bar
-//! is seen, a line now and then.
+//! Progress messages of a run: at first the plan, after two steps the time per step, and then, if no progress bar is
+//! visible, a line at intervals.
 
 use comat::train::{StepReport, Trainer};
 use config::Config;
 use indicatif::ProgressBar;
 use std::time::{Duration, Instant};
 
-/// Between the first two lines, and at most between any two, where `logging.every` is not set.
+/// Time between the first two lines, and longest time between any two, where `logging.every` is not set.
 const SOON: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_secs(60);
 
 pub struct Lines {
-    /// Steps from line to line; 0: as time goes by.
+    /// Steps between two lines; 0: intervals of time.
     every: u64,
     last: u64,
-    /// Whether this rank speaks, and whether lines take the place of a bar.
+    /// Whether this rank logs, and whether lines replace the progress bar.
     leads: bool,
     wanted: bool,
-    /// Steps of this process, and how long one takes, in the mean over the last ones.
+    /// Steps of this process, and seconds per step, as a mean over the last steps.
     steps: u64,
     seconds: f64,
     told: Instant,
@@ -30,7 +30,7 @@ impl Lines {
         Self { every, last, leads, wanted, steps: 0, seconds: 0.0, told: Instant::now(), pause: SOON }
     }
 
-    /// What will happen.
+    /// Logs the plan of the run.
     pub fn start(&mut self, trainer: &Trainer, samples: usize, held_out: usize) {
         if !self.leads {
             return;
@@ -61,10 +61,10 @@ impl Lines {
         self.told = Instant::now();
     }
 
-    /// Takes note of a step, and says it where that is due. Returns what a bar shows beside its own figures.
+    /// Records a step, and logs a line where one is due. Returns the text that a bar shows beside its own numbers.
     pub fn step(&mut self, step: u64, report: &StepReport, seconds: f64, memory: Option<u64>) -> String {
         self.steps += 1;
-        // the first step opens files and libraries: it says little of the others
+        // the first step opens files and libraries, so its time is not typical
         let share = if self.steps <= 2 { 1.0 } else { 0.1_f64.max(1.0 / (self.steps - 1) as f64) };
         self.seconds += share * (seconds - self.seconds);
         let memory = memory.map_or(String::new(), |bytes| format!(" · {:.1} GB", bytes as f64 / 1e9));
@@ -99,7 +99,7 @@ impl Lines {
     }
 }
 
-/// Of a step, to three digits.
+/// Seconds per step, to three digits.
 fn each(seconds: f64) -> String {
     match seconds {
         ..1.0 => format!("{:.0} ms", seconds * 1e3),
@@ -109,7 +109,7 @@ fn each(seconds: f64) -> String {
     }
 }
 
-/// A time as one would say it: `45 s`, `3 min 20 s`, `2 h 5 min`, `3 days 4 h`.
+/// A duration for people: `45 s`, `3 min 20 s`, `2 h 5 min`, `3 days 4 h`.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round().max(0.0) as u64;
     let (minutes, hours, days) = (whole / 60, whole / 3600, whole / 86400);

@@ -1,4 +1,4 @@
-//! Images from fixed seeds on the way, each round beside the first.
+//! Sample images from fixed seeds during training; each round is shown beside the first.
 
 use super::{Run, unless_stopped};
 use anyhow::Result;
@@ -16,9 +16,9 @@ use torch_ext::Generator;
 
 const MAPS: &str = "attention.safetensors";
 
-/// A round: the images into `samples/step-N`, all of them in `grid.png`, those of the adapter's running average into `ema/` in
-/// it; `before-after.png` in the run's folder; and, where the configuration asks for it, where the words of each prompt look. Stopped, it
-/// leaves no half of a round.
+/// Draws a round: the images in `samples/step-N`, all of them in `grid.png`, those of the adapter's running average in
+/// its folder `ema/`; `before-after.png` in the run's folder; and, if configured, the attention maps of each prompt's
+/// words. If it is stopped, no partial round is left.
 pub fn draw(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     if run.samples.is_empty() {
         return Ok(());
@@ -44,17 +44,17 @@ fn draw_all(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     run.journal.write(json!({ "event": "samples", "step": step, "folder": folder }))
 }
 
-/// Where a round goes, and how it is drawn.
+/// The folder of a round, and how it is sampled.
 struct Round {
     step: u64,
     folder: PathBuf,
-    /// With the words' attention.
+    /// Whether attention maps of the words are drawn.
     watched: bool,
     at_a_time: usize,
 }
 
 impl Round {
-    /// Its grid comes last: a folder without it is not whole, and goes.
+    /// Writes the grid last: a folder without it is incomplete and is removed.
     fn draw(&self, run: &Run, session: &mut Session, lora: &Lora) -> Result<Vec<Image>> {
         let drawn = round(self, run, session, lora);
         if drawn.is_err() && !self.folder.join(GRID).exists() {
@@ -117,7 +117,7 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
     Ok(drawn)
 }
 
-/// Passes the images of a round on to TensorBoard.
+/// Sends the images of a round to TensorBoard.
 fn show(run: &mut Run, step: u64, group: &str, folder: &Path, drawn: &[Image]) -> Result<()> {
     for (number, (prompt, image)) in run.samples.iter().zip(drawn).enumerate() {
         let file = name(number, prompt);
@@ -131,7 +131,7 @@ fn name(number: usize, prompt: &str) -> String {
     format!("{number:03}-{}.png", slug(prompt))
 }
 
-/// A sample as it was in the first round, if its prompt was among the samples then.
+/// A sample with its maps from the first round, if its prompt was among the samples then.
 fn first_look(round: &Path, number: usize, prompt: &str) -> Result<Option<Looks>> {
     let image = round.join(name(number, prompt));
     if !image.exists() {
@@ -159,7 +159,7 @@ fn panel(
     word_maps::panel(&texts, &rows).save(&folder.join(name(number, prompt)), &[("prompt", prompt)])
 }
 
-/// `before-after.png`: a column a prompt, the first round above and the newest below.
+/// `before-after.png`: a column for each prompt, the first round above and the newest below.
 fn compare(folder: &Path, newest: &[Image]) -> Result<()> {
     let first = folder.join("samples/step-0");
     if !first.exists() {
@@ -167,7 +167,7 @@ fn compare(folder: &Path, newest: &[Image]) -> Result<()> {
     }
     let mut both = images(&first)?.iter().map(|path| Image::open(path)).collect::<Result<Vec<_>>>()?;
     if both.len() != newest.len() {
-        return Ok(()); // the sample prompts were changed on the way
+        return Ok(()); // the sample prompts were changed during the run
     }
     both.extend(newest.iter().cloned());
     let factor = (256 / newest.first().map_or(256, |p| p.width.max(1))).max(1);

@@ -1,5 +1,5 @@
-//! The caption loss on held-out prompts, from the same noise every time; beside it figures that the loss does not see, so
-//! that one notices when the captioner is pleased and nobody else.
+//! The caption loss on held-out prompts, from the same noise every time, and metrics of a judge, which no loss sees:
+//! they show when only the captioner's loss improves.
 
 use super::{Run, unless_stopped};
 use anyhow::{Context, Result};
@@ -16,7 +16,7 @@ use std::{
 };
 use tch::{Device, Kind, Tensor};
 
-/// What the held-out prompts are measured with.
+/// The held-out prompts and what measures them.
 pub struct Validation {
     folder: PathBuf,
     pub prompts: Vec<Prompt>,
@@ -27,14 +27,14 @@ pub struct Validation {
     of: String,
 }
 
-/// One measurement, a value a prompt.
+/// One measurement, with one value per prompt.
 pub struct Round {
     pub losses: Vec<f64>,
-    /// Of each reward beside the caption loss `[rewards, prompts]`
+    /// Values of each reward besides the caption loss, `[rewards, prompts]`.
     rewards: Vec<Vec<f64>>,
-    /// `[prompts, figures]`
+    /// Metrics of the judge, `[prompts, metrics]`.
     judged: Vec<Vec<f64>>,
-    /// `[prompts, 3, H, W]`, bytes
+    /// `[prompts, 3, H, W]`, bytes.
     images: Tensor,
 }
 
@@ -46,23 +46,23 @@ impl Round {
     }
 }
 
-/// The best round so far by the judge's first figure.
+/// The best round so far by the judge's first metric.
 #[derive(Clone, Serialize, Deserialize)]
 struct Best {
     step: u64,
     figure: String,
     value: f64,
-    /// Digest of the prompts and the judge; values of others are not compared with.
+    /// Digest of the prompts and the judge. Values with another digest are not compared.
     #[serde(default)]
     of: String,
-    /// The steps of the rounds since then, which were not better.
+    /// Steps of the rounds since then; none of them was better.
     #[serde(default)]
     rounds_since: Vec<u64>,
 }
 
 impl Validation {
-    /// In a run's folder, which holds the first round and the best one if it was made before.
-    /// `of` tells this judge and these prompts from others. A rank that does not lead looks into no folder.
+    /// Opens it in a run's folder, which holds the first round and the best one if they exist. `of` identifies this
+    /// judge and these prompts. A rank that does not lead reads no folder.
     pub fn open(
         folder: &Path,
         prompts: Vec<Prompt>,
@@ -94,7 +94,7 @@ impl Validation {
         self.folder.join("best/best.json")
     }
 
-    /// `None` where the file is of other prompts.
+    /// `None` if the file is about other prompts.
     fn read_first(&self, path: &Path) -> Result<Option<Round>> {
         let (mut tensors, metadata) = tensors::read(path)?;
         if metadata.get("prompts").map(String::as_str) != Some(&self.key()?) {
@@ -120,12 +120,12 @@ impl Validation {
         Ok(serde_json::to_string(&self.prompts.iter().map(|p| &p.text).collect::<Vec<_>>())?)
     }
 
-    /// Rounds since the best one.
+    /// Number of rounds since the best one.
     pub fn since_best(&self) -> u64 {
         self.best.as_ref().map_or(0, |best| best.rounds_since.len() as u64)
     }
 
-    /// Goes on behind this step: what was measured later belongs to a branch that was left.
+    /// Resumes at this step: later measurements belong to an abandoned branch.
     pub fn resume_at(&mut self, step: u64) {
         self.best.take_if(|best| best.step > step);
         self.best.iter_mut().for_each(|best| best.rounds_since.retain(|round| *round <= step));
@@ -135,7 +135,7 @@ impl Validation {
     fn is_best(&mut self, step: u64, figure: &str, value: f64) -> bool {
         match &mut self.best {
             _ if !value.is_finite() => false,
-            // measured before, by an earlier process
+            // already measured by an earlier process
             Some(best) if best.figure == figure && (best.step >= step || best.rounds_since.contains(&step)) => false,
             Some(best) if best.figure == figure && value <= best.value => {
                 best.rounds_since.push(step);
@@ -149,8 +149,8 @@ impl Validation {
     }
 }
 
-/// Measures, logs, and warns when the loss gets better and the judge's figure worse than they were at first.
-/// Stopped, it leaves nothing.
+/// Measures, logs, and warns when the loss has improved and the judge's metric has become worse since the first round.
+/// If it is stopped, it writes nothing.
 pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     if run.validation.prompts.is_empty() {
         return Ok(());
@@ -195,7 +195,7 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
             if best && config.keep_best {
                 run.write_adapter(trainer, &trainer.adapter.lora, "best")?;
             }
-            write_best(&run.validation)?; // a resumed run goes on counting
+            write_best(&run.validation)?; // so that a resumed run continues the count
         }
     }
     run.journal.write(line)?;
@@ -204,7 +204,7 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     Ok(())
 }
 
-/// A rank's share of the prompts.
+/// Measures a rank's share of the prompts.
 fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
     let (session, group) = (&mut trainer.session, &trainer.group);
     let unet = session.frozen(&trainer.adapter.lora)?;
@@ -222,7 +222,7 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
         run.bar.set_message(format!("validation {start}/{}", all.len()));
         let sampler = session.sampler.clone();
         let images = session.draw(unet.as_ref(), &sampler, &prompts, x, noise, || run.tick_unless_stopped())?;
-        // sample by sample, so that the mean does not depend on how the prompts are cut into batches
+        // one image at a time, so that the mean does not depend on how the prompts are cut into batches
         losses.extend(session.captioner.losses(&images, &prompts)?);
         for (values, other) in rewards.iter_mut().zip(&session.rewards) {
             values.extend(other.reward.values(&images, &prompts)?);
@@ -237,14 +237,14 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
     Ok(Round { losses, rewards, judged, images })
 }
 
-/// The whole round, from the shares of the ranks.
+/// The whole round, gathered from the ranks' shares.
 fn gather(share: Round, session: &Session, run: &Run, group: &ProcessGroup) -> Result<Round> {
     if group.is_alone() {
         return Ok(share);
     }
     let (all, mine) = (run.validation.prompts.len(), share.losses.len() as i64);
     let figures = run.validation.judge.as_ref().map(|judge| judge.figures().len());
-    let first = 1 + share.rewards.len(); // of the judge's columns
+    let first = 1 + share.rewards.len(); // first column of the judge
     let columns = (first + figures.unwrap_or(0)) as i64;
     let rows = share.losses.iter().enumerate().flat_map(|(i, loss)| {
         let rewards = share.rewards.iter().map(move |values| values[i]);
@@ -274,7 +274,8 @@ fn write_best(validation: &Validation) -> Result<()> {
     Ok(models::write_text(&validation.best_path(), &text)?)
 }
 
-/// What to say when the captioner is pleased and the judge is not: both changes beyond twice their standard error.
+/// The warning for the case that the loss has improved and the judge's metric has become worse, both by more than twice
+/// their standard error.
 fn hacked(figure: &str, first: &Round, now: &Round) -> Option<String> {
     let change =
         |before: &[f64], after: &[f64]| mean(&before.iter().zip(after).map(|(b, a)| a - b).collect::<Vec<_>>());
@@ -289,7 +290,7 @@ fn hacked(figure: &str, first: &Round, now: &Round) -> Option<String> {
     })
 }
 
-/// The root mean square over all pixels of what has changed, in 0..1.
+/// The root mean square change over all pixels, in 0..1.
 fn distance(before: &Tensor, after: &Tensor) -> f64 {
     if before.size() != after.size() {
         return 0.0;
