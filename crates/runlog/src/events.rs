@@ -1,4 +1,4 @@
-//! `events.jsonl`: one line for everything that happens in a run, written as it happens.
+//! `events.jsonl`: one line for each event in a run, written when it happens.
 
 use anyhow::Result;
 use models::Error;
@@ -16,7 +16,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// Opens the log for appending; earlier lines stay. A last line that a killed run left unfinished is closed.
+    /// Opens the log for appending; earlier lines are kept. A last line that a killed run left unfinished is
+    /// terminated.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(Error::io(path))?;
         let close = |file: &mut File| {
@@ -37,7 +38,7 @@ impl Events {
         Self { file: None, path: PathBuf::new() }
     }
 
-    /// Writes one line, whole or not at all, and has it on the disk in the end. Each has an `event` key that says what it is.
+    /// Writes one line, whole or not at all, and syncs it to the disk. Each event has a key `event` that names it.
     pub fn write(&mut self, event: Value) -> Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         let before = file.metadata().map_err(Error::io(&self.path))?.len();

@@ -1,4 +1,4 @@
-//! What a run writes while it goes on, for people and programs that look at it: no tensors.
+//! The files that a run writes during training, for people and programs that watch it; no tensors.
 
 pub mod events;
 pub mod pipe;

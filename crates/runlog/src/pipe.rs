@@ -1,4 +1,4 @@
-//! Events to the standard input of another program, which may be slow, hang or end: the run never waits for it.
+//! Sends events to the standard input of another program. It may be slow, hang or end: the run never waits for it.
 
 use anyhow::{Result, anyhow, bail};
 use nix::{
@@ -19,21 +19,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Events that may wait for the program to read them.
+/// Number of events that may wait in the queue.
 const WAITING: usize = 1024;
 
-/// How long the program may take to read what waits when the run is over, and then to end.
+/// How long the program may take, after the run is over, to read the waiting events, and then to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct Pipe {
-    /// For messages.
+    /// Name for messages.
     name: String,
     child: Child,
     /// `None` once the run is over.
     queue: Option<SyncSender<String>>,
-    /// What became of the last write, once no more is written.
+    /// Result of the last write; available when the writer thread has ended.
     outcome: Receiver<io::Result<()>>,
-    /// Events that were to be passed on, and those that the program's pipe has taken.
+    /// Number of events that were sent, and of those that the program's pipe has accepted.
     sent: u64,
     taken: Arc<AtomicU64>,
     warned: bool,
@@ -41,7 +41,7 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// Starts the program. It finds the run's folder in `COMAT_RUN`; what it prints goes to standard error.
+    /// Starts the program. `COMAT_RUN` holds the run's folder; the program's output goes to standard error.
     ///
     /// # Errors
     /// A program that cannot be started.
@@ -55,7 +55,7 @@ impl Pipe {
         let mut command = Command::new(name);
         command.args(arguments).env("COMAT_RUN", std::path::absolute(run).unwrap_or_else(|_| run.to_owned()));
         command.stdin(Stdio::piped()).stdout(io::stderr());
-        command.process_group(0); // Ctrl-C is for the run: the program is to see its last events
+        command.process_group(0); // Ctrl-C must not stop the program, so that it receives the last events
         let mut child = command.spawn().map_err(|e| {
             anyhow!("logging.command: cannot start `{name}`: {e}; name a program by its path, or one that is in PATH")
         })?;
@@ -72,7 +72,7 @@ impl Pipe {
         Ok(Self { name: name.clone(), child, queue, outcome, sent: 0, taken, warned: false, patience: PATIENCE })
     }
 
-    /// Passes a line on. What the program is too slow for, and what comes after its end, is lost.
+    /// Sends a line. Lines are lost if the program is too slow, or after it has ended.
     pub fn write(&mut self, line: String) {
         let Some(queue) = &self.queue else { return };
         self.sent += 1;
@@ -95,7 +95,7 @@ impl Pipe {
         self.sent - self.taken.load(Ordering::SeqCst)
     }
 
-    /// How the program ended, if it does so soon.
+    /// The program's exit status, if it ends within `patience`.
     fn status(&mut self, patience: Duration) -> Option<ExitStatus> {
         let until = Instant::now() + patience;
         loop {
@@ -106,7 +106,8 @@ impl Pipe {
         }
     }
 
-    /// Ends its input and waits a little. A program that has read everything may go on by itself; one that has not is stopped.
+    /// Closes the program's input and waits a little. A program that has read everything may continue on its own; one
+    /// that has not is killed.
     fn close(&mut self) {
         if self.queue.take().is_none() {
             return;
@@ -143,7 +144,7 @@ impl Drop for Pipe {
     }
 }
 
-/// Writes lines until there are no more, or nobody reads them.
+/// Writes lines until there are no more, or the program stops reading.
 fn pass_on(waiting: &Receiver<String>, mut input: ChildStdin, taken: &AtomicU64) -> io::Result<()> {
     for line in waiting {
         input.write_all(line.as_bytes())?;
@@ -164,7 +165,7 @@ mod tests {
         pipe
     }
 
-    /// Until something is so, at most ten seconds.
+    /// Waits until a condition holds, at most ten seconds.
     fn until(mut is_so: impl FnMut() -> bool) {
         let began = Instant::now();
         while !is_so() {
@@ -204,7 +205,7 @@ mod tests {
         let mut pipe = pipe("read line; exit 3", folder.path());
         pipe.write("first\n".into());
         until(|| pipe.child.try_wait().unwrap().is_some());
-        pipe.write("second\n".into()); // the writer notices
+        pipe.write("second\n".into()); // the writer thread sees that the program has ended
         until(|| {
             pipe.write("more\n".into());
             pipe.warned

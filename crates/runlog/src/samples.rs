@@ -1,4 +1,4 @@
-//! `samples/step-N/`: the images of a round, in a folder of its own.
+//! `samples/step-N/`: the images of one round, in a folder of their own.
 
 use anyhow::Result;
 use models::Error;
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// All images of a round in one.
+/// All images of a round in one file.
 pub const GRID: &str = "grid.png";
 
 /// The rounds of a run: steps and folders, the newest last.

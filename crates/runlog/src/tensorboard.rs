@@ -1,6 +1,6 @@
 //! Event files of TensorBoard: numbers and images of a run, by step.
 //!
-//! A file is a sequence of records ([`record`]), each of which holds an [`message::Event`] as protobuf. A run that goes on writes
+//! A file is a sequence of records ([`record`]), each with an [`message::Event`] as protobuf. A resumed run writes
 //! another file in the same folder; TensorBoard reads them in the order of their names.
 
 pub mod message;
@@ -17,15 +17,16 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// An event file that more is written to.
+/// An event file that is open for writing.
 pub struct Writer {
     path: PathBuf,
     file: File,
 }
 
 impl Writer {
-    /// A new file in a folder, which is made where it does not exist. `first`: the first step that it will be about. What earlier
-    /// files say of this step and later ones belongs to a branch that was left, and TensorBoard is told to forget it.
+    /// Creates a new file in a folder, and the folder if it does not exist. `first`: the first step in the file. What
+    /// earlier files hold about this step and later ones belongs to an abandoned branch, and TensorBoard is told to
+    /// discard it.
     pub fn create(folder: &Path, first: u64) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let seconds = now() as u64;
@@ -38,7 +39,8 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Adds numbers by their tags, such as `train/caption_loss`. What stands before the slash is a group on the page.
+    /// Adds numbers by their tags, such as `train/caption_loss`. The part before the slash is the group on
+    /// TensorBoard's page.
     pub fn scalars(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<()> {
         let value = |(tag, value): &(String, f64)| Value {
             tag: tag.clone(),
@@ -61,7 +63,7 @@ impl Writer {
         self.write(Event { summary: Some(Summary { values }), ..event(step) })
     }
 
-    /// One record, whole or not at all.
+    /// Writes one record, whole or not at all.
     fn write(&mut self, event: Event) -> Result<()> {
         let before = self.file.metadata().map_err(Error::io(&self.path))?.len();
         let written = self.file.write_all(&record::frame(&event.encode_to_vec()));
@@ -81,7 +83,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// The first of the numbered names that no file has.
+/// Creates a file under the first numbered name that does not exist yet.
 fn unused(name: impl Fn(u32) -> PathBuf) -> Result<(PathBuf, File)> {
     let mut number = 0;
     loop {
@@ -97,7 +99,7 @@ fn unused(name: impl Fn(u32) -> PathBuf) -> Result<(PathBuf, File)> {
 /// All events of a file.
 ///
 /// # Errors
-/// A record that is cut off or damaged.
+/// A record that is truncated or damaged.
 pub fn read(path: &Path) -> Result<Vec<Event>> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let damaged = |what: String| Error::file(path, what);
@@ -139,8 +141,8 @@ mod tests {
         assert_eq!((start.step, start.session_log.as_ref().unwrap().status), (8, 1));
     }
 
-    /// As TensorBoard's own writer has it: `Event(wall_time=1.5, step=7, summary=Summary(value=[Summary.Value(tag="a/b",
-    /// simple_value=0.25)]))`, then with an image.
+    /// Compared with the output of TensorBoard's own writer: `Event(wall_time=1.5, step=7,
+    /// summary=Summary(value=[Summary.Value(tag="a/b", simple_value=0.25)]))`, then with an image.
     #[test]
     fn bytes_are_those_of_tensorboard() {
         let of = |value| Event {

@@ -1,4 +1,4 @@
-//! The parts of TensorFlow's `event.proto` and `summary.proto` that are written here, under their field numbers.
+//! The parts of TensorFlow's `event.proto` and `summary.proto` that are written here, with their field numbers.
 
 use prost::Message;
 
@@ -9,7 +9,7 @@ pub struct Event {
     pub wall_time: f64,
     #[prost(int64, tag = "2")]
     pub step: i64,
-    /// Of the first event of a file
+    /// Only in the first event of a file.
     #[prost(string, optional, tag = "3")]
     pub file_version: Option<String>,
     #[prost(message, optional, tag = "5")]
@@ -52,7 +52,7 @@ impl Image {
     pub const RGB: i32 = 3;
 }
 
-/// Says that a run was started or goes on.
+/// Says that a run was started or resumed.
 #[derive(Clone, PartialEq, Message)]
 pub struct SessionLog {
     #[prost(int32, tag = "1")]

@@ -1,4 +1,4 @@
-//! Records as TFRecord files have them: length (8 bytes, little endian), its checksum, payload, its checksum.
+//! Records in TFRecord format: length (8 bytes, little endian), its checksum, payload, its checksum.
 
 use anyhow::{Result, bail};
 
@@ -12,7 +12,7 @@ pub fn frame(payload: &[u8]) -> Vec<u8> {
 /// The payloads of a file.
 ///
 /// # Errors
-/// A record that is cut off, or does not fit its checksums.
+/// A record that is truncated, or does not match its checksums.
 pub fn unframe(mut bytes: &[u8]) -> Result<Vec<&[u8]>> {
     let mut payloads = vec![];
     while !bytes.is_empty() {
@@ -25,7 +25,7 @@ pub fn unframe(mut bytes: &[u8]) -> Result<Vec<&[u8]>> {
     Ok(payloads)
 }
 
-/// So many bytes, which their checksum follows, and what comes behind both.
+/// Splits off `length` bytes and verifies the checksum that follows them; also returns the remaining bytes.
 fn checked(bytes: &[u8], length: usize) -> Result<(&[u8], &[u8])> {
     let cut = || anyhow::anyhow!("a record is cut off");
     let (part, rest) = bytes.split_at_checked(length).ok_or_else(cut)?;
@@ -36,7 +36,7 @@ fn checked(bytes: &[u8], length: usize) -> Result<(&[u8], &[u8])> {
     Ok((part, rest))
 }
 
-/// CRC-32C, turned and shifted: checksums of data that holds checksums would else be weak.
+/// CRC-32C, rotated and offset: without that, checksums of data that contains checksums would be weak.
 fn masked(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -60,7 +60,7 @@ mod tests {
         }
     }
 
-    /// `masked_crc32c(b"123456789")` of TensorBoard; without the mask it is 0xe3069283.
+    /// `masked_crc32c(b"123456789")` by TensorBoard; without the mask it is 0xe3069283.
     #[test]
     fn the_checksum_of_tensorboard() {
         assert_eq!(masked(b"123456789"), 0xc78a_b0e5);
