@@ -1,4 +1,5 @@
-//! How tensors travel: over Gloo as all ranks can, or over NCCL from GPU to GPU, where every rank has one of its own.
+//! Transport of tensors between ranks: over Gloo, which always works, or over NCCL from GPU to GPU, if every rank has a
+//! GPU of its own.
 
 use super::{ProcessGroup, loss::Loss};
 use crate::Backend;
@@ -11,16 +12,17 @@ use torch_ext::{
     nccl::{self, Communicator, Nccl},
 };
 
-/// How long NCCL may take to bring the ranks together, who have just met: seconds are usual. One that failed is waiting for the
-/// others meanwhile.
+/// How long NCCL may take to connect the ranks; seconds are usual. A rank where it failed waits for the others in the
+/// meantime.
 const MEETING: Duration = Duration::from_secs(300);
 
-/// Sums and copies tensors, all ranks at once and in the same order. After an error the tensor holds garbage.
+/// Sums and copies tensors, on all ranks at once and in the same order. After an error the tensor's contents are
+/// undefined.
 pub trait Reducer {
-    /// Where its tensors lie.
+    /// The device that its tensors must be on.
     fn device(&self) -> Device;
     fn name(&self) -> &'static str;
-    /// The sum over the ranks, on every rank: the same bits everywhere.
+    /// The sum over the ranks, on every rank, identical to the bit.
     fn sum(&self, tensor: &mut Tensor) -> Result<(), Loss>;
     /// Rank 0's values, on every rank.
     fn copy_of_first(&self, tensor: &mut Tensor) -> Result<(), Loss>;
@@ -62,12 +64,12 @@ impl Reducer for Communicator {
     }
 }
 
-/// What a rank has for NCCL.
+/// What a rank needs to use NCCL.
 struct Means {
     library: Nccl,
-    /// Of rank 0.
+    /// NCCL's unique id, from rank 0.
     id: [u8; 128],
-    /// Tells GPUs apart, over all machines.
+    /// Identifies the GPU among those of all machines.
     place: f64,
 }
 
@@ -80,19 +82,19 @@ impl Means {
     }
 }
 
-/// The same for all containers of a machine.
+/// An identifier of the machine; the same in all its containers.
 fn machine() -> Result<String> {
     const ID: &str = "/proc/sys/kernel/random/boot_id";
     fs::read_to_string(ID).context(ID)
 }
 
-/// Above zero, and a whole number that a message holds.
+/// An identifier of a GPU: above zero, and an integer that a message can hold exactly.
 fn place(machine: &str, bus_id: &str) -> f64 {
     let digest = Sha256::digest(format!("{machine} {bus_id}"));
     digest.iter().take(5).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)) as f64 + 1.0
 }
 
-/// Why these ranks cannot use NCCL, from their places; 0: the rank lacks something.
+/// Why these ranks cannot use NCCL, from their GPUs' identifiers; 0: NCCL is not available on the rank.
 fn obstacle(places: &[f64]) -> Option<String> {
     if let Some(rank) = places.iter().position(|place| *place == 0.0) {
         return Some(format!("rank {rank} cannot use NCCL"));
@@ -103,11 +105,12 @@ fn obstacle(places: &[f64]) -> Option<String> {
 }
 
 impl ProcessGroup {
-    /// Lets the tensors of this rank's GPU travel over NCCL from now on, if the setting says so. The ranks agree on it over Gloo, so that
-    /// none waits in NCCL for one that has none. Without a setting it is Gloo, until NCCL has been seen to work between two GPUs.
+    /// Uses NCCL for the tensors of this rank's GPU from now on, if the setting says so. The ranks agree on it over
+    /// Gloo, so that no rank waits in NCCL for one that cannot use it. The default is Gloo, until NCCL has been seen to
+    /// work between two GPUs.
     ///
     /// # Errors
-    /// NCCL is asked for, and a rank cannot use it; another rank is gone.
+    /// NCCL is configured and a rank cannot use it; another rank is gone.
     pub fn choose_backend(&mut self, backend: Backend, device: Device) -> Result<()> {
         if self.is_alone() {
             return Ok(());
@@ -137,13 +140,13 @@ impl ProcessGroup {
         Ok(())
     }
 
-    /// What travels between the ranks' devices, for the log; `None` where there is only one rank.
+    /// The transport between the ranks' devices, for the log; `None` if there is only one rank.
     pub fn backend(&self) -> Option<&'static str> {
         let (group, _) = self.group.as_ref()?;
         Some(self.direct.as_deref().unwrap_or(group).name())
     }
 
-    /// The communicator and NCCL's version, or why there is none: every rank comes to the same end.
+    /// The communicator and NCCL's version, or why there is none. Every rank gets the same outcome.
     fn meet_over_nccl(&self, device: Device) -> Result<Result<(Communicator, String), String>> {
         let mine = Means::of(device, self.leads());
         let places = self.column(mine.as_ref().map_or(0.0, |means| means.place))?;
@@ -170,10 +173,10 @@ impl ProcessGroup {
         })
     }
 
-    /// Whether a reducer gives what it should, for numbers that are known on every rank: before a run is entrusted to it.
+    /// Whether a reducer gives correct results for numbers that are known on every rank; tested before a run uses it.
     pub(super) fn adds_up(&self, reducer: &dyn Reducer) -> bool {
-        const LENGTH: i64 = 10_007; // no round number
-        // whole numbers that float32 adds up exactly, for thousands of ranks
+        const LENGTH: i64 = 10_007; // not a round number
+        // integers that float32 adds exactly, for thousands of ranks
         let numbers = |factor: usize| Tensor::arange(LENGTH, (Kind::Float, Device::Cpu)).fmod(1000) * factor as i64;
         let factor = |rank: usize| rank % 4 + 1;
         let mine = || numbers(factor(self.rank)).to_device(reducer.device());
@@ -189,7 +192,7 @@ impl ProcessGroup {
         Ok(self.column(f64::from(failed))?.iter().position(|failed| *failed > 0.0))
     }
 
-    /// A number of every rank.
+    /// Every rank's number, on all ranks.
     fn column(&self, mine: f64) -> Result<Vec<f64>> {
         Ok(self.exchange(&mut [], &[mine])?.into_iter().map(|row| row[0]).collect())
     }

@@ -1,11 +1,11 @@
-//! Ctrl-C, as a value that long work looks at where it can stop cleanly.
+//! Ctrl-C, as a flag that long work checks where it can stop cleanly.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-/// Shared by the signal handler and the work. A fresh one is never set.
+/// A stop flag, shared by the signal handler and the work. A new one is not set.
 #[derive(Clone, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
@@ -15,7 +15,7 @@ pub struct Interrupt(Arc<AtomicBool>);
 pub struct Interrupted;
 
 impl Interrupt {
-    /// Asks the work to stop; says whether it had been asked before.
+    /// Asks the work to stop; returns whether that had been asked before.
     pub fn set(&self) -> bool {
         self.0.swap(true, Ordering::SeqCst)
     }
@@ -24,7 +24,7 @@ impl Interrupt {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// For work that has nothing to finish first.
+    /// An error if the work was asked to stop; for work that has nothing to finish first.
     pub fn check(&self) -> Result<(), Interrupted> {
         if self.is_set() { Err(Interrupted) } else { Ok(()) }
     }

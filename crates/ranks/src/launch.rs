@@ -1,4 +1,4 @@
-//! Who this process is among the others, as the program that started it says in the environment.
+//! This process's rank and the process group's address, as the launcher sets them in the environment.
 
 use super::slurm;
 use anyhow::{Result, anyhow, bail};
@@ -10,20 +10,20 @@ pub struct Launch {
     pub rank: usize,
     pub size: usize,
     pub local: usize,
-    /// Where the store is, in which the ranks find each other.
+    /// Address of the store through which the ranks find each other.
     pub host: String,
     pub port: u16,
-    /// Whether this process serves the store; else the launcher or another rank does.
+    /// Whether this process runs the store; otherwise the launcher or another rank does.
     pub serves: bool,
-    /// Keeps this start apart from earlier ones that used the same store.
+    /// Separates this start from earlier ones that used the same store.
     pub prefix: String,
 }
 
 impl Launch {
-    /// From the variables of torchrun (or set by hand), or of Slurm's srun; `None` where this process is alone.
+    /// Reads the variables of torchrun (or set by hand), or of Slurm's srun; `None` if this is the only process.
     ///
     /// # Errors
-    /// Variables that are set in part, or contradict each other.
+    /// Variables that are incomplete or contradict each other.
     pub fn of_environment() -> Result<Option<Self>> {
         Self::of(|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
@@ -49,7 +49,7 @@ impl Launch {
     }
 }
 
-/// torchrun's variables, of which by hand the first four are enough.
+/// torchrun's variables. If they are set by hand, the first four are enough.
 fn torchrun(var: &impl Fn(&str) -> Option<String>) -> Result<Launch> {
     let rank = required(var, "RANK")?;
     let size = required(var, "WORLD_SIZE")?;

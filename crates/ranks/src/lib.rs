@@ -1,8 +1,8 @@
-//! Many processes, one run: each computes a share of every batch, and they add up what they found (data parallelism).
+//! Data parallelism: each of many processes computes a share of every batch, and their results are summed.
 //!
-//! Ranks have the same configuration and the same frozen networks; rank 0 leads: it alone writes. Only sums travel, over Gloo as
-//! tensors on the CPU; where every rank has a GPU of its own, large ones over NCCL. A process that is alone does the same without
-//! sending anything.
+//! All ranks have the same configuration and the same frozen networks. Only rank 0 writes files. Only sums are sent:
+//! over Gloo as tensors on the CPU, or, if every rank has a GPU of its own, large ones over NCCL. A single process does
+//! the same without sending anything.
 
 mod backend;
 pub mod interrupt;
@@ -38,16 +38,16 @@ pub enum Backend {
     Nccl,
 }
 
-/// This process, and the others.
+/// This process and the other ranks.
 pub struct ProcessGroup {
     pub rank: usize,
     pub size: usize,
-    /// Which of this machine's processes it is.
+    /// Number of this process among those on its machine.
     local: usize,
     terms: Terms,
-    /// `None` where there are no others. The store is kept as long: another rank may still be looking into it.
+    /// `None` if this is the only process. The store is kept alive, since another rank may still be reading from it.
     group: Option<(Group, Store)>,
-    /// The way from GPU to GPU, where there is one (see [`ProcessGroup::choose_backend`]).
+    /// The transport from GPU to GPU, if there is one (see [`ProcessGroup::choose_backend`]).
     direct: Option<Box<dyn Reducer>>,
 }
 
@@ -57,10 +57,10 @@ impl ProcessGroup {
         Self { rank: 0, size: 1, local: 0, terms, group: None, direct: None }
     }
 
-    /// Comes together with the others, if there are any (see [`Launch::of_environment`]).
+    /// Connects to the other ranks, if there are any (see [`Launch::of_environment`]).
     ///
     /// # Errors
-    /// One that does not come within the timeout.
+    /// A rank that does not connect within the timeout.
     pub fn join(terms: Terms) -> Result<Self> {
         let timeout = terms.timeout;
         let Some(launch) = Launch::of_environment()? else { return Ok(Self::alone()) };
@@ -95,29 +95,29 @@ impl ProcessGroup {
         self.size == 1
     }
 
-    /// What this rank does of a number of things, which all ranks have in the same order. It may be nothing.
+    /// This rank's part of `total` things, which all ranks have in the same order. It may be empty.
     pub fn share(&self, total: usize) -> Range<usize> {
         total * self.rank / self.size..total * (self.rank + 1) / self.size
     }
 
-    /// The most samples that a rank has in one trajectory of the training.
+    /// Largest number of samples that a rank has in one trajectory of the training.
     pub fn at_a_time(&self, batch_size: usize, accumulation: usize) -> usize {
         (batch_size * accumulation).div_ceil(self.size).min(batch_size)
     }
 
-    /// The GPU of this rank, one each, in turn; `None` on a machine without.
+    /// The GPU of this rank, assigned in turn; `None` on a machine without GPUs.
     pub fn gpu(&self) -> Option<usize> {
         let gpus = if tch::Cuda::is_available() { tch::Cuda::device_count() as usize } else { 0 };
         self.local.checked_rem(gpus)
     }
 
-    /// Replaces the buffers, on every rank, by their sums over the ranks, and returns every rank's figures.
+    /// Replaces the buffers on every rank by their sums over the ranks, and returns every rank's numbers.
     ///
-    /// Over Gloo that is one message. Before NCCL the figures are a message of their own, over Gloo: whoever is gone is found then,
-    /// and not by waiting on a GPU.
+    /// Over Gloo that is one message. With NCCL the numbers are first sent in a message of their own over Gloo: that
+    /// finds a missing rank without waiting on a GPU.
     ///
     /// # Errors
-    /// Another rank is gone, or was not heard of within the timeout. The buffers are as they were.
+    /// Another rank is gone, or did not answer within the timeout. The buffers are unchanged.
     pub fn exchange(&self, buffers: &mut [&mut Tensor], figures: &[f64]) -> Result<Vec<Vec<f64>>> {
         if self.is_alone() {
             return Ok(vec![figures.to_vec()]);
@@ -138,7 +138,7 @@ impl ProcessGroup {
         table.rows(&row)
     }
 
-    /// Whether one of the ranks says yes.
+    /// Whether any of the ranks says yes.
     pub fn any(&self, yes: bool) -> Result<bool> {
         Ok(self.exchange(&mut [], &[f64::from(yes)])?.iter().any(|row| row[0] > 0.0))
     }
@@ -148,7 +148,8 @@ impl ProcessGroup {
         self.run(|group| Ok(group.barrier()?))
     }
 
-    /// First the first process of every machine, then the others: for what the first one leaves on the disk.
+    /// Runs `work` on the first process of every machine, then on the others; for work whose result the first one
+    /// leaves on the disk.
     pub fn one_before_the_others<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         if self.local == 0 {
             let done = work()?;
@@ -159,7 +160,7 @@ impl ProcessGroup {
         work()
     }
 
-    /// Rank 0's values, on every rank.
+    /// Copies rank 0's values to every rank.
     pub fn copy_of_first(&self, tensor: &mut Tensor) -> Result<()> {
         if self.is_alone() {
             return Ok(());
@@ -177,8 +178,8 @@ impl ProcessGroup {
         Ok(())
     }
 
-    /// What rank 0 finds out, on every rank; so is its error. The others do not look themselves: a network file system may still
-    /// show them an older state of a folder.
+    /// Runs `look` on rank 0, and returns its result or its error on every rank. The others do not look themselves,
+    /// since a network file system may still show them an older state of a folder.
     pub fn of_first<T: Serialize + DeserializeOwned>(&self, look: impl FnOnce() -> Result<T>) -> Result<T> {
         if self.is_alone() {
             return look();
@@ -192,7 +193,7 @@ impl ProcessGroup {
         seen.map_err(|why| anyhow!("rank {} of {}: rank 0 says: {why}", self.rank, self.size))
     }
 
-    /// Rank 0's text, on every rank.
+    /// Copies rank 0's text to every rank.
     pub fn text_of_first(&self, text: &str) -> Result<String> {
         let mut length = Tensor::from(text.len() as i64);
         self.copy_of_first(&mut length)?;
@@ -203,7 +204,7 @@ impl ProcessGroup {
         String::from_utf8(Vec::try_from(&bytes)?).context("a text of rank 0")
     }
 
-    /// All rows, where every rank has those of its [`ProcessGroup::share`]; on the CPU.
+    /// All rows, on the CPU; every rank passes those of its [`ProcessGroup::share`].
     pub fn gather(&self, rows: &Tensor, total: usize) -> Result<Tensor> {
         let rows = rows.to_device(Device::Cpu);
         if self.is_alone() {
@@ -217,10 +218,10 @@ impl ProcessGroup {
         Ok(all)
     }
 
-    /// Refuses ranks that would not compute the same: another text, of which they say what it stands for.
+    /// Checks that all ranks have the same text. `what` names the text in the error.
     ///
     /// # Errors
-    /// A rank that has another one.
+    /// A rank has another text.
     pub fn check_same(&self, what: &str, text: &[u8]) -> Result<()> {
         let digest = Sha256::digest(text).iter().take(5).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         let all = self.exchange(&mut [], &[digest as f64])?;
@@ -240,13 +241,13 @@ impl ProcessGroup {
     }
 }
 
-/// A copy of all of them, one behind the other: what fails on the way leaves them alone.
+/// All tensors concatenated in a copy, so that an error in transport does not change them.
 fn flat<'a>(buffers: impl Iterator<Item = &'a Tensor>, kind: Kind, device: Device) -> Tensor {
     let travels = |t: &Tensor| t.detach().to_device(device).to_kind(kind).flatten(0, -1);
     Tensor::cat(&buffers.map(travels).collect::<Vec<_>>(), 0)
 }
 
-/// Fills the buffers in turn, and returns what is left.
+/// Fills the buffers in turn, and returns the rest.
 fn spread(flat: &Tensor, buffers: &mut [&mut Tensor]) -> Tensor {
     let mut start = 0;
     for buffer in buffers.iter_mut() {

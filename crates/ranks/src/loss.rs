@@ -1,29 +1,29 @@
-//! What a rank says when it loses the others.
+//! Errors of a rank that loses the others.
 
 use crate::interrupt::{Interrupt, Interrupted};
 use anyhow::anyhow;
 use std::time::Duration;
 use torch_ext::{first_line, nccl};
 
-/// How long a rank waits, and what its work comes to when that was in vain. Every verb has its own.
+/// How long a rank waits, and what to say if that was in vain. Every command has its own terms.
 #[derive(Clone)]
 pub struct Terms {
     pub timeout: Duration,
-    /// Where the timeout is set, as `ranks.timeout`.
+    /// Name of the setting with the timeout, such as `ranks.timeout`.
     pub setting: &'static str,
-    /// What is left of the work, and how it goes on.
+    /// What remains of the work, and how to continue.
     pub hint: &'static str,
-    /// Of work that Ctrl-C ends at once. The ranks are stopped together then, so that one is gone is no news.
+    /// For work that Ctrl-C ends at once. All ranks are stopped together then, so a missing rank is not reported.
     pub interrupt: Option<Interrupt>,
 }
 
 /// Why a message did not arrive.
 #[derive(Debug)]
 pub enum Loss {
-    /// Nothing came within the timeout.
+    /// There was no answer within the timeout.
     Silent,
     Gone(String),
-    /// NCCL failed: another rank may be gone, or it is a matter of this GPU.
+    /// NCCL failed: another rank may be gone, or this GPU may have a problem.
     Failed(String),
 }
 
@@ -59,7 +59,7 @@ impl Terms {
     }
 }
 
-/// A message of c10d without its place in the source.
+/// A message of c10d without its source location.
 pub fn cause(line: &str) -> String {
     let line = line.strip_prefix("Internal torch error: ").unwrap_or(line);
     let place = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));

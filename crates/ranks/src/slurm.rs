@@ -1,9 +1,10 @@
-//! Slurm's variables, as `srun` sets them for every task of a step.
+//! Slurm's variables, as set by `srun` for every task of a step.
 
 use super::launch::{Launch, number};
 use anyhow::{Context, Result, anyhow};
 
-/// `None` outside of a step, or in one of a single task: a batch script has SLURM_PROCID and SLURM_NTASKS, too, but no step.
+/// `None` outside of a step, or in a step with a single task. (A batch script also has SLURM_PROCID and SLURM_NTASKS,
+/// but no step.)
 pub fn launch(var: &impl Fn(&str) -> Option<String>) -> Result<Option<Launch>> {
     let Some(step) = step(var)? else { return Ok(None) };
     let size = match number(var, "SLURM_STEP_NUM_TASKS")? {
@@ -42,14 +43,15 @@ fn step(var: &impl Fn(&str) -> Option<String>) -> Result<Option<u64>> {
     Ok(number(var, "SLURM_STEP_ID")?.or(number(var, "SLURM_STEPID")?))
 }
 
-/// The same for all tasks of a step, and another one for most other steps of a machine; below those that systems give out.
+/// A port that is the same for all tasks of a step, differs for most other steps of a machine, and lies below those
+/// that operating systems assign.
 fn port(job: u64, step: u64) -> u16 {
     const FIRST: u64 = 12_000;
     const PORTS: u64 = 20_000;
     (FIRST + (job.wrapping_mul(7) + step) % PORTS) as u16
 }
 
-/// The first of a list such as `node[07-12,20],gpu-a`.
+/// The first host of a list such as `node[07-12,20],gpu-a`.
 fn first_host(list: &str) -> Option<String> {
     let mut host = String::new();
     let mut rest = list.trim();
@@ -91,7 +93,7 @@ mod tests {
         Launch::of(|name| all.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
     }
 
-    /// What a batch script has already.
+    /// Variables that a batch script has already.
     const BATCH: &str = "SLURM_JOB_ID=4711 SLURM_NTASKS=16 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_JOB_NODELIST=n[01-02]";
 
     #[test]

@@ -1,8 +1,8 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-/// Numbers of every rank, as a buffer whose sum over the ranks is all of them: a rank leaves the others' rows at zero. A number
-/// is cut in two that float32 can hold, so that it arrives to 48 bits.
+/// Numbers of every rank, in a buffer whose sum over the ranks holds all of them: a rank sets the others' rows to zero.
+/// A number is split into two float32 values, which together keep 48 bits.
 pub struct Table {
     pub ranks: usize,
     pub columns: usize,

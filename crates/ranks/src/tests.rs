@@ -2,12 +2,12 @@ use super::*;
 use crate::Backend;
 use std::{cell::RefCell, rc::Rc, thread};
 
-/// That knows its place, but nobody else.
+/// A process group that knows its rank and size but has no connection to the others.
 pub fn group(rank: usize, size: usize) -> ProcessGroup {
     ProcessGroup { rank, size, ..ProcessGroup::alone() }
 }
 
-/// What two ranks come to, each in a thread of its own: a process group, and a second group that it is not using yet.
+/// Results of two ranks, each in a thread of its own with a process group and a second, unused group.
 fn two<T: Send>(work: impl Fn(ProcessGroup, Second) -> T + Sync) -> [T; 2] {
     let timeout = Duration::from_secs(20);
     let served = Store::serve(0, timeout).unwrap();
@@ -25,7 +25,7 @@ fn two<T: Send>(work: impl Fn(ProcessGroup, Second) -> T + Sync) -> [T; 2] {
     thread::scope(|scope| [0, 1].map(|i| scope.spawn(move || rank(i))).map(|rank| rank.join().unwrap()))
 }
 
-/// Stands in for NCCL: Gloo once more, that tells what it was asked for.
+/// Replaces NCCL in tests: another Gloo group that records the requests.
 struct Second {
     group: Group,
     _store: Store,
@@ -45,7 +45,7 @@ impl Reducer for Second {
     fn sum(&self, tensor: &mut Tensor) -> Result<(), Loss> {
         self.log.borrow_mut().push(format!("sum {:?}", tensor.size()));
         if self.fails {
-            let _ = tensor.fill_(7.0); // half a sum
+            let _ = tensor.fill_(7.0); // an incomplete sum
             return Err(Loss::Silent);
         }
         Ok(self.group.sum(tensor)?)
@@ -71,7 +71,7 @@ fn shares_are_everything_once() {
     }
 }
 
-/// Large buffers go the direct way, and what comes of it is what Gloo gives.
+/// Large buffers use the direct transport, with the same result as over Gloo.
 #[test]
 fn the_direct_way_gives_the_same() {
     two(|mut group, second| {
@@ -95,14 +95,14 @@ fn the_direct_way_gives_the_same() {
     });
 }
 
-/// Nobody enters the direct way before all are there.
+/// No rank starts the direct transport before all are there.
 #[test]
 fn a_rank_that_is_gone_is_found_before_the_direct_way() {
     two(|mut group, second| {
         let log = second.log.clone();
-        second.group.barrier().unwrap(); // the other one has come, too
+        second.group.barrier().unwrap(); // the other rank has arrived, too
         if group.rank == 1 {
-            return; // it leaves
+            return; // this rank leaves
         }
         group.direct = Some(Box::new(second));
         let mut buffer = Tensor::from_slice(&[1f32, 2.]);
@@ -143,7 +143,7 @@ fn only_the_first_looks() {
     assert_eq!(seen[1], (10, "rank 1 of 2: rank 0 says: out: no such folder".into()));
 }
 
-/// All of them come to the same end, also where one has what the others lack.
+/// All ranks get the same outcome, also if one has something that the others lack.
 #[test]
 fn nccl_needs_every_rank() {
     let said = two(|mut group, _| {

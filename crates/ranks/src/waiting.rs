@@ -1,4 +1,4 @@
-//! What a process says while it waits for the others at the start: for whom, and where.
+//! Messages of a process while it waits for the others at the start: which ranks are missing, and where it waits.
 
 use super::Launch;
 use std::{
@@ -9,13 +9,13 @@ use std::{
 };
 use torch_ext::Store;
 
-/// Before something is said for the first time, and then each time.
+/// Time until the first message, and between further ones.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
 
-/// How long the store may take to answer who is there.
+/// How long the store may take to answer which ranks are there.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Does what takes until all ranks are there. Who is missing after some seconds is said in the log, now and then.
+/// Runs `join`, which takes until all ranks are there. After some seconds the missing ranks are logged, at intervals.
 pub fn until_together<T>(launch: &Launch, timeout: Duration, setting: &str, join: impl FnOnce() -> T) -> T {
     let (done, waiting) = mpsc::channel::<()>();
     thread::scope(|scope| {
@@ -39,7 +39,7 @@ fn waits_for(launch: &Launch) -> String {
     let absent = Store::connect(reached, *port, ANSWER).and_then(|store| store.absent(prefix, *size));
     match absent {
         Ok(absent) if absent.is_empty() => format!("rank {rank} of {size} waits for the others at {host}:{port}"),
-        Err(_) if *serves => format!("rank {rank} of {size} waits for the others at {host}:{port}"), // its own store, and slow
+        Err(_) if *serves => format!("rank {rank} of {size} waits for the others at {host}:{port}"), // its own store, but slow to answer
         Ok(absent) => {
             let names: Vec<String> = absent.iter().map(usize::to_string).collect();
             let ranks = if names.len() == 1 { "rank" } else { "ranks" };
@@ -51,7 +51,7 @@ fn waits_for(launch: &Launch) -> String {
     }
 }
 
-/// A shell that srun has started for a person is one task of several, too.
+/// A hint: a shell that srun has started for a person is one task of several, too.
 fn hint() -> &'static str {
     let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
     if is_set("SLURM_PTY_PORT") && !is_set("RANK") {
