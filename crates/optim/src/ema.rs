@@ -1,11 +1,11 @@
-//! The running average of an adapter: steadier than its newest values, at the cost of one more copy.
+//! Exponential running average of an adapter's weights: less noisy than the newest ones, at the cost of one more copy.
 
 use models::lora::{Lora, Trainable};
 use tch::Tensor;
 
 pub struct Ema {
     decay: f64,
-    /// Like the adapter's buffer.
+    /// The averaged values, in the layout of the adapter's buffer.
     pub flat: Tensor,
 }
 
@@ -14,8 +14,8 @@ impl Ema {
         Self { decay, flat: adapter.flat.copy() }
     }
 
-    /// Takes in the values after an optimiser step, the `step`-th. Early on the average is shorter, so that the adapter's first
-    /// values, which are nothing yet, do not weigh on it.
+    /// Adds the values after the `step`-th optimiser step. Early in a run the average is shorter, so that the adapter's
+    /// initial values have little weight.
     pub fn update(&mut self, values: &Tensor, step: u64) {
         let n = step as f64;
         let decay = self.decay.min((1.0 + n) / (10.0 + n));
@@ -39,7 +39,7 @@ mod tests {
         let adapter = crate::testing::one_matrix(1.0);
         let mut ema = Ema::new(0.5, &adapter);
         let value = |ema: &Ema| ema.lora(&adapter).parameters()[0].1.double_value(&[0, 0]);
-        ema.update(&(&adapter.flat * 3.0), 1); // 2/11 of the old value
+        ema.update(&(&adapter.flat * 3.0), 1); // 2/11 is the weight of the old value
         let expected = 2.0 / 11.0 + 3.0 * 9.0 / 11.0;
         assert!((value(&ema) - expected).abs() < 1e-12);
         ema.update(&adapter.flat, 100);

@@ -1,5 +1,5 @@
-//! AdamW (Loshchilov and Hutter 2019) and Prodigy on one flat buffer, which all matrices of an adapter are views of; AdamW also on
-//! [`Masters`]. A running average of the values ([`Ema`]).
+//! AdamW (Loshchilov and Hutter 2019) and Prodigy on one flat buffer; all matrices of an adapter are views of it. AdamW
+//! also on [`Masters`]. A running average of the values ([`Ema`]).
 
 mod ema;
 mod masters;
@@ -39,7 +39,7 @@ pub fn learning_rate(config: &Optimizer, step: u64, total: u64) -> f64 {
 pub struct Gradients {
     pub flat: Tensor,
     views: Vec<Tensor>,
-    /// Where it is asked for: the sampler's steps that were replayed, in that order, and the sum before each of them.
+    /// If enabled: the sampler's steps that were replayed, in that order, and the gradient sum before each of them.
     steps: Option<Vec<(usize, Tensor)>>,
 }
 
@@ -49,19 +49,21 @@ impl Gradients {
         Self { views: adapter.views_of(&flat), flat, steps: None }
     }
 
-    /// That also remembers what each replayed step adds ([`Gradients::of_steps`]): a copy of the buffer for each.
+    /// Also records what each replayed step adds ([`Gradients::of_steps`]), at the cost of a copy of the buffer for
+    /// each.
     pub fn step_by_step(self) -> Self {
         Self { steps: Some(vec![]), ..self }
     }
 
-    /// What comes from now on is of this step of the sampler.
+    /// The gradients added from now on belong to this step of the sampler.
     pub fn begin(&mut self, step: usize) {
         if let Some(steps) = &mut self.steps {
             steps.push((step, self.flat.copy()));
         }
     }
 
-    /// What each replayed step has added, flat, in the order of the replay (the last step of the trajectory first).
+    /// The gradient that each replayed step has added, flat, in the order of the replay (the last step of the
+    /// trajectory first).
     pub fn of_steps(&self) -> Vec<(usize, Tensor)> {
         let steps = self.steps.as_deref().unwrap_or_default();
         let after = steps.iter().skip(1).map(|(_, sum)| sum).chain([&self.flat]);
@@ -78,7 +80,7 @@ impl Gradients {
         Ok(lists::add_to_all(&sums, &addends)?)
     }
 
-    /// In the order of `Lora::parameters`.
+    /// One view for each matrix, in the order of `Lora::parameters`.
     pub fn views(&self) -> &[Tensor] {
         &self.views
     }
@@ -87,7 +89,7 @@ impl Gradients {
         let _ = self.flat.g_mul_scalar_(factor);
     }
 
-    /// Scales down to `most` where the norm exceeds it; returns the norm before.
+    /// Scales the gradient to norm `most` if its norm is larger; returns the norm before.
     pub fn clip(&mut self, most: f64) -> f64 {
         let norm = self.flat.norm().double_value(&[]);
         match clipping(norm, most) {
@@ -98,7 +100,7 @@ impl Gradients {
     }
 }
 
-/// What a gradient of that norm is multiplied by.
+/// The factor that clips a gradient of this norm.
 fn clipping(norm: f64, most: f64) -> f64 {
     if norm > most { most / (norm + 1e-6) } else { 1.0 }
 }
@@ -113,7 +115,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// For a buffer like this one.
+    /// For a buffer with the shape of these values.
     pub fn new(config: Optimizer, values: &Tensor) -> Self {
         Self { config, mean: values.zeros_like(), square: values.zeros_like(), updates: 0 }
     }

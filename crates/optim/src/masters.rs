@@ -1,25 +1,26 @@
-//! A whole network under AdamW.
+//! AdamW for a whole network.
 
 use super::{AdamW, clipping};
 use anyhow::Result;
 use config::Optimizer;
 use tch::Tensor;
 
-/// Weights that a network computes with, each with a master that AdamW updates: wider, since bfloat16 has no room for a small
-/// step, and on another device if need be. Every tensor is handled by itself, so that nothing needs a flat copy of a network.
+/// Weights that a network computes with, each with a master copy that AdamW updates. The copy has a wider precision,
+/// since bfloat16 cannot represent a small step, and may be on another device. Every tensor is handled separately, so
+/// no flat copy of the network is needed.
 pub struct Masters(Vec<Master>);
 
 struct Master {
     /// A leaf of the graph.
     leaf: Tensor,
     value: Tensor,
-    /// Sum of what was added since the last step, like the value.
+    /// Sum of the gradients since the last step, in the value's precision and on its device.
     gradient: Option<Tensor>,
     adamw: AdamW,
 }
 
 impl Masters {
-    /// Leaves of the graph, each with its master. The two may share their memory.
+    /// Leaves of the graph, each with its master copy. The two may share memory.
     pub fn new(pairs: impl IntoIterator<Item = (Tensor, Tensor)>, config: &Optimizer) -> Self {
         let master = |(leaf, value): (Tensor, Tensor)| {
             let adamw = AdamW::new(config.clone(), &value);
@@ -32,7 +33,7 @@ impl Masters {
         self.0.iter().map(|master| &master.leaf).collect()
     }
 
-    /// Adds a gradient for each leaf, which goes to the master's device; `None` adds nothing.
+    /// Adds a gradient for each leaf, and moves it to the master's device; `None` adds nothing.
     pub fn add(&mut self, gradients: Vec<Option<Tensor>>) {
         for (master, gradient) in self.0.iter_mut().zip(gradients) {
             let Some(gradient) = gradient else { continue };
@@ -44,11 +45,11 @@ impl Masters {
         }
     }
 
-    /// One update by the mean of what was added `count` times, scaled down to the norm `most` where it exceeds it; returns the norm
-    /// before. If that is no finite number, nothing is updated.
+    /// One update with the mean of `count` added gradients, scaled to norm `most` if its norm is larger. Returns the
+    /// norm before. If that is not finite, nothing is updated.
     ///
     /// # Errors
-    /// As of [`AdamW::step`].
+    /// The same as [`AdamW::step`].
     pub fn step(&mut self, count: usize, most: f64, learning_rate: f64) -> Result<f64> {
         let squares = self.0.iter().filter_map(|m| Some(m.gradient.as_ref()?.norm().double_value(&[]).powi(2)));
         let norm = squares.sum::<f64>().sqrt() / count as f64;
@@ -63,7 +64,7 @@ impl Masters {
         Ok(norm)
     }
 
-    /// The masters, in the order of the leaves. Everything else is dropped.
+    /// The master copies, in the order of the leaves. Everything else is dropped.
     pub fn into_values(self) -> impl Iterator<Item = Tensor> {
         self.0.into_iter().map(|master| master.value)
     }
@@ -88,7 +89,7 @@ mod tests {
         masters.step(gradients.len(), 1.0, 1e-3).unwrap()
     }
 
-    /// A step of 0.001 is lost on a bfloat16 near 1, whose next neighbour is 0.004 away; four of them are not.
+    /// A step of 0.001 is lost on a bfloat16 near 1, whose next neighbour is 0.004 away; the sum of four steps is not.
     #[test]
     fn small_steps_add_up_in_half_precision() {
         let mut masters = one(Kind::BFloat16);
@@ -111,7 +112,7 @@ mod tests {
         assert!(masters.leaves()[0].requires_grad());
     }
 
-    /// The mean of two gradients, and nothing at all of one that is no number.
+    /// The mean of two gradients is used; a gradient that is not finite changes nothing.
     #[test]
     fn the_norm_is_that_of_the_mean() {
         let mut masters = one(Kind::Float);

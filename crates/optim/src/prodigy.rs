@@ -1,6 +1,6 @@
-//! Prodigy (Mishchenko and Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free Learner", 2023): AdamW whose rate is the
-//! distance to the solution as gradients let guess it, from below. Algorithm 4 of the paper with the options of its authors' package
-//! `prodigyopt`, on one flat buffer.
+//! Prodigy (Mishchenko and Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free Learner", 2023): AdamW whose
+//! learning rate is multiplied by a lower estimate of the distance to the solution, computed from the gradients.
+//! Algorithm 4 of the paper with the options of its authors' package `prodigyopt`, on one flat buffer.
 
 use super::{State, StateMut, Stateful};
 use config::{Optimizer, Rule};
@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 pub struct Prodigy {
     config: Optimizer,
     settings: config::Prodigy,
-    /// Running means of the gradient and of its square, weighted with the distance, flat.
+    /// Running means of the gradient and of its square, weighted by the distance, flat.
     mean: Tensor,
     square: Tensor,
     /// The values before the first update, and the running sum of weighted gradients.
@@ -17,7 +17,7 @@ pub struct Prodigy {
     sum: Tensor,
     /// Updates made so far.
     updates: u64,
-    /// The guess of the distance, the largest one so far, and what its numerator has come to.
+    /// The estimate of the distance, the largest one so far, and the numerator of the estimate.
     pub distance: f64,
     largest: f64,
     numerator: f64,
@@ -43,7 +43,7 @@ impl Prodigy {
         }
     }
 
-    /// One update of the values, in place. Gradients that have all been zero change nothing.
+    /// One update of the values, in place. As long as all gradients have been zero, nothing changes.
     pub fn step(&mut self, values: &mut Tensor, gradient: &Tensor, learning_rate: f64) {
         tch::no_grad(|| self.update(values, gradient, learning_rate));
     }
@@ -76,7 +76,7 @@ impl Prodigy {
             _ => self.mean.shallow_clone(),
         };
         if weight_decay != 0.0 {
-            // so much less than the values, at first, that 1 - it would lose most of its digits
+            // at first the rate is so small that `1 - decay` would lose most of its digits
             let decay = &*values * (-weight_decay * rate);
             let _ = values.g_add_(&decay);
         }
@@ -84,7 +84,8 @@ impl Prodigy {
         self.updates += 1;
     }
 
-    /// Takes in another guess of the distance. The first one that is larger than `d0` counts as it is; from then on growth is bounded.
+    /// Updates the distance with a new estimate. The first one that is larger than `d0` is taken as it is; from then on
+    /// growth is bounded.
     fn guess(&mut self, guess: f64) {
         let first = if self.distance == self.settings.d0 { self.distance.max(guess) } else { self.distance };
         self.largest = self.largest.max(guess);

@@ -1,4 +1,4 @@
-//! Small things for unit tests.
+//! Helpers for unit tests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

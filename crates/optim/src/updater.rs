@@ -1,11 +1,11 @@
-//! The optimiser of a run, whichever it is, and what checkpoints keep of one.
+//! The optimiser of a run (AdamW or Prodigy), and its state for checkpoints.
 
 use super::{AdamW, Prodigy};
 use anyhow::Result;
 use config::{Optimizer, Rule};
 use tch::Tensor;
 
-/// All that an optimiser has learned. Tensors are flat, like the values that it updates.
+/// The state of an optimiser. Tensors are flat, like the values that it updates.
 pub struct State<'a> {
     pub tensors: Vec<(&'static str, &'a Tensor)>,
     pub numbers: Vec<(&'static str, f64)>,
@@ -13,7 +13,7 @@ pub struct State<'a> {
     pub updates: u64,
 }
 
-/// The same, to be set.
+/// The same state, to be restored.
 pub struct StateMut<'a> {
     pub tensors: Vec<(&'static str, &'a mut Tensor)>,
     pub numbers: Vec<(&'static str, &'a mut f64)>,
@@ -43,7 +43,7 @@ impl Updater {
     /// One update of the values, in place.
     ///
     /// # Errors
-    /// As of [`AdamW::step`].
+    /// The same as [`AdamW::step`].
     pub fn step(&mut self, values: &mut Tensor, gradient: &Tensor, learning_rate: f64) -> Result<()> {
         match self {
             Self::AdamW(adamw) => adamw.step(values, gradient, learning_rate),
@@ -54,7 +54,7 @@ impl Updater {
         }
     }
 
-    /// Prodigy's guess of the distance to the solution, which its learning rate is a factor of.
+    /// Prodigy's estimate of the distance to the solution, which its learning rate is multiplied by.
     pub fn distance(&self) -> Option<f64> {
         match self {
             Self::AdamW(_) => None,
