@@ -1,8 +1,8 @@
-//! The original model's latents, a sample of every prompt that a run comes to: what the discriminator takes for real. They are made
-//! once, and can be shared by runs.
+//! Latents of the original model, one sample for every prompt that a run reaches: the discriminator's real examples.
+//! They are generated once, and runs can share them.
 //!
-//! A folder holds `latents.json` and shards `NNNNN.safetensors` with a tensor `latents` `[n, C, h, w]` in float16. A shard is
-//! in the index when it is whole, so a sampling that was stopped goes on behind the last one.
+//! A folder holds `latents.json` and shards `NNNNN.safetensors` with a tensor `latents` `[n, C, h, w]` in float16. A
+//! shard is listed in the index once it is complete, so sampling that was stopped continues after the last one.
 
 mod origin;
 mod pace;
@@ -28,7 +28,7 @@ use std::{
 use tch::{Device, Kind, Tensor};
 use torch_ext::Generator;
 
-/// Latents in a shard.
+/// Latents per shard.
 const SHARD: usize = 256;
 const INDEX: &str = "latents.json";
 
@@ -43,7 +43,7 @@ struct Index {
 struct Shard {
     file: String,
     sha256: String,
-    /// In the order of the rows.
+    /// Prompts in the order of the rows.
     prompts: Vec<String>,
 }
 
@@ -62,7 +62,7 @@ impl Store {
         Self { folder: folder.to_owned(), index, values: vec![], rows: HashMap::new() }
     }
 
-    /// Opens a folder, which need not exist yet. Every shard is held against its digest.
+    /// Opens a folder, which need not exist yet. Every shard is checked against its digest.
     ///
     /// # Errors
     /// Latents of another model, or sampled in another way; a shard that is missing or damaged.
@@ -93,12 +93,12 @@ impl Store {
         Ok(store)
     }
 
-    /// What a run has of them so far.
+    /// The latents that a run has so far.
     pub fn of_run(config: &Config, pipeline: &Pipeline) -> Result<Self> {
         Self::open(&folder(config), Origin::of(config, pipeline)?)
     }
 
-    /// Rank 0's, on every rank: only rank 0 need see the folder.
+    /// Opens rank 0's latents on every rank; only rank 0 needs access to the folder.
     pub fn of_first(folder: &Path, origin: Origin, group: &ProcessGroup) -> Result<Self> {
         let leads = group.leads();
         let mut store = if leads { Self::open(folder, origin)? } else { Self::new(folder, origin) };
@@ -139,13 +139,13 @@ impl Store {
         self.values.push(values);
     }
 
-    /// Prompts that there are no latents of yet, each once.
+    /// Prompts without latents so far, each once.
     pub fn missing<'a>(&self, prompts: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
         let mut seen = HashSet::new();
         prompts.into_iter().filter(|prompt| !self.rows.contains_key(*prompt) && seen.insert(*prompt)).collect()
     }
 
-    /// A row a prompt, `[B, C, h, w]` in float32.
+    /// One row per prompt, `[B, C, h, w]` in float32.
     pub fn of(&self, prompts: &[&str]) -> Result<Tensor> {
         let row = |prompt: &&str| match self.rows.get(*prompt) {
             Some((shard, row)) => Ok(self.values[*shard].get(*row).to_kind(Kind::Float)),
@@ -154,13 +154,13 @@ impl Store {
         Ok(Tensor::stack(&prompts.iter().map(row).collect::<Result<Vec<_>>>()?, 0))
     }
 
-    /// How large the latents of so many prompts are, and what the disk has left, in words.
+    /// A message with the size of the latents of this many prompts, and the free disk space.
     pub fn plan(&self, prompts: usize) -> String {
         let size = self.index.origin.bytes() * prompts as u64;
         format!("{prompts} latents of {:?} for {}, {}", self.index.origin.shape, self.folder.display(), megabytes(size))
     }
 
-    /// Samples the missing ones, every rank its share of each shard.
+    /// Samples the missing latents; every rank samples its share of each shard.
     #[allow(clippy::too_many_arguments)]
     pub fn make(
         &mut self,
@@ -192,7 +192,7 @@ impl Store {
                 mine = later;
             }
             let values = group.gather(&Tensor::cat(&rows, 0), prompts.len());
-            let values = values.or_else(|e| interrupt.check().map_err(Into::into).and(Err(e)))?; // they were stopped, too
+            let values = values.or_else(|e| interrupt.check().map_err(Into::into).and(Err(e)))?; // the other ranks were stopped, too
             self.write(values, prompts, group)?;
         }
         Ok(())
@@ -208,7 +208,7 @@ impl Store {
         Ok(())
     }
 
-    /// Each prompt from a stream of its own, so that its latents do not depend on the others.
+    /// Samples each prompt from a random stream of its own, so that its latents do not depend on the others.
     fn sample(
         &self,
         pipeline: &mut Pipeline,
@@ -243,7 +243,7 @@ impl Store {
         Ok(latents)
     }
 
-    /// On the disk by rank 0, in memory by all.
+    /// Rank 0 writes the shard to disk; all ranks keep it in memory.
     fn write(&mut self, values: Tensor, prompts: &[&str], group: &ProcessGroup) -> Result<()> {
         let file = format!("{:05}.safetensors", self.index.shards.len());
         let path = self.folder.join(&file);
@@ -261,16 +261,17 @@ impl Store {
     }
 }
 
-/// Where a run's latents are.
+/// The folder of a run's latents.
 fn folder(config: &Config) -> PathBuf {
     let named = config.fidelity.as_ref().and_then(|fidelity| fidelity.latents.clone());
     named.unwrap_or_else(|| config.output.join("latents"))
 }
 
-/// Opens the latents that a run needs, those of `prompts`, and makes the missing ones. A longer run adds to those of a shorter one.
+/// Opens the latents that a run needs, those of `prompts`, and generates the missing ones. A longer run adds to those
+/// of a shorter one.
 ///
 /// # Errors
-/// As of [`Store::open`]; a disk without enough free space; what sampling fails of.
+/// The same as [`Store::open`]; too little free disk space; errors of sampling.
 pub fn complete(
     config: &Config,
     pipeline: &mut Pipeline,

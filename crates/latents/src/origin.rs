@@ -1,4 +1,4 @@
-//! What latents depend on.
+//! Everything that latents depend on.
 
 use anyhow::Result;
 use config::{Config, Sampling, Size};
@@ -7,7 +7,7 @@ use models::weights;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-/// What latents depend on, besides their prompt.
+/// Everything that latents depend on, besides their prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Origin {
     /// Fingerprint of the model's weights.
@@ -20,7 +20,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Of the latents that a run needs.
+    /// The origin of the latents that a run needs.
     pub fn of(config: &Config, pipeline: &Pipeline) -> Result<Self> {
         let size = config.sampling.size.unwrap_or(pipeline.native_size());
         let fidelity = config.fidelity.clone().unwrap_or_default();
@@ -34,7 +34,7 @@ impl Origin {
         })
     }
 
-    /// What is different in another, in words.
+    /// Descriptions of what differs in another origin.
     pub(super) fn differences(&self, other: &Self) -> Vec<String> {
         let mut all = vec![];
         if self.model != other.model {
@@ -68,7 +68,8 @@ impl Origin {
     }
 }
 
-/// Of everything that a model's latents depend on: denoising network, text encoders and schedule, not the VAE.
+/// Fingerprint of everything in a model that its latents depend on: denoising network, text encoders and noise
+/// schedule, not the VAE.
 ///
 /// # Errors
 /// Files that cannot be read.

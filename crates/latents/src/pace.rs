@@ -1,4 +1,4 @@
-//! How many latents are sampled at a time.
+//! Batch size for sampling latents.
 
 use anyhow::Result;
 use config::Config;
@@ -6,15 +6,16 @@ use ranks::ProcessGroup;
 use tch::Device;
 use torch_ext::memory;
 
-/// So many keep any GPU busy.
+/// Batch size that fully uses any GPU.
 const ENOUGH: usize = 32;
-/// Of a GPU's free memory, so much is used; the allocator needs some room.
+/// Share of a GPU's free memory that is used; the allocator needs some of the rest.
 const SHARE: f64 = 0.8;
 
-/// What is sampled at a time. On a GPU the first samples show how much memory one needs, and the rest is done in larger batches.
+/// Batch size for sampling. On a GPU the first batch shows how much memory a sample needs; the rest is sampled in
+/// larger batches.
 pub struct Pace {
     pub samples: usize,
-    /// The most that it may grow to.
+    /// The largest batch size.
     most: usize,
 }
 
@@ -28,7 +29,7 @@ impl Pace {
         }
     }
 
-    /// Does the work for so many samples, and learns from the first.
+    /// Runs `work` on a batch of this many samples; the first batch sets the batch size.
     pub(super) fn watch<T>(&mut self, device: Device, samples: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
         if self.samples == self.most {
             return work();
@@ -44,7 +45,7 @@ impl Pace {
         Ok(done)
     }
 
-    /// To as many as fit into so much free memory, when so many samples took so much.
+    /// Grows the batch size to what fits into `free` bytes, given that `samples` samples took `taken` bytes.
     fn grow(&mut self, samples: usize, taken: u64, free: u64) {
         let each = (taken as f64 / samples.max(1) as f64).max(1.0);
         self.samples = ((free as f64 * SHARE / each) as usize).clamp(self.samples, self.most);
