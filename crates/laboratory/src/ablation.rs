@@ -1,8 +1,9 @@
-//! `comat world ablate`: what each part of the method brings here, with several trainings of each so that chance can be seen.
+//! `comat world ablate`: the effect of each part of the method in the miniature world, with several trainings of each
+//! to show the influence of chance.
 //!
-//! Everything of an ablation lies in one folder: `runs/` with a run for each variant and seed, `images/` with what the base
-//! model and each run draw, `ablation.md`, `.svg` and `.json` with what they add up to. What is there is not done again, so
-//! a stopped ablation goes on with the same command.
+//! All files of an ablation are in one folder: `runs/` with a run for each variant and seed, `images/` with the images
+//! of the base model and of each run, and the results in `ablation.md`, `.svg` and `.json`. Existing results are not
+//! computed again, so a stopped ablation continues with the same command.
 
 mod cost;
 mod figure;
@@ -39,14 +40,14 @@ pub struct Ablation<'a> {
     pub out: PathBuf,
     /// Fetches the models that a configuration names by their ids.
     pub fetch: &'a dyn Fn(&mut Config) -> Result<()>,
-    /// A progress bar for some work by its name.
+    /// A progress bar with the given name.
     pub bar: &'a dyn Fn(&str) -> Result<ProgressBar>,
     pub interrupt: &'a Interrupt,
 }
 
 const ADAPTER: &str = "adapter/pytorch_lora_weights.safetensors";
 const PAIRS: &str = "pairs";
-/// Beside the images: what they were drawn with.
+/// File beside the images, with the settings that they were generated with.
 const ORIGIN: &str = "drawn.toml";
 /// Every image has noise of its own, the same for all variants.
 const SEEDS: Seeds = Seeds::Own;
@@ -57,11 +58,11 @@ fn origin(config: &Config) -> Result<String> {
 }
 
 impl Ablation<'_> {
-    /// Trains and draws whatever is missing, seed by seed; writes the table anew after every training. `only`: the names of
-    /// the variants to train; all of them when there are none.
+    /// Trains and samples whatever is missing, seed by seed; rewrites the table after every training. `only`: the names
+    /// of the variants to train; empty: all of them.
     ///
     /// # Errors
-    /// A run in the folder that has other settings; whatever training and drawing fail of.
+    /// A run in the folder that has other settings; errors of training and sampling.
     pub fn run(&self, only: &[String]) -> Result<Table> {
         if let Some(name) = only.iter().find(|name| !self.plan.variants.iter().any(|v| &v.name == *name)) {
             let known: Vec<&str> = self.plan.variants.iter().map(|v| v.name.as_str()).collect();
@@ -69,7 +70,7 @@ impl Ablation<'_> {
         }
         let questions = judging::questions(&self.plan.prompts)?;
         for variant in &self.plan.variants {
-            self.config(variant, 0)?; // a mistake in the last one is better known now
+            self.config(variant, 0)?; // so that a mistake in the last variant is reported now
         }
         self.render_pairs()?;
         let base = self.draw(&self.config(&self.plan.variants[0], self.plan.seeds[0])?, None, "base", &questions)?;
@@ -99,14 +100,14 @@ impl Ablation<'_> {
         Ok(config)
     }
 
-    /// Images with captions for variants that want some.
+    /// Renders images with captions for variants that need some.
     fn render_pairs(&self) -> Result<()> {
         let (count, out) = (self.plan.pairs, self.out.join(PAIRS));
         if count == 0 || out.join("scenes.jsonl").exists() {
             return Ok(());
         }
         let bar = (self.bar)("render")?;
-        // not the seed of anybody's images or prompts
+        // differs from the seeds of all images and prompts
         let request = dataset::Request { count, seed: 20_241, category: None, out, overwrite: false };
         dataset::write(&request, &bar, self.interrupt)?;
         bar.finish_and_clear();
@@ -133,7 +134,7 @@ impl Ablation<'_> {
         tracing::info!("training {name}");
         let scores = self.scores(name);
         if scores.exists() {
-            fs::remove_file(&scores).map_err(Error::io(&scores))?; // of an earlier run that was deleted
+            fs::remove_file(&scores).map_err(Error::io(&scores))?; // left from an earlier run that was deleted
         }
         let bar = (self.bar)("train")?;
         let resume = saved.then_some("latest");
@@ -152,14 +153,14 @@ impl Ablation<'_> {
         self.images(name).join("scores.jsonl")
     }
 
-    /// Draws the plan's prompts as the run samples, and judges them, unless that is done.
+    /// Samples the plan's prompts with the run's settings, and judges them, unless that is done already.
     fn draw(&self, config: &Config, lora: Option<&Path>, name: &str, questions: &[Question]) -> Result<Vec<Judged>> {
         if let Some(judged) = self.drawn(config, name, questions)? {
             return Ok(judged);
         }
         let out = self.images(name);
         if out.exists() {
-            fs::remove_dir_all(&out).map_err(Error::io(&out))?; // half drawn, or of other prompts
+            fs::remove_dir_all(&out).map_err(Error::io(&out))?; // incomplete, or for other prompts
         }
         let request = generate::Request {
             prompts: questions.iter().map(|q| q.prompt.clone()).collect(),
@@ -188,7 +189,7 @@ impl Ablation<'_> {
         Ok(outcome.judged)
     }
 
-    /// What was drawn before, if it is all of the plan's images.
+    /// Existing results, if they cover all of the plan's images.
     fn drawn(&self, config: &Config, name: &str, questions: &[Question]) -> Result<Option<Vec<Judged>>> {
         let path = self.scores(name);
         let of = fs::read_to_string(self.images(name).join(ORIGIN)).unwrap_or_default();
@@ -203,7 +204,7 @@ impl Ablation<'_> {
         Ok((there == wanted.collect()).then_some(judged))
     }
 
-    /// Of all that is trained and drawn so far.
+    /// The table of everything that is trained and sampled so far.
     fn table(&self, base: &[Judged]) -> Result<Table> {
         let questions = judging::questions(&self.plan.prompts)?;
         let trained = |variant: &Variant| {

@@ -1,5 +1,6 @@
-//! Experiments on the miniature world of [`scenes`]: [`pretrain`] makes its text-to-image stack, [`ablation`] trains with parts of the
-//! method left out, [`sweep`] draws at several guidance scales, [`scores`] adds up what the judge says, [`report`] makes a page of it.
+//! Experiments on the miniature world of [`scenes`]: [`pretrain`] trains its text-to-image models, [`ablation`] trains
+//! without parts of the method, [`sweep`] samples at several guidance scales, [`scores`] aggregates the judge's
+//! results, [`report`] writes a page about them.
 
 pub mod ablation;
 pub mod pretrain;

@@ -1,5 +1,5 @@
-//! Training the miniature stack from scratch: the autoencoder, the text encoder with the UNet, the captioner. Each step's
-//! data is drawn from (seed, step) alone, so a course that was stopped goes on exactly.
+//! Training of the miniature models from scratch: the autoencoder, the text encoder with the UNet, the captioner. Each
+//! step's data depends only on (seed, step), so a stopped training continues exactly.
 
 pub mod captioner;
 pub mod course;

@@ -1,14 +1,14 @@
-//! Why an image is not what its prompt asks for, in a few words.
+//! Short explanations of why an image does not match its prompt.
 
 use scenes::{
     judge::{Found, Look, Verdict},
     wording::{Demand, Wanted},
 };
 
-/// At most so many are told.
+/// Largest number of reasons that are given.
 const MOST: usize = 3;
 
-/// Such as `no red star, heart is blue, 1 extra`; `as asked` of an image that is correct.
+/// A text such as `no red star, heart is blue, 1 extra`; `as asked` for a correct image.
 pub fn reason(prompt: &str, look: &Look, verdict: &Verdict) -> String {
     if verdict.correct {
         return "as asked".into();
@@ -27,7 +27,7 @@ pub fn reason(prompt: &str, look: &Look, verdict: &Verdict) -> String {
     if reasons.is_empty() { "not as asked".into() } else { reasons.join(", ") }
 }
 
-/// What is wrong with each object that was asked for. Those that are right are taken first, then those of the right shape.
+/// The faults of each requested object. Objects that are right are matched first, then those of the right shape.
 fn objects(demand: &Demand, look: &Look) -> Vec<String> {
     let mut free: Vec<&Found> = look.found.iter().collect();
     let mut take = |fits: &dyn Fn(&Found) -> bool| -> Option<Found> {
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(told(prompt, vec![plain(Star, Red), plain(Heart, Blue)], |v| v.correct = true), "as asked");
         assert_eq!(told(prompt, vec![plain(Star, Blue), plain(Heart, Blue)], |_| ()), "star is blue");
         assert_eq!(told(prompt, vec![plain(Heart, Blue)], |v| v.extra = 2), "no red star, 2 extra");
-        // the star that is right is not taken for the wrong one
+        // the correct star is not matched with the wrong one
         assert_eq!(told(prompt, vec![plain(Star, Blue), plain(Star, Red)], |_| ()), "no blue heart");
         let unclear = vec![found(Star, None, Some(Texture::Striped)), plain(Heart, Blue)];
         assert_eq!(told("a red solid star and a heart", unclear, |_| ()), "star is of unclear colour and striped");

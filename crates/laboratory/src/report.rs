@@ -1,4 +1,4 @@
-//! The report of a run on the miniature world: held-out prompts drawn without and with the adapter, and judged.
+//! The report of a run on the miniature world: held-out prompts, sampled without and with the adapter, and judged.
 
 mod sections;
 
@@ -32,7 +32,7 @@ const SHOWN: usize = 8;
 const PANELS: usize = 3;
 
 const TUNED: &str = "tuned";
-/// Of a prompt, among whose seeds those of `--own-seeds` are looked for.
+/// The seeds of `--own-seeds` are searched for among this many images of a prompt.
 const MOST_IMAGES: u64 = 64;
 
 /// What the report is about.
@@ -40,20 +40,20 @@ const MOST_IMAGES: u64 = 64;
 pub struct Request {
     /// Folder of the training run.
     pub run: PathBuf,
-    /// Judged images of the model as it was.
+    /// Judged images of the base model.
     pub base: PathBuf,
     /// Judged images of the same prompts and seeds with the adapter.
     pub tuned: PathBuf,
-    /// Judged images of the same prompts and seeds with another LoRA, and what it is called.
+    /// Judged images of the same prompts and seeds with another LoRA, and its name.
     pub also: Option<(String, PathBuf)>,
-    /// For the top of the page.
+    /// A note at the top of the page.
     pub note: Option<String>,
     /// The file with those prompts.
     pub prompts: PathBuf,
     pub out: PathBuf,
 }
 
-/// Writes the page, and returns what it says.
+/// Writes the page, and returns the comparison on it.
 pub fn write(request: &Request) -> Result<Comparison> {
     let log = Log::read(&request.run)?;
     let pairs = Pairs::read(request)?;
@@ -75,7 +75,7 @@ pub fn write(request: &Request) -> Result<Comparison> {
     Ok(pairs.comparison)
 }
 
-/// A prompt and seed, drawn by both models.
+/// A prompt and seed, sampled with both models.
 struct Pair {
     base: Judged,
     tuned: Judged,
@@ -92,14 +92,14 @@ impl Pair {
     }
 }
 
-/// What another LoRA draws, by prompt and seed.
+/// The images of another LoRA, by prompt and seed.
 struct Also {
     name: String,
     folder: PathBuf,
     judged: BTreeMap<(String, u64), Judged>,
-    /// How its images were drawn, as the first of them says.
+    /// Settings of its images, read from the first of them.
     drawn: String,
-    /// Of base and this one.
+    /// Comparison of the base model with this LoRA.
     comparison: Comparison,
 }
 
@@ -125,7 +125,7 @@ impl Also {
     }
 }
 
-/// What became of an image.
+/// How an image has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Right,
@@ -137,7 +137,7 @@ enum Outcome {
 impl Outcome {
     const ALL: &[Self] = &[Self::Right, Self::Won, Self::Lost, Self::Wrong];
 
-    /// As tags and style rules name it.
+    /// Its name in tags and style rules.
     fn tag(self) -> &'static str {
         match self {
             Self::Right => "right-both",
@@ -161,7 +161,7 @@ impl Outcome {
 struct Pairs {
     all: Vec<Pair>,
     comparison: Comparison,
-    /// How base and tuned images were drawn, as the first of them say.
+    /// Settings of the base and tuned images, read from the first of each.
     drawn: [String; 2],
 }
 
@@ -198,12 +198,12 @@ impl Pairs {
         Ok(Self { all, comparison, drawn })
     }
 
-    /// The guidance scales of both sides, where their images tell them.
+    /// The guidance scales of both sides, if their images contain them.
     fn guidance(&self) -> [Option<&str>; 2] {
         [0, 1].map(|side| parameter(&self.drawn[side], "CFG scale"))
     }
 
-    /// Whether every image has noise of its own.
+    /// Whether every image has its own noise.
     fn own_seeds(&self) -> bool {
         self.all.iter().take(1).any(|pair| {
             let Judged { prompt, seed, .. } = &pair.base;
@@ -215,7 +215,7 @@ impl Pairs {
         self.all.iter().filter(|pair| pair.outcome() == outcome).count()
     }
 
-    /// The first prompts of each category, with their seeds in turn: of one seed, all images are laid out alike.
+    /// The first prompts of each category, with different seeds in turn: images of the same seed have the same layout.
     fn shown(&self) -> Vec<&Pair> {
         let by_prompt = self.all.chunk_by(|a, b| a.base.prompt == b.base.prompt);
         let mut room: BTreeMap<Category, usize> = BTreeMap::new();
@@ -237,7 +237,7 @@ fn judged(folder: &Path) -> Result<Vec<Judged>> {
     read_lines(&path)
 }
 
-/// By outcome, and by the categories that there are prompts of.
+/// Filters by outcome, and by the categories that occur.
 fn filters(pairs: &Pairs) -> [Vec<Filter>; 2] {
     let filter = |tag: &str, label: &str| Filter { tag: tag.into(), label: label.into() };
     let outcomes = vec![filter("", "all"), filter("won", "won"), filter("lost", "lost")];
@@ -316,7 +316,7 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) ->
     let mut drawings = vec![generate(base, None, of_base), generate(tuned, Some(adapter), of_tuned)];
     let mut judges = vec![judge(base), judge(tuned)];
     if let Some(also) = also {
-        // an image says only what the file is called
+        // an image contains only the file's name
         let lora = parameter(&also.drawn, "Lora").and_then(|lora| lora.rsplit_once(':'));
         drawings.push(generate(&also.folder, Some(lora.map_or("LORA", |(file, _)| file).into()), &also.drawn));
         judges.push(judge(&also.folder));
@@ -326,13 +326,13 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) ->
     Ok([train].into_iter().chain(drawings).chain(judges).chain([report]).collect())
 }
 
-/// What an image says of how it was drawn.
+/// The settings stored in an image.
 fn settings(image: &Path) -> Result<String> {
     let (_, mut texts) = Image::open_with_texts(image)?;
     Ok(texts.remove("parameters").unwrap_or_default())
 }
 
-/// The value of `NAME: VALUE,` in the last line of what an image says of itself.
+/// The value of `NAME: VALUE,` in the last line of an image's settings.
 fn parameter<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let line = text.lines().last()?;
     line.split(", ").find_map(|part| part.strip_prefix(name)?.strip_prefix(": "))

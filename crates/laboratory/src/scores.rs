@@ -1,4 +1,4 @@
-//! What judged images add up to, by category.
+//! Aggregates the results of judged images, by category.
 
 use anyhow::{Result, bail};
 use benchmarks::statistics::{self, Estimate};
@@ -7,23 +7,23 @@ use scenes::{judging::Judged, prompts::Category};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
-/// What is measured of every image; the average is over images.
+/// A measure of an image; results are means over images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Measure {
-    /// Everything as asked, and nothing else.
+    /// Everything matches the prompt, and there is nothing else.
     Correct,
-    /// Of the objects that were asked for, the share of which there is one of the right shape.
+    /// Share of the requested objects with a match of the right shape.
     Present,
-    /// Of the objects that were asked for, the share of which there is one with all the right attributes.
+    /// Share of the requested objects with a match that has all the right attributes.
     Bound,
-    /// Whether the objects lie as asked; only of images where that was asked.
+    /// Whether the objects are placed as requested; only for images where that was requested.
     Relation,
     /// Whether everything in the image is a whole object.
     Clean,
-    /// Whether there is something that was not asked for.
+    /// Whether there is something that was not requested.
     Extra,
-    /// How far a pixel is from what the ground and the found objects explain.
+    /// Mean distance of a pixel from what the background and the objects found explain.
     Unexplained,
 }
 
@@ -43,7 +43,7 @@ impl Measure {
         }
     }
 
-    /// Of one image; `None` where the prompt does not ask for it.
+    /// The measure of one image; `None` if the prompt does not ask for it.
     pub fn of(self, Judged { verdict, look, .. }: &Judged) -> Option<f64> {
         let share = |objects: usize| (verdict.wanted > 0).then(|| objects as f64 / verdict.wanted as f64);
         match self {
@@ -57,12 +57,12 @@ impl Measure {
         }
     }
 
-    /// Whether less of it is better.
+    /// Whether smaller values are better.
     pub fn is_fault(self) -> bool {
         matches!(self, Self::Extra | Self::Unexplained)
     }
 
-    /// As a percentage; `Unexplained` in per cent of the way from black to white.
+    /// As a percentage; for `Unexplained`, a percentage of the distance from black to white.
     pub fn percent(self, value: f64) -> String {
         self.scale().plain(value)
     }
@@ -73,7 +73,7 @@ impl Measure {
     }
 }
 
-/// Some images, and each measure that applies to any of them.
+/// A group of images, and each measure that applies to any of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row<T> {
     pub prompts: usize,
@@ -81,7 +81,7 @@ pub struct Row<T> {
     pub measures: BTreeMap<Measure, T>,
 }
 
-/// All images, and those of each category that there are images of.
+/// All images, and those of each category that occurs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Table<T> {
     pub all: Row<T>,
@@ -91,13 +91,13 @@ pub struct Table<T> {
 pub type Scores = Table<Estimate>;
 pub type Comparison = Table<Change>;
 
-/// A measure before and after. The interval of the difference is narrower than the two others suggest: prompts and seeds are
-/// the same on both sides.
+/// A measure before and after. The interval of the difference is narrower than the two others suggest, since prompts
+/// and seeds are the same on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Change {
     pub base: Estimate,
     pub tuned: Estimate,
-    /// tuned − base
+    /// tuned − base.
     pub difference: Estimate,
 }
 
@@ -127,13 +127,14 @@ impl<T> Row<T> {
     }
 }
 
-/// What these images add up to.
+/// Scores of these images.
 pub fn scores(images: &[Judged]) -> Scores {
     scores_of_trainings(&[images])
 }
 
-/// What the images of several trainings of one recipe add up to, each training with the same prompts and seeds. Numbers of
-/// prompts and images are those of one training; intervals are over prompts and, from two trainings on, over trainings.
+/// Scores of the images of several trainings with the same settings, each with the same prompts and seeds. Numbers of
+/// prompts and images are those of one training; intervals are over prompts and, if there are at least two trainings,
+/// over trainings.
 pub fn scores_of_trainings(trainings: &[&[Judged]]) -> Scores {
     let first = trainings.first().copied().unwrap_or_default();
     Table::new(first, |category| {
@@ -149,13 +150,13 @@ fn of_category(images: &[Judged], category: Option<Category>) -> impl Iterator<I
     images.iter().filter(move |j| category.is_none_or(|c| c == j.category))
 }
 
-/// What became of the same prompts and seeds.
+/// Compares images of the same prompts and seeds.
 pub fn compare(base: &[Judged], tuned: &[Judged]) -> Result<Comparison> {
     compare_trainings(base, &[tuned])
 }
 
-/// What became of the same prompts and seeds in each of several trainings of one recipe. Intervals are over prompts, base and
-/// tuned image together, and, from two trainings on, over trainings.
+/// Compares images of the same prompts and seeds in each of several trainings with the same settings. Intervals are
+/// over prompts, with base and tuned image together, and, if there are at least two trainings, over trainings.
 pub fn compare_trainings(base: &[Judged], trainings: &[&[Judged]]) -> Result<Comparison> {
     let base = index(base, "base")?;
     let trainings = trainings.iter().map(|tuned| index(tuned, "tuned")).collect::<Result<Vec<_>>>()?;
@@ -173,7 +174,7 @@ pub fn compare_trainings(base: &[Judged], trainings: &[&[Judged]]) -> Result<Com
     }
     let images: Vec<Judged> = base.values().map(|j| (*j).clone()).collect();
     Ok(Table::new(&images, |category| {
-        // the category as the base side has it
+        // the category as in the base images
         let keys = || base.iter().filter(move |(_, j)| category.is_none_or(|c| c == j.category)).map(|(key, _)| key);
         let of = |side: &Index, measure| values(measure, keys().map(|key| side[key]));
         Row::new(keys().map(|key| base[key]), |measure| {
@@ -208,14 +209,14 @@ fn by_prompt<'a>(images: impl Iterator<Item = &'a Judged>) -> BTreeMap<&'a str, 
     prompts
 }
 
-/// A measure of the images of each prompt, in the order of the prompts; `None` where it applies to none.
+/// A measure of the images of each prompt, in the order of the prompts; `None` if it applies to none.
 pub(crate) fn values<'a>(measure: Measure, images: impl Iterator<Item = &'a Judged>) -> Option<Vec<Vec<f64>>> {
     let values: Vec<Vec<f64>> =
         by_prompt(images).values().map(|images| images.iter().filter_map(|j| measure.of(j)).collect()).collect();
     values.iter().any(|v: &Vec<f64>| !v.is_empty()).then_some(values)
 }
 
-/// In per cent, with the interval of what is all correct.
+/// In per cent, with the interval of `correct`.
 impl fmt::Display for Scores {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{:<8} {:>7} {:>8}  {:>19}", "%", "prompts", "images", "all correct")?;
@@ -242,7 +243,7 @@ const COLUMNS: &[(&str, Measure)] = &[
     ("unexplained", Measure::Unexplained),
 ];
 
-/// In per cent: what is all correct by category, then every measure of all images.
+/// In per cent: `correct` by category, then all measures of all images.
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let heading = |f: &mut fmt::Formatter, title: &str| {
@@ -300,7 +301,7 @@ mod tests {
         }
     }
 
-    /// Two seeds of ten prompts, of which so many are right.
+    /// Two seeds of ten prompts; `right` of them are correct.
     fn images(right: usize) -> Vec<Judged> {
         let categories = [Category::Color, Category::Spatial];
         (0..20)

@@ -1,12 +1,13 @@
-//! `comat world sweep`: held-out prompts at several guidance scales, drawn by a base model and by LoRAs for it, and judged.
+//! `comat world sweep`: held-out prompts at several guidance scales, sampled with a base model and with LoRAs for it,
+//! and judged.
 //!
-//! Guidance does for a base model some of what fine-tuning does. What fine-tuning is worth is therefore the difference between
-//! the tuned model at its best guidance and the base model at its own. Each side's guidance is chosen on other prompts than
-//! those that are judged.
+//! Guidance has some of the effect of fine-tuning. The benefit of fine-tuning is therefore the difference between the
+//! tuned model at its best guidance and the base model at its own best. Each side's guidance is chosen on other prompts
+//! than those that are judged.
 //!
-//! In the sweep's folder, `cells/` has the judgements of every cell: one model at one guidance with one set of prompts. A cell
-//! that is there is not drawn again, so a stopped sweep goes on with the same command. `sweep.md` and `sweep.json` have what
-//! all of them add up to.
+//! In the sweep's folder, `cells/` has the judgements of every cell: one model at one guidance with one set of prompts.
+//! An existing cell is not sampled again, so a stopped sweep continues with the same command. `sweep.md` and
+//! `sweep.json` have the results of all cells.
 
 mod cells;
 mod table;
@@ -23,12 +24,12 @@ use ranks::interrupt::Interrupt;
 use scenes::judging::{Judged, Question};
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-/// What is drawn, and where the results go.
+/// What to sample, and where to write the results.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Trainings of one recipe; there may be none.
+    /// LoRAs of several trainings with the same settings; may be empty.
     pub loras: Vec<PathBuf>,
-    /// What the recipe is called in the table.
+    /// Name of these settings in the table.
     pub name: String,
     /// Guidance scales; 1 is no guidance.
     pub guidances: Vec<f64>,
@@ -36,28 +37,28 @@ pub struct Request {
     pub questions: Vec<Question>,
     /// Prompts on which each side's guidance is chosen; not needed for a single guidance.
     pub choosing: Vec<Question>,
-    /// Where those are from, in words.
+    /// Description of where those are from.
     pub chosen_on: String,
     /// Images of each prompt, each from a seed of its own.
     pub count: usize,
-    /// From which those seeds are made.
+    /// Seed that the images' seeds are derived from.
     pub seed: u64,
     /// DDIM steps.
     pub steps: usize,
-    /// Images drawn at a time.
+    /// Images sampled at a time.
     pub batch: usize,
     pub out: PathBuf,
 }
 
-/// What one model draws at one guidance.
+/// The images of one model at one guidance.
 struct At {
-    /// Of the prompts that choose the guidance.
+    /// Images of the prompts that choose the guidance.
     choosing: Vec<Judged>,
-    /// Of the prompts that are judged.
+    /// Images of the prompts that are judged.
     judged: Vec<Judged>,
 }
 
-/// Draws and judges what is missing, and writes the tables.
+/// Samples and judges what is missing, and writes the tables.
 ///
 /// # Errors
 /// A LoRA that does not fit the model; files that cannot be read or written; [`Interrupted`](ranks::interrupt::Interrupted).
@@ -76,7 +77,7 @@ pub fn run(
             bail!("{}: this LoRA is given twice; a training counts once", lora.display());
         }
         of_loras.push(of_lora);
-        pipeline.adapt(&[(lora.clone(), 1.0)])?; // one that does not fit is better known now
+        pipeline.adapt(&[(lora.clone(), 1.0)])?; // a LoRA that does not fit is reported now
     }
     let folder = request.out.join("cells");
     fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
@@ -120,7 +121,7 @@ pub fn run(
     Ok(sweep)
 }
 
-/// Guidances in their order, every prompt once, and nothing to choose on where there is no choice.
+/// Checks the request: guidances sorted, every prompt once, and no choosing prompts if there is only one guidance.
 fn checked(request: &Request) -> Result<Request> {
     let mut request = request.clone();
     request.guidances.sort_by(f64::total_cmp);
@@ -144,7 +145,7 @@ fn checked(request: &Request) -> Result<Request> {
     Ok(request)
 }
 
-/// Of every network that images depend on.
+/// Fingerprint of every network that images depend on.
 fn fingerprint(pipeline: &Pipeline) -> Result<String> {
     let mut print = latents::fingerprint(pipeline)?;
     let vae = pipeline.path.join("vae");

@@ -1,4 +1,4 @@
-//! What a step of a run costs.
+//! The cost of a run's steps.
 
 use anyhow::Result;
 use models::Error;
@@ -10,9 +10,10 @@ use std::{fs, path::Path};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Cost {
     pub seconds: f64,
-    /// Of the whole step, in units of its own trajectory: says more than seconds on a machine that does other things too.
+    /// Time of the whole step, in units of its own trajectory: more reliable than seconds on a machine that is busy
+    /// with other work.
     pub trajectories: f64,
-    /// Bytes at most; `None` where the system does not tell.
+    /// Peak memory in bytes; `None` where the system does not report it.
     pub peak_memory: Option<f64>,
 }
 
@@ -33,7 +34,7 @@ impl Cost {
     }
 }
 
-/// `None` of nothing.
+/// `None` if there are no values.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -37,7 +37,7 @@ pub fn draw(table: &Table) -> String {
     drawn.into_string() + "\n"
 }
 
-/// The rows of a measure from `top` on, and where they end.
+/// The rows of a measure from `top` on, and the position where they end.
 fn part(table: &Table, measure: Measure, top: f64) -> (Markup, f64) {
     let rows: Vec<_> = table.columns.iter().filter_map(|c| Some((c, c.row(measure, None)?))).collect();
     let most = rows.iter().map(|(_, row)| row.mean.high).fold(0.0f64, f64::max);

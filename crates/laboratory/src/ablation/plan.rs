@@ -1,4 +1,4 @@
-//! Which variants are trained, and how they are looked at.
+//! Which variants are trained, and how they are evaluated.
 
 use anyhow::{Context, Result, bail};
 use models::Error;
@@ -13,21 +13,21 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// The configuration that all variants begin with.
+    /// The base configuration of all variants.
     pub config: PathBuf,
-    /// A training of every variant for each.
+    /// Seeds; every variant is trained once with each.
     pub seeds: Vec<u64>,
-    /// Prompts that are drawn and judged.
+    /// Prompts that are sampled and judged.
     pub prompts: PathBuf,
     /// Images of each prompt, each from a seed of its own.
     pub count: usize,
-    /// Renders with captions to be made in `{out}/pairs`.
+    /// Number of rendered images with captions to create in `{out}/pairs`.
     #[serde(default)]
     pub pairs: usize,
-    /// Of all variants, `key=value` as for `comat train --set`.
+    /// Settings of all variants, `key=value` as for `comat train --set`.
     #[serde(default)]
     pub settings: Vec<String>,
-    /// The first is what the others are compared with.
+    /// The first variant is the reference for comparisons.
     #[serde(rename = "variant")]
     pub variants: Vec<Variant>,
 }
@@ -68,7 +68,7 @@ impl Plan {
 }
 
 impl Variant {
-    /// Its name as the name of a folder: letters and digits, with single dashes between.
+    /// Its name as a folder name: letters and digits, with single dashes between.
     pub fn folder(&self) -> String {
         let words: Vec<String> =
             self.name.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase).collect();

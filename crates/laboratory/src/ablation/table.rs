@@ -1,4 +1,4 @@
-//! What an ablation adds up to, as a table in Markdown.
+//! Results of an ablation, as a table in Markdown.
 
 use super::cost::{Cost, median};
 use crate::scores::{Measure, values};
@@ -7,7 +7,7 @@ use scenes::{judging::Judged, prompts::Category};
 use serde::Serialize;
 use std::fmt;
 
-/// One training of a variant, and what it draws.
+/// One training of a variant, and its images.
 pub struct Trained {
     pub seed: u64,
     pub judged: Vec<Judged>,
@@ -17,20 +17,20 @@ pub struct Trained {
 #[derive(Debug, Serialize)]
 pub struct Table {
     pub prompts: usize,
-    /// Of each prompt.
+    /// Number of images of each prompt.
     pub images: usize,
-    /// The base model, then the variants of which there is a training, in the plan's order. The first variant is what the
-    /// others are compared with.
+    /// The base model, then the variants with at least one training, in the plan's order. The first variant is the
+    /// reference for comparisons.
     pub columns: Vec<Column>,
 }
 
 #[derive(Debug, Serialize)]
 pub struct Column {
     pub name: String,
-    /// Of its trainings; of the base model none.
+    /// Seeds of its trainings; empty for the base model.
     pub seeds: Vec<u64>,
     pub rows: Vec<Row>,
-    /// Medians over the trainings' medians.
+    /// Median over the trainings' medians.
     pub seconds: Option<f64>,
     pub trajectories: Option<f64>,
     pub peak_memory: Option<f64>,
@@ -39,16 +39,16 @@ pub struct Column {
 #[derive(Debug, Serialize)]
 pub struct Row {
     pub measure: Measure,
-    /// Of all images when absent.
+    /// `None`: all images.
     pub category: Option<Category>,
     pub mean: Estimate,
-    /// Of each training.
+    /// Value of each training.
     pub trainings: Vec<f64>,
-    /// To the first variant.
+    /// Difference from the first variant.
     pub difference: Option<Estimate>,
 }
 
-/// One variant's images: of each training, of each prompt.
+/// One variant's values: by training, prompt and image.
 type Values = Vec<Vec<Vec<f64>>>;
 
 impl Table {
@@ -72,7 +72,7 @@ fn by_prompts(images: &[Judged]) -> usize {
     values(Measure::Correct, images.iter()).map_or(0, |prompts| prompts.len())
 }
 
-/// All measures of all images; what is correct and bound also by category.
+/// All measures of all images; `correct` and `bound` also by category.
 fn kinds() -> impl Iterator<Item = (Measure, Option<Category>)> {
     Measure::ALL.iter().flat_map(|&measure| {
         let by_category = matches!(measure, Measure::Correct | Measure::Bound);
@@ -102,7 +102,7 @@ impl Column {
         }
     }
 
-    /// `reference`: trainings to compare with, by their seeds.
+    /// `reference`: trainings to compare with, matched by their seeds.
     fn new(name: &str, trained: &[Trained], reference: Option<&[Trained]>) -> Self {
         let row = |(measure, category)| {
             let of = |trained: &Trained| values_of(&trained.judged, measure, category);
@@ -160,7 +160,8 @@ impl fmt::Display for Table {
     }
 }
 
-/// `8.4 [6.1, 10.9], **+2.1** [+0.4, +3.9]`: a difference whose interval leaves out zero is bold, from two trainings on.
+/// `8.4 [6.1, 10.9], **+2.1** [+0.4, +3.9]`: a difference is bold if its interval excludes zero and there are at least
+/// two trainings.
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let percent = |value: f64| self.measure.percent(value).replace('-', "−");
@@ -173,7 +174,7 @@ impl fmt::Display for Row {
         match self.difference {
             None => write!(f, " [{}, {}]", percent(low), percent(high)),
             Some(Estimate { value, low, high }) => {
-                // one training says nothing of what trainings differ by
+                // one training does not show how trainings vary
                 let clear = self.trainings.len() > 1 && (low > 0.0 || high < 0.0);
                 let bold = if clear { "**" } else { "" };
                 write!(f, ", {bold}{}{bold} [{}, {}]", signed(value), signed(low), signed(high))
@@ -188,7 +189,7 @@ mod tests {
     use crate::ablation::cost::Cost;
     use scenes::judge::{Look, Verdict};
 
-    /// Ten prompts with two images each, of which so many are correct.
+    /// Ten prompts with two images each, `right` of which are correct.
     fn images(right: usize) -> Vec<Judged> {
         let judged = |i: usize| Judged {
             prompt: format!("prompt {}", i / 2),
@@ -228,7 +229,7 @@ mod tests {
         assert_eq!((correct(0).mean.value, correct(1).mean.value), (0.2, 0.55));
         assert_eq!(correct(1).trainings, [0.5, 0.6]);
         assert!(correct(1).difference.is_none());
-        // only the training with the same seed is compared with
+        // the only reference is the training with the same seed
         assert!((correct(2).difference.unwrap().value - 0.2).abs() < 1e-12);
         let text = table.to_string();
         assert!(text.starts_with(

@@ -1,5 +1,5 @@
-//! The captioner, from true captions: of renders, of spoilt renders, and of renders that the diffusion model has redrawn
-//! from half-way, with all its flaws. It never hears of the judge.
+//! Trains the captioner on true captions: of renders, of degraded renders, and of renders that the diffusion model has
+//! redrawn from up to half of the noise, with its typical flaws. The judge has no part in it.
 
 use super::{
     course::{self, Course, Losses, Watch},
@@ -20,26 +20,27 @@ use scenes::{
 use tch::{Kind, Tensor};
 
 pub const STEPS: u64 = 9700;
-/// The learning rate begins anew after each.
+/// Steps of the cycles; the learning rate restarts after each.
 const CYCLES: [u64; 2] = [FIRST_CYCLE, 1200];
-/// Of renders alone.
+/// Steps of the first cycle, which uses renders only.
 pub const FIRST_CYCLE: u64 = 7500;
-/// How often a relation is told where there is one: relations are what is learnt last.
+/// How often a relation is stated where there is one; relations are learned last.
 const RELATIONS: f64 = 0.7;
-/// From here on each image is changed against the captioner before it learns from it (Goodfellow et al. 2015, in the Euclidean norm).
-/// What an image has to change to please a captioner so trained is what it shows, not noise (Tsipras et al. 2019).
+/// Adversarial training starts at this step: each image is changed against the captioner before the captioner learns
+/// from it (Goodfellow et al. 2015, in the Euclidean norm). To please a captioner trained in this way, an image must
+/// change what it shows, not its noise (Tsipras et al. 2019).
 const ADVERSARIAL_FROM: u64 = CYCLES[0] + CYCLES[1];
-/// The most that an image is changed: Euclidean norm over all values.
+/// Largest adversarial change of an image: Euclidean norm over all values.
 const STRONGEST: f64 = 4.0;
-/// In so many strides, each along the gradient where the one before ended.
+/// Number of gradient steps of the adversarial change; each starts where the one before ended.
 const STRIDES: usize = 2;
 const BATCH: usize = 192;
-/// Of each batch, so many were redrawn, after the first cycle.
+/// Redrawn images in each batch after the first cycle.
 const REDRAWN: usize = 64;
-/// Redrawn images to draw from, at most.
+/// Largest number of redrawn images.
 const POOL: u64 = 8192;
 
-/// How many images of a step's batch were redrawn.
+/// Number of redrawn images in a step's batch.
 fn redrawn(step: u64) -> usize {
     if step < CYCLES[0] { 0 } else { REDRAWN }
 }
@@ -79,22 +80,22 @@ pub fn run(stack: &Stack, steps: u64, seed: u64, watch: &Watch) -> Result<()> {
     parameters.write("blip", &stack.blip().join("model.safetensors"))
 }
 
-/// What a step learns from.
+/// The data of a step.
 struct Batch {
-    /// Renders, spoilt `[B - REDRAWN, 3, 64, 64]`
+    /// Degraded renders, `[B - REDRAWN, 3, 64, 64]`.
     images: Tensor,
-    /// Which of the redrawn images follow them `[REDRAWN]`
+    /// Indices of the redrawn images that follow them, `[REDRAWN]`.
     redrawn: Tensor,
-    /// Of all, true
+    /// True captions of all images.
     captions: Vec<String>,
-    /// How far each image is changed against the captioner `[B]`
+    /// Length of each image's adversarial change, `[B]`.
     lengths: Tensor,
 }
 
 impl Batch {
     fn new(seed: u64, step: u64, pool_size: u64) -> Result<Self> {
         let mut rng = data::rng(seed, Stream::Step, step);
-        let first = (1 << 32) + step * BATCH as u64; // scenes that no other course has seen
+        let first = (1 << 32) + step * BATCH as u64; // scenes that no other training has used
         let old = redrawn(step);
         let mut scenes: Vec<Scene> = (0..(BATCH - old) as u64).map(|i| data::scene(seed, first + i)).collect();
         let images = spoil(&scenes, step < ADVERSARIAL_FROM, &mut data::rng(seed, Stream::Spoil, step))?;
@@ -106,7 +107,7 @@ impl Batch {
     }
 }
 
-/// The images `[B, 3, 64, 64]`, each moved by its length to where its caption is less likely.
+/// The images `[B, 3, 64, 64]`, each moved by its length in the direction that makes its caption less likely.
 fn worst(loss: &CaptionLoss, images: &Tensor, captions: &[String], lengths: &Tensor) -> Result<Tensor> {
     let stride = lengths.view([-1, 1, 1, 1]) / STRIDES as f64;
     let mut images = images.shallow_clone();
@@ -120,8 +121,8 @@ fn worst(loss: &CaptionLoss, images: &Tensor, captions: &[String], lengths: &Ten
     Ok(images)
 }
 
-/// Images as a camera or a poor model would have them: some with the ghost of another object, if `ghosts`, blurred, noisy,
-/// off in colour. Captions stay those of the scene. `[B, 3, 64, 64]`
+/// Degrades images as a camera or a poor model would: blur, noise, colour shifts and, with `ghosts`, a faint additional
+/// object in some. Captions are still those of the scene. `[B, 3, 64, 64]`
 fn spoil(scenes: &[Scene], ghosts: bool, rng: &mut ChaCha8Rng) -> Result<Tensor> {
     let mut images = vec![];
     for scene in scenes {
@@ -149,7 +150,7 @@ fn spoil(scenes: &[Scene], ghosts: bool, rng: &mut ChaCha8Rng) -> Result<Tensor>
     Ok(Tensor::cat(&images, 0))
 }
 
-/// The scene with one object more, if there is room.
+/// The scene with one more object, if there is space for it.
 fn haunted(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Scene> {
     let mut scene = scene.clone();
     let ghost: Object = scene.room_for(ObjectKind::any(rng), rng)?;

@@ -17,21 +17,21 @@ use std::{
 };
 use tch::{Kind, Tensor};
 
-/// What is trained how long.
+/// What is trained, and for how many steps.
 #[derive(Debug, Clone)]
 pub struct Course {
     pub name: &'static str,
-    /// Steps of each cycle; the learning rate begins anew with each (Loshchilov and Hutter 2017).
+    /// Steps of each cycle; the learning rate restarts with each (Loshchilov and Hutter 2017).
     pub cycles: Vec<u64>,
     pub learning_rate: f64,
     pub seed: u64,
-    /// Decay of the running average whose weights are kept in the end.
+    /// Decay of the running average; the averaged weights are the result.
     pub average: f64,
-    /// What else must be the same to go on from a saved state
+    /// Other settings that must be the same to resume from a saved state.
     pub about: String,
 }
 
-/// Cycles of these lengths, as far as there are steps; the last one takes what is left.
+/// Cycles of these lengths, up to `steps`; the last one takes the rest.
 pub fn cycles(mut steps: u64, first: &[u64]) -> Vec<u64> {
     let mut cycles = vec![];
     for length in first {
@@ -45,14 +45,14 @@ pub fn cycles(mut steps: u64, first: &[u64]) -> Vec<u64> {
     cycles
 }
 
-/// Who watches: the bar, and Ctrl-C.
+/// Progress bar and Ctrl-C.
 #[derive(Clone, Copy)]
 pub struct Watch<'a> {
     pub bar: &'a ProgressBar,
     pub interrupt: &'a Interrupt,
 }
 
-/// What a course leaves behind: a state to go on from, and losses, a line each.
+/// The output files: a state to resume from, and losses, one line each.
 pub struct Files {
     pub state: PathBuf,
     pub log: PathBuf,
@@ -64,8 +64,8 @@ const LOG_EVERY: u64 = 50;
 const SAVE_EVERY: Duration = Duration::from_secs(180);
 
 impl Course {
-    /// Goes through all steps, from where a stopped course left off; `loss(step)` has a graph to the parameters. Each
-    /// loss comes with named parts to log.
+    /// Runs all steps, from where a stopped training ended. `loss(step)` has a graph to the parameters and comes with
+    /// named parts for the log.
     pub fn run(
         &self,
         parameters: &mut Parameters,
@@ -91,7 +91,7 @@ impl Course {
             let log_now = done % LOG_EVERY == 0 || done == steps;
             let stop = watch.interrupt.is_set();
             let save_now = stop || done == steps || saved.elapsed() > SAVE_EVERY;
-            // asking a GPU for a number each step would have it wait for the CPU
+            // reading a number from a GPU in each step would make it wait for the CPU
             if (log_now || save_now || !norm.device().is_cuda()) && norm.isfinite().int64_value(&[]) == 0 {
                 let (norm, state) = (norm.double_value(&[]), files.state.display());
                 bail!("{}: step {done}: the gradient is {norm}; {state} is untouched", self.name);
@@ -119,7 +119,7 @@ impl Course {
         self.cycles.iter().sum()
     }
 
-    /// Up over the first steps of a cycle, then down along half a cosine.
+    /// Rises over the first steps of a cycle, then falls along half a cosine.
     fn learning_rate_at(&self, step: u64) -> f64 {
         let (mut step, mut cycle) = (step, self.cycles.first().copied().unwrap_or(0));
         for next in self.cycles.iter().skip(1) {
@@ -149,14 +149,14 @@ impl Course {
         Ok(tensors::write(&files.state, &all, about)?)
     }
 
-    /// The step to begin with.
+    /// The first step to run.
     fn restore(&self, parameters: &mut Parameters, adamw: &mut AdamW, files: &Files) -> Result<u64> {
         if !files.state.exists() {
             return Ok(0);
         }
         let (mut all, about) = tensors::read(&files.state)?;
         let state = files.state.display();
-        // a course of fewer cycles that begins in the same way can be gone on from
+        // a training with fewer cycles that begins in the same way can be resumed
         let beginnings = (1..=self.cycles.len()).map(|n| Self { cycles: self.cycles[..n].to_vec(), ..self.clone() });
         if !beginnings.into_iter().any(|course| about.get("course") == Some(&course.describe())) {
             bail!("{state}: is of a course with other settings; give another --out, or remove it to begin anew");
@@ -197,7 +197,7 @@ impl Files {
     }
 }
 
-/// A loss with what it consists of.
+/// A loss and its parts.
 pub struct Losses {
     pub total: Tensor,
     pub parts: Vec<(&'static str, Tensor)>,

@@ -1,4 +1,4 @@
-//! Images to train on, by number: the same number is always the same image.
+//! Training images by number: the same number is always the same image.
 
 use anyhow::{Context, Result};
 use rand::{Rng, SeedableRng};
@@ -17,12 +17,12 @@ use std::{
 };
 use tch::{Device, Kind, Tensor};
 
-/// What a draw is for; streams of different purposes have nothing in common.
+/// The purpose of random numbers; streams of different purposes are independent.
 #[derive(Debug, Clone, Copy)]
 pub enum Stream {
     /// The scene of that number.
     Scene = 1,
-    /// Which scenes a step sees, their captions and noise.
+    /// Choice of a step's scenes, their captions and noise.
     Step = 2,
     /// Scenes that are never trained on.
     Test = 3,
@@ -30,7 +30,7 @@ pub enum Stream {
     Spoil = 4,
     /// Scenes redrawn by the model, by number.
     Redraw = 5,
-    /// Noise that images are drawn from, by number.
+    /// Initial noise of images, by number.
     Draw = 6,
 }
 
@@ -55,25 +55,25 @@ pub fn images(scenes: &[Scene]) -> Tensor {
     Tensor::cat(&rows, 0)
 }
 
-/// Batches by step, made on threads of their own while the steps before are taken.
+/// Prefetches batches: they are made on other threads during earlier steps.
 pub struct Ahead<T> {
     make: Arc<dyn Fn(u64) -> Result<T> + Send + Sync>,
-    /// One a thread, in the order in which they are asked
+    /// One queue per thread, in the order in which they are read.
     queues: VecDeque<Receiver<Result<T>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl<T: Send + 'static> Ahead<T> {
-    /// Batches that wait in each thread.
+    /// Number of batches that wait in each thread.
     const WAITING: usize = 2;
     const MOST_THREADS: usize = 6;
 
-    /// `make(step)` may depend on nothing but the step.
+    /// `make(step)` must depend on nothing but the step.
     pub fn new(make: impl Fn(u64) -> Result<T> + Send + Sync + 'static) -> Self {
         Self { make: Arc::new(make), queues: VecDeque::new(), threads: vec![] }
     }
 
-    /// The batch of a step. The first one asked for may be any; after it they come in order.
+    /// The batch of a step. The first one requested may be any; after it they must be requested in order.
     pub fn next(&mut self, step: u64) -> Result<T> {
         if self.queues.is_empty() {
             let threads = thread::available_parallelism().map_or(1, |n| n.get() / 2).clamp(1, Self::MOST_THREADS);
@@ -85,7 +85,7 @@ impl<T: Send + 'static> Ahead<T> {
         batch
     }
 
-    /// A thread that makes every so-manieth batch, until nobody takes them any more.
+    /// Starts a thread that makes every `threads`-th batch, until the receiver is dropped.
     fn start(&mut self, first: u64, threads: usize) -> Receiver<Result<T>> {
         let (sender, receiver) = mpsc::sync_channel(Self::WAITING);
         let make = self.make.clone();
@@ -99,14 +99,14 @@ impl<T: Send + 'static> Ahead<T> {
 impl<T> Drop for Ahead<T> {
     /// Waits for the threads: a process must not end while one of them is inside libtorch.
     fn drop(&mut self) {
-        self.queues.clear(); // a thread ends when nobody takes its batches
+        self.queues.clear(); // a thread ends when its receiver is dropped
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
-/// Standard normal values from one of our streams.
+/// Standard normal values from one of the streams.
 pub fn randn(rng: &mut ChaCha8Rng, shape: &[i64]) -> Result<Tensor> {
     Ok(torch_ext::Generator::seeded(rng.random())?.randn(shape)?.to_kind(Kind::Float))
 }

@@ -1,4 +1,4 @@
-//! Text encoder and UNet together, on latents of renders with web-like captions.
+//! Trains text encoder and UNet together, on latents of renders with captions like those of the web.
 
 use super::{
     course::{Course, Losses, Watch},
@@ -32,23 +32,23 @@ pub const BATCH: u64 = 256;
 pub const LEARNING_RATE: f64 = 1e-3;
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 const TEXT_ENCODER: &str = "text_encoder/model.safetensors";
-/// Images that are encoded once and drawn from, at most.
+/// Largest number of images that are encoded, once, and sampled from.
 const POOL: u64 = 65_536;
 const ENCODED_AT_A_TIME: u64 = 256;
-/// Timesteps with less noise than this ratio of signal to noise count less (Hang et al. 2023).
+/// Signal-to-noise ratio above which timesteps get less weight (Hang et al. 2023).
 const MOST_SIGNAL: f64 = 5.0;
 
-/// What is trained on what.
+/// Settings of the training.
 #[derive(Debug, Clone)]
 pub struct Lesson {
     pub steps: u64,
-    /// Images a step
+    /// Images per step.
     pub batch: u64,
     pub learning_rate: f64,
     pub seed: u64,
-    /// How wrong its captions are
+    /// Faults of the captions.
     pub faults: Faults,
-    /// The stack whose weights it begins with; fresh ones when absent
+    /// The models whose weights the training starts from; `None`: new weights.
     pub from: Option<PathBuf>,
 }
 
@@ -129,7 +129,7 @@ struct Tokens {
 }
 
 impl Tokens {
-    /// `[B, L]`
+    /// Token ids of captions, `[B, L]`.
     fn rows(&self, captions: &[String]) -> Result<Tensor> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows = vec![];
@@ -143,7 +143,7 @@ impl Tokens {
     }
 }
 
-/// How much of signal and noise is in an image at each timestep, `[T]`.
+/// Scale of signal and noise at each timestep, `[T]`.
 pub struct Levels {
     count: i64,
     signal: Tensor,
@@ -165,7 +165,7 @@ impl Levels {
         }
     }
 
-    /// Latents and noise `[B, 4, h, w]`, timesteps `[B]`
+    /// Noisy latents. Latents and noise are `[B, 4, h, w]`, timesteps `[B]`.
     pub fn mix(&self, clean: &Tensor, noise: &Tensor, timesteps: &Tensor) -> Tensor {
         let at = |table: &Tensor| table.index_select(0, timesteps).view([-1, 1, 1, 1]);
         clean * at(&self.signal) + noise * at(&self.noise)

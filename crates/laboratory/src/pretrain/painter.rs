@@ -1,5 +1,5 @@
-//! Renders that go through the stack: encoded, noised to some level, denoised from there with their true caption, decoded.
-//! They show what they showed before, with the flaws of drawn images.
+//! Redraws renders with the models: encodes them, adds noise of some level, denoises them from there with their true
+//! caption, and decodes them. They show the same as before, with the flaws of sampled images.
 
 use super::{
     course::Watch,
@@ -24,12 +24,12 @@ use std::{collections::BTreeSet, ops::Range};
 use tch::{Device, Kind, Tensor};
 
 const STEPS: usize = 10;
-/// The most of the sampler's steps that are redrawn: half of the way is noise enough to lose details, not objects.
+/// Largest number of the sampler's steps that are redrawn: half of all steps lose details, but not objects.
 const MOST: usize = 5;
 const GUIDANCE: f64 = 3.0;
 const BATCH: u64 = 128;
 
-/// The trained diffusion model, ready to draw.
+/// The trained diffusion model, ready for sampling.
 pub struct Painter {
     pipeline: Pipeline,
     unet: Box<dyn Network>,
@@ -70,7 +70,7 @@ impl Painter {
         })
     }
 
-    /// An image of each prompt, from noise; bytes `[count, 3, 64, 64]`.
+    /// Samples an image of each prompt from noise; bytes `[count, 3, 64, 64]`.
     pub fn draw(&mut self, prompts: &[&str], seed: u64, watch: &Watch) -> Result<Tensor> {
         self.batches("drawing images", prompts.len() as u64, watch, |this, numbers| {
             let mut rng = data::rng(seed, Stream::Draw, numbers.start);
@@ -81,7 +81,7 @@ impl Painter {
         })
     }
 
-    /// The last steps of the sampler.
+    /// Runs the last `steps` steps of the sampler.
     fn denoise(&mut self, start: Tensor, steps: usize, captions: &[&str]) -> Result<Tensor> {
         let denoiser = Denoiser {
             network: self.unet.as_ref(),

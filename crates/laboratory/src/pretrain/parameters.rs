@@ -12,19 +12,19 @@ use std::{
 };
 use tch::{Device, Kind, Tensor};
 
-/// How a network's weights begin.
+/// Initialisation of a network's weights.
 #[derive(Debug, Clone, Copy)]
 pub enum Init {
-    /// Uniform within `1/sqrt(inputs)`, PyTorch's default for convolutions and linear layers.
+    /// Uniform within `±1/sqrt(inputs)`, PyTorch's default for convolutions and linear layers.
     Uniform,
-    /// Normal of this standard deviation, as transformers are begun.
+    /// Normal with this standard deviation, as in transformers.
     Normal(f64),
 }
 
 pub struct Parameters {
     /// All values, float32 `[N]`
     pub flat: Tensor,
-    /// A running average of `flat`, where one is kept
+    /// A running average of `flat`, if one is kept.
     pub average: Tensor,
     /// `PART.KEY` → shape, in the order of the buffer
     shapes: Layout,
@@ -33,7 +33,7 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Begins the networks of these names. The same seed gives the same weights on every device.
+    /// Initialises the networks of these names. The same seed gives the same weights on every device.
     pub fn fresh(parts: &[(&str, Layout, Init)], seed: u64, device: Device) -> Result<Self> {
         let mut values = BTreeMap::new();
         for (part, layout, init) in parts {
@@ -47,10 +47,10 @@ impl Parameters {
         Ok(Self::from_flat(flat.to_device(device), shapes))
     }
 
-    /// Puts a file's weights in the place of a network's, values and average.
+    /// Replaces a network's weights, values and average, by those of a file.
     ///
     /// # Errors
-    /// A file that cannot be read, or of another network.
+    /// A file that cannot be read, or belongs to another network.
     pub fn load(&mut self, part: &str, path: &Path) -> Result<()> {
         let (mut all, _) = tensors::read(path)?;
         let prefix = format!("{part}.");
@@ -113,7 +113,7 @@ impl Parameters {
 fn begin(key: &str, shape: &[i64], init: Init, normal: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
     let options = (Kind::Float, Device::Cpu);
     Ok(match (shape, init) {
-        ([_], _) if key.ends_with("weight") => Tensor::ones(shape, options), // of a norm
+        ([_], _) if key.ends_with("weight") => Tensor::ones(shape, options), // weight of a normalisation layer
         ([_], Init::Normal(_)) if key.ends_with("embedding") => normal()? * 0.02,
         ([_], _) => Tensor::zeros(shape, options),
         (_, Init::Normal(deviation)) => normal()? * deviation,

@@ -1,4 +1,4 @@
-//! How sharp the captioner is: how often the true caption of an image is likelier to it than a wrong one.
+//! Accuracy of the captioner: how often it finds the true caption of an image more likely than a wrong one.
 
 use super::{
     course::Watch,
@@ -19,7 +19,8 @@ use serde::Serialize;
 use std::fmt;
 use tch::{Kind, Tensor};
 
-/// Of images with two objects that differ in everything, the share for which the true caption is the likelier.
+/// For images with two objects that differ in everything, the share where the true caption is more likely than a wrong
+/// one.
 #[derive(Debug, Default, Serialize)]
 pub struct Sharpness {
     pub color_swap: f64,
@@ -44,17 +45,18 @@ impl fmt::Display for Sharpness {
     }
 }
 
-/// On each sort of image.
+/// Accuracy on each kind of image.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub renders: Sharpness,
-    /// Renders that the diffusion model has redrawn from up to half-way.
+    /// Renders that the diffusion model has redrawn from up to half of the noise.
     pub redrawn: Sharpness,
-    /// Images of prompts, drawn from noise. What they show is what the judge finds; where it is in doubt, they do not count.
+    /// Images sampled from prompts. Their content is what the judge finds; images where the judge is unsure are not
+    /// counted.
     pub drawn: Sharpness,
 }
 
-/// Measures on so many new images of each sort.
+/// Measures on `count` new images of each kind.
 pub fn measure(stack: &Stack, count: u64, seed: u64, watch: &Watch) -> Result<Report> {
     let _guard = tch::no_grad_guard();
     let loss = CaptionLoss::open(&config::Captioner::at(stack.blip()), Kind::Float, stack.device)?;
@@ -73,7 +75,7 @@ pub fn measure(stack: &Stack, count: u64, seed: u64, watch: &Watch) -> Result<Re
     })
 }
 
-/// What the judge finds in images, bytes `[B, 3, 64, 64]`; no objects where anything is in doubt.
+/// What the judge finds in images, bytes `[B, 3, 64, 64]`; no objects if the judge is unsure of anything.
 fn seen(images: &Tensor) -> Result<Vec<Scene>> {
     let mut scenes = vec![];
     for i in 0..images.size()[0] {

@@ -1,4 +1,5 @@
-//! The folder of the stack: `sd/` in diffusers layout, `blip/` in transformers layout, `state/` to go on from.
+//! The folder of the miniature models: `sd/` in diffusers layout, `blip/` in transformers layout, `state/` for
+//! resuming.
 
 use super::course::Files;
 use anyhow::{Context, Result, bail};
@@ -12,7 +13,7 @@ use std::{
 };
 use tch::Device;
 
-/// Configuration files that are written as they are; sizes of vocabularies are filled in.
+/// Configuration files that are written unchanged, except that vocabulary sizes are filled in.
 const FILES: &[(&str, &str)] = &[
     ("sd/model_index.json", include_str!("../../stack/sd/model_index.json")),
     ("sd/unet/config.json", include_str!("../../stack/sd/unet/config.json")),
@@ -28,12 +29,12 @@ const BLIP: &str = include_str!("../../stack/blip/config.json");
 
 pub struct Stack {
     root: PathBuf,
-    /// Where its networks run.
+    /// Device of the networks.
     pub device: Device,
 }
 
 impl Stack {
-    /// Makes the folder, with all its configuration files; weights that are there already stay.
+    /// Creates the folder with all its configuration files; existing weights are kept.
     pub fn create(root: &Path, device: Device) -> Result<Self> {
         let this = Self { root: root.to_owned(), device };
         for (name, text) in FILES {
@@ -55,12 +56,12 @@ impl Stack {
         this.write("blip/vocab.txt", &(bert.join("\n") + "\n"))?;
         let mut blip: Value = serde_json::from_str(BLIP)?;
         blip["text_config"]["vocab_size"] = json!(bert.len());
-        blip["text_config"]["bos_token_id"] = json!(bert.len() - 2); // [DEC], as BLIP's own
+        blip["text_config"]["bos_token_id"] = json!(bert.len() - 2); // [DEC], the same as in BLIP
         this.write("blip/config.json", &serde_json::to_string_pretty(&blip)?)?;
         Ok(this)
     }
 
-    /// A stack that is there.
+    /// Opens an existing folder.
     pub fn open(root: &Path, device: Device) -> Result<Self> {
         let this = Self { root: root.to_owned(), device };
         for part in [this.sd("model_index.json"), this.blip().join("config.json")] {
@@ -71,10 +72,10 @@ impl Stack {
         Ok(this)
     }
 
-    /// Takes over the autoencoder of another stack, unless there is one already.
+    /// Copies the autoencoder of another folder, unless there is one already.
     ///
     /// # Errors
-    /// The other has none, or it cannot be copied.
+    /// The other folder has none, or it cannot be copied.
     pub fn take_autoencoder(&self, from: &Self) -> Result<()> {
         let weights = "vae/diffusion_pytorch_model.safetensors";
         if self.sd(weights).exists() {
@@ -122,8 +123,8 @@ struct ClipVocabulary {
     merges: String,
 }
 
-/// Byte pairs as CLIP has them: 256 bytes, 256 bytes that end a word, the merges that make each word of this world one
-/// token, and the two special tokens.
+/// A byte-pair vocabulary in CLIP's format: 256 bytes, 256 bytes that end a word, the merges that make each word of
+/// this world one token, and the two special tokens.
 fn clip_vocabulary() -> ClipVocabulary {
     let bytes: Vec<String> = byte_letters().iter().map(char::to_string).collect();
     let mut tokens: Vec<String> = bytes.iter().cloned().chain(bytes.iter().map(|b| format!("{b}</w>"))).collect();
@@ -135,7 +136,7 @@ fn clip_vocabulary() -> ClipVocabulary {
             let merged = format!("{}{}", pair.0, pair.1);
             tokens.push(merged);
             merges.push(pair);
-            pieces = apply(&merges, word); // the new merge may have a second place in the word
+            pieces = apply(&merges, word); // the new merge may apply a second time in the word
         }
     }
     tokens.extend(["<|startoftext|>".into(), "<|endoftext|>".into()]);
@@ -146,8 +147,8 @@ fn clip_vocabulary() -> ClipVocabulary {
     ClipVocabulary { ids, merges: format!("#version: 0.2\n{lines}") }
 }
 
-/// The pieces that the merges so far leave of a word. New merges rank behind all others, so they never change a word that
-/// is one piece already.
+/// The pieces of a word after the merges so far. New merges come after all others, so they never change a word that is
+/// already one piece.
 fn apply(merges: &[(String, String)], word: &str) -> Vec<String> {
     let mut pieces: Vec<String> = word.chars().map(String::from).collect();
     if let Some(last) = pieces.last_mut() {
@@ -162,7 +163,7 @@ fn apply(merges: &[(String, String)], word: &str) -> Vec<String> {
     }
 }
 
-/// The letter that stands for each byte, in the order of GPT-2's vocabulary: printable ones for themselves, the others by
+/// The letter for each byte, in the order of GPT-2's vocabulary: printable bytes stand for themselves, the others are
 /// letters from 256 on.
 fn byte_letters() -> Vec<char> {
     let printable = |b: &u32| matches!(b, 33..=126 | 161..=172 | 174..=255);

@@ -1,4 +1,4 @@
-//! The autoencoder, from renders alone.
+//! Trains the autoencoder, on renders only.
 
 use super::{
     course::{Course, Losses, Watch},
@@ -17,7 +17,7 @@ use tch::{Kind, Tensor};
 
 pub const STEPS: u64 = 2500;
 const BATCH: u64 = 64;
-/// The first steps see twice as many pieces of images instead of whole ones: most of an image is ground.
+/// The first steps use twice as many crops in place of whole images, since most of an image is background.
 const STEPS_ON_PIECES: f64 = 0.7;
 const PIECE: i64 = 32;
 /// Weight of the divergence from a standard normal, per latent value.
@@ -69,7 +69,7 @@ fn judge(stack: &Stack, weights: &Weights, config: &Config, seed: u64) -> Result
     Ok(Tensor::stack(&errors, 0).mean(Kind::Float).double_value(&[]))
 }
 
-/// `[B, 3, 32, 32]`, about the first object of each scene.
+/// Crops around the first object of each scene, `[B, 3, 32, 32]`.
 fn around_an_object(images: &Tensor, scenes: &[Scene]) -> Tensor {
     let start = |center: f32| (center as i64 - PIECE / 2).clamp(0, SIDE as i64 - PIECE);
     let piece = |(i, scene): (usize, &Scene)| {

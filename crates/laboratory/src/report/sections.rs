@@ -13,7 +13,7 @@ use report::{
     page, training,
 };
 
-/// What was done, and what came of it; `note`: in the words of whoever wants the page.
+/// What was done, and the main results. `note`: the author's own words.
 pub fn headline(pairs: &Pairs, note: Option<&str>) -> Option<Markup> {
     let all = &pairs.comparison.all;
     let change = all.get(Measure::Correct)?;
@@ -65,7 +65,7 @@ pub fn headline(pairs: &Pairs, note: Option<&str>) -> Option<Markup> {
     })
 }
 
-/// The same prompts and seeds, before and after.
+/// Images of the same prompts and seeds, before and after.
 pub fn images(filters: &[Vec<Filter>], cards: &[Card]) -> Markup {
     let body = html! {
         p {
@@ -77,7 +77,7 @@ pub fn images(filters: &[Vec<Filter>], cards: &[Card]) -> Markup {
     page::section("images", "Before and after", &body)
 }
 
-/// All correct by category: figure, table, and every measure to unfold.
+/// Images that are all correct, by category: figure, table, and a section with all measures.
 pub fn categories(comparison: &Comparison) -> Markup {
     let rows: Vec<(String, &Row<Change>)> = comparison.rows().collect();
     let changes = || rows.iter().filter_map(|(name, row)| Some((name.clone(), row, row.get(Measure::Correct)?)));
@@ -100,7 +100,7 @@ pub fn categories(comparison: &Comparison) -> Markup {
     page::section("categories", "All correct, by category", &body)
 }
 
-/// What else changed: the images should not get worse as they get more faithful.
+/// Other changes: images should not lose quality as they follow prompts better.
 pub fn quality(comparison: &Comparison) -> Markup {
     let shares = [Measure::Present, Measure::Bound, Measure::Relation, Measure::Clean, Measure::Extra];
     let groups: Vec<Group> =
@@ -118,7 +118,7 @@ pub fn quality(comparison: &Comparison) -> Markup {
     page::section("quality", "Objects, attributes and quality", &body)
 }
 
-/// Another LoRA beside the base model: what is correct by category, and every measure.
+/// Another LoRA compared with the base model: correct images by category, and all measures.
 pub fn also(also: &Also) -> Markup {
     let (name, comparison) = (also.name.as_str(), &also.comparison);
     let guidance = also.guidance().map_or(String::new(), |scale| format!(", guidance {scale}"));
@@ -141,7 +141,7 @@ pub fn also(also: &Also) -> Markup {
     page::section("also", &format!("Base and {name}"), &body)
 }
 
-/// The curves of the run.
+/// The training curves.
 pub fn training(log: &Log) -> Markup {
     let mut facts = vec![("steps", log.steps.len().to_string())];
     facts.extend(log.trainable.map(|n| ("trained weights", thousands(n))));
@@ -156,7 +156,7 @@ pub fn training(log: &Log) -> Markup {
     page::section("training", "The training run", &body)
 }
 
-/// What the words on this page mean.
+/// Explains the terms on this page.
 pub fn reading() -> Markup {
     let others = [
         ("won, lost", "all correct only in the tuned, only in the base image of a prompt and seed"),

@@ -1,4 +1,4 @@
-//! One model at one guidance with one set of prompts: drawn, judged, and kept.
+//! One cell: one model at one guidance with one set of prompts, sampled, judged, and stored.
 
 use super::Request;
 use anyhow::Result;
@@ -23,14 +23,14 @@ use std::{
 
 pub struct Cell<'a> {
     sampling: Sampling,
-    /// Every image that is wanted: its prompt and its seed.
+    /// All requested images: prompt and seed.
     jobs: Vec<(&'a Question, u64)>,
-    /// Names everything that the images depend on.
+    /// File whose name depends on everything that the images depend on.
     file: PathBuf,
 }
 
 impl<'a> Cell<'a> {
-    /// `of`: fingerprints of the model, and of the LoRA where there is one.
+    /// `of`: fingerprints of the model, and of the LoRA if there is one.
     pub fn new(
         request: &Request,
         questions: &'a [Question],
@@ -59,7 +59,7 @@ impl<'a> Cell<'a> {
         Ok(Self { sampling, jobs, file })
     }
 
-    /// What was judged before, if it is all of it.
+    /// Stored judgements, if they are complete.
     pub fn read(&self, folder: &Path) -> Result<Option<Vec<Judged>>> {
         if self.jobs.is_empty() {
             return Ok(Some(vec![]));
@@ -78,7 +78,7 @@ impl<'a> Cell<'a> {
         judging::write_lines(&folder.join(&self.file), judged)
     }
 
-    /// `batch` images at a time; in the order of prompts and seeds.
+    /// Samples and judges `batch` images at a time, in the order of prompts and seeds.
     pub fn draw(
         &self,
         pipeline: &mut Pipeline,

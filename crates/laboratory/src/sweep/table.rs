@@ -1,4 +1,4 @@
-//! What a sweep adds up to, in Markdown.
+//! Results of a sweep, in Markdown.
 
 use super::{At, Request};
 use crate::scores::{self, Change, Comparison, Measure, Scores, spread};
@@ -10,20 +10,20 @@ use std::{collections::BTreeSet, fmt, path::Path};
 
 #[derive(Debug, Serialize)]
 pub struct Sweep {
-    /// As it was named.
+    /// The model's name as given.
     pub model: String,
-    /// What the recipe of the LoRAs is called.
+    /// Name of the settings that the LoRAs were trained with.
     pub name: String,
     /// A file for each training.
     pub loras: Vec<String>,
     pub prompts: usize,
-    /// Of each prompt.
+    /// Number of images of each prompt.
     pub images: usize,
     /// DDIM steps.
     pub steps: usize,
-    /// By guidance.
+    /// One row per guidance.
     pub rows: Vec<Row>,
-    /// `None` where only one guidance was tried.
+    /// `None` if there was only one guidance.
     pub chosen: Option<Chosen>,
     /// `None` without a LoRA.
     pub best: Option<Best>,
@@ -35,21 +35,21 @@ pub struct Row {
     pub guidance: f64,
     pub base: Side,
     pub tuned: Option<Side>,
-    /// tuned − base
+    /// tuned − base.
     pub comparison: Option<Comparison>,
 }
 
 #[derive(Debug, Serialize)]
 pub struct Side {
     pub scores: Scores,
-    /// All correct, of the prompts that choose the guidance.
+    /// Share of all-correct images, on the prompts that choose the guidance.
     pub choosing: Option<Estimate>,
 }
 
-/// Each side's best guidance, by all correct on prompts for that purpose.
+/// Each side's best guidance, by all-correct images on the choosing prompts.
 #[derive(Debug, Serialize)]
 pub struct Chosen {
-    /// What those prompts are.
+    /// Description of those prompts.
     pub on: String,
     pub prompts: usize,
     /// How many of them are judged too.
@@ -64,8 +64,9 @@ pub struct Best {
     pub base: f64,
     pub tuned: f64,
     pub comparison: Comparison,
-    /// The same tuned images against the base where it has the most all correct of the judged prompts, which favours the base:
-    /// that guidance, and all correct. `None` where that is the chosen guidance.
+    /// The same tuned images, compared with the base model at the guidance where it has the most all-correct images on
+    /// the judged prompts, which favours the base: that guidance, and the change in all-correct images. `None` if that
+    /// is the chosen guidance.
     pub strictest: Option<(f64, Change)>,
 }
 
@@ -73,7 +74,7 @@ const COLUMNS: &[Measure] =
     &[Measure::Correct, Measure::Present, Measure::Bound, Measure::Relation, Measure::Clean, Measure::Extra];
 
 impl Sweep {
-    /// `drawn`: of the base model, then of each training, at every guidance of the request.
+    /// `drawn`: images of the base model, then of each training, at every guidance of the request.
     pub(super) fn new(request: &Request, model: &Path, drawn: &[Vec<At>]) -> Result<Self> {
         let (base, trainings) = drawn.split_first().map_or((&[][..], &[][..]), |(base, rest)| (base.as_slice(), rest));
         let all = |place: usize, of: fn(&At) -> &[Judged]| trainings.iter().map(|t| of(&t[place])).collect::<Vec<_>>();
@@ -127,12 +128,12 @@ impl Side {
     }
 }
 
-/// Which of the sides is the best on the prompts for that purpose.
+/// Index of the side that is best on the choosing prompts.
 fn best<'a>(sides: impl Iterator<Item = Option<&'a Side>>) -> usize {
     greatest(sides.map(|side| side.and_then(|side| side.choosing.as_ref())))
 }
 
-/// The first of equals, which has the least guidance.
+/// Index of the largest value; of equal ones the first, which has the least guidance.
 fn greatest<'a>(all: impl Iterator<Item = Option<&'a Estimate>>) -> usize {
     let values = all.map(|e| e.map_or(f64::NEG_INFINITY, |e| e.value));
     let better = |best: (usize, f64), (place, value)| if value > best.1 { (place, value) } else { best };
@@ -187,7 +188,7 @@ impl fmt::Display for Sweep {
 }
 
 impl Sweep {
-    /// Every measure of all images; what is correct and bound also by category.
+    /// All measures of all images; `correct` and `bound` also by category.
     fn differences(&self, f: &mut fmt::Formatter, comparison: &Comparison) -> fmt::Result {
         for measure in Measure::ALL {
             let by_category = matches!(measure, Measure::Correct | Measure::Bound);
@@ -206,7 +207,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// How the guidances were chosen, and what the numbers leave open.
+    /// How the guidances were chosen, and the limits of the results.
     fn notes(&self) -> Vec<String> {
         let mut notes = vec![];
         if let Some(chosen) = &self.chosen {
@@ -246,7 +247,7 @@ impl Sweep {
         notes
     }
 
-    /// All correct of each model at each guidance, on the prompts that choose it.
+    /// All-correct images of each model at each guidance, on the choosing prompts.
     fn choosing(&self) -> String {
         let line = |name: &str, side: fn(&Row) -> Option<&Side>| {
             let of = |row: &Row| {
@@ -260,10 +261,10 @@ impl Sweep {
         line("base", |row| Some(&row.base)) + if tuned.is_empty() { "" } else { ";" } + &tuned
     }
 
-    /// A difference; bold where its interval leaves out zero, from two trainings on.
+    /// A difference; bold if its interval excludes zero and there are at least two trainings.
     fn signed(&self, measure: Measure, difference: &Estimate) -> String {
         let text = spread(measure, difference, true).replace('-', "−");
-        // one training says nothing of what trainings differ by
+        // one training does not show how trainings vary
         let clear = self.loras.len() > 1 && (difference.low > 0.0 || difference.high < 0.0);
         match text.split_once(' ') {
             Some((value, interval)) if clear => format!("**{value}** {interval}"),
@@ -285,7 +286,7 @@ mod tests {
         judging::Question,
     };
 
-    /// Two images of each prompt, so many of all correct.
+    /// Two images of each prompt; `right` of all are correct.
     fn images(questions: &[Question], right: usize) -> Vec<Judged> {
         let judged = |i: usize| Judged {
             prompt: questions[i / 2].prompt.clone(),
@@ -306,7 +307,8 @@ mod tests {
         (0..2 * questions.len()).map(judged).collect()
     }
 
-    /// Of models at guidances 1 and 4: right of the choosing prompts' two, right of the others' four images.
+    /// Models at guidances 1 and 4: number of correct images of the two of the choosing prompts, and of the four of the
+    /// others.
     fn sweep(models: &[[(usize, usize); 2]], request: &Request) -> Sweep {
         let at = |(choosing, judged): &(usize, usize)| At {
             choosing: images(&request.choosing, *choosing),
