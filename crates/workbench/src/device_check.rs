@@ -1,4 +1,4 @@
-//! Whether a device computes what the CPU computes, and how fast (`comat doctor --check`).
+//! Checks that a device computes the same as the CPU, and measures its speed (`comat doctor --check`).
 
 mod bounds;
 mod iteration;
@@ -16,15 +16,15 @@ use torch_ext::{
     nccl::{Communicator, Nccl},
 };
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {
     pub what: String,
     pub found: String,
-    /// What it may be at most; absent: it is told, not judged.
+    /// The largest allowed value; `None`: the value is reported, but not judged.
     pub bound: Option<String>,
     pub verdict: Verdict,
-    /// What to do where something is off.
+    /// What to do if the check failed.
     pub advice: Option<&'static str>,
 }
 
@@ -32,7 +32,7 @@ pub struct Finding {
 pub enum Verdict {
     Passed,
     Failed,
-    /// A figure without a bound.
+    /// A value without a bound.
     Told,
 }
 
@@ -59,11 +59,11 @@ const RANDOM: &str = "the same work gives other bits each time, though model.det
                       report it with this table";
 const NCCL: &str = "ranks.backend = \"gloo\" needs no NCCL; cargo xtask setup --cuda installs libnccl.so.2";
 
-/// What to look at.
+/// The settings of the checks.
 pub struct Check {
     world: PathBuf,
     device: Device,
-    /// Done to what was opened on the device, before it computes: a test spoils it so.
+    /// A change to the networks on the device before they compute; tests use it to make a check fail.
     alter: fn(&Session),
 }
 
@@ -87,10 +87,11 @@ impl Check {
         self.device
     }
 
-    /// Looks at everything; each finding is told when it is there.
+    /// Runs all checks; `tell` is called with each finding as soon as it is known.
     ///
     /// # Errors
-    /// The networks cannot be opened, or the CPU cannot compute with them. What the device cannot do is a finding.
+    /// The networks cannot be opened, or the CPU cannot compute with them. A failure of the device is a finding, not an
+    /// error.
     pub fn run(&self, mut tell: impl FnMut(&Finding) -> Result<()>) -> Result<Vec<Finding>> {
         let mut all = vec![];
         let mut found = |findings: Vec<Finding>| -> Result<()> {
@@ -135,7 +136,7 @@ impl Check {
             .chain(gradients)
             .map(|((what, error), most)| {
                 let what = format!("{}: {what}", bounds.name);
-                // not so for NaN
+                // false for NaN
                 Finding::judged(what, format!("{error:.1e}"), format!("{most:.0e}"), error <= most).or(advice)
             })
             .collect()
@@ -156,7 +157,7 @@ impl Check {
         Finding::judged("twice the same iteration", found, "the same bits", same).or(RANDOM)
     }
 
-    /// With convolutions rounded or not; afterwards as libtorch has it by default.
+    /// Runs `work` with TF32 on or off; afterwards libtorch's default is restored.
     fn with_tf32<T>(&self, tf32: bool, work: impl FnOnce() -> Result<T>) -> Result<T> {
         if !self.device.is_cuda() {
             return work();
@@ -169,7 +170,7 @@ impl Check {
     }
 }
 
-/// A communicator of this process alone.
+/// Tests NCCL with a communicator of this process alone.
 fn nccl(device: Device) -> Finding {
     let alone = || -> Result<(String, bool)> {
         let library = Nccl::open()?;

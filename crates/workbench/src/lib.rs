@@ -1,6 +1,6 @@
-//! Around a run of [`comat`]: [`plan`] says what one would do and need, [`trace`] shows one iteration with all its numbers, [`signal`]
-//! measures what gradients have in common,
-//! [`device_check`] holds a device against the CPU, [`prepare`] makes a model ready for images smaller than its own.
+//! Tools around a run of [`comat`]: [`plan`] describes what a run would do and need, [`trace`] writes all values of one
+//! iteration, [`signal`] measures how much gradients have in common, [`device_check`] compares a device with the CPU,
+//! [`prepare`] prepares a model for images smaller than its own.
 
 pub mod device_check;
 pub mod plan;

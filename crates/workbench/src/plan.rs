@@ -1,4 +1,4 @@
-//! `comat plan` and `comat train --dry-run`: what a run would do, before it does it.
+//! `comat plan` and `comat train --dry-run`: describes a run before it starts.
 
 pub mod memory;
 pub mod micro_batch;
@@ -9,11 +9,11 @@ use config::{Config, Dtype, Form, Segmenter, Where};
 use diffusion::prompts::{self, Prompt};
 use report::numbers::thousands;
 
-/// Opens everything that the run needs, and describes it. The text starts with the resolved configuration. `resume`: the checkpoint
-/// that the run is to go on from.
+/// Opens everything that the run needs, and describes it. The text starts with the resolved configuration. `resume`:
+/// the checkpoint that the run would resume.
 ///
 /// # Errors
-/// What cannot be opened, by its name and file.
+/// Names what cannot be opened, and its file.
 pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
     let prompts = prompts::read(&config.prompts.train)?;
     let held_out = config.prompts.validation.as_deref().map(prompts::read).transpose()?.map_or(0, |p| p.len());
@@ -130,7 +130,7 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
     Ok(lines.join("\n"))
 }
 
-/// What a run opens besides, as it does.
+/// Opens everything else that a run opens, in the same way.
 fn open_the_rest(session: &mut Session, prompts: &[Prompt], resume: Option<&str>) -> Result<()> {
     session.take_entities(prompts)?;
     if let Some(which) = &session.config.validation.judge {

@@ -1,8 +1,9 @@
-//! `comat prepare`: a model made ready for images smaller than its own.
+//! `comat prepare`: prepares a model for images smaller than its own.
 //!
-//! SDXL at 512 pixels draws cut-off and shapeless things, since it has hardly seen images of that size. Before CoMat trains it
-//! there, its authors tune its UNet for some steps on its own images, drawn at 1024 pixels and reduced (the paper's appendix).
-//! Where there is too little memory for all weights of the UNet, a LoRA is tuned, and then added to them.
+//! SDXL at 512 pixels gives cropped and shapeless objects, since it was hardly trained at that size. Before CoMat
+//! trains it there, its authors fine-tune its UNet for some steps on its own images, sampled at 1024 pixels and reduced
+//! (the paper's appendix). If there is too little memory for all weights of the UNet, a LoRA is trained, and then added
+//! to them.
 
 mod course;
 mod own_images;
@@ -23,28 +24,28 @@ use std::path::PathBuf;
 use tch::{Device, Kind};
 
 pub struct Request {
-    /// The images' prompts; each is drawn once.
+    /// Prompts of the images; each is sampled once.
     pub prompts: Vec<String>,
     pub seed: u64,
-    /// How the images are drawn, at the model's own size.
+    /// Sampling settings, at the model's own size.
     pub sampling: Sampling,
-    /// What the model is made ready for.
+    /// The size that the model is prepared for.
     pub size: Size,
     pub tune: Tune,
     pub steps: u64,
     pub batch: usize,
     pub learning_rate: f64,
-    /// Receives `images/` and the LoRA; images that are there already are taken as they are.
+    /// Folder for `images/` and the LoRA; existing images are used as they are.
     pub work: PathBuf,
-    /// The new model folder, which does not exist yet.
+    /// The new model folder; it must not exist yet.
     pub out: PathBuf,
-    /// Precision of the UNet's weights in it; `None` is that of the model.
+    /// Precision of the UNet's weights in the new folder; `None`: the model's own.
     pub kind: Option<Kind>,
 }
 
-/// What is trained.
+/// The weights to train.
 pub enum Tune {
-    /// All weights of the UNet; their float32 masters, gradients and moments lie on that device.
+    /// All weights of the UNet. Their float32 master copies, gradients and moments are on that device.
     Unet {
         optimizer_on: Device,
     },
@@ -54,19 +55,19 @@ pub enum Tune {
     },
 }
 
-/// The mean squared error of the predicted noise on some images, before and after.
+/// Mean squared error of the predicted noise on some images, before and after.
 pub struct Prepared {
     pub before: f64,
     pub after: f64,
 }
 
-/// Opens a progress bar of that name.
+/// Opens a progress bar with a name.
 pub type Bars<'a> = dyn Fn(&str) -> Result<ProgressBar> + 'a;
 
-/// Draws what is missing, trains, and writes the new folder.
+/// Samples missing images, trains, and writes the new folder.
 ///
 /// # Errors
-/// Whatever can be known to be wrong before the images are drawn is refused then.
+/// Anything that can be checked before the images are sampled is reported before that.
 pub fn run(mut pipeline: Pipeline, request: &Request, bars: &Bars, interrupt: &Interrupt) -> Result<Prepared> {
     check(&pipeline, request)?;
     let folder = NewFolder::plan(&pipeline.path, &request.out, &[UNET], request.kind)?;
@@ -74,7 +75,7 @@ pub fn run(mut pipeline: Pipeline, request: &Request, bars: &Bars, interrupt: &I
         Tune::Unet { optimizer_on } => {
             room::check(pipeline.weights.parameter_count(), pipeline.kind, pipeline.device, *optimizer_on)?;
         }
-        Tune::Lora { rank, targets } => drop(course::fresh(&pipeline, *rank, targets, request.seed)?), // are they there?
+        Tune::Lora { rank, targets } => drop(course::fresh(&pipeline, *rank, targets, request.seed)?), // do the targets exist?
     }
     let images = request.work.join("images");
     own_images::draw(&mut pipeline, request, &images, bars, interrupt)?;

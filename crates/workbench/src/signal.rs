@@ -1,7 +1,7 @@
-//! `comat signal`: how much of its gradient a batch has in common with other batches, and where the rest comes from.
+//! `comat signal`: how much of a batch's gradient is common to all batches, and which sources the rest comes from.
 //!
-//! Every sample is an iteration of its own, as a run would draw it; nothing is trained. Steps that hold a share of 0.001 in common need
-//! some thousand samples before half of what the optimiser sees is the same again.
+//! Every sample is an iteration of its own, as a run would draw it; nothing is trained. If a share of 0.001 of a step
+//! is common, some thousand samples are needed before half of the optimiser's gradient is reproducible.
 
 mod nested;
 
@@ -27,15 +27,15 @@ pub use nested::{Design, Shares};
 
 pub struct Request {
     pub prompts: usize,
-    /// Of each prompt.
+    /// Number of noises for each prompt.
     pub noises: usize,
-    /// Of each noise; `None`: 2 where the captioner's crop is moved at this size.
+    /// Number of crops for each noise; `None`: 2 if the captioner's crop is random at this size.
     pub crops: Option<usize>,
-    /// A starting adapter, in place of the configuration's.
+    /// An initial adapter, in place of the configuration's.
     pub lora: Option<PathBuf>,
 }
 
-/// What was found.
+/// The results.
 pub struct Signal {
     pub design: Design,
     /// Samples of an optimiser step of this configuration.
@@ -43,19 +43,20 @@ pub struct Signal {
     /// Mean caption loss.
     pub caption_loss: f64,
     pub all: Shares,
-    /// By sampler's step, the noisiest first; without standard errors, for which the sums of all prompts would be kept once more a step.
+    /// By the sampler's step, the noisiest first. Without standard errors, since those need the sums of all prompts
+    /// once more for each step.
     pub steps: Vec<Step>,
 }
 
 pub struct Step {
     pub step: usize,
-    /// Training timestep
+    /// Training timestep.
     pub time: f64,
     pub shares: Shares,
 }
 
 /// # Errors
-/// What cannot be opened; fewer prompts than asked for; a gradient that is not finite; Ctrl-C.
+/// Names what cannot be opened; fewer prompts than requested; a gradient that is not finite; Ctrl-C.
 pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Signal> {
     for (section, there) in [("fidelity", config.fidelity.is_some()), ("mixed", config.mixed.is_some())] {
         if there {
@@ -94,7 +95,7 @@ pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Int
         for crop in 0..design.crops {
             let batch = Batch::of(sample as u64, 0..1, 1, &alone, |_| Ok(prompt.to_owned()))?;
             let mut draws = batch.draws(&session)?;
-            // the same steps for all, so that each step can be compared
+            // the same tracked steps for all samples, so that each step can be compared
             let (steps_of_all, attention, anchor) =
                 tracked.get_or_insert((draws.tracked, draws.attention, draws.anchor));
             (draws.tracked, draws.attention, draws.anchor) = (steps_of_all.clone(), attention.clone(), anchor.clone());

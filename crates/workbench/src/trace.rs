@@ -1,4 +1,4 @@
-//! `comat trace`: one iteration on given noise, with everything it computes, to be held against another program.
+//! `comat trace`: one iteration on given noise, with all values it computes, for comparison with another program.
 
 use anyhow::{Context, Result, bail};
 use comat::{
@@ -25,35 +25,37 @@ use std::{
 use tch::Tensor;
 use torch_ext::memory;
 
-/// The given parts of the iteration.
+/// The inputs of the iteration.
 pub struct Request {
     /// `x_T` `[B, C, h, w]`; `z` `[T, B, C, h, w]` for a stochastic sampler. May also hold `crop` `[B, 2]` (top, left),
     /// `tracked_start`, and a starting adapter in any LoRA format.
     pub noise: PathBuf,
     pub out: PathBuf,
-    /// A starting adapter in a file of its own.
+    /// An initial adapter in a separate file.
     pub lora: Option<PathBuf>,
-    /// First step of the grid of tracked ones.
+    /// First step of the grid of tracked steps.
     pub tracked_start: Option<usize>,
-    /// How often to compute the iteration; the times are in the answer.
+    /// How often to compute the iteration; the times are returned.
     pub repeat: usize,
 }
 
-/// What a trace has to say besides its file.
+/// Results of a trace besides its file.
 pub struct Summary {
     pub caption_loss: f64,
-    /// The rewards beside it, by name.
+    /// The other rewards, by name.
     pub rewards: Vec<(String, f64)>,
     pub tracked: BTreeSet<usize>,
     pub seconds: Vec<f64>,
-    /// Of the last iteration.
+    /// Phases of the last iteration.
     pub phases: Phases,
-    /// Bytes
+    /// Peak memory in bytes.
     pub peak_memory: Option<u64>,
 }
 
-/// Attention losses, where the configuration has them, are on all the tracked steps. Writes `x_0`, `image`, `image_gradient` (of the caption loss), `loss.caption`, the `reward.NAME` of each reward beside it, with attention losses `loss.token` and `loss.pixel`, `loss` (all, weighted), `tracked`, and `grad.KEY` for each matrix by its PEFT key. The prompts
-/// are the first B of the training file.
+/// Runs the iteration; attention losses, if configured, are on all tracked steps. Writes `x_0`, `image`,
+/// `image_gradient` (of the caption loss), `loss.caption`, `reward.NAME` for each other reward, `loss.token` and
+/// `loss.pixel` with attention losses, `loss` (all, weighted), `tracked`, and `grad.KEY` for each matrix by its PEFT
+/// key. The prompts are the first B of the training file.
 pub fn run(config: Config, request: &Request) -> Result<Summary> {
     for (section, there) in [("fidelity", config.fidelity.is_some()), ("mixed", config.mixed.is_some())] {
         if there {
@@ -158,7 +160,7 @@ fn tracked_steps(session: &Session, start: Option<usize>) -> Result<BTreeSet<usi
     }
 }
 
-/// What the noise file may hold besides noise.
+/// Optional contents of the noise file besides noise.
 struct Extra {
     adapter: Option<Lora>,
     tracked_start: Option<usize>,

@@ -1,14 +1,15 @@
-//! How far a device may be from float64 on the CPU: five to ten times the largest that a CPU came to (float32: values 6e-7, gradients 7e-6;
-//! float16: 1e-3 and 1e-2; bfloat16: 2e-2 and 3e-2). TF32, whose mantissa is float16's, has its bounds.
+//! Largest deviation of a device from float64 on the CPU: five to ten times the largest that was seen on CPUs (float32:
+//! values 6e-7, gradients 7e-6; float16: 1e-3 and 1e-2; bfloat16: 2e-2 and 3e-2). TF32 has the bounds of float16, since
+//! its mantissa has the same size.
 
 use tch::{Device, Kind};
 
 pub struct Bounds {
     pub name: &'static str,
     pub kind: Kind,
-    /// float32 with its factors rounded to 10 bits, in matrix products and convolutions.
+    /// float32 with factors rounded to 10 bits of mantissa, in matrix products and convolutions.
     pub tf32: bool,
-    /// Of latents, image and loss.
+    /// Bound for latents, image and loss.
     pub values: f64,
     pub gradients: f64,
 }
@@ -20,7 +21,7 @@ const ALL: [Bounds; 4] = [
     Bounds { name: "bfloat16", kind: Kind::BFloat16, tf32: false, values: 1e-1, gradients: 2e-1 },
 ];
 
-/// The precisions of a device.
+/// The precisions that a device is checked in.
 pub fn of(device: Device) -> impl Iterator<Item = &'static Bounds> {
     ALL.iter().filter(move |bounds| device.is_cuda() || !bounds.tf32)
 }

@@ -1,7 +1,8 @@
 //! One short iteration of the miniature world, the same on every device.
 //!
-//! Three steps of DDIM without guidance, each with its own gradient (`detached`). Every part begins from what float64 came to before it: carried
-//! from part to part, the rounding of half precision would grow until it said nothing of the device.
+//! Three steps of DDIM without guidance, each with its own gradient (`detached`). Every part starts from the float64
+//! results of the part before. Otherwise rounding errors of half precision would grow from part to part until they hid
+//! errors of the device.
 
 use anyhow::{Result, bail};
 use comat::{
@@ -29,11 +30,11 @@ pub struct Iteration<'a> {
     pub deterministic: bool,
 }
 
-/// What each part came to, on the CPU.
+/// Results of each part, on the CPU.
 pub struct Computed {
     loss: f64,
     latents: Tensor,
-    /// Before each step.
+    /// Latents before each step.
     before: BTreeMap<usize, Tensor>,
     image: Tensor,
     image_gradient: Tensor,
@@ -41,7 +42,7 @@ pub struct Computed {
     adapter_gradient: Tensor,
 }
 
-/// Relative; of tensors in the Euclidean norm. By what they are of.
+/// Relative errors by the name of the value; for tensors in the Euclidean norm.
 pub struct Errors {
     pub values: [(&'static str, f64); 3],
     pub gradients: [(&'static str, f64); 3],
@@ -73,7 +74,7 @@ impl<'a> Iteration<'a> {
                 clip_skip: None,
                 strict: false,
                 dtype,
-                vae_dtype: Some(dtype), // the world's own autoencoder asks for float32
+                vae_dtype: Some(dtype), // the world's own autoencoder sets float32
                 tf32: self.tf32,
                 deterministic: self.deterministic,
                 device,
@@ -99,7 +100,8 @@ impl<'a> Iteration<'a> {
         }
     }
 
-    /// From its own parts, or each part from those that are given. `alter` is for tests.
+    /// Computes all parts; each starts from the results in `given`, or from its own if that is `None`. `alter` is for
+    /// tests.
     pub fn compute(&self, given: Option<&Computed>, alter: impl FnOnce(&Session)) -> Result<Computed> {
         let mut session = Session::open(self.config())?;
         alter(&session);
@@ -162,7 +164,7 @@ impl<'a> Iteration<'a> {
 }
 
 impl Computed {
-    /// From what is taken to be exact.
+    /// Errors relative to `exact`.
     pub fn errors(&self, exact: &Self) -> Errors {
         let of = |a: &Tensor, b: &Tensor| {
             let [a, b] = [a, b].map(|t| t.to_kind(Kind::Double));
@@ -182,7 +184,7 @@ impl Computed {
         }
     }
 
-    /// To the bit.
+    /// Whether all results are identical to the bit.
     pub fn equals(&self, other: &Self) -> bool {
         let same = |a: &Tensor, b: &Tensor| a.size() == b.size() && a.equal(b);
         self.loss.to_bits() == other.loss.to_bits()

@@ -1,17 +1,17 @@
-//! What a device does in a second. These are figures to compare cards and dtypes by, not bounds.
+//! Speed of a device. These numbers are for comparing cards and dtypes, not bounds.
 
 use super::Finding;
 use std::time::{Duration, Instant};
 use tch::{Cuda, Device, Kind, Tensor};
 
-/// Each is measured for so long, and at least three times.
+/// Each measurement takes this long, and has at least three repetitions.
 const LONG_ENOUGH: Duration = Duration::from_millis(250);
 const KINDS: [(&str, Kind); 3] = [("float32", Kind::Float), ("float16", Kind::Half), ("bfloat16", Kind::BFloat16)];
 
-/// TFLOP/s of matrix products and of 3×3 convolutions as a UNet has them, in each dtype.
+/// TFLOP/s of matrix products and of 3×3 convolutions like those of a UNet, in each dtype.
 pub fn products(device: Device) -> Vec<Finding> {
     let _guard = tch::no_grad_guard();
-    // sides that keep a GPU busy, and that a CPU has done in the blink of an eye
+    // large enough to use a GPU fully, small enough for a CPU to finish at once
     let (side, [batch, channels, width]) = if device.is_cuda() { (8192, [8, 640, 64]) } else { (512, [1, 128, 32]) };
     let rate = |kind: Kind, what: &str| {
         let normal = |shape: &[i64]| Tensor::f_randn(shape, (Kind::Float, device))?.f_to_kind(kind);
@@ -36,7 +36,7 @@ pub fn products(device: Device) -> Vec<Finding> {
         .collect()
 }
 
-/// GB/s between the host's ordinary memory and the device.
+/// GB/s between the host's pageable memory and the device.
 pub fn copies(device: Device) -> Vec<Finding> {
     const BYTES: i64 = 256 << 20;
     let rate = |from: Device, to: Device| {
@@ -51,7 +51,7 @@ pub fn copies(device: Device) -> Vec<Finding> {
     vec![Finding::told("copies, GB/s", format!("to the device {there}, to the host {back}"))]
 }
 
-/// How often it can be done, after one try.
+/// Repetitions per second, after one warm-up.
 fn per_second(device: Device, mut work: impl FnMut() -> Result<(), tch::TchError>) -> Result<f64, tch::TchError> {
     let wait = || {
         if let Device::Cuda(index) = device {

@@ -35,7 +35,7 @@ fn this_device_is_right() {
     assert!(findings.iter().all(|f| f.advice.is_none() && !f.found.is_empty()));
 }
 
-/// A layer whose weights are a little too large, as a kernel that is a little wrong would have it.
+/// A layer whose weights are slightly too large, like the result of a kernel that is slightly wrong.
 #[test]
 fn a_spoilt_layer_is_noticed() {
     fn spoil(session: &Session) {
@@ -51,7 +51,7 @@ fn a_spoilt_layer_is_noticed() {
     assert!(findings.iter().all(|f| f.advice == (f.verdict == Verdict::Failed).then_some(WRONG)));
 }
 
-/// Nor does a NaN pass, or a device that cannot do it at all.
+/// A NaN fails, and so does a device that cannot compute at all.
 #[test]
 fn what_is_not_a_number_does_not_pass() {
     fn spoil(session: &Session) {

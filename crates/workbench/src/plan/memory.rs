@@ -1,9 +1,9 @@
-//! How much memory a step needs, phase by phase: measured on small images with the run's own networks on its own device, and
-//! extended to the run's images and batches.
+//! Estimates the memory of a step, phase by phase: measured on small images with the run's own networks on its own
+//! device, and extrapolated to the run's images and batches.
 //!
-//! What a phase holds is a sum of three parts: what is there anyway (weights above all), what each sample takes whatever its
-//! size (the captioner sees every image at one size), and what each latent pixel of each sample takes. Three small
-//! iterations tell them apart.
+//! The memory of a phase is a sum of three parts: a constant (mostly weights), a part per sample of any size (the
+//! captioner sees every image at the same size), and a part per latent pixel of each sample. Three small iterations
+//! determine them.
 
 use anyhow::{Context, Result};
 use comat::{
@@ -25,10 +25,10 @@ use optim::Gradients;
 use std::{collections::BTreeSet, fmt};
 use tch::Tensor;
 
-/// Of the memory that is free; the rest is for what a forecast does not see.
+/// Share of the free memory that is used; the rest is for what the estimate does not include.
 pub(super) const USABLE: f64 = 0.9;
 
-/// What one phase holds at most, in bytes.
+/// Peak memory of one phase, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Need {
     pub fixed: f64,
@@ -37,7 +37,7 @@ pub struct Need {
 }
 
 impl Need {
-    /// From peaks of 1 sample of `small` and of `large` latent pixels, and of 2 samples of `small` ones.
+    /// Fits the parts to three peaks: 1 sample of `small` and of `large` latent pixels, and 2 samples of `small` ones.
     fn fit([small, large]: [f64; 2], [one, larger, two]: [f64; 3]) -> Self {
         let per_pixel = ((larger - one) / (large - small)).max(0.0);
         let per_sample = (two - one - per_pixel * small).max(0.0);
@@ -48,13 +48,13 @@ impl Need {
         self.fixed + samples as f64 * (self.per_sample + self.per_pixel * pixels)
     }
 
-    /// The most samples at a time that fit, up to `most`; 0 where not even one does.
+    /// The largest number of samples at a time that fits, up to `most`; 0 if not even one does.
     pub(super) fn fitting(&self, memory: f64, pixels: f64, most: usize) -> usize {
         (0..=most).rev().find(|samples| *samples == 0 || self.of(*samples, pixels) <= memory).unwrap_or(0)
     }
 }
 
-/// The setting that says how many samples a phase works on at a time.
+/// The setting for the number of samples that a phase processes at a time.
 const SETTINGS: [(&str, &str); 7] = [
     ("trajectory", "train.batch_size"),
     ("decode", "captioner.micro_batch"),
@@ -65,7 +65,7 @@ const SETTINGS: [(&str, &str); 7] = [
     ("replay", "replay.micro_batch"),
 ];
 
-/// A phase of a step, and what it needs.
+/// A phase of a step, and the memory that it needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
     pub phase: &'static str,
@@ -74,7 +74,7 @@ pub struct Line {
     pub need: Need,
 }
 
-/// The setting that lowers what a phase needs.
+/// The setting that lowers the memory of a phase.
 pub fn setting_of(phase: &str) -> &'static str {
     SETTINGS.iter().find(|(name, _)| *name == phase).map_or("train.batch_size", |(_, setting)| setting)
 }
@@ -88,29 +88,29 @@ impl Line {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forecast {
     pub size: Size,
-    /// Where it was measured.
+    /// The image sizes of the measurements.
     pub probes: [Size; 2],
     pub batch: usize,
     pub accumulation: usize,
-    /// Latent pixels of the configured size.
+    /// Latent pixels at the configured size.
     pub pixels: f64,
     pub lines: Vec<Line>,
     /// Whether the decoder's graph is kept.
     pub keeps_decoder: bool,
-    /// Whether the system told what was in use.
+    /// Whether the system reported memory in use.
     pub known: bool,
 }
 
-/// Opens the run and does three small iterations. `available`: bytes that the run may take, where they are known; they decide
-/// whether `memory.keep_decoder = "auto"` keeps it.
+/// Opens the run and does three small iterations. `available`: bytes that the run may use, if known; they decide
+/// whether `memory.keep_decoder = "auto"` keeps the graph.
 ///
 /// # Errors
-/// Whatever opening the run and training it may fail of.
+/// Errors of opening the run and of training it.
 pub fn forecast(config: &Config, available: Option<f64>) -> Result<Forecast> {
     forecast_in(open(config)?, config, available)
 }
 
-/// The run's networks, for iterations as small as can be.
+/// Opens the run's networks, for the smallest possible iterations.
 pub(super) fn open(config: &Config) -> Result<Session> {
     let mut small = config.clone();
     small.train.batch_size = 1;
@@ -118,7 +118,7 @@ pub(super) fn open(config: &Config) -> Result<Session> {
     small.replay.tracked = 1;
     small.memory.keep_decoder = Keep::Never;
     (small.replay.micro_batch, small.captioner.micro_batch) = (MicroBatch::WHOLE, MicroBatch::WHOLE);
-    small.mixed = None; // its images go the way of the prompts, beside them
+    small.mixed = None; // mixed latents use the same phases as the prompts
     if let Some(attention) = &mut small.attention {
         attention.steps = 1;
     }
@@ -128,7 +128,7 @@ pub(super) fn open(config: &Config) -> Result<Session> {
     Session::open(small)
 }
 
-/// As [`forecast`], with what [`open`] has opened.
+/// Like [`forecast`], with the networks that [`open`] has opened.
 pub(super) fn forecast_in(mut session: Session, config: &Config, available: Option<f64>) -> Result<Forecast> {
     let keeps = config.keeps_decoder(config.train.batch_size);
     let forecast = measured(&mut session, config, keeps)?;
@@ -147,7 +147,7 @@ fn measured(session: &mut Session, config: &Config, keeps_decoder: bool) -> Resu
     let full = session.size;
     let probes = probes(session, full);
     let mut run = |size: Size, samples: usize| measure(session, &texts[..samples], size);
-    run(probes[0], 2)?; // weights are read from disk when they are first used, and libraries start their work
+    run(probes[0], 2)?; // warm-up: weights are read from disk and libraries initialised at their first use
     let peaks = [run(probes[0], 1)?, run(probes[1], 1)?, run(probes[0], 2)?];
 
     let latent = |session: &Session, size: Size| -> Result<f64> {
@@ -189,7 +189,7 @@ fn of_phase(runs: &[Phases; 3], phase: usize) -> Option<[f64; 3]> {
     Some([peak(&runs[0])?, peak(&runs[1])?, peak(&runs[2])?])
 }
 
-/// About half and three quarters of the side, as the model takes them.
+/// About half and three quarters of the side, rounded to sizes that the model can use.
 fn probes(session: &Session, full: Size) -> [Size; 2] {
     let cell = session.pipeline.latents.downscale * session.pipeline.family.least_cells();
     let part = |side: i64, quarters: i64| (side * quarters / 4 / cell * cell).max(cell);
@@ -200,7 +200,7 @@ fn probes(session: &Session, full: Size) -> [Size; 2] {
     }
 }
 
-/// One iteration on noise.
+/// Measures one iteration on noise.
 fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases> {
     session.size = size;
     session.latent_shape = session.pipeline.latent_shape(size)?;
@@ -247,19 +247,19 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases
 }
 
 impl Forecast {
-    /// Whether a whole batch can be decoded, captioned and rewarded at a time.
+    /// Whether a whole batch can be decoded, captioned and rewarded at once.
     fn decodes_whole(&self, memory: f64) -> bool {
         let mut lines = self.lines.iter().filter(|line| line.setting() == "captioner.micro_batch");
         lines.all(|line| line.need.of(self.batch, self.pixels) <= memory)
     }
 
-    /// The phase that needs most, and how much.
+    /// The phase that needs the most memory, and how much.
     pub fn most(&self) -> Option<(&'static str, f64)> {
         let all = self.lines.iter().map(|line| (line.phase, line.need.of(line.samples, self.pixels)));
         all.max_by(|a, b| a.1.total_cmp(&b.1))
     }
 
-    /// Settings with which every phase fits into so many bytes: `key=value` each, none where it does already.
+    /// Settings with which every phase fits into `memory` bytes: `key=value` each; empty if it fits already.
     ///
     /// # Errors
     /// The phases of which not even one sample fits.
@@ -340,7 +340,7 @@ mod tests {
         let fitted = Need::fit([16.0, 36.0], [need.of(1, 16.0), need.of(1, 36.0), need.of(2, 16.0)]);
         assert_eq!(fitted, need);
         assert_eq!(need.of(4, 64.0), 1000.0 + 200.0 + 512.0);
-        // noise never makes a sample cost less than nothing
+        // noise never makes the memory of a sample negative
         let flat = Need::fit([16.0, 36.0], [1000.0, 990.0, 995.0]);
         assert_eq!(flat, Need { fixed: 1000.0, per_sample: 0.0, per_pixel: 0.0 });
     }

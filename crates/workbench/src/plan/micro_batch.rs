@@ -1,9 +1,10 @@
-//! `micro_batch = "auto"`: how many samples a part of a step takes at a time, chosen once, before the first step; and whether the
-//! decoder's graph is kept, where that is `auto` too.
+//! `micro_batch = "auto"`: the number of samples that a phase of a step processes at a time, chosen once, before the
+//! first step; also whether the decoder's graph is kept, if that is `auto` too.
 //!
-//! A run that surely fits is not measured. Any other is measured on small images ([`super::memory`]), and each part takes as many
-//! samples at a time as fit into the memory that is free. What was chosen is written into the run's configuration, so that a run that
-//! goes on from a checkpoint takes the same, whatever is free then: its numbers stay the same to the bit.
+//! A run that certainly fits is not measured. Any other is measured on small images ([`super::memory`]), and each phase
+//! processes as many samples at a time as fit into the free memory. The choice is written into the run's configuration,
+//! so that a run resumed from a checkpoint uses the same, whatever memory is free then: its numbers stay the same to
+//! the bit.
 
 use super::memory::{self, Forecast, USABLE, gigabytes};
 use anyhow::Result;
@@ -11,10 +12,11 @@ use comat::{checkpoint, session::Session};
 use config::{self, Config, Keep, MicroBatch};
 use ranks::ProcessGroup;
 
-/// Bytes that a step takes at most for each pixel of an image and sample, three times what SD 1.5 takes in float32.
+/// Upper bound of the bytes that a step needs for each image pixel of a sample: three times the need of SD 1.5 in
+/// float32.
 const AMPLE: f64 = 128e3;
 
-/// The settings of this kind, by their names.
+/// The micro-batch settings, by their names.
 fn settings(config: &mut Config) -> Vec<(&'static str, &mut MicroBatch)> {
     let fidelity = config.fidelity.as_mut().map(|f| ("fidelity.micro_batch", &mut f.micro_batch));
     [
@@ -27,17 +29,17 @@ fn settings(config: &mut Config) -> Vec<(&'static str, &mut MicroBatch)> {
     .collect()
 }
 
-/// Whether something is left to choose. A graph that cannot be kept is not asked for.
+/// Whether anything is still `auto`. `keep_decoder` only counts if the graph can be kept.
 fn open_questions(config: &mut Config) -> bool {
     let graph = config.memory.keep_decoder == Keep::Auto && config.keeps_decoder(config.train.batch_size);
     graph || settings(config).iter().any(|(_, value)| **value == MicroBatch::Auto)
 }
 
-/// Puts a number wherever the configuration says `auto`. `resume`: the checkpoint that the run goes on from, as `--resume` names it; its run chose already.
-/// Rank 0 chooses for all ranks.
+/// Replaces every `auto` in the configuration by a number. `resume`: the checkpoint that the run resumes, as in
+/// `--resume`; its run has chosen already. Rank 0 chooses for all ranks.
 ///
 /// # Errors
-/// Whatever opening the run and measuring it may fail of.
+/// Errors of opening the run and of measuring it.
 pub fn choose(config: &mut Config, resume: Option<&str>, group: &ProcessGroup) -> Result<()> {
     if !open_questions(config) {
         return Ok(());
@@ -62,7 +64,7 @@ pub fn choose(config: &mut Config, resume: Option<&str>, group: &ProcessGroup) -
     Ok(())
 }
 
-/// What `auto` would choose by a forecast for so much free memory, in bytes; `None` where nothing is left to choose.
+/// What `auto` would choose, given a forecast and `free` bytes of free memory; `None` if nothing is `auto`.
 pub fn describe(config: &Config, forecast: &Forecast, free: f64) -> Option<String> {
     let mut config = config.clone();
     open_questions(&mut config).then(|| fit(&mut config, forecast, free))
@@ -105,21 +107,21 @@ fn whole(config: &mut Config) {
     keep(config, true);
 }
 
-/// Decides what is `auto`.
+/// Decides `memory.keep_decoder`, if it is `auto`.
 fn keep(config: &mut Config, fits: bool) {
     if config.memory.keep_decoder == Keep::Auto && config.keeps_decoder(config.train.batch_size) {
         config.memory.keep_decoder = if fits { Keep::Always } else { Keep::Never };
     }
 }
 
-/// What the run takes at most, in bytes, by a rough bound.
+/// A rough upper bound of the run's memory, in bytes.
 fn most(session: &Session, samples: usize) -> f64 {
-    // weights, those of the other networks, and a merged copy
+    // weights, the other networks' weights, and a merged copy
     let weights = 4.0 * 4.0 * session.pipeline.weights.parameter_count() as f64;
     weights + samples as f64 * (session.size.width * session.size.height) as f64 * AMPLE
 }
 
-/// Numbers for every `auto`, and the sentence that says which.
+/// Chooses a value for every `auto`, and returns a sentence with the choice.
 fn fit(config: &mut Config, forecast: &Forecast, free: f64) -> String {
     let usable = USABLE * free;
     let batch = config.train.batch_size;
@@ -191,7 +193,7 @@ mod tests {
     fn as_many_samples_as_fit() {
         let mut config = config(&["train.batch_size=8", "fidelity.rank=2"]);
         let said = fit(&mut config, &forecast(8), 10e9);
-        // of 9 GB one is fixed: 4 decoded, all 8 replayed, and not even one by the discriminator
+        // of 9 GB, 1 is constant: 4 samples decoded, all 8 replayed, and less than one for the discriminator
         assert_eq!(config.captioner.micro_batch, MicroBatch::Samples(4));
         assert_eq!(config.replay.micro_batch, MicroBatch::WHOLE);
         assert_eq!(config.fidelity.unwrap().micro_batch, MicroBatch::Samples(1));
@@ -199,7 +201,8 @@ mod tests {
         assert_eq!(said, format!("micro-batches of a batch of 8 samples: {expected}"));
     }
 
-    /// Kept where it was measured to fit; never where pieces are decoded, and what somebody types counts.
+    /// The graph is kept if it was measured to fit, and never if decoding is in pieces; an explicit setting takes
+    /// precedence.
     #[test]
     fn the_decoder_is_kept_where_it_fits() {
         for (settings, fits, keep, kept) in [

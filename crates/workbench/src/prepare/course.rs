@@ -1,4 +1,4 @@
-//! The training of a preparation: the predicted noise against the drawn one, on the model's own images.
+//! The training of `comat prepare`: denoising of the model's own images, with the squared error of the predicted noise.
 
 use super::{Bars, Request};
 use anyhow::{Result, bail};
@@ -24,30 +24,30 @@ use serde_json::json;
 use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
-/// Images that the error is measured on.
+/// Number of images that the error is measured on.
 const MEASURED: i64 = 16;
-/// Gradients are scaled down to this norm when they exceed it.
+/// Largest norm of the gradient; larger ones are scaled down.
 const MOST: f64 = 1.0;
 
-/// A training under way.
+/// A training in progress.
 pub struct Course<'a> {
     request: &'a Request,
     config: Optimizer,
-    /// Of the images `[n, C, h, w]`
+    /// Latents of the images, `[n, C, h, w]`.
     latents: Tensor,
     tuned: Tuned,
     masters: Masters,
 }
 
-/// The network that the masters' leaves are in.
+/// The network whose weights are trained.
 enum Tuned {
-    /// The pipeline's, with an adapter.
+    /// An adapter for the pipeline's network.
     Adapted(Trainable),
-    /// The pipeline's, every weight of it; the masters' keys.
+    /// All weights of the pipeline's network; the keys of the master copies.
     Whole(Vec<String>),
 }
 
-/// An adapter that changes nothing yet.
+/// A new adapter, which changes nothing yet.
 pub fn fresh(pipeline: &Pipeline, rank: i64, targets: &[String], seed: u64) -> Result<Lora> {
     let draws = |index: usize| stream(seed, Purpose::Adapter, 0, index as u64);
     let draw = |layer: usize, shape: &[i64]| Ok(draws(layer)?.randn(shape)?);
@@ -63,7 +63,8 @@ impl<'a> Course<'a> {
         Self { request, config, latents, tuned: Tuned::Adapted(adapter), masters }
     }
 
-    /// Replaces the pipeline's weights by leaves. The masters are made of the files, so that nothing of their precision is lost.
+    /// Replaces the pipeline's weights by leaves of the graph. Master copies are made from the files, so that they keep
+    /// the files' full precision.
     pub fn of_unet(
         request: &'a Request,
         latents: Tensor,
@@ -72,7 +73,7 @@ impl<'a> Course<'a> {
     ) -> Result<Self> {
         let (kind, device) = (pipeline.kind, pipeline.device);
         let folder = pipeline.path.join(UNET.folder);
-        pipeline.weights = Weights::new(Tensors::new(), folder.clone(), kind, device)?; // room for the leaves
+        pipeline.weights = Weights::new(Tensors::new(), folder.clone(), kind, device)?; // frees memory for the leaves
         let (mut weights, mut keys, mut pairs) = (Tensors::new(), vec![], vec![]);
         for file in files_of(&folder, UNET.stem, pipeline.variant.as_deref())? {
             for (key, tensor) in tensors::read(&file)?.0 {
@@ -81,7 +82,7 @@ impl<'a> Course<'a> {
                     continue;
                 }
                 let mut value = Tensor::f_empty(tensor.size(), (wide(kind), optimizer_on))?;
-                value.copy_(&tensor); // the file's own values must not be written to
+                value.copy_(&tensor); // a copy, since the file's own values must not be overwritten
                 let leaf = value.f_to_device(device)?.f_to_kind(kind)?.detach().set_requires_grad(true);
                 weights.insert(key.clone(), leaf.shallow_clone());
                 keys.push(key);
@@ -112,7 +113,7 @@ impl<'a> Course<'a> {
             let rows = (0..batch).map(|_| Ok(draw.below(0, count)?)).collect::<Result<Vec<i64>>>()?;
             let mut sum = 0.0;
             for (place, row) in rows.into_iter().enumerate() {
-                // one after the other, so that a batch needs no more memory than an image
+                // one image at a time, so that a batch needs no more memory than an image
                 let loss = self.loss(pipeline, unet.as_ref(), row, step, place as u64)?;
                 let gradients = precision::vjp(pipeline.kind, &[&loss], &self.masters.leaves(), &[&loss.ones_like()])?;
                 self.masters.add(gradients);
@@ -130,7 +131,7 @@ impl<'a> Course<'a> {
         Ok(())
     }
 
-    /// The mean squared error on the first images, from the same noise every time.
+    /// The mean squared error on the first images, with the same noise every time.
     pub fn measure(&self, pipeline: &mut Pipeline, interrupt: &Interrupt) -> Result<f64> {
         let _guard = tch::no_grad_guard();
         let unet = self.unet(pipeline)?;
@@ -143,7 +144,8 @@ impl<'a> Course<'a> {
         Ok(losses.iter().sum::<f64>() / losses.len() as f64)
     }
 
-    /// Of an image's noise at a timestep, both drawn for this step and place. (Ho et al. 2020)
+    /// Squared error of the predicted noise for an image; noise and timestep are drawn for this step and place (Ho et
+    /// al. 2020).
     fn loss(&self, pipeline: &mut Pipeline, unet: &dyn Network, row: i64, step: u64, place: u64) -> Result<Tensor> {
         let signal = pipeline.schedule()?.signal();
         let mut draw = stream(self.request.seed, Purpose::Trajectory, step, place)?;
@@ -159,7 +161,7 @@ impl<'a> Course<'a> {
         Ok((predicted - noise).square().mean(wide(pipeline.kind)))
     }
 
-    /// The model with the trained weights; the LoRA also as a file of its own.
+    /// Writes the model with the trained weights; a LoRA also as a separate file.
     pub fn write(self, folder: &NewFolder, interrupt: &Interrupt) -> Result<()> {
         let Self { request, tuned, masters, .. } = self;
         match tuned {

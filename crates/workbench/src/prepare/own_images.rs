@@ -1,4 +1,4 @@
-//! The model's own images, reduced; and their latents.
+//! Samples the model's own images, reduces them, and encodes their latents.
 
 use super::{Bars, Request};
 use anyhow::{Result, bail};
@@ -20,10 +20,10 @@ fn path(folder: &Path, number: usize) -> PathBuf {
     folder.join(format!("{number:05}.png"))
 }
 
-/// Draws those that are missing, at the model's own size, and reduces them.
+/// Samples missing images at the model's own size, and reduces them.
 ///
 /// # Errors
-/// An image is there already, but was drawn with other settings: before anything is drawn.
+/// An image exists, but with other settings; this is checked before anything is sampled.
 pub fn draw(
     pipeline: &mut Pipeline,
     request: &Request,
@@ -59,7 +59,7 @@ pub fn draw(
     Ok(())
 }
 
-/// `[n, C, h, w]` on the CPU.
+/// Latents of the images, `[n, C, h, w]`, on the CPU.
 pub fn encode(
     pipeline: &Pipeline,
     request: &Request,
@@ -82,7 +82,7 @@ pub fn encode(
     Ok(Tensor::cat(&all, 0))
 }
 
-/// One that is there, drawn as this request draws it.
+/// Opens an existing image, if it was sampled with this request's settings.
 fn open(pipeline: &Pipeline, request: &Request, folder: &Path, n: usize) -> Result<Image> {
     let path = path(folder, n);
     let (image, texts) = Image::open_with_texts(&path)?;

@@ -1,18 +1,18 @@
-//! Whether there is memory for tuning a whole UNet.
+//! Checks the memory for training a whole UNet.
 
 use crate::plan::memory::gigabytes;
 use anyhow::{Result, bail};
 use diffusion::pipeline::wide;
 use tch::{Device, Kind};
 
-/// Refuses what is known not to fit. `weights`: how many; `kind`: the precision they are computed in, on `device`.
+/// Rejects what is known not to fit. `weights`: their number; `kind`: the precision of the computation, on `device`.
 ///
 /// # Errors
-/// A device has less memory free than the optimiser or the gradients take there.
+/// A device has less free memory than the optimiser or the gradients need there.
 pub fn check(weights: i64, kind: Kind, device: Device, optimizer_on: Device) -> Result<()> {
-    // a master, its gradient, and two moments
+    // a master copy, its gradient, and two moments
     let optimizer = 4 * weights * wide(kind).elt_size_in_bytes() as i64;
-    // of one image, before they are added; the weights themselves are there
+    // of one image, before they are summed; the weights themselves are in memory already
     let gradients = weights * kind.elt_size_in_bytes() as i64;
     let needed = match optimizer_on == device {
         true => vec![(device, optimizer + gradients)],

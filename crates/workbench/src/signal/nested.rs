@@ -1,21 +1,22 @@
-//! What random vectors have in common: prompts, within them noises, within them crops, one vector for each.
+//! The common part of random vectors in a nested design: prompts, within them noises, within them crops, with one
+//! vector for each.
 //!
-//! With `⟨a, b⟩` the mean inner product of two different vectors, `T` the mean squared norm, and by what the two share: `C` of two
-//! prompts, `B` of one prompt and two noises, `A` of one noise and two crops. Then `C` is the square of the expected vector, and `T = C +
-//! (B − C) + (A − B) + (T − A)` are the parts of expectation, prompts, noises and crops: the analysis of variance of a nested design,
-//! whose estimates are without bias, and so can be below 0.
+//! Let `T` be the mean squared norm, and `⟨a, b⟩` the mean inner product of two different vectors: `C` for two prompts,
+//! `B` for one prompt and two noises, `A` for one noise and two crops. Then `C` is the squared norm of the expected
+//! vector, and `T = C + (B − C) + (A − B) + (T − A)` are the parts of expectation, prompts, noises and crops: the
+//! analysis of variance of a nested design. Its estimates are unbiased, and so can be below 0.
 
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
-/// How many of each.
+/// The numbers of prompts, noises and crops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Design {
     /// 2 or more; 3 or more for an interval.
     pub prompts: usize,
-    /// Of each prompt, 2 or more.
+    /// For each prompt; 2 or more.
     pub noises: usize,
-    /// Of each noise.
+    /// For each noise.
     pub crops: usize,
 }
 
@@ -24,44 +25,47 @@ pub struct Design {
 pub struct Shares {
     /// Root of the mean squared norm.
     pub norm: f64,
-    /// What all vectors have in common.
+    /// Share that is common to all vectors.
     pub common: f64,
-    /// Standard error of it, over prompts, where it was asked for.
+    /// Its standard error over prompts, if it was requested.
     pub error: Option<f64>,
     pub prompts: f64,
     pub noises: f64,
-    /// `None` where there is one crop.
+    /// `None` if there is only one crop.
     pub crops: Option<f64>,
 }
 
 impl Shares {
-    /// Part of the squared norm of a mean of so many vectors, of as many prompts, that all such means have in common.
+    /// For means of `size` vectors of as many prompts: the share of the squared norm that all such means have in
+    /// common.
     pub fn of_batch(&self, size: f64) -> f64 {
         self.common / (1.0 / size + (1.0 - 1.0 / size) * self.common)
     }
 
-    /// How many vectors a mean must be of so that half of its squared norm is common; `None` where nothing is.
+    /// Number of vectors in a mean for which half of its squared norm is common; `None` if nothing is.
     pub fn half(&self) -> Option<f64> {
         (self.common > 0.0).then(|| ((1.0 - self.common) / self.common).max(1.0))
     }
 }
 
-/// Sums over the vectors that came so far, on the CPU. They come crop by crop, noise by noise, prompt by prompt.
+/// Sums over the vectors added so far, on the CPU. They must be added crop by crop, noise by noise, prompt by prompt.
 pub struct Nested {
     design: Design,
     count: usize,
     of_noise: Tensor,
     of_prompt: Tensor,
     of_all: Tensor,
-    /// Of each prompt: its squared norms' sum, and its vectors' sum; `None`: without a standard error, which needs them.
+    /// For each prompt, the sum of its squared norms and the sum of its vectors; `None` without a standard error, which
+    /// needs them.
     prompts: Option<Vec<(f64, Tensor)>>,
-    /// Sums of squared norms: of vectors, of a noise's sums, of a prompt's sums.
+    /// Sums of squared norms: of the vectors, of each noise's sum, of each prompt's sum.
     squares: [f64; 3],
     this_prompt: f64,
 }
 
 impl Nested {
-    /// For flat vectors like this one. Holds three of them, with a standard error one for each prompt besides.
+    /// For flat vectors like this one. Keeps three vectors in memory, and with a standard error one more for each
+    /// prompt.
     pub fn new(design: Design, like: &Tensor, with_error: bool) -> Result<Self> {
         let Design { prompts, noises, crops } = design;
         ensure!(
@@ -106,7 +110,7 @@ impl Nested {
         }
     }
 
-    /// Of all vectors of the design, which have come.
+    /// Shares over all vectors of the design, after all were added.
     pub fn shares(&self) -> Shares {
         let Design { prompts, noises, crops } = self.design;
         let [p, n, c] = [prompts, noises, crops].map(|count| count as f64);
@@ -127,7 +131,7 @@ impl Nested {
         }
     }
 
-    /// By leaving out a prompt at a time.
+    /// The jackknife standard error, leaving out one prompt at a time.
     fn error(&self, all: f64) -> Option<f64> {
         let Design { prompts, noises, crops } = self.design;
         let sums = self.prompts.as_ref().filter(|_| prompts >= 3)?;
@@ -149,7 +153,7 @@ impl Nested {
 mod tests {
     use super::*;
 
-    /// Vectors with parts that are known: their shares are found, on average over many dimensions.
+    /// Vectors with known parts: their shares are recovered, on average over many dimensions.
     #[test]
     fn known_parts_are_found() {
         let mut draws = torch_ext::Generator::seeded(3).unwrap();
@@ -178,7 +182,7 @@ mod tests {
         assert!(shares.error.unwrap() < 0.02);
     }
 
-    /// Against all pairs, one by one; with one crop nothing is ascribed to crops.
+    /// Compared with a sum over all pairs; with one crop, no share is assigned to crops.
     #[test]
     fn the_same_as_pair_by_pair() {
         let mut draws = torch_ext::Generator::seeded(4).unwrap();
