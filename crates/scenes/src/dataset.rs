@@ -1,4 +1,4 @@
-//! Scenes as files: images, masks of their objects, captions.
+//! Writes scenes as files: images, masks of their objects, captions.
 
 use crate::{
     prompts::Category,
@@ -17,17 +17,17 @@ use ranks::interrupt::Interrupt;
 use serde_json::json;
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-/// Which scenes, and where to put them.
+/// Which scenes to write, and where.
 pub struct Request {
     pub count: usize,
     pub seed: u64,
-    /// Scenes as prompts of a category ask for them; any scenes when absent.
+    /// Scenes that match prompts of this category; `None`: any scenes.
     pub category: Option<Category>,
     pub out: PathBuf,
     pub overwrite: bool,
 }
 
-/// Captions of a scene, as far as there are so many different ones.
+/// Largest number of captions of a scene, all different.
 const CAPTIONS: usize = 4;
 
 /// Writes `NNNNNN.png`, `NNNNNN.mask-K.png` for the K-th object (white where it covers a pixel), and last `scenes.jsonl`.
@@ -70,7 +70,7 @@ fn scene(category: Option<Category>, rng: &mut impl Rng) -> (Scene, Option<Strin
     }
 }
 
-/// Different ones, the prompt among them.
+/// Different captions, including the prompt.
 fn captions(scene: &Scene, prompt: Option<String>, rng: &mut impl Rng) -> BTreeSet<String> {
     let mut captions: BTreeSet<String> = prompt.into_iter().collect();
     for _ in 0..CAPTIONS * 4 {

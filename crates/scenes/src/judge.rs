@@ -1,8 +1,8 @@
-//! What an image shows, found from its pixels alone, and whether that is what its prompt asks for.
+//! Finds what an image shows from its pixels alone, and compares it with the prompt.
 //!
-//! No network takes part. A thing is a connected set of pixels that stand out from the ground. Its outline is held against
-//! each shape ([`outline`]), its inside against each colour and texture ([`surface`]). What fits nothing well, or two things
-//! alike, stays unknown, and counts as wrong.
+//! No network is used. A thing is a connected set of pixels that differ from the ground. Its outline is compared with
+//! each shape ([`outline`]), its inside with each colour and texture ([`surface`]). If nothing matches well, or two
+//! candidates match equally well, the property is unknown, and counts as wrong.
 
 mod answer;
 mod outline;
@@ -17,7 +17,7 @@ use parts::{Mask, Pixels, Rgb, distance};
 use serde::{Deserialize, Serialize};
 use surface::{Surface, distance_between};
 
-/// A connected thing in an image. What cannot be told for certain is `None`.
+/// A connected thing in an image. A property that is not certain is `None`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {
     pub shape: Option<Shape>,
@@ -35,51 +35,52 @@ pub struct Look {
     pub found: Vec<Found>,
     /// Specks too small to be an object.
     pub specks: usize,
-    /// How far a pixel is, on average over the image, from what the ground and the found objects explain: 0 for a
-    /// render, in units where white and black are 1 apart. Noise, smears and a tinted ground raise it.
+    /// Mean distance over the image of a pixel from what the ground and the objects found explain: 0 for a render;
+    /// white and black are 1 apart. Noise, smears and a tinted ground raise it.
     pub unexplained: f32,
 }
 
-/// How an image answers its prompt.
+/// How well an image matches its prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Objects that were asked for.
+    /// Number of requested objects.
     pub wanted: usize,
-    /// Of them, those of which there is one of the right shape.
+    /// Number of requested objects with a match of the right shape.
     pub present: usize,
-    /// Of them, those of which there is one with all the right attributes.
+    /// Number of requested objects with a match that has all the right attributes.
     pub bound: usize,
-    /// Whether the objects lie as asked; `None` where nothing was asked.
+    /// Whether the objects are placed as requested; `None` if no relation was requested.
     pub relation: Option<bool>,
-    /// Things beyond those that were asked for.
+    /// Number of things beyond the requested ones.
     pub extra: usize,
     /// Whether everything in the image is a whole object of this world.
     pub clean: bool,
-    /// All of it: every object with its attributes, lying as asked, and nothing else.
+    /// Everything together: every object with its attributes, placed as requested, and nothing else.
     pub correct: bool,
 }
 
-/// A pixel this far from the ground is of a thing; the lightest tint, that of yellow, is 0.25 to 0.4 away.
+/// A pixel at least this far from the ground belongs to a thing; the lightest tint, that of yellow, is 0.25 to 0.4
+/// away.
 const APART: f32 = 0.13;
-/// So far from the ground, on average over 3x3 pixels, are things too faint for the above. Noise does not come so far.
+/// Faint things are at least this far from the ground, on average over 3x3 pixels. Noise does not reach it.
 const FAINT: f32 = 0.09;
-/// Fewer pixels than this are a speck, ...
+/// A set of fewer pixels than this is a speck, ...
 const SPECK: usize = 60;
-/// ... and fewer than this nothing at all.
+/// ... and one of fewer pixels than this is ignored.
 const NOTHING: usize = 5;
-/// A whole thing has at most so many pixels inside through which the ground is seen.
+/// Most pixels inside a whole thing where the ground shows through.
 const GAPS: usize = 12;
-/// Grounds as light as those of scenes, and a little more.
+/// Allowed lightness of the ground: that of scenes, with a margin.
 const LIGHT: std::ops::RangeInclusive<f32> = 0.84..=1.0;
-/// How far a channel of the ground may be from grey.
+/// Largest deviation of a channel of the ground from grey.
 const GREY: f32 = 0.04;
 
 impl Look {
-    /// More unexplained than this is not a clean image. Noise of a deviation of 0.03 leaves 0.03.
+    /// A clean image has at most this value of `unexplained`. Noise with standard deviation 0.03 gives 0.03.
     pub const CLEAN: f32 = 0.045;
 }
 
-/// Looks at an image of this world's size; in one of another size nothing is found.
+/// Analyses an image of this world's size; in an image of another size nothing is found.
 pub fn look(image: &Image) -> Look {
     let pixels = Pixels::from(image);
     if (pixels.width, pixels.height) != (SIDE, SIDE) || pixels.values.len() != SIDE * SIDE {
@@ -100,13 +101,13 @@ pub fn look(image: &Image) -> Look {
     Look { found, specks, unexplained: unexplained(&pixels, ground, &things) }
 }
 
-/// Things large enough to be objects, and the pieces that are not.
+/// The things that are large enough to be objects, and the smaller pieces.
 fn things(pixels: &Pixels, ground: Rgb, apart: &Mask) -> (Vec<Thing>, Vec<Mask>) {
     let (large, small): (Vec<Mask>, Vec<Mask>) = apart.pieces().into_iter().partition(|piece| piece.area() >= SPECK);
     (large.iter().map(|piece| Thing::new(pixels, ground, piece)).collect(), small)
 }
 
-/// Shape of every thing in an image of any size, where it has one, and the pixels that it covers, row by row.
+/// Shape of every thing in an image of any size, if it is recognised, and the pixels that it covers, row by row.
 pub fn outlines(image: &Image) -> Vec<(Option<Shape>, Vec<bool>)> {
     let pixels = Pixels::from(image);
     let ground = pixels.ground();
@@ -119,7 +120,7 @@ impl Found {
         Self { shape: None, color: None, texture: None, center: mask.middle(), area: mask.area() }
     }
 
-    /// Whether nothing of it is in doubt.
+    /// Whether all its properties are known.
     pub fn is_whole(&self) -> bool {
         self.shape.is_some() && self.color.is_some() && self.texture.is_some()
     }
@@ -152,8 +153,9 @@ impl Thing {
     }
 }
 
-/// The part of a thing that is more thing than ground: a pixel at the edge is half-way between the ground and what the
-/// surface has there. One limit for all would thicken dark things and nibble at light stripes.
+/// The pixels of a thing that are closer to the thing than to the ground: a pixel at the edge is half-way between the
+/// ground and the surface's colour there. A single threshold for all would make dark things too thick and cut off parts
+/// of light stripes.
 fn halfway(pixels: &Pixels, ground: Rgb, mask: &Mask, color: Color, surface: Surface) -> Mask {
     let (fill, tint) = (color.rgb(), color.tint());
     let is_thing = |i: usize| {
@@ -165,12 +167,12 @@ fn halfway(pixels: &Pixels, ground: Rgb, mask: &Mask, color: Color, surface: Sur
     part.map_or(mask.clone(), |largest| largest.filled())
 }
 
-/// The edge of a solid thing takes at most so many pixels from one side to the other. Sharp edges take 0.7, those blurred
-/// by a Gaussian of one pixel's width 2.1.
+/// Largest width of a solid thing's edge, in pixels. Sharp edges have 0.7; those blurred by a Gaussian with a standard
+/// deviation of one pixel have 2.1.
 const EDGE: f32 = 2.1;
 
-/// Whether the edge of a solid thing is too soft: how many pixels there are between ground and colour, for each pixel that
-/// the edge is long. Blurred textures need no such test, they lose their swing.
+/// Whether the edge of a solid thing is too soft: the number of pixels with a value between ground and colour, per
+/// pixel of the edge's length. Blurred textures need no such test, since they lose contrast.
 fn is_blurred(pixels: &Pixels, ground: Rgb, color: Color, mask: &Mask) -> bool {
     let fill = color.rgb();
     let full = distance(fill, ground).max(1e-3);

@@ -1,4 +1,4 @@
-//! Folders of images, judged against their prompts.
+//! Judges folders of images against their prompts.
 
 use crate::{
     judge::{self, Look, Verdict},
@@ -22,19 +22,19 @@ use std::{
 };
 use tch::Tensor;
 
-/// One image and what the judge says of it: a line of `scores.jsonl`.
+/// One image and its judgement: a line of `scores.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
     pub prompt: String,
     pub category: Category,
     pub seed: u64,
-    /// Relative to the folder that was judged.
+    /// Path relative to the folder that was judged.
     pub file: PathBuf,
     pub look: Look,
     pub verdict: Verdict,
 }
 
-/// The judge as it watches a training run.
+/// The judge for validation during training.
 pub struct Watch;
 
 impl diffusion::judge::Judge for Watch {
@@ -61,7 +61,7 @@ impl diffusion::judge::Judge for Watch {
     }
 }
 
-/// A prompt and what it asks for.
+/// A prompt and its demand.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Question {
     pub prompt: String,
@@ -70,24 +70,24 @@ pub struct Question {
 }
 
 impl Question {
-    /// Of a prompt that was made; `None` where its words are not of this world.
+    /// From a generated prompt; `None` if its words are not of this world.
     pub fn made(prompts::Prompt { prompt, category, .. }: prompts::Prompt) -> Option<Self> {
         Some(Self { demand: Demand::parse(&prompt)?, prompt, category })
     }
 }
 
-/// A folder, judged.
+/// Results of judging a folder.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Outcome {
     /// In the order of the file names.
     pub judged: Vec<Judged>,
-    /// Prompts that no image is of.
+    /// Prompts without an image.
     pub missing: Vec<String>,
-    /// Images of none of the prompts.
+    /// Images that belong to none of the prompts.
     pub foreign: Vec<PathBuf>,
 }
 
-/// Reads a prompt file (`.jsonl` or `.txt`). The category is the line's own, or what the words ask for.
+/// Reads a prompt file (`.jsonl` or `.txt`). The category is that of the line, or follows from the words.
 pub fn questions(path: &Path) -> Result<Vec<Question>> {
     let question = |(line, prompt): (usize, diffusion::prompts::Prompt)| {
         let place = || format!("{}:{line}", path.display());
@@ -110,8 +110,8 @@ pub fn questions(path: &Path) -> Result<Vec<Question>> {
     diffusion::prompts::read_numbered(path)?.into_iter().map(question).collect()
 }
 
-/// Judges every PNG of a folder that is of one of the prompts. Prompt and seed are read from its text chunks, or from its
-/// name if that is `PROMPT_SEED.png`.
+/// Judges every PNG file of a folder that belongs to one of the prompts. Prompt and seed are read from its text chunks,
+/// or from its name if that is `PROMPT_SEED.png`.
 pub fn judge(questions: &[Question], folder: &Path, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Outcome> {
     let files = image_files(folder)?;
     bar.set_length(files.len() as u64);
@@ -134,14 +134,14 @@ pub fn judge(questions: &[Question], folder: &Path, bar: &ProgressBar, interrupt
     Ok(outcome)
 }
 
-/// An image that lies in no file yet.
+/// An image in memory.
 pub struct Drawn<'a> {
     pub question: &'a Question,
     pub seed: u64,
     pub image: Image,
 }
 
-/// Judges images that lie in no file, in their order; `file` of each is empty.
+/// Judges images in memory, in their order; `file` of each is empty.
 pub fn judge_drawn(drawn: &[Drawn], interrupt: &Interrupt) -> Result<Vec<Judged>> {
     let of = |i: usize| {
         let Drawn { question, seed, image } = &drawn[i];
@@ -153,7 +153,7 @@ pub fn judge_drawn(drawn: &[Drawn], interrupt: &Interrupt) -> Result<Vec<Judged>
     on_all_cores(drawn.len(), of, interrupt)
 }
 
-/// `work` of each number below `count`, in their order.
+/// Runs `work` for each number below `count` on all cores; results are in order.
 fn on_all_cores<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync, interrupt: &Interrupt) -> Result<Vec<T>> {
     let next = AtomicUsize::new(0);
     let share = || {
@@ -180,7 +180,7 @@ fn on_all_cores<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync, interru
     Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
-/// Names of the PNG files in a folder, sorted; the grid of `comat generate --grid` is none of them.
+/// Names of the PNG files in a folder, sorted, without the grid of `comat generate --grid`.
 fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = vec![];
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
@@ -196,7 +196,7 @@ fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// `None` for an image of another prompt, or of none.
+/// `None` for an image of another prompt, or without a prompt.
 fn judge_file(questions: &BTreeMap<&str, &Question>, folder: &Path, file: &Path) -> Result<Option<Judged>> {
     let path = folder.join(file);
     let (image, texts) = Image::open_with_texts(&path)?;
@@ -212,7 +212,7 @@ fn judge_file(questions: &BTreeMap<&str, &Question>, folder: &Path, file: &Path)
     Ok(Some(Judged { prompt, category: question.category, seed, file: file.to_owned(), look, verdict }))
 }
 
-/// Prompt and seed of an image: as `comat generate` writes them into the file, or as T2I-CompBench names it.
+/// Prompt and seed of an image: as `comat generate` stores them in the file, or from a name in T2I-CompBench's format.
 fn origin(texts: &Texts, file: &Path) -> Option<(String, u64)> {
     if let (Some(prompt), Some(seed)) = (texts.get("prompt"), texts.get("seed")) {
         return Some((prompt.clone(), seed.parse().ok()?));
@@ -221,7 +221,7 @@ fn origin(texts: &Texts, file: &Path) -> Option<(String, u64)> {
     Some((prompt.to_owned(), seed.parse().ok()?))
 }
 
-/// Writes a line for each image, the whole file or nothing.
+/// Writes one line per image; the whole file or nothing.
 pub fn write_lines(path: &Path, judged: &[Judged]) -> Result<()> {
     let lines = judged.iter().map(|j| Ok(serde_json::to_string(j)? + "\n")).collect::<Result<String>>()?;
     Ok(write_text(path, &lines)?)

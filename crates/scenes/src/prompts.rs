@@ -9,17 +9,17 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-/// The categories of T2I-CompBench that this world has something of.
+/// The categories of T2I-CompBench that apply to this world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Category {
     /// Two objects, each with its colour.
     Color,
-    /// Two objects by their shape, alike or not, in one colour or none.
+    /// Two objects by their shape, the same or different, in one colour or without colour.
     Shape,
     /// Two objects, each with its texture.
     Texture,
-    /// How two objects lie to each other.
+    /// The relative position of two objects.
     Spatial,
     /// Colour and texture together, of two or three objects.
     Complex,
@@ -28,7 +28,8 @@ pub enum Category {
 impl Category {
     pub const ALL: &[Self] = &[Self::Color, Self::Shape, Self::Texture, Self::Spatial, Self::Complex];
 
-    /// Those that prompts are made of. How things lie is left out: the captioner of this world cannot tell it.
+    /// The categories that prompts are made from. `Spatial` is left out, since the captioner of this world cannot
+    /// recognise positions.
     pub const ASKED: &[Self] = &[Self::Color, Self::Shape, Self::Texture, Self::Complex];
 
     pub fn name(self) -> &'static str {
@@ -41,7 +42,7 @@ impl Category {
         }
     }
 
-    /// What a prompt of this category can ask for.
+    /// Draws a demand of this category.
     pub fn demand(self, rng: &mut impl Rng) -> Demand {
         let shapes = different(Shape::ALL, rng);
         let colors = different(Color::ALL, rng);
@@ -56,7 +57,7 @@ impl Category {
             Category::Color => Demand { wanted: wanted(2, true, false), relation: None },
             Category::Texture => Demand { wanted: wanted(2, false, true), relation: None },
             Category::Shape => {
-                let color = rng.random_bool(0.7).then_some(colors[0]); // there are only so many ways to name shapes alone
+                let color = rng.random_bool(0.7).then_some(colors[0]); // there are too few ways to name shapes alone
                 let mut wanted = wanted(rng.random_range(1..=2), false, false);
                 wanted.iter_mut().for_each(|w| w.color = color);
                 if let [one] = &mut wanted[..] {
@@ -72,7 +73,7 @@ impl Category {
         }
     }
 
-    /// Where a demand belongs: by what it says of how objects lie, then of their textures, then of their colours.
+    /// The category of a demand: by relation first, then by textures, then by colours.
     pub fn of(demand: &Demand) -> Self {
         let any = |test: fn(&Wanted) -> bool| demand.wanted.iter().any(test);
         let colors: BTreeSet<Color> = demand.wanted.iter().filter_map(|w| w.color).collect();
@@ -107,12 +108,13 @@ impl FromStr for Category {
     }
 }
 
-/// Which prompts.
+/// The set that prompts belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
-    /// To train on: no held-out combination of shape, colour and texture.
+    /// For training: no held-out combination of shape, colour and texture.
     Train,
-    /// To test on: no text of the other split; where a prompt says everything of an object, one is a held-out combination.
+    /// For testing: no text of the other set; if a prompt describes any object completely, one of these is a held-out
+    /// combination.
     HeldOut,
 }
 
@@ -123,7 +125,7 @@ pub struct Prompt {
     pub entities: Vec<Entity>,
 }
 
-/// Which words belong together: a noun, and its adjectives.
+/// Words that belong together: a noun and its adjectives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entity {
     pub noun: String,
@@ -140,10 +142,11 @@ impl From<&Wanted> for Entity {
     }
 }
 
-/// Draws in a row without a new prompt after which there are taken to be no more.
+/// After this many draws without a new prompt, all prompts of a category are assumed to be found.
 const PATIENCE: usize = 20_000;
 
-/// So many different prompts, the categories in turn; fewer where there are no more. The same for the same seed.
+/// Makes `count` different prompts, from the categories in turn, or fewer if there are no more. The same seed gives the
+/// same prompts.
 pub fn make(split: Split, count: usize, seed: u64) -> Vec<Prompt> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut seen = BTreeSet::new();
@@ -168,7 +171,8 @@ pub fn make(split: Split, count: usize, seed: u64) -> Vec<Prompt> {
     prompts
 }
 
-/// What says everything of an object goes by its combination, the rest by its text.
+/// Whether a prompt belongs to a set: decided by the combinations of objects that are described completely; if there
+/// are none, by the text.
 fn belongs(demand: &Demand, prompt: &str, split: Split) -> bool {
     let kinds: Vec<Kind> = demand.wanted.iter().filter_map(Wanted::kind).collect();
     let held_out =
@@ -176,12 +180,12 @@ fn belongs(demand: &Demand, prompt: &str, split: Split) -> bool {
     held_out == (split == Split::HeldOut)
 }
 
-/// FNV-1a
+/// FNV-1a hash.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Three textures, of which the first two are seldom alike.
+/// Three textures, of which the first two are seldom the same.
 fn mixed_textures(rng: &mut impl Rng) -> [Texture; 3] {
     let two = different(Texture::ALL, rng);
     let second = if rng.random_bool(0.2) { two[0] } else { two[1] };

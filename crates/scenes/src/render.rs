@@ -1,4 +1,4 @@
-//! From a scene to pixels, anti-aliased.
+//! Renders a scene to pixels, with anti-aliasing.
 
 use crate::scene::{Object, SIDE, Scene, Shape, Texture};
 use images::Image;
@@ -40,7 +40,7 @@ fn in_star(x: f32, y: f32) -> bool {
     (nx - OUTER) * py - ny * (px - OUTER) >= 0.0
 }
 
-/// Whether a point is of the lighter tint; in pixels from where the texture begins.
+/// Whether a point has the lighter tint; in pixels from the texture's origin.
 pub fn is_tinted(texture: Texture, x: f32, y: f32) -> bool {
     match texture {
         Texture::Solid => false,
@@ -73,7 +73,7 @@ pub fn image(scene: &Scene) -> Image {
     Image { width: SIDE, height: SIDE, pixels: pixels.collect() }
 }
 
-/// How much of each pixel an object covers, 0 to 1, row by row.
+/// The share of each pixel that an object covers, 0 to 1, row by row.
 pub fn mask(object: &Object) -> Vec<f32> {
     let mut out = vec![0.0; SIDE * SIDE];
     visit(object, |pixel, inside, _| out[pixel] = inside / (SAMPLES * SAMPLES) as f32);

@@ -1,4 +1,4 @@
-//! What is in an image.
+//! Scenes: the contents of an image.
 
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use std::fmt;
 /// Width and height of an image in pixels.
 pub const SIDE: usize = 64;
 
-/// An enum of words: its variants in order, each with the word for it.
+/// Defines an enum of words: its variants in order, each with its word.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),* $(,)? }) => {
         $(#[$doc])*
@@ -26,7 +26,7 @@ macro_rules! words {
                 Self::ALL.iter().copied().find(|v| v.word() == word)
             }
 
-            /// One of all, each as likely as the others.
+            /// A random variant; all are equally likely.
             pub fn any(rng: &mut impl Rng) -> Self {
                 Self::ALL[rng.random_range(0..Self::ALL.len())]
             }
@@ -43,12 +43,12 @@ macro_rules! words {
 words!(Shape { Circle = "circle", Square = "square", Triangle = "triangle", Star = "star", Heart = "heart", Cross = "cross" });
 words!(Color { Red = "red", Yellow = "yellow", Green = "green", Blue = "blue", Purple = "purple", Black = "black" });
 words!(
-    /// What the inside of a shape looks like: all of one colour, or with diagonal stripes in a lighter tint.
+    /// The inside of a shape: one colour, or diagonal stripes in a lighter tint.
     Texture { Solid = "solid", Striped = "striped" }
 );
 
 impl Shape {
-    /// The shape that a noun means, one or several of it.
+    /// The shape that a noun names, in singular or plural.
     pub fn of_noun(noun: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|s| noun == s.word() || noun == s.plural())
     }
@@ -79,7 +79,7 @@ impl Color {
         [r, g, b].map(|v: u8| f32::from(v) / 255.0)
     }
 
-    /// The lighter tint of stripes: this far from the colour to white.
+    /// The lighter tint of stripes: this share of the way from the colour to white.
     pub const TINT: f32 = 0.58;
 
     pub fn tint(self) -> [f32; 3] {
@@ -87,7 +87,7 @@ impl Color {
     }
 }
 
-/// How two objects lie to each other: the first … the second.
+/// The relative position of two objects: the first … the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
@@ -100,7 +100,7 @@ pub enum Direction {
 impl Direction {
     pub const ALL: &[Self] = &[Self::Left, Self::Right, Self::Above, Self::Below];
 
-    /// One of all, each as likely as the others.
+    /// A random direction; all are equally likely.
     pub fn any(rng: &mut impl Rng) -> Self {
         Self::ALL[rng.random_range(0..Self::ALL.len())]
     }
@@ -123,8 +123,8 @@ impl Direction {
         }
     }
 
-    /// The direction of `a` from `b`, along the axis on which they are further apart; `None` where both axes are within
-    /// a factor of `clear` of each other.
+    /// The direction of `a` from `b`, along the axis on which they are further apart; `None` if the distances on both
+    /// axes are within a factor of `clear` of each other.
     pub fn between(a: (f32, f32), b: (f32, f32), clear: f32) -> Option<Self> {
         let (dx, dy) = (a.0 - b.0, a.1 - b.1);
         if dx.abs() > clear * dy.abs() {
@@ -144,9 +144,9 @@ pub struct Object {
     pub texture: Texture,
     /// Centre in pixels, from the left and from the top.
     pub center: (f32, f32),
-    /// Radius in pixels; what it means for a shape is said in [`crate::render::contains`].
+    /// Radius in pixels; [`crate::render::contains`] defines it for each shape.
     pub radius: f32,
-    /// Where the texture begins, in pixels.
+    /// Origin of the texture, in pixels.
     pub phase: (f32, f32),
 }
 
@@ -157,7 +157,7 @@ pub struct Scene {
     pub objects: Vec<Object>,
 }
 
-/// What of a scene is given; the rest is drawn at random.
+/// The given properties of an object; all others are drawn at random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
     pub shape: Shape,
@@ -170,20 +170,20 @@ impl Kind {
         Self { shape: Shape::any(rng), color: Color::any(rng), texture: Texture::any(rng) }
     }
 
-    /// Every sixth combination is kept out of all prompts that are trained on, so that the others can be tested on it. Each
-    /// shape, colour and texture, and each pair of them, occurs among those that are trained on.
+    /// Every sixth combination is held out from all training prompts, so that generalisation can be tested on it. Each
+    /// shape, colour and texture, and each pair of them, occurs in training.
     pub fn is_held_out(self) -> bool {
         (self.shape as usize + self.color as usize + 2 * self.texture as usize).is_multiple_of(6)
     }
 }
 
-/// Twice this times the radius is the width that is kept free of other objects.
+/// The width kept free of other objects is twice this times the radius.
 const REACH: f32 = 1.2;
-/// Least distance to the edge of the image and between objects, in pixels.
+/// Smallest distance to the edge of the image and between objects, in pixels.
 const GAP: f32 = 2.0;
 
 impl Scene {
-    /// Objects of these kinds in places of their own, none touching another or the edge.
+    /// Places objects of these kinds at random; none touches another or the edge.
     pub fn place(kinds: &[Kind], rng: &mut impl Rng) -> Self {
         let light = rng.random_range(0.88..0.97);
         let ground = std::array::from_fn(|_| light + rng.random_range(-0.02..0.02));
@@ -191,7 +191,7 @@ impl Scene {
         loop {
             let mut objects: Vec<Object> = vec![];
             for kind in kinds {
-                // A crowded beginning is given up for a new one.
+                // if there is no free place, all objects are placed anew
                 for _ in 0..40 {
                     let object = Object::anywhere(*kind, largest, rng);
                     if objects.iter().all(|o| o.is_clear_of(&object)) {
@@ -206,14 +206,15 @@ impl Scene {
         }
     }
 
-    /// Another object in a free place, if one is soon found.
+    /// Another object in a free place, if one is found within a few tries.
     pub fn room_for(&self, kind: Kind, rng: &mut impl Rng) -> Option<Object> {
         (0..40)
             .map(|_| Object::anywhere(kind, 11.5, rng))
             .find(|o| self.objects.iter().all(|other| other.is_clear_of(o)))
     }
 
-    /// One or two objects of any kind, in every eighth image three; in every sixth image of several, two are alike.
+    /// A random scene with one or two objects, in every eighth image three; in every sixth image with several, two are
+    /// the same.
     pub fn any(rng: &mut impl Rng) -> Self {
         let count = match rng.random_range(0..8) {
             0..2 => 1,

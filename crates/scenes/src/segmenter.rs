@@ -1,4 +1,4 @@
-//! Where the shapes of an image are: the judge's outlines as masks for the attention losses.
+//! A segmenter for the attention losses: finds the pixels of shapes by the judge's outlines.
 
 use crate::{judge, scene::Shape};
 use anyhow::Result;
@@ -6,7 +6,7 @@ use diffusion::segment::Segmenter;
 use images::Image;
 use tch::{Device, Kind, Tensor};
 
-/// Finds shapes by their outlines, without a network. A noun that is no shape of this world is in no image.
+/// Finds shapes by their outlines, without a network. A noun that is not a shape of this world is never found.
 pub struct Judged;
 
 impl Segmenter for Judged {

@@ -1,4 +1,4 @@
-//! Scenes that meet a demand.
+//! Makes scenes that match a demand.
 
 use crate::{
     scene::{Color, Direction, Kind, Scene, Texture},
@@ -6,12 +6,12 @@ use crate::{
 };
 use rand::Rng;
 
-/// More objects than this do not find room without luck.
+/// Largest number of objects; for more there is rarely enough space.
 const MOST: usize = 4;
 const ATTEMPTS: usize = 500;
 
-/// A scene with what is asked for and nothing else; what is not said of an object is drawn at random. A relation is so clear
-/// that captions would tell it. `None` where nothing, or too much, or something impossible is asked for.
+/// A scene with exactly what is requested; properties that are not given are drawn at random. A relation is clear
+/// enough for captions to state it. `None` if the demand is empty, has too many objects, or is impossible.
 pub fn scene_for(demand: &Demand, rng: &mut impl Rng) -> Option<Scene> {
     if demand.total() == 0 || demand.total() > MOST {
         return None;
@@ -32,8 +32,8 @@ pub fn scene_for(demand: &Demand, rng: &mut impl Rng) -> Option<Scene> {
     })
 }
 
-/// Whether each of the first kind lies in the direction asked for from each of the second. Objects are in the order of the
-/// demand.
+/// Whether each object of the first kind lies in the requested direction from each of the second. Objects are in the
+/// order of the demand.
 fn lies_as_asked(demand: &Demand, scene: &Scene) -> bool {
     let (Some(direction), [first, second, ..]) = (demand.relation, demand.wanted.as_slice()) else { return true };
     let (firsts, rest) = scene.objects.split_at(first.count);

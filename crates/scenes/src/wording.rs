@@ -1,10 +1,10 @@
-//! Scenes in words, and words as demands on a scene.
+//! Descriptions of scenes in text, and parsing of text into demands.
 
 use crate::scene::{Color, Direction, Kind, Object, Scene, Shape, Texture};
 use rand::{Rng, seq::SliceRandom};
 use serde::Serialize;
 
-/// Objects that a text asks for: so many of a shape, with what it says of their colour and texture.
+/// Objects that a text asks for: a number of one shape, with their colour and texture if the text gives them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Wanted {
     pub count: usize,
@@ -15,11 +15,11 @@ pub struct Wanted {
     pub texture: Option<Texture>,
 }
 
-/// What a text asks for.
+/// Everything that a text asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Demand {
     pub wanted: Vec<Wanted>,
-    /// Where the first of `wanted` lies from the second.
+    /// Direction of the first of `wanted` from the second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relation: Option<Direction>,
 }
@@ -32,14 +32,14 @@ impl Wanted {
         Self { count: 1, shape, color, texture }
     }
 
-    /// Whether an object is of this description.
+    /// Whether an object matches this description.
     pub fn fits(&self, kind: Kind) -> bool {
         self.shape == kind.shape
             && self.color.is_none_or(|c| c == kind.color)
             && self.texture.is_none_or(|t| t == kind.texture)
     }
 
-    /// The one kind that this describes, when it says everything.
+    /// The one kind that this describes, if the description is complete.
     pub fn kind(&self) -> Option<Kind> {
         Some(Kind { shape: self.shape, color: self.color?, texture: self.texture? })
     }
@@ -61,18 +61,18 @@ impl Wanted {
 }
 
 impl Demand {
-    /// How many objects are asked for.
+    /// Number of requested objects.
     pub fn total(&self) -> usize {
         self.wanted.iter().map(|w| w.count).sum()
     }
 
-    /// One of the wordings of this demand.
+    /// A random wording of this demand.
     pub fn words(&self, rng: &mut impl Rng) -> String {
         let texture_first = rng.random_bool(0.3);
         let phrases: Vec<String> = self.wanted.iter().map(|w| w.words(texture_first)).collect();
         match (self.relation, phrases.as_slice()) {
             (Some(direction), [a, b]) => {
-                // the same fact can be told from either side
+                // a relation can be stated from either side
                 if rng.random_bool(0.5) {
                     format!("{a} {} {b}", direction.words())
                 } else {
@@ -86,7 +86,7 @@ impl Demand {
         }
     }
 
-    /// Reads any of the wordings; `None` for a text that is not of this world.
+    /// Parses any of the wordings; `None` for a text that is not of this world.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim().trim_end_matches('.').to_lowercase();
         for direction in Direction::ALL {
@@ -120,13 +120,13 @@ fn parse_phrase(text: &str) -> Option<Wanted> {
     Some(wanted)
 }
 
-/// A relation is only told where one axis is this much longer than the other.
+/// A relation is only stated if the distance on one axis is this many times that on the other.
 pub const CLEAR: f32 = 1.3;
 
-/// How often a caption tells it.
+/// Probability that a caption states the relation.
 const RELATIONS: f64 = 0.4;
 
-/// What is told of a scene.
+/// Which properties of a scene a caption states.
 #[derive(Debug, Clone, Copy)]
 struct Detail {
     color: bool,
@@ -135,7 +135,7 @@ struct Detail {
 }
 
 impl Detail {
-    /// `relations` is how often a relation is told where there is one.
+    /// `relations`: probability that a relation is stated if there is one.
     fn any(relations: f64, rng: &mut impl Rng) -> Self {
         let (color, texture) = match rng.random_range(0..20) {
             0..3 => (false, false),
@@ -147,12 +147,12 @@ impl Detail {
     }
 }
 
-/// A true caption of a scene: nothing missing, nothing wrong, in one of many wordings.
+/// A true caption of a scene in a random wording: nothing missing, nothing wrong.
 pub fn caption(scene: &Scene, rng: &mut impl Rng) -> String {
     caption_with(RELATIONS, scene, rng)
 }
 
-/// A true caption that tells a relation so often, where there is one.
+/// A true caption; `relations` is the probability that a relation is stated, if there is one.
 pub fn caption_with(relations: f64, scene: &Scene, rng: &mut impl Rng) -> String {
     let mut objects: Vec<&Object> = scene.objects.iter().collect();
     objects.shuffle(rng);
@@ -165,27 +165,27 @@ pub fn caption_with(relations: f64, scene: &Scene, rng: &mut impl Rng) -> String
     demand(&kinds, detail, relation).words(rng)
 }
 
-/// How often a caption of the web is wrong, and in what way.
+/// Probabilities of the faults of web captions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Faults {
     /// There is no caption at all.
     pub absent: f64,
-    /// Of several objects, one is not told.
+    /// One of several objects is not mentioned.
     pub forgotten: f64,
-    /// An object is told that is not there.
+    /// An object is mentioned that is not there.
     pub invented: f64,
-    /// Two objects' colours change places.
+    /// The colours of two objects are swapped.
     pub colors_swapped: f64,
-    /// Two objects' textures change places.
+    /// The textures of two objects are swapped.
     pub textures_swapped: f64,
-    /// An object is told as any other.
+    /// An object is described as a random other one.
     pub mistaken: f64,
-    /// A relation is told the wrong way round.
+    /// A relation is reversed.
     pub reversed: f64,
 }
 
 impl Faults {
-    /// What the base model of this world learns from.
+    /// The captions that the base model of this world is trained on.
     pub const WEB: Self = Self {
         absent: 0.1,
         forgotten: 0.1,
@@ -208,7 +208,7 @@ impl Faults {
     };
 }
 
-/// A caption as the web has them: `None` for no caption at all, else often incomplete, mixed up or wrong.
+/// A caption like those of the web: `None` for no caption at all, else often incomplete, mixed up or wrong.
 pub fn web_caption(faults: &Faults, scene: &Scene, rng: &mut impl Rng) -> Option<String> {
     if rng.random_bool(faults.absent) {
         return None;
@@ -240,7 +240,7 @@ pub fn web_caption(faults: &Faults, scene: &Scene, rng: &mut impl Rng) -> Option
     if kinds.len() < 3 && rng.random_bool(faults.invented) {
         kinds.push(Kind::any(rng));
         kinds.shuffle(rng);
-        // of one object, the other one is told to lie somewhere
+        // with two objects, one of them is not real, so their relation is random
         relation = (detail.relation && kinds.len() == 2).then(|| Direction::any(rng));
     }
     if rng.random_bool(faults.reversed) {
@@ -249,7 +249,7 @@ pub fn web_caption(faults: &Faults, scene: &Scene, rng: &mut impl Rng) -> Option
     Some(demand(&kinds, detail, relation).words(rng))
 }
 
-/// The demand that these objects meet, like ones counted together.
+/// The demand that these objects satisfy; equal ones are counted together.
 fn demand(kinds: &[Kind], detail: Detail, relation: Option<Direction>) -> Demand {
     let mut wanted: Vec<Wanted> = vec![];
     for kind in kinds {
@@ -259,12 +259,12 @@ fn demand(kinds: &[Kind], detail: Detail, relation: Option<Direction>) -> Demand
             None => wanted.push(one),
         }
     }
-    // two of a kind cannot be told apart, so nothing is said of how they lie
+    // two objects of the same kind cannot be distinguished, so their relation is not stated
     let relation = relation.filter(|_| wanted.len() == 2);
     Demand { wanted, relation }
 }
 
-/// Every word that a caption can hold.
+/// All words that a caption can contain.
 pub fn vocabulary() -> Vec<&'static str> {
     let mut words = vec!["a", "and", "next", "to", "the", "of", "left", "right", "above", "below", "photography"];
     words.extend(NUMBERS.iter().map(|(_, word)| *word));

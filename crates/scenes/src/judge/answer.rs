@@ -1,4 +1,4 @@
-//! From what an image shows to how it answers its prompt.
+//! Compares what an image shows with its prompt.
 
 use super::{Found, Look, Verdict};
 use crate::{
@@ -6,11 +6,11 @@ use crate::{
     wording::{Demand, Wanted},
 };
 
-/// A thing lies to the left of another where it is further left than it is up or down: the plain reading of an image.
-/// Scenes are only captioned so where it is clearer.
+/// A thing is to the left of another if its horizontal distance is larger than the vertical one, as people would read
+/// the image. Captions of scenes state a relation only if it is clearer than that.
 const CLEAR: f32 = 1.0;
 
-/// Each thing answers to at most one of the wanted objects, in the way that satisfies most of them.
+/// Matches each thing with at most one of the requested objects, so that as many of them as possible are satisfied.
 pub fn verdict(demand: &Demand, look: &Look) -> Verdict {
     let wanted: Vec<&Wanted> = demand.wanted.iter().flat_map(|w| std::iter::repeat_n(w, w.count)).collect();
     let most = |answers: fn(&Wanted, &Found) -> bool| {
@@ -30,15 +30,16 @@ fn has_shape(wanted: &Wanted, found: &Found) -> bool {
     found.shape == Some(wanted.shape)
 }
 
-/// What is not asked for need not be known.
+/// Whether a thing matches; properties that were not requested may be unknown.
 fn fits(wanted: &Wanted, found: &Found) -> bool {
     has_shape(wanted, found)
         && wanted.color.is_none_or(|c| found.color == Some(c))
         && wanted.texture.is_none_or(|t| found.texture == Some(t))
 }
 
-/// Whether the first kind of object lies in a direction from the second. Where there is none with all its attributes,
-/// those of its shape stand for it. One of each lying so is enough for one wanted of each; of several, all must.
+/// Whether objects of the first kind lie in a direction from those of the second. If no thing has all attributes of a
+/// kind, things of its shape are used. If one of each is requested, one pair in that direction is enough; otherwise all
+/// pairs must be.
 fn lies(demand: &Demand, direction: Direction, look: &Look) -> bool {
     let [first, second, ..] = demand.wanted.as_slice() else { return false };
     let those = |wanted: &Wanted| -> Vec<usize> {
@@ -61,7 +62,7 @@ fn lies(demand: &Demand, direction: Direction, look: &Look) -> bool {
     }
 }
 
-/// How many can be served when each takes one of its candidates, and no candidate is taken twice.
+/// The largest number of objects that can each be assigned a candidate of its own.
 fn matching(candidates: &[Vec<usize>], count: usize) -> usize {
     fn serve(one: usize, candidates: &[Vec<usize>], taken: &mut [Option<usize>], tried: &mut [bool]) -> bool {
         for &candidate in &candidates[one] {
@@ -92,7 +93,7 @@ mod tests {
         verdict(&Demand::parse(text).unwrap(), &Look { found: found.to_vec(), specks: 0, unexplained: 0.0 })
     }
 
-    /// The only red circle must not be spent on `a circle`.
+    /// The only red circle must not be assigned to `a circle`.
     #[test]
     fn things_go_where_they_are_needed() {
         let red = thing(Shape::Circle, Color::Red, Texture::Solid, (10.0, 10.0));

@@ -1,28 +1,28 @@
-//! Which shape an outline is.
+//! Recognises the shape of an outline.
 
 use super::parts::Mask;
 use crate::{render, scene::Shape};
 use std::sync::OnceLock;
 
-/// A shape laid over a thing as well as it can be.
+/// The best fit of a shape to a thing.
 #[derive(Debug, Clone, Copy)]
 pub struct Fit {
     pub shape: Shape,
     pub center: (f32, f32),
     pub radius: f32,
-    /// Pixels of both over pixels of either.
+    /// Intersection over union of the pixels.
     pub overlap: f32,
 }
 
-/// Less overlap than this is no shape of this world.
+/// Least overlap for a shape to be recognised.
 const OVERLAP: f32 = 0.86;
-/// The second best shape misses so many times as much as the best.
+/// The error of the second best shape must be at least this many times that of the best.
 const CLEARER: f32 = 1.5;
 /// Radii that a whole object can have, in pixels. Renders have 9 to 13.5; the upper half of a triangle is a triangle of at
 /// most 7.5.
 const RADII: std::ops::RangeInclusive<f32> = 7.6..=17.0;
 
-/// The shape that a thing has, if it has one without doubt.
+/// The shape of a thing, if it is certain.
 pub fn shape(mask: &Mask) -> Option<Fit> {
     let mut fits: Vec<Fit> = Shape::ALL.iter().map(|shape| fit(mask, *shape)).collect();
     fits.sort_by(|a, b| b.overlap.total_cmp(&a.overlap));
@@ -33,7 +33,7 @@ pub fn shape(mask: &Mask) -> Option<Fit> {
     certain.then_some(best)
 }
 
-/// Begins where area and middle agree, then moves and scales by smaller and smaller steps.
+/// Starts with the same area and centre, then moves and scales the shape in smaller and smaller steps.
 fn fit(mask: &Mask, shape: Shape) -> Fit {
     let silhouette = silhouette(shape);
     let area = mask.area();

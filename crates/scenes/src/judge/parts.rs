@@ -1,4 +1,4 @@
-//! What stands out from the ground, thing by thing.
+//! Separates the things in an image from the ground.
 
 use images::Image;
 
@@ -33,7 +33,7 @@ impl From<&Image> for Pixels {
 }
 
 impl Pixels {
-    /// The median of the outermost two rows and columns, each channel by itself.
+    /// The median of the outermost two rows and columns, for each channel separately.
     pub fn ground(&self) -> Rgb {
         let at_edge = |i: &usize| {
             let (x, y) = (i % self.width, i / self.width);
@@ -53,7 +53,7 @@ impl Pixels {
         Mask { width: self.width, height: self.height, on }
     }
 
-    /// Each pixel the mean of the 3x3 around it; at the edge, of those that there are.
+    /// Each pixel is the mean of the 3x3 pixels around it; at the edge, of those that exist.
     pub fn smoothed(&self) -> Self {
         let mean = |i: usize| {
             let near = around(self.width, self.height, i);
@@ -65,7 +65,7 @@ impl Pixels {
     }
 }
 
-/// A pixel and those that touch it, also by a corner.
+/// A pixel and its neighbours, including diagonal ones.
 fn around(width: usize, height: usize, i: usize) -> Vec<usize> {
     let (x, y) = (i % width, i / width);
     let rows = y.saturating_sub(1)..(y + 2).min(height);
@@ -89,12 +89,12 @@ impl Mask {
         (0..self.on.len()).filter(|i| self.on[*i])
     }
 
-    /// Where the middle of pixel `i` is, in pixels from the left and from the top.
+    /// Position of the centre of pixel `i`, in pixels from the left and from the top.
     pub fn place(&self, i: usize) -> (f32, f32) {
         ((i % self.width) as f32 + 0.5, (i / self.width) as f32 + 0.5)
     }
 
-    /// The mean place of its pixels.
+    /// The mean position of its pixels.
     pub fn middle(&self) -> (f32, f32) {
         let count = self.area().max(1) as f32;
         let (x, y) = self.pixels().map(|i| self.place(i)).fold((0.0, 0.0), |(x, y), (px, py)| (x + px, y + py));
@@ -105,7 +105,7 @@ impl Mask {
         Self { width: self.width, height: self.height, on: (0..self.on.len()).map(on).collect() }
     }
 
-    /// Those of its pixels for which something holds.
+    /// The pixels that satisfy a condition.
     pub fn filter(&self, holds: impl Fn(usize) -> bool) -> Self {
         self.with(|i| self.on[i] && holds(i))
     }
@@ -114,7 +114,7 @@ impl Mask {
         self.filter(|i| !other.on[i])
     }
 
-    /// So many times with all the pixels that touch it.
+    /// Dilation: adds all neighbouring pixels, `times` times.
     pub fn grown(&self, times: usize) -> Self {
         (0..times).fold(self.clone(), |mask, _| {
             let mut grown = mask.clone();
@@ -125,13 +125,13 @@ impl Mask {
         })
     }
 
-    /// So many times without the pixels that touch what is not in it.
+    /// Erosion: removes the pixels next to its outside, `times` times.
     pub fn shrunk(&self, times: usize) -> Self {
         let outside = self.with(|i| !self.on[i]).grown(times);
         self.with(|i| !outside.on[i])
     }
 
-    /// Its connected pieces, the largest first. Pixels that touch by a corner alone are not connected.
+    /// Its connected pieces, the largest first. Pixels that only touch diagonally are not connected.
     pub fn pieces(&self) -> Vec<Self> {
         let mut left = self.clone();
         let mut pieces = vec![];
@@ -163,7 +163,7 @@ impl Mask {
         pieces
     }
 
-    /// With its holes.
+    /// The mask with its holes filled.
     pub fn filled(&self) -> Self {
         let mut filled = self.clone();
         let at_edge = |i: usize| {

@@ -7,43 +7,43 @@ use crate::{
 };
 use std::sync::OnceLock;
 
-/// Fewer pixels than this say nothing.
+/// With fewer pixels than this nothing is recognised.
 const LEAST: usize = 20;
-/// A pixel within this distance of a colour's line, from the colour to its tint, is of that colour.
+/// A pixel belongs to a colour if it is within this distance of its line, from the colour to its tint.
 const NEAR: f32 = 0.2;
-/// So many pixels of a thing are of its colour,
+/// A thing has a colour if at least this share of its pixels belongs to it,
 const SHARE: f32 = 0.85;
-/// the mean distance of all from its line is at most this,
+/// the mean distance of all pixels from its line is at most this,
 const MEAN: f32 = 0.12;
-/// and that from the second best line is so much larger.
+/// the mean distance from the second best line is larger by at least this,
 const MARGIN: f32 = 0.05;
-/// So many pixels are of the colour itself; a faint thing has only tints.
+/// and at least this share of its pixels is near the colour itself; a faint thing has only tints.
 const FULL: f32 = 0.3;
 
-/// The way from a colour to its tint.
+/// The line from a colour to its tint.
 fn line(color: Color) -> (Rgb, Rgb) {
     (color.rgb(), minus(color.tint(), color.rgb()))
 }
 
-/// Where on the way from colour to tint a pixel is: 0 at the colour, 1 at the tint.
+/// Position of a pixel on the line from colour to tint: 0 at the colour, 1 at the tint.
 fn along(color: Color, pixel: Rgb) -> f32 {
     let (start, way) = line(color);
     dot(minus(pixel, start), way) / dot(way, way)
 }
 
-/// How far a pixel is from anything between a colour and its tint.
+/// Distance of a pixel from the line between a colour and its tint.
 fn distance_from_line(color: Color, pixel: Rgb) -> f32 {
     distance_between(pixel, color.rgb(), color.tint())
 }
 
-/// How far a pixel is from the way between two colours.
+/// Distance of a pixel from the line between two colours.
 pub fn distance_between(pixel: Rgb, from: Rgb, to: Rgb) -> f32 {
     let way = minus(to, from);
     let t = (dot(minus(pixel, from), way) / dot(way, way).max(1e-9)).clamp(0.0, 1.0);
     distance(pixel, std::array::from_fn(|c| from[c] + t * way[c]))
 }
 
-/// The colour of the pixels inside, if all are of one.
+/// The colour of the pixels inside, if they all have the same.
 pub fn color(pixels: &Pixels, inside: &Mask) -> Option<Color> {
     let inside: Vec<Rgb> = inside.pixels().map(|i| pixels.values[i]).collect();
     if inside.len() < LEAST {
@@ -61,16 +61,16 @@ pub fn color(pixels: &Pixels, inside: &Mask) -> Option<Color> {
     certain.then_some(color)
 }
 
-/// Root mean square of a solid inside, on the way from colour to tint.
+/// Largest root mean square of a solid inside, on the line from colour to tint.
 const SOLID: f32 = 0.22;
-/// So much of the variance of a textured inside is the pattern's, ...
+/// Least share of the variance of a textured inside that the pattern explains, ...
 const EXPLAINED: f32 = 0.6;
-/// ... and so much in each half by itself: a texture does not end in the middle.
+/// ... and least share in each half separately: a texture does not end in the middle.
 const EXPLAINED_OF_HALF: f32 = 0.5;
-/// The pattern swings by so much of the way from colour to tint.
+/// Amplitude of the pattern, as a share of the line from colour to tint.
 const SWING: std::ops::Range<f32> = 0.45..1.5;
 
-/// The texture of a thing, and where it has its tint.
+/// The texture of a thing, and the position of its tint.
 #[derive(Debug, Clone, Copy)]
 pub struct Surface {
     pub texture: Texture,
@@ -78,7 +78,7 @@ pub struct Surface {
 }
 
 impl Surface {
-    /// How much of a pixel is of the tint, 0 to 1, as far as the texture goes on evenly.
+    /// Share of the tint in a pixel, 0 to 1, if the texture is regular.
     pub fn tint(&self, x: usize, y: usize) -> f32 {
         match self.texture {
             Texture::Solid => 0.0,
@@ -87,12 +87,12 @@ impl Surface {
     }
 }
 
-/// The diagonal of a pixel: all pixels of one have the same place in a stripe.
+/// The diagonal of a pixel: all pixels on one have the same position in a stripe.
 fn diagonal(x: usize, y: usize) -> usize {
     x + y
 }
 
-/// The texture of the pixels inside, if it is one without doubt.
+/// The texture of the pixels inside, if it is certain.
 pub fn surface(pixels: &Pixels, inside: &Mask, color: Color) -> Option<Surface> {
     let values: Vec<(usize, f32)> =
         inside.pixels().map(|i| (i, along(color, pixels.values[i]).clamp(-0.3, 1.3))).collect();
@@ -126,7 +126,7 @@ struct Fit {
     swing: f32,
 }
 
-/// Positions on the way from colour to tint, those of a diagonal together: by their count and sum.
+/// Positions on the line from colour to tint, grouped by diagonal: count and sum of each.
 struct Folded {
     bins: Vec<(f32, f32)>,
     count: f32,
@@ -170,7 +170,7 @@ impl Folded {
     }
 }
 
-/// How much of a pixel is of the tint, for the pixels of each diagonal; for stripes that begin at every half pixel.
+/// Share of the tint in the pixels of each diagonal, for stripes that start at each half pixel.
 fn stripes() -> &'static [Vec<f32>] {
     static ALL: OnceLock<Vec<Vec<f32>>> = OnceLock::new();
     ALL.get_or_init(|| {
@@ -181,7 +181,7 @@ fn stripes() -> &'static [Vec<f32>] {
     })
 }
 
-/// The share of a pixel's area for which something holds.
+/// The share of a pixel's area where a condition holds.
 fn cover(holds: impl Fn(f32, f32) -> bool) -> f32 {
     const SAMPLES: usize = 4;
     let part = |s: usize| (s as f32 + 0.5) / SAMPLES as f32;
