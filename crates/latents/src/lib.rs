@@ -192,7 +192,7 @@ impl Store {
                 mine = later;
             }
             let values = group.gather(&Tensor::cat(&rows, 0), prompts.len());
-            let values = values.or_else(|e| interrupt.check().map_err(Into::into).and(Err(e)))?; // the other ranks were stopped, too
+            let values = values.or_else(|e| interrupt.check().map_err(Into::into).and(Err(e)))?; // other ranks stopped
             self.write(values, prompts, group)?;
         }
         Ok(())

@@ -39,7 +39,7 @@ fn waits_for(launch: &Launch) -> String {
     let absent = Store::connect(reached, *port, ANSWER).and_then(|store| store.absent(prefix, *size));
     match absent {
         Ok(absent) if absent.is_empty() => format!("rank {rank} of {size} waits for the others at {host}:{port}"),
-        Err(_) if *serves => format!("rank {rank} of {size} waits for the others at {host}:{port}"), // its own store, but slow to answer
+        Err(_) if *serves => format!("rank {rank} of {size} waits for the others at {host}:{port}"), // slow to answer
         Ok(absent) => {
             let names: Vec<String> = absent.iter().map(usize::to_string).collect();
             let ranks = if names.len() == 1 { "rank" } else { "ranks" };

@@ -75,7 +75,7 @@ pub fn run(mut pipeline: Pipeline, request: &Request, bars: &Bars, interrupt: &I
         Tune::Unet { optimizer_on } => {
             room::check(pipeline.weights.parameter_count(), pipeline.kind, pipeline.device, *optimizer_on)?;
         }
-        Tune::Lora { rank, targets } => drop(course::fresh(&pipeline, *rank, targets, request.seed)?), // do the targets exist?
+        Tune::Lora { rank, targets } => drop(course::fresh(&pipeline, *rank, targets, request.seed)?), // check targets
     }
     let images = request.work.join("images");
     own_images::draw(&mut pipeline, request, &images, bars, interrupt)?;

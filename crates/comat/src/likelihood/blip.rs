@@ -83,7 +83,7 @@ impl Likelihood for Blip {
 
     fn tokens(&self, texts: &[&str]) -> Result<Vec<i64>> {
         let labels = self.encode(texts, Device::Cpu)?.2;
-        let counted = labels.narrow(1, 1, labels.size()[1] - 1).ne(-100); // no earlier position predicts the first token
+        let counted = labels.narrow(1, 1, labels.size()[1] - 1).ne(-100); // nothing predicts the first token
         Ok(Vec::<i64>::try_from(counted.sum_dim_intlist(1, false, Kind::Int64))?)
     }
 }
