@@ -8,7 +8,7 @@ use tch::Tensor;
 /// Noise of a step, `[B, C, h, w]`. It must be requested in order.
 pub type Noise<'a> = Box<dyn FnMut(usize) -> Result<Tensor> + 'a>;
 
-/// The random inputs of an iteration, and settings that depend on what it trains on.
+/// The random inputs of an iteration, and which losses it uses.
 pub struct Draws<'a> {
     /// x_T `[B, C, h, w]`, or x_t before the step `first`.
     pub start: Tensor,

@@ -17,7 +17,7 @@ use torch_ext::Generator;
 const MAPS: &str = "attention.safetensors";
 
 /// Draws a round: the images in `samples/step-N`, all of them in `grid.png`, those of the adapter's running average in
-/// its folder `ema/`; `before-after.png` in the run's folder; and, if configured, the attention maps of each prompt's
+/// the subfolder `ema/`; `before-after.png` in the run's folder; and, if configured, the attention maps of each prompt's
 /// words. If it is stopped, no partial round is left.
 pub fn draw(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     if run.samples.is_empty() {

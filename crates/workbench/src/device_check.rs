@@ -157,7 +157,7 @@ impl Check {
         Finding::judged("twice the same iteration", found, "the same bits", same).or(RANDOM)
     }
 
-    /// Runs `work` with TF32 on or off; afterwards libtorch's default is restored.
+    /// Runs `work` with TF32 convolutions on or off; afterwards libtorch's default is restored.
     fn with_tf32<T>(&self, tf32: bool, work: impl FnOnce() -> Result<T>) -> Result<T> {
         if !self.device.is_cuda() {
             return work();

@@ -118,7 +118,7 @@ impl AsRef<Path> for Adapter {
     }
 }
 
-/// Compares what was typed, not where it lies.
+/// Compares what was typed; where it was found does not matter.
 impl PartialEq for Adapter {
     fn eq(&self, other: &Self) -> bool {
         self.typed == other.typed

@@ -66,7 +66,7 @@ impl AsRef<Path> for Location {
     }
 }
 
-/// Compares what was typed, not where it lies.
+/// Compares what was typed; where it was found does not matter.
 impl PartialEq for Location {
     fn eq(&self, other: &Self) -> bool {
         self.typed == other.typed
