@@ -7,7 +7,6 @@
 
 use crate::{
     finite::{self, Part},
-    replay::chunks,
     reward::{Gradient, LatentReward},
     share::Share,
 };
@@ -159,7 +158,7 @@ impl Discriminator {
         let pixels = (batch as i64 * size[2] * size[3]) as f64;
         let (mut adversarial, mut loss, mut right) = (0.0, 0.0, 0.0);
         let mut cotangents = vec![];
-        for (start, length) in chunks(size[0], self.settings.micro_batch.samples()) {
+        for (start, length) in config::pieces(size[0], self.settings.micro_batch.samples()) {
             {
                 let piece = generated.narrow(0, start, length).detach().set_requires_grad(true);
                 let logits = self.logits(network.as_ref(), &piece)?;

@@ -4,7 +4,6 @@
 //! Data flow of one prompt: [`diffusion::prompts`] → [`diffusion::conditions`] → [`diffusion::trajectory`] (no graph) →
 //! latents → image → [`loss`] → cotangent at the latents → [`replay`] of the [`tracked`] steps → [`optim`] →
 //! [`checkpoint`]. The training loop, and one iteration of it, are in [`train`].
-//! iteration of it, are in [`train`].
 
 pub mod adapter;
 pub mod attention;

@@ -56,7 +56,7 @@ impl Replay<'_> {
                 gradients.begin(i);
                 let losses: Vec<&dyn StepLoss> =
                     self.losses.iter().copied().filter(|loss| loss.steps().contains(&i)).collect();
-                for rows in chunks(x.size()[0], self.micro_batch) {
+                for rows in config::pieces(x.size()[0], self.micro_batch) {
                     let cut = |t: &Tensor| t.narrow(0, rows.0, rows.1);
                     let (through_input, of_step) = self.step(step, cut(x), rows, cut(&g), &losses, gradients)?;
                     values.extend(of_step);
@@ -130,15 +130,9 @@ fn limited(cotangents: Tensor, most: f64, batch: usize) -> Tensor {
     cotangents * (norms.clamp_min(1e-30).reciprocal() * most).clamp_max(1.0)
 }
 
-/// `(start, length)` of the pieces of `0..total`, each at most `size` long (0: one piece).
-pub fn chunks(total: i64, size: usize) -> impl Iterator<Item = (i64, i64)> {
-    let size = if size == 0 { total } else { size as i64 }.max(1);
-    (0..total).step_by(size as usize).map(move |start| (start, size.min(total - start)))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{chunks, limited};
+    use super::limited;
     use tch::{Kind, Tensor};
     use torch_ext::testing::device;
 
@@ -151,13 +145,5 @@ mod tests {
         assert_eq!(limited(given.shallow_clone(), 0.0, 2), given);
         let zero = Tensor::zeros([2, 1, 1, 2], (Kind::Double, device()));
         assert_eq!(limited(zero.shallow_clone(), 2.0, 2), zero);
-    }
-
-    #[test]
-    fn chunks_cover_everything_once() {
-        assert_eq!(chunks(7, 3).collect::<Vec<_>>(), [(0, 3), (3, 3), (6, 1)]);
-        assert_eq!(chunks(7, 0).collect::<Vec<_>>(), [(0, 7)]);
-        assert_eq!(chunks(2, 5).collect::<Vec<_>>(), [(0, 2)]);
-        assert_eq!(chunks(0, 0).count(), 0);
     }
 }

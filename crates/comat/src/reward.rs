@@ -9,7 +9,6 @@ mod clip;
 
 use crate::{
     finite::{self, Part},
-    replay::chunks,
     share::Share,
 };
 use anyhow::{Context, Result, ensure};
@@ -142,7 +141,7 @@ impl<N: 'static> ImageReward for PerImage<N> {
         self.check(images, prompts)?;
         self.network.with(|network| {
             let mut values = vec![];
-            for (start, length) in chunks(images.size()[0], self.micro_batch) {
+            for (start, length) in config::pieces(images.size()[0], self.micro_batch) {
                 let prompts = &prompts[start as usize..(start + length) as usize];
                 let rewards = self.of(network, &images.narrow(0, start, length), prompts)?;
                 values.extend(Vec::<f64>::try_from(rewards.to_kind(Kind::Double))?);
@@ -156,7 +155,7 @@ impl<N: 'static> ImageReward for PerImage<N> {
         self.check(seen.images, prompts)?;
         self.network.with(|network| {
             let (mut sum, mut cotangents) = (0.0, vec![]);
-            for (start, length) in chunks(seen.images.size()[0], self.micro_batch) {
+            for (start, length) in config::pieces(seen.images.size()[0], self.micro_batch) {
                 let images = seen.images.narrow(0, start, length).detach().set_requires_grad(true);
                 let prompts = &prompts[start as usize..(start + length) as usize];
                 let reward = self.of(network, &images, prompts)?.sum(None::<Kind>);

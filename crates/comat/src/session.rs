@@ -3,7 +3,6 @@
 use crate::{
     attention::Attention,
     loss::{anchor::Original, caption::CaptionLoss},
-    replay::chunks,
     reward::{self, ImageReward, Weighted},
 };
 use anyhow::{Result, bail};
@@ -184,7 +183,7 @@ impl Session {
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
         self.pipeline.vae.with(|vae| {
-            let pieces = chunks(latents.size()[0], self.config.captioner.micro_batch.samples())
+            let pieces = config::pieces(latents.size()[0], self.config.captioner.micro_batch.samples())
                 .map(|(start, length)| self.decode_piece(vae.as_ref(), &latents.narrow(0, start, length)))
                 .collect::<Result<Vec<_>>>()?;
             Ok(Tensor::cat(&pieces, 0))
@@ -220,7 +219,7 @@ impl Session {
             }
             let vjp = |latents: &Tensor, cotangent: Tensor| stages::decoder_vjp(vae, latents, cotangent);
             let mut pieces = vec![];
-            for (start, length) in chunks(latents.size()[0], self.config.captioner.micro_batch.samples()) {
+            for (start, length) in config::pieces(latents.size()[0], self.config.captioner.micro_batch.samples()) {
                 let cotangent = cotangent.narrow(0, start, length) / 2.0;
                 let latents = latents.narrow(0, start, length);
                 pieces.push(match self.tiling {

@@ -32,7 +32,7 @@ use tch::{Kind, Tensor};
 pub use clock::{Phase, Phases, under_way};
 pub use observer::Observer;
 pub use report::{FidelityReport, StepReport};
-pub use setup::{digest, discriminator, due, reached};
+pub use setup::{discriminator, due, reached};
 
 /// How a run ended.
 #[derive(Debug, PartialEq)]

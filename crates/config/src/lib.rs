@@ -37,7 +37,7 @@ pub use fidelity::Fidelity;
 pub use images::Size;
 pub use logging::Logging;
 pub use memory::{Keep, Memory};
-pub use micro_batch::MicroBatch;
+pub use micro_batch::{MicroBatch, pieces};
 pub use mixed::Mixed;
 pub use networks::{Captioner, Model, Reduction};
 pub use one_or_more::OneOrMore;

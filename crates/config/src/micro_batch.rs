@@ -26,6 +26,12 @@ impl MicroBatch {
     }
 }
 
+/// `(start, length)` of the pieces of `0..total`, each at most `size` long (0: one piece).
+pub fn pieces(total: i64, size: usize) -> impl Iterator<Item = (i64, i64)> {
+    let size = if size == 0 { total } else { size as i64 }.max(1);
+    (0..total).step_by(size as usize).map(move |start| (start, size.min(total - start)))
+}
+
 impl JsonSchema for MicroBatch {
     fn inline_schema() -> bool {
         true
@@ -71,5 +77,18 @@ impl Serialize for MicroBatch {
 impl<'de> Deserialize<'de> for MicroBatch {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         typed(deserializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pieces;
+
+    #[test]
+    fn pieces_cover_everything_once() {
+        assert_eq!(pieces(7, 3).collect::<Vec<_>>(), [(0, 3), (3, 3), (6, 1)]);
+        assert_eq!(pieces(7, 0).collect::<Vec<_>>(), [(0, 7)]);
+        assert_eq!(pieces(2, 5).collect::<Vec<_>>(), [(0, 2)]);
+        assert_eq!(pieces(0, 0).count(), 0);
     }
 }

@@ -56,6 +56,12 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>> {
     Ok(read_numbered(path)?.into_iter().map(|(_, prompt)| prompt).collect())
 }
 
+/// A digest that identifies the prompts of a run.
+pub fn digest(prompts: &[Prompt]) -> String {
+    let text: String = prompts.iter().map(|prompt| format!("{}\n", prompt.text)).collect();
+    models::digest(text.as_bytes())
+}
+
 /// Parses the text of a file of one format.
 type Reader = fn(&str, &Path, &mut Met) -> Result<Vec<(usize, Prompt)>>;
 

@@ -9,7 +9,7 @@ mod validation;
 use anyhow::{Context, Result, bail};
 use comat::{
     checkpoint,
-    train::{self, Observer, StepReport, Trainer, due},
+    train::{Observer, StepReport, Trainer, due},
 };
 use config::Config;
 use diffusion::prompts::{self, Prompt};
@@ -110,7 +110,7 @@ impl Run {
             0 => validation,
             count => validation.into_iter().take(count).collect(),
         };
-        let of = format!("{} {:?}", train::digest(&validation), config.validation.judge);
+        let of = format!("{} {:?}", prompts::digest(&validation), config.validation.judge);
         let samples = if !leads {
             vec![]
         } else {

@@ -2,7 +2,7 @@
 
 use super::{Run, unless_stopped};
 use anyhow::Result;
-use comat::{batch, replay::chunks, session::Session, train::Trainer};
+use comat::{batch, session::Session, train::Trainer};
 use diffusion::word_maps::{self, Looks, Word};
 use images::{Image, slug};
 use models::lora::Lora;
@@ -72,7 +72,7 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
     let (unet, sampler) = (session.frozen(lora)?, session.of_samples.clone());
     let mut drawn = vec![];
     let mut maps = word_maps::Store::default();
-    for (start, length) in chunks(run.samples.len() as i64, at_a_time) {
+    for (start, length) in config::pieces(run.samples.len() as i64, at_a_time) {
         let first = start as usize;
         let prompts: Vec<&str> = run.samples[first..][..length as usize].iter().map(String::as_str).collect();
         let seeds: Vec<u64> = (0..length).map(|i| config.samples.seed.wrapping_add((start + i) as u64)).collect();

@@ -3,7 +3,7 @@
 
 use super::{Run, unless_stopped};
 use anyhow::{Context, Result};
-use comat::{batch, replay::chunks, session::Session, train::Trainer};
+use comat::{batch, session::Session, train::Trainer};
 use diffusion::{judge::Judge, prompts::Prompt, random::Purpose};
 use models::{Error, tensors};
 use ranks::ProcessGroup;
@@ -212,9 +212,10 @@ fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
     let mut rewards = vec![vec![]; session.rewards.len()];
     let all = &run.validation.prompts;
     let mine = group.share(all.len());
-    for (start, length) in
-        chunks(mine.len() as i64, group.at_a_time(session.config.train.batch_size, session.config.train.accumulation))
-    {
+    for (start, length) in config::pieces(
+        mine.len() as i64,
+        group.at_a_time(session.config.train.batch_size, session.config.train.accumulation),
+    ) {
         let start = mine.start as i64 + start;
         let prompts: Vec<&str> = all[start as usize..][..length as usize].iter().map(|p| p.text.as_str()).collect();
         let places: Vec<u64> = (start as u64..(start + length) as u64).collect();

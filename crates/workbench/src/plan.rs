@@ -51,7 +51,11 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
             thousands(lora.parameter_count() as u64),
             bytes(adapter_bytes)
         ),
-        format!("prompts      {} to train on, {held_out} held out, digest {}", prompts.len(), train::digest(&prompts)),
+        format!(
+            "prompts      {} to train on, {held_out} held out, digest {}",
+            prompts.len(),
+            diffusion::prompts::digest(&prompts)
+        ),
         format!("images       {}, latents {channels}x{height}x{width}", session.size),
         format!(
             "a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({})",
@@ -147,7 +151,7 @@ fn open_the_rest(session: &mut Session, prompts: &[Prompt], resume: Option<&str>
     if let Some(path) = checkpoint::find(&session.config.output.join("checkpoints"), which)? {
         let (weights, kind) = (&session.pipeline.weights, session.latent_kind());
         let found = checkpoint::load(&path, weights, &session.config, kind, session.pipeline.device)?;
-        found.state.check(session.config.seed, &train::digest(prompts), &path)?;
+        found.state.check(session.config.seed, &diffusion::prompts::digest(prompts), &path)?;
     }
     Ok(())
 }

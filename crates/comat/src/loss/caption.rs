@@ -5,7 +5,6 @@ use crate::{
     finite::{self, Part},
     likelihood::{self, Blip, Likelihood, Nll},
     loss::contrast::Contrast,
-    replay::chunks,
     reward::{Crop, Gradient, ImageReward, Seen},
     share::Share,
 };
@@ -155,7 +154,7 @@ impl CaptionLoss {
         crops: &[Crop],
     ) -> Result<Vec<Piece>> {
         let mut parts = vec![];
-        for (start, length) in chunks(images.size()[0], self.config.micro_batch.samples()) {
+        for (start, length) in config::pieces(images.size()[0], self.config.micro_batch.samples()) {
             let range = start as usize..(start + length) as usize;
             let images = images.narrow(0, start, length).detach().set_requires_grad(true);
             let nll = Self::nll_by(captioner, &images, &prompts[range.clone()], &crops[range])?;
@@ -206,7 +205,7 @@ impl ImageReward for CaptionLoss {
         let _guard = tch::no_grad_guard();
         self.captioner.with(|captioner| {
             let mut values = vec![];
-            for (start, length) in chunks(images.size()[0], self.config.micro_batch.samples()) {
+            for (start, length) in config::pieces(images.size()[0], self.config.micro_batch.samples()) {
                 let prompts = &prompts[start as usize..(start + length) as usize];
                 let images = images.narrow(0, start, length);
                 let nll = Self::nll_by(captioner.as_ref(), &images, prompts, &vec![(0, 0); prompts.len()])?;

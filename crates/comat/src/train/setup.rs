@@ -50,7 +50,7 @@ impl Trainer {
             }
             Some(path) => {
                 let c = checkpoint::load(path, weights, &session.config, kind, device)?;
-                c.state.check(session.config.seed, &digest(&prompts), path)?;
+                c.state.check(session.config.seed, &prompts::digest(&prompts), path)?;
                 changed = config::changed_settings(&path.join("config.toml"), &session.config)?;
                 let State { step, skipped, skipped_in_a_row, .. } = c.state;
                 (c.adapter, c.optimizer, Progress { step, skipped, skipped_in_a_row })
@@ -153,7 +153,7 @@ impl Trainer {
             skipped: self.skipped,
             skipped_in_a_row: self.skipped_in_a_row,
             seed: config.seed,
-            prompts: digest(&self.prompts),
+            prompts: prompts::digest(&self.prompts),
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let discriminator = self.fidelity.as_ref().map(|fidelity| &fidelity.discriminator);
@@ -213,12 +213,4 @@ pub fn reached<'a>(config: &Config, prompts: &'a [Prompt]) -> Result<Vec<&'a str
 /// Whether something that happens every `every` steps (0: never) happens after this step.
 pub fn due(every: u64, step: u64) -> bool {
     every > 0 && step.is_multiple_of(every)
-}
-
-/// A digest that identifies the contents of a prompt file.
-pub fn digest(prompts: &[Prompt]) -> String {
-    use sha2::{Digest, Sha256};
-    let mut hasher = Sha256::new();
-    prompts.iter().for_each(|p| hasher.update(format!("{}\n", p.text)));
-    models::hex(&hasher.finalize()[..8])
 }
