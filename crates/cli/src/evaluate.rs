@@ -142,7 +142,7 @@ impl Work<'_> {
         let Some(model) = model else { bail!("give --model for --out, or --images") };
         let sampling = self.args.sampling.clone().checked().context("evaluate")?;
         let seeds = seeds.clone().map_or_else(|| self.args.bench.seeds(), |seeds| seeds.0);
-        let loras = self.group.one_before_the_others(|| fetch::loras(lora, *lora_scale, self.console))?;
+        let loras = self.group.first_rank_first(|| fetch::loras(lora, *lora_scale, self.console))?;
         let of_loras = loras.iter().map(|(file, scale)| settings::Lora::of(file, *scale)).collect::<Result<_>>()?;
         let mut variants: Vec<(&str, &[(PathBuf, f64)])> = vec![];
         if self.args.base.is_none() {
@@ -182,7 +182,7 @@ impl Work<'_> {
             let source = (model.clone(), variant.as_deref(), tokenizer.clone());
             let open =
                 || fetch::pipeline(source.0, source.1, source.2, (*overrides).into(), &self.args.engine, self.console);
-            let mut pipeline = self.group.one_before_the_others(open)?;
+            let mut pipeline = self.group.first_rank_first(open)?;
             for ((name, loras), missing) in variants.iter().zip(&missing).filter(|(_, missing)| !missing.is_empty()) {
                 let unet = pipeline.adapt(loras)?;
                 let bar = self.console.count(name, DENOISING)?;
@@ -211,7 +211,7 @@ impl Work<'_> {
 
     fn open_judges(&self, judges: &BTreeSet<Judge>, folder: &Path) -> Result<Judges> {
         let fetch = || self.args.judges.places(judges, folder, self.console);
-        let places = self.group.one_before_the_others(fetch)?;
+        let places = self.group.first_rank_first(fetch)?;
         let (kind, device) = (self.args.engine.dtype.kind(), self.args.engine.device.device()?);
         let threshold = self.args.judges.detector_threshold;
         Judges::open(places, threshold, kind, device, &self.console.interrupt)

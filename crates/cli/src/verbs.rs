@@ -73,7 +73,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
         "no step was made of it; --resume auto goes on from the last checkpoint, or begins anew where there is none";
     let mut group = processes::join(terms(&config, hint))?;
     config.check_same(&group)?;
-    group.one_before_the_others(|| fetch::config(&mut config, console))?;
+    group.first_rank_first(|| fetch::config(&mut config, console))?;
     config.model.device = config.model.device.of_rank(&group);
     group.choose_backend(config.ranks.backend, config.model.device.device()?)?;
     let output = config.output.clone();
@@ -197,7 +197,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
     let group = processes::join(args.ranks.terms(hint, &console.interrupt))?;
     let engine = Engine { device: args.engine.device.of_rank(&group), ..args.engine };
     let (mut model, mut tokenizer, mut captioner) = (model, tokenizer, args.captioner);
-    group.one_before_the_others(|| {
+    group.first_rank_first(|| {
         if let Some(captioner) = &mut captioner {
             fetch::option("--captioner", captioner, Layout::Network { tokenizer: true }, None, console)?;
         }
@@ -241,9 +241,8 @@ pub fn latents(args: Latents, console: &Console) -> Result<()> {
     let group = processes::join(Terms { interrupt, ..terms(&config, hint) })?;
     config.check_same(&group)?;
     let model = &mut config.model;
-    group.one_before_the_others(|| {
-        fetch::model(&mut model.path, model.variant.as_deref(), &mut model.tokenizer, console)
-    })?;
+    group
+        .first_rank_first(|| fetch::model(&mut model.path, model.variant.as_deref(), &mut model.tokenizer, console))?;
     model.device = model.device.of_rank(&group);
     let prompts = prompts::read(&config.prompts.train)?;
     let mut pipeline = config.model.open(config.prompts.chunks)?;

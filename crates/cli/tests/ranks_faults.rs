@@ -92,7 +92,7 @@ fn a_rank_that_is_silent() {
     ranks[0].until("the second step", || logged(&folder, "out") >= 2);
     let silent = ranks.remove(2);
     silent.signal("STOP");
-    all_fail(ranks, Duration::from_secs(15), &["another rank was not heard of for 3 s (ranks.timeout)"]);
+    all_fail(ranks, Duration::from_secs(15), &["no answer from another rank for 3 s (ranks.timeout)"]);
     silent.signal("KILL");
     silent.wait();
     all_is_whole(&folder, "out");

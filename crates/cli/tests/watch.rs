@@ -63,12 +63,12 @@ fn a_run_that_gets_no_better_is_stopped() {
     let words = settings("validation.judge={kind='world'} validation.early_stop=2 train.steps=9");
     let done = folder.train(&words.replace("train.steps=3", ""));
     assert_eq!(done.code, Some(0), "{done:?}");
-    assert!(done.stderr.contains("step 2: the judge's figure was not better for 2 rounds"), "{}", done.stderr);
+    assert!(done.stderr.contains("step 2: the judge's metric has not improved for 2 rounds"), "{}", done.stderr);
     assert!(done.stdout.contains("2 steps done. The LoRA is in out/adapter"), "{}", done.stdout);
     assert_eq!(folder.read("out/checkpoints/latest"), "step-2");
     // A run that is taken up again has not forgotten how long it has been waiting.
     let again = folder.train(&format!("{} --resume", words.replace("train.steps=3", "")));
-    assert!(again.stderr.contains("step 3: the judge's figure was not better for 2 rounds"), "{}", again.stderr);
+    assert!(again.stderr.contains("step 3: the judge's metric has not improved for 2 rounds"), "{}", again.stderr);
     assert!(!folder.exists("out/best/pytorch_lora_weights.safetensors"), "nobody asked for it");
     let judged = &rounds(&folder, "out")[1]["judge"];
     for name in ["attributes_bound", "all_correct", "objects_present", "clean", "nothing_extra"] {

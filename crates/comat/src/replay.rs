@@ -4,7 +4,7 @@
 //! receives `a g'` along the direct path; in `chained` mode also what flows through the model's input. Nothing is
 //! approximated: the gradients are those of one graph over all steps (`tests/replay.rs`).
 
-use crate::loss::step::{self, Pull, Replayed, StepLoss, Values};
+use crate::loss::step::{self, Replayed, StepLoss, TermGradient, Values};
 use anyhow::Result;
 use diffusion::{conditions::GuidedText, denoiser::Denoiser, precision, trajectory::Trajectory};
 use models::schedule::{Sampler, Step};
@@ -100,13 +100,13 @@ impl Replay<'_> {
         for term in losses.iter().map(|loss| loss.terms(&seen)).collect::<Result<Vec<_>>>()?.into_iter().flatten() {
             values.push((term.name, term.value));
             match (term.gradient, self.mode) {
-                (Pull::Loss(loss), _) => {
+                (TermGradient::Loss(loss), _) => {
                     cotangents.push(loss.ones_like());
                     outputs.push(loss);
                 }
-                (Pull::AtOutput(cotangent), Mode::Detached) => cotangents[0] += cotangent,
+                (TermGradient::AtOutput(cotangent), Mode::Detached) => cotangents[0] += cotangent,
                 // it is about this step alone: nothing of it goes on through the model's input
-                (Pull::AtOutput(cotangent), Mode::Chained) => {
+                (TermGradient::AtOutput(cotangent), Mode::Chained) => {
                     gradients.add(&precision::vjp_and_keep(kind, &[&e], self.leaves, &[&cotangent])?)?
                 }
             }

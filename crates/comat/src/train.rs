@@ -131,7 +131,7 @@ impl Trainer {
         }
         gradients.scale(1.0 / config.train.accumulation as f64);
         report.grad_norm = gradients.clip(config.optimizer.max_grad_norm);
-        report.look_for_what_is_not_finite();
+        report.check_finite();
         match report.not_finite {
             Some(part) => self.skip(part)?,
             None => self.update(config, &gradients, &mut report)?,
@@ -289,16 +289,16 @@ pub fn iterate(
     drop(at_images);
     decode += clock.lap("fidelity");
 
-    let mut pulls = Pulls { caption: mean_norm(&cotangent, batch), adversarial: None };
+    let mut norms = CotangentNorms { caption: mean_norm(&cotangent, batch), adversarial: None };
     for (weight, reward) in at_latents {
-        let Gradient { loss, cotangent: pull, .. } = reward.gradient(&walked.latents, share)?;
-        let pull = pull * weight;
+        let Gradient { loss, cotangent: term, .. } = reward.gradient(&walked.latents, share)?;
+        let term = term * weight;
         rewarded.loss += weight * loss;
-        pulls.adversarial = Some(pulls.adversarial.unwrap_or(0.0) + mean_norm(&pull, batch));
-        cotangent += pull;
+        norms.adversarial = Some(norms.adversarial.unwrap_or(0.0) + mean_norm(&term, batch));
+        cotangent += term;
     }
-    finite::check_value(Part::Discriminator, pulls.adversarial.unwrap_or(0.0))?;
-    finite::check_value(Part::Gradients, pulls.caption)?;
+    finite::check_value(Part::Discriminator, norms.adversarial.unwrap_or(0.0))?;
+    finite::check_value(Part::Gradients, norms.caption)?;
     each()?;
     let fidelity = clock.lap("segment");
 
@@ -310,7 +310,7 @@ pub fn iterate(
 
     let branched = session.branched(&adapter.lora)?;
     let original = session.anchor(prompts, &anchor)?;
-    let anchored = original.as_ref().map(|original| original.pull(anchor));
+    let anchored = original.as_ref().map(|original| original.anchor_loss(anchor));
     let attentive = session.attention.as_ref();
     let concentration = attentive.map(|a| Concentration { config: &a.config, steps: attention, targets: &targets });
     let mut losses: Vec<&dyn StepLoss> = vec![];
@@ -339,7 +339,7 @@ pub fn iterate(
         caption_loss: -captioned,
         smoothed_loss: smoothed,
         rewarded,
-        pulls,
+        norms,
         attention_losses: AttentionLosses {
             token: of_steps(Concentration::TOKEN),
             pixel: of_steps(Concentration::PIXEL),
@@ -358,7 +358,7 @@ fn mean_norm(cotangent: &Tensor, batch: usize) -> f64 {
 /// Gradient norms at x_0: the norm of a sample's cotangent there, weighted, mean over the batch. `caption`: of all
 /// losses on images; `adversarial`: of all losses on latents.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Pulls {
+pub struct CotangentNorms {
     pub caption: f64,
     pub adversarial: Option<f64>,
 }
@@ -391,7 +391,7 @@ pub struct Outcome {
     /// The caption loss with smoothed labels. The gradients are those of this loss.
     pub smoothed_loss: f64,
     pub rewarded: Rewarded,
-    pub pulls: Pulls,
+    pub norms: CotangentNorms,
     pub attention_losses: AttentionLosses,
     /// Squared distance to the original model, not weighted.
     pub anchor_loss: f64,

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 /// Computes metrics of each image; more is better.
 pub trait Judge {
     /// Names of the metrics. The first is the one that a run is steered by.
-    fn figures(&self) -> &'static [&'static str];
+    fn metrics(&self) -> &'static [&'static str];
 
     /// Images `[B, 3, H, W]` in 0..1 and their prompts → for each metric, a value per image.
     fn judge(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<Vec<f64>>>;
@@ -24,7 +24,7 @@ impl Clip {
 }
 
 impl Judge for Clip {
-    fn figures(&self) -> &'static [&'static str] {
+    fn metrics(&self) -> &'static [&'static str] {
         &["clip_cosine"]
     }
 

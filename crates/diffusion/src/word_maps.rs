@@ -114,7 +114,7 @@ pub fn walk(
 }
 
 /// An image, and the attention maps of its prompt's words.
-pub struct Looks {
+pub struct Heatmaps {
     pub image: Image,
     /// `[words, h, w]`, for the words that are shown.
     pub maps: Tensor,
@@ -165,7 +165,7 @@ pub fn run(
     bar.set_length((request.prompts.len() * sides.len() * sampler.len()) as u64);
 
     for (i, ((prompt, words), file)) in request.prompts.iter().zip(&seen).zip(&files).enumerate() {
-        let draw = |unet: &dyn Network, text: &GuidedText| -> Result<Looks> {
+        let draw = |unet: &dyn Network, text: &GuidedText| -> Result<Heatmaps> {
             let mut stream = Generator::seeded(request.seed)?;
             let mut noise = || Ok(stream.randn(&[&[1], shape.as_slice()].concat())?.to_device(pipeline.device));
             let start = sampler.start(noise()?);
@@ -176,11 +176,11 @@ pub fn run(
             let denoiser = Denoiser { network: unet, guidance, kind: pipeline.kind };
             let (latents, sum) = walk(&denoiser, &sampler, text, start, |_| noise(), each)?;
             let image = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.decode(&latents)?)))? / 2.0 + 0.5;
-            Ok(Looks { image: Image::from_tensor(&image.get(0))?, maps: sum.of(0, words)? })
+            Ok(Heatmaps { image: Image::from_tensor(&image.get(0))?, maps: sum.of(0, words)? })
         };
         let draw = |(side, unet, texts): &(_, Box<dyn Network>, Vec<_>)| Ok((*side, draw(unet.as_ref(), &texts[i])?));
         let rows = sides.iter().map(draw).collect::<Result<Vec<_>>>()?;
-        let rows: Vec<(&str, &Looks)> = rows.iter().map(|(side, looks)| (*side, looks)).collect();
+        let rows: Vec<(&str, &Heatmaps)> = rows.iter().map(|(side, looks)| (*side, looks)).collect();
         let texts: Vec<&str> = words.iter().map(|w| w.text.as_str()).collect();
         let settings =
             crate::generate::parameters(sampling, prompt, request.seed, size, &pipeline.name, &request.loras);

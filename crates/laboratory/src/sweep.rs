@@ -136,7 +136,7 @@ fn checked(request: &Request) -> Result<Request> {
         Some(_) => {}
     }
     if request.name == "base" {
-        bail!("--name base: so the model without a LoRA is called; choose another name");
+        bail!("--name base: this name stands for the model without a LoRA; choose another name");
     }
     for questions in [&mut request.questions, &mut request.choosing] {
         let mut seen = BTreeSet::new();

@@ -65,7 +65,7 @@ impl Reducer for Communicator {
 }
 
 /// What a rank needs to use NCCL.
-struct Means {
+struct NcclSupport {
     library: Nccl,
     /// NCCL's unique id, from rank 0.
     id: [u8; 128],
@@ -73,7 +73,7 @@ struct Means {
     place: f64,
 }
 
-impl Means {
+impl NcclSupport {
     fn of(device: Device, leads: bool) -> Result<Self> {
         let Device::Cuda(gpu) = device else { bail!("it computes on the CPU") };
         let library = Nccl::open()?;
@@ -148,7 +148,7 @@ impl ProcessGroup {
 
     /// The communicator and NCCL's version, or why there is none. Every rank gets the same outcome.
     fn meet_over_nccl(&self, device: Device) -> Result<Result<(Communicator, String), String>> {
-        let mine = Means::of(device, self.leads());
+        let mine = NcclSupport::of(device, self.leads());
         let places = self.column(mine.as_ref().map_or(0.0, |means| means.place))?;
         let means = match (mine, obstacle(&places)) {
             (Ok(means), None) => means,

@@ -150,7 +150,7 @@ impl ProcessGroup {
 
     /// Runs `work` on the first process of every machine, then on the others; for work whose result the first one
     /// leaves on the disk.
-    pub fn one_before_the_others<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn first_rank_first<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         if self.local == 0 {
             let done = work()?;
             self.barrier()?;

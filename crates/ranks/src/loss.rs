@@ -50,7 +50,7 @@ impl Terms {
         }
         let why = match loss {
             Loss::Silent => {
-                format!("another rank was not heard of for {} s ({})", self.timeout.as_secs_f64(), self.setting)
+                format!("no answer from another rank for {} s ({})", self.timeout.as_secs_f64(), self.setting)
             }
             Loss::Gone(why) => format!("another rank is gone ({why})"),
             Loss::Failed(why) => why,
@@ -89,7 +89,7 @@ mod tests {
         let said = |loss| terms.error(1, 2, loss);
         assert_eq!(
             said(Loss::Silent).to_string(),
-            "rank 1 of 2: another rank was not heard of for 3 s (--ranks-timeout); the same command goes on"
+            "rank 1 of 2: no answer from another rank for 3 s (--ranks-timeout); the same command goes on"
         );
         assert!(
             said(nccl::Error::Failed("NCCL: x".into()).into()).to_string().starts_with("rank 1 of 2: NCCL: x; the")

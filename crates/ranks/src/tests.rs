@@ -127,7 +127,7 @@ fn half_a_sum_is_not_seen() {
         group.direct = Some(Box::new(Second { fails: true, ..second }));
         let mut buffer = Tensor::from_slice(&[1f32, 2.]);
         let error = group.exchange(&mut [&mut buffer], &[1.0]).unwrap_err().to_string();
-        assert!(error.contains("another rank was not heard of for 20 s (s); go on"), "{error}");
+        assert!(error.contains("no answer from another rank for 20 s (s); go on"), "{error}");
         assert_eq!(values(&buffer), [1., 2.]);
     });
 }

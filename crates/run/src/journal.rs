@@ -8,12 +8,12 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 /// Which of samples and validation were done after a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Looked {
+pub struct Reported {
     pub measured: bool,
     pub drawn: bool,
 }
 
-impl Looked {
+impl Reported {
     /// Reads it from the log in a run's folder, from the last time that the run reached this step.
     pub fn read(folder: &Path, step: u64) -> Result<Self> {
         let mut looked = Self::default();
@@ -142,7 +142,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let looked = |lines: &str| {
             fs::write(folder.path().join("events.jsonl"), lines).unwrap();
-            let Looked { measured, drawn } = Looked::read(folder.path(), 2).unwrap();
+            let Reported { measured, drawn } = Reported::read(folder.path(), 2).unwrap();
             (measured, drawn)
         };
         let of = |event: &str, step: u64| format!("{}\n", json!({ "event": event, "step": step }));

@@ -14,7 +14,7 @@ use comat::{
 use config::Config;
 use diffusion::prompts::{self, Prompt};
 use indicatif::{ProgressBar, ProgressStyle};
-use journal::{Journal, Looked};
+use journal::{Journal, Reported};
 use lines::Lines;
 pub use lines::duration;
 use lock::Lock;
@@ -187,7 +187,7 @@ impl Run {
     }
 
     /// Runs samples and validation where they are due. Returns whether the run should end here.
-    fn look(&mut self, trainer: &mut Trainer, done: Looked) -> Result<bool> {
+    fn look(&mut self, trainer: &mut Trainer, done: Reported) -> Result<bool> {
         let (step, config) = (trainer.step, &trainer.session.config);
         let (last, validate, sample) = (step == config.train.steps, config.validation.every, config.samples.every);
         if (last || due(validate, step)) && !done.measured && !trainer.group.any(self.interrupt.is_set())? {
@@ -202,7 +202,7 @@ impl Run {
         }
         let stop = trainer.group.any(self.validation.since_best() >= patience)?; // only rank 0 knows it
         if stop && trainer.group.leads() {
-            tracing::warn!("step {step}: the judge's figure was not better for {patience} rounds; the run ends here");
+            tracing::warn!("step {step}: the judge's metric has not improved for {patience} rounds; the run ends here");
         }
         Ok(stop)
     }
@@ -243,9 +243,10 @@ impl Observer for Run {
         if trainer.group.leads() {
             self.measured = journal::measured(&self.folder, trainer.step, self.validation.prompts.len())?;
         }
-        let here = if trainer.group.leads() { Looked::read(&self.folder, trainer.step)? } else { Looked::default() };
+        let here =
+            if trainer.group.leads() { Reported::read(&self.folder, trainer.step)? } else { Reported::default() };
         let group = &trainer.group; // only rank 0 has read the log
-        let looked = Looked { measured: group.any(here.measured)?, drawn: group.any(here.drawn)? };
+        let looked = Reported { measured: group.any(here.measured)?, drawn: group.any(here.drawn)? };
         let ends = self.look(trainer, looked)?;
         Ok(ends && !looked.measured)
     }
@@ -272,7 +273,7 @@ impl Observer for Run {
             "grad_norm": report.grad_norm,
             "learning_rate": report.learning_rate,
             "seconds": seconds,
-            "caption_cotangent": report.pulls.caption,
+            "caption_cotangent": report.norms.caption,
             "peak_memory": peak,
         });
         for (name, phase) in report.phases.named() {
@@ -322,7 +323,7 @@ impl Observer for Run {
                 ("discriminator_accuracy".into(), fidelity.accuracy.into()),
                 ("discriminator_grad_norm".into(), fidelity.grad_norm.into()),
                 ("discriminator_skipped".into(), fidelity.skipped.into()),
-                ("adversarial_cotangent".into(), report.pulls.adversarial.into()),
+                ("adversarial_cotangent".into(), report.norms.adversarial.into()),
             ]);
         }
         self.journal.write(line)?;
@@ -336,7 +337,7 @@ impl Observer for Run {
     }
 
     fn on_look(&mut self, trainer: &mut Trainer) -> Result<bool> {
-        self.look(trainer, Looked::default())
+        self.look(trainer, Reported::default())
     }
 
     /// Writes the adapter in both formats, and the comparison of before and after.

@@ -3,7 +3,7 @@
 use super::{Run, unless_stopped};
 use anyhow::Result;
 use comat::{batch, session::Session, train::Trainer};
-use diffusion::word_maps::{self, Looks, Word};
+use diffusion::word_maps::{self, Heatmaps, Word};
 use images::{Image, slug};
 use models::lora::Lora;
 use runlog::samples::{GRID, images};
@@ -101,7 +101,7 @@ fn round(round: &Round, run: &Run, session: &mut Session, lora: &Lora) -> Result
             image.save(&path, &[("parameters", &settings), ("prompt", prompt), ("seed", &seed), ("step", &at)])?;
             if let Some(sum) = &sum {
                 let words = word_maps::words(prompt, &session.pipeline.text.tokens(prompt)?);
-                let looks = Looks { image: image.clone(), maps: sum.of(i as i64, &words)? };
+                let looks = Heatmaps { image: image.clone(), maps: sum.of(i as i64, &words)? };
                 maps.add(first + i, prompt, &looks);
                 let before = first_look(&run.folder.join("samples/step-0"), first + i, prompt)?;
                 panel(&folder.join("attention"), first + i, prompt, &words, step, before, &looks)?;
@@ -132,7 +132,7 @@ fn name(number: usize, prompt: &str) -> String {
 }
 
 /// A sample with its maps from the first round, if its prompt was among the samples then.
-fn first_look(round: &Path, number: usize, prompt: &str) -> Result<Option<Looks>> {
+fn first_look(round: &Path, number: usize, prompt: &str) -> Result<Option<Heatmaps>> {
     let image = round.join(name(number, prompt));
     if !image.exists() {
         return Ok(None);
@@ -146,8 +146,8 @@ fn panel(
     prompt: &str,
     words: &[Word],
     step: u64,
-    first: Option<Looks>,
-    now: &Looks,
+    first: Option<Heatmaps>,
+    now: &Heatmaps,
 ) -> Result<()> {
     models::make_folder(folder)?;
     let now_at = format!("step {step}");

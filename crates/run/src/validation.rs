@@ -175,7 +175,7 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     }
     let said: String = rewards.iter().map(|(name, reward)| format!(", reward {name} {reward:.4}")).collect();
     if let (Some(judge), Some(line)) = (&run.validation.judge, line.as_object_mut()) {
-        let figures = judge.figures();
+        let figures = judge.metrics();
         let values: Vec<f64> = (0..figures.len()).map(|f| mean(&column(&round.judged, f)).0).collect();
         let named = figures.iter().zip(&values).map(|(name, value)| ((*name).to_owned(), json!(value)));
         line.insert("judge".into(), serde_json::Value::Object(named.collect()));
@@ -244,7 +244,7 @@ fn gather(share: Round, session: &Session, run: &Run, group: &ProcessGroup) -> R
         return Ok(share);
     }
     let (all, mine) = (run.validation.prompts.len(), share.losses.len() as i64);
-    let figures = run.validation.judge.as_ref().map(|judge| judge.figures().len());
+    let figures = run.validation.judge.as_ref().map(|judge| judge.metrics().len());
     let first = 1 + share.rewards.len(); // first column of the judge
     let columns = (first + figures.unwrap_or(0)) as i64;
     let rows = share.losses.iter().enumerate().flat_map(|(i, loss)| {

@@ -38,7 +38,7 @@ pub struct Judged {
 pub struct Watch;
 
 impl diffusion::judge::Judge for Watch {
-    fn figures(&self) -> &'static [&'static str] {
+    fn metrics(&self) -> &'static [&'static str] {
         &["attributes_bound", "all_correct", "objects_present", "clean", "nothing_extra"]
     }
 

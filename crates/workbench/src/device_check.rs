@@ -52,10 +52,10 @@ impl Finding {
     }
 }
 
-const WRONG: &str = "the device computes something else than the CPU: do not train on it. Another build of libtorch or another driver may help; \
+const WRONG: &str = "results on the device differ from those of the CPU: do not train on it. Another build of libtorch or another driver may help; \
                      please report it with this table";
 const HALF: &str = "train in another dtype on this device; please report it with this table";
-const RANDOM: &str = "the same work gives other bits each time, though model.deterministic is on: runs cannot be repeated exactly; please \
+const RANDOM: &str = "the same computation gives different bits each time, although model.deterministic is on: runs cannot be repeated exactly; please \
                       report it with this table";
 const NCCL: &str = "ranks.backend = \"gloo\" needs no NCCL; cargo xtask setup --cuda installs libnccl.so.2";
 

@@ -1,7 +1,7 @@
 //! The anchor loss: at some of the tracked steps, the output is held close to the original model's prediction with
 //! guidance.
 
-use super::step::{Pull, Replayed, StepLoss, Term};
+use super::step::{Replayed, StepLoss, Term, TermGradient};
 use anyhow::Result;
 use diffusion::{conditions::GuidedText, denoiser::Denoiser};
 use models::{guidance::Guidance, network::Network};
@@ -20,7 +20,7 @@ pub struct Original {
 
 impl Original {
     /// The anchor loss at these steps.
-    pub fn pull(&self, steps: BTreeSet<usize>) -> Anchored<'_> {
+    pub fn anchor_loss(&self, steps: BTreeSet<usize>) -> Anchored<'_> {
         let denoiser = Denoiser { network: self.network.as_ref(), guidance: self.guidance, kind: self.kind };
         Anchored { denoiser, text: &self.text, weight: self.weight, steps }
     }
@@ -54,7 +54,7 @@ impl StepLoss for Anchored<'_> {
         Ok(vec![Term {
             name: Self::NAME,
             value: apart.square().sum(Kind::Double) * share,
-            gradient: Pull::AtOutput(apart * (2.0 * share * self.weight)),
+            gradient: TermGradient::AtOutput(apart * (2.0 * share * self.weight)),
         }])
     }
 }

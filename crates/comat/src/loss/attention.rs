@@ -1,7 +1,7 @@
 //! Attribute Concentration (section 3 of the method): the attention of a noun and its attributes should be on the
 //! noun's object and nowhere else.
 
-use super::step::{Pull, Replayed, StepLoss, Term};
+use super::step::{Replayed, StepLoss, Term, TermGradient};
 use anyhow::Result;
 use config::Form;
 use models::network::Layer;
@@ -34,8 +34,11 @@ impl StepLoss for Concentration<'_> {
         let (start, length) = seen.rows;
         let targets = &self.targets[start..start + length];
         let Some(parts) = losses(self.config.form, seen.maps, targets, seen.batch) else { return Ok(vec![]) };
-        let term =
-            |name, part: Tensor, weight: f64| Term { name, value: part.detach(), gradient: Pull::Loss(part * weight) };
+        let term = |name, part: Tensor, weight: f64| Term {
+            name,
+            value: part.detach(),
+            gradient: TermGradient::Loss(part * weight),
+        };
         Ok(vec![
             term(Self::TOKEN, parts.token, self.config.token_weight),
             term(Self::PIXEL, parts.pixel, self.config.pixel_weight),

@@ -119,9 +119,9 @@ impl CaptionLoss {
         }
         let crops: Vec<Crop> = rows.iter().map(|row| crops[*row as usize]).collect();
         let rows = Tensor::from_slice(&rows).to_device(images.device());
-        let pulls = joined(self.parts(captioner, &images.index_select(0, &rows), &wrong, &crops)?);
+        let of_wrong = joined(self.parts(captioner, &images.index_select(0, &rows), &wrong, &crops)?);
         let share = -self.config.contrast / self.count(captioner, &all)?;
-        let _ = cotangent.index_add_(0, &rows, &(pulls * share));
+        let _ = cotangent.index_add_(0, &rows, &(of_wrong * share));
         Ok(())
     }
 

@@ -45,11 +45,11 @@ pub struct Term {
     pub name: &'static str,
     /// Not weighted, and still on the device.
     pub value: Tensor,
-    pub gradient: Pull,
+    pub gradient: TermGradient,
 }
 
 /// How the gradient of a term reaches the adapter; weighted.
-pub enum Pull {
+pub enum TermGradient {
     /// A scalar with a graph. In `chained` mode its gradient also reaches earlier steps through the step's input.
     Loss(Tensor),
     /// A cotangent at the model's output, `[b, C, h, w]`. It affects this step alone and does not reach earlier steps.

@@ -5,7 +5,7 @@ use crate::{
     discriminator::Verdict,
     finite::{NotFinite, Part},
     session::Session,
-    train::{AttentionLosses, Outcome, Phases, Pulls},
+    train::{AttentionLosses, CotangentNorms, Outcome, Phases},
 };
 use anyhow::Result;
 use ranks::{
@@ -29,7 +29,7 @@ pub struct StepReport {
     pub attention: Option<(AttentionLosses, Counts)>,
     pub anchor_loss: Option<f64>,
     pub fidelity: Option<FidelityReport>,
-    pub pulls: Pulls,
+    pub norms: CotangentNorms,
     pub mixed_loss: Option<f64>,
     pub phases: Phases,
     pub began: Instant,
@@ -65,7 +65,7 @@ impl StepReport {
             attention: session.attention.as_ref().map(|_| Default::default()),
             anchor_loss: session.config.anchor.as_ref().map(|_| 0.0),
             fidelity: session.config.fidelity.as_ref().map(|_| Default::default()),
-            pulls: Pulls::default(),
+            norms: CotangentNorms::default(),
             mixed_loss: session.config.mixed.as_ref().map(|_| 0.0),
             phases: Phases::default(),
             began: Instant::now(),
@@ -98,9 +98,9 @@ impl StepReport {
             report.discriminator += verdict.loss / parts as f64;
             report.accuracy += verdict.accuracy / parts as f64;
         }
-        self.pulls.caption += outcome.pulls.caption / parts as f64;
-        if let Some(pull) = outcome.pulls.adversarial {
-            self.pulls.adversarial = Some(self.pulls.adversarial.unwrap_or(0.0) + pull / parts as f64);
+        self.norms.caption += outcome.norms.caption / parts as f64;
+        if let Some(norm) = outcome.norms.adversarial {
+            self.norms.adversarial = Some(self.norms.adversarial.unwrap_or(0.0) + norm / parts as f64);
         }
         self.phases += outcome.phases;
     }
@@ -126,7 +126,7 @@ impl StepReport {
     }
 
     /// Looks for values that are not finite in the sums over ranks, which are the same on all ranks.
-    pub fn look_for_what_is_not_finite(&mut self) {
+    pub fn check_finite(&mut self) {
         let fidelity = self.fidelity.unwrap_or_default();
         let figures = [
             (Part::CaptionLoss, self.caption_loss),
@@ -179,7 +179,7 @@ impl StepReport {
 
     /// The values that are parts of means over the batch. Every rank has the same list.
     fn sums(&mut self) -> Vec<&mut f64> {
-        let mut all = vec![&mut self.caption_loss, &mut self.pulls.caption];
+        let mut all = vec![&mut self.caption_loss, &mut self.norms.caption];
         all.extend(&mut self.smoothed_loss);
         all.extend(self.rewards.iter_mut().map(|(_, reward)| reward));
         all.extend(&mut self.mixed_loss);
@@ -188,8 +188,8 @@ impl StepReport {
             all.extend([&mut losses.token, &mut losses.pixel]);
         }
         if let Some(fidelity) = &mut self.fidelity {
-            let pull = self.pulls.adversarial.get_or_insert(0.0); // a rank without samples has no value of its own
-            all.extend([&mut fidelity.adversarial, &mut fidelity.discriminator, &mut fidelity.accuracy, pull]);
+            let norm = self.norms.adversarial.get_or_insert(0.0); // a rank without samples has no value of its own
+            all.extend([&mut fidelity.adversarial, &mut fidelity.discriminator, &mut fidelity.accuracy, norm]);
         }
         all
     }

@@ -1,6 +1,6 @@
 //! Draws maps over images, with the words above them.
 
-use super::Looks;
+use super::Heatmaps;
 use images::Image;
 use tch::{Device, Kind, Tensor};
 
@@ -14,7 +14,7 @@ const COLUMNS: usize = 7;
 
 /// One panel: a row for each model, first its image, then the map of each word. A word has the same scale in all rows:
 /// from its smallest value anywhere (dark) to its largest (bright).
-pub fn panel(words: &[&str], rows: &[(&str, &Looks)]) -> Image {
+pub fn panel(words: &[&str], rows: &[(&str, &Heatmaps)]) -> Image {
     let (width, height) = rows.iter().fold((1, 1), |(w, h), (_, l)| (w.max(l.image.width), h.max(l.image.height)));
     let factor = CELL.div_ceil(width.max(height));
     let (width, height) = (width * factor, height * factor);
@@ -43,7 +43,7 @@ pub fn panel(words: &[&str], rows: &[(&str, &Looks)]) -> Image {
 }
 
 /// The smallest and largest value of a word in any row.
-fn scale(rows: &[(&str, &Looks)], word: i64) -> (f64, f64) {
+fn scale(rows: &[(&str, &Heatmaps)], word: i64) -> (f64, f64) {
     rows.iter().fold((f64::MAX, f64::MIN), |(low, high), (_, looks)| {
         let map = looks.maps.get(word);
         (low.min(map.min().double_value(&[])), high.max(map.max().double_value(&[])))
@@ -80,9 +80,9 @@ fn colour(heat: f32) -> [f32; 3] {
 mod tests {
     use super::*;
 
-    fn looks(values: &[f32]) -> Looks {
+    fn looks(values: &[f32]) -> Heatmaps {
         let words = values.len() as i64 / 2;
-        Looks { image: Image::white(64, 32), maps: Tensor::from_slice(values).view([words, 1, 2]) }
+        Heatmaps { image: Image::white(64, 32), maps: Tensor::from_slice(values).view([words, 1, 2]) }
     }
 
     #[test]

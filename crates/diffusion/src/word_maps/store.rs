@@ -1,6 +1,6 @@
 //! Stores maps on disk: a training run shows the samples beside those of its first round, also after it was resumed.
 
-use super::Looks;
+use super::Heatmaps;
 use anyhow::Result;
 use images::Image;
 use models::{Error, tensors};
@@ -15,7 +15,7 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn add(&mut self, number: usize, prompt: &str, looks: &Looks) {
+    pub fn add(&mut self, number: usize, prompt: &str, looks: &Heatmaps) {
         self.tensors.insert(format!("{number:03}"), looks.maps.to_device(Device::Cpu).to_kind(Kind::Float));
         self.prompts.insert(format!("{number:03}"), prompt.into());
     }
@@ -26,7 +26,7 @@ impl Store {
 }
 
 /// The maps of sample `number`, if the file has them for that prompt.
-pub fn read(path: &Path, number: usize, prompt: &str, image: Image) -> Result<Option<Looks>> {
+pub fn read(path: &Path, number: usize, prompt: &str, image: Image) -> Result<Option<Heatmaps>> {
     if !path.exists() {
         return Ok(None);
     }
@@ -36,7 +36,7 @@ pub fn read(path: &Path, number: usize, prompt: &str, image: Image) -> Result<Op
         return Ok(None);
     }
     match tensors.remove(&key) {
-        Some(maps) if maps.dim() == 3 => Ok(Some(Looks { image, maps })),
+        Some(maps) if maps.dim() == 3 => Ok(Some(Heatmaps { image, maps })),
         _ => Err(Error::file(path, format!("the maps {key} are missing or no [words, h, w]")).into()),
     }
 }

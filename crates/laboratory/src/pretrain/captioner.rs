@@ -33,7 +33,7 @@ const ADVERSARIAL_FROM: u64 = CYCLES[0] + CYCLES[1];
 /// Largest adversarial change of an image: Euclidean norm over all values.
 const STRONGEST: f64 = 4.0;
 /// Number of gradient steps of the adversarial change; each starts where the one before ended.
-const STRIDES: usize = 2;
+const ADVERSARIAL_STEPS: usize = 2;
 const BATCH: usize = 192;
 /// Redrawn images in each batch after the first cycle.
 const REDRAWN: usize = 64;
@@ -98,7 +98,7 @@ impl Batch {
         let first = (1 << 32) + step * BATCH as u64; // scenes that no other training has used
         let old = redrawn(step);
         let mut scenes: Vec<Scene> = (0..(BATCH - old) as u64).map(|i| data::scene(seed, first + i)).collect();
-        let images = spoil(&scenes, step < ADVERSARIAL_FROM, &mut data::rng(seed, Stream::Spoil, step))?;
+        let images = degrade(&scenes, step < ADVERSARIAL_FROM, &mut data::rng(seed, Stream::Spoil, step))?;
         let redrawn: Vec<i64> = (0..old).map(|_| rng.random_range(0..pool_size as i64)).collect();
         scenes.extend(redrawn.iter().map(|&n| data::scene(seed, n as u64)));
         let captions = scenes.iter().map(|s| wording::caption_with(RELATIONS, s, &mut rng)).collect();
@@ -109,30 +109,30 @@ impl Batch {
 
 /// The images `[B, 3, 64, 64]`, each moved by its length in the direction that makes its caption less likely.
 fn worst(loss: &CaptionLoss, images: &Tensor, captions: &[String], lengths: &Tensor) -> Result<Tensor> {
-    let stride = lengths.view([-1, 1, 1, 1]) / STRIDES as f64;
+    let step_length = lengths.view([-1, 1, 1, 1]) / ADVERSARIAL_STEPS as f64;
     let mut images = images.shallow_clone();
-    for _ in 0..STRIDES {
+    for _ in 0..ADVERSARIAL_STEPS {
         let start = images.detach().set_requires_grad(true);
         let nll = loss.nll(&start, &refs(captions), &vec![(0, 0); captions.len()])?.sum;
         let gradient = torch_ext::vjp(&[&nll], &[&start], &[&nll.ones_like()])?.remove(0).context("a gradient")?;
         let norm = gradient.square().sum_dim_intlist([1, 2, 3].as_slice(), true, Kind::Float).sqrt();
-        images = start.detach() + gradient * &stride / norm.clamp_min(1e-12);
+        images = start.detach() + gradient * &step_length / norm.clamp_min(1e-12);
     }
     Ok(images)
 }
 
 /// Degrades images as a camera or a poor model would: blur, noise, colour shifts and, with `ghosts`, a faint additional
 /// object in some. Captions are still those of the scene. `[B, 3, 64, 64]`
-fn spoil(scenes: &[Scene], ghosts: bool, rng: &mut ChaCha8Rng) -> Result<Tensor> {
+fn degrade(scenes: &[Scene], ghosts: bool, rng: &mut ChaCha8Rng) -> Result<Tensor> {
     let mut images = vec![];
     for scene in scenes {
         let mut image = data::images(std::slice::from_ref(scene));
         if ghosts
             && rng.random_bool(0.3)
-            && let Some(haunted) = haunted(scene, rng)
+            && let Some(ghostly) = with_ghost(scene, rng)
         {
             let strength = rng.random_range(0.05..0.35);
-            image = image * (1.0 - strength) + data::images(&[haunted]) * strength;
+            image = image * (1.0 - strength) + data::images(&[ghostly]) * strength;
         }
         if rng.random_bool(0.4) {
             image = painter::blur(&image, rng.random_range(0.3..1.0));
@@ -151,7 +151,7 @@ fn spoil(scenes: &[Scene], ghosts: bool, rng: &mut ChaCha8Rng) -> Result<Tensor>
 }
 
 /// The scene with one more object, if there is space for it.
-fn haunted(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Scene> {
+fn with_ghost(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Scene> {
     let mut scene = scene.clone();
     let ghost: Object = scene.room_for(ObjectKind::any(rng), rng)?;
     scene.objects.push(ghost);
