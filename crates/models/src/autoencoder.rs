@@ -1,22 +1,22 @@
-//! An autoencoder between images and latents, whatever its layers are.
+//! Autoencoder between images and latents, for any architecture.
 
 use crate::error::Result;
 use tch::{Kind, Tensor};
 
 pub trait Autoencoder {
-    /// The precision that it computes in.
+    /// Precision of the computation.
     fn kind(&self) -> Kind;
 
-    /// Of the latents.
+    /// Channels of the latents.
     fn channels(&self) -> i64;
 
     /// Image pixels along the side of a latent cell.
     fn downscale(&self) -> i64;
 
-    /// The network sees `(latents - shift) * scale`: what scale is.
+    /// Scale of the latents: the network sees `(latents - shift) * scale`.
     fn scale(&self) -> f64;
 
-    /// What shift is.
+    /// Shift of the latents, as in [`Autoencoder::scale`].
     fn shift(&self) -> f64 {
         0.0
     }
@@ -24,26 +24,27 @@ pub trait Autoencoder {
     /// Image `[B, 3, H, W]` in -1..1 → mean and log-variance `[B, C, h, w]` of the latents, neither shifted nor scaled.
     ///
     /// # Errors
-    /// Images of another shape.
+    /// If the images have another shape.
     fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor)>;
 
     /// Latents as the network sees them `[B, C, h, w]` → image `[B, 3, H, W]`, about -1..1, not clamped, in the latents' precision.
     ///
     /// # Errors
-    /// Latents of another shape.
+    /// If the latents have another shape.
     fn decode(&self, latents: &Tensor) -> Result<Tensor>;
 
-    /// How many parts, one after the other, [`Autoencoder::decode`] consists of: the way back holds one graph at a time.
+    /// Number of stages of [`Autoencoder::decode`], run one after the other: the backward pass holds one stage's graph
+    /// at a time.
     fn decode_stages(&self) -> usize;
 
-    /// One part of [`Autoencoder::decode`]. The first takes latents in the decoder's precision, each other what the one before it gave;
-    /// the last gives the image.
+    /// One stage of [`Autoencoder::decode`]. The first takes latents in the decoder's precision, each later one the
+    /// output of the stage before; the last returns the image.
     fn decode_stage(&self, stage: usize, x: &Tensor) -> Tensor;
 
-    /// The latents of images `[B, 3, H, W]` in -1..1, as the network sees them: the mean of what the encoder gives.
+    /// Latents of images `[B, 3, H, W]` in -1..1, as the network sees them: the mean of the encoder's distribution.
     ///
     /// # Errors
-    /// As of [`Autoencoder::encode`].
+    /// The same as [`Autoencoder::encode`].
     fn latents(&self, image: &Tensor) -> Result<Tensor> {
         let mean = self.encode(image)?.0;
         Ok(if self.shift() == 0.0 { mean * self.scale() } else { (mean - self.shift()) * self.scale() })

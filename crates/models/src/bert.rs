@@ -1,4 +1,4 @@
-//! BERT, which reads the texts of Grounding DINO and of sentence embeddings, and whose layers BLIP's are made of.
+//! BERT: reads the texts of Grounding DINO and of sentence embeddings; BLIP's text model is made of its layers.
 //!
 //! Paper: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding" (2019).
 //! Weights and names: transformers `BertModel`.
@@ -15,7 +15,7 @@ use tch::Tensor;
 pub use config::Config;
 pub use encoder::Encoder;
 
-/// Attention, and the norm of its sum with its input.
+/// Attention with a residual connection, then a norm.
 pub struct Attention {
     query: Linear,
     key: Linear,
@@ -35,14 +35,14 @@ impl Attention {
         }
     }
 
-    /// x `[B, N, D]`, context `[B, M, C]`; `scores` is added to the attention's.
+    /// x `[B, N, D]`, context `[B, M, C]`; `scores` is added to the attention scores.
     pub fn forward(&self, x: &Tensor, context: &Tensor, scores: Option<&Tensor>) -> Tensor {
         let (q, k, v) = (self.query.forward(x), self.key.forward(context), self.value.forward(context));
         self.output.forward(&attention(&q, &k, &v, self.heads, scores, false), x)
     }
 }
 
-/// Two linear layers, and the norm of their sum with their input.
+/// Two linear layers with a residual connection, then a norm.
 pub struct FeedForward {
     intermediate: Linear,
     activation: Activation,
@@ -50,7 +50,7 @@ pub struct FeedForward {
 }
 
 impl FeedForward {
-    /// `at`: the layer, which has both parts in it.
+    /// `at`: the scope of the layer, which contains both linear layers.
     pub fn new(at: &Scope, width: i64, inner: i64, activation: Activation, norm_eps: f64) -> Self {
         Self {
             intermediate: Linear::new(at / "intermediate" / "dense", width, inner),
@@ -64,7 +64,7 @@ impl FeedForward {
     }
 }
 
-/// The linear layer at the end of a branch, and the norm of its sum with the branch's input.
+/// The last linear layer of a branch, the residual connection with the branch's input, and the norm.
 struct Output {
     dense: Linear,
     norm: LayerNorm,

@@ -1,4 +1,4 @@
-//! BLIP: how likely is a text for an image, and what is the answer to a question about it?
+//! BLIP: the likelihood of a text given an image, and answers to questions about an image.
 //!
 //! Paper: Li et al., "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding and
 //! Generation" (2022). Weights and names: transformers `BlipForConditionalGeneration` ([`Captioner`]) and
@@ -24,7 +24,7 @@ pub use config::{Config, TextConfig, VisionConfig};
 pub use question_answering::{Question, QuestionAnswering};
 pub use vqa::{Vqa, prepare};
 
-/// The label of a token that does not count.
+/// Label of a token that is left out of the loss.
 pub const IGNORED: i64 = -100;
 
 /// Negative log-likelihood of texts, a row for each. The mean over the tokens of a batch is `Σ sum / Σ tokens`, however
@@ -32,14 +32,15 @@ pub const IGNORED: i64 = -100;
 pub struct Nll {
     /// Sum of -log p over the tokens that count `[B]`, float32 or better
     pub sum: Tensor,
-    /// Of -log p of all words of the vocabulary the mean, summed over the same tokens `[B]`
+    /// Mean of -log p over the whole vocabulary, summed over the same tokens `[B]`
     pub uniform: Tensor,
-    /// How many those are `[B]`, int64
+    /// Number of those tokens `[B]`, int64
     pub tokens: Tensor,
 }
 
 impl Nll {
-    /// The sum with smoothed labels `[B]`: of each token's label a part (0 to 1) is spread evenly over the vocabulary.
+    /// The sum with label smoothing `[B]`: this part (0 to 1) of each token's label is spread evenly over the
+    /// vocabulary.
     pub fn smoothed(&self, label_smoothing: f64) -> Tensor {
         match label_smoothing {
             0.0 => self.sum.shallow_clone(),
@@ -65,7 +66,7 @@ impl Captioner {
         weights.build(&["position_ids"], |root| Self::at(root, config))
     }
 
-    /// What a captioner of that configuration is made of, with the output layer tied to the word embedding.
+    /// Tensor shapes of a captioner with this configuration; the output layer is tied to the word embedding.
     pub fn layout(config: &Config) -> Layout {
         let absent =
             |key: &str| key.ends_with("predictions.decoder.weight") || key.ends_with("predictions.decoder.bias");
@@ -80,12 +81,12 @@ impl Captioner {
         }
     }
 
-    /// Height and width of the images it takes.
+    /// Height and width of the input images.
     pub fn image_size(&self) -> (i64, i64) {
         (self.config.vision.image_size, self.config.vision.image_size)
     }
 
-    /// The precision it computes in.
+    /// Precision of the computation.
     pub fn kind(&self) -> Kind {
         self.vision_model.options().0
     }
@@ -121,7 +122,8 @@ impl Captioner {
         Ok(self.text_decoder.forward(&input_ids.to_device(device), &mask.to_device(device), &image, None))
     }
 
-    /// pixels `[B, 3, H, W]`, normalised; the rest `[B, L]` int64, with [`IGNORED`] for the labels that do not count.
+    /// pixels `[B, 3, H, W]`, normalised; the others `[B, L]` int64. Labels of tokens that do not count are
+    /// [`IGNORED`].
     ///
     /// Differentiable with respect to the pixels.
     pub fn nll(&self, pixels: &Tensor, input_ids: &Tensor, attention_mask: &Tensor, labels: &Tensor) -> Result<Nll> {

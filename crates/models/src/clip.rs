@@ -1,4 +1,4 @@
-//! CLIP: how near are an image and a text? Its text encoder alone is what Stable Diffusion reads prompts with.
+//! CLIP: similarity of images and texts. Stable Diffusion uses its text encoder to read prompts.
 //!
 //! Paper: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021). Weights and
 //! names: transformers `CLIPModel`; for the encoder alone `CLIPTextModel` and `CLIPTextModelWithProjection`.
@@ -24,7 +24,7 @@ pub use preprocess::CentreCrop;
 pub use score::ClipScore;
 pub use text::{Encoded, TextEncoder};
 
-/// Both towers, each with its projection into the space that they share.
+/// The image and the text tower, each with its projection into the shared space.
 pub struct Clip {
     config: Config,
     text_model: TextEncoder,
@@ -40,7 +40,7 @@ impl Clip {
         Self::new(&config, &Weights::open(folder, "model", kind, device)?)
     }
 
-    /// The temperature `logit_scale` of training is no part of a cosine.
+    /// `logit_scale`, the temperature of training, is not part of a cosine.
     pub fn new(config: &Config, weights: &Weights) -> Result<Self> {
         weights.build(&["position_ids", "logit_scale"], |root| Self::at(root, config))
     }
@@ -56,7 +56,7 @@ impl Clip {
         }
     }
 
-    /// Height and width of the images it takes.
+    /// Height and width of the input images.
     pub fn image_size(&self) -> (i64, i64) {
         (self.config.vision.image_size, self.config.vision.image_size)
     }
@@ -84,7 +84,7 @@ impl Clip {
     }
 }
 
-/// Each row over its length; in float32 at least, as half precision would cost a cosine its third digit.
+/// Normalises each row to length 1; in float32 at least, as half precision would cost a cosine its third digit.
 fn unit(rows: &Tensor) -> Tensor {
     let kind = if rows.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     let rows = rows.to_kind(kind);

@@ -1,8 +1,8 @@
-//! Reads the JSON configuration beside a checkpoint, and refuses what this program does not implement.
+//! Reads the JSON configuration of a checkpoint, and refuses what this program does not implement.
 //!
-//! Every key is accounted for: read, known to make no difference, or at the one value that we implement; any other value of it would
-//! silently give another network than the one that was trained. A key that nobody has heard of is most likely of a newer version's
-//! housekeeping: it is warned of, or refused where [`be_strict`] was asked for.
+//! Every key is either read, known to make no difference, or required to have the one value that we implement: with any
+//! other value the network would silently differ from the trained one. An unknown key is most likely housekeeping of a
+//! newer version: it causes a warning, or an error after [`be_strict`].
 
 use crate::{
     error::{Error, Result},
@@ -22,7 +22,7 @@ use std::{
 
 static STRICT: AtomicBool = AtomicBool::new(false);
 
-/// Whether keys that are not known are errors from now on, in the whole process.
+/// Sets whether unknown keys are errors from now on, in the whole process.
 pub fn be_strict(strict: bool) {
     STRICT.store(strict, Relaxed);
 }
@@ -39,7 +39,7 @@ impl Json {
         Self::of(&text::read(path)?, path)
     }
 
-    /// A configuration that is part of the program; `path` is the file to name in errors.
+    /// Reads a configuration from a text of this program; `path` is the file to name in errors.
     pub fn of(text: &str, path: &Path) -> Result<Self> {
         let value: Value = json::from_str(text).map_err(|e| Error::file(path, e.to_string()))?;
         match value {
@@ -64,7 +64,8 @@ impl Json {
         }
     }
 
-    /// How a folder's images are prepared: `preprocessor_config.json`, or its part of newer folders' `processor_config.json`.
+    /// Settings of a folder's image preprocessing: `preprocessor_config.json`, or its part of `processor_config.json`
+    /// in newer folders.
     pub fn of_image_processor(folder: &Path) -> Result<Option<Self>> {
         let (own, shared) = (folder.join("preprocessor_config.json"), folder.join("processor_config.json"));
         if own.exists() {
@@ -81,7 +82,7 @@ impl Json {
         self.maybe(key)?.ok_or_else(|| self.error(key, "is missing"))
     }
 
-    /// A value with the default that upstream gives to an absent one.
+    /// A value, with upstream's default if it is absent.
     pub fn get_or<T: DeserializeOwned>(&self, key: &str, default: T) -> Result<T> {
         Ok(self.maybe(key)?.unwrap_or(default))
     }
@@ -97,13 +98,13 @@ impl Json {
         }
     }
 
-    /// A value that Python asks for as a condition: null is false there, what is absent is the default.
+    /// A value that Python uses as a condition: null is false, an absent key has the default.
     pub fn truth_or(&self, key: &str, default: bool) -> Result<bool> {
         let is_null = self.values.get(key).is_some_and(Value::is_null);
         Ok(!is_null && self.get_or(key, default)?)
     }
 
-    /// The value as it is in the file.
+    /// The unparsed value.
     pub fn raw(&self, key: &str) -> Option<&Value> {
         self.values.get(key)
     }
@@ -124,7 +125,7 @@ impl Json {
         self.seen.borrow_mut().extend(keys.iter().map(|k| k.to_string()));
     }
 
-    /// Warns of the keys that nobody asked for, once each; or refuses them. Null and `_private` ones pass.
+    /// Warns once of each key that was not read, or refuses it. Null values and keys like `_private` are allowed.
     pub fn finish(&self) -> Result<()> {
         let seen = self.seen.borrow();
         for (key, value) in &self.values {
@@ -132,7 +133,7 @@ impl Json {
                 continue;
             }
             let what = self.error(key, &format!("is not known to this program (its value is {value})"));
-            // of images: a step that we do not take
+            // In preprocessor files: a step that we do not implement.
             let is_step = key.starts_with("do_") && *value == Value::Bool(true);
             if STRICT.load(Relaxed) || is_step {
                 return Err(what);
@@ -157,14 +158,14 @@ impl Json {
     }
 }
 
-/// Networks that come and go read their configuration again.
+/// Networks that are loaded repeatedly read their configuration again.
 fn warn_once(message: String) {
     if first_time(&message) {
         tracing::warn!("{message}");
     }
 }
 
-/// Says something once in a process.
+/// Prints a message once in a process.
 pub fn inform_once(message: String) {
     if first_time(&message) {
         tracing::info!("{message}");

@@ -1,12 +1,12 @@
 use std::path::{Path, PathBuf};
 
-/// What can go wrong between a model folder and its output. Every variant says what, and where; its message is whole, so
-/// that there is no `source` for a caller to print once more.
+/// Errors between a model folder and the network's output. Every variant says what is wrong and where. The message is
+/// complete, so there is no `source` that a caller would print again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{}: {}", path.display(), io_message(cause))]
     Io { path: PathBuf, cause: std::io::Error },
-    /// A file that can be read but does not say what it should.
+    /// A file that can be read but has wrong content.
     #[error("{}: {message}", path.display())]
     File { path: PathBuf, message: String },
     /// An argument that the network cannot take.
@@ -21,7 +21,7 @@ impl Error {
         Error::File { path: path.as_ref().to_owned(), message: message.into() }
     }
 
-    /// For `map_err`: an I/O error with the file it happened to.
+    /// For `map_err`: turns an I/O error into one that names the file.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_owned();
         move |cause| Error::Io { path, cause }
@@ -34,7 +34,7 @@ impl From<tch::TchError> for Error {
     }
 }
 
-/// The common cases in plain words; the operating system's text otherwise.
+/// Plain words for common errors; otherwise the operating system's text.
 fn io_message(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "no such file or folder".into(),

@@ -1,4 +1,4 @@
-//! The detector Grounding DINO: where in an image are the things that a text names?
+//! The detector Grounding DINO: finds the things in an image that a text names.
 //!
 //! Paper: Liu et al., "Grounding DINO: Marrying DINO with Grounded Pre-Training for Open-Set Object Detection" (2023).
 //! Weights and names: transformers `GroundingDinoForObjectDetection`.
@@ -31,24 +31,24 @@ pub struct Detector {
     pub network: Network,
     pub phrases: Phrases,
     pub resize: Resize,
-    /// A box counts if it fits some token of the caption better than this.
+    /// Minimum score of a box with its best token of the caption.
     pub box_threshold: f64,
-    /// A token is part of a box's phrase if it fits the box better than this.
+    /// Minimum score of a token with a box, to be part of the box's phrase.
     pub text_threshold: f64,
 }
 
-/// A box around something that was looked for.
+/// A detected box of a noun.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detection {
-    /// Which of the image's nouns; a box counts for a noun only when its phrase is exactly that noun.
+    /// Index of the noun among the image's nouns; a box counts for a noun only if its phrase is exactly that noun.
     pub noun: usize,
     /// x0, y0, x1, y1 in pixels of the image; may reach a little over its edge
     pub box_: [f64; 4],
-    /// How well the box fits its best token, 0 to 1
+    /// Score of the box with its best token, 0 to 1
     pub score: f64,
 }
 
-/// A box and all that it fits, whether a noun or not.
+/// A box and its phrase, which need not be one of the nouns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
     /// The tokens of the phrase.
@@ -77,10 +77,10 @@ impl Detector {
         })
     }
 
-    /// images `[B, 3, H, W]` in 0..1, and the nouns to look for in each → what was found in each.
+    /// images `[B, 3, H, W]` in 0..1, and the nouns to look for in each → detections for each image.
     ///
-    /// All nouns of an image are looked for at once. A box whose noun is there twice counts for both. A noun of no letters
-    /// is nowhere.
+    /// All nouns of an image are searched at once. If a noun is listed twice, its boxes count for both. A noun without
+    /// letters has no boxes.
     pub fn detect(&self, images: &Tensor, nouns: &[Vec<String>]) -> Result<Vec<Vec<Detection>>> {
         let size = images.size();
         if size.len() != 4 {
@@ -89,7 +89,7 @@ impl Detector {
         self.detect_each(&images.unbind(0), nouns)
     }
 
-    /// The same for images of different sizes, `[3, H, W]` each.
+    /// As [`Detector::detect`], for images of different sizes, `[3, H, W]` each.
     pub fn detect_each(&self, images: &[Tensor], nouns: &[Vec<String>]) -> Result<Vec<Vec<Detection>>> {
         let captions = nouns.iter().map(|nouns| self.phrases.caption(nouns)).collect::<Result<Vec<_>>>()?;
         let found = self.find(images, &captions)?;
@@ -118,7 +118,7 @@ impl Detector {
                 return Err(Error::Input(format!("detector: {message}; look for fewer at once")));
             }
         }
-        // Where there is nothing to look for, nothing is looked at.
+        // Images without nouns are skipped.
         let some: Vec<usize> = (0..captions.len()).filter(|&i| !captions[i].is_empty()).collect();
         let mut found: Vec<_> = captions.iter().map(|_| vec![]).collect();
         if some.is_empty() {
@@ -140,7 +140,8 @@ impl Detector {
         Ok(found)
     }
 
-    /// For each query its probability by token, and its box as shares of an image of that height and width.
+    /// Queries above the threshold: their probabilities by token, and their boxes as shares of an image of that height
+    /// and width.
     fn above<'a>(
         &self,
         caption: &Caption,
@@ -160,7 +161,7 @@ impl Detector {
     }
 }
 
-/// The numbers of `[B, N, M]`.
+/// The values of `[B, N, M]`.
 fn rows(x: &Tensor) -> Result<Vec<Vec<Vec<f64>>>> {
     Ok(Vec::try_from(x.to_device(Device::Cpu).to_kind(Kind::Double))?)
 }

@@ -5,7 +5,7 @@ use crate::{
     transformers::{activation, heads, positive},
 };
 
-/// What a transformers `BertConfig` says of an encoder.
+/// Encoder settings from a transformers `BertConfig`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub vocab_size: i64,

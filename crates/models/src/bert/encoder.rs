@@ -2,11 +2,11 @@ use super::{Attention, Config, FeedForward};
 use crate::{layers::LayerNorm, weights::Scope};
 use tch::Tensor;
 
-/// BERT as an encoder: who sees whom is given for every pair of tokens.
+/// BERT as an encoder. The attention mask is given for every pair of tokens.
 pub struct Encoder {
     word_embeddings: Tensor,
     position_embeddings: Tensor,
-    /// Of the first kind of token; a single text has no second.
+    /// Embedding of token type 0; a single text has no second type.
     token_type: Tensor,
     norm: LayerNorm,
     layers: Vec<(Attention, FeedForward)>,
@@ -29,7 +29,7 @@ impl Encoder {
         }
     }
 
-    /// ids and positions `[B, L]`; scores `[B, 1, L, L]` are added to the attention's → `[B, L, D]`
+    /// ids and positions `[B, L]`; scores `[B, 1, L, L]` are added to the attention scores → `[B, L, D]`
     pub fn forward(&self, ids: &Tensor, positions: &Tensor, scores: &Tensor) -> Tensor {
         let look_up = |table: &Tensor, indices: &Tensor| Tensor::embedding(table, indices, -1, false, false);
         let words = look_up(&self.word_embeddings, ids) + &self.token_type;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 pub use crate::vision::VisionConfig;
 
-/// What a transformers `BlipConfig` says of the parts that caption and answer.
+/// Settings of captioning and question answering from a transformers `BlipConfig`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub vision: VisionConfig,
@@ -27,11 +27,11 @@ pub struct TextConfig {
     pub max_position_embeddings: i64,
     pub activation: Activation,
     pub norm_eps: f64,
-    /// The token that an answer begins with, \[DEC].
+    /// First token of an answer, \[DEC].
     pub bos_token_id: i64,
-    /// The token that an answer ends with.
+    /// Last token of an answer.
     pub sep_token_id: i64,
-    /// Whether the output layer may be the word embedding.
+    /// Whether the output layer may share the weights of the word embedding.
     pub tied: bool,
 }
 
@@ -43,7 +43,7 @@ impl Config {
         let tied = json.get_or("tie_word_embeddings", true)?;
         let text = TextConfig::read(&json.section("text_config")?, vision.hidden_size, tied)?;
         json.base_keys()?;
-        // Of heads that are not used here. (The decoder's own label_smoothing counts.)
+        // Settings of heads that are not used here. (The decoder's own label_smoothing counts.)
         json.ignore(&["image_text_hidden_size", "label_smoothing", "logit_scale_init_value", "projection_dim"]);
         json.finish()?;
         Ok(Self { vision, text })
@@ -63,7 +63,7 @@ impl VisionConfig {
 }
 
 impl TextConfig {
-    /// `encoder_hidden_size` goes unread: upstream overwrites it with the width of the vision model.
+    /// `encoder_hidden_size` is not read: upstream overwrites it with the width of the vision model.
     fn read(json: &Json, image_width: i64, tied: bool) -> Result<Self> {
         let hidden_size = positive(json, "hidden_size", Some(768))?;
         let config = Self {

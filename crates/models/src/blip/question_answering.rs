@@ -11,12 +11,12 @@ use crate::{
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// The network that answers: a question is read by an encoder that looks at the image, and the answer is written by a decoder that
-/// looks at the question so read.
+/// The network for question answering: an encoder reads the question with cross-attention to the image, and a decoder
+/// writes the answer with cross-attention to the encoded question.
 ///
-/// Source: transformers `BlipForQuestionAnswering`, except that padding behind a question is hidden from the decoder, always: an
-/// answer is the one that the question gets alone. (Upstream's `generate` shows it the padding, and so does `forward` since
-/// transformers 5.)
+/// Source: transformers `BlipForQuestionAnswering`. Unlike there, padding after a question is always hidden from the
+/// decoder, so that an answer does not depend on the batch. (Upstream's `generate` shows the padding to the decoder,
+/// and so does `forward` since transformers 5.)
 pub struct QuestionAnswering {
     config: Config,
     vision_model: VisionModel,
@@ -24,19 +24,19 @@ pub struct QuestionAnswering {
     text_decoder: TextDecoder,
 }
 
-/// Questions as the encoder has read them.
+/// Questions after the encoder.
 pub struct Question {
     states: Tensor,
     mask: Tensor,
 }
 
 impl Question {
-    /// `[B, L, D]`
+    /// The encoder's hidden states `[B, L, D]`
     pub fn states(&self) -> &Tensor {
         &self.states
     }
 
-    /// True where a token of the question is `[B, L]`
+    /// True for the question's tokens, false for padding `[B, L]`
     pub fn mask(&self) -> &Tensor {
         &self.mask
     }
@@ -46,7 +46,7 @@ impl QuestionAnswering {
     /// Reads `config.json` and `model.safetensors` from the folder.
     ///
     /// # Errors
-    /// Other models than BLIP; a BLIP that captions or retrieves; weights that do not fit.
+    /// If the model is not BLIP, or a BLIP for captioning or retrieval; if the weights do not fit.
     pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
         let config = Config::read(&folder.join("config.json"))?;
         Self::new(&config, &Weights::open(folder, "model", kind, device)?)
@@ -64,7 +64,7 @@ impl QuestionAnswering {
             }
         }
         if text.hidden_size != vision.hidden_size {
-            // The keys of the decoder's cross-attention have the image's width by upstream's construction.
+            // The keys of the decoder's cross-attention have the width of the image embedding, as upstream builds them.
             let (text, vision) = (text.hidden_size, vision.hidden_size);
             return fail(format!(
                 "hidden_size is {text} in text_config and {vision} in vision_config; to answer, both are one"
@@ -87,7 +87,7 @@ impl QuestionAnswering {
         }
     }
 
-    /// Height and width of the images it takes.
+    /// Height and width of the input images.
     pub fn image_size(&self) -> (i64, i64) {
         (self.config.vision.image_size, self.config.vision.image_size)
     }
@@ -97,8 +97,8 @@ impl QuestionAnswering {
         self.vision_model.embed("VQA", pixels)
     }
 
-    /// image_embeds `[B, N, D]`, or `[1, N, D]` for questions that are all about one image; input_ids and attention_mask
-    /// `[B, L]` int64, padding behind the text
+    /// image_embeds `[B, N, D]`, or `[1, N, D]` if all questions are about one image; input_ids and attention_mask `[B,
+    /// L]` int64, padding after the text
     pub fn read(&self, image_embeds: &Tensor, input_ids: &Tensor, attention_mask: &Tensor) -> Result<Question> {
         let text = &self.config.text;
         let (rows, length) = check_ids("VQA: question", input_ids, text.vocab_size, text.max_position_embeddings)?;
@@ -123,16 +123,15 @@ impl QuestionAnswering {
         Ok(Question { states, mask })
     }
 
-    /// The logits of an answer's first token, behind \[DEC] alone → `[B, V]`
+    /// Logits of an answer's first token, after \[DEC] alone → `[B, V]`
     pub fn first_token(&self, question: &Question) -> Tensor {
         self.next_token(question, &self.starts(question))
     }
 
-    /// The most likely token after the other, at most `length` of them (greedy search): a list for each question, without \[DEC]
-    /// and the token that ends it.
+    /// Greedy search for at most `length` tokens: a list for each question, without \[DEC] and without the end token.
     ///
     /// # Errors
-    /// Logits that are no numbers.
+    /// If logits are NaN.
     pub fn greedy(&self, question: &Question, length: i64) -> Result<Vec<Vec<i64>>> {
         let end = self.config.text.sep_token_id;
         let most = (length + 1).min(self.config.text.max_position_embeddings);
@@ -163,7 +162,7 @@ impl QuestionAnswering {
         Tensor::full([rows, 1], self.config.text.bos_token_id, (Kind::Int64, question.states.device()))
     }
 
-    /// ids `[B, L]` → the logits behind the last of them `[B, V]`
+    /// ids `[B, L]` → logits of the token after the last one `[B, V]`
     fn next_token(&self, question: &Question, ids: &Tensor) -> Tensor {
         let mask = ids.ones_like().to_kind(Kind::Bool);
         let logits = self.text_decoder.forward(ids, &mask, &question.states, Some(&question.mask));

@@ -6,7 +6,7 @@ use crate::{
 };
 use tch::Tensor;
 
-/// BERT (Devlin et al. 2019) with a cross-attention in every layer: to the image, or to a question about it.
+/// BERT (Devlin et al. 2019) with cross-attention in every layer: to the image, or to a question.
 pub struct TextModel {
     word_embeddings: Tensor,
     position_embeddings: Tensor,
@@ -26,16 +26,16 @@ impl TextModel {
         }
     }
 
-    /// As an encoder, where every token sees all: ids `[B, L]`, mask `[B, L]` of booleans (true: a token), image
-    /// `[B, N, C]` → `[B, L, D]`
+    /// Runs the model as an encoder, without a causal mask: ids `[B, L]`, mask `[B, L]` of booleans (true: a token),
+    /// image `[B, N, C]` → `[B, L, D]`
     pub fn encode(&self, ids: &Tensor, mask: &Tensor, image: &Tensor) -> Tensor {
         self.forward(ids, &over_heads(mask), image, None)
     }
 
-    /// `visible`: which tokens a token sees, booleans that broadcast to `[B, heads, L, L]`; the same for the context
-    /// `[B, M, C]`, all of which is seen without it.
+    /// `visible`: attention mask of booleans that broadcast to `[B, heads, L, L]`. `in_context`: the same for the
+    /// context `[B, M, C]`; without it, all of the context is visible.
     ///
-    /// Every token must see one at least, or its softmax would be over nothing.
+    /// Every token must see at least one token, or its softmax would have no terms.
     fn forward(&self, ids: &Tensor, visible: &Tensor, context: &Tensor, in_context: Option<&Tensor>) -> Tensor {
         let words = Tensor::embedding(&self.word_embeddings, ids, -1, false, false);
         let mut x = self.norm.forward(&(words + self.position_embeddings.narrow(0, 0, ids.size()[1])));
@@ -51,7 +51,7 @@ impl TextModel {
     }
 }
 
-/// The same model as a decoder: causal, and with logits of the next token.
+/// The same model as a decoder: causal, with logits of the next token.
 pub struct TextDecoder {
     bert: TextModel,
     transform: Linear,
@@ -73,8 +73,8 @@ impl TextDecoder {
         }
     }
 
-    /// ids `[B, L]`, mask `[B, L]` of booleans (true: a token), context `[B, M, C]`, `in_context` `[B, M]` of booleans where
-    /// not all of it counts → logits `[B, L, V]`
+    /// ids `[B, L]`, mask `[B, L]` of booleans (true: a token), context `[B, M, C]`, `in_context` `[B, M]` of booleans
+    /// if not all of the context counts → logits `[B, L, V]`
     ///
     /// The first token of every row must not be masked.
     pub fn forward(&self, ids: &Tensor, mask: &Tensor, context: &Tensor, in_context: Option<&Tensor>) -> Tensor {
@@ -92,7 +92,7 @@ fn over_heads(mask: &Tensor) -> Tensor {
     mask.unsqueeze(1).unsqueeze(1)
 }
 
-/// The matrix and the bias have two names each in a checkpoint, and files hold one of them or both.
+/// Weight and bias have two names each in a checkpoint; files hold one name or both.
 fn output_layer(head: &Scope, word_embeddings: &Tensor, config: &TextConfig) -> Linear {
     let (words, width, decoder) = (config.vocab_size, config.hidden_size, head / "decoder");
     let weight = match decoder.optional("weight", &[words, width]) {
@@ -105,7 +105,7 @@ fn output_layer(head: &Scope, word_embeddings: &Tensor, config: &TextConfig) -> 
     Linear::tied(weight, Some(bias))
 }
 
-/// Self-attention, cross-attention and a feed-forward network, each before its norm.
+/// Self-attention, cross-attention and a feed-forward network, each followed by a norm.
 struct Layer {
     attention: Attention,
     crossattention: Attention,

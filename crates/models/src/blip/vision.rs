@@ -30,7 +30,7 @@ impl VisionModel {
         }
     }
 
-    /// pixels `[B, 3, S, S]`, normalised, in any precision → `[B, 1 + patches, D]`. `who` begins the message of an error.
+    /// pixels `[B, 3, S, S]`, normalised, in any precision → `[B, 1 + patches, D]`. Error messages begin with `who`.
     pub fn embed(&self, who: &str, pixels: &Tensor) -> Result<Tensor> {
         let (size, side) = (pixels.size(), self.image_size);
         if size.len() != 4 || size[0] < 1 || size[1..] != [3, side, side] {
@@ -56,7 +56,7 @@ impl VisionModel {
     }
 }
 
-/// Self-attention and a feed-forward network, each behind its norm.
+/// Self-attention and a feed-forward network, each after a norm.
 struct Layer {
     layer_norm1: LayerNorm,
     qkv: Linear,

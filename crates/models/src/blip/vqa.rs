@@ -7,14 +7,14 @@ use crate::{
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// Tokens of a yes-or-no question, start and end among them; the rest is cut.
+/// Maximum number of tokens of a yes-or-no question, with start and end token; longer ones are cut.
 const QUESTION_TOKENS: usize = 35;
-/// Words of such a question.
+/// Maximum number of words of a yes-or-no question.
 const QUESTION_WORDS: usize = 50;
-/// Tokens of a free answer, behind which `generate` of transformers stops unless told otherwise.
+/// Maximum number of tokens of a free answer: the default of transformers' `generate`.
 const ANSWER_TOKENS: i64 = 20;
 
-/// The network with what stands before and behind it: images and questions in, answers out.
+/// The network with pre- and postprocessing: images and questions in, answers out.
 ///
 /// Two conventions are in use, and scores compare only within one. T2I-CompBench asks yes or no as BLIP's own code does
 /// ([`Vqa::yes_no`]); TIFA and others let transformers' `generate` write an answer ([`Vqa::answer`]), which begins a question with
@@ -23,7 +23,7 @@ pub struct Vqa {
     network: QuestionAnswering,
     tokenizer: BertTokenizer,
     preprocess: Preprocess,
-    /// Begins a question; published tokenizers do not have it.
+    /// Token \[ENC], which begins a question; published tokenizers do not have it.
     enc: i64,
     yes: i64,
     no: i64,
@@ -33,7 +33,7 @@ impl Vqa {
     /// Reads the network, its tokenizer and its preprocessing from a transformers folder.
     ///
     /// # Errors
-    /// Those of [`QuestionAnswering::open`]; a tokenizer or a size of images that is not the network's.
+    /// The same as [`QuestionAnswering::open`]; also if the tokenizer or the image size does not match the network.
     pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
         let network = QuestionAnswering::open(folder, kind, device)?;
         let (tokenizer, preprocess) = (BertTokenizer::open(folder)?, Preprocess::open(folder)?);
@@ -54,7 +54,7 @@ impl Vqa {
         let word =
             |word: &str| tokenizer.id(word).ok_or_else(|| fail(format!("the tokenizer does not know the word {word}")));
         let (yes, no, enc) = (word("yes")?, word("no")?, tokenizer.id("[ENC]"));
-        // BLIP adds [DEC] and [ENC] behind BERT's vocabulary, in that order.
+        // BLIP appends [DEC] and [ENC] to BERT's vocabulary, in that order.
         let last = (network.config().text.bos_token_id == known - 2).then_some(known - 1);
         let enc = enc.or(last).ok_or_else(|| {
             fail(format!("the tokenizer has no [ENC], and bos_token_id is not the last but one of {known} tokens"))
@@ -64,41 +64,41 @@ impl Vqa {
 
     /// Confidence in "yes" against "no": `P(yes) / (P(yes) + P(no))` for each question.
     ///
-    /// images `[B, 3, H, W]` in 0..1 and B questions, or one image that they are all about. Of a question longer than 35 tokens
-    /// the end goes unread.
+    /// images `[B, 3, H, W]` in 0..1 and B questions, or one image for all questions. A question is cut after 35
+    /// tokens.
     pub fn yes_no(&self, images: &Tensor, questions: &[&str]) -> Result<Vec<f64>> {
-        // The quotient, without the underflow of either probability.
+        // Computed from the logits, so that neither probability can underflow.
         let logits = self.first_token(images, questions)?;
         let difference = logits.select(1, self.yes) - logits.select(1, self.no);
         Ok(Vec::<f64>::try_from(difference.sigmoid())?)
     }
 
-    /// The probabilities of "yes" and of "no" among all tokens, for each question. Arguments as for [`Vqa::yes_no`].
+    /// Probabilities of "yes" and of "no" among all tokens, for each question. Arguments as in [`Vqa::yes_no`].
     ///
     /// Source: BLIP-VQA of T2I-CompBench (Huang et al. 2023), BLIP/models/blip_vqa.py.
     pub fn probabilities(&self, images: &Tensor, questions: &[&str]) -> Result<Vec<(f64, f64)>> {
         self.yes_and_no(&self.first_token(images, questions)?)
     }
 
-    /// The same for questions about each of several images `[3, H, W]`, of any sizes: all images are looked at once, and all
-    /// questions answered together.
+    /// As [`Vqa::probabilities`], for several questions about each of several images `[3, H, W]` of any size. All
+    /// images are encoded in one batch, and all questions answered in one batch.
     pub fn probabilities_each(&self, images: &[Tensor], questions: &[Vec<String>]) -> Result<Vec<Vec<(f64, f64)>>> {
         self.about_each(images, questions, |embeds, questions| {
             self.yes_and_no(&self.first_token_of(embeds, questions)?)
         })
     }
 
-    /// A free answer to each question, as transformers' `generate` writes it by default. Images as for [`Vqa::yes_no`].
+    /// A free answer to each question, as transformers' `generate` writes it by default. Images as in [`Vqa::yes_no`].
     ///
     /// # Errors
-    /// A question with more tokens than `max_position_embeddings`; nothing is cut here.
+    /// If a question has more tokens than `max_position_embeddings`; it is not cut here.
     pub fn answer(&self, images: &Tensor, questions: &[&str]) -> Result<Vec<String>> {
         let _guard = tch::no_grad_guard();
         check_count(images, questions)?;
         self.answer_of(&self.embed(images)?, questions)
     }
 
-    /// The same for questions about each of several images, as [`Vqa::probabilities_each`].
+    /// As [`Vqa::answer`], for several questions about each of several images; see [`Vqa::probabilities_each`].
     pub fn answer_each(&self, images: &[Tensor], questions: &[Vec<String>]) -> Result<Vec<Vec<String>>> {
         self.about_each(images, questions, |embeds, questions| self.answer_of(embeds, questions))
     }
@@ -107,12 +107,12 @@ impl Vqa {
         &self.network
     }
 
-    /// The network's pixels `[B, 3, S, S]` of images `[B, 3, H, W]` in 0..1: resized as images of bytes, normalised.
+    /// Input pixels of the network `[B, 3, S, S]` from images `[B, 3, H, W]` in 0..1: resized in 8 bits and normalised.
     pub fn pixels(&self, images: &Tensor) -> Result<Tensor> {
         self.preprocess.normalise(&resize_as_bytes(images, self.network.image_size())?)
     }
 
-    /// Questions as the network reads them to answer yes or no: prepared, cut, \[ENC] before them.
+    /// Tokens of yes-or-no questions: prepared, cut, with \[ENC] as first token.
     pub fn tokens(&self, questions: &[&str]) -> Result<Batch> {
         let prepared: Vec<String> = questions.iter().map(|question| prepare(question)).collect();
         let prepared: Vec<&str> = prepared.iter().map(String::as_str).collect();
@@ -170,7 +170,7 @@ impl Vqa {
         self.network.embed_image(&self.pixels(images)?)
     }
 
-    /// Answers by image. `answer` gets a row of embeddings for each question.
+    /// Answers by image. `answer` gets one row of embeddings for each question.
     fn about_each<A>(
         &self,
         images: &[Tensor],
@@ -204,8 +204,8 @@ impl Vqa {
     }
 }
 
-/// A question as BLIP was taught to read it: lower case, without marks but the question mark, at most 50 words
-/// (BLIP/data/utils.py).
+/// A question in the form that BLIP was trained with: lower case, no punctuation but the question mark, at most 50
+/// words (BLIP/data/utils.py).
 pub fn prepare(question: &str) -> String {
     let marks = ['.', '!', '"', '(', ')', '*', '#', ':', ';', '~'];
     let plain = question.to_lowercase().replace(marks, "");

@@ -10,23 +10,22 @@ use std::path::Path;
 
 pub use crate::vision::VisionConfig;
 
-/// What a transformers `CLIPConfig` says.
+/// Settings from a transformers `CLIPConfig`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub text: TextConfig,
     pub vision: VisionConfig,
-    /// Width of the embeddings that images and texts share. (The towers' own `projection_dim` goes unread here, as
-    /// upstream.)
+    /// Width of the shared embedding of images and texts. (The towers' own `projection_dim` is not read, as upstream.)
     pub projection_dim: i64,
 }
 
-/// What a transformers `CLIPTextConfig` says.
+/// Settings from a transformers `CLIPTextConfig`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextConfig {
     pub vocab_size: i64,
     pub hidden_size: i64,
     pub intermediate_size: i64,
-    /// Width of the projected embedding, where the checkpoint of an encoder alone has a projection.
+    /// Width of the projected embedding, if the checkpoint of a text encoder has a projection.
     pub projection_dim: i64,
     pub layers: usize,
     pub heads: i64,
@@ -52,8 +51,8 @@ impl Config {
     }
 }
 
-/// Some published files describe a tower a second time, in `text_config_dict` and `vision_config_dict`. Where that is
-/// there, upstream takes it, with the defaults for what it leaves out, and not the first.
+/// Some published files describe a tower a second time, in `text_config_dict` and `vision_config_dict`. If that is
+/// there, upstream uses it instead of the first, with the defaults for missing keys.
 fn tower(json: &Json, key: &str) -> Result<Json> {
     let again = format!("{key}_dict");
     json.ignore(&[key]);
@@ -62,7 +61,7 @@ fn tower(json: &Json, key: &str) -> Result<Json> {
 }
 
 impl TextConfig {
-    /// The `config.json` of an encoder alone.
+    /// Reads the `config.json` of a text encoder.
     pub fn read(path: &Path) -> Result<Self> {
         Self::of(&Json::read(path)?)
     }
@@ -122,7 +121,7 @@ impl VisionConfig {
     }
 }
 
-/// What old files of both towers say besides.
+/// Other keys in old files of both towers.
 fn finish(json: &Json) -> Result<()> {
     json.base_keys()?;
     json.finish()

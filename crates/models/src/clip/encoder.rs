@@ -4,14 +4,14 @@ use crate::{
 };
 use tch::Tensor;
 
-/// The transformer in the middle of a tower. That of texts is causal, that of images is not.
+/// The transformer of a tower; causal for texts, not for images.
 pub struct Encoder {
     layers: Vec<Layer>,
 }
 
 pub struct Shape {
     pub width: i64,
-    /// Width of the feed-forward networks
+    /// Width of the feed-forward networks.
     pub inner: i64,
     pub layers: usize,
     pub heads: i64,
@@ -43,7 +43,7 @@ impl Encoder {
     }
 }
 
-/// Self-attention and a feed-forward network, each behind its norm.
+/// Self-attention and a feed-forward network, each after a norm.
 struct Layer {
     layer_norm1: LayerNorm,
     self_attn: SelfAttention,

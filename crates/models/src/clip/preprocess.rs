@@ -7,20 +7,21 @@ use serde::Deserialize;
 use std::path::Path;
 use tch::Tensor;
 
-/// Images of any size to the network's square: the shorter side to its length, then the middle of the longer one.
+/// Turns images of any size into the network's square: resizes the shorter side and crops the centre.
 ///
-/// Source: transformers `CLIPImageProcessor` on PIL's resize, columns first, rounded to bytes behind either direction. We
-/// round as well ([`CentreCrop::apply`]), so that scores compare with published ones; [`CentreCrop::smooth`] does not, for gradients.
+/// Source: transformers `CLIPImageProcessor` with PIL's resize: columns first, rounded to bytes after each direction.
+/// [`CentreCrop::apply`] rounds as well, so that scores compare with published ones; [`CentreCrop::smooth`] does not,
+/// for gradients.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CentreCrop {
-    /// Pixels of the shorter side once resized
+    /// Length of the shorter side after resizing, in pixels.
     pub shortest: i64,
-    /// Side of the square that is cut out
+    /// Side of the square crop in pixels.
     pub side: i64,
     norm: Preprocess,
 }
 
-/// Older files have a number for either.
+/// Older files have a plain number for a size.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Shortest {
@@ -37,7 +38,7 @@ enum Square {
 
 impl CentreCrop {
     /// Reads `preprocessor_config.json`, or `processor_config.json` of newer folders; without either, CLIP's own values
-    /// hold. `side` is the network's.
+    /// apply. `side` is the network's.
     pub fn open(folder: &Path, side: i64) -> Result<Self> {
         let clip = Preprocess::default();
         let Some(json) = Json::of_image_processor(folder)? else {
@@ -72,7 +73,7 @@ impl CentreCrop {
         for key in ["default_to_square", "do_pad", "use_square_size"] {
             json.only(key, false)?;
         }
-        // How bytes become 0..1, and who wrote the file.
+        // How bytes become 0..1, and which program wrote the file.
         json.ignore(&["do_convert_rgb", "do_rescale", "rescale_factor"]);
         json.ignore(&["feature_extractor_type", "image_processor_type", "processor_class", "pad_size"]);
         json.ignore(&["data_format", "input_data_format", "return_tensors", "device", "disable_grouping"]);
@@ -80,7 +81,7 @@ impl CentreCrop {
         Ok(Self { shortest, side, norm })
     }
 
-    /// The size that an image of this height and width is resized to.
+    /// Size after resizing of an image with this height and width.
     pub fn size(&self, (height, width): (i64, i64)) -> (i64, i64) {
         let short = self.shortest;
         let long = |long: i64, by: i64| (short as f64 * long as f64 / by as f64) as i64;
@@ -92,12 +93,12 @@ impl CentreCrop {
         self.middle(&resize_as_bytes(images, self.size(check(images)?))?)
     }
 
-    /// As [`Self::apply`] without any rounding: differentiable with respect to the images.
+    /// As [`Self::apply`], without rounding: differentiable with respect to the images.
     pub fn smooth(&self, images: &Tensor) -> Result<Tensor> {
         self.middle(&resize(images, self.size(check(images)?))?)
     }
 
-    /// The square in the middle of what was resized, normalised.
+    /// Crops the centre of the resized images and normalises it.
     fn middle(&self, resized: &Tensor) -> Result<Tensor> {
         let (rows, columns) = check(resized)?;
         let offset = ((rows - self.side) / 2, (columns - self.side) / 2);

@@ -6,7 +6,7 @@ use crate::{
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// CLIP with what stands before it: images and prompts in, cosines out.
+/// CLIP with its preprocessing: images and prompts in, cosines out.
 ///
 /// Paper: Hessel et al., "CLIPScore: A Reference-free Evaluation Metric for Image Captioning" (2021), without its factor
 /// of 2.5 and its cut at 0: the cosine itself, as T2I-CompBench reports it.
@@ -75,7 +75,7 @@ impl ClipScore {
         self.clip.image_embeds(&self.preprocess.apply(images)?)
     }
 
-    /// `[B, P]` of length 1. The end of a prompt that the tokenizer has no room for (77 tokens) is left out.
+    /// `[B, P]` of length 1. A prompt is cut after the tokenizer's limit (77 tokens).
     pub fn text_embeds(&self, prompts: &[&str]) -> Result<Tensor> {
         let mut ids = vec![];
         for prompt in prompts {

@@ -8,8 +8,8 @@ use crate::{
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// What the encoder makes of a prompt. SD1 and SD2 take `last_hidden_state`, SDXL `penultimate` of both its encoders and
-/// `text_embeds` of the second.
+/// Output of the encoder for prompts. SD1 and SD2 use `last_hidden_state`; SDXL uses `penultimate` of both its encoders
+/// and `text_embeds` of the second.
 pub struct Encoded {
     /// After the final norm `[B, L, D]`
     pub last_hidden_state: Tensor,
@@ -17,7 +17,7 @@ pub struct Encoded {
     pub penultimate: Tensor,
     /// `last_hidden_state` at the end token `[B, D]`
     pub pooled: Tensor,
-    /// `pooled` through the projection `[B, P]`, where the checkpoint has one
+    /// `pooled` after the projection `[B, P]`, if the checkpoint has one
     pub text_embeds: Option<Tensor>,
 }
 
@@ -36,7 +36,7 @@ impl TextEncoder {
         Self::open_variant(folder, None, kind, device)
     }
 
-    /// As [`TextEncoder::open`], but the weights of that variant come first where there are any.
+    /// As [`TextEncoder::open`], but prefers the weights of that variant if there are any.
     pub fn open_variant(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let config = TextConfig::read(&folder.join("config.json"))?;
         Self::new(&config, &Weights::open_variant(folder, "model", variant, kind, device)?)
@@ -46,14 +46,14 @@ impl TextEncoder {
         weights.build(&["position_ids"], |root| Self::alone(root, config.clone()))
     }
 
-    /// What an encoder of that configuration is made of; without a projection.
+    /// Tensor shapes of an encoder with this configuration, without a projection.
     pub fn layout(config: &TextConfig) -> Layout {
         let absent = |key: &str| key == "embeddings.token_embedding.weight" || key == "text_projection.weight";
         Weights::layout(&absent, |root| Self::alone(root, config.clone()))
     }
 
-    /// Published files have everything but the projection below `text_model`; transformers 5 leaves that prefix out
-    /// where there is no projection.
+    /// In published files every key but the projection's has the prefix `text_model`; transformers 5 drops that prefix
+    /// if there is no projection.
     fn alone(root: Scope, config: TextConfig) -> Self {
         let bare = root.has("embeddings.token_embedding.weight");
         let model = if bare { root.clone() } else { &root / "text_model" };
@@ -76,13 +76,13 @@ impl TextEncoder {
         }
     }
 
-    /// ids `[B, L]` int64, each row with its start and end token. A token sees those before it; padding is not masked.
+    /// ids `[B, L]` int64, each row with its start and end token. Attention is causal; padding is not masked.
     pub fn forward(&self, ids: &Tensor) -> Result<Encoded> {
         Ok(self.forward_to(ids, 2)?.0)
     }
 
-    /// As [`Self::forward`]; and after the final norm the `nth` layer's output from the end (1: that of the last layer), what "clip
-    /// skip" leaves of the encoder. `penultimate` of the first is then that layer's output.
+    /// As [`Self::forward`], and also the output of the `nth` layer from the end after the final norm (1: the last
+    /// layer), as "clip skip" uses it. `penultimate` of the first result is then that layer's output.
     pub fn forward_to(&self, ids: &Tensor, nth: usize) -> Result<(Encoded, Tensor)> {
         let c = &self.config;
         if nth < 1 || nth > self.encoder.layers() {
@@ -111,7 +111,7 @@ impl TextEncoder {
 
     /// Position of each row's end token `[B]`.
     ///
-    /// Older configurations say that its id is 2, which it never was; there it is the largest id of the row.
+    /// Older configurations give 2 as its id, which is wrong; then it is the largest id of the row.
     fn ends(&self, ids: &Tensor) -> Result<Tensor> {
         let end = self.config.eos_token_id;
         if end == 2 {

@@ -7,33 +7,33 @@ use crate::{
 };
 use std::path::Path;
 
-/// What a transformers `GroundingDinoConfig` says.
+/// Settings from a transformers `GroundingDinoConfig`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub backbone: BackboneConfig,
     pub text: bert::Config,
     pub d_model: i64,
-    /// How many boxes an image can have.
+    /// Maximum number of boxes in an image.
     pub num_queries: i64,
     pub num_feature_levels: usize,
-    /// The longest caption in tokens.
+    /// Maximum length of a caption in tokens.
     pub max_text_len: usize,
-    /// Of the positions in the image.
+    /// Temperature of the sine embedding of image positions.
     pub temperature: f64,
     pub norm_eps: f64,
     pub encoder: LayersConfig,
     pub decoder: LayersConfig,
-    /// Whether all layers of the decoder have one head for boxes.
+    /// Whether all layers of the decoder share one box head.
     pub box_head_is_shared: bool,
 }
 
-/// The layers of the encoder or of the decoder.
+/// Settings of the encoder's or the decoder's layers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayersConfig {
     pub layers: usize,
     pub heads: i64,
     pub ffn_dim: i64,
-    /// Where deformable attention looks, for each head and level.
+    /// Sampling points of deformable attention, for each head and level.
     pub points: i64,
 }
 
@@ -54,10 +54,11 @@ pub struct BackboneConfig {
     pub out_indices: Vec<usize>,
 }
 
-/// The groups of the norm behind each feature map; upstream has the number in its code.
+/// Groups of the group norm after each feature map; a constant in upstream's code.
 pub const NORM_GROUPS: i64 = 32;
 
-/// A window's attention has the square of its area in numbers; published networks have 7 and 12.
+/// Limit on the window size: a window's attention map has the square of its area in values. Published networks have 7
+/// and 12.
 const LARGEST_WINDOW: i64 = 32;
 
 impl Config {
@@ -74,7 +75,7 @@ impl Config {
             return Err(json.error("d_model", &format!("is {d_model}, which is no multiple of {NORM_GROUPS}")));
         }
         let encoder = LayersConfig::read(&json, "encoder", d_model)?;
-        // Fusion and text enhancer have half the heads and half the width.
+        // Fusion layer and text enhancer have half the heads and half the width.
         if encoder.heads % 2 != 0 || encoder.ffn_dim % encoder.heads != 0 {
             let message =
                 format!("is {}; it must be even and divide encoder_ffn_dim {}", encoder.heads, encoder.ffn_dim);
@@ -108,7 +109,7 @@ impl Config {
         json.only("use_timm_backbone", false)?;
         json.only("backbone_kwargs", serde_json::json!({}))?;
         json.base_keys()?;
-        // Of training, and of the kernel that upstream may use.
+        // For training only, or about the kernel that upstream may use.
         json.ignore(&["activation_dropout", "auxiliary_loss", "disable_custom_kernels", "focal_alpha", "init_std"]);
         json.ignore(&["bbox_cost", "bbox_loss_coefficient", "class_cost", "giou_cost", "giou_loss_coefficient"]);
         json.ignore(&["fusion_dropout", "fusion_droppath", "text_enhancer_dropout"]);
@@ -169,14 +170,14 @@ impl BackboneConfig {
         json.only("num_channels", 3)?;
         json.only("use_absolute_embeddings", false)?;
         json.base_keys()?;
-        // Derived from the rest, of training, or of uses other than as a backbone.
+        // Derived from other keys, for training, or for uses other than as a backbone.
         json.ignore(&["drop_path_rate", "encoder_stride", "hidden_size", "image_size", "num_layers"]);
         json.ignore(&["path_norm", "qkv_bias", "stage_names"]);
         json.finish()?;
         Ok(config)
     }
 
-    /// Channels of a stage, counted from 0.
+    /// Channels of a stage; stages count from 0.
     pub fn width(&self, stage: usize) -> i64 {
         self.embed_dim << stage
     }
@@ -187,7 +188,7 @@ impl BackboneConfig {
     }
 }
 
-/// `out_indices`, or the same as `out_features`: stem, stage1, …
+/// Reads `out_indices`, or `out_features` with the same meaning: stem, stage1, …
 fn out_indices(json: &Json, stages: usize) -> Result<Vec<usize>> {
     let features: Option<Vec<String>> = json.maybe("out_features")?;
     let by_name = features.as_ref().map(|names| {

@@ -10,23 +10,23 @@ use crate::{
 };
 use tch::Tensor;
 
-/// Kept away from 0 and 1 by this before the inverse of the sigmoid.
+/// Values are clamped to this distance from 0 and 1 before the inverse sigmoid.
 const EDGE: f64 = 1e-5;
-/// Of the sines of the boxes.
+/// Temperature of the sine embedding of boxes.
 const TEMPERATURE: f64 = 10000.0;
 
-/// Queries become boxes, a little better in every layer.
+/// Turns queries into boxes, which every layer refines.
 pub struct Decoder {
     layers: Vec<Layer>,
     norm: LayerNorm,
     reference_points_head: Mlp,
-    /// One for each layer, or one for all.
+    /// One box head for each layer, or one for all.
     box_heads: Vec<Mlp>,
     width: i64,
 }
 
 impl Decoder {
-    /// `root`: of the whole network; the heads for boxes have a name there and one here.
+    /// `root`: scope of the whole network; the box heads have one name there and one in the decoder.
     pub fn new(root: &Scope, config: &Config) -> Self {
         let (at, width) = (root / "model" / "decoder", config.d_model);
         Self {
@@ -55,7 +55,7 @@ impl Decoder {
             let in_maps = reference.unsqueeze(2) * &valid;
             let positions = self.reference_points_head.forward(&self.embed(&in_maps.select(2, 0)).to_kind(kind));
             x = layer.forward(&x, &positions, &in_maps, maps, text);
-            // The last step is made from the normed features, below.
+            // The last refinement uses the normed features, below.
             if i + 1 < self.layers.len() {
                 reference = self.refine(i, &x, &reference);
             }
@@ -77,8 +77,8 @@ impl Decoder {
     }
 }
 
-/// The heads have two names each in a checkpoint. Files hold one of them or both; and where all layers share a head, that
-/// of one layer or of all.
+/// The box heads have two names each in a checkpoint; files hold one or both. If all layers share a head, files hold
+/// that of one layer or of all.
 fn box_heads(root: &Scope, config: &Config) -> Vec<Mlp> {
     let (own, second) = (root / "bbox_embed", root / "model" / "decoder" / "bbox_embed");
     let head = |at: Scope| Mlp::new(at, &[config.d_model, config.d_model, config.d_model, 4]);
@@ -95,7 +95,7 @@ fn box_heads(root: &Scope, config: &Config) -> Vec<Mlp> {
     }
 }
 
-/// Queries look at each other, at the caption, and at the image.
+/// Self-attention of the queries, then cross-attention to the caption and to the image.
 struct Layer {
     self_attn: Attention,
     self_attn_norm: LayerNorm,

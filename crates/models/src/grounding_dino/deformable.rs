@@ -10,21 +10,21 @@ use tch::Tensor;
 pub struct Maps {
     /// `[B, S, D]`, level after level, row after row
     pub features: Tensor,
-    /// Which of them lie in the padding `[B, S]`; none where all images of the batch have the same size.
+    /// True for padding `[B, S]`; `None` if all images of the batch have the same size.
     pub padding: Option<Tensor>,
     /// Height and width of every level.
     pub sizes: Vec<(i64, i64)>,
 }
 
 impl Maps {
-    /// The same places with other features.
+    /// The same maps with other features.
     pub fn with(&self, features: Tensor) -> Self {
         let padding = self.padding.as_ref().map(Tensor::shallow_clone);
         Self { features, padding, sizes: self.sizes.clone() }
     }
 }
 
-/// Attention to a few points around a place in every feature map.
+/// Attention to a few sampling points around a reference point in every feature map.
 pub struct DeformableAttention {
     sampling_offsets: Linear,
     attention_weights: Linear,
@@ -69,7 +69,7 @@ impl DeformableAttention {
             let sizes = Tensor::from_slice(&sizes).to_kind(kind).to_device(queries.device());
             centre + offsets / sizes.view([levels, 1, 2])
         } else {
-            // At the last point of an untrained network they reach to the box's edge.
+            // Scaled so that the last point of an untrained network lies on the box's edge.
             centre + offsets / points * reference.narrow(-1, 2, 2) * 0.5
         };
         let grid = locations * 2 - 1;
@@ -81,11 +81,11 @@ impl DeformableAttention {
         let value = value.view([batch, -1, heads, width / heads]).permute([0, 2, 3, 1]).to_kind(kind);
         let mut from = 0;
         let mut sum: Option<Tensor> = None;
-        // Level by level, for the samples of all would take much memory.
+        // Level by level: the samples of all levels at once would take much memory.
         for (level, &(height, columns)) in (0..).zip(&maps.sizes) {
             let map = value.narrow(3, from, height * columns).reshape([batch * heads, width / heads, height, columns]);
             from += height * columns;
-            // Queries innermost, for a sum over neighbours in memory is slow.
+            // Queries are the innermost dimension: a sum over neighbours in memory is slow.
             let weights = weights.select(3, level).permute([0, 2, 3, 1]).reshape([batch * heads, 1, points, count]);
             let grid = grid.select(3, level).permute([0, 2, 3, 1, 4]).reshape([batch * heads, points, count, 2]);
             const BILINEAR: i64 = 0;

@@ -9,20 +9,20 @@ use crate::{
 };
 use tch::{Kind, Tensor};
 
-/// The caption as encoder and decoder take it.
+/// The caption as input of encoder and decoder.
 pub struct Text {
     /// `[B, L, D]`
     pub features: Tensor,
-    /// Scores that hide the padding `[B, 1, 1, L]`.
+    /// Attention scores that hide the padding `[B, 1, 1, L]`.
     pub tokens: Tensor,
-    /// Scores that leave every token its own phrase `[B, 1, L, L]`.
+    /// Attention scores that limit every token to its own phrase `[B, 1, L, L]`.
     pub phrases: Tensor,
-    /// Sines of the place within the phrase `[B, L, D]`
+    /// Sine embedding of the position within the phrase `[B, L, D]`
     pub positions: Tensor,
 }
 
 impl Text {
-    /// features `[B, L, D]`; tokens `[B, L]` and phrases `[B, L, L]`: who may be seen; positions `[B, L]`
+    /// features `[B, L, D]`; attention masks tokens `[B, L]` and phrases `[B, L, L]`; positions `[B, L]`
     pub fn new(features: Tensor, tokens: &Tensor, phrases: &Tensor, positions: &Tensor) -> Self {
         let (kind, width) = (features.kind(), features.size()[2]);
         Self {
@@ -34,7 +34,7 @@ impl Text {
     }
 }
 
-/// Image and caption look at each other, then each at itself.
+/// In each layer: cross-attention between image and caption, then self-attention of each.
 pub struct Encoder {
     layers: Vec<Layer>,
 }
@@ -74,7 +74,7 @@ impl Layer {
     }
 }
 
-/// Attention from the image to the caption and back, with one map for both directions.
+/// Cross-attention in both directions, image to caption and caption to image, with one shared attention map.
 struct Fusion {
     norm_vision: LayerNorm,
     norm_text: LayerNorm,
@@ -109,7 +109,7 @@ impl Fusion {
         }
     }
 
-    /// The sums are with the normed inputs, not with the inputs themselves.
+    /// The residual connections start from the normed inputs, not from the inputs themselves.
     fn forward(&self, vision: &Tensor, text: &Tensor, places: Option<&Tensor>, tokens: &Tensor) -> (Tensor, Tensor) {
         let (vision, text) = (self.norm_vision.forward(vision), self.norm_text.forward(text));
         let (q, k) = (self.vision_proj.forward(&vision), self.text_proj.forward(&text));
@@ -121,7 +121,7 @@ impl Fusion {
     }
 }
 
-/// A layer of the caption alone, in which a phrase sees itself only.
+/// Self-attention of the caption, within each phrase only.
 struct TextEnhancer {
     attention: Attention,
     norm_before: LayerNorm,
@@ -149,7 +149,7 @@ impl TextEnhancer {
     }
 }
 
-/// A layer of the feature maps alone.
+/// Self-attention of the feature maps.
 struct DeformableLayer {
     attention: DeformableAttention,
     attention_norm: LayerNorm,
@@ -179,7 +179,7 @@ impl DeformableLayer {
 
 /// The centre of every cell of the feature maps, in units of each level with its padding: `[B, S, levels, 2]`.
 ///
-/// `valid` `[B, levels, 2]`: how much of each level's width and height is not padding.
+/// `valid` `[B, levels, 2]`: the share of each level's width and height that is not padding.
 pub fn cell_centres(sizes: &[(i64, i64)], valid: &Tensor) -> Tensor {
     let (batch, options) = (valid.size()[0], (valid.kind(), valid.device()));
     let centres = (0..).zip(sizes).map(|(level, &(height, width))| {
@@ -195,7 +195,7 @@ pub fn cell_centres(sizes: &[(i64, i64)], valid: &Tensor) -> Tensor {
     centres.unsqueeze(2) * valid.unsqueeze(1)
 }
 
-/// How much of the width and height of every level is not padding: `[B, levels, 2]`. Masks `[B, h, w]`, true: image.
+/// Share of the width and height of every level that is not padding: `[B, levels, 2]`. Masks `[B, h, w]`, true: image.
 pub fn valid_ratios(masks: &[Tensor], kind: Kind) -> Tensor {
     let ratios = masks.iter().map(|mask| {
         let share = |line: Tensor| line.to_kind(kind).mean_dim(1, false, kind);

@@ -17,7 +17,7 @@ use crate::{
 };
 use tch::{Device, Kind, Tensor};
 
-/// Old buffers, and layers that take no part in detection.
+/// Old buffers, and layers that detection does not use.
 const IGNORED: [&str; 7] = [
     "position_ids",
     "relative_position_index",
@@ -28,7 +28,7 @@ const IGNORED: [&str; 7] = [
     "swin.layernorm.bias",
 ];
 
-/// The network by itself, from tensors to tensors.
+/// The network without pre- and postprocessing.
 pub struct Network {
     config: Config,
     backbone: Backbone,
@@ -48,29 +48,29 @@ pub struct Network {
 pub struct Inputs {
     /// Normalised `[B, 3, H, W]`
     pub pixels: Tensor,
-    /// Booleans `[B, H, W]`, false in the padding to the right of an image and below it; none without padding.
+    /// Booleans `[B, H, W]`, false in the padding to the right of an image and below it; `None` without padding.
     pub pixel_mask: Option<Tensor>,
     /// Token ids `[B, L]`, int64
     pub ids: Tensor,
     /// Booleans `[B, L]`, false in the padding behind a caption
     pub tokens: Tensor,
-    /// Booleans `[B, L, L]`: tokens of the same phrase
+    /// Booleans `[B, L, L]`: true for two tokens of the same phrase
     pub phrases: Tensor,
-    /// Places within the phrase `[B, L]`, int64
+    /// Positions within the phrase `[B, L]`, int64
     pub positions: Tensor,
 }
 
-/// The last layer's output and some of what led to it.
+/// Output of the last layer and some intermediate results.
 pub struct Outputs {
-    /// Of the backbone, `[B, C, h, w]` each
+    /// Feature maps of the backbone, `[B, C, h, w]` each
     pub feature_maps: Vec<Tensor>,
-    /// Of the encoder `[B, S, D]`
+    /// Image features of the encoder `[B, S, D]`
     pub vision: Tensor,
-    /// Of the encoder `[B, L, D]`
+    /// Text features of the encoder `[B, L, D]`
     pub text: Tensor,
-    /// The boxes that the decoder starts from `[B, Q, 4]`
+    /// Initial boxes of the decoder `[B, Q, 4]`
     pub proposals: Tensor,
-    /// How well each box fits each token `[B, Q, L]`, before the sigmoid; minus infinity for padding. float32 or better
+    /// Score of each box with each token `[B, Q, L]`, before the sigmoid; minus infinity for padding. float32 or better
     pub logits: Tensor,
     /// Centre, width and height as shares of the image `[B, Q, 4]`, float32 or better
     pub boxes: Tensor,
@@ -81,7 +81,7 @@ impl Network {
         weights.build(&IGNORED, |root| Self::at(root, config))
     }
 
-    /// What a network of that configuration is made of, every tensor under its first name.
+    /// Tensor shapes of a network with this configuration, every tensor under its first name.
     pub fn layout(config: &Config) -> Layout {
         let shared = config.box_head_is_shared;
         let absent = |key: &str| {
@@ -113,7 +113,7 @@ impl Network {
         &self.config
     }
 
-    /// The precision and the device it runs with.
+    /// Precision and device of the computation.
     pub fn options(&self) -> (Kind, Device) {
         self.backbone.options()
     }
@@ -143,13 +143,14 @@ impl Network {
         Ok(Outputs { feature_maps, vision: maps.features, text: text.features, proposals, logits, boxes })
     }
 
-    /// All feature maps in the model's width as one sequence; their positions `[B, S, D]`; how much of each is not padding.
+    /// All feature maps in the model's width as one sequence; their positions `[B, S, D]`; the share of each that is
+    /// not padding.
     fn flatten(&self, feature_maps: &[Tensor], pixel_mask: &Option<Tensor>) -> (Maps, Tensor, Tensor) {
         let (kind, _) = self.options();
         let (mut features, mut positions, mut masks, mut sizes) = (vec![], vec![], vec![], vec![]);
         let mut map: Option<Tensor> = None;
         for (level, (conv, norm)) in self.input_proj.iter().enumerate() {
-            // Behind the last feature map come smaller ones, each made from the one before.
+            // After the last feature map come smaller ones, each made from the one before.
             let from = match (feature_maps.get(level), &map) {
                 (Some(feature_map), _) => feature_map,
                 (None, Some(map)) if level > feature_maps.len() => map,
@@ -175,7 +176,7 @@ impl Network {
         (Maps { features: Tensor::cat(&features, 1), padding, sizes }, Tensor::cat(&positions, 1), valid)
     }
 
-    /// Sines of the share of the image above and to the left of every cell. `[B, h, w]` → `[B, h, w, D]`, float32
+    /// Sine embedding of each cell's position, as a share of the image. `[B, h, w]` → `[B, h, w, D]`, float32
     fn positions(&self, mask: &Tensor) -> Tensor {
         let along = |axis: i64| {
             let count = mask.cumsum(axis, Kind::Float);
@@ -185,14 +186,14 @@ impl Network {
         Tensor::cat(&[along(1), along(2)], -1)
     }
 
-    /// The boxes that the decoder begins with `[B, Q, 4]`: around those cells that fit some token best.
+    /// Initial boxes of the decoder `[B, Q, 4]`: around the cells with the highest scores for any token.
     fn propose(&self, maps: &Maps, valid: &Tensor, text: &Text) -> Tensor {
         let (proposals, good) = cell_boxes(&maps.sizes, valid, maps.padding.as_ref());
         let features = maps.features.masked_fill(&good.logical_not(), 0.0);
         let features = self.enc_output_norm.forward(&self.enc_output.forward(&features));
         let fit = similarity(&features, text).amax(-1, false);
         let boxes = self.encoder_box_head.forward(&features).to_kind(proposals.kind()) + proposals;
-        // A tiny image has fewer cells than there are queries.
+        // A very small image has fewer cells than there are queries.
         let count = self.config.num_queries.min(fit.size()[1]);
         let (_, best) = fit.topk(count, 1, true, true);
         boxes.gather(1, &best.unsqueeze(-1).expand([-1, -1, 4], false), false).sigmoid()
@@ -230,7 +231,7 @@ impl Network {
     }
 }
 
-/// 1×1 convolutions of the backbone's maps, then 3×3 ones with stride 2 for the levels that it has not.
+/// 1×1 convolutions of the backbone's maps, then 3×3 ones with stride 2 for the additional levels.
 fn input_projections(at: Scope, config: &Config) -> Vec<(Conv2d, GroupNorm)> {
     let widths: Vec<i64> = config.backbone.out_indices.iter().map(|index| config.backbone.width(index - 1)).collect();
     let project = |level: usize| {
@@ -253,13 +254,13 @@ fn shrink(mask: &Tensor, (height, width): (i64, i64)) -> Tensor {
     small.squeeze_dim(0).to_kind(Kind::Bool)
 }
 
-/// A square around the centre of every cell, before the sigmoid `[B, S, 4]`; and which of them are good `[B, S, 1]`: not
-/// at the very edge and not in the padding. The others are infinite.
+/// A square around the centre of every cell, before the sigmoid `[B, S, 4]`; and whether it is valid `[B, S, 1]`: not
+/// at the very edge and not in the padding. Invalid ones are infinite.
 fn cell_boxes(sizes: &[(i64, i64)], valid: &Tensor, padding: Option<&Tensor>) -> (Tensor, Tensor) {
     let (batch, options) = (valid.size()[0], (valid.kind(), valid.device()));
     let boxes = (0..).zip(sizes).map(|(level, &(height, width))| {
         let along = |length: i64, axis: i64| {
-            // In cells; the padding's share was exact when it was counted.
+            // In cells; rounding gives back the exact size without padding.
             let image = (valid.select(1, level).narrow(1, axis, 1) * length).round();
             (Tensor::arange(length, options) + 0.5).unsqueeze(0) / image // [B, length]
         };
@@ -278,7 +279,7 @@ fn cell_boxes(sizes: &[(i64, i64)], valid: &Tensor, padding: Option<&Tensor>) ->
     (boxes, good)
 }
 
-/// features `[B, N, D]` → how well each fits each token `[B, N, L]`, float32 or better; minus infinity for padding
+/// features `[B, N, D]` → score with each token `[B, N, L]`, float32 or better; minus infinity for padding
 fn similarity(features: &Tensor, text: &Text) -> Tensor {
     let kind = wide(features.kind());
     let product = features.to_kind(kind).matmul(&text.features.to_kind(kind).transpose(1, 2));

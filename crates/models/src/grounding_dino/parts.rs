@@ -1,4 +1,4 @@
-//! What encoder and decoder have in common.
+//! Parts that encoder and decoder share.
 
 use crate::{
     layers::{Linear, attention},
@@ -7,7 +7,7 @@ use crate::{
 use std::f64::consts::TAU;
 use tch::{Kind, Tensor};
 
-/// The precision for coordinates and for what goes through a sigmoid: half would move boxes by whole pixels.
+/// Precision of coordinates and of sigmoids: half precision would move boxes by whole pixels.
 pub fn wide(kind: Kind) -> Kind {
     if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
@@ -43,16 +43,16 @@ impl Attention {
     }
 }
 
-/// The larger of x and 0, in place of x.
+/// ReLU in place.
 pub fn rectify(mut x: Tensor) -> Tensor {
     x.relu_()
 }
 
-/// Linear layers with a rectifier between them.
+/// Linear layers with ReLU between them.
 pub struct Mlp(Vec<Linear>);
 
 impl Mlp {
-    /// `widths`: of the input, between the layers, of the output.
+    /// `widths`: of the input, of the hidden layers, of the output.
     pub fn new(at: Scope, widths: &[i64]) -> Self {
         let layer = |(i, pair): (usize, &[i64])| Linear::new(&at / "layers" / i, pair[0], pair[1]);
         Self(widths.windows(2).enumerate().map(layer).collect())
@@ -67,9 +67,9 @@ impl Mlp {
     }
 }
 
-/// Sines and cosines by turns of positions that go from 0 to 1 `[…]` → `[…, width]`, in the precision of the positions.
+/// Alternating sines and cosines of positions in 0..1: `[…]` → `[…, width]`, in the precision of the positions.
 pub fn sine(positions: &Tensor, width: i64, temperature: f64) -> Tensor {
-    // float32 whatever the positions are: upstream's frequencies
+    // float32 for positions of any precision, as upstream computes the frequencies
     let pairs = Tensor::arange(width, (Kind::Float, positions.device())).divide_scalar_mode(2, "floor");
     let periods = Tensor::pow_scalar(temperature, &(pairs * 2 / width));
     let angles = (positions * TAU).unsqueeze(-1) / periods;

@@ -1,6 +1,6 @@
-//! Nouns to a caption, "noun1 . noun2 .", and tokens back to phrases.
+//! From nouns to a caption, "noun1 . noun2 .", and from tokens back to phrases.
 //!
-//! Source: transformers `GroundingDinoProcessor`, and how the network itself splits a caption.
+//! Source: transformers `GroundingDinoProcessor`, and the network's own splitting of a caption.
 
 use crate::{
     error::{Error, Result},
@@ -9,23 +9,23 @@ use crate::{
 use std::path::Path;
 use tch::Tensor;
 
-/// Turns nouns to captions and tells which noun a phrase is.
+/// Makes captions from nouns, and finds the noun of a phrase.
 pub struct Phrases {
     tokenizer: BertTokenizer,
     start: i64,
     end: i64,
     pad: i64,
     stop: i64,
-    /// Where one phrase ends and the next begins: start, end, full stop, question mark.
+    /// Tokens that separate phrases: start, end, full stop, question mark.
     delimiters: Vec<i64>,
 }
 
-/// The nouns of one image as the network reads them.
+/// The nouns of one image as input of the network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Caption {
-    /// Start, the nouns with a full stop behind each, end.
+    /// Start token, each noun followed by a full stop, end token.
     pub ids: Vec<i64>,
-    /// What each of the nouns is made of, without full stops. Nothing, if it is empty.
+    /// Token ids of each noun, without full stops; empty for an empty noun.
     nouns: Vec<Vec<i64>>,
 }
 
@@ -35,9 +35,9 @@ pub struct Captions {
     pub ids: Tensor,
     /// `[B, L]`, false for padding
     pub tokens: Tensor,
-    /// Which tokens are of the same phrase `[B, L, L]`, booleans
+    /// True for two tokens of the same phrase `[B, L, L]`, booleans
     pub phrases: Tensor,
-    /// Their place within the phrase `[B, L]`, int64
+    /// Positions within the phrase `[B, L]`, int64
     pub positions: Tensor,
 }
 
@@ -58,7 +58,7 @@ impl Phrases {
         self.tokenizer.vocab_size()
     }
 
-    /// A noun that comes again is in the caption once.
+    /// Makes a caption from nouns. A repeated noun is in the caption once.
     pub fn caption(&self, nouns: &[String]) -> Result<Caption> {
         let mut written: Vec<Vec<i64>> = vec![];
         let mut ids = vec![self.start];
@@ -77,7 +77,7 @@ impl Phrases {
         Ok(Caption { ids, nouns: found })
     }
 
-    /// As the network takes them.
+    /// A batch of captions as input of the network.
     pub fn batch(&self, captions: &[&Caption]) -> Captions {
         let length = captions.iter().map(|caption| caption.ids.len()).max().unwrap_or(0);
         let (mut all, mut tokens, mut phrases, mut positions) = (vec![], vec![], vec![], vec![]);
@@ -103,8 +103,8 @@ impl Phrases {
         }
     }
 
-    /// For every token the delimiter that ends its phrase, which is part of it, and its place in the phrase. A token that
-    /// has none behind it, or only the very last or first of the row, stands alone at place 0.
+    /// For every token the delimiter that ends its phrase (and is part of it), and its position in the phrase. A token
+    /// with no delimiter after it, or only the very last or first of the row, stands alone at position 0.
     fn split(&self, ids: &[i64]) -> (Vec<Option<usize>>, Vec<i64>) {
         let (mut of_phrase, mut places) = (vec![None; ids.len()], vec![0; ids.len()]);
         let mut from = 0;
@@ -121,7 +121,7 @@ impl Phrases {
         (of_phrase, places)
     }
 
-    /// The tokens of a caption that a box fits: more probable than the threshold, without the start token.
+    /// The tokens of a caption that belong to a box: more probable than the threshold, without the start token.
     pub fn phrase(&self, caption: &Caption, probabilities: &[f64], threshold: f64) -> Vec<i64> {
         let fits = caption.ids.iter().zip(probabilities).skip(1).filter(|(_, p)| **p > threshold);
         fits.map(|(&id, _)| id).collect()
@@ -132,7 +132,7 @@ impl Phrases {
         self.tokenizer.decode(phrase)
     }
 
-    /// Which of the nouns the phrase is. Full stops make no difference, as in the original program.
+    /// Indices of the nouns that equal the phrase. Full stops are ignored, as in the original program.
     pub fn nouns<'a>(&self, caption: &'a Caption, phrase: &[i64]) -> impl Iterator<Item = usize> + 'a {
         let phrase = self.without_stops(phrase);
         let equal = move |noun: &Vec<i64>| !noun.is_empty() && *noun == phrase;
@@ -145,7 +145,7 @@ impl Phrases {
 }
 
 impl Caption {
-    /// Whether there is nothing to look for.
+    /// Whether there are no nouns.
     pub fn is_empty(&self) -> bool {
         self.nouns.iter().all(Vec::is_empty)
     }

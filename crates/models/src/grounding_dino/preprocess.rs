@@ -1,4 +1,4 @@
-//! Images of any size to the network's: the shorter side to 800 pixels, the longer to 1333 at most.
+//! Resizes images to the network's input: the shorter side to 800 pixels, the longer to 1333 at most.
 //!
 //! Source: transformers `GroundingDinoImageProcessor`.
 
@@ -11,21 +11,21 @@ use serde::Deserialize;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
-/// How images are resized and normalised.
+/// Settings of resizing and normalisation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resize {
-    /// Pixels of the shorter side
+    /// Length of the shorter side in pixels.
     pub shortest: i64,
-    /// Most pixels of the longer side
+    /// Maximum length of the longer side in pixels.
     pub longest: i64,
     normalise: Preprocess,
 }
 
-/// Images of one batch as the network takes them.
+/// A batch of images as input of the network.
 pub struct Pixels {
     /// Normalised, zero in the padding `[B, 3, H, W]`
     pub values: Tensor,
-    /// Booleans `[B, H, W]`, false in the padding to the right and below; none where all images have one size.
+    /// Booleans `[B, H, W]`, false in the padding to the right and below; `None` if all images have one size.
     pub mask: Option<Tensor>,
 }
 
@@ -43,8 +43,8 @@ struct Size {
 }
 
 impl Resize {
-    /// Reads `preprocessor_config.json`, or `processor_config.json` of newer folders; without either the published values
-    /// hold.
+    /// Reads `preprocessor_config.json`, or `processor_config.json` of newer folders; without either, the published
+    /// values apply.
     pub fn open(folder: &Path) -> Result<Self> {
         let Some(json) = Json::of_image_processor(folder)? else { return Ok(Self::default()) };
         let default = Self::default();
@@ -67,7 +67,7 @@ impl Resize {
         json.only("do_center_crop", false)?;
         json.only("do_pad", true)?;
         json.only("pad_and_return_pixel_mask", true)?;
-        // How bytes become 0..1, annotations for training, and who wrote the file.
+        // How bytes become 0..1, annotations for training, and which program wrote the file.
         json.ignore(&["do_convert_annotations", "do_convert_rgb", "do_rescale", "format", "rescale_factor"]);
         json.ignore(&["crop_size", "default_to_square", "feature_extractor_type", "image_processor_type"]);
         json.ignore(&["data_format", "device", "disable_grouping", "input_data_format", "processor_class"]);
@@ -76,10 +76,10 @@ impl Resize {
         Ok(Self { shortest: size.shortest_edge, longest: size.longest_edge, normalise })
     }
 
-    /// The size that an image of this height and width gets.
+    /// Size after resizing of an image with this height and width.
     pub fn size(&self, (height, width): (i64, i64)) -> (i64, i64) {
         let (least, most) = (height.min(width) as f64, height.max(width) as f64);
-        // The longer side is computed from the shorter before that is rounded, where it is the one that limits.
+        // If the longer side is the limit, it is computed before the shorter one is rounded.
         let exact =
             (most / least * self.shortest as f64 > self.longest as f64).then(|| self.longest as f64 * least / most);
         let short = exact.map_or(self.shortest, |exact| exact.round_ties_even() as i64);
@@ -124,7 +124,7 @@ impl Resize {
         if rows < 1 || columns < 1 {
             return Err(Error::Input(format!("detector: an image of {height}x{width} is too narrow")));
         }
-        // Half precision is widened, which not every device could resize.
+        // Half precision is converted to float32: not every device can resize it.
         let kind = if image.kind() == Kind::Double { Kind::Double } else { Kind::Float };
         let image = image.to_kind(kind).unsqueeze(0);
         let image = image.f_internal_upsample_bilinear2d_aa([rows, columns], false, None, None)?;

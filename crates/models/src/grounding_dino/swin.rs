@@ -10,12 +10,12 @@ use crate::{
 };
 use tch::{Device, Kind, Tensor};
 
-/// The norms that are not in a layer; upstream gives them no setting.
+/// Epsilon of the norms outside the layers; upstream has no setting for it.
 const NORM_EPS: f64 = 1e-5;
-/// Added to the scores between parts of a window that are no neighbours in the image.
+/// Added to the attention scores between parts of a window that are not neighbours in the image.
 const APART: f64 = -100.0;
 
-/// Feature maps of an image, each half as large as the one before.
+/// The backbone: feature maps of an image, each half as large as the one before.
 pub struct Backbone {
     patches: Conv2d,
     patch_size: i64,
@@ -41,7 +41,7 @@ impl Backbone {
         self.options
     }
 
-    /// pixels `[B, 3, H, W]` → for every stage that is used `[B, C, h, w]`
+    /// pixels `[B, 3, H, W]` → `[B, C, h, w]` for every stage in use
     pub fn forward(&self, pixels: &Tensor) -> Vec<Tensor> {
         let pixels = pad_to_multiple(&pixels.permute([0, 2, 3, 1]), self.patch_size).permute([0, 3, 1, 2]);
         let mut x = self.norm.forward(&self.patches.forward(&pixels).permute([0, 2, 3, 1]));
@@ -102,7 +102,7 @@ impl Stage {
     }
 }
 
-/// What a shift by `shift` must not bring together, for the windows of an image `[windows, 1, n, n]`.
+/// Attention scores that separate the parts of a window brought together by a shift by `shift`: `[windows, 1, n, n]`.
 fn shifted_scores((height, width): (i64, i64), window: i64, shift: i64, options: (Kind, Device)) -> Tensor {
     let region = |length: i64| {
         let i = Tensor::arange(length, (Kind::Int64, options.1));
@@ -114,7 +114,7 @@ fn shifted_scores((height, width): (i64, i64), window: i64, shift: i64, options:
     differ.to_kind(options.0) * APART
 }
 
-/// Attention within windows and a feed-forward network, each behind its norm.
+/// Attention within windows and a feed-forward network, each after a norm.
 struct Block {
     layernorm_before: LayerNorm,
     query: Linear,
@@ -122,7 +122,7 @@ struct Block {
     value: Linear,
     /// A bias for each offset between two positions of a window `[(2 window - 1)², heads]`
     position_bias_table: Tensor,
-    /// Which of them it is for each pair of positions `[n n]`
+    /// Index into this table for each pair of positions `[n n]`
     offsets: Tensor,
     projection: Linear,
     heads: i64,
@@ -192,7 +192,7 @@ impl Block {
     }
 }
 
-/// For every pair of positions in a window the number of their offset, row after row.
+/// For every pair of positions in a window the index of their offset, row after row.
 fn offsets(window: i64) -> Tensor {
     let (n, side) = (window * window, 2 * window - 1);
     let offset = |i: i64, j: i64| (i / window - j / window + window - 1) * side + i % window - j % window + window - 1;
@@ -207,7 +207,7 @@ fn windows_of(x: &Tensor, window: i64) -> Tensor {
     x.transpose(2, 3).reshape([-1, window * window, channels])
 }
 
-/// Adds zeros behind the last row and column of `[B, h, w, C]`.
+/// Appends zeros after the last row and column of `[B, h, w, C]`.
 fn pad_to_multiple(x: &Tensor, of: i64) -> Tensor {
     let (_, height, width, _) = x.size4().expect("[B, h, w, C]");
     let missing = |n: i64| (of - n % of) % of;
@@ -217,7 +217,7 @@ fn pad_to_multiple(x: &Tensor, of: i64) -> Tensor {
     x.constant_pad_nd([0, 0, 0, missing(width), 0, missing(height)])
 }
 
-/// Every 2×2 patch becomes one with twice the channels.
+/// Merges every 2×2 patch into one with twice the channels.
 struct PatchMerging {
     norm: LayerNorm,
     reduction: Linear,
