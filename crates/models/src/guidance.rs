@@ -1,12 +1,12 @@
-//! Classifier-free guidance (Ho and Salimans 2022), and the rescale that keeps its contrast in check (Lin et al. 2023).
+//! Classifier-free guidance (Ho and Salimans 2022), and guidance rescale, which limits its contrast (Lin et al. 2023).
 
 use tch::Tensor;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Guidance {
-    /// 1 and below mean none, as in diffusers: then the unconditional half is never computed.
+    /// Values up to 1 turn guidance off, as in diffusers: then the unconditional half is not computed.
     pub scale: f64,
-    /// 0 (off) to 1: how far the result's deviation is pulled back to the conditional half's.
+    /// 0 (off) to 1: how far the result's standard deviation is moved to that of the conditional half.
     pub rescale: f64,
 }
 

@@ -1,6 +1,6 @@
 //! Made by tools/reference/inert_keys.py from several versions of transformers and diffusers.
 
-/// What transformers writes into the configuration of any network: housekeeping, training, generation.
+/// Keys that transformers writes into the configuration of any network: housekeeping, training, generation.
 pub const TRANSFORMERS: &[&str] = &[
     "add_cross_attention",
     "architectures",
@@ -87,7 +87,7 @@ pub const TRANSFORMERS: &[&str] = &[
     "xla_device",
 ];
 
-/// What a running average of diffusers leaves in the configuration of its network.
+/// Keys that diffusers' running average (EMA) leaves in the configuration of its network.
 pub const AVERAGE: &[&str] = &[
     "collected_params",
     "decay",

@@ -3,8 +3,8 @@
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 
-/// As `serde_json::from_str`, for a text in which Python's `json` may have written NaN, Infinity or -Infinity. No JSON has such
-/// numbers: they become texts, which whoever wants a number refuses.
+/// As `serde_json::from_str`, for a text in which Python's `json` may have written NaN, Infinity or -Infinity. JSON has
+/// no such numbers: they become strings, which fail to parse as numbers.
 pub fn from_str<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     serde_json::from_str(&quoted(text))
 }

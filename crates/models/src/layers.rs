@@ -10,13 +10,13 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// A bias is used where the checkpoint has one.
+    /// The bias is optional: it is used if the checkpoint has one.
     pub fn new(at: Scope, inputs: i64, outputs: i64) -> Self {
         let bias = at.optional("bias", &[outputs]);
         Self { weight: at.tensor("weight", &[outputs, inputs]), bias, adapter: at.adapter() }
     }
 
-    /// A 1×1 convolution `[out, in, 1, 1]` applied as what it is.
+    /// A linear layer from a 1×1 convolution `[out, in, 1, 1]`.
     pub fn from_pointwise_conv(at: Scope, inputs: i64, outputs: i64) -> Self {
         let weight = at.tensor("weight", &[outputs, inputs, 1, 1]).view([outputs, inputs]);
         Self { weight, bias: at.optional("bias", &[outputs]), adapter: at.adapter() }
@@ -36,8 +36,8 @@ impl Linear {
         }
     }
 
-    /// `W x` and what the adapter adds to it, summed in float32 and then rounded. Were `W x` rounded first, an adapter's output below
-    /// half of its last place would be lost: that of the first steps of a training.
+    /// `W x` plus the adapter's output, summed in float32 and rounded once. If `W x` were rounded first, an adapter's
+    /// output below half of its last place would be lost, as in the first steps of a training.
     fn forward_rounded_once(&self, x: &Tensor, adapter: &LowRank) -> Tensor {
         let added = adapter.forward(x);
         let y = added.flatten(0, -2).addmm(&x.flatten(0, -2), &self.weight.tr()).view_as(&added);
@@ -119,13 +119,13 @@ impl LayerNorm {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Activation {
     Gelu,
-    /// `x sigmoid(1.702 x)`, as OpenAI trained CLIP with.
+    /// `x sigmoid(1.702 x)`, OpenAI's activation for CLIP.
     QuickGelu,
     Silu,
 }
 
 impl Activation {
-    /// By its name in a configuration.
+    /// The activation with this name in a configuration.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "gelu" => Some(Self::Gelu),

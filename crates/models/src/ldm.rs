@@ -1,9 +1,9 @@
 //! Checkpoints in one file, with the keys of the original latent-diffusion program: SD1.x, SD2.x and SDXL.
 //!
-//! Such a file has UNet, autoencoder and text encoders below a prefix each, and no configuration. Which layer a key
-//! belongs to follows from the keys themselves: the numbered blocks say by what they contain whether they are a residual
-//! block, go down or go up. Upstream: `ldm/modules/diffusionmodules/{openaimodel,model}.py` of latent-diffusion, open_clip's
-//! `TextTransformer`.
+//! Such a file has UNet, autoencoder and text encoders, each below a prefix, and no configuration. The layer of a key
+//! follows from the keys themselves: from the contents of a numbered block it is clear whether it is a residual block,
+//! a downsampler or an upsampler. Upstream: `ldm/modules/diffusionmodules/{openaimodel,model}.py` of latent-diffusion,
+//! open_clip's `TextTransformer`.
 
 mod configs;
 mod noise;
@@ -25,18 +25,18 @@ use configs::scheduler;
 pub use configs::{shapes, text_config, unet_config, vae_config};
 pub use noise::Said;
 
-/// What is in a file, each part with the keys that it has in folders of diffusers and transformers.
+/// The parts of a file, each with its keys as in diffusers' and transformers' folders.
 pub struct Parts {
     pub unet: Tensors,
     pub vae: Tensors,
     /// One for SD1 and SD2, two for SDXL.
     pub text: Vec<Tensors>,
     pub family: Family,
-    /// What the file says of the noise.
+    /// What the file says about the noise schedule.
     pub said: Said,
 }
 
-/// The models that come in such files; they differ in their text encoders.
+/// Model families with such files; they differ in their text encoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// OpenAI's CLIP ViT-L.
@@ -114,7 +114,7 @@ impl Parts {
     }
 }
 
-/// Leaves out what stands before the prefixes where a whole training state was saved: `state_dict.`, `module.`, …
+/// Removes what precedes the prefixes if a whole training state was saved: `state_dict.`, `module.`, …
 fn without_wrapper(all: &mut Tensors) {
     const UNET: &str = "model.diffusion_model.";
     let of = |key: &String| Some(key[..key.find(UNET)?].to_owned());
@@ -124,13 +124,13 @@ fn without_wrapper(all: &mut Tensors) {
     all.extend(inside);
 }
 
-/// Takes out everything below a prefix, and leaves the prefix out.
+/// Takes out all tensors below a prefix, and removes the prefix.
 fn below(all: &mut Tensors, prefix: &str) -> Tensors {
     let keys: Vec<String> = all.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
     keys.into_iter().filter_map(|key| Some((key[prefix.len()..].to_owned(), all.remove(&key)?))).collect()
 }
 
-/// The first part of a key that one of the table's is the beginning of, in our words, and the rest.
+/// Finds the table entry that the key begins with, and returns its translation with the rest of the key.
 fn reworded(key: &str, table: &[(&str, &str)]) -> Option<String> {
     table.iter().find_map(|(theirs, ours)| {
         let rest = key.strip_prefix(theirs)?;

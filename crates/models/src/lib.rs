@@ -1,5 +1,5 @@
-//! What the weight files of text-to-image models compute: networks in plain tensor operations, loaded from diffusers
-//! and transformers folders. Frozen; knows nothing of training.
+//! The networks of text-to-image models in plain tensor operations, loaded from diffusers and transformers folders.
+//! Their weights are frozen; this crate has no training code.
 
 pub mod autoencoder;
 mod bert;

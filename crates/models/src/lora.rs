@@ -1,4 +1,4 @@
-//! Low-rank adapters (LoRA, Hu et al. 2021): `W x + scale · up (down x)`, and the files they travel in.
+//! Low-rank adapters (LoRA, Hu et al. 2021), `W x + scale · up (down x)`, and their files.
 
 mod base;
 mod change;
@@ -81,7 +81,7 @@ impl Lora {
     /// Reads any of the formats in use (`docs/formats.md` has a table of them), to train on.
     ///
     /// # Errors
-    /// A file that is not understood, adapts text encoders, is no plain LoRA, or was made for another base model.
+    /// If the file is not understood, adapts text encoders, is not a plain LoRA, or was made for another base model.
     pub fn read(path: &Path, unet: &Weights) -> Result<Self> {
         Self::alone(&AdapterFile::read_beside(path, unet)?, unet)
     }
@@ -97,7 +97,7 @@ impl Lora {
         Self::alone(&file, unet)
     }
 
-    /// Of a file that adapts the UNet and nothing else.
+    /// The adapter of a file that adapts the UNet and nothing else.
     fn alone(file: &AdapterFile, unet: &Weights) -> Result<Self> {
         if let Some(name) = file.entries.keys().find(|name| name.network != Network::UNet) {
             return Err(Error::file(
@@ -116,7 +116,7 @@ impl Lora {
         self.pairs.iter()
     }
 
-    /// The pair of a layer, by its path.
+    /// The matrix pair of a layer, by its path.
     pub fn get(&self, layer: &str) -> Option<&LowRank> {
         self.pairs.get(layer)
     }
@@ -136,12 +136,12 @@ impl Lora {
         self.pairs.values().flat_map(|pair| [&pair.down, &pair.up]).collect()
     }
 
-    /// A copy of its own on a device, in a precision, ready to be trained.
+    /// A trainable copy on a device, in a precision.
     pub fn trainable(&self, kind: Kind, device: Device) -> Trainable {
         self.trainable_with(vec![], kind, device)
     }
 
-    /// As [`Lora::trainable`], with further weights, each with its key, that are trained together with the adapter.
+    /// As [`Lora::trainable`], with further weights by key that are trained together with the adapter.
     pub fn trainable_with(&self, extra: Vec<(String, Tensor)>, kind: Kind, device: Device) -> Trainable {
         let mut parameters = self.parameters();
         parameters.extend(extra.iter().map(|(key, t)| (key.clone(), t)));
@@ -163,15 +163,15 @@ impl Lora {
         Trainable { lora: Self { pairs, origin: self.origin.clone() }, extra, flat, shapes }
     }
 
-    /// The same adapter, added `factor` times.
+    /// The same adapter with its strength multiplied by `factor`.
     pub fn scaled(&self, factor: f64) -> Self {
         let scaled = |pair: &LowRank| LowRank { alpha: pair.alpha * factor, ..pair.shallow_clone() };
         let pairs = self.pairs.iter().map(|(path, pair)| (path.clone(), scaled(pair))).collect();
         Self { pairs, origin: self.origin.clone() }
     }
 
-    /// One that does what all of them do together: their matrices side by side, so that the ranks add up. `None`: there are none, or they
-    /// adapt different layers.
+    /// One adapter with the same effect as all of them together: their matrices side by side, so that the ranks add up.
+    /// `None`: there are none, or they adapt different layers.
     pub fn joined(all: &[Self]) -> Option<Self> {
         let (first, others) = all.split_first()?;
         if others.is_empty() {
@@ -191,7 +191,7 @@ impl Lora {
         Some(Self { pairs, origin: first.origin.clone() })
     }
 
-    /// The same function with another alpha: `up` makes up for it.
+    /// The same function with another alpha: `up` is scaled to compensate.
     pub fn with_alpha(&self, alpha: f64) -> Self {
         let with =
             |pair: &LowRank| LowRank { down: pair.down.shallow_clone(), up: &pair.up * (pair.alpha / alpha), alpha };
@@ -199,9 +199,9 @@ impl Lora {
         Self { pairs, origin: self.origin.clone() }
     }
 
-    /// The same changes in matrices of a larger rank: the columns of `up` that are new are 0, the rows of `down` are drawn as those of a
-    /// fresh adapter, so that they can learn. Pairs of that rank or a larger one stay. `randn` draws standard normal values of a shape, for
-    /// the pair of that index.
+    /// The same adapter with matrices of a larger rank: new columns of `up` are 0, new rows of `down` are random as in
+    /// a fresh adapter, so that they can learn. Pairs of that rank or a larger one stay. `randn` draws standard normal
+    /// values of a shape, for the pair of that index.
     pub fn widened(&self, rank: i64, mut randn: impl FnMut(usize, &[i64]) -> Result<Tensor>) -> Result<Self> {
         let mut pairs = BTreeMap::new();
         for (index, (path, pair)) in self.pairs.iter().enumerate() {
@@ -232,11 +232,11 @@ impl Lora {
     }
 }
 
-/// An adapter whose matrices are leaves of the autograd graph, and views of one flat buffer: an optimiser or a
+/// An adapter whose matrices are leaves of the autograd graph, and views of one flat buffer, so that an optimiser or a
 /// reduction over processes handles one tensor.
 pub struct Trainable {
     pub lora: Lora,
-    /// Weights beside the adapter's, by key; leaves too, at the end of the buffer.
+    /// Trained weights other than the adapter's, by key; also leaves, at the end of the buffer.
     pub extra: Vec<(String, Tensor)>,
     pub flat: Tensor,
     shapes: Vec<Vec<i64>>,
@@ -262,13 +262,13 @@ impl Trainable {
         Lora { pairs, origin: self.lora.origin.clone() }
     }
 
-    /// Cuts another buffer of the same length as this one's, in the order of [`Trainable::parameters`].
+    /// Cuts another buffer of the same length into the same views, in the order of [`Trainable::parameters`].
     pub fn views_of(&self, flat: &Tensor) -> Vec<Tensor> {
         views(flat, &self.shapes)
     }
 }
 
-/// Of a UNet: pairs of residual block and attention in a level, on the way down.
+/// Pairs of residual block and attention in a level of the UNet's down path.
 fn layers_per_block(weights: &Weights) -> usize {
     pairs_in_a_level(|layer| weights.get(&format!("{layer}.weight")).is_some())
 }

@@ -1,4 +1,4 @@
-//! What the configurations beside published SD1.x, SD2.x and SDXL models say, read off the shapes of the weights.
+//! Configurations of published SD1.x, SD2.x and SDXL models, derived from the shapes of the weights.
 
 use crate::{
     clip::TextConfig,
@@ -10,12 +10,12 @@ use crate::{
     weights::Layout,
 };
 
-/// Shapes by key, as [`unet_config`] and its like want them.
+/// Shapes by key, as input of [`unet_config`] and the like.
 pub fn shapes(tensors: &Tensors) -> Layout {
     tensors.iter().map(|(key, tensor)| (key.clone(), tensor.size())).collect()
 }
 
-/// How many `PREFIX.0`, `PREFIX.1`, … there are.
+/// Number of `PREFIX.0`, `PREFIX.1`, ….
 fn count(layout: &Layout, prefix: &str) -> usize {
     let any = |i: &usize| {
         let start = format!("{prefix}.{i}.");
@@ -28,8 +28,8 @@ fn size(layout: &Layout, key: &str, dimension: usize) -> Option<i64> {
     layout.get(key)?.get(dimension).copied()
 }
 
-/// SD1 has eight heads everywhere, and its transformers are entered by convolutions; the heads of SD2 and SDXL are 64 wide.
-/// `sample_size` is that of SD1 and SDXL: the shapes do not say it. `None`: these are not the weights of such a UNet.
+/// SD1 has eight heads everywhere, and convolutions before its transformers; the heads of SD2 and SDXL are 64 wide.
+/// `sample_size` is that of SD1 and SDXL: the shapes do not say it. `None`: not the weights of such a UNet.
 pub fn unet_config(layout: &Layout) -> Option<unet::Config> {
     let cross = "attentions.0.transformer_blocks.0.attn2.to_k.weight";
     let levels = count(layout, "down_blocks");
@@ -86,7 +86,7 @@ pub fn vae_config(layout: &Layout, xl: bool) -> Option<vae::Config> {
     (levels > 0 && config.channels.iter().all(|c| c % 32 == 0)).then_some(config)
 }
 
-/// OpenAI's encoders have the quick GELU, open_clip's the true one.
+/// OpenAI's encoders use the quick GELU, open_clip's the exact one.
 pub fn text_config(layout: &Layout, open_clip: bool) -> Option<TextConfig> {
     let bare = layout.contains_key("embeddings.token_embedding.weight");
     let root = if bare { "" } else { "text_model." };

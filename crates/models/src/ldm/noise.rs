@@ -1,5 +1,5 @@
-//! What a single file says of the noise that its UNet was trained on: by tensors without a value and by metadata, as ComfyUI,
-//! sd-scripts and the model specification of Stability AI write them.
+//! What a single file says about the noise schedule of its UNet: in tensors without a value and in metadata, as
+//! ComfyUI, sd-scripts and the model specification of Stability AI write them.
 
 use super::{Family, scheduler};
 use crate::{
@@ -12,14 +12,14 @@ use crate::{
 use std::{collections::HashMap, path::Path};
 use tch::Tensor;
 
-/// Metadata that names a prediction type; the first that is there counts.
+/// Metadata keys that name a prediction type; the first one present counts.
 const PREDICTION: [&str; 5] =
     ["modelspec.prediction_type", "modelspec.predict_key", "prediction_type", "ss_prediction_type", "parameterization"];
-/// Metadata that says yes or no to velocity.
+/// Metadata keys that say whether the UNet predicts velocity.
 const VELOCITY: [&str; 3] = ["v_pred", "ss_v_parameterization", "v_parameterization"];
-/// In place of the original program's configuration, where that does not name its prediction type.
+/// Stands for the original program's configuration if that does not name its prediction type.
 const SILENT: &str = "LatentDiffusion";
-/// Tensors, and metadata of yes or no.
+/// Names of tensors, and of boolean metadata.
 const ZERO_SNR: [&str; 9] = [
     "ztsnr",
     "zsnr",
@@ -32,23 +32,23 @@ const ZERO_SNR: [&str; 9] = [
     "modelspec.zero_terminal_snr",
 ];
 
-/// Of UNet and text encoders.
+/// What a file says about UNet and text encoders.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Said {
     prediction: Option<Prediction>,
-    /// A prediction type that we do not have, as key and value.
+    /// A prediction type that we do not implement, as key and value.
     unknown: Option<(String, String)>,
     zero_snr: bool,
-    /// Nothing was said of the prediction where it has to be.
+    /// The file does not say the prediction type although its family needs it.
     guessed: bool,
-    /// The layer of SD1's text encoder that was trained with, counted from the end.
+    /// The layer of SD1's text encoder used in training, counted from the end.
     pub clip_skip: Option<usize>,
     sample_size: Option<i64>,
 }
 
 impl Said {
     /// # Errors
-    /// A network with other noise than DDPM's.
+    /// If the network has other noise than DDPM's.
     pub fn read(all: &Tensors, metadata: &HashMap<String, String>, origin: &Path) -> Result<Self> {
         let other = |key: &str| {
             let what = "is of a network with EDM's or another noise (CosXL, Playground 2.5, flow matching), which cannot be used";
@@ -98,8 +98,9 @@ impl Said {
         Ok(said)
     }
 
-    /// What was said that counts for a family. SD2 comes as two models that cannot be told apart by their weights: of images of
-    /// 512 pixels, trained to predict noise, and of 768 pixels, to predict velocity. A file that says nothing is taken as the second.
+    /// The statements that matter for a family. SD2 comes as two models that the weights do not tell apart: for images
+    /// of 512 pixels, which predicts noise, and of 768 pixels, which predicts velocity. A file that says nothing is
+    /// taken as the second.
     pub(super) fn of(self, family: Family) -> Self {
         match family {
             Family::Sd1 => Self { sample_size: None, ..self },
@@ -113,19 +114,20 @@ impl Said {
                 let by_prediction = if prediction == Some(Prediction::Epsilon) { 64 } else { 96 };
                 let sample_size = Some(self.sample_size.unwrap_or(by_prediction));
                 let guessed = known.is_none() && self.unknown.is_none();
-                // the encoder is without its last layer already
+                // the encoder has no last layer already
                 Self { prediction, sample_size, guessed, clip_skip: None, ..self }
             }
         }
     }
 
-    /// The side of the latents of the images that SD2 was trained on. Without a word of it, the prediction says it.
+    /// Latent side of the images that SD2 was trained on. If the file does not say, it follows from the prediction
+    /// type.
     pub fn sample_size(&self, forced: Forced) -> Option<i64> {
         let base = self.guessed && forced.prediction == Some(Prediction::Epsilon);
         if base { Some(64) } else { self.sample_size }
     }
 
-    /// The noise of the published models, with what the file says of it, and what is said against it.
+    /// Noise schedule of the published models, changed by what the file says and by what overrides it.
     pub fn schedule(&self, forced: Forced, origin: &Path) -> Result<NoiseSchedule> {
         if let (Some((key, value)), None) = (&self.unknown, forced.prediction) {
             let what = "a prediction that is not known here; model.prediction_type and --prediction-type say epsilon, v_prediction or sample";
@@ -148,8 +150,8 @@ impl Said {
     }
 }
 
-/// The prediction type that the original program's configuration beside a file says: `NAME.yaml`, as A1111 looks for it. As a key of
-/// metadata, and its value.
+/// The prediction type in the original program's configuration beside a file: `NAME.yaml`, where A1111 looks for it.
+/// Returned as a metadata key and its value.
 pub fn said_beside(path: &Path) -> Option<(String, String)> {
     let text = text::read(&path.with_extension("yaml")).ok()?;
     let said = text::lines(&text).find_map(|line| {
@@ -167,7 +169,7 @@ pub fn said_beside(path: &Path) -> Option<(String, String)> {
     said.or(text.contains(SILENT).then(|| (SILENT.to_owned(), String::new())))
 }
 
-/// The side in pixels of the images that SD2 was trained on, by metadata or by how the published files are named.
+/// Side in pixels of the images that SD2 was trained on, from metadata or from the names of the published files.
 fn side(metadata: &HashMap<String, String>, architecture: &str, origin: &Path) -> Option<i64> {
     let of = |text: &str| ["768", "512"].iter().find(|side| text.contains(*side)).and_then(|side| side.parse().ok());
     let resolution = metadata.get("modelspec.resolution").or(metadata.get("ss_resolution"));
@@ -179,7 +181,7 @@ fn yes(value: &str) -> bool {
     !matches!(value.trim().to_lowercase().as_str(), "false" | "0" | "no" | "none" | "off")
 }
 
-/// Whether the file's own `ᾱ` leaves no signal at the last step; that of the published models is 0.0047.
+/// Whether the file's own `ᾱ` is zero at the last step; that of the published models is 0.0047.
 fn ends_in_noise(alphas_cumprod: &Tensor) -> bool {
     let count = alphas_cumprod.numel() as i64;
     count > 0 && alphas_cumprod.is_floating_point() && {

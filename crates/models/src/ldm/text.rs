@@ -12,11 +12,11 @@ const LAYER: [(&str, &str); 5] = [
     ("mlp.c_proj", "mlp.fc2"),
 ];
 
-/// Of the layers of open_clip's ViT-H, which has 24, those that SD2 was trained with.
+/// Number of layers of open_clip's ViT-H that SD2 was trained with, of 24.
 const LAYERS_OF_SD2: usize = 23;
 
-/// What SD2 uses of its text encoder: the output of the last layer but one, normalised. Published files have the last layer and
-/// the projection too.
+/// The part of the text encoder that SD2 uses: the output of the last layer but one, normalised. Published files have
+/// the last layer and the projection too.
 pub fn penultimate(mut tensors: Tensors) -> Tensors {
     let layer = |key: &str| key.strip_prefix("text_model.encoder.layers.")?.split('.').next()?.parse::<usize>().ok();
     tensors.retain(|key, _| key != "text_projection.weight" && layer(key).is_none_or(|layer| layer < LAYERS_OF_SD2));
@@ -24,7 +24,7 @@ pub fn penultimate(mut tensors: Tensors) -> Tensors {
 }
 
 /// open_clip's text encoder under the names of transformers' `CLIPTextModelWithProjection`. Its three attention
-/// projections lie in one matrix `[3D, D]`, and its last projection `[D, P]` the other way round.
+/// projections are one matrix `[3D, D]`, and its last projection `[D, P]` is transposed.
 pub fn from_open_clip(tensors: Tensors) -> Result<Tensors, String> {
     let mut ours = Tensors::new();
     for (key, tensor) in tensors {

@@ -1,7 +1,7 @@
 use super::{Keys, has_below, reworded};
 use std::collections::BTreeMap;
 
-/// Where each of the original's numbered modules is in ours: `input_blocks.4.0` is `down_blocks.1.resnets.0`.
+/// Maps the original's numbered modules to ours: `input_blocks.4.0` is `down_blocks.1.resnets.0`.
 pub struct Places {
     modules: BTreeMap<String, String>,
 }
@@ -32,7 +32,7 @@ impl Places {
         modules.extend(middle.map(|(n, ours)| (format!("middle_block.{n}"), format!("mid_block.{ours}"))));
         for (side, ours) in [("input_blocks", "down_blocks"), ("output_blocks", "up_blocks")] {
             let (mut level, mut layer) = (0, 0);
-            // The first module on the way down is the convolution into the network.
+            // The first module of the down path is the input convolution.
             for block in usize::from(side == "input_blocks").. {
                 let at = format!("{side}.{block}");
                 if !has_below(&keys, &format!("{at}.")) {
@@ -63,7 +63,7 @@ impl Places {
         Self { modules }
     }
 
-    /// Our key for one of the original's.
+    /// Our key for a key of the original.
     pub fn name(&self, key: &str) -> Option<String> {
         if let Some(name) = reworded(key, &ENDS) {
             return Some(name);

@@ -9,7 +9,7 @@ const MIDDLE: [(&str, &str); 3] = [
     ("mid.block_2", "mid_block.resnets.1"),
 ];
 
-/// By the names of the original, and by those of diffusers, new and old, which some conversions leave.
+/// Names in the original, and in diffusers, new and old, which some conversions leave.
 const ATTENTION: [(&str, &str); 14] = [
     ("norm", "group_norm"),
     ("q", "to_q"),
@@ -27,7 +27,7 @@ const ATTENTION: [(&str, &str); 14] = [
     ("proj_attn", "to_out.0"),
 ];
 
-/// Our key for one of the original's. There the levels of the decoder are counted from the highest resolution on.
+/// Our key for a key of the original, which counts the levels of the decoder from the highest resolution.
 pub fn name(key: &str, levels: usize) -> Option<String> {
     if key.starts_with("quant_conv.") || key.starts_with("post_quant_conv.") {
         return Some(key.to_owned());
@@ -63,7 +63,7 @@ fn shortcut(name: &str) -> String {
     name.replace(".nin_shortcut.", ".conv_shortcut.")
 }
 
-/// The projections of the attention are 1×1 convolutions in the original, and linear layers here.
+/// The attention projections are 1×1 convolutions in the original, and linear layers here.
 pub fn pointwise(tensors: Tensors) -> Result<Tensors> {
     let flat = |(key, tensor): (String, tch::Tensor)| {
         let is_convolution = key.contains(".attentions.") && key.ends_with(".weight") && tensor.dim() == 4;

@@ -1,4 +1,4 @@
-//! What base model an adapter belongs to.
+//! The base model of an adapter.
 
 use super::Network;
 use crate::{
@@ -27,7 +27,7 @@ impl fmt::Display for Base {
 impl Base {
     const ALL: [Self; 3] = [Self::Sd1, Self::Sd2, Self::Sdxl];
 
-    /// kohya's word for it (`ss_base_model_version`).
+    /// The model's name in kohya's metadata (`ss_base_model_version`).
     pub fn version(self) -> &'static str {
         match self {
             Self::Sd1 => "sd_v1",
@@ -36,7 +36,7 @@ impl Base {
         }
     }
 
-    /// ModelSpec's word for a LoRA of it (`modelspec.architecture`).
+    /// The name of its LoRAs in ModelSpec's metadata (`modelspec.architecture`).
     pub fn architecture(self) -> &'static str {
         match self {
             Self::Sd1 => "stable-diffusion-v1/lora",
@@ -45,7 +45,7 @@ impl Base {
         }
     }
 
-    /// Width of the text that its UNet attends to.
+    /// Width of the text embedding in its UNet's cross-attention.
     pub fn text_width(self) -> i64 {
         match self {
             Self::Sd1 => 768,
@@ -58,7 +58,7 @@ impl Base {
         Self::ALL.into_iter().find(|base| base.text_width() == width)
     }
 
-    /// What the metadata of a file say, in kohya's or ModelSpec's words.
+    /// The base model by the metadata of a file, in kohya's or ModelSpec's terms.
     pub fn of_metadata(metadata: &HashMap<String, String>) -> Option<Self> {
         let version = metadata.get("ss_base_model_version").map_or("", String::as_str);
         let architecture = metadata.get("modelspec.architecture").map_or("", String::as_str);
@@ -74,13 +74,13 @@ impl Base {
         }
     }
 
-    /// The published UNet: every layer with the shape of its weight, by path.
+    /// Layers of the published UNet, each with the shape of its weight, by path.
     pub fn unet_layers(self) -> Layout {
         let layout = UNet::layout(&self.unet()).into_iter();
         layout.filter_map(|(key, shape)| Some((key.strip_suffix(".weight")?.to_owned(), shape))).collect()
     }
 
-    /// As `unet/config.json` of `stable-diffusion-v1-5`, `stable-diffusion-2-1` and `stable-diffusion-xl-base-1.0` say.
+    /// As in `unet/config.json` of `stable-diffusion-v1-5`, `stable-diffusion-2-1` and `stable-diffusion-xl-base-1.0`.
     fn unet(self) -> unet::Config {
         let level = |channels, heads, depth, attention| Level {
             channels,
@@ -119,13 +119,13 @@ impl Base {
     }
 }
 
-/// Width of the text that a UNet attends to: what goes into these layers of it.
+/// Width of the text embedding in a UNet's cross-attention, from the input width of the layers that read it.
 pub fn text_width(network: Network, layer: &str, inputs: Option<i64>) -> Option<i64> {
     let is_text = network == Network::UNet && (layer.ends_with(".attn2.to_k") || layer.ends_with(".attn2.to_v"));
     inputs.filter(|_| is_text)
 }
 
-/// A width of text, with the model that has it.
+/// Describes a text width by the model that has it.
 pub fn describe_width(width: i64) -> String {
     match Base::of_text_width(width) {
         Some(base) => format!("{width} ({base})"),

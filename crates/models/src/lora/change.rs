@@ -1,11 +1,12 @@
-//! What a layer's weights become: the sum with a LoRA, LoHa, LoKr or a whole difference, with the norms of DoRA where there are some.
+//! The new weights of an adapted layer: the sum with a LoRA, LoHa, LoKr or full difference, and the norms of DoRA if
+//! there are any.
 //!
 //! LoHa: Hyeon-Woo et al. 2021 (FedPara). LoKr: Yeh et al. 2023 (LyCORIS). DoRA: Liu et al. 2024.
 
 use super::LowRank;
 use tch::{Kind, Tensor};
 
-/// What an adapter file does to one layer.
+/// The change of one layer by an adapter file.
 pub struct Change {
     pub delta: Option<Delta>,
     pub magnitude: Option<Magnitude>,
@@ -13,7 +14,7 @@ pub struct Change {
     pub bias: Option<Tensor>,
 }
 
-/// What is added to a weight `[out, in]` or `[out, in, k, k]`.
+/// The update of a weight `[out, in]` or `[out, in, k, k]`.
 pub enum Delta {
     /// LoRA, LoCon
     LowRank(LowRank),
@@ -21,11 +22,11 @@ pub enum Delta {
     Hadamard(Matrix, Matrix, f64),
     /// LoKr: the Kronecker product of `[a, b]` and `[out / a, in / b · k·k]`, and the scale.
     Kronecker(Matrix, Matrix, f64),
-    /// All of it, in the weight's shape.
+    /// The full update, in the weight's shape.
     Whole(Tensor),
 }
 
-/// A matrix as it is in a file.
+/// A matrix as stored in a file.
 pub enum Matrix {
     Whole(Tensor),
     /// `[rows, r]` and `[r, columns]`
@@ -34,15 +35,15 @@ pub enum Matrix {
     Tucker(Tensor, Tensor, Tensor),
 }
 
-/// The norm that DoRA gives to the weight of each output, or of each input: numbers, and the axis.
+/// DoRA's norm of the weight for each output, or for each input: values, and the axis.
 pub struct Magnitude {
     pub norms: Tensor,
-    /// As peft has it, always; else as the shape says.
+    /// Always along the outputs, as in peft; otherwise the shape tells.
     pub of_outputs: bool,
 }
 
 impl Matrix {
-    /// Rows, and columns with those of a kernel among them. `None`: the pieces do not go together.
+    /// Rows, and columns including the kernel's. `None`: the parts do not fit together.
     pub fn shape(&self) -> Option<[i64; 2]> {
         let columns = |shape: &[i64]| shape[1..].iter().product::<i64>();
         match self {
@@ -58,7 +59,7 @@ impl Matrix {
         }
     }
 
-    /// `[rows, columns]` in the precision of `kind`.
+    /// The matrix `[rows, columns]` in the precision of `kind`.
     fn value(&self, kind: Kind) -> Tensor {
         let flat = |t: &Tensor| t.to_kind(kind).flatten(1, -1);
         match self {
@@ -91,7 +92,7 @@ impl Matrix {
 }
 
 impl Delta {
-    /// Outputs, and inputs times the size of the kernel; for a vector 1. `None`: its pieces do not go together.
+    /// Outputs, and inputs times the size of the kernel (1 for a vector). `None`: the parts do not fit together.
     fn shape(&self) -> Option<[i64; 2]> {
         match self {
             Self::LowRank(pair) => Some([pair.up.size()[0], pair.down.size()[1..].iter().product()]),
@@ -112,7 +113,7 @@ impl Delta {
         }
     }
 
-    /// In a weight's shape, which it must fit; in the precision of `kind`.
+    /// The update in the shape of a weight, which it must fit, in the precision of `kind`.
     pub fn value(&self, shape: &[i64], kind: Kind) -> Tensor {
         match self {
             Self::LowRank(pair) => pair.detached(Some(kind)).product(shape),
@@ -122,7 +123,7 @@ impl Delta {
         }
     }
 
-    /// Of the Frobenius norm; `None` where the pieces do not go together.
+    /// Square of the Frobenius norm; `None` if the parts do not fit together.
     pub fn squared_norm(&self) -> Option<f64> {
         let of = |t: Tensor| t.square().sum(Kind::Double).double_value(&[]);
         let shape = self.shape()?;
@@ -152,7 +153,7 @@ impl Delta {
         }
     }
 
-    /// In words, with the shapes.
+    /// Describes the update with its shapes.
     fn describe(&self) -> String {
         match self {
             Self::LowRank(pair) => format!("down {:?} and up {:?}", pair.down.size(), pair.up.size()),
@@ -168,8 +169,8 @@ fn sizes(matrix: &Matrix) -> Vec<Vec<i64>> {
 }
 
 impl Magnitude {
-    /// As numbers that go with each output `[out, 1, …]` or each input `[1, in, 1, …]` of a weight of that shape, and whether
-    /// with outputs. `None`: they fit neither.
+    /// Shape that broadcasts over a weight of that shape, along the outputs `[out, 1, …]` or the inputs `[1, in, 1,
+    /// …]`, and whether along the outputs. `None`: it fits neither.
     fn along(&self, weight: &[i64]) -> Option<(Vec<i64>, bool)> {
         let shape = self.norms.size();
         let numbers: i64 = shape.iter().product();
@@ -188,7 +189,7 @@ impl Magnitude {
         None
     }
 
-    /// The weight with these norms.
+    /// The weight rescaled to these norms.
     fn apply(&self, weight: &Tensor) -> Tensor {
         let Some((along, of_outputs)) = self.along(&weight.size()) else { return weight.shallow_clone() };
         let axes: Vec<i64> = (0..weight.dim() as i64).filter(|&axis| axis != i64::from(!of_outputs)).collect();
@@ -202,7 +203,7 @@ impl Change {
         Self { delta: Some(Delta::LowRank(pair)), magnitude: None, bias: None }
     }
 
-    /// The pair, where there is nothing else.
+    /// The matrix pair, if the change is nothing else.
     pub fn plain(&self) -> Option<&LowRank> {
         match self {
             Self { delta: Some(Delta::LowRank(pair)), magnitude: None, bias: None } => Some(pair),
@@ -210,7 +211,7 @@ impl Change {
         }
     }
 
-    /// What it is called among those who make it.
+    /// Name of this adapter kind.
     pub fn kind(&self) -> &'static str {
         match (&self.delta, &self.magnitude) {
             (Some(Delta::LowRank(_)), None) if self.bias.is_some() => "LoRA with biases",
@@ -224,7 +225,7 @@ impl Change {
         }
     }
 
-    /// Why it cannot change a layer with a weight of that shape.
+    /// Why the change does not fit a weight of that shape.
     pub fn misfit(&self, weight: &[i64]) -> Option<String> {
         if let Some(delta) = self.delta.as_ref().filter(|delta| !delta.fits(weight)) {
             return Some(format!("{} do not fit the layer's weight {weight:?}", delta.describe()));
@@ -236,7 +237,7 @@ impl Change {
         bias.map(|bias| format!("the bias {:?} does not fit the layer's weight {weight:?}", bias.size()))
     }
 
-    /// What is added to a weight that it fits, in its shape and precision: at least float32.
+    /// The update of a weight that it fits, in its shape; in its precision, but at least float32.
     pub fn added(&self, weight: &Tensor) -> Option<Tensor> {
         let delta = self.delta.as_ref()?.value(&weight.size(), weight.kind());
         Some(match &self.magnitude {
@@ -245,7 +246,7 @@ impl Change {
         })
     }
 
-    /// With the pair in as many dimensions as the weight that it fits, so that it can be a branch beside it.
+    /// The pair reshaped to as many dimensions as the weight that it fits, so that it can be a side branch.
     pub(super) fn shaped(mut self, weight: &[i64]) -> Self {
         if let Some(Delta::LowRank(pair)) = &mut self.delta {
             *pair = pair.shaped(weight);
@@ -253,7 +254,7 @@ impl Change {
         self
     }
 
-    /// With every tensor made another.
+    /// Applies a function to every tensor.
     pub(super) fn mapped(&self, of: impl Fn(&Tensor) -> Tensor) -> Self {
         Self {
             delta: self.delta.as_ref().map(|delta| delta.mapped(&of)),

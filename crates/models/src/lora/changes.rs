@@ -1,4 +1,4 @@
-//! What a file changes in one network.
+//! The changes of one network by a file.
 
 use super::{Lora, change::Change};
 use crate::{
@@ -11,7 +11,7 @@ use std::{
 };
 use tch::{Kind, Tensor};
 
-/// By the path of the layer, and how many times it is added.
+/// Changes by the path of the layer, and the strength.
 pub struct Changes {
     layers: BTreeMap<String, Change>,
     strength: f64,
@@ -23,7 +23,7 @@ impl Changes {
         Self { layers, strength: 1.0, origin }
     }
 
-    /// Added so many times. With DoRA's norms it is so many times the difference that they and the matrices make together.
+    /// The same changes with the strength multiplied. With DoRA's norms it scales the whole difference, norms included.
     pub fn scaled(self, factor: f64) -> Self {
         Self { strength: self.strength * factor, ..self }
     }
@@ -48,10 +48,10 @@ impl Changes {
         &self.origin
     }
 
-    /// The pairs as an adapter that can be trained.
+    /// The pairs as a trainable adapter.
     ///
     /// # Errors
-    /// Layers with anything else than a pair.
+    /// If a layer has anything but a pair.
     pub fn into_lora(self) -> Result<Lora> {
         let mut pairs = BTreeMap::new();
         for (layer, change) in self.layers {
@@ -67,7 +67,8 @@ impl Changes {
         Ok(Lora { pairs, origin: self.origin })
     }
 
-    /// Why it does not go with the tensors of a network, for each layer. A bias that a network does not have is not held against it.
+    /// Why the changes do not fit the tensors of a network, for each layer. A bias that the network does not have is
+    /// ignored.
     pub(crate) fn misfits(&self, tensors: &Tensors) -> Vec<String> {
         let misfit = |(layer, change): (&String, &Change)| match tensors.get(&format!("{layer}.weight")) {
             None => Some(format!("there is no layer {layer}")),
@@ -85,8 +86,8 @@ impl From<&Lora> for Changes {
     }
 }
 
-/// A network's tensor with all that the files change in it, each from the same original; in float32, or float64 where it is in that.
-/// `None`: nothing changes it.
+/// A network's tensor plus the changes of all files, each computed from the original; in float32, or in float64 if the
+/// tensor is. `None`: nothing changes it.
 pub fn sum(key: &str, tensor: &Tensor, all: &[Changes]) -> Option<Tensor> {
     let (layer, what) = key.rsplit_once('.')?;
     let wide = |kind: Kind| if kind == Kind::Double { Kind::Double } else { Kind::Float };

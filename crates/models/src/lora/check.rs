@@ -1,4 +1,4 @@
-//! What is wrong with an adapter file, by name.
+//! Finds problems in an adapter file, by layer name.
 
 use super::{
     AdapterFile, Base, Delta, Format, Network,
@@ -18,7 +18,7 @@ use std::{
 pub enum Problem {
     /// It cannot be used, or does not do what it was made for.
     Error(String),
-    /// It can be used, but this is seldom meant.
+    /// It can be used, but this is rarely intended.
     Warning(String),
 }
 
@@ -40,12 +40,13 @@ impl fmt::Display for Problem {
 /// The layers of a model's networks, each with the shape of its weight.
 pub type Layers = BTreeMap<Network, Layout>;
 
-/// Of a model's UNet: pairs of residual block and attention in a level, on the way down.
+/// Pairs of residual block and attention in a level of the UNet's down path.
 pub fn layers_per_block(layers: &Layers) -> usize {
     layers.get(&Network::UNet).map_or(2, |unet| super::pairs_in_a_level(|layer| unet.contains_key(layer)))
 }
 
-/// Looks at everything. Without a model the UNet's layers are those of the published one that the file's shapes point to, if any.
+/// Runs all checks. Without a model, the UNet's layers are those of the published model that the file's shapes
+/// indicate, if any.
 pub fn check(file: &AdapterFile, model: Option<&Layers>) -> Result<Vec<Problem>> {
     let mut all = Problems(vec![]);
     all.each(&file.foreign, |(key, why)| format!("{key} {why}"));
@@ -66,7 +67,7 @@ pub fn check(file: &AdapterFile, model: Option<&Layers>) -> Result<Vec<Problem>>
 struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// More of one sort are only counted.
+    /// Maximum number of messages of one kind; further ones are only counted.
     const SHOWN: usize = 5;
 
     fn error(&mut self, text: impl Into<String>) {
@@ -85,7 +86,7 @@ impl Problems {
     }
 }
 
-/// Missing pieces, values that are no numbers, matrices that do nothing.
+/// Missing parts, values that are not finite, matrices without effect.
 fn values(file: &AdapterFile, all: &mut Problems) {
     let (mut broken, mut not_whole, mut zero) = (vec![], vec![], vec![]);
     for (name, entry) in &file.entries {
@@ -149,7 +150,7 @@ fn ranks_and_alphas(file: &AdapterFile, all: &mut Problems) {
     }
 }
 
-/// Against the layers of the networks that are known.
+/// Compares shapes with the layers of the known networks.
 fn shapes(file: &AdapterFile, layers: &Layers, all: &mut Problems) {
     let mut unets = layers.get(&Network::UNet).into_iter().flatten();
     let model = unets.find_map(|(layer, shape)| super::base::text_width(Network::UNet, layer, shape.get(1).copied()));
@@ -176,7 +177,7 @@ fn shapes(file: &AdapterFile, layers: &Layers, all: &mut Problems) {
     all.each(&unfit, |(name, why)| format!("{}: {why}", name.dotted()));
 }
 
-/// What other programs look for.
+/// Metadata that other programs need.
 fn metadata(file: &AdapterFile, all: &mut Problems) -> Result<()> {
     if let (Some(said), Some(shown)) = (Base::of_metadata(&file.metadata), file.base())
         && said != shown

@@ -1,4 +1,4 @@
-//! From one format to another.
+//! Converts an adapter file to another format.
 
 use super::{
     AdapterFile, Base, Name, Network,
@@ -14,38 +14,38 @@ use crate::{
 use std::{collections::HashMap, path::Path};
 use tch::Kind;
 
-/// The formats that are written.
+/// Output formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// For diffusers; alpha / rank is folded into `up`. Plain LoRA alone.
+    /// For diffusers; alpha / rank is folded into `up`. Plain LoRA only.
     Diffusers,
     /// For diffusers and peft; alpha is in the metadata. LoRA and DoRA.
     Peft,
-    /// For ComfyUI, A1111, SD.Next, InvokeAI; alpha is a tensor. Whatever is read.
+    /// For ComfyUI, A1111, SD.Next, InvokeAI; alpha is a tensor. Holds every adapter kind that can be read.
     Kohya,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Precision of the matrices; `None` leaves it.
+    /// Precision of the matrices; `None` keeps it.
     pub kind: Option<Kind>,
-    /// The adapter is added this many times.
+    /// Factor on the adapter's strength.
     pub factor: f64,
     /// Leaves the adapters of text encoders out.
     pub unet_only: bool,
 }
 
-/// Metadata that are true of the file they stand in only.
+/// Metadata that only hold for the file that they are in.
 const OF_ONE_FILE: [&str; 3] = [HASH, "sshs_legacy_hash", "modelspec.hash_sha256"];
 
-/// Writes the adapter in another format. Metadata stay; those that say what the tensors already say are made anew.
+/// Writes the adapter in another format. Metadata are kept; those that follow from the tensors are written anew.
 ///
 /// Matrices are copied bit for bit, unless precision or factor ask for others. PEFT and kohya keep alpha; in diffusers'
 /// format `up` is rounded where alpha / rank is no power of two.
 ///
 /// # Errors
-/// Keys that are not understood, layers that are not whole, values that are not finite or are too large for the precision,
-/// adapters that the format cannot hold, names that would not be read back.
+/// If keys are not understood, layers are incomplete, values are not finite or too large for the precision, the format
+/// cannot hold the adapter, or names could not be read back.
 pub fn convert(file: &AdapterFile, target: Target, options: Options, out: &Path) -> Result<()> {
     let names: Vec<&Name> =
         file.entries.keys().filter(|name| !options.unet_only || name.network == Network::UNet).collect();
@@ -66,7 +66,7 @@ pub fn convert(file: &AdapterFile, target: Target, options: Options, out: &Path)
             layers.insert((*name).clone(), OfLayer { rank, alpha, has_norms });
         }
     }
-    // diffusers' pairs were made in float32, so that the scale is folded in before it is rounded
+    // diffusers' pairs are in float32, so that the scale is folded in before rounding
     let own = file.kinds().first().copied().filter(|_| target == Target::Diffusers);
     if let Some(kind) = options.kind.or(own) {
         tensors.iter_mut().filter(|(key, _)| !key.ends_with(".alpha")).for_each(|(_, t)| *t = t.to_kind(kind));
@@ -100,7 +100,7 @@ pub fn convert(file: &AdapterFile, target: Target, options: Options, out: &Path)
     tensors::write(out, &tensors, metadata)
 }
 
-/// Whether what is about to be written has these layers for a reader, and no others.
+/// Whether a reader finds exactly these layers in the tensors to be written.
 fn can_be_read(
     names: &[&Name],
     tensors: &Tensors,

@@ -1,4 +1,4 @@
-//! What a file says about one layer, and what that comes to.
+//! The tensors of a file for one layer, and the change that they give.
 
 use super::{
     LowRank,
@@ -11,18 +11,18 @@ use tch::{Kind, Tensor};
 #[derive(Default)]
 pub struct Entry {
     pub alpha: Option<f64>,
-    /// LyCORIS' factor of the whole.
+    /// LyCORIS' factor of the whole update.
     pub scalar: Option<f64>,
     parts: BTreeMap<Part, Piece>,
 }
 
-/// A tensor, with the key that it has in the file.
+/// A tensor, with its key in the file.
 pub struct Piece {
     pub key: String,
     pub tensor: Tensor,
 }
 
-/// What is said of a part that is there already.
+/// Message for a part that is there already.
 const TWICE: &str = "is there for the second time, in another format";
 
 impl Entry {
@@ -52,7 +52,7 @@ impl Entry {
         self.parts.get(&part).map(|piece| &piece.tensor)
     }
 
-    /// Everything but the single numbers.
+    /// All parts but the single numbers.
     pub fn pieces(&self) -> impl Iterator<Item = (Part, &Piece)> {
         self.parts.iter().map(|(part, piece)| (*part, piece))
     }
@@ -61,7 +61,7 @@ impl Entry {
         self.parts.values().map(|piece| &piece.tensor)
     }
 
-    /// `None` where no matrix is a product, as in a LoKr of two whole ones, or in a difference.
+    /// `None` if no matrix is a product, as in a LoKr of two full matrices, or in a difference.
     pub fn rank(&self) -> Option<i64> {
         let of = |part| self.get(part).and_then(|t| t.size().first().copied());
         [Part::Down, Part::EmbeddingDown, Part::Loha(Factor::W1B), Part::Lokr(Factor::W2B), Part::Lokr(Factor::W1B)]
@@ -76,7 +76,7 @@ impl Entry {
         })
     }
 
-    /// Of the layer's weight, as far as the matrices tell.
+    /// Inputs of the layer's weight, if the matrices tell.
     pub fn inputs(&self) -> Option<i64> {
         let columns = |part| self.get(part).and_then(|t| t.size().get(1).copied());
         let of_matrix = |w, b| columns(w).or_else(|| columns(b));
@@ -90,10 +90,10 @@ impl Entry {
             .or_else(|| columns(Part::Difference))
     }
 
-    /// What it comes to; `scale` is that of the matrices. Tensors are in the file's own precision.
+    /// The change of the layer; `scale` is that of the matrices. Tensors are in the file's own precision.
     ///
     /// # Errors
-    /// In a few words, what is missing or does not go together.
+    /// What is missing or does not fit together, in a few words.
     pub fn change(&self, scale: f64) -> Result<Change, String> {
         let scale = scale * self.scalar.unwrap_or(1.0);
         let mut deltas = vec![];
@@ -133,7 +133,7 @@ impl Entry {
         }
     }
 
-    /// The core of a LoCon goes into its down: the convolutions behind each other are one.
+    /// The core of a LoCon is multiplied into its down matrix: the two convolutions in sequence are one.
     fn low_rank(&self, scale: f64) -> Result<Option<LowRank>, String> {
         let turned = |part| self.get(part).filter(|t| t.dim() == 2).map(|t| t.tr());
         let down = self.get(Part::Down).map(Tensor::shallow_clone).or_else(|| turned(Part::EmbeddingUp));

@@ -1,4 +1,4 @@
-//! An adapter file, understood as far as that goes without a model.
+//! An adapter file, parsed as far as possible without a model.
 
 use super::{
     Format, LowRank, Name, Network,
@@ -18,7 +18,7 @@ use std::{
 };
 use tch::{Kind, Tensor};
 
-/// The layers of an adapter file, its metadata, and what in it is not understood.
+/// The layers of an adapter file, its metadata, and the keys that are not understood.
 ///
 /// # Example
 /// Any file, of any program, without its model:
@@ -37,26 +37,26 @@ pub struct AdapterFile {
     pub entries: BTreeMap<Name, Entry>,
     /// Keys that belong to no layer, each with the reason.
     pub foreign: Vec<(String, String)>,
-    /// Names of textual-inversion embeddings that came along. They are words of a tokenizer, not layers, and are left out.
+    /// Names of textual-inversion embeddings in the file. They are words of a tokenizer, not layers, and are left out.
     pub embeddings: BTreeSet<String>,
     keys: Vec<String>,
     configuration: Configuration,
 }
 
 impl AdapterFile {
-    /// LDM block names are taken as those of a UNet with two layers per block, which all published ones have.
+    /// LDM block names are read as those of a UNet with two layers per block, as in all published ones.
     ///
     /// # Errors
-    /// A file that is no whole safetensors file, or of which nothing belongs to Stable Diffusion; metadata, or an
-    /// `adapter_config.json` beside, that cannot be read.
+    /// If the file is not a complete safetensors file, or nothing in it belongs to Stable Diffusion; if the metadata,
+    /// or an `adapter_config.json` beside it, cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
         Self::read_for(path, 2)
     }
 
-    /// As [`AdapterFile::read`], for a UNet with so many layers per block.
+    /// As [`AdapterFile::read`], for a UNet with this many layers per block.
     pub fn read_for(path: &Path, layers_per_block: usize) -> Result<Self> {
         let (tensors, metadata) = tensors::read(path)?;
-        // peft's own files have no metadata; what diffusers writes has no such file beside it
+        // peft's own files have no metadata; files of diffusers have no such configuration beside them
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let is_pefts = name.starts_with("adapter_model") || tensors.keys().any(|key| key.starts_with("base_model."));
         // before the keys are looked at: the kind of adapter explains them
@@ -129,7 +129,7 @@ impl AdapterFile {
         self.entries.entry(parsed.name).or_default().add(parsed.part, key.to_owned(), tensor).map_err(Into::into)
     }
 
-    /// Why a file has no layer at all, in words.
+    /// Why no layer of a file was understood, in words.
     fn nothing_fits(&self) -> String {
         let keys = looks::first(self.keys());
         let like = match looks::like(self.keys()) {
@@ -150,10 +150,10 @@ impl AdapterFile {
         self.keys.iter().map(String::as_str)
     }
 
-    /// What the matrices of a layer are multiplied with: alpha / rank, of the layer itself or of the configuration; without either, 1.
+    /// Scale of a layer's matrices: alpha / rank, from the layer itself or from the configuration; without either, 1.
     ///
     /// # Errors
-    /// A rank that is not the one of the configuration.
+    /// If the rank differs from the configuration's.
     pub fn scale(&self, name: &Name) -> Result<f64, String> {
         let Some(entry) = self.entries.get(name).filter(|entry| entry.is_scaled()) else { return Ok(1.0) };
         let configured = self.configuration.scale(name, entry.rank())?;
@@ -164,23 +164,23 @@ impl AdapterFile {
         })
     }
 
-    /// Whether alpha is known of no layer, in a format that has it in a file beside or in the metadata.
+    /// Whether alpha is missing for all layers, in a format that has it in a file beside or in the metadata.
     pub fn lacks_configuration(&self) -> bool {
         self.configuration.is_empty()
             && self.formats.contains(&Format::PeftModel)
             && self.entries.values().all(|entry| entry.alpha.is_none())
     }
 
-    /// Alpha as a LoRA of the layer's rank would have it. `None`: the layer has no rank.
+    /// Alpha of a LoRA with the layer's rank and scale. `None`: the layer has no rank.
     pub fn alpha(&self, name: &Name) -> Option<f64> {
         let entry = self.entries.get(name)?;
         entry.alpha.or_else(|| Some(self.scale(name).ok()? * entry.rank()? as f64)).filter(|_| entry.is_scaled())
     }
 
-    /// What it does to a layer.
+    /// The change of a layer.
     ///
     /// # Errors
-    /// In a few words, why that is not known.
+    /// Why it is not known, in a few words.
     pub fn change(&self, name: &Name) -> Result<Change, String> {
         let entry = self.entries.get(name).ok_or("is not in the file")?;
         let mut change = entry.change(self.scale(name)?)?;
@@ -192,10 +192,10 @@ impl AdapterFile {
         Ok(change)
     }
 
-    /// Every layer; values in the file's own precision.
+    /// The changes of all layers; values in the file's own precision.
     ///
     /// # Errors
-    /// The first key that is not understood, or layer that is not whole, by name.
+    /// The first key that is not understood, or layer that is incomplete, by name.
     pub fn changes(&self) -> Result<BTreeMap<Name, Change>> {
         if let Some((key, why)) = self.foreign.first() {
             return Err(Error::file(&self.path, format!("{key} {why}")));
@@ -210,7 +210,7 @@ impl AdapterFile {
     /// As [`AdapterFile::changes`], of a file with nothing but pairs.
     ///
     /// # Errors
-    /// Those, and layers with anything else, by name.
+    /// The same as [`AdapterFile::changes`]; also if a layer has anything but a pair, by name.
     pub fn pairs(&self) -> Result<BTreeMap<Name, LowRank>> {
         let pair = |(name, change): (Name, Change)| match change.plain() {
             Some(pair) => Ok((name, pair.shallow_clone())),
@@ -220,7 +220,7 @@ impl AdapterFile {
     }
 
     /// # Errors
-    /// A tensor of that network with values that are NaN or infinite, by its key; an alpha that is no number.
+    /// If values of a tensor of that network are NaN or infinite, by its key; if an alpha is not a number.
     pub fn check_finite(&self, network: Network) -> Result<()> {
         for (name, entry) in self.entries.iter().filter(|(name, _)| name.network == network) {
             for (_, piece) in entry.pieces() {
@@ -242,14 +242,14 @@ impl AdapterFile {
         self.entries.keys().map(|name| name.network).collect()
     }
 
-    /// The width of text that the UNet's layers are for, if they agree.
+    /// Text width of the UNet's layers, if they agree.
     pub fn text_width(&self) -> Option<i64> {
         let width = |(name, entry): (&Name, &Entry)| base::text_width(name.network, &name.layer, entry.inputs());
         let widths: BTreeSet<i64> = self.entries.iter().filter_map(width).collect();
         if widths.len() == 1 { widths.first().copied() } else { None }
     }
 
-    /// By the shapes, where they tell; else by the metadata.
+    /// The base model by the shapes, or by the metadata if the shapes do not tell.
     pub fn base(&self) -> Option<Base> {
         match self.text_width() {
             Some(width) => Base::of_text_width(width),
@@ -268,7 +268,7 @@ impl AdapterFile {
         kinds
     }
 
-    /// What is said where the embeddings are left out.
+    /// Message about embeddings that are left out.
     pub fn embeddings_left_out(&self) -> Option<String> {
         let names: Vec<&str> = self.embeddings.iter().map(String::as_str).collect();
         (!names.is_empty()).then(|| {
@@ -280,18 +280,18 @@ impl AdapterFile {
     }
 }
 
-/// In words, that values of a tensor are NaN or infinite.
+/// Message that values of a tensor are NaN or infinite.
 pub fn broken(key: &str, count: i64) -> String {
     let values = if count == 1 { "1 value of".into() } else { format!("{count} values of") };
     format!("{values} {key} {} NaN or infinite", if count == 1 { "is" } else { "are" })
 }
 
-/// How many values are NaN or infinite.
+/// Number of values that are NaN or infinite.
 pub fn not_finite(tensor: &Tensor) -> i64 {
     tensor.isfinite().logical_not().count_nonzero(None).int64_value(&[])
 }
 
-/// The name of a bundled embedding: its key goes on with the text encoder, or with what the embedding's own file has.
+/// The name of a bundled embedding: in its key the text encoder follows, or the key of the embedding's own file.
 fn embedding(rest: &str) -> &str {
     let inside = [".string_to_param", ".clip_l", ".clip_g", ".t5", ".emb_params"];
     inside.iter().filter_map(|end| rest.find(end)).min().map_or(rest, |at| &rest[..at])

@@ -9,19 +9,19 @@ use super::{
 };
 use tch::{Kind, Tensor};
 
-/// A layer's tensors by key, and what the metadata say of it.
+/// A layer's tensors by key, and its metadata.
 pub struct Formatted {
     pub tensors: Vec<(String, Tensor)>,
-    /// `None` for what has none, such as a difference.
+    /// `None` for a change without a rank, such as a difference.
     pub rank: Option<i64>,
     pub alpha: Option<f64>,
     pub has_norms: bool,
 }
 
-/// The layer of that name, added `factor` times.
+/// The layer of that name, with its strength multiplied by `factor`.
 ///
 /// # Errors
-/// In a few words: what the format cannot hold, and what can.
+/// What the format cannot hold, and which format can, in a few words.
 pub fn layer(
     file: &AdapterFile,
     name: &Name,
@@ -80,7 +80,7 @@ fn peft_norms(norms: &Tensor, pair: &LowRank) -> Option<Tensor> {
     })
 }
 
-/// The tensors as the file has them, under LyCORIS' names; what scales them goes into alpha, or into a matrix where there is none.
+/// The tensors of the file under LyCORIS' names. The factor goes into alpha, or into a matrix if there is no alpha.
 fn kohya(file: &AdapterFile, name: &Name, change: &Change, factor: f64, stem: &str) -> Result<Formatted, String> {
     let entry = file.entries.get(name).ok_or("is not in the file")?;
     let whole = entry.scalar.unwrap_or(1.0) * factor;
@@ -110,13 +110,13 @@ fn kohya(file: &AdapterFile, name: &Name, change: &Change, factor: f64, stem: &s
     Ok(Formatted { tensors, rank, alpha, has_norms: change.magnitude.is_some() })
 }
 
-/// peft's norms as LyCORIS has them: `[out, 1]`, `[out, 1, 1, 1]`.
+/// peft's norms in LyCORIS' shape: `[out, 1]`, `[out, 1, 1, 1]`.
 fn along_outputs(norms: &Tensor, entry: &Entry) -> Tensor {
     let ones = vec![1; entry.get(Part::Down).map_or(1, |down| down.dim() - 1)];
     norms.reshape([&[norms.numel() as i64], &ones[..]].concat())
 }
 
-/// In its own precision.
+/// The product in the tensor's own precision.
 fn times(tensor: &Tensor, factor: f64) -> Tensor {
     if factor == 1.0 { tensor.shallow_clone() } else { (tensor.to_kind(Kind::Double) * factor).to_kind(tensor.kind()) }
 }

@@ -1,4 +1,4 @@
-//! What an adapter file holds, in figures.
+//! Statistics of an adapter file.
 
 use super::{AdapterFile, Entry, Name, Network};
 use crate::error::{Error, Result};
@@ -14,11 +14,11 @@ use tch::{Kind, Tensor};
 
 #[derive(Serialize)]
 pub struct Info {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Of the whole file.
+    /// Digest of the whole file.
     pub sha256: String,
-    /// Of everything behind the header, which kohya calls `sshs_model_hash`.
+    /// Digest of everything after the header; kohya's `sshs_model_hash`.
     pub tensors_sha256: String,
     pub formats: Vec<String>,
     /// `LoRA`, `DoRA`, `LoHa`, …
@@ -31,12 +31,12 @@ pub struct Info {
     pub networks: Vec<Part>,
     /// Keys that are not understood.
     pub foreign: Vec<String>,
-    /// Names of textual-inversion embeddings that came along.
+    /// Names of textual-inversion embeddings in the file.
     pub embeddings: Vec<String>,
     pub metadata: BTreeMap<String, String>,
 }
 
-/// A network's share.
+/// Statistics of one network.
 #[derive(Serialize)]
 pub struct Part {
     pub network: String,
@@ -47,14 +47,14 @@ pub struct Part {
     pub blocks: Vec<Block>,
 }
 
-/// A block's share.
+/// Statistics of one block.
 #[derive(Serialize)]
 pub struct Block {
     pub block: String,
     pub layers: usize,
     pub parameters: usize,
     pub ranks: Vec<i64>,
-    /// Frobenius norm of what is added to all weights of the block; `null` where a value is not finite.
+    /// Frobenius norm of the update of all weights of the block; `null` if a value is not finite.
     pub norm: Option<f64>,
 }
 
@@ -116,7 +116,7 @@ fn parameters(entry: &Entry) -> usize {
     entry.tensors().map(Tensor::numel).sum()
 }
 
-/// `down_blocks.1`, `mid_block`, and in a text encoder its layers together.
+/// `down_blocks.1`, `mid_block`; all layers of a text encoder are one block.
 fn block(layer: &str) -> String {
     let words: Vec<&str> = layer.split('.').collect();
     match words.as_slice() {
@@ -127,7 +127,7 @@ fn block(layer: &str) -> String {
     }
 }
 
-/// Without DoRA's norms, of which only the model's weights tell what they change.
+/// Without DoRA's norms: their effect depends on the model's weights.
 fn norm(file: &AdapterFile, layers: &[(&Name, &Entry)]) -> Option<f64> {
     let square = |(name, _): &(&Name, &Entry)| file.change(name).ok()?.delta?.squared_norm();
     let sum: f64 = layers.iter().filter_map(square).sum();
@@ -144,7 +144,7 @@ fn dtype(kind: Kind) -> &'static str {
     }
 }
 
-/// sha256 of a safetensors file, and of what is behind its header.
+/// sha256 of a safetensors file, and of everything after its header.
 pub fn digests(path: &Path) -> Result<(String, String)> {
     let mut file = fs::File::open(path).map_err(Error::io(path))?;
     let mut length = [0; 8];

@@ -1,5 +1,5 @@
-//! The names that the original Stable Diffusion code (LDM, and SGM for SDXL) gives to the UNet's layers. It counts blocks
-//! through: `input_blocks.N.M`, where diffusers has `down_blocks.LEVEL.(resnets|attentions|downsamplers).I`.
+//! Layer names of the UNet in the original Stable Diffusion code (LDM, and SGM for SDXL). It numbers blocks
+//! consecutively: `input_blocks.N.M`, where diffusers has `down_blocks.LEVEL.(resnets|attentions|downsamplers).I`.
 //!
 //! Sources: `openaimodel.py` of both code bases; the inverse of diffusers' `convert_ldm_unet_checkpoint`.
 
@@ -23,20 +23,20 @@ const IN_RESNET: [(&str, &str); 6] = [
     ("skip_connection", "conv_shortcut"),
 ];
 
-/// Whether a path with dots is one of LDM's.
+/// Whether a dotted path is one of LDM's.
 pub fn is_ldm(path: &str) -> bool {
     let first = path.split('.').next().unwrap_or_default();
     ["input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out"].contains(&first)
 }
 
-/// The same layer's path in diffusers; `None` for one that no UNet has. A level has `layers_per_block` pairs of residual
-/// block and attention on the way down, one more on the way up.
+/// The same layer's path in diffusers; `None` if no UNet has it. A level has `layers_per_block` pairs of residual block
+/// and attention in the down path, one more in the up path.
 pub fn to_diffusers(path: &str, layers_per_block: usize) -> Option<String> {
     for (ldm, diffusers) in OUTSIDE_BLOCKS {
         if path == ldm {
             return Some(diffusers.to_owned());
         }
-        // of these only the attention has layers inside
+        // of these only the attention has inner layers
         if let Some(rest) = path.strip_prefix(ldm).and_then(|rest| rest.strip_prefix('.')) {
             return (diffusers == "mid_block.attentions.0").then(|| format!("{diffusers}.{rest}"));
         }
@@ -68,7 +68,7 @@ pub fn to_diffusers(path: &str, layers_per_block: usize) -> Option<String> {
             let (kind, rest) = (words.next()?, words.next()?);
             let (level, layer) = (number / in_level, number % in_level);
             let place = match (kind, rest) {
-                // behind the attention, or in its place in a level without
+                // after the attention, or in its place in a level without
                 ("1" | "2", "conv") => "upsamplers.0.conv".to_owned(),
                 ("0", rest) => format!("resnets.{layer}.{}", resnet_layer(rest)?),
                 ("1", rest) => format!("attentions.{layer}.{rest}"),

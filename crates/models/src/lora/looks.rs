@@ -1,6 +1,6 @@
-//! What a file is that is no LoRA of Stable Diffusion, by the names of its tensors.
+//! Recognises files that are not LoRAs of Stable Diffusion, by the names of their tensors.
 
-/// The first that a key of the file contains, or begins with where a `^` stands before it.
+/// The first entry counts that a key of the file contains, or begins with if the entry has a `^`.
 const SIGNS: [(&str, &str); 46] = [
     ("lora_controlnet", "a Control-LoRA"),
     ("^control_model.", "a ControlNet"),
@@ -50,7 +50,7 @@ const SIGNS: [(&str, &str); 46] = [
     ("text_model.", "the weights of a text encoder"),
 ];
 
-/// In words, if there is a sign of something.
+/// What the file seems to be, if a sign is found.
 pub fn like<'a>(keys: impl Iterator<Item = &'a str>) -> Option<&'static str> {
     let keys: Vec<&str> = keys.collect();
     let shows = |sign: &str| match sign.strip_prefix('^') {
@@ -62,7 +62,7 @@ pub fn like<'a>(keys: impl Iterator<Item = &'a str>) -> Option<&'static str> {
     found.or_else(|| (keys.len() == 1 && !keys[0].contains('.')).then_some("a textual-inversion embedding"))
 }
 
-/// The first three of them, shortened where they are long.
+/// The first three keys, shortened if they are long.
 pub fn first<'a>(keys: impl Iterator<Item = &'a str>) -> String {
     const LONGEST: usize = 100;
     let shortened = |key: &str| match key.char_indices().nth(LONGEST) {

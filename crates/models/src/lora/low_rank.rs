@@ -1,9 +1,9 @@
-//! Two matrices whose product is added to a weight.
+//! A pair of matrices whose product is added to a weight.
 
 use tch::{Kind, Tensor};
 
-/// One adapted layer: down `[r, in]`, up `[out, r]`; for a convolution `[r, in, k, k]` and `[out, r, 1, 1]`. In a file either
-/// may have more or fewer dimensions of length 1.
+/// One adapted layer: down `[r, in]`, up `[out, r]`; for a convolution `[r, in, k, k]` and `[out, r, 1, 1]`. In a file
+/// the number of dimensions of length 1 may differ.
 pub struct LowRank {
     pub down: Tensor,
     pub up: Tensor,
@@ -28,8 +28,8 @@ impl LowRank {
         hidden.linear(&up.to_kind(x.kind()), none)
     }
 
-    /// What several adapters of a linear layer add together, each so many times, as one for a layer in that precision. The scales are
-    /// in `up`: nothing is left to be cast at every call.
+    /// Several adapters of a linear layer, each with its strength, as one for a layer in that precision. The scales are
+    /// folded into `up`, so that nothing needs a cast at every call.
     pub(crate) fn frozen<'a>(pairs: impl Iterator<Item = (&'a Self, f64)>, kind: Kind) -> Self {
         let (mut downs, mut ups) = (vec![], vec![]);
         for (pair, strength) in pairs {
@@ -57,14 +57,14 @@ impl LowRank {
             && down[1..].iter().all(|&n| n > 0)
     }
 
-    /// With as many dimensions as a weight that it fits.
+    /// The pair with as many dimensions as a weight that it fits.
     pub(super) fn shaped(&self, weight: &[i64]) -> Self {
         let ones = vec![1; weight.len() - 2];
         let down = self.down.reshape([&[self.rank()], &weight[1..]].concat());
         Self { down, up: self.up.reshape([&[weight[0], self.rank()], &ones[..]].concat()), alpha: self.alpha }
     }
 
-    /// `up` with the scale in it, in its own precision.
+    /// `up` multiplied by the scale, in its own precision.
     pub(super) fn folded_up(&self) -> Tensor {
         if self.scale() == 1.0 {
             return self.up.shallow_clone();
@@ -81,7 +81,7 @@ impl LowRank {
         trace * self.scale() * self.scale()
     }
 
-    /// Values only, apart from any graph.
+    /// The values, detached from any graph.
     pub(super) fn detached(&self, kind: Option<Kind>) -> Self {
         let of = |t: &Tensor| kind.map_or(t.detach().shallow_clone(), |kind| t.detach().to_kind(kind));
         Self { down: of(&self.down), up: of(&self.up), alpha: self.alpha }
@@ -92,7 +92,7 @@ impl LowRank {
     }
 }
 
-/// Without the dimensions of length 1 at its end.
+/// The shape without trailing dimensions of length 1.
 fn trimmed(shape: &[i64]) -> &[i64] {
     let length = shape.iter().rposition(|&n| n != 1).map_or(0, |last| last + 1);
     &shape[..length]
