@@ -1,9 +1,9 @@
-//! What a file is that should be a safetensors file or a text and is none, by how it begins.
+//! Recognises by its first bytes a file that should be a safetensors file, a text or an image and is not.
 
-/// As many bytes of a file as are looked at.
+/// Number of bytes at the start of a file that are examined.
 pub const LOOKED_AT: usize = 1024;
 
-/// What it is and what to do about it; `None`: it may be a safetensors file, whole or not.
+/// What the file is and what to do about it; `None`: it may be a safetensors file, complete or not.
 pub fn for_safetensors(start: &[u8], size: u64) -> Option<&'static str> {
     if size == 0 {
         return Some("this file is empty: its download or copy was cut off; fetch it again");
@@ -36,7 +36,7 @@ pub fn for_safetensors(start: &[u8], size: u64) -> Option<&'static str> {
     known.iter().find(|(bytes, _)| magic(bytes)).map(|(_, what)| *what).or_else(|| as_text(start))
 }
 
-/// What a file is that should be a text for a person or a program to read, and is none; `None`: it may be one.
+/// What a file is that should be a text but is not; `None`: it may be one.
 pub fn for_text(start: &[u8], size: u64) -> Option<&'static str> {
     let magic = |bytes: &[u8]| start.starts_with(bytes);
     if magic(b"PK\x03\x04") || magic(b"\x1f\x8b") {
@@ -52,7 +52,7 @@ pub fn for_text(start: &[u8], size: u64) -> Option<&'static str> {
     if is_pointer(&text) { Some(POINTER) } else { is_page(&text).then_some(PAGE) }
 }
 
-/// What a file is that should be an image and is none; `None`: it may be one.
+/// What a file is that should be an image but is not; `None`: it may be one.
 pub fn for_image(start: &[u8], size: u64) -> Option<&'static str> {
     if size == 0 {
         return Some("this file is empty: its download or copy was cut off; fetch it again");
@@ -80,7 +80,7 @@ const POINTER: &str = "this is a Git LFS pointer, a few lines in the place of th
 const PAGE: &str = "this is a web page, not the file: the address leads to a page, or the site wants a login first; download \
                     the file itself";
 
-/// In lower case, from the first letter on, where it is a text.
+/// The text in lower case, from its first letter on, if it is a text.
 fn text_of(start: &[u8]) -> Option<String> {
     let valid = match std::str::from_utf8(start) {
         Ok(text) => text,

@@ -1,4 +1,4 @@
-//! A denoising network, as samplers, replay and losses see it: whatever its layers are.
+//! A denoising network as samplers, replay and losses use it, for any architecture.
 
 mod conditions;
 mod projected;
@@ -20,7 +20,7 @@ pub trait Network {
     /// the network has any → `[B, C, h, w]`
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// If shapes do not fit.
     fn predict(
         &self,
         latents: &Tensor,
@@ -29,11 +29,11 @@ pub trait Network {
         recorder: Option<&Recorder>,
     ) -> Result<Tensor>;
 
-    /// As [`Network::predict`], without gradients: one of many passes with the same conditions. What depends on them alone may be kept
-    /// in `projected`, which is of these weights and conditions.
+    /// As [`Network::predict`], without gradients, for repeated passes with the same conditions. `projected` may cache
+    /// what depends on the conditions alone; it belongs to these weights and conditions.
     ///
     /// # Errors
-    /// As of [`Network::predict`].
+    /// The same as [`Network::predict`].
     fn predict_again(
         &self,
         latents: &Tensor,

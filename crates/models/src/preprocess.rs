@@ -1,4 +1,4 @@
-//! From a decoded image to what a captioner looks at: crop, resize, normalise; differentiable with respect to the image.
+//! From a decoded image to the captioner's input: crop, resize, normalise; differentiable with respect to the image.
 
 use crate::{
     config::Json,
@@ -18,7 +18,7 @@ pub struct Preprocess {
 }
 
 impl Default for Preprocess {
-    /// CLIP's, which BLIP has taken over.
+    /// CLIP's values, which BLIP also uses.
     fn default() -> Self {
         Self { mean: [0.48145466, 0.4578275, 0.40821073], std: [0.26862954, 0.26130258, 0.27577711], size: None }
     }
@@ -91,8 +91,8 @@ pub fn resize(images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
     Ok(images.to_kind(kind).f_internal_upsample_bicubic2d_aa([height, width], false, None, None)?)
 }
 
-/// As PIL resizes an image, columns first, with the values that 8 bits hold behind either direction: what published scores are
-/// made with. No gradient goes through the rounding.
+/// Resizes as PIL does: columns first, rounded to 8 bits after each direction. Published scores are computed this way.
+/// The rounding passes no gradient.
 ///
 /// `[B, 3, H, W]` in 0..1 → `[B, 3, size]` in 0..1, float32 or better
 pub fn resize_as_bytes(images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
@@ -101,7 +101,7 @@ pub fn resize_as_bytes(images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
     bytes(&resize(&bytes(&resize(&bytes(images)?, (height, columns))?)?, (rows, columns))?)
 }
 
-/// What an 8-bit image holds of these values.
+/// Values rounded to those of an 8-bit image.
 fn bytes(images: &Tensor) -> Result<Tensor> {
     let kind = if images.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     Ok((images.to_kind(kind).f_clamp(0.0, 1.0)? * 255.0).round() / 255.0)

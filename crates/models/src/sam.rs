@@ -1,4 +1,4 @@
-//! The segmenter SAM: which pixels belong to the object in a box?
+//! The segmenter SAM: finds the pixels of the object in a box.
 //!
 //! Paper: Kirillov et al., "Segment Anything" (2023). Weights and names: transformers `SamModel`, for example
 //! `facebook/sam-vit-base`.
@@ -31,7 +31,7 @@ pub struct Segmenter {
     mask_decoder: MaskDecoder,
 }
 
-/// Masks that are decoded at a time: at full size each takes some tens of megabytes on the way.
+/// Number of masks decoded at a time: at full size each temporarily takes some tens of megabytes.
 const BOXES_AT_A_TIME: usize = 16;
 
 /// What encodes points and masks that are given as prompts.

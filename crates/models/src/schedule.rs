@@ -24,18 +24,18 @@ pub use kind::SamplerKind;
 pub use reading::Forced;
 pub use sampler::{Sampler, Step, Walk};
 
-/// The way between noise and image that a model was trained for, in steps that are linear in latents and model output.
+/// The path between noise and image that a model was trained for, in steps that are linear in latents and model output.
 pub trait NoisePath {
     /// The steps from noise to image. `eta` (DDIM only): 0 is deterministic, 1 adds as much noise as DDPM.
     ///
     /// # Errors
-    /// A sampler or a number of steps that the path does not have.
+    /// If the path does not have that sampler or number of steps.
     fn sampler(&self, kind: SamplerKind, steps: usize, eta: f64) -> Result<Sampler>;
 
     /// `[c, d]` of the latents at a time, `x_t = c x_0 + d noise`.
     fn mix(&self, time: f64) -> [f64; 2];
 
-    /// The schedule, where the path is that of diffusion: for what is about that alone.
+    /// The schedule, if this is a diffusion path; for code that needs diffusion.
     fn diffusion(&self) -> Option<&NoiseSchedule> {
         None
     }
@@ -87,7 +87,7 @@ pub enum Prediction {
 }
 
 impl Prediction {
-    /// As diffusers writes it.
+    /// The name in diffusers' files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Epsilon => "epsilon",
@@ -187,7 +187,7 @@ impl NoiseSchedule {
         self.inside(times)
     }
 
-    /// Refuses times that the schedule does not have.
+    /// Refuses times outside the schedule.
     fn inside(&self, times: Vec<f64>) -> Result<Vec<f64>> {
         let train = self.alphas_cumprod.len();
         match times.iter().find(|t| !(0.0..=(train - 1) as f64).contains(*t)) {
@@ -202,7 +202,7 @@ impl NoiseSchedule {
         Ok(self.times(steps, spacing)?.into_iter().map(|t| t.round_ties_even() as usize).collect())
     }
 
-    /// What the model's output stands for at a share of signal: the clean image and the noise, each as factors of x and e.
+    /// Clean image and noise at a share of signal, each as factors of x and e.
     fn meaning(&self, signal: f64) -> [(f64, f64); 2] {
         let (signal, noise) = (signal.sqrt(), (1.0 - signal).sqrt());
         match self.prediction {
@@ -212,7 +212,7 @@ impl NoiseSchedule {
         }
     }
 
-    /// From `t` to `next`; `None`: to the clean image.
+    /// The step from `t` to `next`; `None`: to the clean image.
     fn ddpm_step(&self, t: usize, next: Option<usize>) -> Step {
         let now = self.alphas_cumprod[t];
         let then = next.map_or(1.0, |next| self.alphas_cumprod[next]);

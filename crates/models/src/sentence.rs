@@ -1,4 +1,4 @@
-//! How like are two sentences? Embeddings of sentences, whose cosines tell.
+//! Embeddings of sentences, whose cosines measure similarity.
 //!
 //! Paper: Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks" (2019). Weights and names:
 //! transformers `BertModel` and `MPNetModel`, in folders of sentence-transformers (all-MiniLM-L6-v2, all-mpnet-base-v2).
@@ -27,7 +27,7 @@ pub struct SentenceEmbedder {
     network: Network,
     tokenizer: BertTokenizer,
     vocab_size: i64,
-    /// Tokens, start and end among them; what is longer is cut.
+    /// Maximum number of tokens, with start and end token; longer texts are cut.
     max_length: usize,
     options: (Kind, Device),
 }

@@ -46,7 +46,7 @@ impl UNet {
         weights.build(&[], |root| Self::at(root, config.clone()))
     }
 
-    /// What a UNet of that configuration is made of.
+    /// Tensor shapes of a UNet with this configuration.
     pub fn layout(config: &Config) -> Layout {
         let absent = |key: &str| ["to_q.bias", "to_k.bias", "to_v.bias"].iter().any(|end| key.ends_with(end));
         Weights::layout(&absent, |root| Self::at(root, config.clone()))
@@ -113,7 +113,7 @@ impl UNet {
         }
     }
 
-    /// Everything that libtorch would otherwise complain about from deep inside.
+    /// Checks everything that would otherwise cause an error deep inside libtorch.
     /// Returns the text's hidden states.
     fn check<'a>(&self, latents: &Tensor, timesteps: &Tensor, conditions: &'a Conditions) -> Result<&'a Tensor> {
         let c = &self.config;

@@ -103,7 +103,7 @@ impl AutoencoderKl {
         Self::open_variant(folder, None, kind, device)
     }
 
-    /// As [`AutoencoderKl::open`], but the weights of that variant come first where there are any.
+    /// As [`AutoencoderKl::open`], but prefers the weights of that variant if there are any.
     pub fn open_variant(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let config = Config::read(&folder.join("config.json"))?;
         let weights = Weights::open_variant(folder, "diffusion_pytorch_model", variant, kind, device)?;
@@ -114,7 +114,7 @@ impl AutoencoderKl {
         weights.build(&[], |root| Self::at(root, config, kind))
     }
 
-    /// What an autoencoder of that configuration is made of.
+    /// Tensor shapes of an autoencoder with this configuration.
     pub fn layout(config: &Config) -> Layout {
         Weights::layout(&|key| key.ends_with("query.weight"), |root| Self::at(root, config, Kind::Float))
     }

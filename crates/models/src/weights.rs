@@ -36,7 +36,7 @@ impl Weights {
         Self::open_variant(folder, stem, None, kind, device)
     }
 
-    /// As [`Weights::open`], but `STEM.VARIANT.safetensors` comes first where there is one.
+    /// As [`Weights::open`], but prefers `STEM.VARIANT.safetensors` if it exists.
     pub fn open_variant(folder: &Path, stem: &str, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let files = files_of(folder, stem, variant)?;
         let mut all = Tensors::new();
@@ -75,8 +75,8 @@ impl Weights {
         if problems.is_empty() { Ok(built) } else { Err(Error::file(&self.origin, enumerate(&problems))) }
     }
 
-    /// What a network that is yet to be trained is made of: the shape of every tensor that its constructor asks for, by
-    /// key. `absent` names the optional ones that it shall not have.
+    /// Tensor shapes of a network that is yet to be trained, by key. `absent` names the optional tensors that it shall
+    /// not have.
     pub fn layout<T>(absent: &dyn Fn(&str) -> bool, network: impl FnOnce(Scope) -> T) -> Layout {
         let nothing = Self { tensors: Tensors::new(), adapter: BTreeMap::new(), origin: PathBuf::new() };
         let session = Session::new(&nothing, Some(absent));
@@ -234,7 +234,7 @@ pub fn fingerprint(folder: &Path, stem: &str, variant: Option<&str>) -> Result<S
     fingerprint_of(&files_of(folder, stem, variant)?)
 }
 
-/// As [`fingerprint`], of these files.
+/// As [`fingerprint`], of the given files.
 pub fn fingerprint_of(paths: &[PathBuf]) -> Result<String> {
     const PIECES: u64 = 256;
     const PIECE: u64 = 4096;

@@ -6,7 +6,8 @@ use super::{
 };
 use std::fmt;
 
-/// The network that a layer belongs to. Its display is the folder of that network in a model, and its prefix in files.
+/// The network that a layer belongs to. Displayed as the network's folder in a model, which is also its prefix in
+/// files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Network {
     TextEncoder,
@@ -52,7 +53,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether it is read by the programs that look for kohya's metadata.
+    /// Whether programs that look for kohya's metadata read this format.
     pub fn is_kohya(self) -> bool {
         matches!(self, Self::Kohya | Self::KohyaLdm)
     }
@@ -74,7 +75,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// A layer by the path that it has in diffusers' and transformers' checkpoints.
+/// A layer by its path in diffusers' and transformers' checkpoints.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
     pub network: Network,
@@ -103,17 +104,17 @@ impl Name {
     }
 }
 
-/// A key of an adapter file, understood.
+/// A parsed key of an adapter file.
 #[derive(Debug, PartialEq)]
 pub struct Key {
     pub name: Name,
     pub part: Part,
     pub format: Format,
-    /// The adapter's name, where the key has it.
+    /// The adapter's name, if the key has it.
     pub adapter: Option<String>,
 }
 
-/// Adapters of other kinds, by a piece of their keys.
+/// Adapters of other kinds, by a part of their keys.
 const OTHER_KINDS: [(&str, &str); 20] = [
     (".oft_", "an OFT adapter"),
     (".boft_", "a BOFT adapter"),
@@ -137,7 +138,7 @@ const OTHER_KINDS: [(&str, &str); 20] = [
     (".reshape_weight", "a weight of another shape"),
 ];
 
-/// Understands a key, or says in a few words what is wrong with it. `layers_per_block` is the UNet's; only LDM block names
+/// Parses a key, or says in a few words what is wrong with it. `layers_per_block` is the UNet's; only LDM block names
 /// need it, and it is 2 in every published Stable Diffusion.
 pub fn parse(key: &str, layers_per_block: usize) -> Result<Key, String> {
     if let Some((_, kind)) = OTHER_KINDS.iter().find(|(piece, _)| key.contains(piece)) {

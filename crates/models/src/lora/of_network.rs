@@ -1,4 +1,4 @@
-//! What a file has for one network of a model.
+//! Changes of a file for one network of a model.
 
 use super::{AdapterFile, Name, Network, base, changes::Changes, layers_per_block, looks};
 use crate::{
@@ -14,11 +14,11 @@ impl AdapterFile {
         Self::read_for(path, layers_per_block(unet))
     }
 
-    /// What it changes in one network, whose weights are given: in float32, by the paths that the layers have in them. It may
-    /// be nothing.
+    /// The changes of one network, whose weights are given: in float32, by the layers' paths in these weights. May be
+    /// empty.
     ///
     /// # Errors
-    /// A file that is not understood, has values that are not finite, or was made for another base model.
+    /// If the file is not understood, has values that are not finite, or was made for another base model.
     pub fn changes_of(&self, network: Network, weights: &Weights) -> Result<Changes> {
         let fail = |message: String| Err(Error::file(&self.path, message));
         let shape = |layer: &str| Some(weights.get(&format!("{layer}.weight"))?.size());
@@ -69,7 +69,7 @@ impl AdapterFile {
     }
 }
 
-/// What a layer may be called in a checkpoint: transformers 5 leaves `text_model.` out.
+/// Possible names of a layer in a checkpoint: transformers 5 drops `text_model.`.
 pub fn formats(name: &Name) -> impl Iterator<Item = String> + '_ {
     let bare = name.layer.strip_prefix("text_model.").filter(|_| name.network != Network::UNet);
     [Some(name.layer.as_str()), bare].into_iter().flatten().map(str::to_owned)

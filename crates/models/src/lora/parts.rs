@@ -1,5 +1,5 @@
-//! What a tensor of an adapter file is to its layer. The end of its key says it: `LAYER.lora_A.NAME.weight`, where NAME, the
-//! adapter's, is there only in some files.
+//! The role of a tensor in its layer, from the end of its key: `LAYER.lora_A.NAME.weight`, where only some files have
+//! NAME, the adapter's name.
 
 use super::Format;
 use crate::scaled;
@@ -8,7 +8,7 @@ use crate::scaled;
 pub enum Part {
     Down,
     Up,
-    /// Of a LoCon in Tucker form, `[r, r, k, k]` between down and up.
+    /// Core of a LoCon in Tucker form, `[r, r, k, k]` between down and up.
     Core,
     UpBias,
     /// peft's own form for embeddings: `[r, words]`
@@ -20,11 +20,11 @@ pub enum Part {
     Scalar,
     /// The norms of DoRA, as peft has them: one for each output.
     Magnitude,
-    /// The same as LyCORIS and OneTrainer have them: for each output, or for each input.
+    /// The same in the form of LyCORIS and OneTrainer: for each output, or for each input.
     DoraScale,
     Loha(Factor),
     Lokr(Factor),
-    /// What is added to the weight, in full.
+    /// The full difference that is added to the weight.
     Difference,
     BiasDifference,
     /// [`Part::Difference`] of a normalisation.
@@ -32,7 +32,7 @@ pub enum Part {
     NormBiasDifference,
 }
 
-/// Of the two matrices of LoHa and LoKr: each is whole, or a product, with a core in Tucker form.
+/// The two matrices of LoHa and LoKr: each is full, or a product, with a core in Tucker form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Factor {
     W1,
@@ -72,7 +72,7 @@ impl Part {
         matches!(self, Self::Alpha | Self::Scalar)
     }
 
-    /// What kohya's and LyCORIS' programs call it. `None`: they have no such thing.
+    /// The part's name in kohya's and LyCORIS' programs. `None`: they have no such part.
     pub fn kohya(self) -> Option<String> {
         let name = match self {
             Self::Down => "lora_down.weight",
@@ -93,17 +93,17 @@ impl Part {
     }
 }
 
-/// A key without its end.
+/// A key without its ending.
 #[derive(Debug, PartialEq)]
 pub struct Split<'a> {
     pub stem: &'a str,
     pub part: Part,
     pub format: Format,
-    /// The adapter's name, where the key has it.
+    /// The adapter's name, if the key has it.
     pub adapter: Option<&'a str>,
 }
 
-/// `None`: the key has none of these ends.
+/// `None`: the key has none of these endings.
 pub fn split(key: &str) -> Option<Split<'_>> {
     let starts: Vec<usize> = std::iter::once(0).chain(key.match_indices('.').map(|(at, _)| at + 1)).collect();
     // `LAYER.lora.down.NAME.weight` is the longest; the first word that is one of ours begins the end
@@ -129,7 +129,8 @@ pub fn split(key: &str) -> Option<Split<'_>> {
     })
 }
 
-/// The part that these words begin with, and the words that are left; first, how much of the first word is the layer's.
+/// The part that these words begin with, and the remaining words; first, how much of the first word belongs to the
+/// layer.
 fn begin<'a, 'w>(words: &'w [&'a str]) -> Option<(usize, Part, Format, &'w [&'a str])> {
     let direction = |word: &str| match word {
         "down" => Some(Part::Down),

@@ -1,9 +1,9 @@
-//! From what stands before the matrices in a key to the layer's path: prefixes of networks and wrappers, underscores for
-//! dots, and the original program's block names.
+//! From the part of a key before the matrices to the layer's path: handles prefixes of networks and wrappers,
+//! underscores in place of dots, and the original program's block names.
 
 use super::{Format, Name, Network, ldm};
 
-/// What networks are called in front of a path; `None`: something around a network, which says nothing of which one.
+/// Prefixes of networks in paths; `None`: a wrapper that does not tell which network.
 const PREFIXES: [(&str, Option<Network>); 24] = [
     ("base_model.model", None),
     ("base_model", None),
@@ -31,14 +31,14 @@ const PREFIXES: [(&str, Option<Network>); 24] = [
     ("model", None),
 ];
 
-/// What `torch.compile`, DDP, FSDP, DeepSpeed (Lightning's) and activation checkpoints put into a path, at any place.
+/// What `torch.compile`, DDP, FSDP, DeepSpeed (Lightning's) and activation checkpoints insert into a path, anywhere.
 const WRAPPERS: [&str; 6] =
     ["_orig_mod", "module", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"];
 
-/// The layer of a stem, and the format of which that of its matrices was a part.
+/// The layer of a stem, and the file format given that of its matrices.
 ///
 /// # Errors
-/// In a few words, why it is none.
+/// Why the stem is not a layer, in a few words.
 pub fn parse(stem: &str, format: Format, layers_per_block: usize) -> Result<(Name, Format), String> {
     let (path, flat) = match stem.split_once('_') {
         Some((kind @ ("lora" | "lycoris"), rest)) if rest.contains('.') => (rest.to_owned(), Some(kind)),
@@ -94,7 +94,7 @@ fn without_prefixes(path: &str) -> Result<(Option<Network>, String), String> {
     Ok((network, rest.to_owned()))
 }
 
-/// Whether a path can only be a text encoder's.
+/// Whether a path can only belong to a text encoder.
 fn is_text(path: &str) -> bool {
     let starts = ["text_model.", "encoder.layers.", "embeddings.", "final_layer_norm", "text_projection"];
     starts.iter().any(|start| path.starts_with(start))
@@ -114,7 +114,7 @@ fn is_layer(network: Network, path: &str) -> bool {
     }
 }
 
-/// What diffusers once called layers, in the words of its checkpoints.
+/// Translates diffusers' former layer names into those of its checkpoints.
 fn modern(layer: &str) -> String {
     let layer = match layer.split_once(".processor.") {
         Some((attention, "to_out")) => format!("{attention}.to_out.0"),
@@ -128,7 +128,7 @@ fn modern(layer: &str) -> String {
     }
 }
 
-/// transformers 5 leaves the prefix out that all layers of text encoders but the projection have had.
+/// Adds the prefix that transformers 5 drops: all layers of text encoders but the projection have it.
 fn with_prefix(network: Network, layer: String) -> String {
     let bare = ["encoder.", "embeddings.", "final_layer_norm"].iter().any(|start| layer.starts_with(start));
     if bare && network != Network::UNet { format!("text_model.{layer}") } else { layer }
@@ -195,7 +195,7 @@ const COMPOUNDS: [&str; 54] = [
     "base_layer",
 ];
 
-/// Puts the dots back that have become underscores.
+/// Restores the dots that were replaced by underscores.
 fn with_dots(flat: &str) -> String {
     let (mut path, mut rest) = (String::new(), flat);
     while !rest.is_empty() {

@@ -14,7 +14,7 @@ use std::{
 /// Where diffusers keeps it in a file's metadata: one JSON object, keys with the prefix of their network.
 pub const METADATA: &str = "lora_adapter_metadata";
 
-/// What layers have unless a pattern names them: a value for all and patterns, by network; `None`: for every network.
+/// Rank and alpha of layers: a value for all and patterns for some, by network; `None`: for every network.
 #[derive(Default)]
 pub struct Configuration {
     networks: BTreeMap<Option<Network>, OfNetwork>,
@@ -30,19 +30,20 @@ struct OfNetwork {
 }
 
 impl Configuration {
-    /// Of a file's metadata.
+    /// Reads a file's metadata.
     ///
     /// # Errors
-    /// Metadata that are no JSON object; a pattern that is no regular expression; an adapter that this program does not know.
+    /// If the metadata are not a JSON object, a pattern is not a regular expression, or this program does not know the
+    /// kind of adapter.
     pub fn of(metadata: &HashMap<String, String>, path: &Path) -> Result<Self> {
         let Some(text) = metadata.get(METADATA) else { return Ok(Self::default()) };
         Self::parse(text).map_err(|e| Error::file(path, format!("metadata {METADATA}: {e}")))
     }
 
-    /// Of `adapter_config.json`, which peft itself writes beside the weights.
+    /// Reads `adapter_config.json`, which peft itself writes beside the weights.
     ///
     /// # Errors
-    /// As [`Configuration::of`].
+    /// The same as [`Configuration::of`].
     pub fn beside(path: &Path) -> Result<Self> {
         let path = path.with_file_name("adapter_config.json");
         if !path.exists() {
@@ -90,7 +91,7 @@ impl Configuration {
     /// matches the layer is the one that counts, as in peft. `None`: nothing is said of it.
     ///
     /// # Errors
-    /// Another rank than the tensors have.
+    /// If the tensors have another rank.
     pub fn scale(&self, name: &Name, rank: Option<i64>) -> Result<Option<f64>, String> {
         let of = self.networks.get(&Some(name.network)).or_else(|| self.networks.get(&None));
         let Some(of) = of else { return Ok(None) };
@@ -111,7 +112,7 @@ impl Configuration {
     }
 }
 
-/// Adapters that are more than what their tensors say.
+/// Refuses adapters that do more than their tensors say.
 fn refuse_unknown<'a>(get: &dyn Fn(&str) -> Option<&'a Value>, key: &dyn Fn(&str) -> String) -> Result<(), String> {
     if let Some(kind) = get("peft_type").and_then(Value::as_str)
         && !["LORA", "LOHA", "LOKR"].contains(&kind)
@@ -131,7 +132,7 @@ fn refuse_unknown<'a>(get: &dyn Fn(&str) -> Option<&'a Value>, key: &dyn Fn(&str
     Ok(())
 }
 
-/// What the layers of a file have, as the metadata hold it.
+/// Rank and alpha of a layer in the metadata.
 pub struct OfLayer {
     pub rank: i64,
     pub alpha: f64,

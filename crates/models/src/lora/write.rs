@@ -1,4 +1,4 @@
-//! Adapters as files: diffusers', PEFT's and kohya's format.
+//! Writes adapters in diffusers', PEFT's and kohya's formats.
 
 use super::{
     Base, Lora, LowRank, Name, Network,
@@ -18,7 +18,7 @@ use tch::{Kind, Tensor};
 /// Adapted layers by name.
 type Pairs = BTreeMap<Name, LowRank>;
 
-/// Those that have a rank, and what it is.
+/// Layers that have a rank, with rank and alpha.
 pub type Layers = BTreeMap<Name, OfLayer>;
 
 /// `unet.LAYER.lora.down.weight` and `.up.weight`, with alpha / rank folded into `up`, as the format carries none.
@@ -38,7 +38,7 @@ pub fn write_kohya(lora: &Lora, path: &Path, base: Base, title: &str, size: (i64
     tensors::write(path, &out, metadata)
 }
 
-/// PEFT's format with alpha in the metadata: exact, so it is what checkpoints hold.
+/// PEFT's format with alpha in the metadata. It is exact, so checkpoints use it.
 pub fn write_peft(lora: &Lora, path: &Path) -> Result<()> {
     let pairs = of(lora, None);
     let metadata = HashMap::from([(peft::METADATA.into(), peft::metadata(&of_layers(&pairs), None))]);
@@ -58,7 +58,7 @@ fn kohya(pairs: &Pairs, two_encoders: bool) -> Tensors {
     pairs.iter().flat_map(|(name, pair)| kohya_pair(name, pair, two_encoders)).collect()
 }
 
-/// Text encoders have an ending of their own. Alpha / rank is in `up`.
+/// Keys of text encoders have their own ending. Alpha / rank is folded into `up`.
 pub fn diffusers_pair(name: &Name, pair: &LowRank) -> [(String, Tensor); 2] {
     let ending = if name.network == Network::UNet { "lora" } else { "lora_linear_layer" };
     [
@@ -85,13 +85,13 @@ pub fn kohya_pair(name: &Name, pair: &LowRank, two_encoders: bool) -> [(String, 
     ]
 }
 
-/// What the metadata say of pairs.
+/// Rank and alpha of the pairs, for the metadata.
 fn of_layers(pairs: &Pairs) -> Layers {
     let of = |pair: &LowRank| OfLayer { rank: pair.rank(), alpha: pair.alpha, has_norms: false };
     pairs.iter().map(|(name, pair)| (name.clone(), of(pair))).collect()
 }
 
-/// What the readers of kohya's format look for; `out` are the tensors of the file.
+/// Metadata that readers of kohya's format look for; `out` holds the tensors of the file.
 pub fn kohya_metadata(layers: &Layers, base: Option<Base>, title: &str, out: &Tensors) -> HashMap<String, String> {
     let mut metadata = HashMap::from(
         [
@@ -114,7 +114,7 @@ pub fn kohya_metadata(layers: &Layers, base: Option<Base>, title: &str, out: &Te
     metadata
 }
 
-/// The value that all have, or kohya's word for several.
+/// The value that all have in common, or kohya's word for several.
 fn one_of(mut values: impl Iterator<Item = String>) -> String {
     let first = values.next().unwrap_or_default();
     if values.all(|value| value == first) { first } else { "Dynamic".into() }
@@ -123,7 +123,7 @@ fn one_of(mut values: impl Iterator<Item = String>) -> String {
 /// sha256 of everything behind a file's header, under the name that kohya gives it.
 pub const HASH: &str = "sshs_model_hash";
 
-/// Of a file that is yet to be written. Values lie there widest type first, then by name.
+/// Hash of a file that is not written yet. Values are stored widest type first, then by name.
 pub fn hash(tensors: &Tensors) -> String {
     let mut hasher = Sha256::new();
     let mut values: Vec<&Tensor> = tensors.values().collect();

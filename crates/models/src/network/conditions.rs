@@ -1,16 +1,16 @@
 use std::collections::BTreeMap;
 use tch::Tensor;
 
-/// Hidden states of the text, a row a token `[B, L, D]`.
+/// Hidden states of the text, one row per token `[B, L, D]`.
 pub const CONTEXT: &str = "context";
 
-/// What a network is conditioned on besides time: tensors by name, each with a row for every sample. Which ones there are is
-/// between a network and what encodes its prompts; everything else cuts, stacks and moves them together.
+/// Conditions of a network other than time: tensors by name, each with a row for every sample. Which names there are is
+/// agreed between a network and its prompt encoder; all other code only cuts, stacks and moves them together.
 #[derive(Debug, Default)]
 pub struct Conditions(BTreeMap<&'static str, Tensor>);
 
 impl Conditions {
-    /// Of the hidden states of the text alone.
+    /// Conditions with only the hidden states of the text.
     pub fn of_context(context: Tensor) -> Self {
         Self::default().with(CONTEXT, context)
     }
@@ -24,7 +24,7 @@ impl Conditions {
         self.0.get(name)
     }
 
-    /// Hidden states of the text `[B, L, D]`, where there are any.
+    /// Hidden states of the text `[B, L, D]`, if there are any.
     pub fn context(&self) -> Option<&Tensor> {
         self.get(CONTEXT)
     }
@@ -62,7 +62,7 @@ impl Conditions {
         self.0.values().next().map_or(0, |tensor| tensor.size()[0])
     }
 
-    /// Of all tensors.
+    /// Size of all tensors in bytes.
     pub fn bytes(&self) -> usize {
         self.0.values().map(|tensor| tensor.numel() * tensor.kind().elt_size_in_bytes()).sum()
     }

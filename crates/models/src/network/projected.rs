@@ -1,17 +1,17 @@
 use std::cell::{Cell, RefCell};
 use tch::Tensor;
 
-/// Keys and values of the text in every cross-attention of one UNet, for as long as weights and text stay the same: the first pass
-/// fills it, every other pass takes from it. Without gradients, as on the way of a trajectory.
+/// Cache of the text's keys and values in every cross-attention of one UNet, valid while weights and text stay the
+/// same. The first pass fills it, later passes read it. Without gradients, as in the forward walk of a trajectory.
 #[derive(Default)]
 pub struct Projected {
-    /// In the order in which the UNet comes to them.
+    /// In the order of the UNet's layers.
     pairs: RefCell<Vec<[Tensor; 2]>>,
     next: Cell<usize>,
 }
 
 impl Projected {
-    /// A pass begins.
+    /// Starts a new pass.
     pub(crate) fn rewind(&self) {
         self.next.set(0);
     }

@@ -1,5 +1,5 @@
-//! Cross-attention maps of one forward pass, for those who hand in a [`Recorder`]. Nobody else pays for them: attention
-//! itself never forms its map.
+//! Cross-attention maps of one forward pass, recorded if a [`Recorder`] is passed. Otherwise they cost nothing:
+//! attention itself does not form its map.
 
 #![allow(clippy::expect_used, reason = "of shapes that the network itself has made")]
 
@@ -16,10 +16,10 @@ pub enum Place {
 /// The cross-attention modules of one place and resolution.
 pub struct Layer {
     pub place: Place,
-    /// Of the maps, in cells.
+    /// Height of the maps in cells.
     pub height: i64,
     pub width: i64,
-    /// What each module's pixels attend to, `[B, heads, height·width, L]`, float32 or float64; each pixel's row sums to 1.
+    /// Attention maps of each module, `[B, heads, height·width, L]`, float32 or float64; each pixel's row sums to 1.
     pub modules: Vec<Tensor>,
 }
 
@@ -38,7 +38,7 @@ impl fmt::Display for Layer {
     }
 }
 
-/// Takes the maps of some rows of the batch as they come by.
+/// Records the attention maps of some rows of the batch.
 pub struct Recorder {
     first: i64,
     rows: i64,
@@ -46,12 +46,12 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// For the rows `first..first + rows`.
+    /// Records the rows `first..first + rows`.
     pub fn new(first: i64, rows: i64) -> Self {
         Self { first, rows, layers: RefCell::default() }
     }
 
-    /// What was recorded, in the order of the UNet.
+    /// The recorded layers, in the order of the UNet.
     pub fn into_layers(self) -> Vec<Layer> {
         self.layers.into_inner()
     }

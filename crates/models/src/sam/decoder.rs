@@ -10,7 +10,7 @@ use crate::{
 };
 use tch::{Kind, Tensor};
 
-/// From the embeddings of an image and of boxes to masks and what each is worth.
+/// From the embeddings of an image and of boxes to masks and their scores.
 pub struct MaskDecoder {
     iou_token: Tensor,
     mask_tokens: Tensor,
@@ -22,10 +22,10 @@ pub struct MaskDecoder {
     iou_prediction_head: Mlp,
 }
 
-/// Masks `[N, M, h, w]` as logits, in a quarter of the image's size, and how well each fits its object `[N, M]`, as the
-/// decoder itself believes (intersection over union); float32 or better.
+/// Masks `[N, M, h, w]` as logits, in a quarter of the image's size, and the decoder's own estimate of the intersection
+/// over union of each `[N, M]`; float32 or better.
 ///
-/// The first mask is the one for a prompt that leaves no doubt; the others are three readings of one that does.
+/// The first mask is for an unambiguous prompt; the others are three readings of an ambiguous one.
 pub struct Decoded {
     pub masks: Tensor,
     pub iou: Tensor,

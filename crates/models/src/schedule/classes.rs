@@ -5,7 +5,7 @@
 use crate::config::Json;
 use serde_json::Value;
 
-/// What a class takes for granted.
+/// Defaults of a class.
 pub struct Class {
     pub beta_start: f64,
     pub beta_end: f64,
@@ -19,7 +19,7 @@ const CLIPPED: Class = Class { clip_sample: true, ..DDPM };
 const KARRAS: Class = Class { beta_start: 0.00085, beta_end: 0.012, ..DDPM };
 const LATENT: Class = Class { beta_schedule: "scaled_linear", ..KARRAS };
 
-/// `None`: another noise, or a class that is not known here.
+/// `None`: other noise, or an unknown class.
 pub fn class(name: &str) -> Option<Class> {
     Some(match name.strip_prefix("Flax").unwrap_or(name) {
         "DDIMInverseScheduler"

@@ -30,7 +30,7 @@ pub enum SamplerKind {
 impl SamplerKind {
     pub const ALL: [Self; 6] = [Self::Ddpm, Self::Ddim, Self::Euler, Self::EulerA, Self::Dpmpp2m, Self::Dpmpp2mKarras];
 
-    /// As configurations and the command line have it.
+    /// The name in configurations and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ddpm => "ddpm",
@@ -42,7 +42,7 @@ impl SamplerKind {
         }
     }
 
-    /// As A1111 and what reads its images have it.
+    /// The name in A1111 and in programs that read its images.
     pub fn title(self) -> &'static str {
         match self {
             Self::Ddpm => "DDPM",
@@ -54,7 +54,7 @@ impl SamplerKind {
         }
     }
 
-    /// Whether trajectories along it are replayed for training.
+    /// Whether training can replay its trajectories.
     pub fn trains(self) -> bool {
         matches!(self, Self::Ddpm | Self::Ddim | Self::Euler)
     }
@@ -68,7 +68,7 @@ impl SamplerKind {
         }
     }
 
-    /// The names of those that are so, as a sentence lists them.
+    /// The names of the samplers that meet the condition, as a sentence lists them.
     pub fn names(which: impl Fn(Self) -> bool) -> String {
         let names: Vec<&str> = Self::ALL.into_iter().filter(|kind| which(*kind)).map(Self::name).collect();
         match names.split_last() {
@@ -85,7 +85,7 @@ impl fmt::Display for SamplerKind {
     }
 }
 
-/// By name or title, in capitals or not.
+/// Parses a name or title, in any case.
 impl FromStr for SamplerKind {
     type Err = String;
     fn from_str(name: &str) -> Result<Self, String> {

@@ -1,21 +1,21 @@
-//! What a sampler comes to: a list of linear steps.
+//! A sampler as a list of linear steps.
 
 use tch::Tensor;
 
 /// One step of a sampler: `x' = a x + b e + sigma z`, and in the second order also what `before` says.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
-    /// In training steps, as the UNet takes it; may lie between two of them.
+    /// Time in training steps, as input of the UNet; may lie between two of them.
     pub time: f64,
     pub a: f64,
     pub b: f64,
     pub sigma: f64,
-    /// Of a step of second order: the factors of the latents and the model's output of the step before.
+    /// For a step of second order: the factors of the latents and the model's output of the step before.
     pub before: Option<(f64, f64)>,
 }
 
 impl Step {
-    /// Of first order: `x' = a x + b e + sigma z`.
+    /// A step of first order: `x' = a x + b e + sigma z`.
     pub fn new(time: f64, a: f64, b: f64, sigma: f64) -> Self {
         Self { time, a, b, sigma, before: None }
     }
@@ -35,7 +35,7 @@ impl Step {
 #[derive(Debug, Clone)]
 pub struct Sampler {
     pub steps: Vec<Step>,
-    /// Of the latents that it starts from; the noise is drawn with a deviation of 1.
+    /// Standard deviation of the initial latents; the noise is drawn with a deviation of 1.
     deviation: f64,
 }
 
@@ -81,7 +81,7 @@ impl Sampler {
 #[derive(Debug, Default)]
 pub struct Walk {
     before: Option<(Tensor, Tensor)>,
-    /// Whether it is of second order.
+    /// Whether the sampler is of second order.
     remembers: bool,
 }
 

@@ -12,15 +12,15 @@ use crate::{
 };
 use tch::Tensor;
 
-/// What every block of the UNet is told besides its input.
+/// Inputs of every block besides the latents.
 pub struct Given<'a> {
     /// Embedded timestep `[B, E]`, through the SiLU that every residual block would start with.
     pub time: &'a Tensor,
     /// Text `[B, L, D]`
     pub context: &'a Tensor,
-    /// Its keys and values, where they are kept from one pass to the next.
+    /// Keys and values of the text, if they are cached between passes.
     pub projected: Option<&'a Projected>,
-    /// What takes the cross-attention maps, if anything does.
+    /// Records the cross-attention maps, if present.
     pub recorder: Option<&'a Recorder>,
 }
 
@@ -75,7 +75,7 @@ impl DownBlock {
         Self { layers: layers.collect(), downsampler }
     }
 
-    /// Runs the block and keeps what the way up will need.
+    /// Runs the block and keeps the skips for the up path.
     pub fn forward(&self, mut x: Tensor, given: &Given, skips: &mut Vec<Tensor>) -> Tensor {
         for layer in &self.layers {
             x = layer.forward(&x, given, None);
