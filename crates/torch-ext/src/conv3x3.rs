@@ -18,9 +18,9 @@ unsafe extern "C" {
 /// 1e-6 of the largest value; by libtorch otherwise, and where gradients at the weights are wanted. It has no second derivative.
 ///
 /// # Errors
-/// Those of libtorch: shapes, types or devices that do not fit.
+/// The errors of libtorch: shapes, types or devices that do not fit.
 pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let bias = bias.map_or(ptr::null(), Tensor::as_ptr);
-    // SAFETY: the tensors outlive the call; a null bias is none.
+    // SAFETY: the tensors outlive the call; a null bias means no bias.
     new_tensor(|out| unsafe { ext_conv3x3(x.as_ptr(), weight.as_ptr(), bias, out) })
 }

@@ -1,6 +1,6 @@
-//! How often the host waits for the device, or copies to it and from it: such operators, counted.
+//! Counts the operators for which the host waits for the device, or copies to it or from it.
 //!
-//! On the CPU nothing waits, but the operators are the same, so what a part of the program asks of a GPU can be counted without one.
+//! On the CPU nothing waits, but the operators are the same, so the counts for a GPU can be taken without one.
 
 use crate::{Result, check, owned};
 use std::{
@@ -17,7 +17,7 @@ unsafe extern "C" {
 
 static ONE: Mutex<()> = Mutex::new(());
 
-/// Counts, in all threads of this process, until it is dropped. There is one at a time: another one waits for it.
+/// Counts in all threads of this process until it is dropped. Only one exists at a time: creating another waits for it.
 pub struct Operators {
     handle: u64,
     _alone: MutexGuard<'static, ()>,
@@ -32,8 +32,8 @@ impl Operators {
         Ok(Self { handle, _alone: alone })
     }
 
-    /// Since the start or the last call, by name: operators that read a value (`aten::_local_scalar_dense`, `aten::nonzero`, …),
-    /// `copy to the device` and `copy to the host`. Names that did not occur are not in it.
+    /// Counts since the start or the last call, by name: operators that read a value (`aten::_local_scalar_dense`,
+    /// `aten::nonzero`, …), `copy to the device` and `copy to the host`. Names that did not occur are absent.
     pub fn take(&self) -> BTreeMap<String, u64> {
         // SAFETY: a fresh text.
         let text = unsafe { owned(ext_count_take()) };

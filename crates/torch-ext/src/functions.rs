@@ -22,7 +22,7 @@ macro_rules! functions {
     };
 }
 
-/// `ncclComm_t` points at one.
+/// The target of `ncclComm_t`.
 #[repr(C)]
 pub struct Comm {
     _private: [u8; 0],
@@ -33,7 +33,7 @@ pub struct Comm {
 #[derive(Clone, Copy)]
 pub struct UniqueId(pub [u8; 128]);
 
-/// `ncclConfig_t` of NCCL 2.14, which later ones take as it is: they go by size and version.
+/// `ncclConfig_t` of NCCL 2.14. Later versions accept it: they check its size and version.
 #[repr(C)]
 pub struct CommConfig {
     size: usize,
@@ -43,7 +43,7 @@ pub struct CommConfig {
 }
 
 impl CommConfig {
-    /// Calls that return at once, to be asked whether they are done.
+    /// Configures calls that return at once and are polled for completion.
     pub fn without_blocking() -> Self {
         Self { size: size_of::<Self>(), magic: 0xcafe_beef, version: 21_400, blocking: 0 }
     }
@@ -78,7 +78,8 @@ functions! {
 }
 
 impl CudaCalls {
-    /// Those of the runtime that `libtorch_cuda` has brought into this process; another one would have other streams.
+    /// Functions of the runtime that `libtorch_cuda` loaded into this process; another runtime would have other
+    /// streams.
     pub fn of_process() -> Result<Self, Error> {
         // SAFETY: what is global in a process stays open; the types are those of the header.
         unsafe { Self::of(&Library::this()) }

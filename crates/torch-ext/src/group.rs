@@ -42,16 +42,16 @@ unsafe extern "C" {
     fn ext_group_barrier(g: *mut CGroup) -> *mut c_char;
 }
 
-/// A small table on TCP, in which processes find each other: c10d's TCPStore.
+/// c10d's TCPStore: a small table on TCP, in which processes find each other.
 pub struct Store(*mut CStore);
 
 impl Store {
-    /// Serves one on this machine, until it is dropped; port 0: on any that is free.
+    /// Serves a store on this machine until it is dropped; port 0: any free port.
     pub fn serve(port: u16, timeout: Duration) -> Result<Self> {
         Self::open("localhost", port, true, timeout)
     }
 
-    /// The one that is served elsewhere, or will be before the timeout.
+    /// Connects to a store that is served elsewhere, or will be before the timeout.
     pub fn connect(host: &str, port: u16, timeout: Duration) -> Result<Self> {
         Self::open(host, port, false, timeout)
     }
@@ -64,8 +64,8 @@ impl Store {
         Ok(Self(out))
     }
 
-    /// The ranks of `0..size` that have not come to [`Group::join`] with this prefix yet. To be asked while one waits there, by a
-    /// store that was connected to apart.
+    /// The ranks of `0..size` that have not called [`Group::join`] with this prefix yet. To ask while waiting there,
+    /// use a separately connected store.
     pub fn absent(&self, prefix: &str, size: usize) -> Result<Vec<usize>> {
         let prefix = CString::new(prefix)?;
         let lacks = |rank: usize| {
@@ -90,17 +90,17 @@ impl Drop for Store {
     }
 }
 
-/// One of the processes that compute together. What they do, all of them do, in the same order.
+/// Membership of this process in a process group. All ranks must call the same methods in the same order.
 ///
-/// Every method waits for the others. It fails when one of them is gone, or when nothing was heard for the store's timeout;
-/// then the tensor holds garbage, and the group is of no more use.
+/// Every method waits for the other ranks. It fails if one of them is gone, or after the store's timeout; then the
+/// tensor holds garbage, and the group is no longer usable.
 pub struct Group(*mut CGroup);
 
 impl Group {
-    /// Comes together with the other ranks of `0..size` that use this prefix in the store.
+    /// Joins the other ranks of `0..size` that use this prefix in the store.
     ///
     /// # Errors
-    /// One did not come within the store's timeout.
+    /// If a rank did not join within the store's timeout.
     pub fn join(store: &Store, prefix: &str, rank: usize, size: usize) -> Result<Self> {
         let prefix = CString::new(prefix)?;
         let mut out = std::ptr::null_mut();
@@ -123,7 +123,7 @@ impl Group {
         check(unsafe { ext_group_broadcast(self.0, tensor.as_ptr(), root as c_int) })
     }
 
-    /// Returns when every rank is here.
+    /// Returns when every rank has called it.
     pub fn barrier(&self) -> Result<()> {
         // SAFETY: the handle is a group.
         check(unsafe { ext_group_barrier(self.0) })
@@ -137,7 +137,7 @@ impl Drop for Group {
     }
 }
 
-/// Gloo goes by memory order, and would mix up the elements of a strided view without a word.
+/// Gloo reads elements in memory order, and would silently mix up those of a strided view.
 fn plain(tensor: &Tensor) -> Result<()> {
     match (tensor.is_contiguous(), tensor.device()) {
         (true, Device::Cpu) => Ok(()),

@@ -1,4 +1,4 @@
-//! The few things of libtorch that `tch` does not reach, behind safe functions.
+//! Safe functions for the parts of libtorch that `tch` does not cover.
 //!
 //! ```
 //! use tch::Tensor;

@@ -1,4 +1,4 @@
-//! Operators on many tensors at once, or many operators in one: on a GPU a few launches in place of hundreds.
+//! Operators on many tensors at once, or many operators in one: a few kernel launches on a GPU instead of hundreds.
 
 use crate::{Result, check, new_tensor, pointers};
 use std::ffi::c_char;
@@ -27,10 +27,10 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// Adds to each tensor, in place and without a graph, its addend.
+/// Adds to each tensor its addend, in place and without a graph.
 ///
 /// # Errors
-/// Lists of different lengths, tensors of different shapes.
+/// If the lists differ in length, or tensors in shape.
 pub fn add_to_all(sums: &[&Tensor], addends: &[&Tensor]) -> Result<()> {
     if sums.len() != addends.len() {
         return Err(TchError::Shape(format!("{} sums but {} addends", sums.len(), addends.len())));
@@ -42,17 +42,17 @@ pub fn add_to_all(sums: &[&Tensor], addends: &[&Tensor]) -> Result<()> {
     check(unsafe { ext_add_to_all(pointers(sums).as_ptr(), pointers(addends).as_ptr(), sums.len()) })
 }
 
-/// Multiplies all tensors (of one device) in place by a number `[1]` in float32. The answer `[1]` stays on the device: not 0 where some
-/// number of theirs is not finite.
+/// Multiplies all tensors (of one device) in place by a number `[1]` in float32. The result `[1]` stays on the device:
+/// it is not 0 if one of their values is not finite.
 ///
 /// # Errors
-/// What libtorch refuses: other devices, a factor of another kind.
+/// If libtorch refuses the arguments: other devices, a factor of another kind.
 pub fn unscale(tensors: &[&Tensor], factor: &Tensor) -> Result<Tensor> {
     // SAFETY: the list outlives the call and has the length passed with it; the shim only reads the factor.
     new_tensor(|found| unsafe { ext_unscale(pointers(tensors).as_ptr(), tensors.len(), factor.as_ptr(), found) })
 }
 
-/// What AdamW is told besides tensors.
+/// Parameters of AdamW.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamW {
     pub learning_rate: f64,
@@ -62,11 +62,11 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// One update in place, in a single pass over the memory. All are alike in shape, kind and device; `mean` and `square` are the
-    /// running means of the gradient and of its square, `updates` counts this one.
+    /// One update in place, in a single pass over the memory. All tensors have the same shape, kind and device; `mean`
+    /// and `square` are the running means of the gradient and of its square; `updates` counts this update too.
     ///
     /// # Errors
-    /// Tensors that are not alike.
+    /// If the tensors differ in shape, kind or device.
     pub fn step(
         &self,
         values: &mut Tensor,

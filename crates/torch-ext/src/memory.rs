@@ -1,4 +1,4 @@
-//! Memory in bytes: what this process or a GPU has used at most, and what is free.
+//! Memory in bytes: peak usage of this process or a GPU, and free memory.
 
 use crate::{Result, check};
 use std::{
@@ -14,8 +14,8 @@ unsafe extern "C" {
     fn ext_release_free_memory();
 }
 
-/// The most memory in use at once since the start or the last [`reset_peak`]: tensors of the GPU, or the resident set
-/// of this process. `None` where the system does not tell.
+/// Peak memory since the start or the last [`reset_peak`]: tensors of the GPU, or the resident set of this process.
+/// `None` if the system does not tell.
 pub fn peak(device: Device) -> Option<u64> {
     match device {
         Device::Cuda(index) => cuda(index).ok().map(|[_, peak]| peak as u64),
@@ -23,8 +23,8 @@ pub fn peak(device: Device) -> Option<u64> {
     }
 }
 
-/// Starts a new measurement for [`peak`]. On the CPU what was freed goes back to the system first, so that it does not count: the
-/// allocator would keep gigabytes of it.
+/// Starts a new measurement for [`peak`]. On the CPU, freed memory is returned to the system first, so that it does not
+/// count: the allocator would keep gigabytes of it.
 pub fn reset_peak(device: Device) {
     match device {
         // SAFETY: the shim checks the allocator; the index is only looked up.
@@ -37,7 +37,7 @@ pub fn reset_peak(device: Device) {
     }
 }
 
-/// What can still be taken: of a GPU, or of the host's memory without pushing others out. `None` where the system does not tell.
+/// Free memory: of a GPU, or of the host without swapping out other programs. `None` if the system does not tell.
 pub fn free(device: Device) -> Option<u64> {
     match device {
         Device::Cuda(index) => {
@@ -50,7 +50,7 @@ pub fn free(device: Device) -> Option<u64> {
     }
 }
 
-/// Bytes held by tensors of a GPU now, and at most.
+/// Bytes held by tensors of a GPU now, and at peak.
 fn cuda(index: usize) -> Result<[i64; 2]> {
     let mut out = [0; 2];
     // SAFETY: the shim writes two numbers.
@@ -58,7 +58,7 @@ fn cuda(index: usize) -> Result<[i64; 2]> {
     Ok(out)
 }
 
-/// A figure of such a file, which counts in KiB.
+/// A value of such a file, which counts in KiB.
 fn figure(file: &str, key: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix(key))?;

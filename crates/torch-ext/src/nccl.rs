@@ -1,7 +1,7 @@
-//! NCCL: sums and copies between GPUs, without a way through the CPU.
+//! NCCL: sums and copies between GPUs, without copies through the CPU.
 //!
-//! Nothing here waits for ever. NCCL is told not to block; what was begun is asked again and again whether it is done, and given up
-//! when it failed or took longer than the timeout.
+//! Nothing here blocks for ever: NCCL runs in non-blocking mode, and every operation is polled, and aborted if it fails
+//! or exceeds the timeout.
 
 #[cfg(test)]
 mod tests;
@@ -19,9 +19,9 @@ use std::{
 use tch::{Device, Kind, Tensor};
 
 const LIBRARY: &str = "libnccl.so.2";
-/// The first one whose calls need not block.
+/// The first version with non-blocking calls.
 const OLDEST: c_int = 21_400;
-/// Between two questions whether something is done.
+/// Pause between two polls.
 const PAUSE: Duration = Duration::from_micros(100);
 
 // Values of nccl.h and of cuda_runtime_api.h.
@@ -35,7 +35,7 @@ const CUDA_NOT_READY: c_int = 600;
 
 #[derive(Debug, PartialEq)]
 pub enum Error {
-    /// Nothing came of it within the timeout.
+    /// Not complete within the timeout.
     Timeout,
     Failed(String),
 }
@@ -62,10 +62,10 @@ pub struct Nccl {
 }
 
 impl Nccl {
-    /// The one that `libtorch_cuda` has brought into this process, or that is found on the library path.
+    /// Opens the library that `libtorch_cuda` loaded into this process, or one on the library path.
     ///
     /// # Errors
-    /// There is none, or it is too old.
+    /// If there is none, or it is too old.
     pub fn open() -> Result<Self> {
         Self::open_as(LIBRARY)
     }
@@ -96,7 +96,7 @@ impl Nccl {
         format!("{}.{}.{}", self.version / 10_000, self.version / 100 % 100, self.version % 100)
     }
 
-    /// By which the ranks of a communicator find each other: made by one of them, for all.
+    /// Identifies a communicator to its ranks: made by one of them, for all.
     pub fn unique_id(&self) -> Result<[u8; 128]> {
         let mut id = UniqueId([0; 128]);
         // SAFETY: it writes the id.
@@ -104,7 +104,7 @@ impl Nccl {
         Ok(id.0)
     }
 
-    /// An error, unless a call succeeded or goes on.
+    /// An error, unless the call succeeded or is in progress.
     fn check(&self, code: c_int, comm: *mut Comm) -> Result<()> {
         if matches!(code, SUCCESS | IN_PROGRESS) {
             return Ok(());
@@ -115,7 +115,7 @@ impl Nccl {
     }
 }
 
-/// What the system says; libloading's own words say only that it failed.
+/// The system's error message; libloading's own only says that it failed.
 fn reason(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
@@ -131,7 +131,7 @@ unsafe fn text(text: *const c_char) -> String {
     text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
 }
 
-/// Where a GPU is in its machine, as `0000:0f:00.0`.
+/// PCI address of a GPU, as `0000:0f:00.0`.
 pub fn bus_id(gpu: usize) -> Result<String> {
     let cuda = cuda()?;
     let mut id = [0 as c_char; 32];
@@ -154,7 +154,8 @@ fn check_cuda(cuda: &CudaCalls, code: c_int) -> Result<()> {
     failed(format!("CUDA: {}", unsafe { text((cuda.error_string)(code)) }))
 }
 
-/// This process among those that sum together, each with a GPU of its own. What they do, all of them do, in the same order.
+/// This process among the ranks that sum together, each with its own GPU. All ranks must call the same methods in the
+/// same order.
 pub struct Communicator {
     nccl: Nccl,
     cuda: CudaCalls,
@@ -165,10 +166,10 @@ pub struct Communicator {
 }
 
 impl Communicator {
-    /// Comes together with the other ranks of `0..size` that have this id.
+    /// Joins the other ranks of `0..size` that have this id.
     ///
     /// # Errors
-    /// One did not come within the timeout; the GPUs or the machines cannot reach each other.
+    /// If a rank did not join within the timeout, or GPUs or machines cannot reach each other.
     pub fn join(
         nccl: Nccl,
         id: [u8; 128],
@@ -207,7 +208,8 @@ impl Communicator {
     /// Replaces the tensor (float32 or float64), on every rank, by the sum over the ranks: the same bits everywhere.
     ///
     /// # Errors
-    /// Another rank is gone, or nothing came for the timeout. The tensor holds garbage then, and this communicator is of no more use.
+    /// If another rank is gone, or after the timeout. Then the tensor holds garbage, and this communicator is no longer
+    /// usable.
     pub fn sum(&self, tensor: &mut Tensor) -> Result<()> {
         let kind = match tensor.kind() {
             Kind::Float => FLOAT32,
@@ -221,7 +223,7 @@ impl Communicator {
         })
     }
 
-    /// Replaces the tensor, on every rank, by that of `root`. Errors as of [`Self::sum`].
+    /// Replaces the tensor, on every rank, by that of `root`. Errors: the same as [`Self::sum`].
     pub fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<()> {
         let (data, bytes) = (tensor.data_ptr(), tensor.numel() * tensor.kind().elt_size_in_bytes());
         self.run(tensor, |calls, comm, stream| {
@@ -230,8 +232,8 @@ impl Communicator {
         })
     }
 
-    /// Has something done on the stream that libtorch works on, behind what it has still to compute, and waits for it. This program
-    /// never sets a stream, so that is the legacy default one, whose handle is null.
+    /// Enqueues work on libtorch's stream, after its pending computations, and waits for it. This program never sets a
+    /// stream, so it is the legacy default stream, whose handle is null.
     fn run(&self, tensor: &Tensor, enqueue: impl FnOnce(&NcclCalls, *mut Comm, Stream) -> c_int) -> Result<()> {
         if !tensor.is_contiguous() || tensor.device() != self.device {
             let (size, device) = (tensor.size(), tensor.device());
@@ -264,7 +266,7 @@ impl Communicator {
         outcome
     }
 
-    /// Whether NCCL has nothing left to set up.
+    /// Whether NCCL has finished setting up.
     fn is_settled(&self) -> Result<bool> {
         let (comm, mut state) = (self.comm.get(), SUCCESS);
         // SAFETY: the communicator is there; the state is written.
@@ -300,7 +302,7 @@ impl Communicator {
 }
 
 impl Drop for Communicator {
-    /// Everything that was begun was waited for. To destroy it in order would be to wait for the others once more.
+    /// All operations have been waited for. A regular destroy would wait for the other ranks once more.
     fn drop(&mut self) {
         self.abort();
     }

@@ -17,7 +17,7 @@ unsafe extern "C" {
 
 /// A seeded stream of random numbers on the CPU, the same as Python's `torch.Generator().manual_seed(seed)` gives.
 ///
-/// Draws are made on the CPU and moved, so that results do not depend on the device.
+/// Values are drawn on the CPU and moved, so that results do not depend on the device.
 pub struct Generator(*mut CGenerator);
 
 // SAFETY: the handle owns its generator; methods that change it take `&mut self`.

@@ -1,4 +1,4 @@
-//! For the tests of all crates: where they compute.
+//! The device that the tests of all crates use.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -9,7 +9,7 @@ use tch::Device;
 /// Names the device of the tests: `cpu` (the default), `cuda` or `cuda:N`.
 pub const VARIABLE: &str = "COMAT_TEST_DEVICE";
 
-/// As the program takes it: of [`VARIABLE`], or `cpu`.
+/// The device name from [`VARIABLE`], or `cpu`.
 pub fn device_name() -> String {
     env::var(VARIABLE).ok().filter(|name| !name.is_empty()).unwrap_or("cpu".into())
 }
@@ -17,7 +17,7 @@ pub fn device_name() -> String {
 /// The device of the tests. On a GPU float32 is not rounded to TF32, so that the tolerances are those of the CPU.
 ///
 /// # Panics
-/// The variable names none, or one that is not there: tests that pass on another device would say nothing.
+/// If the variable names no device, or one that is not there: tests on another device would prove nothing.
 pub fn device() -> Device {
     static READY: Once = Once::new();
     let name = device_name();

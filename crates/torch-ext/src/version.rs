@@ -1,4 +1,4 @@
-//! What libtorch this is.
+//! Versions of libtorch.
 
 use crate::owned;
 use std::ffi::c_char;
