@@ -1,10 +1,10 @@
-//! Which file of a folder is its LoRA.
+//! Finds the LoRA file of a folder.
 
-/// The file of a LoRA among those of a folder: the one that is wanted; or the one that diffusers, peft or a checkpoint of ours has, or the
-/// only one in safetensors at the top.
+/// The LoRA file among the files of a folder: the wanted one; or the one with the name that diffusers, peft or our
+/// checkpoints use; or the only safetensors file at the top level.
 ///
 /// # Errors
-/// In a few words, with the names that there are to choose from.
+/// A few words, with the names to choose from.
 pub fn adapter<'a>(files: &[&'a str], wanted: Option<&str>) -> Result<&'a str, String> {
     let mut choices: Vec<&str> =
         files.iter().copied().filter(|file| file.ends_with(".safetensors") && !file.contains('/')).collect();

@@ -1,4 +1,4 @@
-//! The cache's layout: one model in it.
+//! One model in the cache, and the cache's layout.
 //!
 //! `blobs/HASH` are the contents, `snapshots/COMMIT/PATH` links to them, `refs/REVISION` the commit that a revision stood
 //! for. A blob is renamed into its place when it is whole, so a link that leads somewhere leads to a whole file.
@@ -14,12 +14,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A model that lies in the cache, whole.
+/// A model that is complete in the cache.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fetched {
-    /// With the files under the names that they have in the repository.
+    /// The folder; files have their names in the repository.
     pub folder: PathBuf,
-    /// What the revision stands for: a commit, 40 hexadecimal digits.
+    /// The commit of the revision, 40 hexadecimal digits.
     pub commit: String,
 }
 
@@ -47,8 +47,8 @@ impl Repository {
         self.snapshot(commit).join(path).exists()
     }
 
-    /// Whether everything that a model of that layout needs is here. `strictly`: in the very variant that is asked for,
-    /// without looking whether there is another.
+    /// Checks that everything a model of that layout needs is here. `strictly`: in exactly the variant that is asked
+    /// for, without looking for others.
     pub fn whole(&self, commit: &str, layout: Layout, strictly: bool) -> Result<(), Lack> {
         let mut here = vec![];
         list(&self.snapshot(commit), "", &mut here);
@@ -96,7 +96,8 @@ impl Repository {
         Ok(Some(file))
     }
 
-    /// Where a blob is put together: under huggingface_hub's name for it, or one of this process's own where that is another user's.
+    /// Path of an unfinished blob: huggingface_hub's name for it, or one of this process's own if that file belongs to
+    /// another user.
     pub fn partial(&self, hash: &str) -> PathBuf {
         let blob = self.blob(hash);
         let usual = with_ending(&blob, "incomplete");
@@ -144,7 +145,7 @@ fn symlink(_: &str, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// All files below a folder, as the hub names them; links that lead nowhere are none.
+/// All files below a folder, with their names on the hub; broken links are left out.
 fn list(folder: &Path, within: &str, all: &mut Vec<String>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {

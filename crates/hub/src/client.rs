@@ -1,4 +1,4 @@
-//! The two requests, and what the hub's refusals mean.
+//! The two requests to the hub, and the meaning of its refusals.
 
 use crate::{Error, Id, Result, Settings, Token};
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use ureq::{
     http::{Response, StatusCode},
 };
 
-/// How often a request is made that the hub fails on.
+/// Number of attempts for a request on which the hub fails.
 const TRIES: u32 = 3;
 
 pub(crate) struct Client {
@@ -19,7 +19,7 @@ pub(crate) struct Client {
     pub pause: Duration,
 }
 
-/// What a revision stands for.
+/// The commit of a revision, and its files.
 #[derive(Debug)]
 pub(crate) struct Listing {
     pub commit: String,
@@ -32,7 +32,7 @@ pub(crate) struct RemoteFile {
     pub size: u64,
     /// The name of its blob: the SHA-256 of large files, git's hash of others.
     pub hash: String,
-    /// Where the hash is the SHA-256 of the content.
+    /// Whether the hash is the SHA-256 of the content.
     pub is_sha256: bool,
 }
 
@@ -79,7 +79,7 @@ impl Client {
         }
     }
 
-    /// A file of a commit, from that byte on.
+    /// A file of a commit, starting at byte `from`.
     pub fn file(&self, id: &Id, commit: &str, path: &str, from: u64) -> Result<Response<Body>> {
         let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, id.name, encode(path, true));
         self.get(id, &url, (from > 0).then(|| format!("bytes={from}-")))
@@ -162,7 +162,7 @@ fn reason(error: &ureq::Error) -> String {
     }
 }
 
-/// As a part of an address; in a path the slashes stay.
+/// Percent-encodes a part of an address; in a path, slashes are kept.
 fn encode(text: &str, path: bool) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {

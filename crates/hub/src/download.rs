@@ -1,4 +1,4 @@
-//! One file, from the hub into the cache: in pieces if need be, and only if it is what it should be.
+//! Downloads one file from the hub into the cache: in several transfers if needed, and verified.
 
 use crate::{
     Error, Result,
@@ -14,14 +14,14 @@ use std::{
 };
 use ureq::http::StatusCode;
 
-/// Tries in succession that bring nothing more, until the transfer is given up.
+/// Number of successive attempts without new bytes before the transfer is given up.
 const TRIES: u32 = 5;
 
-/// Who is shown how a download goes on. Files come one after the other.
+/// Receives the progress of a download. Files are downloaded one after the other.
 pub trait Progress {
-    /// A file of so many bytes begins.
+    /// A file of `size` bytes begins.
     fn file(&self, name: &str, size: u64);
-    /// So many bytes of it are there, those of an earlier try with them.
+    /// Number of bytes of it that are there, including those of an earlier attempt.
     fn at(&self, bytes: u64);
     fn end(&self);
 }
@@ -35,7 +35,7 @@ impl Progress for Silent {
     fn end(&self) {}
 }
 
-/// Brings a file into a commit's folder. What a broken transfer has brought stays, and the next one goes on from there.
+/// Downloads a file into a commit's folder. A broken transfer is kept, and the next one continues it.
 pub(crate) fn file(
     client: &Client,
     repository: &Repository,
@@ -67,7 +67,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Until the file has its size.
+    /// Downloads until the file has its size.
     fn bring(&self, partial: &Path, progress: &dyn Progress) -> Result<()> {
         let mut out = File::options().create(true).append(true).open(partial).map_err(Error::io(partial))?;
         let mut tries = 0;
@@ -102,7 +102,7 @@ impl Source<'_> {
         }
     }
 
-    /// One request, its bytes appended to those that are there. `Some`: why it ended early.
+    /// One request; its bytes are appended to the existing ones. `Some`: why it ended early.
     fn transfer(&self, out: &mut File, have: u64, partial: &Path, progress: &dyn Progress) -> Result<Option<String>> {
         let Source { client, repository, commit, file } = self;
         let response = client.file(&repository.id, commit, &file.path, have)?;
@@ -140,7 +140,7 @@ impl Source<'_> {
     }
 }
 
-/// Size, and checksum where the hub has one of the content. The inner error is what to say of a file that is wrong.
+/// Checks the size, and the checksum if the hub has one of the content. The inner error describes a wrong file.
 fn verify(partial: &Path, file: &RemoteFile) -> io::Result<Result<(), String>> {
     if !file.is_sha256 {
         return Ok(Ok(()));

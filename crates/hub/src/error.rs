@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 pub enum Error {
     #[error("{}: {cause}", path.display())]
     Io { path: PathBuf, cause: std::io::Error },
-    /// The hub's answer, or the cache, does not give the model.
+    /// The hub or the cache answers, but without the model.
     #[error("{model}: {message}")]
     Hub { model: String, message: String },
-    /// There was no answer, or none that says anything about the model.
+    /// There was no answer, or none about the model.
     #[error("{model}: {message}")]
     Unreachable { model: String, message: String },
     /// An environment variable that cannot be used.
@@ -22,7 +22,7 @@ impl Error {
         Error::Hub { model: id.to_string(), message: message.into() }
     }
 
-    /// For `map_err`: an I/O error with the file it happened to.
+    /// For `map_err`: turns an I/O error into one that names the file.
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |cause| Error::Io { path, cause }

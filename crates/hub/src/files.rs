@@ -1,28 +1,28 @@
-//! Which files of a repository make up a model, for this program: no pickles, no weights of other frameworks, one variant.
+//! Selects the files of a repository that this program needs: no pickles, no weights of other frameworks, one variant.
 
 use crate::{Id, adapters::adapter};
 
-/// What kind of folder a model is.
+/// Folder layout of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// diffusers': `model_index.json` and a folder for every part.
     Diffusion,
-    /// transformers': `config.json` and `model.safetensors`, with a tokenizer where the network reads text.
+    /// transformers': `config.json` and `model.safetensors`, with a tokenizer if the network reads text.
     Network { tokenizer: bool },
-    /// A tokenizer alone, out of either.
+    /// Only the tokenizer of either.
     Tokenizer,
     /// A LoRA, in one file.
     Adapter,
 }
 
-/// Why a list of files is no model.
+/// What a list of files lacks to be a model.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Lack {
-    /// The file, or what it may be called.
+    /// The missing file, or its possible names.
     File(String),
-    /// Where the weights should be, and what is there instead.
+    /// Where weights are missing, and the pickle that is there instead.
     Weights { stem: String, pickle: Option<String> },
-    /// No part has weights of the variant; these there are.
+    /// No part has weights of the wanted variant; `known` are the existing variants.
     Variant { wanted: String, known: Vec<String> },
     /// No file that can be taken for the adapter, in words.
     Adapter(String),
@@ -77,10 +77,10 @@ const TOKENIZER: [&str; 7] = [
     "added_tokens.json",
 ];
 
-/// Files of a network that say how its images are prepared.
+/// Image preprocessing settings of a network.
 const IMAGES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 
-/// The files that an id stands for, of those that there are. `strictly`: as of [`select`].
+/// The files to use for an id, from a list of files. `strictly`: as in [`select`].
 pub(crate) fn of_id<'a>(files: &[&'a str], layout: Layout, id: &Id, strictly: bool) -> Result<Vec<&'a str>, Lack> {
     if layout != Layout::Adapter {
         return select(files, layout, id.variant.as_deref(), strictly);
@@ -91,10 +91,10 @@ pub(crate) fn of_id<'a>(files: &[&'a str], layout: Layout, id: &Id, strictly: bo
     Ok([adapter].into_iter().chain(files.iter().copied().filter(|file| *file == configuration)).collect())
 }
 
-/// The files that are needed, of those that there are.
+/// The needed files, from a list of files.
 ///
-/// Of each part's weights one variant: that which is asked for, or else the plain one, or else fp16. `strictly`: the first
-/// choice or none.
+/// One variant of each part's weights: the one asked for, otherwise the plain one, otherwise fp16. `strictly`: only the
+/// first choice.
 pub(crate) fn select<'a>(
     files: &[&'a str],
     layout: Layout,
@@ -201,7 +201,7 @@ impl Selection<'_, '_> {
 }
 
 impl<'a> Selection<'a, '_> {
-    /// The whole file, or an index with all of its parts.
+    /// The single weight file, or an index with all of its parts.
     fn weights_of(&self, stem: &str, variant: Option<&str>) -> Option<Vec<&'a str>> {
         let find = |name: String| self.files.iter().copied().find(|file| *file == name);
         let dotted = variant.map(|v| format!(".{v}")).unwrap_or_default();

@@ -7,16 +7,16 @@ pub struct Id {
     pub name: String,
     /// A branch, a tag or a commit; `None` is `main`.
     pub revision: Option<String>,
-    /// The weights with this in their file names, such as `fp16`, where there are any.
+    /// Variant of the weights: a part of their file names, such as `fp16`. Used if there are any.
     pub variant: Option<String>,
-    /// Of an adapter the file, where the repository has several.
+    /// File of an adapter, if the repository has several.
     pub file: Option<String>,
 }
 
-/// Refuses an address, which is neither a path nor an id.
+/// Refuses a web address, which is neither a path nor an id.
 ///
 /// # Errors
-/// `https://…` or `http://…`
+/// If it begins with `https://` or `http://`.
 pub fn no_address(typed: &Path) -> crate::Result<()> {
     let text = typed.to_string_lossy();
     match text.starts_with("https://") || text.starts_with("http://") {
@@ -28,8 +28,8 @@ pub fn no_address(typed: &Path) -> crate::Result<()> {
 }
 
 impl Id {
-    /// What was typed where a model is wanted. `None`: it can only be a path. Whether there is something at that path is
-    /// for the caller to look at first.
+    /// Parses text typed for a model. `None`: it can only be a path. The caller must first check whether the path
+    /// exists.
     pub fn parse(text: &str) -> Option<Self> {
         let (name, revision) = match text.split_once('@') {
             Some((name, revision)) => (name, Some(revision)),
@@ -61,7 +61,7 @@ impl Id {
         })
     }
 
-    /// As [`Id::parse`], for what may be a path: one that exists is no id.
+    /// As [`Id::parse`], for a possible path: one that exists is not an id.
     pub fn of(path: &Path) -> Option<Self> {
         if path.exists() { None } else { Self::parse(path.to_str()?) }
     }
@@ -70,7 +70,7 @@ impl Id {
         self.revision.as_deref().unwrap_or("main")
     }
 
-    /// The revision, where it is a commit.
+    /// The revision, if it is a commit.
     pub(crate) fn commit(&self) -> Option<&str> {
         self.revision.as_deref().filter(|r| is_commit(r))
     }
@@ -83,7 +83,7 @@ impl fmt::Display for Id {
     }
 }
 
-/// A whole hash; of a short one only the hub can tell what it stands for.
+/// Whether it is a full hash; only the hub can resolve a short one.
 pub(crate) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
