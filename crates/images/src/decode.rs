@@ -1,4 +1,4 @@
-//! From the bytes of a file to an image of the size that a network takes.
+//! Decodes image files and resizes images to a network's input.
 
 use crate::{Image, Size};
 use anyhow::{Result, bail};
@@ -11,7 +11,8 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use models::text;
 use std::io::Cursor;
 
-/// Upright, in RGB, over white where it is transparent. The bytes tell the format, whatever the file is called.
+/// Decodes an image: upright, in RGB, with white behind transparency. The format follows from the bytes, not the file
+/// name.
 pub fn decode(bytes: &[u8]) -> Result<Image> {
     if let Some(what) = text::mistaken_for_image(bytes) {
         bail!("{what}");
@@ -33,8 +34,8 @@ pub fn decode(bytes: &[u8]) -> Result<Image> {
     Ok(Image { width, height, pixels })
 }
 
-/// Is there no end marker behind the start of the first scan? The decoder would fill what is missing with grey. Before
-/// that scan a thumbnail may have an end of its own.
+/// Whether no end marker follows the start of the first scan: the decoder would fill the missing part with grey. Before
+/// that scan, a thumbnail may have an end marker of its own.
 fn lacks_end(jpeg: &[u8]) -> bool {
     let mut at = 2;
     loop {
@@ -52,8 +53,8 @@ fn over_white([r, g, b, a]: [u8; 4]) -> [u8; 3] {
     [r, g, b].map(|value| ((u32::from(value) * a + 255 * (255 - a) + 127) / 255) as u8)
 }
 
-/// The largest part around the middle that has the shape of `size`, in that size: antialiased, with the cubic filter that
-/// the preprocessors of diffusers and transformers use.
+/// Crops the largest centred part with the aspect ratio of `size`, and resizes it to that size: antialiased, with the
+/// cubic filter that the preprocessors of diffusers and transformers use.
 pub fn cover(image: &Image, size: Size) -> Result<Image> {
     let (width, height) = (u32::try_from(size.width)?, u32::try_from(size.height)?);
     let (from_width, from_height) = (u32::try_from(image.width)?, u32::try_from(image.height)?);

@@ -1,4 +1,4 @@
-//! Images: decoded, and from tensors to PNG files, with prompt, seed and settings in the text chunks.
+//! Decodes images, and writes tensors to PNG files with prompt, seed and settings in the text chunks.
 
 pub mod decode;
 pub mod size;
@@ -28,7 +28,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// From `[3, H, W]` in 0..1; what lies outside is clamped.
+    /// From `[3, H, W]` in 0..1; values outside are clamped.
     pub fn from_tensor(image: &Tensor) -> Result<Self> {
         let (channels, height, width) = image.size3()?;
         if channels != 3 {
@@ -49,7 +49,7 @@ impl Image {
         Self { width, height, pixels: vec![255; width * height * 3] }
     }
 
-    /// Puts another image into this one, in which it must fit.
+    /// Copies another image into this one, in which it must fit.
     pub fn paste(&mut self, left: usize, top: usize, image: &Image) {
         for (y, row) in image.pixels.chunks_exact(image.width * 3).enumerate() {
             let start = ((top + y) * self.width + left) * 3;
@@ -71,7 +71,7 @@ impl Image {
         grid
     }
 
-    /// Every pixel as a square of `factor` pixels: small images stay sharp when they are looked at.
+    /// Every pixel becomes a square of `factor` pixels, so that small images stay sharp on a screen.
     pub fn enlarge(&self, factor: usize) -> Self {
         let mut pixels = Vec::with_capacity(self.pixels.len() * factor * factor);
         for row in self.pixels.chunks_exact(self.width * 3) {
@@ -124,7 +124,7 @@ impl Image {
 /// The text chunks of a PNG; an image of another format has none.
 ///
 /// # Errors
-/// A PNG that is broken, or has a text that is longer than 16 MiB.
+/// If the PNG is broken, or has a text longer than 16 MiB.
 pub fn texts(bytes: &[u8]) -> Result<Texts> {
     const MOST: usize = 1 << 24;
     let mut texts = Texts::new();

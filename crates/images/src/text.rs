@@ -1,5 +1,6 @@
-//! Lines of text on images: antialiased, in a font that is part of the program, or in one of the system's where that has no such
-//! character. Characters are placed one after the other, as Latin, Greek, Cyrillic and Chinese are; joined scripts are not joined.
+//! Lines of text on images: antialiased, in the program's own font, or in a system font for characters that it lacks.
+//! Characters are placed one after the other, which suits Latin, Greek, Cyrillic and Chinese; joined scripts are not
+//! joined.
 
 use crate::Image;
 use ab_glyph::{Font, FontArc, FontVec, Glyph, GlyphId, PxScale, ScaleFont, point};
@@ -12,7 +13,7 @@ use std::{
 /// DejaVu Sans with the characters of Latin, Greek and Cyrillic; `font/README.md` says how it was made.
 const DEJAVU: &[u8] = include_bytes!("../font/DejaVuSans-subset.ttf");
 
-/// The height of a line in pixels, from the highest to the lowest point that a letter may have.
+/// Line height in pixels, from the highest to the lowest point of any letter.
 pub const HEIGHT: usize = 18;
 const SCALE: PxScale = PxScale { x: HEIGHT as f32, y: HEIGHT as f32 };
 
@@ -93,14 +94,14 @@ static FONTS: LazyLock<Mutex<Fonts>> = LazyLock::new(|| {
 /// The program's own font and those of the system that were needed.
 struct Fonts {
     loaded: Vec<FontArc>,
-    /// Read when a character is asked for that the program's own font lacks.
+    /// The system's fonts; loaded when the program's own font lacks a character.
     system: Option<Database>,
     /// Characters that no font has.
     lacking: BTreeSet<char>,
 }
 
 impl Fonts {
-    /// Where the line stands, from its top.
+    /// Baseline of a line, from its top.
     fn baseline(&self) -> Option<f32> {
         Some(self.loaded.first()?.as_scaled(SCALE).ascent().round())
     }
@@ -117,7 +118,7 @@ impl Fonts {
         found
     }
 
-    /// In the first font of the system that has the character, upright and of normal weight before others.
+    /// Looks for the character in the system's fonts; upright ones of normal weight come first.
     fn of_system(&mut self, c: char) -> Option<(FontArc, GlyphId)> {
         let system = self.system.get_or_insert_with(|| {
             let mut system = Database::new();
@@ -140,7 +141,7 @@ impl Fonts {
     }
 }
 
-/// The outline that a font has for a character; a font of coloured pixels has none.
+/// The glyph of a character; `None` if the font is made of coloured pixels.
 fn glyph(font: &impl Font, c: char) -> Option<GlyphId> {
     let glyph = font.glyph_id(c);
     (glyph.0 != 0 && (c == ' ' || font.outline(glyph).is_some())).then_some(glyph)
