@@ -141,7 +141,7 @@ impl Fonts {
     }
 }
 
-/// The glyph of a character; `None` if the font is made of coloured pixels.
+/// The glyph of a character; `None` if the font lacks it or has no outline for it, as fonts of coloured pixels.
 fn glyph(font: &impl Font, c: char) -> Option<GlyphId> {
     let glyph = font.glyph_id(c);
     (glyph.0 != 0 && (c == ' ' || font.outline(glyph).is_some())).then_some(glyph)
