@@ -1,4 +1,4 @@
-//! What can be typed.
+//! Command-line arguments.
 
 pub mod shared;
 
@@ -49,7 +49,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// What was typed; in every path `~` and variables as a shell reads them.
+    /// Parses the command line. `~` and variables are expanded in every path, as a shell does.
     pub fn typed() -> Self {
         let matches = paths::expanding(Self::command()).get_matches();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
@@ -94,7 +94,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Whether it computes for longer than the program needs to start.
+    /// Whether the verb computes for longer than the program takes to start.
     pub fn computes(&self) -> bool {
         match self {
             Self::Demo(_) | Self::Train(_) | Self::Prepare(_) | Self::Generate(_) | Self::Evaluate(_) => true,
@@ -109,7 +109,7 @@ impl Verb {
         }
     }
 
-    /// How many processes the work is to be shared by, where that was asked for.
+    /// Number of processes that share the work, if `--processes` was given.
     pub fn processes(&self) -> Option<usize> {
         match self {
             Self::Train(Train { ranks, .. })
@@ -303,7 +303,7 @@ fn up_to_a_million(text: &str) -> Result<usize, String> {
     from_one_to(1_000_000, text)
 }
 
-/// -1 is a random seed to other programs.
+/// Parses a seed. Other programs take -1 for a random seed; here it is an error.
 fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|e| match text.starts_with('-') {
         true => "must be 0 or more; there is no random seed, the same seed gives the same image".into(),

@@ -1,4 +1,4 @@
-//! `adapter/README.md`: a model card for the hub, and how to draw with the LoRA elsewhere.
+//! `adapter/README.md`: a model card for the hub, with the settings for other programs.
 
 mod recipe;
 
@@ -10,7 +10,7 @@ use models::write_text;
 use runlog::samples;
 use std::{fs, path::Path};
 
-/// Writes the card with the newest images beside the LoRA, and the recipe beside the samples.
+/// Writes the card and a copy of the before-after image beside the LoRA, and the recipe beside the newest samples.
 pub fn write(session: &Session, steps: u64, verdict: Option<&str>) -> Result<()> {
     let config = &session.config;
     let model = recipe::Model::of(session.pipeline.base(), session.pipeline.schedule()?);
@@ -41,7 +41,7 @@ fn copy_image(run: &Path, adapter: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// What puts the folder on the hub.
+/// The command that uploads the LoRA's folder to the hub.
 pub fn upload(config: &Config) -> String {
     let folder = config.output.join("adapter");
     format!("hf upload YOUR-NAME/{} {} .", name(config), crate::text::quoted(&folder.display().to_string()))
@@ -51,7 +51,8 @@ fn name(config: &Config) -> String {
     config.output.file_name().map_or("comat".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// A folder of this machine means nothing to others.
+/// Name of a model for other users. Of a local path, only the last part; the folders of this machine mean nothing to
+/// them.
 fn shown(location: &Location) -> String {
     let typed = location.typed();
     let last = typed.file_name().map(|name| name.to_string_lossy().into_owned());

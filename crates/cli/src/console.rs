@@ -1,4 +1,4 @@
-//! What the user sees: progress, warnings, the last line.
+//! Output for the user: progress bars, log lines, answers and errors.
 
 pub mod watch;
 
@@ -17,10 +17,10 @@ use std::{
 use tracing::Level;
 use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// What a bar counts while images are drawn.
+/// Unit of a progress bar while images are drawn.
 pub const DENOISING: &str = "denoising steps";
 
-/// Prints what a command answers. A reader that has seen enough (`comat … | head`) is no failure; a full disk is.
+/// Prints a command's answer to standard output. A closed pipe (`comat … | head`) is not an error; a full disk is.
 pub fn print(text: fmt::Arguments) -> Result<()> {
     match io::stdout().write_fmt(text) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -28,7 +28,7 @@ pub fn print(text: fmt::Arguments) -> Result<()> {
     }
 }
 
-/// A line to standard output, as `println!`, which would panic where [`print`] does not.
+/// Prints a line to standard output with [`print`]. (`println!` would panic on a closed pipe.)
 macro_rules! say {
     ($($text:tt)*) => {
         $crate::console::print(format_args!("{}\n", format_args!($($text)*)))?
@@ -37,14 +37,14 @@ macro_rules! say {
 
 pub struct Console {
     bars: MultiProgress,
-    /// Whether this process is the one of several that shows how far they are.
+    /// Whether this process shows progress: the only process, or rank 0 of several.
     leads: bool,
-    /// Whether bars are wanted at all.
+    /// Whether progress bars are off (`-q`).
     quiet: bool,
     pub interrupt: Interrupt,
 }
 
-/// How much is said: -q, -v, or as RUST_LOG says.
+/// How much is logged: `-q`, `-v`, or neither; then RUST_LOG decides.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Loudness {
     Quiet,
@@ -53,7 +53,8 @@ pub enum Loudness {
 }
 
 impl Loudness {
-    /// -q and -v win over RUST_LOG, which names levels (`warn`) or levels by part of the program (`info,hub=debug`).
+    /// The log filter, and a warning if RUST_LOG cannot be parsed. -q and -v take precedence over RUST_LOG, which has a
+    /// level (`warn`), or levels by part of the program (`info,hub=debug`).
     fn filter(self) -> (Targets, Option<String>) {
         let usual = || Targets::new().with_default(Level::INFO);
         match self {
@@ -91,7 +92,7 @@ impl Loudness {
 }
 
 impl Console {
-    /// Sends log lines through the progress bars, so that they do not tear each other, and Ctrl-C to the work.
+    /// Sets up logging. Log lines are written above the progress bars, so that they do not mix.
     pub fn new(loudness: Loudness) -> Self {
         let leads = Launch::of_environment().ok().flatten().is_none_or(|launch| launch.rank == 0);
         let bars = MultiProgress::new();
@@ -108,7 +109,8 @@ impl Console {
         Self { bars, leads, quiet: loudness == Loudness::Quiet, interrupt: Interrupt::default() }
     }
 
-    /// A bar on a terminal; elsewhere a line now and then. `rest` is a template of what is shown behind the bar.
+    /// A progress bar on a terminal; without a terminal, occasional log lines. `rest` is the template of the text
+    /// behind the bar.
     pub fn bar(&self, name: &str, rest: &str) -> Result<ProgressBar> {
         if !self.leads || self.quiet {
             return Ok(ProgressBar::hidden());
@@ -123,17 +125,17 @@ impl Console {
         Ok(bar)
     }
 
-    /// A bar that counts things.
+    /// A progress bar that counts `things`, with their rate and the remaining time.
     pub fn count(&self, name: &str, things: &str) -> Result<ProgressBar> {
         self.bar(name, &format!("{{pos}}/{{len}} {things} · {{per_sec}} · ETA {{eta_precise}}"))
     }
 
-    /// The first Ctrl-C asks the work to stop and says `promise`; the second one ends the program.
+    /// The first Ctrl-C asks the work to stop and prints `promise`; the second one ends the program.
     pub fn stop_on_ctrl_c(&self, promise: &'static str) {
         self.on_ctrl_c(self.leads.then_some(promise));
     }
 
-    /// As [`Self::stop_on_ctrl_c`], for work that speaks for itself.
+    /// Like [`Self::stop_on_ctrl_c`], without a message.
     pub fn stop_silently_on_ctrl_c(&self) {
         self.on_ctrl_c(None);
     }
@@ -146,7 +148,7 @@ impl Console {
             }
             let Some(promise) = promise else { return };
             let again = if promise.contains("once more") { "" } else { " Ctrl-C once more stops at once." };
-            bars.suspend(|| eprintln!("{promise}{again}")); // `println` of the bars is silent where there is no terminal
+            bars.suspend(|| eprintln!("{promise}{again}")); // the bars' own `println` is silent without a terminal
         });
     }
 }
@@ -172,7 +174,7 @@ impl<'a> MakeWriter<'a> for Above {
     }
 }
 
-/// libtorch reports what it cannot do (no memory left, most of all) by a panic of its wrapper: one line is enough.
+/// Prints a panic as one line and exits with code 1. libtorch's wrapper panics on its errors, mostly lack of memory.
 pub fn one_line_for_panics() {
     std::panic::set_hook(Box::new(|info| {
         let payload = info.payload();
@@ -188,11 +190,11 @@ pub fn one_line_for_panics() {
                 place.line()
             );
         }
-        torch_ext::exit_at_once(1); // from whatever thread: libtorch must not be taken down while another one computes
+        torch_ext::exit_at_once(1); // from any thread: libtorch must not shut down while another computes
     }));
 }
 
-/// Where memory ran out, and what helps, if that is what a message is about.
+/// For a message about lack of memory: the phase in which it happened, and what helps. Otherwise `None`.
 fn out_of_memory(message: &str) -> Option<String> {
     let known = ["out of memory", "can't allocate memory", "not enough memory"];
     let said = known.iter().find(|said| message.contains(**said))?;
@@ -209,12 +211,12 @@ fn out_of_memory(message: &str) -> Option<String> {
     })
 }
 
-/// At once: several ranks may speak at the same time, and their lines must not run into each other.
+/// Prints an error with a single write, so that lines of several ranks do not mix.
 fn tell_error(line: &str) {
     let _ = io::stderr().write_all(format!("comat: error: {line}\n").as_bytes());
 }
 
-/// 0, or 1 after an error, or 130 after Ctrl-C.
+/// Exit code: 0, or 1 after an error (which is printed), or 130 after Ctrl-C.
 pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,

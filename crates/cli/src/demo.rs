@@ -1,4 +1,4 @@
-//! `comat demo`: a complete training run on the miniature world, as a row of this program's own commands.
+//! `comat demo`: a complete training run on the miniature world, as a sequence of this program's own commands.
 
 mod course;
 
@@ -42,10 +42,10 @@ pub struct Demo {
     device: Where,
 }
 
-/// Which of the steps are done.
+/// File with the commands of the demo's steps and the number of steps that are done.
 const STATE: &str = "demo.json";
 
-/// Where to look afterwards.
+/// Results that are listed at the end: names of files or folders, and what they are.
 const RESULTS: &[(&str, &str)] = &[
     ("report.html", "the page: the base model beside the LoRA, scores with intervals, curves of the run"),
     ("unguided.html", "the same, both without guidance: at equal cost"),
@@ -58,7 +58,7 @@ const RESULTS: &[(&str, &str)] = &[
     ("events.jsonl", "loss, gradient norm, time and memory of every step"),
 ];
 
-/// `typed` does what these words do when they are typed.
+/// Runs the demo. `typed` runs a command of this program, given as its words.
 pub fn run(args: Demo, console: &Console, typed: impl Fn(&[String]) -> Result<()>) -> Result<()> {
     let Some(share) = share::folder() else { bail!("the miniature world is not found; {}", share::advice()) };
     let extent = if args.quick { Extent::QUICK } else { Extent::WHOLE };
@@ -113,7 +113,7 @@ pub fn run(args: Demo, console: &Console, typed: impl Fn(&[String]) -> Result<()
     Ok(())
 }
 
-/// How many of the steps an earlier call has done; None if there was none.
+/// Number of steps that an earlier call has done; `None` if there was no earlier call.
 fn done(out: &Path, steps: &[String]) -> Result<Option<usize>> {
     let file = out.join(STATE);
     if !file.exists() {
@@ -137,7 +137,8 @@ fn write_state(out: &Path, steps: &[String], done: usize) -> Result<()> {
     Ok(write_text(&out.join(STATE), &format!("{:#}\n", json!({ "steps": steps, "done": done })))?)
 }
 
-/// Renames the folder to the first free name with a number, so that no run is ever lost; None if there is no folder.
+/// Renames the folder to the first free name with a number, so that no run is lost. Returns the new name; `None` if
+/// there is no folder.
 fn move_aside(folder: &Path) -> Result<Option<PathBuf>> {
     if !folder.exists() {
         return Ok(None);
@@ -153,7 +154,7 @@ fn move_aside(folder: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(aside))
 }
 
-/// In the browser, where there is one.
+/// Opens the page in the browser. A failure is only a warning.
 fn open(page: &Path) {
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let started =
@@ -164,7 +165,7 @@ fn open(page: &Path) {
 }
 
 impl Step {
-    /// As it would be typed.
+    /// The command line, quoted for a shell.
     fn line(&self) -> String {
         self.words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
     }

@@ -1,4 +1,4 @@
-//! `comat doctor`: what the program finds on this machine, and what to do about what it does not find.
+//! `comat doctor`: reports what the program finds on this machine, and what to do about what is missing.
 
 mod check;
 
@@ -29,7 +29,7 @@ pub struct Doctor {
     world: PathBuf,
 }
 
-/// A line of the answer, and what to do where something is amiss.
+/// A line of the report, and advice if something is wrong.
 #[derive(Debug, PartialEq)]
 struct Finding {
     about: &'static str,
@@ -77,7 +77,8 @@ fn findings() -> Vec<Finding> {
     all
 }
 
-/// Where models named by an id come from, and who asks for them. The token itself is never shown.
+/// Where models named by an id come from: endpoint, cache, and the source of the token. The token itself is never
+/// shown.
 fn models(settings: hub::Result<hub::Settings>) -> Finding {
     match settings {
         Err(error) => Finding::new("hub", error.to_string()).advice("models in local folders can be used all the same"),
@@ -107,19 +108,19 @@ fn processor() -> Finding {
     }
 }
 
-/// Bytes of the host's memory that are free.
+/// Free memory of the host, in bytes.
 pub fn memory_free() -> Option<f64> {
     let [_, free] = memory(&fs::read_to_string("/proc/meminfo").ok()?)?;
     Some(free * f64::from(1 << 30))
 }
 
-/// The major number of the least capable GPU's compute capability.
+/// Major number of the compute capability of the least capable GPU.
 pub fn compute_capability() -> Option<u32> {
     let all = nvidia_smi()?;
     all.lines().filter_map(|line| line.rsplit(',').next()?.trim().split('.').next()?.parse().ok()).min()
 }
 
-/// GiB in all and free, of /proc/meminfo.
+/// Total and free memory in GiB, from the text of /proc/meminfo.
 fn memory(meminfo: &str) -> Option<[f64; 2]> {
     let kib = |key: &str| -> Option<f64> {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
@@ -128,14 +129,15 @@ fn memory(meminfo: &str) -> Option<[f64; 2]> {
     Some([kib("MemTotal:")?, kib("MemAvailable:")?].map(|kib| kib / f64::from(1 << 20)))
 }
 
-/// What the driver says of its GPUs, a line for each.
+/// The output of nvidia-smi: one line per GPU.
 fn nvidia_smi() -> Option<String> {
     let fields = "--query-gpu=index,name,memory.total,memory.free,driver_version,compute_cap";
     let output = Command::new("nvidia-smi").args([fields, "--format=csv,noheader"]).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// `seen`: GPUs that libtorch can use; `missing`: why its CUDA half could not be opened; `driver`: what nvidia-smi says.
+/// `seen`: number of GPUs that libtorch can use; `missing`: why libtorch's CUDA part could not be opened; `driver`:
+/// output of nvidia-smi.
 fn gpus(seen: usize, missing: Option<&str>, driver: Option<&str>) -> Vec<Finding> {
     let there = driver.filter(|text| !text.is_empty());
     let list = |text: &str| text.lines().map(|line| Finding::new("GPU", line.trim().to_owned())).collect::<Vec<_>>();
@@ -165,7 +167,7 @@ fn gpus(seen: usize, missing: Option<&str>, driver: Option<&str>) -> Vec<Finding
     }
 }
 
-/// Beside libtorch's CUDA half, which brings it along.
+/// NCCL, which comes with libtorch's CUDA part.
 fn nccl(version: Result<String, torch_ext::nccl::Error>) -> Finding {
     match version {
         Ok(version) => Finding::new("NCCL", version),

@@ -1,11 +1,12 @@
-//! Every command that the documents show is one that the program takes, with settings that there are.
+//! Tests that the program accepts every command in the documents, and that the settings in them exist.
 
 use crate::args::Args;
 use clap::{Parser, error::ErrorKind};
 use serde_json::Value;
 use std::{fs, path::Path};
 
-/// Commands in code of a Markdown text, by themselves: between backquotes or in indented or fenced blocks, continued lines joined.
+/// The `comat` commands in the code of a Markdown text: between backquotes, or in indented or fenced blocks. Continued
+/// lines are joined.
 fn commands(text: &str) -> Vec<String> {
     let mut found = vec![];
     let joined = text.replace("\\\n", " ");
@@ -25,8 +26,8 @@ fn commands(text: &str) -> Vec<String> {
     found
 }
 
-/// What a shell would give the program: without comments, pipes, redirections, and what stands for something else: `…`, `$variable`,
-/// `[OPTIONAL]`, and `N` for a number.
+/// The words that a shell would pass to the program, without comments, pipes and redirections. Placeholders are
+/// resolved: `…` and `$variable` are dropped, `[OPTIONAL]` loses its brackets, and `N` becomes 1.
 fn words(command: &str) -> Option<Vec<String>> {
     let all = shlex::split(command)?;
     let end = all.iter().position(|word| ["|", ">", ">>", "&", ";", "2>&1"].contains(&word.as_str()));
@@ -37,12 +38,12 @@ fn words(command: &str) -> Option<Vec<String>> {
     Some(all[..end.unwrap_or(all.len())].iter().filter(shown).map(optional).collect())
 }
 
-/// Whether the schema has such a setting.
+/// Whether the schema has this setting.
 fn is_setting(schema: &Value, key: &str) -> bool {
     let mut place = schema;
     for part in key.split('.').filter(|part| part.parse::<usize>().is_err()) {
         let mut inside = place;
-        // a reference, alone, behind `allOf` and `anyOf`, or the items of a list
+        // follow references: direct ones, in `allOf` or `anyOf`, or to the items of a list
         loop {
             let next = ["/$ref", "/allOf/0/$ref", "/anyOf/0/$ref", "/anyOf/0/allOf/0/$ref", "/items/$ref"]
                 .iter()
@@ -78,7 +79,7 @@ fn commands_in_the_documents() {
                 continue;
             };
             if words.get(1).is_some_and(|verb| verb.chars().all(|c| c.is_uppercase())) {
-                continue; // COMMAND
+                continue; // a placeholder such as COMMAND
             }
             for pair in words.windows(2).filter(|pair| pair[0] == "--set") {
                 let key = pair[1].split('=').next().unwrap();
@@ -89,7 +90,7 @@ fn commands_in_the_documents() {
             checked += 1;
             if let Err(error) = Args::try_parse_from(&words) {
                 match error.kind() {
-                    // named in running text, without what it needs
+                    // running text may name a command without its required arguments
                     ErrorKind::MissingRequiredArgument
                     | ErrorKind::MissingSubcommand
                     | ErrorKind::DisplayHelp

@@ -1,4 +1,4 @@
-//! `comat entities`: which words of a prompt belong together.
+//! `comat entities`: shows which words of a prompt belong together.
 
 use crate::console::print;
 use anyhow::{Context, Result};

@@ -1,4 +1,4 @@
-//! `comat evaluate`: a benchmark's images, scored.
+//! `comat evaluate`: draws and scores a benchmark's images.
 
 mod args;
 
@@ -32,11 +32,11 @@ use std::{
     time::Duration,
 };
 
-/// Names of an evaluation's folders.
+/// Names of an evaluation's subfolders: images without and with the LoRA.
 const BASE: &str = "base";
 const LORA: &str = "lora";
 
-/// What is scored by whom, and said to whom.
+/// An evaluation: its ranks, arguments and prompts, and the console.
 struct Work<'a> {
     group: ProcessGroup,
     args: &'a Evaluate,
@@ -87,7 +87,7 @@ pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// A part of the benchmark has a table of its own, beside that of the whole.
+/// Name of the table's files without extension. A part of the benchmark has its own files beside those of the whole.
 fn table_name(args: &Evaluate) -> String {
     let mut name = "table".to_owned();
     if !args.categories.is_empty() {
@@ -99,7 +99,8 @@ fn table_name(args: &Evaluate) -> String {
     name
 }
 
-/// Where the settings of a folder of images are: beside `base` and `lora` of an evaluation, else in it.
+/// The folder with the settings of a folder of images: the parent of an evaluation's `base` and `lora`, otherwise the
+/// folder itself.
 fn home(folder: &Path) -> PathBuf {
     let inside = [BASE, LORA].iter().any(|name| folder.ends_with(name));
     match folder.parent() {
@@ -109,13 +110,13 @@ fn home(folder: &Path) -> PathBuf {
 }
 
 impl Work<'_> {
-    /// What this evaluation makes of a folder's images.
+    /// The settings with which this evaluation draws and scores a folder of images.
     fn settings(&self, drawing: Option<settings::Drawing>) -> Settings {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Settings { benchmark: self.benchmark, drawing, judges: self.judges(), version }
     }
 
-    /// Refuses a folder of images that were made or scored otherwise.
+    /// Refuses a folder whose images were made or scored with other settings.
     fn check(&self, images: &Path) -> Result<()> {
         self.group.of_first(|| {
             if !images.is_dir() {
@@ -125,18 +126,18 @@ impl Work<'_> {
         })
     }
 
-    /// Writes down who scores the images.
+    /// Saves the names of the judges in the settings of a folder of images.
     fn claim(&self, images: &Path) -> Result<()> {
         self.group.of_first(|| self.settings(None).claim(&home(images)))
     }
 
-    /// Those that these prompts need, and what they are called.
+    /// The judges that these prompts need, each with its name in the settings.
     fn judges(&self) -> BTreeMap<String, String> {
         let name = |judge: Judge| (judge.to_string(), self.args.judges.name(judge, self.args));
         judges::needed(&self.prompts).into_iter().map(name).collect()
     }
 
-    /// Draws what is missing. The folder to be scored, and the one to compare it with.
+    /// Draws the missing images. Returns the folder to score, and the folder to compare it with.
     fn draw(&self, out: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
         let DrawArgs { model, variant, tokenizer, overrides, lora, lora_scale, seeds, batch, .. } = &self.args.draw;
         let Some(model) = model else { bail!("give --model for --out, or --images") };
@@ -176,7 +177,7 @@ impl Work<'_> {
         if let Some(((first, _), _)) = variants.iter().zip(&missing).find(|(_, missing)| !missing.is_empty()) {
             self.try_judges(&out.join(first))?;
         }
-        // who scores is written down when they are known to be judges
+        // saved without the judges: their names are added once they could be opened
         self.group.of_first(|| Settings { judges: BTreeMap::new(), ..self.settings(Some(how)) }.claim(out))?;
         if missing.iter().any(|missing| !missing.is_empty()) {
             let source = (model.clone(), variant.as_deref(), tokenizer.clone());
@@ -202,7 +203,7 @@ impl Work<'_> {
         Ok(if !loras.is_empty() { (out.join(LORA), Some(base)) } else { (base, None) })
     }
 
-    /// Opens the judges, and unloads them: before images are drawn for hours that nobody can look at.
+    /// Opens the judges and drops them again, so that their errors show before images are drawn for hours.
     fn try_judges(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let judges = self.open_judges(&judges::needed(&self.prompts), folder)?;
@@ -227,9 +228,10 @@ impl Work<'_> {
         Drawing { benchmark: self.benchmark, prompts: &self.prompts, seeds, sampling, batch, loras }
     }
 
-    /// Scores what is not scored yet. Rank 0 returns everything that is known of the folder's images, the others nothing.
+    /// Scores the images that have no scores yet. Rank 0 returns all scores of the folder's images; other ranks return
+    /// none.
     fn score(&self, folder: &Path) -> Result<Vec<Image>> {
-        let mut known = None; // to rank 0
+        let mut known = None; // only on rank 0
         let (found, waiting) = self.group.of_first(|| {
             let gallery = self.gallery(folder)?;
             let scored = Scored::read(&gallery)?;
@@ -285,7 +287,7 @@ impl Work<'_> {
         self.tell(format_args!("{}: {times}", gallery.folder.display()))
     }
 
-    /// One of the ranks is enough.
+    /// Prints a line, only on rank 0.
     fn tell(&self, line: std::fmt::Arguments) -> Result<()> {
         if self.group.leads() {
             say!("{line}");
@@ -298,7 +300,8 @@ fn typed(location: &Location) -> String {
     location.typed().display().to_string()
 }
 
-/// Says what differs from how the base's images were drawn, beside the LoRA. It may be meant.
+/// Warns of every setting besides the LoRA that differs from how the images of `base` were drawn. The difference may be
+/// intended.
 fn compare(how: &settings::Drawing, base: &Path) -> Result<()> {
     let Some(then) = Settings::read(&home(base))?.and_then(|settings| settings.drawing) else { return Ok(()) };
     let mut all = how.differences(&then)?;
@@ -312,14 +315,14 @@ fn compare(how: &settings::Drawing, base: &Path) -> Result<()> {
     Ok(())
 }
 
-/// How an image of the first prompt would be called.
+/// Expected file name of an image of the first prompt.
 fn example(benchmark: Benchmark, prompts: &[Prompt]) -> String {
     let path = prompts.first().and_then(|prompt| image_files::path(benchmark, prompt, 0).ok());
     path.map_or_else(String::new, |path| format!("`{}`", path.display()))
 }
 
 impl JudgeArgs {
-    /// What a judge is called in the settings.
+    /// Name of a judge in the settings.
     fn name(&self, judge: Judge, args: &Evaluate) -> String {
         let precision = match args.engine.dtype {
             Dtype::Float32 => "",
@@ -337,7 +340,7 @@ impl JudgeArgs {
         }
     }
 
-    /// Where those judges lie, after fetching what is on the hub.
+    /// Paths and settings of the awaited judges. Networks on the hub are fetched.
     fn places(&self, awaited: &BTreeSet<Judge>, folder: &Path, console: &Console) -> Result<Places> {
         let networks: BTreeMap<Judge, (&'static str, Location)> = [
             (Judge::Vqa, ("--vqa", self.vqa.clone())),

@@ -1,4 +1,4 @@
-//! Models that are named by an id of the hub: fetched, with a bar, before anything is opened.
+//! Fetches models that are named by an id of the hub, with a progress bar, before anything is opened.
 
 use crate::{args::shared::Engine, console::Console, share};
 use anyhow::{Context, Result};
@@ -11,13 +11,13 @@ use hub::{Hub, Layout, Progress, Settings};
 use indicatif::ProgressBar;
 use std::path::PathBuf;
 
-/// All models of a configuration.
+/// Fetches all models of a configuration.
 pub fn config(config: &mut Config, console: &Console) -> Result<()> {
     let bar = bar(console)?;
     config.fetch(&hub, &bar)
 }
 
-/// A model that an option names.
+/// Fetches a model that an option names.
 pub fn option(
     option: &'static str,
     location: &mut Location,
@@ -29,7 +29,7 @@ pub fn option(
     location.fetch(layout, variant, &hub, &bar).context(option)
 }
 
-/// The model of `--model`, and a tokenizer where it is in a single file.
+/// Fetches the model of `--model`, and a tokenizer if the model is a single file.
 pub fn model(
     location: &mut Location,
     variant: Option<&str>,
@@ -41,13 +41,13 @@ pub fn model(
     config::fetch_tokenizer(location, tokenizer, &hub, &bar)
 }
 
-/// The file of an adapter that is named by a folder or an id.
+/// Finds or fetches the file of an adapter that is named by a folder or an id.
 pub fn adapter(option: &'static str, adapter: &mut Adapter, console: &Console) -> Result<()> {
     let bar = bar(console)?;
     adapter.fetch(&hub, &bar).context(option)
 }
 
-/// The files of `--lora`, each with its strength: its own times `factor`.
+/// The files of `--lora`, each with its strength times `factor`.
 pub fn loras(named: &[Scaled], factor: f64, console: &Console) -> Result<Vec<(PathBuf, f64)>> {
     let file = |Scaled { adapter, scale }: &Scaled| {
         let mut adapter = share::adapter(adapter);
@@ -65,7 +65,8 @@ fn bar(console: &Console) -> Result<Bar> {
     Ok(Bar(console.bar("fetch", "{msg} {bytes}/{total_bytes} · {bytes_per_sec} · ETA {eta}")?))
 }
 
-/// One bar, for one file after the other. Ctrl-C needs no care here: what has come stays, and the next time goes on.
+/// One progress bar for all files, one after the other. Ctrl-C needs no handling: downloaded parts stay, and the next
+/// call continues them.
 struct Bar(ProgressBar);
 
 impl Progress for Bar {
@@ -77,7 +78,7 @@ impl Progress for Bar {
 
     fn at(&self, bytes: u64) {
         if self.0.position() == 0 && bytes > 1 << 20 {
-            self.0.reset_eta(); // what an earlier try has brought says nothing of the speed
+            self.0.reset_eta(); // bytes of an earlier attempt say nothing about the speed
         }
         self.0.set_position(bytes);
     }
@@ -91,7 +92,7 @@ impl Drop for Bar {
     }
 }
 
-/// Fetches what is not there, and opens it.
+/// Fetches the model if necessary, and opens it.
 pub fn pipeline(
     mut model: Location,
     variant: Option<&str>,

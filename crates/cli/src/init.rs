@@ -1,4 +1,4 @@
-//! `comat init`: a configuration for a model and a machine.
+//! `comat init`: writes a configuration for a model and this machine.
 
 mod edit;
 
@@ -60,7 +60,7 @@ pub struct Init {
     overwrite: bool,
 }
 
-/// A setting, and why it is what it is.
+/// A setting, with the reason for its value.
 struct Choice {
     section: &'static str,
     key: &'static str,
@@ -75,15 +75,15 @@ impl Choice {
     }
 }
 
-/// The published runs'.
+/// Captioner of the published runs.
 const CAPTIONER: &str = "Salesforce/blip-image-captioning-large";
 
-/// Samples of a step where there is little memory.
+/// Samples of a step when memory is small.
 const SAMPLES: usize = 16;
 
-/// What the choices rest on.
+/// Facts from which the settings are chosen.
 struct Known {
-    /// The model as it was named.
+    /// The model as the user named it.
     model: String,
     native: Size,
     xl: bool,
@@ -92,17 +92,19 @@ struct Known {
 }
 
 impl Known {
-    /// The preset with every setting and its comment, then those that extend it, the one for little memory last.
+    /// Names of presets: first the one that has every setting with its comment, then those that extend it. The last one
+    /// is for little memory.
     fn presets(&self) -> &'static [&'static str] {
         if self.xl { &["sd15", "sdxl", "sdxl-16gb"] } else { &["sd15", "sd15-recommended", "sd15-8gb"] }
     }
 
-    /// Whether the networks can stay on the device beside an adapter of the published rank.
+    /// Whether there is enough memory to keep the networks on the device together with an adapter of the published
+    /// rank.
     fn has_room(&self) -> bool {
         self.memory >= self.room()
     }
 
-    /// Bytes.
+    /// Memory that [`Self::has_room`] requires, in bytes.
     fn room(&self) -> f64 {
         if self.xl { 30e9 } else { 14e9 }
     }
@@ -212,7 +214,7 @@ fn choices(args: &Init, known: &Known) -> Vec<Choice> {
     all
 }
 
-/// The text of the first preset with the values of the others, and these.
+/// The text of the first preset with the values of the other presets and of `choices`.
 fn preset(known: &Known, choices: &[Choice]) -> Result<String> {
     let share = share::folder().with_context(|| format!("presets are not found; {}", share::advice()))?;
     let read = |name: &&str| {
@@ -241,7 +243,8 @@ fn preset(known: &Known, choices: &[Choice]) -> Result<String> {
     Ok(format!("{heading}\n{}\n", body.join("\n")))
 }
 
-/// The largest micro-batches that fit, with an eighth of the memory for what small images do not show.
+/// Chooses the largest micro-batches that fit. One eighth of the memory is reserved for what the measurement on small
+/// images does not show.
 fn measure(
     text: &str,
     model: &Location,
@@ -250,7 +253,8 @@ fn measure(
     known: &Known,
 ) -> Result<Vec<Choice>> {
     const PART: f64 = 0.875;
-    /// Trajectories of so many samples, and how many of them, where there is little memory.
+    /// `train.batch_size` and `train.accumulation` when memory is small: samples of a trajectory, and number of
+    /// trajectories.
     const AT_MOST: (usize, usize) = (4, SAMPLES / 4);
     let scratch = std::env::temp_dir().join(format!("comat-init-{}", std::process::id()));
     fs::create_dir_all(&scratch)?;
@@ -262,7 +266,7 @@ fn measure(
         config::read(&configuration, &[])
     };
     let config = read();
-    let mut judged = false; // by a discriminator that is measured too
+    let mut judged = false; // whether the discriminator is measured too
     let forecast = config.and_then(|mut config| {
         config.prompts.train = prompts.clone();
         (config.model.path, config.captioner.path, config.model.tokenizer) =
@@ -323,7 +327,7 @@ fn measure(
     Ok(chosen)
 }
 
-/// What the device has free.
+/// Free memory of the device, in bytes.
 fn free(device: Device) -> Option<f64> {
     match device {
         Device::Cpu => doctor::memory_free(),

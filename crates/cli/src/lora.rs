@@ -1,4 +1,4 @@
-//! `comat lora …`: adapter files for and from other programs.
+//! `comat lora …`: inspects, converts, merges and checks LoRA files, also those of other programs.
 
 mod check;
 mod convert;

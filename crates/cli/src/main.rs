@@ -1,4 +1,4 @@
-//! The binary `comat`: arguments in, one function per verb.
+//! The binary `comat`: parses the arguments and calls the function of the verb.
 
 #[macro_use]
 mod console;
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     if args.verb.computes() {
         threads::wait_briefly();
     }
-    let _ = torch_ext::cuda::load(); // before anything else touches libtorch; an error only means: no GPU here
+    let _ = torch_ext::cuda::load(); // before any other use of libtorch; an error only means that there is no GPU
     models::config::be_strict(args.strict);
     console::one_line_for_panics();
     let console = Console::new(args.loudness());

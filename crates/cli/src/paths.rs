@@ -1,13 +1,13 @@
-//! Paths behind options: `--out=~/x` and `--out '$SCRATCH/x'` reach the program as they were typed.
+//! Expands paths in options, since a shell does not expand `--out=~/x` and `--out '$SCRATCH/x'`.
 
 use clap::{Command, builder::ValueParser};
 use diffusion::settings::paths::expanded;
 use std::path::Path;
 
-/// The command with `~` and variables expanded in every value that is a path.
+/// Makes a command expand `~` and variables in every value that is a path.
 pub fn expanding(mut command: Command) -> Command {
     let plain = ValueParser::path_buf();
-    // not those with a parser of their own, which does so itself; only the parsers' names tell them apart
+    // arguments with a parser of their own expand their paths themselves; only the parser's name shows the difference
     let is_path = |arg: &clap::Arg| format!("{:?}", arg.get_value_parser()) == format!("{plain:?}");
     let paths: Vec<_> = command.get_arguments().filter(|arg| is_path(arg)).map(|arg| arg.get_id().clone()).collect();
     for id in paths {

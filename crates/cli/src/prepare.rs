@@ -1,4 +1,4 @@
-//! `comat prepare`: a model made ready for images smaller than its own.
+//! `comat prepare`: tunes a model for images smaller than its own size.
 
 use crate::{
     args::shared::{Engine, at_least_one},

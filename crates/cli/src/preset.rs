@@ -1,4 +1,4 @@
-//! `comat config`: all settings, and the presets, to be copied.
+//! `comat config`: prints all settings, or a preset to copy.
 
 use crate::{console::print, share};
 use anyhow::{Context, Result, bail};
@@ -40,7 +40,7 @@ pub fn run(args: &Config) -> Result<()> {
     print(format_args!("{}", fs::read_to_string(&file).with_context(|| file.display().to_string())?))
 }
 
-/// The first sentence of its first comment.
+/// The first sentence of a preset's first comment.
 fn about(name: &str) -> Result<String> {
     let text = fs::read_to_string(share::preset(name.as_ref())?)?;
     let comment: Vec<&str> = text.lines().map_while(|line| line.strip_prefix('#')).map(str::trim).collect();

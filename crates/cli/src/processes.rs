@@ -1,5 +1,5 @@
-//! Several processes: joining them, and `--processes N`, with which the program starts itself once for every rank and watches
-//! over them.
+//! Several processes: joins a process group, and implements `--processes N`, with which the program starts itself once
+//! for every rank and supervises the ranks.
 
 use crate::console::{self, Console};
 use anyhow::{Context, Result, bail};
@@ -19,20 +19,20 @@ use std::{
 use torch_ext::Store;
 
 const OPTION: &str = "--processes";
-/// The process that started this one by `--processes`.
+/// Environment variable with the id of the process that started this one because of `--processes`.
 const PARENT: &str = "COMAT_PARENT";
-/// How long the others have to end by themselves, once one has failed.
+/// Time that the other ranks have to end by themselves after one has failed.
 const GRACE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The other processes of this run, if there are any.
+/// Connects to the other processes of this run, if there are any.
 pub fn join(terms: Terms) -> Result<ProcessGroup> {
     end_with_parent()?;
     ProcessGroup::join(terms)
 }
 
-/// Runs this program with its own arguments as `count` ranks, and waits for them. Only rank 0 writes to standard output.
-/// Ctrl-C is passed on to all of them. The exit code is that of the first that failed, or 0.
+/// Runs this program with its own arguments as `count` ranks, and waits for them. Only rank 0 writes to standard
+/// output. Ctrl-C is passed on to all ranks. The exit code is that of the first rank that failed, or 0.
 pub fn run(count: usize, console: &Console) -> ExitCode {
     console.stop_silently_on_ctrl_c();
     match start(count, &without_option(env::args_os().skip(1)), &console.interrupt) {
@@ -45,7 +45,7 @@ fn start(count: usize, arguments: &[OsString], interrupt: &Interrupt) -> Result<
     if let Some(set) = ["RANK", "WORLD_SIZE"].into_iter().find(|name| env::var_os(name).is_some()) {
         bail!("{set} is set in the environment, so this is one of several processes already; leave {OPTION} out");
     }
-    // more than can work at the same time only wait for each other
+    // more processes than can run at the same time would only wait for each other
     const FEW: usize = 8;
     let devices = tch::Cuda::device_count().max(0) as usize;
     let most = available_parallelism().map_or(1, |cores| cores.get()).max(devices).max(FEW);
@@ -67,7 +67,7 @@ fn start(count: usize, arguments: &[OsString], interrupt: &Interrupt) -> Result<
         match failed {
             None if ended.iter().all(Option::is_some) => return Ok(0),
             Some((code, since)) if ended.iter().all(Option::is_some) || since.elapsed() > GRACE => {
-                return Ok(code); // whoever is left is killed
+                return Ok(code); // dropping `ranks` kills the processes that are left
             }
             _ => {}
         }
@@ -84,7 +84,7 @@ struct Ranks(Vec<Child>);
 impl Ranks {
     fn signal(&self, signal: Signal) {
         for rank in &self.0 {
-            let _ = kill(Pid::from_raw(rank.id() as i32), signal); // one that has ended needs none
+            let _ = kill(Pid::from_raw(rank.id() as i32), signal); // fails for a process that has ended; that is fine
         }
     }
 }
@@ -103,11 +103,11 @@ fn command(rank: usize, count: usize, port: u16, arguments: &[OsString]) -> Resu
     if rank > 0 {
         command.stdout(Stdio::null());
     }
-    command.process_group(0); // a terminal's Ctrl-C comes to us, and from us to them
+    command.process_group(0); // the terminal sends Ctrl-C to this process only, which passes it on
     command.env(PARENT, std::process::id().to_string());
     command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string()).env("WORLD_SIZE", count.to_string());
     command.env("MASTER_ADDR", "localhost").env("MASTER_PORT", port.to_string());
-    command.env("TORCHELASTIC_USE_AGENT_STORE", "True"); // we serve it
+    command.env("TORCHELASTIC_USE_AGENT_STORE", "True"); // this process serves the store
     if cfg!(target_os = "linux") && env::var_os("GLOO_SOCKET_IFNAME").is_none() {
         command.env("GLOO_SOCKET_IFNAME", "lo");
     }
@@ -118,7 +118,7 @@ fn command(rank: usize, count: usize, port: u16, arguments: &[OsString]) -> Resu
     Ok(command)
 }
 
-/// A rank does not outlive the process that watches over it.
+/// Makes a rank end when the process that started it ends.
 fn end_with_parent() -> Result<()> {
     let Ok(parent) = env::var(PARENT) else { return Ok(()) };
     #[cfg(target_os = "linux")]
@@ -143,7 +143,7 @@ fn without_option(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     kept
 }
 
-/// As a shell tells it.
+/// The exit code as a shell reports it: 128 + the number of the signal for a killed process.
 fn code(status: &ExitStatus) -> u8 {
     match status.code() {
         Some(code) => code.clamp(1, 255) as u8,

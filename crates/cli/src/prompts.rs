@@ -1,4 +1,4 @@
-//! `comat prompts`: prompts to train on.
+//! `comat prompts`: makes prompts to train on.
 
 mod make;
 mod words;
@@ -19,7 +19,7 @@ use std::{
 };
 use words::Words;
 
-/// How many prompts are made where nobody says how many.
+/// Default number of prompts.
 const COUNT: usize = 20_000;
 
 /// Make prompts to train on, in T2I-CompBench's categories
@@ -63,7 +63,7 @@ pub struct Prompts {
     overwrite: bool,
 }
 
-/// A prompt as it is written, and where it goes.
+/// A prompt as text and as a JSON line, its category, and whether it is held out.
 struct Line {
     text: String,
     json: String,
@@ -109,7 +109,7 @@ pub fn run(args: &Prompts) -> Result<()> {
         say!("{} left out, since they are in {} excluded", choice.left_out, choice.excluded.len());
     }
     for (lines, wanted) in choice.chosen.iter().zip(wanted) {
-        // a folder of captions has as many as it has, unless somebody asked for more
+        // captions may be fewer than the default count, but not fewer than a count that was asked for
         if lines.len() < wanted && (args.captions.is_none() || wanted != COUNT) {
             tracing::warn!("there are only {} different prompts, not {wanted}", lines.len());
         }
@@ -117,7 +117,7 @@ pub fn run(args: &Prompts) -> Result<()> {
     Ok(())
 }
 
-/// Prompts to train on and held-out ones, as they are found.
+/// Collects prompts without duplicates and excluded ones. Arrays have training prompts first, then held-out ones.
 struct Choice {
     wanted: [usize; 2],
     excluded: HashSet<String>,
@@ -127,7 +127,7 @@ struct Choice {
 }
 
 impl Choice {
-    /// Whether it was taken.
+    /// Adds a prompt if it is wanted, new and not excluded. Returns whether it was added.
     fn offer(&mut self, line: Line) -> bool {
         let side = usize::from(line.held_out);
         if self.chosen[side].len() >= self.wanted[side] {
@@ -150,11 +150,12 @@ impl Choice {
     }
 }
 
-/// Training prompts first, then held-out ones, the categories in turn. A category of which nothing new has come for long has no more.
+/// Makes the training prompts, then the held-out ones, with the categories in turn. A category is dropped after
+/// `PATIENCE` tries without a new prompt.
 fn sentences(args: &Prompts, choice: &mut Choice) -> Result<()> {
     const PATIENCE: usize = 5_000;
     let words = Words::read(args.words.as_deref())?;
-    // each category from a stream of its own: what is left out of one changes no other
+    // each category has its own random stream, so that exclusions in one do not change the others
     let mut random = Category::ALL.map(|category| {
         let mut stream = ChaCha8Rng::seed_from_u64(args.seed);
         stream.set_stream(category as u64);
@@ -191,7 +192,8 @@ impl From<Made> for Line {
     }
 }
 
-/// Every line of the caption files below a folder, one in ten held out, by the caption itself.
+/// Takes every line of the caption files below a folder. If held-out prompts are wanted, one line in ten is held out,
+/// chosen by the caption's digest.
 fn captions(folder: &Path, choice: &mut Choice) -> Result<()> {
     let mut files = vec![];
     caption_files(folder, &mut files)?;
@@ -223,7 +225,7 @@ fn caption_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// What makes two prompts the same: their words, whatever their case, spaces and full stops.
+/// A prompt's words without case, extra spaces and punctuation. Prompts with the same words count as the same.
 fn plain(text: &str) -> String {
     let words = text.split_whitespace().map(|word| word.trim_matches(['.', ',', ';', '!', '"']).to_lowercase());
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")

@@ -1,4 +1,4 @@
-//! `comat segment`: looks for nouns in an image and paints what was found over it.
+//! `comat segment`: finds nouns in an image and paints their masks over it.
 
 use crate::{
     args::shared::{Engine, unit_interval},
@@ -95,13 +95,13 @@ fn line(noun: &str, colour: &str, mask: &[bool], boxes: usize) -> String {
     }
 }
 
-/// `[nouns, H, W]` → the pixels of each, row by row
+/// Converts masks `[nouns, H, W]` to a list of pixels for each noun, row by row.
 fn booleans(masks: &Tensor) -> Result<Vec<Vec<bool>>> {
     let flat = masks.to_device(Device::Cpu).flatten(1, 2);
     Ok((0..flat.size()[0]).map(|i| Vec::<bool>::try_from(flat.get(i))).collect::<Result<_, _>>()?)
 }
 
-/// Colours that can be told from each other, and from most images.
+/// Colours that differ clearly from each other and from most images.
 const COLOURS: [([u8; 3], &str); 8] = [
     ([230, 25, 75], "red"),
     ([0, 130, 255], "blue"),
@@ -113,10 +113,10 @@ const COLOURS: [([u8; 3], &str); 8] = [
     ([255, 255, 255], "white"),
 ];
 
-/// Tints the pixels of a mask, and fully colours those that lie on its edge.
+/// Tints the pixels of a mask. Pixels on its edge get the full colour.
 fn paint(image: &mut Image, mask: &[bool], colour: [u8; 3]) {
     let (width, height) = (image.width, image.height);
-    let here = |x: usize, y: usize| x < width && y < height && mask[y * width + x]; // 0 - 1 wraps, and lies outside
+    let here = |x: usize, y: usize| x < width && y < height && mask[y * width + x]; // 0 - 1 wraps around: outside
     for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))).filter(|&(y, x)| here(x, y)) {
         let neighbours = [(x.wrapping_sub(1), y), (x + 1, y), (x, y.wrapping_sub(1)), (x, y + 1)];
         let inside = neighbours.into_iter().all(|(x, y)| here(x, y));

@@ -1,4 +1,4 @@
-//! What is shipped with the program, presets and the miniature world, found from any folder.
+//! Finds the files that are shipped with the program (presets and the miniature world), from any working folder.
 
 use anyhow::{Result, bail};
 use config::{self, Config};
@@ -8,11 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Says where the shipped files are, if not where they are looked for.
+/// Environment variable that names the folder of the shipped files, if it is not one of the usual folders.
 pub const VARIABLE: &str = "COMAT_SHARE";
 
-/// The folder with `configs/` and `weights/`: the one that COMAT_SHARE names, beside the binary (`bin/comat` and `share/` or
-/// `share/comat/`), or the checkout that the binary was built in.
+/// The folder with `configs/` and `weights/`: the folder that COMAT_SHARE names, a folder beside the binary
+/// (`bin/comat` and `share/` or `share/comat/`), or the checkout that the binary was built in.
 pub fn folder() -> Option<PathBuf> {
     let whole = |folder: &PathBuf| folder.join("configs/world.toml").exists();
     if let Some(named) = env::var_os(VARIABLE) {
@@ -24,22 +24,22 @@ pub fn folder() -> Option<PathBuf> {
     beside.chain(option_env!("COMAT_CHECKOUT").map(PathBuf::from)).find(whole)
 }
 
-/// What to do where it is not found.
+/// What to do if [`folder`] finds nothing.
 pub fn advice() -> String {
     format!("set {VARIABLE} to the folder that holds configs/ and weights/world/ of comat")
 }
 
-/// A relative path that is nothing here, but is shipped: where it lies. Any other path as it is.
+/// Expands `~` and variables. A relative path that does not exist but is shipped becomes that of the shipped file.
 pub fn path(text: &str) -> Result<PathBuf, String> {
     Ok(shipped(&paths::expanded(Path::new(text))?))
 }
 
-/// As [`path`], of a model; ids of the hub as they are.
+/// Like [`path`], for a model. Ids of the hub are left as they are.
 pub fn model(text: &str) -> Result<Location, String> {
     Ok(path(text)?.into())
 }
 
-/// As [`path`], of a LoRA; ids of the hub as they are.
+/// Like [`path`], for a LoRA. Ids of the hub are left as they are.
 pub fn adapter(named: &Adapter) -> Adapter {
     let found = shipped(named);
     if found == **named { named.clone() } else { found.into() }
@@ -52,7 +52,8 @@ fn shipped(path: &Path) -> PathBuf {
     folder().map(|share| share.join(path)).filter(|found| found.exists()).unwrap_or_else(|| path.to_owned())
 }
 
-/// Reads a configuration: a file, or a preset by its name. What a preset names of the shipped files is found from any folder.
+/// Reads a configuration: a file, or a preset by its name. Shipped files that it names are found from any working
+/// folder.
 pub fn config(file: &Path, settings: &[String]) -> Result<Config> {
     let mut config =
         config::read_with(&preset(file)?, settings, folder().map(|share| share.join("configs")).as_deref())?;
@@ -88,7 +89,7 @@ pub fn config(file: &Path, settings: &[String]) -> Result<Config> {
     Ok(config)
 }
 
-/// The file that is meant by a path, or by the name of a preset.
+/// The file of a configuration that is given by its path or by the name of a preset.
 pub fn preset(file: &Path) -> Result<PathBuf> {
     let name = file.to_str().filter(|name| !name.contains(['/', '\\', '.']));
     let Some(name) = name.filter(|_| !file.exists()) else { return Ok(shipped(file)) };

@@ -1,4 +1,4 @@
-//! `comat completions`, `comat man`: what a shell and `man` know of the program.
+//! `comat completions`, `comat man`: shell completions and man pages.
 
 use crate::args::Args;
 use anyhow::{Context, Result};

@@ -1,9 +1,9 @@
-//! Prompts written for another program: what has a meaning there and none here.
+//! Finds syntax in prompts that has a meaning in other programs and none here.
 
 use diffusion::prompts::{foreign_option, unknown_option};
 use std::collections::HashSet;
 
-/// Warns of each kind once, with its first prompt.
+/// Warns once for each kind of foreign syntax, with the first prompt that has it.
 pub fn warn<'a>(prompts: impl Iterator<Item = &'a str>) {
     let mut first: [Option<(&str, &str)>; KINDS] = [None; KINDS];
     let mut counts = [0; KINDS];
@@ -38,7 +38,7 @@ pub fn warn<'a>(prompts: impl Iterator<Item = &'a str>) {
 
 const KINDS: usize = 9;
 
-/// What there is of each kind.
+/// The first match of each kind in a prompt.
 fn all(prompt: &str) -> [Option<&str>; KINDS] {
     [
         emphasis(prompt),
@@ -53,7 +53,7 @@ fn all(prompt: &str) -> [Option<&str>; KINDS] {
     ]
 }
 
-/// Midjourney's `hot::2 dog`
+/// Midjourney's weights of parts: `hot::2 dog`
 fn part(prompt: &str) -> Option<&str> {
     prompt.match_indices("::").find_map(|(at, _)| {
         let start = prompt[..at].rfind(char::is_whitespace).map_or(0, |space| space + 1);
@@ -63,7 +63,7 @@ fn part(prompt: &str) -> Option<&str> {
     })
 }
 
-/// The whole prompt in quotes.
+/// A prompt that is in quotes as a whole.
 fn quoted(prompt: &str) -> Option<&str> {
     const PAIRS: [(char, char); 3] = [('"', '"'), ('\'', '\''), ('\u{201c}', '\u{201d}')];
     let prompt = prompt.trim();

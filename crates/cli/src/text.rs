@@ -1,6 +1,6 @@
-//! Words for those who read, and for shells.
+//! Text for users and for shells.
 
-/// As a shell takes it for one word.
+/// Quotes a text so that a shell takes it as one word.
 pub fn quoted(text: &str) -> String {
     shlex::try_quote(text).unwrap_or(text.into()).into_owned() // only a zero byte cannot be quoted; no path holds one
 }

@@ -1,17 +1,19 @@
-//! How the CPU's threads wait for each other. Between two parallel regions OpenMP's threads spin, by default so long that on
-//! a machine with other work each spins while what it waits for has no core: drawing took up to 26 times as long
-//! (`cargo xtask bench loaded`). libgomp reads how long before `main`, so the program sets it and starts itself again.
+//! Limits how long CPU threads spin while they wait for each other. OpenMP's threads spin between two parallel regions.
+//! By default they spin so long that, on a machine with other work, a spinning thread occupies a core while the thread
+//! that it waits for has none: drawing took up to 26 times as long (`cargo xtask bench loaded`). libgomp reads the
+//! limit before `main`, so the program sets it and starts itself again.
 
 use std::{env, fs, os::unix::process::CommandExt, process::Command, thread};
 
-/// Rounds that a waiting thread spins before it sleeps: what costs nothing on an idle machine and little on a busy one.
+/// Iterations that a waiting thread spins before it sleeps. This number costs nothing on an idle machine and little on
+/// a busy one.
 const ROUNDS: &str = "2000";
-/// Either of them says how to wait already.
+/// Environment variables that set how threads wait. If the user has set one, nothing is changed.
 const CHOSEN: [&str; 2] = ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"];
-/// Share of the cores from which on a machine is called busy.
+/// Load, as a share of the cores, from which on a machine counts as busy.
 const BUSY: f64 = 0.3;
 
-/// Goes on in a program that waits as it should; returns where that is chosen already, or cannot be.
+/// Restarts the program with a short spin time. Returns if the user has set how threads wait, or if the restart fails.
 pub fn wait_briefly() {
     if cfg!(target_os = "linux")
         && CHOSEN.iter().all(|name| env::var_os(name).is_none())
@@ -23,11 +25,11 @@ pub fn wait_briefly() {
         if let Some(name) = arguments.next() {
             again.arg0(name);
         }
-        let _ = again.args(arguments).exec(); // returns only if it failed, and then all works as before
+        let _ = again.args(arguments).exec(); // returns only if it failed; the program then runs unchanged
     }
 }
 
-/// What to say where other programs use the processor: how many of its cores, and what to expect.
+/// A notice if other programs keep the processor busy: how many of its cores, and what to expect.
 pub fn busy() -> Option<String> {
     let cores = thread::available_parallelism().ok()?.get();
     let load = fs::read_to_string("/proc/loadavg").ok()?;

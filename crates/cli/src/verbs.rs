@@ -1,4 +1,4 @@
-//! From what was typed to a call of the library: which function a verb is, and those of the verbs that have no file of their own.
+//! Maps the parsed arguments to the function of the verb. Verbs without a file of their own are implemented here.
 
 use crate::{
     args::{
@@ -158,13 +158,14 @@ pub fn plan(args: Plan, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// This memory, or what is free on the run's device.
+/// `memory`, or the free memory of the run's device, in bytes.
 fn memory_of(config: &config::Config, memory: Option<f64>) -> Result<Option<f64>> {
     let device = config.model.device.device()?;
     Ok(memory.or_else(|| torch_ext::memory::free(device).map(|bytes| bytes as f64)))
 }
 
-/// What `micro_batch = "auto"` comes to: for this memory, or for what is free on the run's device.
+/// Prints the micro-batches that `micro_batch = "auto"` chooses for `memory` bytes, or for the free memory of the run's
+/// device.
 fn say_micro_batches(config: &config::Config, forecast: &plan::memory::Forecast, memory: Option<f64>) -> Result<()> {
     if let Some(chosen) =
         memory_of(config, memory)?.and_then(|free| plan::micro_batch::describe(config, forecast, free))
@@ -279,12 +280,12 @@ pub fn attention(args: Attention, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Of a run's ranks, as its configuration has them.
+/// Terms of a run's ranks, from its configuration.
 fn terms(config: &config::Config, hint: &'static str) -> Terms {
     Terms { timeout: config.ranks.timeout(), setting: "ranks.timeout", hint, interrupt: None }
 }
 
-/// Prompts as they were typed, then those of a file.
+/// The typed prompts, then the prompts of the file.
 fn texts(mut typed: Vec<String>, file: Option<&Path>) -> Result<Vec<String>> {
     if let Some(path) = file {
         typed.extend(prompts::read(path)?.into_iter().map(|p| p.text));

@@ -1,4 +1,4 @@
-//! Arguments that several verbs have, and how numbers are read.
+//! Arguments that several verbs have, and parsers of numbers.
 
 use crate::share;
 use clap::Args as Group;
@@ -144,7 +144,7 @@ pub struct TimedRanks {
 }
 
 impl TimedRanks {
-    /// `hint`: what is left of work that was given up, and how it goes on.
+    /// `hint`: what remains of work that was given up, and how to continue.
     pub fn terms(&self, hint: &'static str, interrupt: &Interrupt) -> Terms {
         Terms {
             timeout: Duration::from_secs_f64(self.ranks_timeout),

@@ -1,4 +1,4 @@
-//! How the samples of a run are drawn in other programs.
+//! Settings with which other programs draw the samples of a run.
 
 use config::Config;
 use diffusion::settings::SamplerKind;
@@ -7,13 +7,13 @@ use models::{
     schedule::{NoiseSchedule, Prediction, Spacing},
 };
 
-/// What of a model decides on settings elsewhere.
+/// Properties of a model on which the settings in other programs depend.
 pub struct Model {
     pub base: Base,
-    /// `None`: each sampler's own.
+    /// `None`: each sampler's own spacing.
     pub spacing: Option<Spacing>,
     pub prediction: Prediction,
-    /// Whether nothing of the image is left at the last timestep.
+    /// Whether no signal is left at the last timestep (zero terminal SNR).
     pub zero_snr: bool,
 }
 
@@ -30,11 +30,12 @@ struct Elsewhere {
     comfy: [&'static str; 2],
     /// A1111's sampling method and schedule type.
     a1111: [&'static str; 2],
-    /// Whether A1111 has it under the name of another sampler, whose steps are the same.
+    /// Whether A1111 has it under the name of another sampler that makes the same steps.
     renamed: bool,
 }
 
-/// Sources: `comfy/samplers.py` of ComfyUI, `modules/sd_samplers.py` and `modules/sd_schedulers.py` of A1111 (1.10).
+/// Names of a sampler in other programs. Sources: `comfy/samplers.py` of ComfyUI, `modules/sd_samplers.py` and
+/// `modules/sd_schedulers.py` of A1111 (1.10).
 fn elsewhere(kind: SamplerKind, spacing: Spacing) -> Elsewhere {
     let (of_steps, of_types) = match (kind, spacing) {
         (SamplerKind::Dpmpp2mKarras, _) => ("karras", "Karras"),
@@ -55,7 +56,8 @@ fn elsewhere(kind: SamplerKind, spacing: Spacing) -> Elsewhere {
     Elsewhere { comfy: [comfy, of_steps], a1111: [a1111, of_types], renamed: kind == SamplerKind::Ddpm }
 }
 
-/// `name`: of the LoRA; `path`: of the model, as others can find it; `folder`: where the LoRA lies, seen from the page.
+/// The settings as Markdown. `name`: name of the LoRA; `path`: path or id of the model for other users; `folder`: the
+/// LoRA's folder relative to the page.
 pub fn of(config: &Config, model: &Model, name: &str, path: &str, folder: &str) -> String {
     let sampling = config.samples.sampling(&config.sampling);
     let (steps, guidance) = (sampling.steps, sampling.guidance_scale.max(1.0));
@@ -90,7 +92,8 @@ pub fn of(config: &Config, model: &Model, name: &str, path: &str, folder: &str) 
     )
 }
 
-/// Lines of the table that not every model needs; of both programs, as many.
+/// Rows of the table that not every model needs: for ComfyUI with their headings, and for A1111. Both have the same
+/// length.
 fn more(config: &Config, model: &Model, rescale: f64) -> (Vec<(&'static str, String)>, Vec<String>) {
     let (mut comfy, mut a1111) = (vec![], vec![]);
     let usual = if model.base == Base::Sdxl { 2 } else { 1 };

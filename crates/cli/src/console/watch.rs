@@ -1,4 +1,4 @@
-//! Where there is no terminal: a line now and then in the place of a bar.
+//! Occasional log lines in place of a progress bar, where there is no terminal.
 
 use indicatif::{ProgressBar, WeakProgressBar};
 use run::duration;
@@ -7,18 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Until the first line; each pause is twice the one before, up to the last.
+/// Pause before the first line. Each later pause is twice as long as the one before, up to [`LAST`].
 const FIRST: Duration = Duration::from_secs(10);
 const LAST: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(250);
 
-/// The name of a bar whose work speaks for itself: a run writes lines of its own.
+/// Name of the bar that gets no lines here, since a training run logs its own.
 pub const SPEAKS: &str = "train";
 
-/// Watches the bar until it is finished or gone.
+/// Watches the bar until it is finished or dropped.
 pub fn start(bar: &ProgressBar) {
     let bar = bar.downgrade();
-    // without the thread there are no lines, and the work goes on
+    // if the thread cannot start, there are no lines, but the work goes on
     let _ = thread::Builder::new().name("progress".into()).spawn(move || watch(&bar));
 }
 

@@ -5,16 +5,16 @@ use diffusion::settings::Where;
 use models::write_text;
 use std::{fs, path::Path};
 
-/// How much of everything.
+/// Size of a demo.
 pub struct Extent {
     pub what: &'static str,
     pub folder: &'static str,
-    /// Settings of the training, beside those of configs/world.toml.
+    /// Settings of the training, in addition to those of configs/world.toml.
     settings: &'static [&'static str],
-    /// Held-out prompts that are drawn, and images of each.
+    /// Number of held-out prompts that are drawn, and of images of each.
     pub prompts: usize,
     images: usize,
-    /// With the base model drawn without guidance, too, and a page on that.
+    /// Whether the base model is also drawn without guidance, with a page that compares both sides without guidance.
     unguided: bool,
 }
 
@@ -44,28 +44,28 @@ impl Extent {
     };
 }
 
-/// The held-out prompts that this demo draws, in its folder.
+/// File in the demo's folder with the held-out prompts that it draws.
 pub const PROMPTS: &str = "held_out.jsonl";
 
-/// Guidance scales: the one at which the base model draws best, chosen on other prompts (`comat world sweep`); and none.
+/// Guidance scales: the best one of the base model, chosen on other prompts (`comat world sweep`), and no guidance.
 const BEST: &str = "6";
 const NONE: &str = "1";
 
 pub struct Step {
     pub what: &'static str,
-    /// With the program's name.
+    /// The command's words; the first is the program's name.
     pub words: Vec<String>,
 }
 
-/// A command from words, and from pairs of an option and its value, which may have spaces in it.
+/// A command from words, and from pairs of an option and its value. A value may contain spaces.
 fn command(words: &str, options: &[(&str, String)]) -> Vec<String> {
     let mut all: Vec<String> = ["comat"].into_iter().chain(words.split(' ')).map(str::to_owned).collect();
     options.iter().for_each(|(option, value)| all.extend([(*option).to_owned(), value.clone()]));
     all
 }
 
-/// The base model is drawn at its best guidance and without guidance; the LoRAs without, as they were trained. Every image comes from noise
-/// of its own, the same for all sides.
+/// The steps of a demo. The base model is drawn at its best guidance and, if `extent.unguided`, without guidance; the
+/// LoRAs are drawn without guidance, as they were trained. Every image has its own noise, the same for all models.
 pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
     let of = |name: &str| out.join(name).display().to_string();
     let (held_out, device) = (of(PROMPTS), device.to_string());
@@ -150,7 +150,7 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
     all.into_iter().filter(|(wanted, ..)| *wanted).map(|(_, what, words)| Step { what, words }).collect()
 }
 
-/// The first of the shipped held-out prompts; their categories come in turn.
+/// Writes the first `count` of the shipped held-out prompts. Their categories come in turn.
 pub fn write_prompts(share: &Path, out: &Path, count: usize) -> Result<()> {
     let shipped = share.join("configs/world/held_out.jsonl");
     let text = fs::read_to_string(&shipped).with_context(|| shipped.display().to_string())?;

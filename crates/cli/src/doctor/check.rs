@@ -1,4 +1,4 @@
-//! `comat doctor --check`: the table.
+//! `comat doctor --check`: runs the device check and prints its table.
 
 use anyhow::{Result, bail};
 use diffusion::settings::Where;

@@ -1,4 +1,4 @@
-//! What can be typed behind `comat evaluate`.
+//! Command-line arguments of `comat evaluate`.
 
 use crate::args::shared::{Engine, OverrideArgs, SamplingArgs, TimedRanks, at_least_one, unit_interval};
 use benchmarks::records::Benchmark;
@@ -139,7 +139,7 @@ impl Bench {
         }
     }
 
-    /// As many images of a prompt as the benchmark's authors draw.
+    /// Default seeds: one per image, as many per prompt as the benchmark's authors draw.
     pub fn seeds(self) -> Vec<u64> {
         match self {
             Self::T2iCompbench => (42..52).collect(),
@@ -153,7 +153,7 @@ impl Bench {
 pub struct Seeds(pub Vec<u64>);
 
 fn seeds(text: &str) -> Result<Seeds, String> {
-    /// More are taken for a typing mistake.
+    /// A longer range is taken for a typing mistake.
     const MOST: u64 = 10_000;
     let number = |text: &str| text.trim().parse::<u64>().map_err(|_| format!("`{text}` is not a seed"));
     let mut all = vec![];

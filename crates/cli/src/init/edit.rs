@@ -1,9 +1,9 @@
-//! A preset's text with other values, its comments kept.
+//! Changes values in the text of a preset and keeps its comments.
 
 use anyhow::{Context, Result};
 
-/// The value of `section.key` (the section is empty for keys at the top) becomes `value`, as TOML writes it. A key that is not there
-/// becomes the section's first line.
+/// Sets `section.key` to `value`, which is in TOML syntax. The section is empty for keys at the top of the file. A
+/// missing key is inserted as the section's first line.
 ///
 /// # Errors
 /// The preset has no such section.
@@ -26,7 +26,7 @@ pub fn set(text: &str, section: &str, key: &str, value: &str) -> Result<String> 
     Ok(lines.join("\n") + "\n")
 }
 
-/// The comment stays in its column where there is room.
+/// Replaces the value in a line. The comment keeps its column if the new value is short enough.
 fn with_value(line: &str, key: &str, value: &str) -> String {
     let new = format!("{key} = {value}");
     match line.find(" #") {
@@ -37,7 +37,7 @@ fn with_value(line: &str, key: &str, value: &str) -> String {
     }
 }
 
-/// A text as TOML writes it.
+/// A text as a TOML string.
 pub fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }

@@ -1,4 +1,4 @@
-//! `comat lora check`: what is wrong with a file.
+//! `comat lora check`: finds errors in a LoRA file.
 
 use crate::{console::Console, fetch, text::counted};
 use anyhow::{Result, bail};
@@ -33,7 +33,7 @@ pub fn run(mut args: Check, console: &Console) -> Result<()> {
         None => None,
     };
     let file = match &model {
-        // by which the original program's names of blocks are counted
+        // the numbers in the original program's block names depend on the layers per block
         Some(model) => AdapterFile::read_for(&args.file, check::layers_per_block(model))?,
         None => AdapterFile::read(&args.file)?,
     };
@@ -50,7 +50,7 @@ pub fn run(mut args: Check, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Of every network of a model folder that a LoRA can adapt.
+/// Layers of every network in a model folder that a LoRA can adapt.
 fn layers(model: &Path) -> Result<Layers> {
     let (xl, _) = diffusion::family::stable_diffusion::class(model)?;
     let networks = [Network::UNet, Network::TextEncoder, Network::TextEncoder2];

@@ -1,4 +1,4 @@
-//! `comat lora convert`: one format to another.
+//! `comat lora convert`: converts a LoRA file to another format.
 
 use crate::{console::Console, fetch};
 use anyhow::{Context, Result, bail};

@@ -1,4 +1,4 @@
-//! `comat lora info`: what a file holds.
+//! `comat lora info`: shows the contents of a LoRA file.
 
 use crate::{
     console::{Console, print},
@@ -100,7 +100,7 @@ fn listed<T: Display>(values: &[T]) -> String {
     text
 }
 
-/// Some metadata hold a whole training set's tags.
+/// Cuts a long value, since some metadata hold the tags of a whole training set.
 fn shortened(value: &str) -> String {
     const SHOWN: usize = 160;
     let value = value.replace('\n', " ");

@@ -1,4 +1,4 @@
-//! `comat lora merge`: a model with LoRAs in it.
+//! `comat lora merge`: adds LoRAs to the weights of a model.
 
 use crate::{console::Console, fetch};
 use anyhow::Result;

@@ -1,4 +1,4 @@
-//! Prompts from words: one sentence at random, with its entities and the combinations that it rests on.
+//! Makes a random prompt from the word lists, with its entities and its combinations of words.
 
 use super::words::{Words, article};
 use anyhow::{Result, bail};
@@ -7,7 +7,7 @@ use rand::{Rng, seq::IndexedRandom};
 use serde_json::{Value, json};
 use std::str::FromStr;
 
-/// T2I-CompBench's, by their names there.
+/// The categories of T2I-CompBench, with its names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Category {
     Color,
@@ -53,7 +53,7 @@ pub struct Made {
     combinations: Vec<String>,
 }
 
-/// One in so many combinations is for held-out prompts alone.
+/// One in this many combinations is reserved for held-out prompts.
 const HELD_OUT: u64 = 8;
 
 impl Made {
@@ -71,7 +71,7 @@ impl Made {
     }
 }
 
-/// A sentence in the making.
+/// A sentence while it is built.
 struct Sentence<'a, R> {
     words: &'a Words,
     random: &'a mut R,
@@ -80,10 +80,10 @@ struct Sentence<'a, R> {
     combinations: Vec<String>,
 }
 
-/// One prompt at random.
+/// A random prompt of a category.
 ///
 /// # Errors
-/// A list that is too short for the sentence.
+/// A word list is too short for the sentence.
 pub fn one(category: Category, words: &Words, random: &mut impl Rng) -> Result<Made> {
     let mut sentence = Sentence { words, random, used: vec![], entities: vec![], combinations: vec![] };
     let text = match category {
@@ -100,7 +100,7 @@ pub fn one(category: Category, words: &Words, random: &mut impl Rng) -> Result<M
 }
 
 impl<R: Rng> Sentence<'_, R> {
-    /// A word of a list that is not in the sentence yet: a word that is there twice names nothing clearly.
+    /// A random word of the list that is not in the sentence yet, since a repeated word would be ambiguous.
     fn unused(&mut self, list: &[String]) -> Result<String> {
         for _ in 0..100 {
             let Some(word) = list.choose(self.random) else { break };
@@ -121,7 +121,7 @@ impl<R: Rng> Sentence<'_, R> {
         self.random.random_ratio(percent, 100)
     }
 
-    /// A thing, or now and then an animal.
+    /// A thing, or in 25 % of the cases an animal.
     fn object(&mut self) -> Result<String> {
         let words = self.words;
         let (first, second) =
@@ -129,7 +129,7 @@ impl<R: Rng> Sentence<'_, R> {
         self.unused(first).or_else(|_| self.unused(second)) // a short list may be used up
     }
 
-    /// An object with attributes of these lists.
+    /// The noun with one attribute from each of the lists.
     fn bound(&mut self, noun: String, lists: &[&[String]]) -> Result<String> {
         let attributes = lists.iter().map(|list| self.unused(list)).collect::<Result<Vec<_>>>()?;
         self.combinations.extend(attributes.iter().map(|attribute| format!("{attribute} {noun}")));
@@ -149,7 +149,8 @@ impl<R: Rng> Sentence<'_, R> {
         if self.chance(percent) { format!(" {}", self.any(&words.scenes)) } else { String::new() }
     }
 
-    /// Color: of anything. Shape and texture: of things, since a triangular horse cannot be drawn.
+    /// Objects with one attribute each. Anything can have a color, but only things can have a shape or texture, since a
+    /// triangular horse cannot be drawn.
     fn attributes(&mut self, list: &[String]) -> Result<String> {
         let words = self.words;
         let of_anything = std::ptr::eq(list, words.color.as_slice());

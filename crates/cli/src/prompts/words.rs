@@ -1,4 +1,4 @@
-//! The word lists, ours or the user's.
+//! The word lists: the program's or the user's.
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -22,7 +22,7 @@ pub struct Words {
 }
 
 impl Words {
-    /// Ours, with the lists of a file in the place of those of the same names.
+    /// The program's lists. Lists in the file `own` replace those of the same name; its plurals are added.
     pub fn read(own: Option<&Path>) -> Result<Self> {
         let mut words: Table = toml::from_str(include_str!("words.toml")).context("the program's own words")?;
         let Some(path) = own else { return Ok(words.try_into()?) };
@@ -90,7 +90,7 @@ impl Words {
     }
 }
 
-/// With its article.
+/// The words with `a` or `an` before them.
 pub fn article(words: &str) -> String {
     let vowel = words.starts_with(['a', 'e', 'i', 'o', 'u']);
     let not_spoken = ["uni", "use", "eu", "one"].iter().any(|sound| words.starts_with(sound));

@@ -1,4 +1,4 @@
-//! `comat world judge`: how images answer their prompts.
+//! `comat world judge`: judges images against their prompts.
 
 use crate::{console::Console, share, text::counted};
 use anyhow::{Result, bail};

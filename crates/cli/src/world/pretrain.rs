@@ -1,4 +1,4 @@
-//! `comat world pretrain`: the networks of the miniature world.
+//! `comat world pretrain`: trains the networks of the miniature world.
 
 use crate::{console::Console, share};
 use ::diffusion::settings::Where;
@@ -68,7 +68,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// What has to be trained before, and where its weights then are.
+    /// The part that must be trained first, and the path of its weights in the stack's `sd` folder.
     fn needs(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Vae => None,

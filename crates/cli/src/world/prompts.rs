@@ -1,4 +1,4 @@
-//! `comat world prompts`: prompts by category.
+//! `comat world prompts`: makes prompts by category.
 
 use crate::{args::shared::at_least_one, console::print, text::counted};
 use anyhow::{Result, bail};

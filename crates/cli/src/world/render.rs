@@ -1,4 +1,4 @@
-//! `comat world render`: images of the miniature world, with the truth about them.
+//! `comat world render`: draws images of the miniature world, with masks and captions.
 
 use crate::{args::shared::at_least_one, console::Console, text::counted};
 use anyhow::Result;

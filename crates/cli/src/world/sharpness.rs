@@ -1,4 +1,4 @@
-//! `comat world sharpness`: how far the captioner can be trusted.
+//! `comat world sharpness`: measures how often the captioner prefers the true caption.
 
 use crate::{console::Console, share};
 use anyhow::Result;

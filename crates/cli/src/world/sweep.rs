@@ -15,7 +15,7 @@ use scenes::{
 };
 use std::path::PathBuf;
 
-/// Prompts that choose the guidance, where no file has them: so many, from that seed.
+/// Prompts on which the guidance is chosen if no file is given: their number and their seed.
 const CHOOSING: (usize, u64) = (100, 99);
 
 /// Compare base model and LoRA over guidance scales, each at its best
