@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 /// A bar from 0 to `value`, with the interval of the value.
 pub struct Bar {
-    /// Its side, such as `base`: chooses the colour.
+    /// Side of the comparison, such as `base`. It sets the colour.
     pub side: &'static str,
     pub value: f64,
     pub low: f64,
@@ -16,7 +16,7 @@ pub struct Bar {
 /// Bars that are compared with each other.
 pub struct Group {
     pub label: String,
-    /// The values in words.
+    /// The values as text.
     pub text: String,
     pub bars: Vec<Bar>,
 }
@@ -63,17 +63,17 @@ fn shown_bar(Bar { side, value, low, high }: &Bar, y: f64) -> Markup {
     }
 }
 
-/// A line through points of rising x.
+/// A line through points with increasing x.
 pub struct Curve {
-    /// Chooses the colour: `raw`, `base`, `tuned`, or one of [`series`].
+    /// CSS class, which sets the colour: `raw`, `base`, `tuned`, or one of [`series`].
     pub class: String,
-    /// What a pointer on the line is told; may be empty.
+    /// Tooltip of the line; may be empty.
     pub name: String,
     pub points: Vec<(f64, f64)>,
 }
 
-/// Of the i-th of many curves: a colour, and dashes when the colours are used up. The colours can be told apart with every
-/// kind of colour vision.
+/// CSS classes of the i-th of many curves: a colour, and a dash pattern for when the colours are used up. The colours
+/// can be told apart with every kind of colour vision.
 pub fn series(i: usize) -> String {
     format!("s{} d{}", i % COLOURS, i / COLOURS % DASHES)
 }
@@ -83,7 +83,7 @@ const DASHES: usize = 3;
 
 /// A single point with its error.
 pub struct Mark {
-    /// Chooses the colour; may be empty.
+    /// CSS class, which sets the colour; may be empty.
     pub class: String,
     pub x: f64,
     pub y: f64,
@@ -92,11 +92,11 @@ pub struct Mark {
 }
 
 const HEIGHT: f64 = 220.0;
-/// Room for numbers beside the curves.
+/// Width of the numbers beside the curves, in pixels.
 const LEFT: f64 = 52.0;
 const TOP: f64 = 18.0;
 
-/// Curves over steps; `None` where there is no finite value.
+/// A chart of curves over steps; `None` if there is no finite value.
 pub fn curves(name: &str, curves: &[Curve], marks: &[Mark]) -> Option<Markup> {
     let Plot { labels, lines, height } = plot(curves, marks, |value, digits| format!("{value:.digits$}"))?;
     Some(html! {
@@ -107,16 +107,16 @@ pub fn curves(name: &str, curves: &[Curve], marks: &[Mark]) -> Option<Markup> {
     })
 }
 
-/// What a chart of curves is made of: contents of two SVG elements of this height, side by side.
+/// The parts of a chart of curves: contents of two SVG elements of the same height, side by side.
 pub struct Plot {
-    /// Numbers beside the curves, at the right end.
+    /// Numbers of the vertical axis, aligned to the right.
     pub labels: Markup,
     pub lines: Markup,
     pub height: f64,
 }
 
-/// Curves over steps. Values that are not finite are left out; `None` where none is left. `label` writes a number of the upright
-/// axis, which needs so many decimals.
+/// Curves over steps. Values that are not finite are left out; `None` if none is left. `label` formats a number of the
+/// vertical axis with the given number of decimals.
 pub fn plot(curves: &[Curve], marks: &[Mark], label: impl Fn(f64, usize) -> String) -> Option<Plot> {
     let finite = |p: &&(f64, f64)| p.0.is_finite() && p.1.is_finite();
     let points = || curves.iter().flat_map(|c| &c.points).filter(finite);
@@ -168,7 +168,7 @@ pub fn plot(curves: &[Curve], marks: &[Mark], label: impl Fn(f64, usize) -> Stri
     Some(Plot { labels, lines, height: height + AXIS })
 }
 
-/// The same curve, each point the mean of those within so many steps on both sides.
+/// Moving average: each value becomes the mean of itself and up to `reach` values on both sides.
 pub fn smoothed(points: &[(f64, f64)], reach: usize) -> Vec<(f64, f64)> {
     (0..points.len())
         .map(|i| {
@@ -178,7 +178,7 @@ pub fn smoothed(points: &[(f64, f64)], reach: usize) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// Never more points than a chart has pixels: means of neighbours where there are.
+/// Reduces a curve to at most `MOST` points, about as many as a chart has pixels, by means of neighbours.
 pub fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let together = points.len().div_ceil(MOST).max(1);
     let mean = |points: &[(f64, f64)]| {
@@ -191,7 +191,7 @@ pub fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 
 const MOST: usize = 1000;
 
-/// What the colours mean.
+/// A legend: what the colours mean.
 pub fn legend(sides: &[(&str, &str)]) -> Markup {
     html! {
         p .legend {
@@ -206,7 +206,7 @@ fn chart(class: &str, name: &str, height: f64, drawn: &Markup) -> Markup {
     }
 }
 
-/// Kept within the image at both ends.
+/// A number of the horizontal axis, aligned so that it stays within the chart at both ends.
 fn axis_label(at: f64, y: f64, text: &str) -> Markup {
     let anchor = match at {
         at if at < 1.0 => "start",
@@ -216,17 +216,18 @@ fn axis_label(at: f64, y: f64, text: &str) -> Markup {
     html! { text .tick x=(percent(at)) y=(y) text-anchor=(anchor) { (text) } }
 }
 
-/// A length along x.
+/// A length along x, in per cent.
 fn percent(length: f64) -> String {
     format!("{length:.2}%")
 }
 
-/// A length along y.
+/// A length along y, in pixels.
 fn pixels(length: f64) -> String {
     format!("{length:.1}")
 }
 
-/// Least and largest, `apart` from the value where they are equal, not below zero if it is not; `None` of nothing.
+/// Smallest and largest finite value; `None` if there is none. If they are equal, the range is extended by
+/// `apart(value)` on both sides, but not below 0 if the value is not.
 fn range(values: impl Iterator<Item = f64>, apart: impl Fn(f64) -> f64) -> Option<(f64, f64)> {
     let (low, high) =
         values.filter(|v| v.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
@@ -235,7 +236,7 @@ fn range(values: impl Iterator<Item = f64>, apart: impl Fn(f64) -> f64) -> Optio
     (low <= high).then_some((least, high + apart))
 }
 
-/// 1, 2 or 5 times a power of ten: about four of them in the span.
+/// Distance of ticks: 1, 2 or 5 times a power of ten, about four in the span.
 fn tick(span: f64) -> f64 {
     let rough = span / 4.0;
     let power = 10f64.powf(rough.log10().floor());
@@ -267,7 +268,7 @@ mod tests {
         let flat = curves("loss", &[Curve { class: "raw".into(), name: String::new(), points: vec![(3.0, 2.0)] }], &[]);
         let flat = flat.unwrap().into_string();
         assert!(!flat.contains("NaN") && !flat.contains("inf"), "{flat}");
-        // a share that stays what it is: an axis within 0 and 1
+        // a constant share: the axis stays within 0 and 1
         for (share, top) in [(0.458, ">0.8</text>"), (0.0, ">0.6</text>")] {
             let points = vec![(0.0, share), (9.0, share)];
             let flat = curves("share", &[Curve { class: "raw".into(), name: String::new(), points }], &[]);

@@ -1,26 +1,26 @@
-//! Tables of figures before and after, with intervals.
+//! Tables of metrics before and after training, with intervals.
 
 use super::numbers::{Scale, verdict};
 use benchmarks::statistics::Estimate;
 use maud::{Markup, html};
 
-/// A figure; with what it was before, where that is known.
+/// A row of the table: a metric, with its value before if that is known.
 pub struct Line {
     pub name: String,
-    /// In small letters below the name.
+    /// Text in small letters below the name.
     pub note: Option<String>,
     pub base: Option<Estimate>,
     pub tuned: Estimate,
     /// tuned − base, paired
     pub difference: Option<Estimate>,
     pub scale: Scale,
-    /// Whether less of it is better.
+    /// Whether a lower value is better.
     pub is_fault: bool,
-    /// Of all the other lines.
+    /// Whether the line summarises all the other lines.
     pub is_total: bool,
 }
 
-/// `what` the lines are about; the columns of the two sides are called by `sides`.
+/// A table of lines. `what`: heading of the first column; `sides`: headings of the two columns of values.
 pub fn table(what: &str, sides: [&str; 2], lines: &[Line]) -> Markup {
     let is_compared = lines.iter().any(|line| line.base.is_some());
     let headings: &[&str] = if is_compared { &[sides[0], sides[1], "difference"] } else { &[sides[1]] };

@@ -1,4 +1,4 @@
-//! Scored images of one prompt list: of the base model, and of what was made of it.
+//! Scored images of one prompt list: of the base model and of tuned models.
 
 use super::folder::{BASE, EVALUATION, Folder, SCORES};
 use anyhow::{Context, Result, bail};
@@ -14,12 +14,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A base model and others, or some images alone.
+/// Scored images of a base model and of others, or of others alone.
 pub struct Evaluation {
     pub name: String,
-    /// Of `evaluation.json`, whatever it holds.
+    /// Contents of `evaluation.json` as keys and values, whatever they are.
     pub settings: Vec<(String, String)>,
-    /// `None` where there is nothing to compare with.
+    /// `None` if there is nothing to compare with.
     pub base: Option<Variant>,
     pub others: Vec<Variant>,
 }
@@ -32,7 +32,7 @@ pub struct Variant {
 }
 
 impl Evaluation {
-    /// `variants`: names and folders with scores, the base first.
+    /// Reads the scores and settings. `variants`: names and folders with scores, the base first.
     pub fn read(name: String, folder: &Path, variants: &[(String, PathBuf)], notes: &mut Vec<String>) -> Result<Self> {
         let mut read = vec![];
         for (side, folder) in variants {
@@ -55,10 +55,11 @@ impl Variant {
     }
 }
 
-/// Gives every evaluation that has no base this one: a folder of scored images, or an evaluation with `base` in it.
+/// Gives every evaluation without a base the one at `path`: a folder of scored images, or an evaluation with `base` in
+/// it.
 ///
 /// # Errors
-/// A folder without such images; every evaluation has a base already.
+/// There are no such images at `path`, or every evaluation already has a base.
 pub fn compare_with(evaluations: &mut [Evaluation], path: &Path, notes: &mut Vec<String>) -> Result<()> {
     let in_want = evaluations.iter_mut().filter(|evaluation| evaluation.base.is_none());
     let mut in_want: Vec<&mut Evaluation> = in_want.collect();
@@ -100,14 +101,14 @@ fn flatten(key: &str, value: &Value, settings: &mut Vec<(String, String)>) {
     }
 }
 
-/// What tells an image from all others, whatever it was scored by: benchmark, category, prompt, number.
+/// Key of an image, the same for all its metrics: benchmark, category, prompt id, index.
 pub type Place = (Benchmark, String, String, u64);
 
-/// An image with everything that was said of it.
+/// An image with its records of all metrics.
 pub struct Image<'a> {
     /// The benchmark's own metric first.
     pub metrics: Vec<&'a records::Image>,
-    /// By that metric; of complex prompts by the three metrics together.
+    /// Score by the first metric; for complex prompts, by the three metrics together.
     pub score: f64,
 }
 
@@ -116,7 +117,7 @@ impl Image<'_> {
         self.metrics[0].subject()
     }
 
-    /// How far scores may be apart and still be even.
+    /// Largest difference between two scores that count as even.
     pub fn margin(&self) -> f64 {
         match self.metrics[0].metric() {
             Metric::Correct => 0.0,
@@ -126,7 +127,7 @@ impl Image<'_> {
     }
 }
 
-/// The images of a variant, in the order of its file, and where each of them is.
+/// The keys of a variant's images in the order of its file, and the images by their keys.
 pub fn images(scored: &[records::Image]) -> (Vec<Place>, BTreeMap<Place, Image<'_>>) {
     let (mut order, mut images) = (vec![], BTreeMap::<Place, Image>::new());
     for image in scored {

@@ -1,4 +1,4 @@
-//! What a folder holds, told by what is in it, and what it is called.
+//! Finds out what a folder holds, from the files in it, and makes short names for folders.
 
 use anyhow::{Context, Result, bail};
 use models::Error;
@@ -16,7 +16,7 @@ pub const BASE: &str = "base";
 #[derive(Debug, PartialEq)]
 pub enum Folder {
     Run,
-    /// Scored folders and what they are called; `base` first, where there is one.
+    /// Names and paths of scored folders; `base` comes first, if there is one.
     Evaluation(Vec<(String, PathBuf)>),
 }
 
@@ -48,7 +48,7 @@ impl Folder {
     }
 }
 
-/// Folders with scores, by name; `base` comes before all others.
+/// Subfolders with scores, sorted by name; `base` comes before all others.
 fn scored_below(path: &Path) -> Result<Vec<(String, PathBuf)>> {
     let entries = fs::read_dir(path).map_err(Error::io(path))?.filter_map(|entry| Some(entry.ok()?.path()));
     let mut found: Vec<_> =
@@ -71,10 +71,10 @@ fn of_benchmarks(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Short names for folders: as much of the end of each path as tells it from the others.
+/// Short names for folders: of each path the shortest end that no other path has.
 ///
 /// # Errors
-/// A folder that is given twice.
+/// A folder is given twice.
 pub fn names(folders: &[PathBuf]) -> Result<Vec<String>> {
     let whole: Vec<PathBuf> = folders.iter().map(|f| fs::canonicalize(f).unwrap_or_else(|_| f.clone())).collect();
     if let Some((i, _)) = whole.iter().enumerate().find(|(i, path)| whole[..*i].contains(path)) {

@@ -1,20 +1,20 @@
-//! Images in pairs, with buttons that choose among them.
+//! Images side by side, with buttons that filter them.
 
 use super::image::Inlined;
 use maud::{Markup, html};
 
-/// An image and what is said of it.
+/// An image and the text below it.
 pub struct Shot {
-    /// The side that it stands for, such as `base` or `step 100`.
+    /// Label of the image, such as `base` or `step 100`.
     pub side: String,
-    /// Whether that is the tuned one.
+    /// Whether the image is of the tuned model.
     pub is_tuned: bool,
     /// `None` where the file is missing.
     pub image: Option<Inlined>,
-    /// Right or wrong, where that was judged.
+    /// Whether the image is right, if that was judged.
     pub mark: Option<bool>,
     pub note: String,
-    /// What was asked about it, and answered.
+    /// Questions about the image, with their answers.
     pub answers: Vec<String>,
 }
 
@@ -22,18 +22,19 @@ pub struct Shot {
 pub struct Card {
     pub prompt: String,
     pub note: String,
-    /// By which the buttons choose: [`Filter::tag`].
+    /// Tags by which the buttons select the card; see [`Filter::tag`].
     pub tags: Vec<String>,
     pub shots: Vec<Shot>,
 }
 
-/// A button: shows the cards that have its tag; all of them when the tag is empty.
+/// A button that shows the cards with its tag; all cards if the tag is empty.
 pub struct Filter {
     pub tag: String,
     pub label: String,
 }
 
-/// Rows of buttons, of each of which one is pressed: a card is shown when it has the tags of all of them.
+/// Rows of buttons, and the cards. In each row one button is pressed. A card is shown if it has the tags of all pressed
+/// buttons.
 pub fn show(choices: &[Vec<Filter>], cards: &[Card]) -> Markup {
     let rows: Vec<&Vec<Filter>> = choices.iter().filter(|filters| filters.len() > 1).collect();
     html! {
@@ -62,7 +63,7 @@ fn row(filters: &[Filter], cards: &[Card]) -> Markup {
 /// A prompt and an image that is wider than it is high.
 pub type Panel = (String, Inlined);
 
-/// One below the other.
+/// Shows the panels, one below the other.
 pub fn panels(panels: &[Panel]) -> Markup {
     html! {
         @for (prompt, image) in panels {

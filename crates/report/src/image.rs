@@ -1,4 +1,4 @@
-//! Image files as addresses that hold the image itself.
+//! Image files as data URIs.
 
 use anyhow::{Context, Result, bail};
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
@@ -10,13 +10,13 @@ use images::{
 use models::Error;
 use std::{fs, path::Path};
 
-/// Files up to this many bytes are taken as they are.
+/// Files up to this many bytes are embedded unchanged.
 const SMALL: usize = 48 << 10;
 const QUALITY: u8 = 85;
 
-/// The longer side of an image beside others, in pixels.
+/// Largest length of the longer side of an image beside others, in pixels.
 pub const SHOT: usize = 512;
-/// The longer side of a panel with many cells.
+/// Largest length of the longer side of a panel with many cells, in pixels.
 pub const PANEL: usize = 1600;
 
 /// An image in a page.
@@ -27,14 +27,14 @@ pub struct Inlined {
     pub is_tiny: bool,
 }
 
-/// The longer side of a tiny image.
+/// Largest length of the longer side of a tiny image, in pixels.
 const TINY: usize = 128;
 
-/// A PNG, JPEG or WebP file as a data URI. A small file is taken as it is; a larger one becomes a JPEG whose longer side has at most
-/// `most` pixels.
+/// A PNG, JPEG or WebP file as a data URI. A small file is embedded unchanged; a larger one becomes a JPEG whose longer
+/// side has at most `most` pixels.
 ///
 /// # Errors
-/// A file that cannot be read as an image.
+/// The file cannot be read as an image.
 pub fn inlined(path: &Path, most: usize) -> Result<Inlined> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let in_words = || path.display().to_string();
@@ -61,7 +61,7 @@ fn kind(bytes: &[u8]) -> Result<&'static str> {
     }
 }
 
-/// In its own shape, no side longer than `most`.
+/// Reduces an image so that no side is longer than `most` pixels. The aspect ratio is kept.
 fn fitted(image: Image, most: usize) -> Result<Image> {
     let longer = image.width.max(image.height);
     if longer <= most {

@@ -1,8 +1,8 @@
-//! Reports: one HTML file that holds everything it shows, for a browser without a network.
+//! Reports: one HTML file that contains everything it shows, so that a browser needs no network.
 //!
-//! A [`page`] is made of sections; in them tables ([`compare`]), a [`gallery`] of images, and [`chart`]s of what the [`log`] of a run
-//! holds ([`training`]). [`write()`] makes the page of any number of runs and evaluations; the miniature world has a page of its
-//! own.
+//! A [`page`] consists of sections. They contain tables ([`compare`]), a [`gallery`] of images, and [`chart`]s of a
+//! run's [`log`] ([`training`]). [`write()`] makes the page of any number of runs and evaluations. The miniature world
+//! has a page of its own.
 
 pub mod chart;
 pub mod compare;
@@ -30,7 +30,7 @@ use page::Page;
 use run::Run;
 use std::path::{Path, PathBuf};
 
-/// What the page of several folders is to show.
+/// What a page shows.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Training runs, evaluations, and folders of scored images.
@@ -38,18 +38,18 @@ pub struct Request {
     /// Scored images that evaluations without a base of their own are compared with.
     pub base: Option<PathBuf>,
     pub title: Option<String>,
-    /// Prompts whose images are shown: of a run, and of each category and outcome of an evaluation.
+    /// Number of prompts whose images are shown: for a run, and for each category and outcome of an evaluation.
     pub images: usize,
 }
 
-/// Writes the page. Returns what the reader should know of gaps in it.
+/// Writes the page. Returns notes on gaps in it.
 pub fn write(request: &Request, out: &Path) -> Result<Vec<String>> {
     let (title, body, notes) = made(request)?;
     Page { title: &title, body, style: "", script: "" }.save(out)?;
     Ok(notes)
 }
 
-/// The title and the body of the page, and what the reader should know of gaps in it.
+/// Title and body of the page, and notes on gaps in it.
 fn made(request: &Request) -> Result<(String, Markup, Vec<String>)> {
     let names = folder::names(&request.folders)?;
     let (mut runs, mut evaluations, mut notes) = (vec![], vec![], vec![]);

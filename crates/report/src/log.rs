@@ -1,4 +1,4 @@
-//! What the folder of a run says of it.
+//! Reads the events and the configuration of a run from its folder.
 
 use anyhow::{Context, Result};
 use models::Error;
@@ -17,7 +17,7 @@ pub struct Step {
     pub caption_loss: f64,
     pub grad_norm: f64,
     pub seconds: f64,
-    /// Bytes, where the device tells.
+    /// In bytes, if the device reports it.
     pub peak_memory: Option<u64>,
     /// Everything else in the line, such as the values of other losses.
     #[serde(flatten)]
@@ -25,7 +25,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// A figure that not every run has.
+    /// A value that not every run has.
     pub fn other(&self, key: &str) -> Option<f64> {
         self.others.get(key).and_then(Value::as_f64)
     }
@@ -38,10 +38,10 @@ pub struct Validation {
     pub caption_loss: f64,
     pub standard_error: f64,
     pub prompts: usize,
-    /// Of each prompt, where the log has them.
+    /// Loss of each prompt, if the log has them.
     #[serde(default)]
     pub losses: Vec<f64>,
-    /// Mean figures of the judge, if there was one; the first is the one that the run goes by.
+    /// Mean metrics of the judge, if there was one. The first metric decides which round is the best.
     #[serde(default)]
     pub judge: Map<String, Value>,
     /// Everything else in the line, such as other rewards.
@@ -54,27 +54,27 @@ impl Validation {
         self.judge.get(name).and_then(Value::as_f64)
     }
 
-    /// A figure that not every run has.
+    /// A value that not every run has.
     pub fn other(&self, key: &str) -> Option<f64> {
         self.others.get(key).and_then(Value::as_f64)
     }
 }
 
-/// `events.jsonl` and `config.toml`.
+/// Contents of `events.jsonl` and `config.toml`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Log {
-    /// In order, each once.
+    /// Steps in order, each once.
     pub steps: Vec<Step>,
     pub validations: Vec<Validation>,
-    /// Steps that changed nothing, since something was not finite.
+    /// Steps whose update was skipped because something was not finite.
     pub skipped: BTreeSet<u64>,
-    /// How many weights were trained.
+    /// Number of trained weights.
     pub trainable: Option<u64>,
     /// Whether the run has come to its end.
     pub finished: bool,
-    /// Numbers of lines that are no events: of a run that was killed, or is writing just now.
+    /// Line numbers (from 1) that are not whole events, because the run was killed or is writing at this moment.
     pub damaged: Vec<usize>,
-    /// Keys as `train.steps` and values, in the order of the file.
+    /// Keys such as `train.steps`, and values, in the order of the file.
     pub settings: Vec<(String, String)>,
 }
 
@@ -92,8 +92,8 @@ impl Log {
         Ok(log)
     }
 
-    /// A run that was resumed from an earlier step has gone another way from there: what it did before that is left out. A line that a
-    /// killed run left unfinished is skipped.
+    /// Parses `events.jsonl`. If the run was resumed from an earlier step, events of later steps from before the
+    /// resumption are left out. A line that a killed run left unfinished is skipped.
     pub(super) fn parse(text: &str) -> Self {
         let (mut log, mut steps, mut validations) = (Self::default(), BTreeMap::new(), BTreeMap::new());
         for (number, line) in text.lines().enumerate() {
@@ -138,7 +138,7 @@ impl Log {
         self.steps.iter().map(|s| s.seconds).sum()
     }
 
-    /// Of a step, in the mean; `None` before the first.
+    /// Mean seconds of a step; `None` before the first step.
     pub fn seconds_a_step(&self) -> Option<f64> {
         (!self.steps.is_empty()).then(|| self.seconds() / self.steps.len() as f64)
     }

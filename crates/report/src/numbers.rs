@@ -1,8 +1,8 @@
-//! Numbers in words: signs, intervals, times, amounts.
+//! Numbers as text: signs, intervals, times, amounts.
 
 use benchmarks::statistics::Estimate;
 
-/// How a figure is written: times a factor, with so many decimals.
+/// How a number is written: multiplied by `factor`, with `digits` decimals.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scale {
     pub factor: f64,
@@ -36,7 +36,7 @@ impl Scale {
     }
 }
 
-/// With a sign, and a proper minus; what is rounded to nothing has none.
+/// Adds a sign, with a typographic minus. A number that is rounded to 0 gets no sign.
 fn sign(number: &str) -> String {
     match number.strip_prefix('-') {
         _ if !number.contains(|c: char| c.is_ascii_digit() && c != '0') => number.trim_start_matches('-').into(),
@@ -54,7 +54,7 @@ fn between(low: &str, high: &str) -> String {
     }
 }
 
-/// The style of a difference: `better`, `worse`, or neither where its interval holds 0. `is_fault`: less is better.
+/// CSS class of a difference: `better`, `worse`, or empty if its interval contains 0. `is_fault`: lower is better.
 pub fn verdict(difference: &Estimate, is_fault: bool) -> &'static str {
     let (gain, loss) = if is_fault { ("worse", "better") } else { ("better", "worse") };
     match difference {

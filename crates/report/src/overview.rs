@@ -1,4 +1,4 @@
-//! What the runs came to, their curves, and what they were set to.
+//! Results, curves and settings of the training runs.
 
 use super::{
     compare::cell,
@@ -57,7 +57,7 @@ fn row(run: &Run, is_judged: bool) -> Markup {
     }
 }
 
-/// The mean loss, with its interval where the log has that of each prompt.
+/// Cell with the mean loss, and its interval if the log has the loss of each prompt.
 fn held_out(v: &Validation) -> Markup {
     let loss = Scale::LOSS.plain(v.caption_loss);
     match v.losses.len() {
@@ -66,7 +66,7 @@ fn held_out(v: &Validation) -> Markup {
     }
 }
 
-/// From the first to the last: less is better.
+/// Cell with the change of the loss from the first to the last validation. Lower is better.
 fn change(first: &Validation, last: &Validation) -> Markup {
     let difference = last.caption_loss - first.caption_loss;
     if first.losses.len() != last.losses.len() || first.losses.len() < 2 {
@@ -80,7 +80,7 @@ fn by_prompt(v: &Validation) -> Vec<Vec<f64>> {
     v.losses.iter().map(|loss| vec![*loss]).collect()
 }
 
-/// The figure that the run goes by, and what it was before.
+/// Cell with the judge's first metric, now and at the first validation.
 fn judged(first: Option<&Validation>, last: &Validation) -> Option<Markup> {
     let figure = last.judge.keys().next()?;
     let now = Scale::LOSS.plain(last.figure(figure)?);
@@ -103,7 +103,7 @@ pub fn curves(runs: &[Run]) -> Option<Markup> {
     (!panels.is_empty()).then(|| section("curves", "Curves", &body))
 }
 
-/// What the log of a run lacks.
+/// Notes on what the log of a run lacks.
 pub fn gaps(run: &Run) -> Vec<String> {
     let Run { name, log, .. } = run;
     let mut gaps = vec![];
@@ -130,7 +130,7 @@ pub fn gaps(run: &Run) -> Vec<String> {
     gaps
 }
 
-/// Of one run all; of several those in which they differ, and all to unfold.
+/// All settings of a single run. For several runs: the settings in which they differ, and all settings in folded parts.
 pub fn settings(runs: &[Run]) -> Option<Markup> {
     let body = match runs {
         [] => return None,
@@ -179,7 +179,7 @@ fn differences(runs: &[Run]) -> Markup {
     }
 }
 
-/// What the words on the page mean.
+/// Explains the terms on the page.
 pub fn reading(has_runs: bool, has_comparisons: bool) -> Markup {
     let mut terms = vec![(
         "interval",

@@ -1,4 +1,4 @@
-//! The frame of a report, and its simplest parts.
+//! The frame of a report page, and its simplest parts.
 
 use anyhow::{Context, Result, ensure};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -9,9 +9,9 @@ use std::{fs::File, io::Read, path::Path};
 pub struct Page<'a> {
     pub title: &'a str,
     pub body: Markup,
-    /// Style rules of this page alone.
+    /// CSS of this page only.
     pub style: &'a str,
-    /// What this page alone does in a browser.
+    /// JavaScript of this page only.
     pub script: &'a str,
 }
 
@@ -38,10 +38,10 @@ impl Page<'_> {
         page.into_string()
     }
 
-    /// Writes the file, whole or not at all. It may take the place of another page.
+    /// Writes the file, whole or not at all. It may replace another page.
     ///
     /// # Errors
-    /// What is there is no page.
+    /// The file exists and is not a page.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut start = [0; 15];
         let there = File::open(path).and_then(|mut file| file.read_exact(&mut start));
@@ -65,7 +65,7 @@ pub fn section(id: &str, heading: &str, body: &Markup) -> Markup {
     }
 }
 
-/// A part that is closed at first.
+/// A part that is folded at first.
 pub fn folded(summary: &str, body: &Markup) -> Markup {
     html! {
         details {
@@ -75,7 +75,7 @@ pub fn folded(summary: &str, body: &Markup) -> Markup {
     }
 }
 
-/// Names and values, such as the settings of a run.
+/// A table of names and values, such as the settings of a run.
 pub fn settings(rows: &[(String, String)]) -> Markup {
     html! {
         table .settings {
@@ -88,7 +88,7 @@ pub fn settings(rows: &[(String, String)]) -> Markup {
     }
 }
 
-/// A few numbers, each with what it is.
+/// A few numbers, each with its name.
 pub fn facts(facts: &[(&str, String)]) -> Markup {
     html! {
         dl .facts {
@@ -99,7 +99,7 @@ pub fn facts(facts: &[(&str, String)]) -> Markup {
     }
 }
 
-/// Terms and what they mean.
+/// Terms and their meanings.
 pub fn terms<'a>(terms: impl IntoIterator<Item = (&'a str, &'a str)>) -> Markup {
     html! {
         dl .terms {
@@ -108,7 +108,7 @@ pub fn terms<'a>(terms: impl IntoIterator<Item = (&'a str, &'a str)>) -> Markup 
     }
 }
 
-/// Commands, each given by its words, as a shell takes them.
+/// Commands, each given as its words, and quoted for a shell.
 pub fn commands(commands: &[Vec<String>]) -> Markup {
     html! {
         div .commands {

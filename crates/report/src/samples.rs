@@ -1,4 +1,4 @@
-//! Images that runs drew on the way: before and after, and where words look.
+//! Sample images of runs: before and after training, and attention panels.
 
 use super::{
     gallery::{self, Card, Panel, Shot},
@@ -12,10 +12,11 @@ use maud::{Markup, html};
 use runlog::samples::{images, rounds};
 use std::path::{Path, PathBuf};
 
-/// Prompts of a run whose attention is shown.
+/// Number of prompts of a run whose attention is shown.
 const PANELS: usize = 3;
 
-/// Of each run the first round of samples beside the newest, then its attention panels. `most` prompts of each run.
+/// Sections with the first round of samples of each run beside its newest one, and with its attention panels. At most
+/// `most` prompts of each run are compared.
 pub(super) fn sections(runs: &[Run], most: usize, notes: &mut Vec<String>) -> Result<Vec<Markup>> {
     let (mut compared, mut shown) = (vec![], vec![]);
     for run in runs {
@@ -61,7 +62,7 @@ pub fn words(shown: &[(Option<&str>, &[Panel])]) -> Option<Markup> {
     shown.iter().any(|(_, panels)| !panels.is_empty()).then(|| section("words", "Where words look", &body))
 }
 
-/// Prompts and attention panels of the run's newest samples, where it made any.
+/// Prompts and attention panels of the run's newest samples; at most `most`, and empty if there are none.
 pub fn attention(run: &Path, most: usize) -> Result<Vec<Panel>> {
     let Some(folder) = rounds(run)?.pop().map(|(_, round)| round.join("attention")).filter(|f| f.exists()) else {
         return Ok(vec![]);
@@ -73,16 +74,16 @@ pub fn attention(run: &Path, most: usize) -> Result<Vec<Panel>> {
     images(&folder)?.iter().take(most).map(panel).collect()
 }
 
-/// A prompt, drawn before the training and after it, perhaps by several runs.
+/// Samples of a prompt before and after training, of one run or of several.
 struct Sample {
     prompt: String,
-    /// What it was before, for runs that start alike; `None` where the run has no first round.
+    /// The image before training, which is the same for all these runs; `None` if there is no earlier round.
     before: Option<(Image, PathBuf)>,
-    /// Files and what they are called.
+    /// Labels and files of the images after training.
     after: Vec<(String, PathBuf)>,
 }
 
-/// The samples of a run's newest round.
+/// The samples of a run's newest round, with those of its first round.
 fn compare(run: &Run, is_named: bool) -> Result<Vec<Sample>> {
     let rounds = rounds(&run.folder)?;
     let Some((step, newest)) = rounds.last() else { return Ok(vec![]) };
@@ -96,7 +97,7 @@ fn compare(run: &Run, is_named: bool) -> Result<Vec<Sample>> {
     Ok(images(newest)?.into_iter().map(sample).collect())
 }
 
-/// Puts what several runs made of the same beginning together.
+/// Adds a sample. Samples of several runs with the same prompt and the same image before training are joined.
 fn add(samples: &mut Vec<Sample>, new: Sample) {
     fn start(sample: &Sample) -> Option<&Image> {
         sample.before.as_ref().map(|(image, _)| image)
@@ -109,7 +110,7 @@ fn add(samples: &mut Vec<Sample>, new: Sample) {
     }
 }
 
-/// What a sample was drawn for; else the name of its file.
+/// The prompt in a sample's text chunks; otherwise the name of its file.
 fn prompt(file: &Path) -> String {
     let texts = Image::open_with_texts(file).map(|(_, texts)| texts).unwrap_or_default();
     let of_settings = |text: &String| {
@@ -137,7 +138,7 @@ fn card(sample: &Sample, notes: &mut Vec<String>) -> Card {
     Card { prompt: sample.prompt.clone(), note: String::new(), tags: vec![], shots }
 }
 
-/// An image; where there is none, that is noted.
+/// Reads an image. If that fails, a note is added.
 pub(super) fn or_note(file: &Path, notes: &mut Vec<String>) -> Option<Inlined> {
     match image::inlined(file, SHOT) {
         Ok(image) => Some(image),

@@ -1,4 +1,4 @@
-//! An evaluation on the page: what the scores add up to, and the images behind them.
+//! An evaluation on the page: a summary of its scores, and its images.
 
 use super::{
     chart::{self, Bar, Group},
@@ -17,7 +17,7 @@ use benchmarks::{
 use maud::{Markup, html};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The section of an evaluation. `most` prompts of each category and outcome have their images in it.
+/// The section of an evaluation, with images of at most `most` prompts of each category and outcome.
 pub(super) fn section_of(evaluation: &Evaluation, id: &str, most: usize, notes: &mut Vec<String>) -> Markup {
     let Evaluation { name, settings: how, base, others } = evaluation;
     let heading = |variant: &Variant| match base {
@@ -37,7 +37,7 @@ pub(super) fn section_of(evaluation: &Evaluation, id: &str, most: usize, notes: 
     section(id, &format!("Evaluation: {name}"), &body)
 }
 
-/// Scores by category as a chart and a table; questions of each type to unfold.
+/// Scores by category as a chart and a table, and scores by type of question in a folded part.
 fn tables(variant: &Variant, base: Option<&Variant>) -> Markup {
     let Table { rows } = Table::new(&variant.scored, base.map(|base| &base.scored[..]));
     if rows.is_empty() {
@@ -94,7 +94,7 @@ fn group(row: &Row, label: String) -> Group {
     Group { label, text, bars }
 }
 
-/// What became of an image.
+/// How an image's score compares with that of the base model's image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     Won,
@@ -122,7 +122,7 @@ impl Outcome {
     }
 }
 
-/// The first prompts of each category and outcome, each with its first image that came out so.
+/// Images of the first prompts of each category and outcome. Each prompt is shown with its first image of that outcome.
 fn gallery_of(variant: &Variant, base: Option<&Variant>, most: usize, notes: &mut Vec<String>) -> Markup {
     let (order, tuned) = images(&variant.scored);
     let before = base.map(|base| images(&base.scored).1).unwrap_or_default();
@@ -205,7 +205,7 @@ fn shot(variant: &Variant, image: &Image, is_tuned: bool, notes: &mut Vec<String
     }
 }
 
-/// `a red dog? yes, 0.91`
+/// An answer as text, such as `a red dog? yes, 0.91`.
 fn answer(Answer { question, answer, score, .. }: &Answer) -> Option<String> {
     match (question, answer) {
         (Some(question), Some(answer)) => Some(format!("{question} {answer}, {}", short(*score))),

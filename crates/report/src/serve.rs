@@ -1,4 +1,4 @@
-//! The page served to a browser on this machine, made anew whenever a run's log has grown.
+//! Serves the page to a browser on this machine, and makes it again whenever a log has changed.
 
 use super::{Request, made, page::Page};
 use anyhow::{Result, anyhow};
@@ -13,14 +13,14 @@ use std::{
 };
 use tiny_http::{Header, Method, Response, Server};
 
-/// How soon a wish to stop is noticed.
+/// How often the server checks whether it should stop.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Answers on 127.0.0.1 until `stop` says so: `/` is the page, `/version` a text that changes when the page does. `ready` is told the
-/// address, with the port that was chosen where `port` is 0.
+/// Answers on 127.0.0.1 until `stop` returns true: `/` is the page, `/version` a text that changes when the page does.
+/// `ready` gets the address. If `port` is 0, any free port is used.
 ///
 /// # Errors
-/// Folders that no page can be made of; a port that cannot be used.
+/// No page can be made of the folders, or the port cannot be used.
 pub fn serve(
     request: &Request,
     port: u16,
@@ -62,7 +62,7 @@ struct Live<'a> {
 }
 
 impl Live<'_> {
-    /// Status, content type and body.
+    /// The answer to a request: status, content type and body.
     fn answer(&mut self, method: &Method, url: &str) -> (u16, &'static str, String) {
         if !matches!(method, Method::Get | Method::Head) {
             return (405, TEXT, "only GET is answered here\n".into());
@@ -77,7 +77,7 @@ impl Live<'_> {
         }
     }
 
-    /// Makes the page anew if there is something new.
+    /// Makes the page again if a log has changed.
     fn renew(&mut self) -> Result<()> {
         let version = version(self.request);
         if version != self.version {
@@ -90,7 +90,7 @@ impl Live<'_> {
     }
 }
 
-/// Changes when one of the logs in the folders, or in folders right below them, does.
+/// A hash that changes when one of the logs in the folders or their direct subfolders changes.
 fn version(request: &Request) -> String {
     let mut hasher = DefaultHasher::new();
     for folder in request.folders.iter().chain(&request.base) {

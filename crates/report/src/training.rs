@@ -1,4 +1,4 @@
-//! Curves of one run, or of several in the same charts.
+//! Charts with the curves of one run or of several.
 
 use super::{
     chart::{self, Curve, Mark},
@@ -7,10 +7,10 @@ use super::{
 use maud::{Markup, html};
 use std::collections::BTreeSet;
 
-/// A run and what it is called in legends.
+/// A run's name in legends, and its log.
 pub type Named<'a> = (&'a str, &'a Log);
 
-/// What the charts show, in words.
+/// A text that explains the charts.
 pub fn reading() -> Markup {
     html! {
         p .soft {
@@ -21,7 +21,7 @@ pub fn reading() -> Markup {
     }
 }
 
-/// Figures of a step that only some runs have.
+/// Metrics of a step that only some runs have: keys and headings.
 const OTHERS: &[(&str, &str)] = &[
     ("smoothed_loss", "Caption loss with smoothed labels"),
     ("mixed_loss", "Caption loss of mixed latents"),
@@ -35,12 +35,12 @@ const OTHERS: &[(&str, &str)] = &[
     ("discriminator_accuracy", "How often the discriminator is right"),
 ];
 
-/// What the keys of rewards begin with.
+/// Prefix of the keys of rewards.
 const REWARD: &str = "reward_";
 
 type Points = Vec<(f64, f64)>;
 
-/// A panel for every figure that any of the runs has.
+/// A panel for every metric that any of the runs has.
 pub fn panels(runs: &[Named]) -> Vec<Markup> {
     let mut out = vec![steps(runs, "Caption loss", |s| Some(s.caption_loss), true)];
     if runs.len() > 1 {
@@ -61,7 +61,7 @@ pub fn panels(runs: &[Named]) -> Vec<Markup> {
     out.into_iter().flatten().collect()
 }
 
-/// The colours of several runs.
+/// Legend with the colours of several runs.
 pub fn legend(runs: &[Named]) -> Markup {
     let keys: Vec<(String, &str)> =
         runs.iter().enumerate().map(|(i, (name, _))| (format!("line {}", chart::series(i)), *name)).collect();
@@ -69,14 +69,14 @@ pub fn legend(runs: &[Named]) -> Markup {
     html! { div .runs { (chart::legend(&keys)) } }
 }
 
-/// Keys of the rewards beside the caption loss, each once.
+/// Keys of the rewards other than the caption loss, each once.
 fn rewards(runs: &[Named]) -> Vec<String> {
     let keys = runs.iter().filter_map(|(_, log)| log.steps.last()).flat_map(|step| step.others.keys());
     let keys: BTreeSet<&String> = keys.filter(|key| key.starts_with(REWARD)).collect();
     keys.into_iter().cloned().collect()
 }
 
-/// The judge's figures, each once.
+/// Names of the judge's metrics, each once.
 fn figures(runs: &[Named]) -> Vec<String> {
     let mut figures: Vec<String> = vec![];
     let watched = runs.iter().filter(|(_, log)| log.validations.len() > 1);
@@ -88,7 +88,8 @@ fn figures(runs: &[Named]) -> Vec<String> {
     figures
 }
 
-/// A figure of the steps, smoothed; of one run also as it was, and with the held-out prompts where they are wanted.
+/// A panel of a metric of the steps, smoothed. For a single run, it also has the raw values and, if `with_held_out`,
+/// the losses on held-out prompts.
 fn steps(runs: &[Named], heading: &str, of: impl Fn(&Step) -> Option<f64>, with_held_out: bool) -> Option<Markup> {
     let points = |log: &Log| -> Points { log.steps.iter().filter_map(|s| Some((s.step as f64, of(s)?))).collect() };
     let smooth = |points: &[(f64, f64)]| chart::thinned(&chart::smoothed(points, points.len() / 20));
@@ -111,7 +112,7 @@ fn steps(runs: &[Named], heading: &str, of: impl Fn(&Step) -> Option<f64>, with_
     panel(heading, Some(chart::legend(&keys)), chart::curves(&name, &curves, &marks))
 }
 
-/// A figure of the steps that is no measurement.
+/// A panel of a value of the steps that is not measured, such as the learning rate. It is not smoothed.
 fn exact(runs: &[Named], heading: &str, of: impl Fn(&Step) -> Option<f64>) -> Option<Markup> {
     let curves = curves(runs, |log| {
         chart::thinned(&log.steps.iter().filter_map(|s| Some((s.step as f64, of(s)?))).collect::<Points>())
@@ -119,7 +120,7 @@ fn exact(runs: &[Named], heading: &str, of: impl Fn(&Step) -> Option<f64>) -> Op
     panel(heading, None, chart::curves(&format!("{heading} over training steps"), &curves, &[]))
 }
 
-/// A figure of the held-out prompts.
+/// A panel of a metric on the held-out prompts.
 fn held_out(
     runs: &[Named],
     heading: &str,
@@ -159,12 +160,12 @@ fn curves(runs: &[Named], points: impl Fn(&Log) -> Points) -> Vec<Curve> {
     runs.iter().enumerate().map(curve).collect()
 }
 
-/// The colour of a run.
+/// CSS class that sets the colour of the i-th run.
 fn class(runs: &[Named], i: usize) -> String {
     if runs.len() == 1 { "tuned".into() } else { chart::series(i) }
 }
 
-/// Nothing where there is no chart.
+/// A panel with a heading and a chart; `None` if there is no chart.
 fn panel(heading: &str, legend: Option<Markup>, chart: Option<Markup>) -> Option<Markup> {
     let chart = chart?;
     Some(html! {
