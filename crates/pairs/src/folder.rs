@@ -1,4 +1,4 @@
-//! Images with text files beside them, lists and shards, anywhere in a folder.
+//! Reads the pairs in a folder and its subfolders: images with text files beside them, lists and shards.
 
 use crate::{
     found::{Found, captions_of_text, extension, is_image},
@@ -13,13 +13,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Lists that stand for their folder, as they are called: Hugging Face's, and the miniature world's.
+/// File names of lists that replace the other files of their folder: those of Hugging Face and of the miniature world.
 const LISTS: [&str; 4] = ["metadata.jsonl", "scenes.jsonl", "metadata.csv", "metadata.tsv"];
 
-/// The endings of text files with captions; the first that is there counts. The second is sd-scripts'.
+/// Extensions of text files with captions. The first one that exists is used. The second is that of sd-scripts.
 const TEXTS: [&str; 2] = ["txt", "caption"];
 
-/// The files of one stem.
+/// The files with the same stem.
 #[derive(Default)]
 struct Stem {
     images: Vec<PathBuf>,
@@ -47,7 +47,7 @@ pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
     }
     for Stem { images, texts } in stems.into_values() {
         let captions = match texts.into_iter().flatten().next() {
-            // a text about something else may be in any encoding
+            // not read, since a text about something else may be in any encoding
             Some(text) if images.is_empty() => {
                 found.captions_alone.add(text.display());
                 continue;
@@ -69,7 +69,7 @@ pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
     Ok(())
 }
 
-/// Of sd-scripts: `metadata.json`, `meta_cap.json`, …
+/// Whether a file is metadata of sd-scripts: `metadata.json`, `meta_cap.json`, …
 fn is_metadata(file: &Path) -> bool {
     file.file_name().is_some_and(|name| name.to_string_lossy().to_lowercase().starts_with("meta"))
 }
@@ -78,15 +78,16 @@ fn is_metadata(file: &Path) -> bool {
 #[derive(Default)]
 struct Files {
     files: Vec<PathBuf>,
-    /// Each in the place of all files of its folder.
+    /// Each list replaces all files of its folder.
     lists: Vec<PathBuf>,
 }
 
-/// Every file in a folder and its folders, sorted; hidden ones are none of ours. Of a folder with a list, the list.
+/// Every file in a folder and its subfolders, sorted. Hidden files and folders are skipped. If a folder has a list,
+/// only the list is taken.
 fn files(folder: &Path) -> Result<Files> {
     let mut all = Files::default();
     let mut folders = vec![folder.to_owned()];
-    let mut seen = HashSet::new(); // links may lead back
+    let mut seen = HashSet::new(); // links may form cycles
     while let Some(folder) = folders.pop() {
         if !seen.insert(folder.canonicalize().map_err(Error::io(&folder))?) {
             continue;

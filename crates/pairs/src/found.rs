@@ -1,4 +1,4 @@
-//! Pairs as they are found, whatever in.
+//! Collects pairs from all kinds of sources.
 
 use crate::source::Source;
 use anyhow::{Result, bail};
@@ -12,13 +12,13 @@ pub struct Pair {
     pub(crate) source: Source,
 }
 
-/// Pairs as they are found, and what has no partner.
+/// The pairs found so far, and the images and captions without a partner.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) pairs: Vec<Pair>,
     pub(crate) images_alone: Tally,
     pub(crate) captions_alone: Tally,
-    /// That are neither.
+    /// Files that are neither images nor captions.
     pub(crate) other_files: Tally,
 }
 
@@ -30,7 +30,7 @@ impl Found {
         self.pairs.extend(captions.iter().map(|caption| Pair { caption: caption.clone(), source: source.clone() }));
     }
 
-    /// Is there anything without a partner?
+    /// Whether there is an image or a caption without a partner.
     pub(crate) fn alone(&self) -> bool {
         self.images_alone.count + self.captions_alone.count > 0
     }
@@ -47,7 +47,7 @@ impl fmt::Display for Found {
     }
 }
 
-/// How many there were, and the name of the first.
+/// A count, and the name of the first item.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Tally {
     pub(crate) count: usize,
@@ -63,19 +63,19 @@ impl Tally {
     }
 }
 
-/// In lower case; empty where there is none.
+/// The extension of a path in lower case; empty if there is none.
 pub(crate) fn extension(path: &Path) -> String {
     path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
 }
 
-/// The endings of images that can be decoded.
+/// Extensions of images that can be decoded.
 pub(crate) const IMAGES: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
 pub(crate) fn is_image(extension: &str) -> bool {
     IMAGES.contains(&extension)
 }
 
-/// The captions of a text file: a line each.
+/// The captions of a text file, one per line.
 pub(crate) fn captions_of_text(bytes: &[u8]) -> Result<Vec<String>> {
     if let Some(what) = text::mistaken(bytes) {
         bail!("{what}");

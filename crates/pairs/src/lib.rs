@@ -17,28 +17,31 @@ use models::Error;
 use std::path::Path;
 use tch::Tensor;
 
-/// At least one pair, in the order of the list, or of the names.
+/// A set of at least one pair, in the order of the list or of the names.
 #[derive(Debug)]
 pub struct Pairs {
     pairs: Vec<Pair>,
 }
 
 impl Pairs {
-    /// Opens one of these; an image with several captions makes several pairs.
-    /// - A folder with `metadata.jsonl` or `metadata.csv` (Hugging Face's image folder), or `scenes.jsonl` (the miniature world): as
-    ///   that list. So is a folder in it.
-    /// - Any other folder: all its images, those of its folders too, with a caption a line in a `.txt` or `.caption` file of the
-    ///   same stem, and all its `.tar` shards; where no image has a caption so, as the metadata of sd-scripts in it (`meta*.json`).
-    /// - A `.jsonl` list: an object a line, with `image`, `file_name` or `file` relative to the list, and `caption`, `text`,
-    ///   `captions`, `prompt`, `description` or `tags`, each of them a string or a list of strings; `.csv` and `.tsv` with such columns.
-    /// - A `.json` of sd-scripts: an object by the images' names, with or without their ending; or an array of such objects.
-    /// - A `.tar` shard of a WebDataset: `KEY.jpg`, `.jpeg`, `.png` or `.webp`, with a caption a line in `KEY.txt`, or
-    ///   with `KEY.json` that has the caption as a line of a list has it.
+    /// Opens one of the following. An image with several captions makes several pairs.
+    /// - A folder with `metadata.jsonl`, `metadata.csv` or `metadata.tsv` (Hugging Face's image folder), or with
+    ///   `scenes.jsonl` (the miniature world): that list is read. The same holds for subfolders.
+    /// - Any other folder: all images in it and its subfolders, with captions in a `.txt` or `.caption` file of the
+    ///   same stem, one per line; and all its `.tar` shards. If no image has a caption in this way, the metadata of
+    ///   sd-scripts in it (`meta*.json`) are read.
+    /// - A `.jsonl` list with an object per line. Its key `image`, `file_name` or `file` is relative to the list. Its
+    ///   key `caption`, `text`, `captions`, `prompt`, `description` or `tags` has a string or a list of strings. Also
+    ///   `.csv` and `.tsv` tables with such columns.
+    /// - A `.json` file of sd-scripts: an object with the images' names as keys, with or without their extension; or an
+    ///   array of objects like the lines of a list.
+    /// - A `.tar` shard of a WebDataset: `KEY.jpg`, `.jpeg`, `.png` or `.webp`, with captions in `KEY.txt`, one per
+    ///   line, or in `KEY.json`, as in a line of a list.
     ///
     /// Images without a caption and captions without an image are left out, with one warning for all of them.
     ///
     /// # Errors
-    /// Not a single pair; a list, a text or a shard that cannot be read.
+    /// There is no pair, or a list, a text or a shard cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
         let found = find(path)?;
         if found.pairs.is_empty() {
@@ -63,7 +66,7 @@ impl Pairs {
         self.pairs.len()
     }
 
-    /// Never; an opened set has a pair.
+    /// Always false: an opened set has at least one pair.
     pub fn is_empty(&self) -> bool {
         self.pairs.is_empty()
     }
@@ -72,26 +75,29 @@ impl Pairs {
         &self.pairs
     }
 
+    /// The caption of pair `i`.
+    ///
     /// # Panics
-    /// Where `i` is not below [`Self::len`]; so do the other functions of `i`.
+    /// If `i` is not below [`Self::len`]. The same holds for the other functions with `i`.
     pub fn caption(&self, i: usize) -> &str {
         &self.pairs[i].caption
     }
 
-    /// The image upright and in RGB, over white where it is transparent.
+    /// The image of pair `i`: upright, in RGB, with transparent parts over white.
     ///
     /// # Errors
-    /// A file that is gone or broken, by its name.
+    /// The file is missing or broken. The error has its name.
     pub fn image(&self, i: usize) -> Result<Image> {
         self.pairs[i].source.image()
     }
 
-    /// The name of the image's file; that of its place in a shard.
+    /// The path of the image's file; in a shard, the shard's path and the member's name.
     pub fn name(&self, i: usize) -> String {
         self.pairs[i].source.to_string()
     }
 
-    /// `[3, H, W]`, single precision, 0..1: the middle of the image, which covers the size.
+    /// The image of pair `i` as a tensor `[3, H, W]`, single precision, 0..1: cropped to the largest centred part with
+    /// the aspect ratio of `size`, and resized to `size`.
     pub fn tensor(&self, i: usize, size: Size) -> Result<Tensor> {
         images::decode::cover(&self.image(i)?, size)?.tensor()
     }

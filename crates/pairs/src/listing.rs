@@ -9,12 +9,13 @@ use models::{Error, json, text};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// Ours, Hugging Face's, the miniature world's; the first of them that a line has counts.
+/// Keys of the image's name: this program's, Hugging Face's, and the miniature world's. The first key that a line has
+/// is used.
 const IMAGE: [&str; 3] = ["image", "file_name", "file"];
-/// The last is sd-scripts', for images that nobody has captioned.
+/// Keys of the captions. The last is that of sd-scripts for images without a caption.
 const CAPTION: [&str; 6] = ["caption", "text", "captions", "prompt", "description", "tags"];
 
-/// A list by its ending: `.jsonl`, `.csv`, `.tsv` or `.json`.
+/// Reads a list. Its extension decides the format: `.jsonl`, `.csv`, `.tsv` or `.json`.
 pub(super) fn read(path: &Path, found: &mut Found) -> Result<()> {
     match extension(path).as_str() {
         "csv" => table(path, b',', found),
@@ -35,7 +36,7 @@ fn lines(path: &Path, found: &mut Found) -> Result<()> {
     Ok(())
 }
 
-/// A column for the image and one for the caption, by their names in the first line.
+/// Reads a table. The names in the first line tell the columns of the image and of the caption.
 fn table(path: &Path, delimiter: u8, found: &mut Found) -> Result<()> {
     let text = text::read(path)?;
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(text.as_bytes());
@@ -45,7 +46,7 @@ fn table(path: &Path, delimiter: u8, found: &mut Found) -> Result<()> {
     let Some(image) = column(&IMAGE) else {
         bail!("{}: no column with the images' names; it is called file_name, in the first line", path.display());
     };
-    // one that is called otherwise is meant where there is no other
+    // of two columns, the one that is not the image is the caption, whatever its name
     let caption = column(&CAPTION).or((names.len() == 2).then_some(1 - image.min(1)));
     let Some(caption) = caption else {
         bail!("{}: no column with captions; it is called text, in the first line", path.display());
@@ -59,7 +60,8 @@ fn table(path: &Path, delimiter: u8, found: &mut Found) -> Result<()> {
     Ok(())
 }
 
-/// An object by the images' names, which sd-scripts writes without their ending; or an array of a list's lines.
+/// Reads an object with the images' names as keys, which sd-scripts writes without their extension; or an array of
+/// objects like the lines of a list.
 fn metadata(path: &Path, found: &mut Found) -> Result<()> {
     let all: Value = json::from_str(&text::read(path)?).map_err(|e| Error::file(path, e.to_string()))?;
     let at = |name: &str| format!("{}: {name}", path.display());
@@ -94,7 +96,8 @@ fn add(list: &Path, name: &str, captions: &[String], found: &mut Found) {
     }
 }
 
-/// The file of that name: as it stands, with the ending of an image, or where the list was moved with its images.
+/// The file of an image that a list names: with this name, or with the extension of an image added; otherwise right
+/// beside the list, for lists that were moved with their images.
 fn image(folder: &Path, name: &str) -> Option<PathBuf> {
     let name = name.replace('\\', "/");
     let places = [folder.join(&name), folder.join(Path::new(&name).file_name()?)];
@@ -120,12 +123,12 @@ fn parse(line: &Map<String, Value>) -> Result<(String, Vec<String>)> {
 
 pub(super) fn object(json: &[u8]) -> Result<Map<String, Value>> {
     let text = text::decode(json).map_err(|(_, what)| anyhow::anyhow!("{what}"))?;
-    // the line is the file's, not the parser's
+    // for a line of a list, the parser's `line 1` would be misleading
     json::from_str(text.trim())
         .map_err(|e| anyhow::anyhow!("{}", e.to_string().replace(" at line 1 column", ", column")))
 }
 
-/// What an object says about its image; empty where it says nothing.
+/// The captions in an object; empty if there are none.
 pub(super) fn captions(object: &Map<String, Value>) -> Result<Vec<String>> {
     let Some((key, value)) = first(object, &CAPTION) else { return Ok(vec![]) };
     let texts = match value {

@@ -1,5 +1,5 @@
-//! A WebDataset shard: a tar file in which the members of one sample share a key. It is read through once, without the
-//! images, and never unpacked.
+//! A WebDataset shard: a tar file in which the members of one sample share a key. It is read once, without the images,
+//! and never unpacked.
 
 use crate::{
     found::{Found, captions_of_text, is_image},
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use models::Error;
 use std::{collections::BTreeMap, fs, io::Read, path::Path, sync::Arc};
 
-/// The members of one key; of the texts, the name and the bytes.
+/// The members with the same key. Texts have their name and bytes.
 #[derive(Default)]
 struct Sample {
     images: Vec<Source>,
@@ -39,7 +39,7 @@ pub(super) fn read(path: &Path, found: &mut Found) -> Result<()> {
     Ok(())
 }
 
-/// By their keys.
+/// The samples of a shard by their keys.
 fn samples(path: &Path) -> Result<BTreeMap<String, Sample>> {
     let broken = |e: std::io::Error| Error::file(path, format!("not a whole tar file: {e}"));
     let file = fs::File::open(path).map_err(Error::io(path))?;
@@ -77,7 +77,8 @@ fn samples(path: &Path) -> Result<BTreeMap<String, Sample>> {
     Ok(samples)
 }
 
-/// As WebDataset has it: the key of a name ends at the first dot after the last slash. Hidden files have none.
+/// Splits a member's name into its key and its extension. As in WebDataset, the key ends at the first dot after the
+/// last slash. Hidden files have no key.
 fn key(name: &str) -> Option<(String, String)> {
     let name = name.strip_prefix("./").unwrap_or(name);
     let start = name.rfind('/').map_or(0, |slash| slash + 1);

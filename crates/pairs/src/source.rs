@@ -1,4 +1,4 @@
-//! Where the bytes of an image lie: a file, or a part of a shard.
+//! Where the bytes of an image are: a file, or a part of a shard.
 
 use anyhow::Result;
 use images::{Image, decode};
@@ -46,7 +46,7 @@ impl Source {
     }
 }
 
-/// The file, and the member of it.
+/// The path of the file; for a shard, also the name of the member.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! Every layout that can be opened, and what is said where one cannot.
+//! Tests of every layout that can be opened, and of the errors for others.
 
 use super::*;
 use std::{
@@ -25,7 +25,7 @@ impl Folder {
         path
     }
 
-    /// An image of one colour, grey of that value, in the format of its name.
+    /// Writes an image that is uniformly grey of this value, in the format of its extension.
     fn image(&self, name: &str, value: u8) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -96,7 +96,7 @@ fn images_beside_texts() {
     assert!((6..8).all(|i| pairs.image(i).unwrap().pixels[0].abs_diff(90) < 3));
 }
 
-/// A link that leads back to its folder is not followed for ever.
+/// A link to a parent folder is not followed endlessly.
 #[test]
 #[cfg(unix)]
 fn links() {
@@ -122,13 +122,13 @@ fn lists() {
     let list = folder.write("list.jsonl", &lines);
     let expected = [("a", 1), ("one", 2), ("two", 2), ("by its whole path", 2)];
     assert_eq!(all(&Pairs::open(&list).unwrap()), expected);
-    // Hugging Face's name for it: the folder will do
+    // if the list has Hugging Face's name, its folder can be opened
     folder.write("metadata.jsonl", &lines);
     folder.write("images/a.txt", "not asked");
     assert_eq!(all(&Pairs::open(folder.0.path()).unwrap()), expected);
 }
 
-/// What sd-scripts trains on: `.caption` beside an image, or metadata by the images' names without their ending.
+/// Layouts of sd-scripts: `.caption` beside an image, or metadata by the images' names without their extension.
 #[test]
 fn of_sd_scripts() {
     let folder = Folder::new();
@@ -168,7 +168,7 @@ fn of_sd_scripts() {
     }
 }
 
-/// Hugging Face's image folder, with a table, whatever the column of captions is called, and a folder for each split.
+/// Hugging Face's image folder with a table, whose caption column may have any name, and with a folder for each split.
 #[test]
 fn tables() {
     let folder = Folder::new();
@@ -228,7 +228,7 @@ fn shards() {
     assert_eq!(all(&pairs), [("a", 1), ("b", 2), ("B", 2), ("c", 3), ("d", 3), ("e", 4)]);
 }
 
-/// The same bytes, packed or not; nor does the format of the archive matter.
+/// Pairs are the same in a folder and in a shard, whatever the format of the archive.
 #[test]
 fn shards_hold_what_folders_hold() {
     let folder = Folder::new();
@@ -344,14 +344,14 @@ fn broken_images_are_named() {
         assert!(error(i).contains(&format!("{name}broken image")), "{}", error(i));
     }
     assert!(pairs.image(5).is_ok());
-    // what changes after opening
+    // files that change after opening
     fs::remove_file(folder.path("a.png")).unwrap();
     assert!(error(0).contains("a.png: no such file or folder"));
     folder.write("x.tar", b"short");
     assert!(error(5).contains("x.tar: f.png is cut off; has the shard changed?"));
 }
 
-/// Whatever the format; a JPEG is the one whose decoder would fill the rest with grey.
+/// Truncated images are errors in every format. Only the decoder of JPEG would fill the rest with grey.
 #[test]
 fn images_that_are_cut_off() {
     let folder = Folder::new();
@@ -373,7 +373,7 @@ fn images_that_are_cut_off() {
         folder.write(name, [&bytes, b"something behind it".as_slice()].concat());
         assert!(pairs.image(i).is_ok(), "{name}");
     }
-    // but for the last marker, with a thumbnail before the scan that has one
+    // a JPEG that lacks only its last marker; a thumbnail before the scan has such a marker
     let mut jpeg = vec![];
     let mut encoder = ::image::codecs::jpeg::JpegEncoder::new(&mut jpeg);
     ::image::ImageEncoder::set_exif_metadata(&mut encoder, b"\xff\xd8\xff\xd9".to_vec()).unwrap();
