@@ -1,4 +1,4 @@
-//! Makes the images that are missing.
+//! Draws the images that are missing.
 
 use crate::{image_files, prompts::Prompt};
 use anyhow::{Context, Result};
@@ -14,23 +14,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What is drawn, and how.
+/// The images to draw and their settings.
 pub struct Drawing<'a> {
     pub benchmark: Benchmark,
     pub prompts: &'a [Prompt],
-    /// One for each image of a prompt.
+    /// One seed for each image of a prompt.
     pub seeds: &'a [u64],
     pub sampling: &'a Sampling,
-    /// Images at a time.
+    /// Images drawn together.
     pub batch: usize,
-    /// The LoRAs that are in the networks, and how much of each: for what an image says of itself.
+    /// The LoRAs in the networks and the strength of each; written to the metadata of the images.
     pub loras: &'a [(PathBuf, f64)],
 }
 
-/// An image that is not there yet.
+/// An image that does not exist yet.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Missing {
-    /// Which of the prompts, and which of its images.
+    /// Index of the prompt; `index`: number of the image among the prompt's images, from 0.
     prompt: usize,
     index: usize,
 }
@@ -42,10 +42,11 @@ struct Job<'a> {
 }
 
 impl Drawing<'_> {
-    /// Those that are not there yet: the first of every prompt, then the second. So a drawing that was stopped has some of every prompt.
+    /// The images that do not exist yet: the first image of every prompt, then the second, and so on. So a drawing that
+    /// was stopped has some images of every prompt.
     ///
     /// # Errors
-    /// Those of [`image_files::path`].
+    /// The same as [`image_files::path`].
     pub fn missing(&self, folder: &Path) -> Result<Vec<Missing>> {
         let mut all = vec![];
         for index in 0..self.seeds.len() {
@@ -65,10 +66,11 @@ impl Drawing<'_> {
         Ok(Job { prompt, seed: self.seeds[missing.index], path })
     }
 
-    /// Draws those, every rank its share of one list. Each file is whole or not there; what was stopped leaves the others missing.
+    /// Draws the missing images; every rank draws its share of the list. A file is written whole or not at all. After a
+    /// stop, the images that were not drawn are still missing.
     ///
     /// # Errors
-    /// Those of drawing and writing.
+    /// An image that cannot be drawn or written; an interruption.
     #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
@@ -82,12 +84,12 @@ impl Drawing<'_> {
     ) -> Result<()> {
         let jobs = missing.iter().map(|missing| self.job(folder, missing)).collect::<Result<Vec<_>>>()?;
         if group.leads() {
-            // rank 0 looks for the images later on: what it has made itself, it sees at once on a network file system, too
+            // rank 0 reads the folders later; on a network file system it sees at once what it has made itself
             for job in &jobs {
                 let parent = job.path.parent().unwrap_or(folder);
                 fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
                 if self.benchmark == Benchmark::Geneval {
-                    write_metadata(folder, job.prompt)?; // the images of a prompt may be of several ranks
+                    write_metadata(folder, job.prompt)?; // the images of one prompt may be drawn by several ranks
                 }
             }
         }
@@ -111,11 +113,11 @@ impl Drawing<'_> {
                     .save(&job.path, &[("parameters", &settings), ("prompt", prompt), ("seed", &seed.to_string())])?;
             }
         }
-        group.barrier() // all images are there
+        group.barrier() // all images exist now
     }
 }
 
-/// What stands beside a prompt's images in GenEval.
+/// Writes `metadata.jsonl` beside the prompt's images, as GenEval expects.
 fn write_metadata(folder: &Path, prompt: &Prompt) -> Result<()> {
     let path = folder.join(format!("{:05}", prompt.number)).join("metadata.jsonl");
     let metadata = prompt.tasks.iter().find_map(|task| match task {

@@ -1,4 +1,4 @@
-//! How a benchmark calls its images: where new ones go, and which prompts those of a folder are of.
+//! File names of a benchmark's images: where new images go, and which prompts the images of a folder belong to.
 
 use crate::prompts::{Prompt, Task};
 use anyhow::{Context, Result, bail};
@@ -15,34 +15,34 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Endings of images that are read; new ones are PNG.
+/// Extensions of images that are read; new images are PNG.
 const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
-/// An image of a prompt that is there.
+/// An existing image of a prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {
-    /// Of which of the prompts.
+    /// Index of the prompt.
     pub prompt: usize,
-    /// Which of the prompt's images, from 0.
+    /// Number of the image among the prompt's images, from 0.
     pub index: u64,
     /// Relative to the folder.
     pub file: PathBuf,
 }
 
-/// The images that a folder has of a benchmark's prompts.
+/// The images of a benchmark's prompts in a folder.
 pub struct Gallery<'a> {
     pub folder: &'a Path,
     pub benchmark: Benchmark,
     pub prompts: &'a [Prompt],
-    /// Index by index, in the order of the prompts.
+    /// Sorted by the images' index, then in the order of the prompts.
     pub found: Vec<Found>,
 }
 
 impl<'a> Gallery<'a> {
-    /// Looks which images are there; other files are passed over.
+    /// Lists the images of a folder; other files are ignored.
     ///
     /// # Errors
-    /// A folder that cannot be read; one whose GenEval metadata are of other prompts.
+    /// A folder that cannot be read; GenEval metadata that belong to other prompts.
     pub fn open(folder: &'a Path, benchmark: Benchmark, prompts: &'a [Prompt]) -> Result<Self> {
         let mut found = match benchmark {
             Benchmark::T2iCompbench => of_t2i_compbench(folder, prompts)?,
@@ -57,7 +57,7 @@ impl<'a> Gallery<'a> {
         &self.prompts[found.prompt]
     }
 
-    /// What is known of an image without opening it.
+    /// What is known about an image without opening it.
     pub fn subject(&self, found: &Found) -> Subject {
         let prompt = self.prompt(found);
         Subject {
@@ -74,20 +74,20 @@ impl<'a> Gallery<'a> {
         }
     }
 
-    /// The images by what is to be known of each.
+    /// Each image with each task of its prompt.
     pub fn tasks(&self) -> impl Iterator<Item = (&Found, &'a Task)> {
         self.found.iter().flat_map(|found| self.prompt(found).tasks.iter().map(move |task| (found, task)))
     }
 }
 
-/// An image as it is scored.
+/// An image that was read for scoring.
 pub struct Opened {
     pub image: Image,
-    /// That it says it was drawn from.
+    /// The seed in the image's metadata, if any.
     pub seed: Option<u64>,
     /// See [`models::digest`].
     pub digest: String,
-    /// The file as it is.
+    /// The bytes of the file.
     pub bytes: Vec<u8>,
 }
 
@@ -101,10 +101,10 @@ pub fn open(path: &Path) -> Result<Opened> {
     Ok(Opened { image, seed, digest, bytes })
 }
 
-/// Where a prompt's `index`-th image goes, within the folder.
+/// The path of a prompt's `index`-th image (from 0), relative to the folder.
 ///
 /// # Errors
-/// A prompt or an id that no file can be called by.
+/// A prompt or an id that cannot be a file name.
 pub fn path(benchmark: Benchmark, prompt: &Prompt, index: u64) -> Result<PathBuf> {
     Ok(match benchmark {
         Benchmark::T2iCompbench => {
@@ -125,8 +125,9 @@ pub fn path(benchmark: Benchmark, prompt: &Prompt, index: u64) -> Result<PathBuf
     })
 }
 
-/// `color/a red dog_000012.png`, or in `color/samples`. The number behind the prompt says which of several prompts with the same words
-/// an image is of, and which of that prompt's ten it is. Where one has another number, a prompt's images count in the order of theirs.
+/// Finds `color/a red dog_000012.png`, also in `color/samples`. The number after the prompt tells prompts with the same
+/// text apart, and which of the prompt's ten images it is. If a file of a prompt has a number that does not fit, the
+/// images of that prompt are counted in the order of their numbers.
 fn of_t2i_compbench(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
     let mut categories: Vec<&str> = prompts.iter().map(|p| p.category.as_str()).collect();
     categories.dedup();
@@ -134,7 +135,7 @@ fn of_t2i_compbench(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
     for category in categories {
         let mut by_text = HashMap::<&str, Vec<usize>>::new();
         for (i, prompt) in prompts.iter().enumerate().filter(|(_, p)| p.category == category) {
-            // up to its first `_`, as the name is read back
+            // only up to the first `_`, which is where the file name is cut
             by_text.entry(prompt.text.split('_').next().unwrap_or(&prompt.text)).or_default().push(i);
         }
         let mut files = BTreeMap::<usize, Vec<(u64, PathBuf)>>::new();
@@ -160,7 +161,7 @@ fn of_t2i_compbench(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
     Ok(all)
 }
 
-/// `ID_00.png`, `ID_01.png`, …, or `ID.png` alone.
+/// Finds `ID_00.png`, `ID_01.png`, …, or a single `ID.png`.
 fn by_id(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
     let places: HashMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
     let mut all = BTreeMap::new();
@@ -179,7 +180,7 @@ fn by_id(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
     Ok(all.into_iter().map(|((prompt, index), file)| Found { prompt, index, file }).collect())
 }
 
-/// `00003/samples/0001.png`, beside `00003/metadata.jsonl`.
+/// Finds `00003/samples/0001.png` beside `00003/metadata.jsonl`.
 fn of_geneval(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
     let places: HashMap<u64, usize> = prompts.iter().enumerate().map(|(i, p)| (p.number, i)).collect();
     let mut all = vec![];
@@ -200,7 +201,7 @@ fn of_geneval(folder: &Path, prompts: &[Prompt]) -> Result<Vec<Found>> {
     Ok(all)
 }
 
-/// Names of the images of a folder; none where there is no such folder.
+/// Names of the images in a folder; empty if the folder does not exist.
 fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
     if !folder.exists() {
         return Ok(vec![]);
@@ -282,7 +283,7 @@ mod tests {
                 (0, 0, "color/a cat_1234567.png".into()),
                 (1, 0, "color/samples/a red dog_000004.jpg".into()),
                 (1, 1, "color/samples/a red dog_000005.png".into()),
-                (2, 1, "color/a cow_000021.png".into()), // by its number: the first one is not there
+                (2, 1, "color/a cow_000021.png".into()), // by its number: the first image does not exist
                 (2, 9, "color/a cow_000029.png".into()),
             ]
         );

@@ -1,4 +1,4 @@
-//! The networks that look at images, and which of them are needed.
+//! The networks that judge images, and which of them are needed.
 
 mod colours;
 mod detector;
@@ -21,7 +21,7 @@ use std::{
 };
 use tch::{Device, Kind, Tensor};
 
-/// A network, or where one is asked.
+/// A network that judges images, or an endpoint that runs one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Judge {
     Vqa,
@@ -43,12 +43,12 @@ impl fmt::Display for Judge {
     }
 }
 
-/// What these prompts need.
+/// The judges that these prompts need.
 pub fn needed(prompts: &[Prompt]) -> BTreeSet<Judge> {
     prompts.iter().flat_map(|prompt| &prompt.tasks).flat_map(|task| task.judges()).collect()
 }
 
-/// Where the networks lie; those that are needed.
+/// Paths of the networks that are needed.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
     pub vqa: Option<PathBuf>,
@@ -58,7 +58,7 @@ pub struct Places {
     pub endpoint: Option<EndpointSettings>,
 }
 
-/// The networks, opened.
+/// The opened networks.
 pub struct Judges {
     pub vqa: Option<Vqa>,
     pub clip: Option<ClipScore>,
@@ -71,7 +71,7 @@ pub struct Judges {
 
 impl Judges {
     /// # Errors
-    /// Folders that hold no such network.
+    /// A folder without such a network.
     pub fn open(places: Places, threshold: f64, kind: Kind, device: Device, interrupt: &Interrupt) -> Result<Self> {
         let at = |place: Option<PathBuf>| place.map(|folder| (folder.clone(), folder.display().to_string()));
         let vqa = at(places.vqa).map(|(f, name)| Vqa::open(&f, kind, device).context(name)).transpose()?;
@@ -90,13 +90,13 @@ impl Judges {
         Ok(Self { vqa, clip, detector, sentences, endpoint, threshold })
     }
 
-    /// The detector's one threshold, for all of GenEval.
+    /// One threshold for all tasks of GenEval.
     pub fn thresholds(&self) -> Thresholds {
         Thresholds { present: self.threshold, counted: self.threshold }
     }
 }
 
-/// How like an answer is to its choices. Every text is embedded once: most choices are there many times.
+/// Similarity of an answer to the choices. Every text is embedded once, because most choices occur many times.
 pub struct Sentences {
     embedder: SentenceEmbedder,
     known: RefCell<HashMap<String, Tensor>>,
@@ -108,7 +108,7 @@ impl Sentences {
         Ok(Self { embedder, known: RefCell::default() })
     }
 
-    /// `[B, D]`, each row of length 1
+    /// Embeddings `[B, D]`, each row of length 1.
     fn embed(&self, texts: &[&str]) -> Result<Tensor> {
         let mut known = self.known.borrow_mut();
         let mut new: Vec<&str> = texts.iter().copied().filter(|text| !known.contains_key(*text)).collect();

@@ -1,7 +1,8 @@
-//! A benchmark, from its prompts to its table: [`prompts`] says what is drawn and what is asked about it, [`images`] how the files are
-//! called, [`draw`] makes those that are missing, [`judges`] holds the networks that look, and [`scoring`] goes through the images.
+//! Runs a benchmark from its prompts to its table: [`prompts`] says what is drawn and what is asked about it,
+//! [`image_files`] names the files, [`draw`] makes the missing images, [`judges`] holds the networks that judge them,
+//! and [`scoring`] scores all images.
 //!
-//! The rules are those of the crate `benchmarks`; the networks those of the crate `models`.
+//! The scoring rules are in the crate `benchmarks`, the networks in the crate `models`.
 
 pub mod draw;
 pub mod image_files;

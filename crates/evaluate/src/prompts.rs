@@ -1,4 +1,4 @@
-//! What is drawn, and what is asked about it.
+//! The prompts of the benchmarks and how their images are scored.
 
 mod dsg;
 mod geneval;
@@ -22,12 +22,12 @@ use std::{
 /// A prompt of a benchmark.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prompt {
-    /// As the benchmark calls it, or its number in its file.
+    /// Id in the benchmark, or the number of the prompt in its file.
     pub id: String,
     pub category: String,
     pub kind: Option<Kind>,
     pub text: String,
-    /// In its file, from 0.
+    /// Position in its file, from 0.
     pub number: u64,
     pub tasks: Vec<Task>,
 }
@@ -37,9 +37,9 @@ pub struct Prompt {
 pub enum Task {
     /// A question for each noun phrase (BLIP-VQA).
     Attributes(Vec<String>),
-    /// Between the image and this text (CLIP).
+    /// Similarity of the image and this text (CLIP).
     Similarity(String),
-    /// Where two things lie.
+    /// Relative position of two objects.
     Places {
         objects: Option<[String; 2]>,
         locality: Option<Locality>,
@@ -51,19 +51,20 @@ pub enum Task {
     YesOrNo(Item, Rule),
     /// Objects, counts, colours, positions (GenEval).
     Clauses(Metadata),
-    /// What the prompt's other tasks ask, of a network that a server runs; the whole prompt where they ask nothing.
+    /// Asks the questions of the prompt's other tasks to a network behind an endpoint; if they have no questions, asks
+    /// about the whole prompt.
     SecondOpinion,
 }
 
-/// Which prompts, and what beside the benchmark's own metrics.
+/// Which prompts to use, and which metrics besides the benchmark's own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
     pub benchmark: Benchmark,
-    /// The folder with the benchmark's prompt files, or the file.
+    /// The folder with the benchmark's prompt files, or one file.
     pub path: PathBuf,
-    /// None: all that can be scored.
+    /// Empty: all categories that can be scored.
     pub categories: Vec<String>,
-    /// The first prompts of each category; absent: all.
+    /// Use only this many first prompts of each category; absent: all.
     pub limit: Option<usize>,
     pub second_opinion: bool,
 }
@@ -81,22 +82,22 @@ impl Task {
         }
     }
 
-    /// What is needed to do it.
+    /// The judges that this task needs.
     pub fn judges(&self) -> BTreeSet<Judge> {
         match self {
             Self::Attributes(_) | Self::YesOrNo(..) => [Judge::Vqa].into(),
             Self::Choices(_) => [Judge::Vqa, Judge::Sentences].into(),
             Self::Similarity(_) => [Judge::Clip].into(),
             Self::Places { .. } | Self::Counts(_) => [Judge::Detector].into(),
-            // colours are told by CLIP
+            // CLIP classifies colours
             Self::Clauses(_) => [Judge::Detector, Judge::Clip].into(),
             Self::SecondOpinion => [Judge::Endpoint].into(),
         }
     }
 }
 
-/// The prompts of a benchmark, with their tasks. Every prompt has CLIP's cosine among them, which is of another family than the
-/// captioner that a run is rewarded by.
+/// Reads the prompts of a benchmark, with their tasks. Every prompt has CLIP's cosine among its tasks, because CLIP is
+/// of another family than the captioner that gives the reward in training.
 ///
 /// # Errors
 /// Files that cannot be read; a category that the benchmark does not have.
@@ -135,7 +136,7 @@ pub fn read(choice: &Choice) -> Result<Vec<Prompt>> {
     Ok(prompts)
 }
 
-/// The file itself, or in a folder one of these names, or the only one that ends so.
+/// The file itself; for a folder, a file with one of these names in it, or the only one whose name ends with `ending`.
 fn file(path: &Path, names: &[&str], ending: &str) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());

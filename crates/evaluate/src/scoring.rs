@@ -1,4 +1,4 @@
-//! Goes through the images of a folder: each is looked at, and what was answered is written down, an image at a time.
+//! Scores the images of a folder. The answers are written to a file, one image at a time.
 
 mod answer;
 mod look;
@@ -23,23 +23,24 @@ use ranks::{ProcessGroup, interrupt::Interrupt};
 use shot::Shot;
 use std::time::Instant;
 
-/// The name of the file of lines.
+/// Name of the file of scores.
 pub const SCORES: &str = "scores.jsonl";
 
-/// A folder of images, and who scores them.
+/// A folder of images and the judges that score them.
 pub struct Scoring<'a> {
     pub gallery: &'a Gallery<'a>,
     pub judges: &'a Judges,
-    /// Images that a network looks at together.
+    /// Images that a network sees in one batch.
     pub batch: usize,
 }
 
 impl Scoring<'_> {
-    /// Scores what is not scored yet, every rank its share; nothing is scored twice. The lines of an image are written when it is
-    /// done, so a scoring that is stopped goes on with the next image. What is scored is known when [`Scored::read`] is called again.
+    /// Scores the images that are not scored yet; every rank scores its share. The lines of an image are written when
+    /// it is finished, so a scoring that was stopped continues with the next image. Call [`Scored::read`] again to get
+    /// the new scores.
     ///
     /// # Errors
-    /// Images that cannot be read; those of the networks; a `scores.jsonl` of another form.
+    /// Images that cannot be read; errors of the networks; a `scores.jsonl` in another format.
     pub fn run(
         &self,
         waiting: &Waiting,
@@ -72,7 +73,7 @@ impl Scoring<'_> {
             bar.inc(shots.len() as u64);
         }
         drop(log);
-        group.barrier()?; // all shares are there
+        group.barrier()?; // all shares are written now
         Ok(times)
     }
 
@@ -86,7 +87,7 @@ impl Scoring<'_> {
         })
     }
 
-    /// In the order of the images, and of the tasks of each.
+    /// Scores in the order of the images, and of the tasks of each image.
     fn score(&self, shots: &[Shot], batch: &[(&Found, Vec<&Task>)], times: &mut Times) -> Result<Vec<Image>> {
         let mut scored: Vec<((usize, Metric), Image)> = vec![];
         let mut metrics: Vec<Metric> = batch.iter().flat_map(|(_, tasks)| tasks.iter().map(|t| t.metric())).collect();

@@ -1,5 +1,5 @@
-//! `evaluation.json`: how the images of a folder came about, and who scored them. What would mix images or scores of two kinds in
-//! one folder is refused.
+//! `evaluation.json`: how the images of a folder were made, and which judges scored them. Settings that would mix two
+//! kinds of images or scores in one folder are refused.
 
 use anyhow::{Context, Result, bail};
 use benchmarks::records::Benchmark;
@@ -21,10 +21,10 @@ pub const FILE: &str = "evaluation.json";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     pub benchmark: Benchmark,
-    /// Absent where the images were there already.
+    /// Absent if the images already existed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drawing: Option<Drawing>,
-    /// Each judge's network, as it was named.
+    /// Each judge's network, as the user named it.
     pub judges: BTreeMap<String, String>,
     pub version: String,
 }
@@ -32,17 +32,17 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Drawing {
     pub model: String,
-    /// Of its weights.
+    /// Variant of the model's weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// Of a model in a single file.
+    /// Tokenizer of a model in a single file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
-    /// What was said against the model's files.
+    /// Overrides of the settings in the model's files.
     #[serde(default, skip_serializing_if = "Overrides::is_none")]
     pub overrides: Overrides,
     pub dtype: Dtype,
-    /// In the file a lone one is an object, several are a list.
+    /// In the file, one LoRA is an object and several are a list.
     #[serde(rename = "lora", default, skip_serializing_if = "Vec::is_empty", with = "one_or_many")]
     pub loras: Vec<Lora>,
     pub seeds: Vec<u64>,
@@ -53,12 +53,13 @@ pub struct Drawing {
 pub struct Lora {
     pub file: PathBuf,
     pub scale: f64,
-    /// Of the file; it may be another one by the same name.
+    /// SHA-256 of the file; another file may have the same name.
     pub sha256: String,
 }
 
 impl Drawing {
-    /// What else than the LoRA and the seeds is another thing here than there: its name, and what it was there and is here.
+    /// The settings that differ from `before`, except the LoRA and the seeds: the name of each, its old value and its
+    /// new value.
     pub fn differences(&self, before: &Self) -> Result<Vec<(&'static str, String, String)>> {
         let named = |name: &Option<String>, none: &str| name.clone().unwrap_or_else(|| none.into());
         let of = |drawing: &Self| {
@@ -90,7 +91,7 @@ impl Settings {
     /// Reads the settings of a folder, if it has any.
     ///
     /// # Errors
-    /// A file of another form.
+    /// A file in another format.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(FILE);
         if !path.exists() {
@@ -100,8 +101,8 @@ impl Settings {
         Ok(Some(serde_json::from_str(&text).with_context(|| path.display().to_string())?))
     }
 
-    /// Writes these settings, or refuses if the folder has others. Judges of earlier times stay, so that more can be added; seeds can
-    /// be added behind those that there are.
+    /// Writes these settings, or refuses if the folder has others. Judges of earlier runs are kept, so that more can be
+    /// added; seeds can be added after the existing ones.
     ///
     /// # Errors
     /// Settings that would mix two kinds of images or of scores.
@@ -124,7 +125,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Refuses what [`Settings::claim`] would refuse, and writes nothing.
+    /// Makes the checks of [`Settings::claim`] and writes nothing.
     ///
     /// # Errors
     /// Settings that would mix two kinds of images or of scores.
@@ -147,7 +148,7 @@ impl Settings {
             let one =
                 |lora: &Lora| format!("{} of the LoRA {}", lora.scale, lora.sha256.get(..8).unwrap_or(&lora.sha256));
             let loras = |loras: &[Lora]| loras.iter().map(one).collect::<Vec<_>>().join(" and ");
-            // a folder may be made with the base alone first
+            // a folder may have been made with the base model alone first
             if !then.loras.is_empty() && !now.loras.is_empty() {
                 differs("the LoRA", loras(&then.loras), loras(&now.loras))?;
             }
@@ -268,11 +269,11 @@ mod tests {
         assert_eq!(kept.drawing.as_ref().unwrap().loras, fewer.drawing.as_ref().unwrap().loras);
         assert_eq!(kept.judges.keys().collect::<Vec<_>>(), ["clip", "vqa"]);
         assert_eq!(kept.drawing.unwrap().seeds, [42, 43, 44]);
-        // another LoRA by the same name
+        // another LoRA with the same name
         fs::write(&file, "2").unwrap();
         fewer.drawing.as_mut().unwrap().loras = vec![Lora::of(&file, 0.5).unwrap()];
         assert!(fewer.claim(folder.path()).unwrap_err().to_string().contains("the LoRA was 0.5 of the LoRA 6b86b273"));
-        // two of them are a list in the file
+        // two LoRAs are a list in the file
         fewer.drawing.as_mut().unwrap().loras = vec![Lora::of(&file, 0.5).unwrap(), Lora::of(&file, 0.25).unwrap()];
         let text = serde_json::to_string(&fewer).unwrap();
         assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), fewer);

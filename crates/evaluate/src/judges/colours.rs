@@ -1,4 +1,4 @@
-//! The colour of an object, as GenEval has CLIP tell it.
+//! The colour of an object, classified by CLIP as in GenEval.
 
 use anyhow::Result;
 use benchmarks::{
@@ -8,8 +8,8 @@ use benchmarks::{
 use models::clip::ClipScore;
 use tch::{Kind, Tensor};
 
-/// The colour whose descriptions are most like the box's image. (The original also paints what is behind the object grey, by the
-/// detector's masks, which Grounding DINO does not give.)
+/// The colour whose descriptions are most similar to the image in the box. (The original also paints the background
+/// grey, using the detector's masks; Grounding DINO gives no masks.)
 pub struct ByClip<'a> {
     pub clip: &'a ClipScore,
     /// `[3, H, W]` in 0..1
@@ -37,7 +37,7 @@ impl Colours for ByClip<'_> {
 }
 
 impl ByClip<'_> {
-    /// The image within a box: whole pixels, at least one.
+    /// The part of the image in a box: whole pixels, at least one.
     fn cut(&self, object: &Detection) -> Tensor {
         let size = self.image.size();
         let side = |from: f64, to: f64, size: i64| {
@@ -76,7 +76,7 @@ mod tests {
         let seen = [object(0.0, 0.0, 9.0, 9.0), object(9.0, 9.0, 30.0, 20.0)];
         let told = colours.colours("dog", &seen.each_ref()).unwrap();
         assert_eq!(told.len(), 2);
-        // the mean of the three descriptions, by hand
+        // the embeddings of the three descriptions are averaged here
         let best = |object: &Detection| {
             let cosine = |colour: Colour| {
                 let prompts = colour_prompts("dog", colour);

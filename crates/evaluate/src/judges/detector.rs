@@ -1,16 +1,16 @@
-//! Grounding DINO's boxes, as the rules take them.
+//! Grounding DINO's boxes in the form that the scoring rules use.
 
 use anyhow::Result;
 use benchmarks::boxes::{BoundingBox, Detection};
 use models::grounding_dino::Detector;
 use tch::Tensor;
 
-/// Boxes of one label that overlap more than this (intersection over union) are one object: the detector has many queries, and several
-/// may see the same.
+/// Boxes of the same label that overlap more than this (intersection over union) are one object: several queries of the
+/// detector may find the same object.
 const SAME: f64 = 0.8;
 
-/// images `[3, H, W]` in 0..1, and what is looked for in each → what was found, in pixels of the image, the surest first. A box that
-/// fits several names counts for each of them.
+/// Detects in each image `[3, H, W]` (0..1) the names given for it. The boxes are in pixels of the image, sorted by
+/// confidence, the highest first. A box that fits several names counts for each of them.
 pub fn detect(detector: &Detector, images: &[Tensor], names: &[Vec<String>]) -> Result<Vec<Vec<Detection>>> {
     let found = detector.detect_each(images, names)?;
     let detections = found.into_iter().zip(names).map(|(found, names)| {

@@ -1,6 +1,6 @@
 //! A network behind an OpenAI-compatible endpoint (`POST URL/chat/completions` with an image in the message).
 //!
-//! Every answer is kept in a file, by model, question and image, so nothing is asked twice.
+//! Every answer is cached in a file, by model, question and image, so nothing is asked twice.
 
 mod cache;
 
@@ -16,26 +16,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The longest wait between two tries.
+/// Longest wait between two tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Tokens of an answer.
+/// Maximum tokens of an answer.
 const MOST_TOKENS: u64 = 64;
 
-/// Where and how to ask.
+/// Address and settings of the endpoint.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Up to and with the version: `http://localhost:8000/v1`
+    /// Base URL, including the version: `http://localhost:8000/v1`.
     pub url: String,
     pub model: String,
-    /// Sent as a bearer token.
+    /// API key, sent as a bearer token.
     pub key: Option<String>,
-    /// Of one request, from its beginning to its end.
+    /// Timeout of one whole request.
     pub timeout: Duration,
-    /// After the first try.
+    /// Tries after the first one fails.
     pub retries: u32,
-    /// Questions under way at once.
+    /// Questions sent at once.
     pub parallel: usize,
-    /// The file of answers.
+    /// The file that caches the answers.
     pub cache: PathBuf,
 }
 
@@ -48,7 +48,7 @@ pub struct Endpoint {
 
 /// Why a try failed.
 enum Failure {
-    /// May go by; `after`: when to try again.
+    /// A temporary failure; `after`: time to wait before the next try, if the server gave one.
     Passing {
         why: String,
         after: Option<Duration>,
@@ -58,7 +58,7 @@ enum Failure {
 
 impl Endpoint {
     /// # Errors
-    /// A URL of another form; a file of answers that cannot be read or written.
+    /// A URL that does not begin with `http://` or `https://`; a file of answers that cannot be read or written.
     pub fn new(settings: Settings, interrupt: &Interrupt) -> Result<Self> {
         if !(settings.url.starts_with("http://") || settings.url.starts_with("https://")) {
             bail!("--endpoint {}: it must begin with http:// or https://", settings.url);
@@ -68,11 +68,11 @@ impl Endpoint {
         Ok(Self { agent: config.build().into(), settings, cache, interrupt: interrupt.clone() })
     }
 
-    /// Whether somebody is there, before hours are spent on what they shall look at: asks for the list of models, which not every
-    /// server has.
+    /// Checks that the server answers, before hours are spent on drawing images. Requests the list of models; not every
+    /// server has it, so a missing list is no error.
     ///
     /// # Errors
-    /// No connection; a key that is not let in.
+    /// No connection; a key that is rejected.
     pub fn check(&self) -> Result<()> {
         let url = format!("{}/models", self.settings.url.trim_end_matches('/'));
         let mut request = self.agent.get(&url);
@@ -86,10 +86,10 @@ impl Endpoint {
         }
     }
 
-    /// An answer to each question about an image (the bytes of its file), several at once.
+    /// Returns an answer to each question about an image (the bytes of its file); several questions are sent at once.
     ///
     /// # Errors
-    /// The first question that has no answer after all tries; an interruption. Answers that came are kept.
+    /// The first question without an answer after all tries; an interruption. Answers received before are kept.
     pub fn ask_all(&self, image: &[u8], questions: &[String]) -> Result<Vec<String>> {
         let ask = |question: &String| self.ask(image, question);
         let mut answers = vec![];
@@ -132,7 +132,7 @@ impl Endpoint {
         Ok(answer)
     }
 
-    /// A while, or less if it is interrupted.
+    /// Waits this long; an interruption ends the wait.
     fn pause(&self, length: Duration) -> Result<(), Interrupted> {
         let until = Instant::now() + length;
         while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
@@ -205,13 +205,13 @@ impl Endpoint {
     }
 }
 
-/// The text of a completion.
+/// The text of a completion (a JSON response).
 fn content(text: &str) -> Option<String> {
     let value: Value = serde_json::from_str(text).ok()?;
     Some(value.pointer("/choices/0/message/content")?.as_str()?.trim().to_owned())
 }
 
-/// As much of an answer as a line of an error may have.
+/// The beginning of an answer, at most 120 characters, on one line for an error message.
 fn beginning(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(120) {

@@ -5,7 +5,8 @@ use anyhow::Result;
 use benchmarks::dsg::{self, Form, Item, Rule};
 use std::path::Path;
 
-/// In the order of the file. Items that the rule cannot score are left out, with a warning, as with the benchmark's authors.
+/// The prompts in the order of the file. Items that the rule cannot score are left out with a warning, as the
+/// benchmark's authors do.
 pub fn read(path: &Path, rule: Rule) -> Result<Vec<Prompt>> {
     let form = if rule == Rule::Dpg { Form::Dpg } else { Form::Dsg };
     let read = dsg::read(path, form)?;

@@ -1,4 +1,4 @@
-//! Prompts with the clauses that must hold.
+//! GenEval: prompts with the clauses that must hold.
 
 use super::{Prompt, Task};
 use anyhow::Result;

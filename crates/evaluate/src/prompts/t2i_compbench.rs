@@ -1,4 +1,4 @@
-//! `color_val.txt` and the others.
+//! T2I-CompBench: `color_val.txt` and the other prompt files.
 
 use super::{Prompt, Task};
 use anyhow::{Result, bail};
@@ -15,7 +15,8 @@ use benchmarks::{
 use entities::Parser;
 use std::path::Path;
 
-/// The categories that are asked for, or all that the folder has. There is no depth network here, so `3d_spatial` cannot be scored.
+/// Reads the given categories, or all that the folder has. There is no depth network here, so `3d_spatial` cannot be
+/// scored.
 pub fn read(folder: &Path, categories: &[String]) -> Result<Vec<Prompt>> {
     let chosen = match categories {
         [] => there(folder)?,
@@ -60,9 +61,9 @@ fn there(folder: &Path) -> Result<Vec<Category>> {
 struct Asker<'a> {
     category: Category,
     parser: &'a Parser,
-    /// Of complex prompts.
+    /// Kinds of the complex prompts.
     kinds: Option<Kinds>,
-    /// That are counted.
+    /// Nouns that are counted.
     nouns: Option<Nouns>,
 }
 

@@ -1,11 +1,11 @@
-//! Captions with their questions.
+//! TIFA: captions with their questions.
 
 use super::{Prompt, Task};
 use anyhow::{Result, bail};
 use benchmarks::tifa::{self, Question};
 use std::{collections::BTreeMap, path::Path};
 
-/// In the order of the file.
+/// The prompts in the order of the file.
 pub fn read(path: &Path) -> Result<Vec<Prompt>> {
     let (mut prompts, mut places) = (Vec::<(Prompt, Vec<Question>)>::new(), BTreeMap::<String, usize>::new());
     for question in tifa::read(path)? {

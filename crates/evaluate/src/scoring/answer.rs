@@ -1,4 +1,4 @@
-//! What was seen, by the rules of the benchmark.
+//! Turns the networks' outputs into answers and scores, by the rules of the benchmark.
 
 use super::look::{Seen, missing};
 use crate::{
@@ -15,7 +15,7 @@ use benchmarks::{
 };
 use tch::Tensor;
 
-/// image `[3, H, W]` in 0..1
+/// `image`: `[3, H, W]` in 0..1.
 pub fn to(task: &Task, image: &Tensor, seen: Seen, judges: &Judges) -> Result<Vec<Answer>> {
     Ok(match (task, seen) {
         (Task::Attributes(questions), Seen::Probabilities(all)) => Answer::blip_vqa(questions, &all)?,
@@ -53,7 +53,7 @@ pub fn to(task: &Task, image: &Tensor, seen: Seen, judges: &Judges) -> Result<Ve
     })
 }
 
-/// `dog 0.81 (12, 30, 200, 310), cat 0.40 (…)`: whoever doubts a score can look there.
+/// Lists boxes as `dog 0.81 (12, 30, 200, 310), cat 0.40 (…)`, so that a reader can check a score.
 fn list(boxes: &[Detection]) -> String {
     if boxes.is_empty() {
         return "found nothing".into();

@@ -1,4 +1,4 @@
-//! What a network sees in some images, all at once.
+//! Runs a network on several images at once.
 
 use super::shot::Shot;
 use crate::{
@@ -11,9 +11,9 @@ use models::clip::ClipScore;
 use std::collections::BTreeSet;
 use tch::Tensor;
 
-/// Of one image.
+/// A network's output for one image.
 pub enum Seen {
-    /// Of "yes" and "no", for each question.
+    /// Probabilities of "yes" and "no", for each question.
     Probabilities(Vec<(f64, f64)>),
     /// An answer to each question.
     Words(Vec<String>),
@@ -21,7 +21,7 @@ pub enum Seen {
     Boxes(Vec<Detection>),
 }
 
-/// Images with tasks of the same sort.
+/// Runs the network on images whose tasks are all of the same kind.
 pub fn at(judges: &Judges, asked: &[(&Shot, &Task)]) -> Result<Vec<Seen>> {
     let images: Vec<Tensor> = asked.iter().map(|(shot, _)| shot.image.shallow_clone()).collect();
     let vqa = || judges.vqa.as_ref().ok_or_else(|| missing(Judge::Vqa));
@@ -64,7 +64,7 @@ fn text(task: &Task) -> &str {
     if let Task::Similarity(text) = task { text } else { "" }
 }
 
-/// What a detector is to look for, each once.
+/// The names that a detector looks for, without repetitions.
 fn names(task: &Task) -> Vec<String> {
     let all: Vec<&String> = match task {
         Task::Places { objects, .. } => objects.iter().flatten().collect(),
@@ -76,7 +76,7 @@ fn names(task: &Task) -> Vec<String> {
     all.into_iter().filter(|name| seen.insert(*name)).cloned().collect()
 }
 
-/// Images of one size go together.
+/// Cosine of each image and its text (−1..1). Images of the same size are one batch; otherwise each runs alone.
 fn cosines(clip: &ClipScore, images: &[Tensor], texts: &[&str]) -> Result<Vec<f64>> {
     if images.windows(2).all(|pair| pair[0].size() == pair[1].size()) {
         return Ok(clip.cosines(&Tensor::stack(images, 0), texts)?);

@@ -1,4 +1,4 @@
-//! What has been scored already.
+//! The scores that a folder already has.
 
 use super::{SCORES, shares};
 use crate::{
@@ -16,7 +16,7 @@ use std::{
     path::Path,
 };
 
-/// The scores of a folder, by what they are of.
+/// The scores of a folder, with their keys.
 #[derive(Default)]
 pub struct Scored {
     /// In the order of the file.
@@ -25,12 +25,12 @@ pub struct Scored {
 }
 
 impl Scored {
-    /// Reads what is written of a folder, after putting together what several ranks wrote; on the first rank alone. Scores of an image
-    /// that was replaced since are taken out: it waits again.
+    /// Reads the scores of a folder, after merging the files of all ranks. Call it on the first rank only. Scores of
+    /// images that were replaced since are removed, so those images are scored again.
     ///
     /// # Errors
-    /// A file of another form; one with the scores of other images than the folder's: of prompts that have changed since, or of files
-    /// that were called otherwise.
+    /// A file in another format; scores of other images than the folder's: the prompts have changed, or the files had
+    /// other names.
     pub fn read(gallery: &Gallery) -> Result<Self> {
         let mut scored = Self::again(gallery)?;
         scored.check(gallery)?;
@@ -48,10 +48,10 @@ impl Scored {
         Ok(scored)
     }
 
-    /// The same after more was written, without looking at the images.
+    /// Like [`Self::read`], but without opening the images; for use after more scores were written.
     ///
     /// # Errors
-    /// A file of another form.
+    /// A file in another format.
     pub fn again(gallery: &Gallery) -> Result<Self> {
         shares::merge(gallery.folder)?;
         let path = gallery.folder.join(SCORES);
@@ -60,7 +60,7 @@ impl Scored {
         Ok(Self { images, keys })
     }
 
-    /// That what is written is of the gallery's prompts and files.
+    /// Checks that the scores belong to the gallery's prompts and files.
     fn check(&self, gallery: &Gallery) -> Result<()> {
         let known: BTreeMap<Key, &Subject> = self.images.iter().map(|p| (p.key(), p.subject())).collect();
         for (found, task) in gallery.tasks() {
@@ -81,7 +81,7 @@ impl Scored {
         Ok(())
     }
 
-    /// All that is written of files that are others now, whoever asks for it: every file is read, since no time tells it surely.
+    /// Keys of all scores whose image file has changed since. Every file is read, because file times are not reliable.
     fn replaced(&self, folder: &Path) -> Result<BTreeSet<Key>> {
         let mut digests = BTreeMap::<&str, Option<String>>::new();
         let mut replaced = BTreeSet::new();
@@ -102,7 +102,7 @@ impl Scored {
         Ok(replaced)
     }
 
-    /// What is not scored yet.
+    /// The images and tasks that are not scored yet.
     pub fn waiting(&self, gallery: &Gallery) -> Waiting {
         let tasks = |found: &Found| {
             let tasks = &gallery.prompt(found).tasks;
@@ -113,7 +113,7 @@ impl Scored {
         Waiting(all.filter(|(_, tasks)| !tasks.is_empty()).collect())
     }
 
-    /// What is known of these images, in the order of the file.
+    /// The scores of the gallery's images, in the order of the file.
     pub fn of(self, gallery: &Gallery) -> Vec<Image> {
         let wanted: BTreeSet<Key> =
             gallery.tasks().map(|(found, task)| gallery.subject(found).key(task.metric())).collect();
@@ -121,7 +121,7 @@ impl Scored {
     }
 }
 
-/// Images of a gallery, by their place in it, and the places of their prompts' tasks.
+/// Indices of the gallery's images that wait for scoring, each with the indices of its prompt's tasks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Waiting(pub(super) Vec<(usize, Vec<usize>)>);
 
@@ -130,12 +130,12 @@ impl Waiting {
         self.0.is_empty()
     }
 
-    /// How many images.
+    /// Number of images.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Those that are waited for.
+    /// The judges that are needed.
     pub fn judges(&self, gallery: &Gallery) -> BTreeSet<Judge> {
         let tasks = self.0.iter().flat_map(|(found, tasks)| {
             let all = &gallery.prompt(&gallery.found[*found]).tasks;

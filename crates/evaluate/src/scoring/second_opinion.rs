@@ -1,4 +1,4 @@
-//! The same questions, asked of a network behind an endpoint.
+//! Asks the same questions to a network behind an endpoint.
 
 use super::{look::missing, shot::Shot};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 use anyhow::Result;
 use benchmarks::{records::Answer, tifa};
 
-/// What an endpoint is told about the form of its answer.
+/// Tells the endpoint the form of its answer.
 const YES_OR_NO: &str = "Answer with yes or no only.";
 
 pub fn ask<'a>(
@@ -24,7 +24,7 @@ pub fn ask<'a>(
     asked.iter().zip(prompts).map(of).collect()
 }
 
-/// The first of a prompt's tasks that asks something.
+/// The first of a prompt's tasks that has questions.
 fn task(prompt: &Prompt) -> Option<&Task> {
     let asks = |task: &&Task| match task {
         Task::Attributes(questions) => !questions.is_empty(),
@@ -80,7 +80,8 @@ fn is_yes(said: &str) -> bool {
     word.is_some_and(|word| word.eq_ignore_ascii_case("yes"))
 }
 
-/// The choice that an answer names: the whole of it, or the only one whose words are in it.
+/// The choice that an answer names: the choice that equals the whole answer, or the only choice whose words occur in
+/// it.
 fn chosen<'a>(said: &str, choices: &'a [String]) -> Option<&'a str> {
     let plain = |text: &str| -> Vec<String> {
         let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());

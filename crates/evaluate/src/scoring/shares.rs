@@ -1,5 +1,5 @@
-//! Several ranks score one folder: each writes a file of its own, and the first puts them together. What is left of a scoring that was
-//! stopped is put together before the next.
+//! Several ranks score one folder: each rank writes its own file, and the first rank merges them. Files left by a
+//! scoring that was stopped are merged before the next one.
 
 use super::SCORES;
 use anyhow::{Context, Result};
@@ -18,7 +18,7 @@ pub fn name(group: &ProcessGroup) -> String {
     if group.leads() { SCORES.into() } else { format!("{BEGINNING}{}{END}", group.rank) }
 }
 
-/// Moves what the others have written into the one file.
+/// Moves the scores of the other ranks into the one file.
 pub fn merge(folder: &Path) -> Result<()> {
     let mut shares: Vec<PathBuf> = vec![];
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {

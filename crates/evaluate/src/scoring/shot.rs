@@ -1,13 +1,13 @@
-//! An image on its way to those who score it.
+//! An image that is being scored.
 
 use benchmarks::records::Subject;
 use tch::Tensor;
 
-/// An image that is looked at.
+/// An image and what the judges need of it.
 pub struct Shot {
     pub subject: Subject,
     /// `[3, H, W]` in 0..1
     pub image: Tensor,
-    /// The file as it is, for an endpoint.
+    /// The bytes of the file, for an endpoint.
     pub bytes: Vec<u8>,
 }

@@ -1,4 +1,4 @@
-//! Where the time goes.
+//! Time spent on each part of the scoring.
 
 use std::{fmt, time::Instant};
 
@@ -8,7 +8,7 @@ pub struct Times {
     pub images: usize,
     /// Images that had been scored before.
     pub before: usize,
-    /// What, seconds, images.
+    /// Name of the part, seconds, images.
     parts: Vec<(&'static str, f64, usize)>,
 }
 
@@ -22,7 +22,7 @@ impl Times {
     }
 }
 
-/// `40 images scored in 12.3 s, 3.3 a second (60 were scored before): blip-vqa 8.0 s, 5.0 a second; …`
+/// Prints `40 images scored in 12.3 s, 3.3 a second (60 before): blip-vqa 8.0 s, 5.0 a second; …`.
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let rate = |images: usize, seconds: f64| images as f64 / seconds.max(1e-9);

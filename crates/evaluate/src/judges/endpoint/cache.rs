@@ -1,4 +1,4 @@
-//! Answers that were given, a line each.
+//! File of earlier answers, one per line.
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ struct Line {
     answer: String,
 }
 
-/// Of a question about an image, to a model.
+/// Key of a question about an image to a model.
 pub fn key(model: &str, question: &str, image: &[u8]) -> String {
     let mut hasher = Sha256::new();
     for part in [model.as_bytes(), question.as_bytes(), image] {
@@ -33,7 +33,7 @@ pub fn key(model: &str, question: &str, image: &[u8]) -> String {
 }
 
 impl Cache {
-    /// Reads what is there; a line that is cut off is left out.
+    /// Reads the answers in the file; a line that is cut off is ignored.
     pub fn open(path: &Path) -> Result<Self> {
         let name = || path.display().to_string();
         if let Some(folder) = path.parent() {

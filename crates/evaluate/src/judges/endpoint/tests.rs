@@ -5,18 +5,18 @@ use std::{
     sync::Arc,
 };
 
-/// What a server does with a request, in turn; the last for all further ones.
+/// Replies of the server, in turn; the last one is repeated.
 #[derive(Clone, Copy)]
 enum Reply {
     Status(u16, &'static str),
     Text(&'static str),
-    /// Nothing, for longer than the timeout.
+    /// No reply for longer than the timeout.
     Silence,
-    /// The connection ends.
+    /// The server closes the connection.
     HangUp,
 }
 
-/// A server that keeps the requests.
+/// A server that records the requests.
 struct Server {
     url: String,
     requests: Arc<Mutex<Vec<(String, Value)>>>,
@@ -124,7 +124,7 @@ fn what_goes_by_is_tried_again() {
 fn an_interruption_is_heard() {
     let (folder, server) = (tempfile::tempdir().unwrap(), Server::new(&[Reply::Status(500, "busy")]));
     let mut endpoint = server.endpoint(folder.path());
-    endpoint.settings.retries = u32::MAX; // for ever
+    endpoint.settings.retries = u32::MAX; // without limit
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| endpoint.ask_all(b"x", &questions(&["a dog?"])));
         while server.count() < 2 {
