@@ -1,8 +1,8 @@
-//! What a detector finds.
+//! Detections of an object detector.
 
 use serde::{Deserialize, Serialize};
 
-/// Edges in pixels, from the upper left corner of the image.
+/// Edges of a box in pixels, from the upper left corner of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BoundingBox {
     pub left: f64,
@@ -11,11 +11,11 @@ pub struct BoundingBox {
     pub bottom: f64,
 }
 
-/// An object that was found.
+/// A detected object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Detection {
     pub label: String,
-    /// How sure the detector is, 0 to 1.
+    /// Confidence of the detector (0 to 1).
     pub score: f64,
     pub bounds: BoundingBox,
 }
@@ -25,23 +25,23 @@ impl BoundingBox {
         Self { left, top, right, bottom }
     }
 
-    /// (x, y)
+    /// Centre (x, y).
     pub fn centre(&self) -> (f64, f64) {
         ((self.left + self.right) / 2.0, (self.top + self.bottom) / 2.0)
     }
 
-    /// Area of what two boxes share over that of what either covers; 0 where neither covers anything.
+    /// Intersection over union of two boxes (0 to 1); 0 if the union is empty.
     pub fn iou(&self, other: &Self) -> f64 {
         let shared = self.shared(other, 0.0);
         quotient(shared, self.area(0.0) + other.area(0.0) - shared)
     }
 
-    /// Width times height, each `extra` pixels longer.
+    /// Area of the box with each side `extra` pixels longer.
     pub(crate) fn area(&self, extra: f64) -> f64 {
         (self.right - self.left + extra) * (self.bottom - self.top + extra)
     }
 
-    /// The area of what two boxes share, each side `extra` pixels longer.
+    /// Area of the intersection of two boxes, with each side `extra` pixels longer.
     pub(crate) fn shared(&self, other: &Self, extra: f64) -> f64 {
         let width = self.right.min(other.right) - self.left.max(other.left) + extra;
         let height = self.bottom.min(other.bottom) - self.top.max(other.top) + extra;
@@ -49,7 +49,7 @@ impl BoundingBox {
     }
 }
 
-/// 0 instead of a division by nothing.
+/// `a / b`, or 0 if `b` is not positive.
 pub(crate) fn quotient(a: f64, b: f64) -> f64 {
     if b > 0.0 { a / b } else { 0.0 }
 }

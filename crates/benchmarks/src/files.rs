@@ -1,4 +1,4 @@
-//! Text files, with errors that say where.
+//! Reads text files; errors name the file and the line.
 
 use anyhow::{Result, anyhow, bail};
 use serde::de::DeserializeOwned;
@@ -9,7 +9,8 @@ use std::{
     path::Path,
 };
 
-/// A whole file as UTF-8, without a byte order mark; it may be UTF-16 with one, as PowerShell writes.
+/// Reads a whole file as UTF-8 and removes a byte order mark; UTF-16 with a byte order mark, as PowerShell writes it,
+/// is converted.
 pub fn read(path: &Path) -> Result<String> {
     let mut bytes = fs::read(path).map_err(io_error(path))?;
     let unit: Option<fn([u8; 2]) -> u16> = match bytes.as_slice() {
@@ -33,7 +34,7 @@ pub fn read(path: &Path) -> Result<String> {
     })
 }
 
-/// What a file is that was not really downloaded.
+/// Recognises what was downloaded instead of the file.
 fn no_data(bytes: &[u8]) -> Option<&'static str> {
     let start = String::from_utf8_lossy(&bytes[..bytes.len().min(64)]).trim_start().to_lowercase();
     if start.starts_with("version https://git-lfs") {
@@ -45,7 +46,8 @@ fn no_data(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Values of a `.jsonl` file with their line numbers, from 1, or of any other name, the elements of one JSON array.
+/// Reads the values of a `.jsonl` file with their line numbers, from 1; from any other file, the elements of one JSON
+/// array.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
     let text = read(path)?;
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl")) {
@@ -59,9 +61,9 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
     values.into_iter().enumerate().map(value).collect()
 }
 
-/// A line of JSON.
+/// Parses a line of JSON.
 pub fn parse<T: DeserializeOwned>(path: &Path, line: usize, text: &str) -> Result<T> {
-    // the line is the file's, not the parser's
+    // `line` is the line in the file; the parser knows only this one line
     serde_json::from_str(text).map_err(|e| at(path, line, e.to_string().replace(" at line 1 column", ", column")))
 }
 

@@ -1,8 +1,9 @@
-//! How T2I-CompBench, TIFA, DSG and GenEval score images, without the networks that look at them.
+//! The scoring rules of T2I-CompBench, TIFA, DSG and GenEval, without the networks that judge the images.
 //!
-//! A module for each benchmark reads its prompts and holds its rules, on plain data: answers to questions, probabilities, boxes.
-//! [`records`] keeps what was answered of every image, a line each, so that a scoring that was stopped goes on; [`table`] adds the
-//! lines up, with the intervals of [`statistics`]. `docs/metrics.md` says what each metric is and where we deviate.
+//! Each benchmark has a module that reads its prompts and holds its rules, on plain data: answers to questions,
+//! probabilities, boxes. [`records`] stores the answers for every image, one per line, so that a scoring that was
+//! stopped can continue; [`table`] sums up the lines, with the intervals of [`statistics`]. `docs/metrics.md` says what
+//! each metric is and where we deviate.
 
 pub mod boxes;
 pub mod dsg;

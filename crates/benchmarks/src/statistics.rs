@@ -1,8 +1,8 @@
-//! Averages of a sample of prompts, with the interval that the choice of prompts leaves open.
+//! Means over a sample of prompts, with a confidence interval for the choice of prompts.
 //!
-//! Images of one prompt resemble each other, so it is prompts that are drawn again, each with all its images (a cluster
-//! bootstrap, percentile intervals). Where all prompts were drawn from the same few seeds, and where a recipe was trained several
-//! times, what seeds and trainings differ by is added ([`over_seeds`], [`mean_of_trainings`]).
+//! Images of one prompt are similar, so prompts are resampled, each with all its images (a cluster bootstrap,
+//! percentile intervals). If all prompts were drawn from the same few seeds, or if a recipe was trained several times,
+//! the variation between seeds or trainings is added ([`over_seeds`], [`mean_of_trainings`]).
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -12,7 +12,7 @@ const RESAMPLES: usize = 2000;
 const COVERAGE: f64 = 0.95;
 const SEED: u64 = 0;
 
-/// An average and its 95 % interval.
+/// A mean and its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     pub value: f64,
@@ -20,7 +20,7 @@ pub struct Estimate {
     pub high: f64,
 }
 
-/// The mean over all images, given those of each prompt. Of no images at all, not a number.
+/// The mean over all images, given the values of each prompt's images. NaN without images.
 pub fn mean(by_prompt: &[Vec<f64>]) -> Estimate {
     let totals = totals(by_prompt);
     bootstrap(totals.len(), |drawn| of(&totals, drawn))
@@ -32,14 +32,15 @@ pub fn difference(base: &[Vec<f64>], tuned: &[Vec<f64>]) -> Estimate {
     bootstrap(base.len().min(tuned.len()), |drawn| of(&tuned, drawn) - of(&base, drawn))
 }
 
-/// The mean of the means of some groups of prompts, as GenEval averages over tasks, each group counting the same. Prompts are drawn
-/// again within their group.
+/// The mean of the means of several groups of prompts, each group with the same weight, as GenEval averages over tasks.
+/// Prompts are resampled within their group.
 pub fn mean_of_groups(groups: &[Vec<Vec<f64>>]) -> Estimate {
     let totals: Vec<Vec<(f64, f64)>> = groups.iter().map(|group| totals(group)).collect();
     bootstrap_groups(&sizes(groups), |drawn| average(drawn.iter().zip(&totals).map(|(drawn, group)| of(group, drawn))))
 }
 
-/// How much higher that is of `tuned` than of `base`; both hold the same groups of the same prompts in the same order.
+/// How much higher the [`mean_of_groups`] of `tuned` is than that of `base`; both hold the same groups of the same
+/// prompts in the same order.
 pub fn difference_of_groups(base: &[Vec<Vec<f64>>], tuned: &[Vec<Vec<f64>>]) -> Estimate {
     let pairs: Vec<_> = base.iter().zip(tuned).map(|(base, tuned)| (totals(base), totals(tuned))).collect();
     let sizes: Vec<usize> = pairs.iter().map(|(base, tuned)| base.len().min(tuned.len())).collect();
@@ -48,24 +49,24 @@ pub fn difference_of_groups(base: &[Vec<Vec<f64>>], tuned: &[Vec<Vec<f64>>]) -> 
     })
 }
 
-/// The mean alone, as of [`mean_of_groups`]; groups without images do not count.
+/// The value of [`mean_of_groups`] without an interval; groups without images are ignored.
 pub fn value_of_groups(groups: &[Vec<Vec<f64>>]) -> f64 {
     average(groups.iter().map(|group| ratio(totals(group).into_iter())).filter(|value| !value.is_nan()))
 }
 
-/// Adds to an interval over prompts what other seeds would change, where all prompts were drawn from the same seeds: one noise
-/// makes all of its images better or worse. `of_seeds`: the same mean or difference of each seed's images alone. Both errors
-/// are taken as independent, that of the seeds by Student's t, which makes it wide of two or three seeds. Of one seed nothing
-/// is known of others, and the interval stays as it is.
+/// Widens an interval over prompts by the variation between seeds, for prompts that were all drawn from the same seeds:
+/// the same noise makes all images of a seed better or worse. `of_seeds`: the same mean or difference for the images of
+/// each seed alone. Both errors are taken as independent; that of the seeds uses Student's t, so it is wide for two or
+/// three seeds. With one seed the variation is unknown and the interval stays as it is.
 pub fn over_seeds(over_prompts: Estimate, of_seeds: &[f64]) -> Estimate {
     let known: Vec<f64> = of_seeds.iter().copied().filter(|value| !value.is_nan()).collect();
     widened(over_prompts, &known)
 }
 
-/// By the standard error of the mean of these values, times Student's t.
+/// Widens an interval by the standard error of the mean of these values, times Student's t.
 fn widened(over_prompts: Estimate, values: &[f64]) -> Estimate {
     if values.len() < 2 {
-        return over_prompts; // one says nothing of what several differ by
+        return over_prompts; // the variation is unknown with one value
     }
     let Estimate { value, low, high } = over_prompts;
     let count = values.len() as f64;
@@ -79,7 +80,7 @@ fn sizes(groups: &[Vec<Vec<f64>>]) -> Vec<usize> {
     groups.iter().map(Vec::len).collect()
 }
 
-/// The mean of the prompts that were drawn.
+/// The mean over the resampled prompts.
 fn of(totals: &[(f64, f64)], drawn: &[usize]) -> f64 {
     ratio(drawn.iter().map(|&i| totals[i]))
 }
@@ -88,9 +89,9 @@ fn average(values: impl Iterator<Item = f64>) -> f64 {
     ratio(values.map(|value| (value, 1.0)))
 }
 
-/// The mean over several trainings of the same kind, each given as for [`mean`], of the same prompts in the same order. Wider
-/// than the interval of one training: it holds what another choice of prompts changes (the bootstrap), and what another
-/// training changes (Student's t over the trainings), as independent errors.
+/// The mean over several trainings of the same kind, each given as for [`mean`], with the same prompts in the same
+/// order. The interval is wider than that of one training: it covers another choice of prompts (the bootstrap) and
+/// another training (Student's t over the trainings), as independent errors.
 pub fn mean_of_trainings(trainings: &[Vec<Vec<f64>>]) -> Estimate {
     let totals: Vec<Vec<(f64, f64)>> = trainings.iter().map(|training| totals(training)).collect();
     over_trainings(&totals, of)
@@ -118,14 +119,14 @@ fn over_trainings<T>(trainings: &[Vec<T>], statistic: impl Fn(&[T], &[usize]) ->
     widened(bootstrap(prompts, of_all), &each)
 }
 
-/// The 97.5 % quantile of Student's t with so many degrees of freedom.
+/// The 97.5 % quantile of Student's t with `freedom` degrees of freedom.
 fn students_t(freedom: usize) -> f64 {
     const TABLE: [f64; 10] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228];
-    // behind the table within 0.2 %
+    // beyond the table: accurate to 0.2 %
     TABLE.get(freedom.max(1) - 1).copied().unwrap_or(1.96 + 2.5 / (freedom as f64 - 1.0))
 }
 
-/// Sum and number of each prompt's images.
+/// Sum and number of the values of each prompt.
 fn totals(by_prompt: &[Vec<f64>]) -> Vec<(f64, f64)> {
     by_prompt.iter().map(|values| (values.iter().sum(), values.len() as f64)).collect()
 }
@@ -139,7 +140,7 @@ fn bootstrap(prompts: usize, statistic: impl Fn(&[usize]) -> f64) -> Estimate {
     bootstrap_groups(&[prompts], |drawn| statistic(&drawn[0]))
 }
 
-/// `statistic` is given, for each group, which of its prompts were drawn.
+/// `statistic` gets, for each group, the indices of the resampled prompts.
 fn bootstrap_groups(sizes: &[usize], statistic: impl Fn(&[Vec<usize>]) -> f64) -> Estimate {
     let value = statistic(&sizes.iter().map(|size| (0..*size).collect()).collect::<Vec<_>>());
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
@@ -153,7 +154,7 @@ fn bootstrap_groups(sizes: &[usize], statistic: impl Fn(&[Vec<usize>]) -> f64) -
     Estimate { value, low: quantile(&resampled, tail), high: quantile(&resampled, 1.0 - tail) }
 }
 
-/// Between the two nearest of the sorted values.
+/// Quantile, interpolated between the two nearest of the sorted values.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let place = share * last as f64;
@@ -165,7 +166,7 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Prompts that are each as hard as chance has it, three images each.
+    /// Prompts of random difficulty, three images each.
     fn sample(prompts: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> {
         (0..prompts)
             .map(|_| {
@@ -214,7 +215,7 @@ mod tests {
         let large = vec![vec![0.0], vec![0.5, 0.5], vec![0.25, 0.25]]; // mean (0 + 1 + 0.5) / 5 = 0.3
         let estimate = mean_of_groups(&[small.clone(), large.clone()]);
         assert!((estimate.value - 0.65).abs() < 1e-12);
-        // the small group has only itself to draw: its half of the mean is certain
+        // the small group has one prompt, so its half of the mean has no variation
         assert!(estimate.low >= 0.5 && estimate.high <= 0.75 && estimate.low < estimate.high, "{estimate:?}");
         let half = vec![vec![0.5, 0.5]];
         let difference = difference_of_groups(&[half, large.clone()], &[small, large]);
@@ -256,7 +257,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let (mut prompts_alone, mut both) = (0, 0);
         for _ in 0..200 {
-            // ten seeds for all of 60 prompts; prompts differ by little, all else is between the seeds
+            // the same ten seeds for all of 60 prompts; prompts differ little, most variation is between the seeds
             let seeds: Vec<f64> = (0..10).map(|_| (0..6).map(|_| rng.random_range(-0.1..0.1)).sum()).collect();
             let prompts: Vec<Vec<f64>> = (0..60)
                 .map(|_| seeds.iter().map(|seed| 0.5 + seed + rng.random_range(-0.05..0.05)).collect())

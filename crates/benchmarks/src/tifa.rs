@@ -1,4 +1,4 @@
-//! TIFA (Hu et al. 2023): questions about a caption with an answer each; the score is the share that is answered so
+//! TIFA (Hu et al. 2023): questions about a caption, each with its answer; the score is the share of correct answers
 //! (tifascore/tifa_score.py).
 
 use crate::files;
@@ -12,7 +12,7 @@ use std::{
 /// A question of `tifa_v1.0_question_answers.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
-    /// Of the caption: `coco_301091`
+    /// Id of the caption: `coco_301091`.
     pub id: String,
     pub caption: String,
     pub question: String,
@@ -25,7 +25,7 @@ pub struct Question {
 }
 
 impl Question {
-    /// Where the caption is from: `coco` of `coco_301091`.
+    /// Source of the caption: `coco` for `coco_301091`.
     pub fn source(&self) -> &str {
         self.id.rsplit_once('_').map_or(&self.id, |(source, _)| source)
     }
@@ -36,19 +36,19 @@ impl Question {
     }
 }
 
-/// How like sentences are: SBERT's cosine (all-mpnet-base-v2) in the original, tifascore/mc_sbert.py.
+/// Similarity of sentences: the original uses SBERT's cosine (all-mpnet-base-v2), tifascore/mc_sbert.py.
 pub trait Similarity {
-    /// Of an answer with each of the choices.
+    /// Similarity of an answer to each choice.
     ///
     /// # Errors
-    /// Those of the network.
+    /// Errors of the network.
     fn similarities(&self, answer: &str, choices: &[String]) -> Result<Vec<f64>>;
 }
 
 /// Reads questions from a JSON array, or from `.jsonl`.
 ///
 /// # Errors
-/// A file that cannot be read; a question without choices, or whose answer is none of them.
+/// A file that cannot be read; a question without choices, or with an answer that is not among the choices.
 pub fn read(path: &Path) -> Result<Vec<Question>> {
     let mut questions = vec![];
     for (number, question) in files::read_json::<Question>(path)? {
@@ -62,10 +62,11 @@ pub fn read(path: &Path) -> Result<Vec<Question>> {
     files::not_empty(path, questions, "questions")
 }
 
-/// What a free answer chooses: itself if it is a choice, else the choice that is most like it, the first of equals.
+/// The choice that a free answer selects: the answer itself if it is a choice, else the most similar choice; of equal
+/// ones the first.
 ///
 /// # Errors
-/// Those of the network; no choices.
+/// Errors of the network; no choices.
 pub fn choose<'a>(answer: &'a str, choices: &'a [String], similarity: &dyn Similarity) -> Result<&'a str> {
     if choices.iter().any(|choice| choice == answer) {
         return Ok(answer);
@@ -79,19 +80,19 @@ pub fn choose<'a>(answer: &'a str, choices: &'a [String], similarity: &dyn Simil
     }
 }
 
-/// What some scored questions come to.
+/// Summary of scored questions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Mean over captions of the mean over their questions.
     pub tifa_average: f64,
-    /// Of the captions' means, with n − 1; `None` of fewer than two captions.
+    /// Standard deviation of the captions' means, with n − 1; `None` with fewer than two captions.
     pub tifa_stdev: Option<f64>,
-    /// Mean over questions.
+    /// Mean over the questions of each type.
     pub accuracy_by_type: BTreeMap<String, f64>,
     pub caption_scores: BTreeMap<String, f64>,
 }
 
-/// Adds up scores of questions about one image of each caption. `None` of none.
+/// Sums up the scores of questions about one image of each caption. `None` without questions.
 pub fn summary<'a>(scored: impl IntoIterator<Item = (&'a Question, f64)>) -> Option<Summary> {
     let (mut captions, mut types) = (BTreeMap::<_, Vec<f64>>::new(), BTreeMap::<_, Vec<f64>>::new());
     for (question, score) in scored {
@@ -117,7 +118,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// The captions that are asked about, with their ids: what images are drawn of.
+/// The captions with questions, with their ids; images are drawn from these captions.
 pub fn captions(questions: &[Question]) -> BTreeSet<(&str, &str)> {
     questions.iter().map(|q| (q.id.as_str(), q.caption.as_str())).collect()
 }
@@ -126,7 +127,7 @@ pub fn captions(questions: &[Question]) -> BTreeSet<(&str, &str)> {
 mod tests {
     use super::*;
 
-    /// Numbers are as like as they are close; anything else is not.
+    /// Similarity of numbers by their distance; other words are not similar.
     struct Close;
 
     impl Similarity for Close {
@@ -156,8 +157,8 @@ mod tests {
         assert!(choose("2", &[], &Close).unwrap_err().to_string().contains("nothing to choose"));
     }
 
-    /// The answers of the sample that TIFA is published with: eleven questions about one caption, all answered rightly, and eight
-    /// about another, of which three are not. Published: 0.8125, standard deviation 0.2651650429449553.
+    /// The answers of the sample published with TIFA: eleven questions about one caption, all answered correctly, and
+    /// eight about another, three of them answered wrongly. Published: 0.8125, standard deviation 0.2651650429449553.
     #[test]
     fn the_published_sample() {
         let yes_no = ["yes", "no"];
@@ -176,7 +177,7 @@ mod tests {
             ("sitting?", &yes_no, "yes", "activity", "yes"),
             ("how many cats?", &["1", "2", "3", "4"], "3", "counting", "3"),
             ("two dogs?", &yes_no, "yes", "counting", "no"),
-            ("how many dogs?", &["1", "2", "3", "4"], "2", "counting", "0"), // no choice: the nearest is 1
+            ("how many dogs?", &["1", "2", "3", "4"], "2", "counting", "0"), // not a choice: the nearest is 1
         ];
         for (text, choices, answer, element_type, free) in asked {
             let question = question(cats, text, choices, answer, element_type);

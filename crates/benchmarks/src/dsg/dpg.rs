@@ -1,12 +1,13 @@
-//! DPG-Bench: four images of a prompt in one, and categories of questions (ELLA, dpg_bench/compute_dpg_bench.py).
+//! DPG-Bench: four images of a prompt in one file, and categories of questions (ELLA, dpg_bench/compute_dpg_bench.py).
 
-/// Left, top, right and bottom of the images in a two by two grid, each `side` pixels wide and high: rows first.
+/// Left, top, right and bottom of the four images in a two by two grid, row by row. Each image is `side` pixels wide
+/// and high.
 pub fn quarters(side: u32) -> [[u32; 4]; 4] {
     let end = side.saturating_mul(2);
     [[0, 0, side, side], [side, 0, end, side], [0, side, side, end], [side, side, end, end]]
 }
 
-/// The score of the benchmark: the mean over prompts of the mean over a prompt's images, in per cent. Not a number of none.
+/// Score of the benchmark in per cent: the mean over prompts of the mean over a prompt's images. NaN without prompts.
 pub fn score(prompts: &[Vec<f64>]) -> f64 {
     let mean = |values: &mut dyn ExactSizeIterator<Item = f64>| {
         let number = values.len() as f64;
@@ -15,8 +16,8 @@ pub fn score(prompts: &[Vec<f64>]) -> f64 {
     100.0 * mean(&mut prompts.iter().map(|images| mean(&mut images.iter().copied())))
 }
 
-/// The category of a question, from its tuple: broad, and in detail. `attribute` and `attribute - color` of `attribute - color
-/// (cube, red)`.
+/// Broad and detailed category of a question, from its tuple: `attribute` and `attribute - color` for `attribute -
+/// color (cube, red)`.
 pub fn categories(tuple: &str) -> (&str, &str) {
     let detailed = tuple.split('(').next().unwrap_or(tuple).trim();
     (detailed.split('-').next().unwrap_or(detailed).trim(), detailed)

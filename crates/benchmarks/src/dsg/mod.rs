@@ -1,5 +1,5 @@
-//! DSG (Cho et al. 2024): yes-or-no questions that depend on each other: whether the dog is red counts only if there is a dog.
-//! DPG-Bench (Hu et al. 2024) asks in the same form.
+//! DSG (Cho et al. 2024): yes-or-no questions that depend on each other. "Is the dog red?" counts only if there is a
+//! dog. DPG-Bench (Hu et al. 2024) uses the same form.
 
 pub mod dpg;
 mod reading;
@@ -8,7 +8,7 @@ mod rule;
 pub use reading::{Form, Items, read};
 pub use rule::{Rule, Scored, score};
 
-/// A prompt and what is asked about it.
+/// A prompt and its questions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// `whoops_5`
@@ -19,11 +19,11 @@ pub struct Item {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
-    /// From 1, within the item.
+    /// Number of the question in its item, from 1.
     pub number: u32,
     pub text: String,
-    /// Numbers of the questions that must be answered by "yes" for this one to count. Empty where there is none, which the files
-    /// write as 0.
+    /// Numbers of the questions that must be answered with "yes" for this one to count. Empty if there are none; the
+    /// files write this as 0.
     pub parents: Vec<u32>,
     /// `entity`, `attribute`, `relation`, `global` or `other`; may be empty.
     pub category: String,
@@ -32,7 +32,8 @@ pub struct Question {
 }
 
 impl Item {
-    /// Group of prompts that DSG's authors report on (dsg/data_utils.py); for other ids what stands before their last `_`.
+    /// The group of prompts that DSG's authors report on (dsg/data_utils.py); for other ids, the part before the last
+    /// `_`.
     pub fn category(&self) -> &str {
         let source = self.id.rsplit_once('_').map_or(self.id.as_str(), |(source, _)| source);
         let groups = [
@@ -52,7 +53,8 @@ impl Item {
 }
 
 impl Question {
-    /// What it asks about, as DSG's authors report it: `entity`, `attribute`, `relation` or `global`; else the category of the file.
+    /// The type of question, as DSG's authors report it: `entity`, `attribute`, `relation` or `global`; otherwise the
+    /// category in the file.
     pub fn question_type(&self) -> &str {
         let types = [
             ("entity", "entity"),

@@ -1,4 +1,4 @@
-//! Files of questions: CSV in the columns of `dsg-1k-anns.csv`, or JSON objects with the same names.
+//! Reads files of questions: CSV with the columns of `dsg-1k-anns.csv`, or JSON objects with the same names.
 
 use super::{Item, Question};
 use crate::files;
@@ -7,20 +7,20 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::{collections::BTreeMap, path::Path};
 
-/// Whose file it is.
+/// The benchmark that a file belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     Dsg,
-    /// The first row is skipped, as DPG-Bench does by mistake, and with it its first question.
+    /// The first row is skipped, and so the first question: DPG-Bench does this by mistake.
     Dpg,
 }
 
-/// Questions, and what is wrong with some of them.
+/// Questions, and warnings about some of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Items {
-    /// In the order of the file.
+    /// The items in the order of the file.
     pub items: Vec<Item>,
-    /// A sentence each, with file and line.
+    /// One sentence for each problem, with file and line.
     pub warnings: Vec<String>,
 }
 
@@ -39,7 +39,7 @@ struct Row {
     question_natural_language: String,
 }
 
-/// `0`, `"1,2"` or `[1, 2]`; CSV has it as text.
+/// Reads `0`, `"1,2"` or `[1, 2]` as text, as CSV has it.
 fn dependency<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     Ok(match Value::deserialize(from)? {
         Value::String(text) => text,
@@ -50,12 +50,12 @@ fn dependency<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Er
 
 /// Reads `.csv`, `.json` (an array) or `.jsonl`.
 ///
-/// DSG's file has a few dependencies that are not all numbers (`5, right`); of such an item no question depends on another, as with
-/// its authors. A parent that is not among an item's questions does not matter. Both are warned of.
+/// DSG's file has a few dependencies that are not only numbers (`5, right`). For such an item all dependencies are
+/// dropped, as its authors do. A parent that is not among the item's questions is ignored here. Both give a warning.
 ///
 /// # Errors
-/// A file that cannot be read, or has no questions; a row of another form; the same question twice; with [`Form::Dpg`] a
-/// dependency that is not all numbers.
+/// A file that cannot be read or has no questions; a row in another format; the same question twice; with [`Form::Dpg`]
+/// a dependency that is not only numbers.
 pub fn read(path: &Path, form: Form) -> Result<Items> {
     let rows = match path.extension().and_then(|e| e.to_str()) {
         Some("csv") => read_csv(path)?,
@@ -104,7 +104,7 @@ fn read_csv(path: &Path) -> Result<Vec<(usize, Row)>> {
     let headers = reader.headers().map_err(|e| anyhow!("{}: {e}", path.display()))?.clone();
     let mut record = csv::StringRecord::new();
     let mut line = 1;
-    // the reader's own place is that of the row's first line
+    // the reader reports the row's first line
     let in_row = |line: usize, e: csv::Error| {
         let message = match e.kind() {
             csv::ErrorKind::Deserialize { err, .. } => match err.field().and_then(|i| headers.get(i as usize)) {
@@ -128,13 +128,13 @@ fn read_csv(path: &Path) -> Result<Vec<(usize, Row)>> {
     }
 }
 
-/// Of `0` none; `None` of what is not all numbers.
+/// The numbers of a dependency; none for `0`. `None` if it is not only numbers.
 fn numbers(dependency: &str) -> Option<Vec<u32>> {
     let numbers: Option<Vec<u32>> = dependency.split(',').map(|part| part.trim().parse().ok()).collect();
     numbers.map(|numbers| numbers.into_iter().filter(|n| *n != 0).collect())
 }
 
-/// Parents that are none of the questions.
+/// A warning about parents that are not among the item's questions.
 fn strangers(path: &Path, item: &Item) -> Option<String> {
     let is_there = |number: &u32| item.questions.iter().any(|q| q.number == *number);
     let mut strangers: Vec<u32> = item.questions.iter().flat_map(|q| &q.parents).copied().collect();

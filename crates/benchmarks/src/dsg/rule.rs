@@ -1,4 +1,5 @@
-//! Questions count only if what they presuppose is there (dsg/vqa_utils.py; ELLA, dpg_bench/compute_dpg_bench.py).
+//! A question counts only if the questions that it depends on are answered with "yes" (dsg/vqa_utils.py; ELLA,
+//! dpg_bench/compute_dpg_bench.py).
 
 use super::Item;
 use anyhow::{Result, bail};
@@ -6,33 +7,34 @@ use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// A question whose parent's own answer is not "yes" scores 0.
+    /// A question scores 0 if the answer to one of its parents is not "yes".
     Dsg,
-    /// A question whose parent scores 0 scores 0, in the order of the questions: what depends on a question that fell, falls too.
+    /// A question scores 0 if one of its parents scores 0, in the order of the questions. So the 0 passes on to the
+    /// questions that depend on it.
     Dpg,
 }
 
-/// The questions of an item, answered for one image; all in their order.
+/// Scores of an item's questions for one image, in the order of the questions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scored {
-    /// 1 for each "yes".
+    /// 1 for each "yes", else 0.
     pub raw: Vec<f64>,
-    /// The same, 0 where a parent failed.
+    /// The same, but 0 where a parent failed.
     pub scores: Vec<f64>,
 }
 
 impl Scored {
-    /// Of the item. Not a number without questions.
+    /// Score of the item; NaN without questions.
     pub fn mean(&self) -> f64 {
         self.scores.iter().sum::<f64>() / self.scores.len() as f64
     }
 }
 
-/// `answers` in the order of the questions; only exactly "yes" is one.
+/// Scores the answers, given in the order of the questions. Only exactly "yes" counts as yes.
 ///
 /// # Errors
-/// More or fewer answers than questions; with [`Rule::Dpg`], a parent that is none of the questions: the original leaves such items
-/// out. With [`Rule::Dsg`] such a parent does not matter ([`read`](super::read) warns of it).
+/// More or fewer answers than questions; with [`Rule::Dpg`], a parent that is not among the questions: the original
+/// leaves such items out. With [`Rule::Dsg`] such a parent is ignored ([`read`](super::read) warns about it).
 pub fn score(item: &Item, answers: &[&str], rule: Rule) -> Result<Scored> {
     if answers.len() != item.questions.len() {
         bail!("{}: {} answers to {} questions", item.id, answers.len(), item.questions.len());
@@ -62,7 +64,7 @@ mod tests {
     use super::*;
     use crate::dsg::Question;
 
-    /// A dog; it is red; its red is dark; a cat; the dog is beside the cat.
+    /// Is there a dog; is it red; is its red dark; is there a cat; is the dog beside the cat.
     fn item() -> Item {
         let question = |(number, parents): (u32, &[u32])| Question {
             number,
@@ -80,15 +82,16 @@ mod tests {
         let of = |answers: [&str; 5], rule| score(&item(), &answers, rule).unwrap();
         let all = of(["yes"; 5], Rule::Dsg);
         assert_eq!((all.mean(), &all.raw), (1.0, &all.scores));
-        // no dog: 2 and 5 fall. 3 depends on 2, which itself was answered by "yes": it stays with DSG, and falls with DPG
+        // no dog: 2 and 5 score 0. 3 depends on 2, whose own answer is "yes": 3 keeps its score with DSG and gets 0
+        // with DPG
         let no_dog = ["no", "yes", "yes", "yes", "yes"];
         let dsg = of(no_dog, Rule::Dsg);
         assert_eq!((dsg.scores.clone(), dsg.mean()), (vec![0.0, 0.0, 1.0, 1.0, 0.0], 0.4));
         assert_eq!(dsg.raw, [0.0, 1.0, 1.0, 1.0, 1.0]);
         assert_eq!(of(no_dog, Rule::Dpg).scores, [0.0, 0.0, 0.0, 1.0, 0.0]);
-        // one parent of two is enough
+        // one failed parent of two is enough
         assert_eq!(of(["yes", "yes", "yes", "no", "yes"], Rule::Dsg).scores, [1.0, 1.0, 1.0, 0.0, 0.0]);
-        // nothing but "yes" is one
+        // only exactly "yes" counts
         assert_eq!(of(["Yes", "yes ", "y", "", "yes"], Rule::Dsg).raw, [0.0, 0.0, 0.0, 0.0, 1.0]);
     }
 

@@ -1,4 +1,4 @@
-//! Where the images lie: `00000/metadata.jsonl` and `00000/samples/0000.png`, a folder for each prompt.
+//! The folders of images: `00000/metadata.jsonl` and `00000/samples/0000.png`, one folder for each prompt.
 
 use super::Metadata;
 use crate::files;
@@ -17,15 +17,15 @@ pub struct Folder {
     pub images: Vec<(u64, PathBuf)>,
 }
 
-/// `00003/samples/0001.png`, within the folder of the benchmark.
+/// Path of an image in the folder of the benchmark: `00003/samples/0001.png`.
 pub fn image_path(prompt: u64, image: u64) -> PathBuf {
     Path::new(&format!("{prompt:05}")).join("samples").join(format!("{image:04}.png"))
 }
 
-/// The prompts of a folder, in the order of their numbers. What is not named by a number is passed over.
+/// Reads the prompts of a folder, in the order of their numbers. Entries whose name is not a number are ignored.
 ///
 /// # Errors
-/// A folder without prompts; a prompt without `metadata.jsonl` or `samples`, or whose metadata are of another form.
+/// A folder without prompts; a prompt without `metadata.jsonl` or `samples`, or with metadata in another format.
 pub fn scan(root: &Path) -> Result<Vec<Folder>> {
     let folders = numbered(root, "")?.into_iter().filter(|(_, path)| path.is_dir()).map(|(number, path)| {
         let file = path.join("metadata.jsonl");
@@ -41,7 +41,7 @@ pub fn scan(root: &Path) -> Result<Vec<Folder>> {
     Ok(folders)
 }
 
-/// What is named by a number and this ending, by its number.
+/// Numbers and paths of the entries whose name is a number followed by `ending`.
 fn numbered(folder: &Path, ending: &str) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = vec![];
     for entry in fs::read_dir(folder).map_err(files::io_error(folder))? {

@@ -1,4 +1,4 @@
-//! What an image should show, clause by clause: `evaluation_metadata.jsonl`.
+//! What an image must show, clause by clause: `evaluation_metadata.jsonl`.
 
 use crate::files;
 use anyhow::{Result, bail};
@@ -8,25 +8,25 @@ use std::path::Path;
 /// A prompt and its clauses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
-    /// The task, as `two_object`.
+    /// The task, for example `two_object`.
     pub tag: String,
     /// All of these must hold.
     #[serde(default)]
     pub include: Vec<Clause>,
-    /// None of these may.
+    /// None of these may hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<Clause>,
     pub prompt: String,
 }
 
-/// At least so many objects of a class.
+/// At least `count` objects of a class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clause {
     pub class: String,
     pub count: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub color: Option<Colour>,
-    /// How these objects lie as seen from those of an earlier clause, counted from 0.
+    /// Position of these objects relative to the objects of an earlier clause, and the index of that clause, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<(Relation, usize)>,
 }
@@ -47,7 +47,7 @@ pub enum Colour {
 }
 
 impl Colour {
-    /// In the order in which they are told apart.
+    /// All colours, in the order in which CLIP compares them.
     pub const ALL: [Self; 10] = [
         Self::Red,
         Self::Orange,
@@ -113,10 +113,11 @@ impl Metadata {
     }
 }
 
-/// Reads a line for each prompt.
+/// Reads the file, one prompt per line.
 ///
 /// # Errors
-/// A file that cannot be read, or has no prompts; a line of another form; a position to a clause that does not come before.
+/// A file that cannot be read or has no prompts; a line in another format; a position relative to a clause that does
+/// not come before.
 pub fn read(path: &Path) -> Result<Vec<Metadata>> {
     let text = files::read(path)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());

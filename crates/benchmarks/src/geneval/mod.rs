@@ -1,4 +1,4 @@
-//! GenEval (Ghosh et al. 2023): objects, counts, colours and positions, by rules on what a detector finds
+//! GenEval (Ghosh et al. 2023): objects, counts, colours and positions, by rules on a detector's boxes
 //! (evaluation/evaluate_images.py).
 
 mod folders;
@@ -9,11 +9,11 @@ pub use folders::{Folder, image_path, scan};
 pub use metadata::{Clause, Colour, Metadata, Relation, read};
 pub use rules::{Colours, Thresholds, Verdict, colour_prompts, judge, relations, select};
 
-/// The six tasks, in the order they are reported in.
+/// The six tasks, in the order of reports.
 pub const TASKS: [&str; 6] = ["single_object", "two_object", "counting", "colors", "position", "color_attr"];
 
-/// The share of right images of each task, and the score of the benchmark: their mean, each task counting the same. `None` of
-/// no images (evaluation/summary_scores.py).
+/// The share of correct images of each task, and the score of the benchmark: the mean over tasks, each with the same
+/// weight. `None` without images (evaluation/summary_scores.py).
 pub fn summary<'a>(images: impl IntoIterator<Item = (&'a str, bool)>) -> Option<(Vec<(String, f64)>, f64)> {
     let mut tasks: Vec<(String, Vec<bool>)> = vec![];
     for (tag, correct) in images {

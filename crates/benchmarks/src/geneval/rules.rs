@@ -1,4 +1,4 @@
-//! Whether what was found is what was asked for.
+//! Checks the detected objects against the clauses of a prompt.
 
 use super::{Colour, Metadata, Relation};
 use crate::boxes::{BoundingBox, Detection};
@@ -9,37 +9,38 @@ use std::{cmp::Ordering, collections::BTreeMap};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Thresholds {
     pub present: f64,
-    /// In the task `counting`.
+    /// Minimum confidence in the task `counting`.
     pub counted: f64,
 }
 
 impl Thresholds {
-    /// Of the original's detector, Mask2Former. Others need others.
+    /// Thresholds of the original's detector, Mask2Former. Other detectors need other values.
     pub const PUBLISHED: Self = Self { present: 0.3, counted: 0.9 };
 }
 
-/// Of a class, the surest.
+/// Maximum number of objects of a class; those with the highest confidence are kept.
 const MOST_OBJECTS: usize = 16;
-/// Share of the two boxes' widths, or heights, that does not count as a distance.
+/// Share of the sum of the two boxes' widths, or heights, that does not count as a distance.
 const SLACK: f64 = 0.1;
 
-/// Tells the colours of objects: by CLIP ViT-L/14 in the original, on the box with everything but the object painted `#999`.
+/// Classifies the colours of objects. The original uses CLIP ViT-L/14 on the box, with everything but the object
+/// painted `#999`.
 pub trait Colours {
-    /// One for each object, all of this class.
+    /// One colour for each object; all objects are of this class.
     ///
     /// # Errors
-    /// Those of the network.
+    /// Errors of the network.
     fn colours(&self, class: &str, objects: &[&Detection]) -> Result<Vec<Colour>>;
 }
 
-/// Whether an image is right, and if not, why: a phrase for each clause that fails.
+/// Whether an image is correct; if not, the reasons: a phrase for each clause that fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     pub correct: bool,
     pub reasons: Vec<String>,
 }
 
-/// What CLIP compares a colour with; the embeddings of the three are averaged.
+/// The texts that CLIP compares for a colour; the three embeddings are averaged.
 pub fn colour_prompts(class: &str, colour: Colour) -> [String; 3] {
     let colour = colour.name();
     [
@@ -49,7 +50,7 @@ pub fn colour_prompts(class: &str, colour: Colour) -> [String; 3] {
     ]
 }
 
-/// The objects that count, by class, the surest first. `tag` is the task.
+/// The objects above the threshold by class, those with the highest confidence first. `tag` is the task.
 pub fn select<'a>(
     detections: &'a [Detection],
     tag: &str,
@@ -67,11 +68,12 @@ pub fn select<'a>(
     objects
 }
 
-/// Holds an image's detections against what was asked for. Colour and position are those of the surest objects, as many as the clause
-/// asks for: each of them must have the colour, and lie as asked of each object of the other clause.
+/// Checks an image's detections against the clauses. Colour and position are checked on the objects with the highest
+/// confidence, as many as the clause asks for: each of them must have the colour, and the position relative to each
+/// object of the other clause.
 ///
 /// # Errors
-/// Those of `colours`.
+/// Errors of `colours`.
 pub fn judge(
     metadata: &Metadata,
     detections: &[Detection],
@@ -81,7 +83,7 @@ pub fn judge(
     let objects = select(detections, &metadata.tag, thresholds);
     let of_class = |class: &str| objects.get(class).map_or(&[][..], Vec::as_slice);
     let mut reasons = vec![];
-    // for each clause so far its objects, or `None` where it failed
+    // the objects of each clause so far; `None` if the clause failed
     let mut groups: Vec<Option<&[&Detection]>> = vec![];
     for clause in &metadata.include {
         let (class, count) = (clause.class.as_str(), clause.count);
@@ -127,7 +129,7 @@ pub fn judge(
     Ok(Verdict { correct: reasons.is_empty(), reasons })
 }
 
-/// How the first box lies as seen from the second: none, one or two relations.
+/// Position of the first box relative to the second: none, one or two relations.
 pub fn relations(first: &BoundingBox, second: &BoundingBox) -> Vec<Relation> {
     let ((xa, ya), (xb, yb)) = (first.centre(), second.centre());
     let (x, y) = (xa - xb, ya - yb);
@@ -138,7 +140,7 @@ pub fn relations(first: &BoundingBox, second: &BoundingBox) -> Vec<Relation> {
     if dx.abs() < 1e-3 && dy.abs() < 1e-3 {
         return vec![];
     }
-    // divided by the whole distance between the centres, not by what is left of it
+    // divided by the full distance between the centres, without the slack taken off
     let distance = x.hypot(y);
     let along = |d: f64, before, behind| match (d / distance).partial_cmp(&0.0) {
         Some(Ordering::Less) if d / distance < -0.5 => Some(before),
@@ -156,7 +158,7 @@ mod tests {
     use super::*;
     use crate::geneval::Clause;
 
-    /// The colour is the last digit of the left edge.
+    /// The colour is given by the last digit of the left edge.
     struct Edge;
 
     impl Colours for Edge {
@@ -165,7 +167,7 @@ mod tests {
         }
     }
 
-    /// 20 pixels wide and high.
+    /// A box 20 pixels wide and high.
     fn at(x: f64, y: f64) -> BoundingBox {
         BoundingBox::new(x, y, x + 20.0, y + 20.0)
     }
@@ -198,8 +200,8 @@ mod tests {
                 .map(|all| all.iter().map(|d| d.score).collect())
                 .unwrap_or_default()
         };
-        assert_eq!(scores("colors", "dog"), [0.9, 0.31]); // 0.3 itself is not there; the surest first
-        assert_eq!(scores("counting", "dog"), [0.0; 0]); // nor 0.9 where objects are counted
+        assert_eq!(scores("colors", "dog"), [0.9, 0.31]); // exactly 0.3 is not enough; sorted by confidence
+        assert_eq!(scores("counting", "dog"), [0.0; 0]); // nor exactly 0.9 in the task `counting`
         assert_eq!(scores("counting", "cat"), [0.95]);
         let many: Vec<Detection> = (0..20).map(|i| found("dog", 0.5, f64::from(i), 0.0)).collect();
         assert_eq!(select(&many, "", Thresholds::PUBLISHED)["dog"].len(), 16);
@@ -213,7 +215,7 @@ mod tests {
         assert_eq!(reasons(&two, &dogs(1, 0.95)), ["1 of 2 dog"]);
         assert_eq!(reasons(&two, &dogs(3, 0.95)), ["3 dog, fewer than 3 wanted"]);
         assert_eq!(reasons(&two, &[dogs(2, 0.95), dogs(5, 0.8)].concat()), [""; 0]);
-        // where objects are not counted, more than asked for are fine
+        // except in `counting`, more objects than asked for are fine
         let both = metadata("two_object", vec![clause("dog", 1), clause("cat", 1)], vec![]);
         assert_eq!(reasons(&both, &[dogs(3, 0.4), vec![found("cat", 0.4, 0.0, 0.0)]].concat()), [""; 0]);
         assert_eq!(reasons(&both, &dogs(1, 0.4)), ["0 of 1 cat"]);
@@ -244,7 +246,7 @@ mod tests {
             reasons(&asked, std::slice::from_ref(&dog)),
             ["0 of 1 cat", "dog: has nothing to lie at, not left of"]
         );
-        // of each of the other objects
+        // relative to each object of the other clause
         let two = metadata("position", vec![clause("cat", 2), left(0)], vec![]);
         assert_eq!(reasons(&two, &[dog.clone(), cat.clone(), found("cat", 0.7, 50.0, 0.0)]), [""; 0]);
         let other = found("cat", 0.7, -50.0, 0.0);
@@ -255,7 +257,7 @@ mod tests {
     fn how_boxes_lie() {
         use Relation::{Above, Below, Left, Right};
         let of = |x, y| relations(&at(x, y), &at(0.0, 0.0));
-        // of the distance, 0.1 * (20 + 20) = 4 pixels do not count
+        // 0.1 * (20 + 20) = 4 pixels of the distance do not count
         assert_eq!(of(10.0, 0.0), [Right]); // 6 / 10
         assert_eq!(of(8.0, 0.0), []); // 4 / 8 is not more than a half
         assert_eq!(of(8.1, 0.0), [Right]);

@@ -1,4 +1,4 @@
-//! What each benchmark writes of an image.
+//! The answers that each benchmark writes for an image.
 
 use super::Answer;
 use crate::{
@@ -10,18 +10,18 @@ use crate::{
 use anyhow::{Result, bail};
 
 impl Answer {
-    /// A score without a question: boxes, counts, CLIP. `found` says what it is of, for whoever reads the file.
+    /// A score without a question: boxes, counts, CLIP. `found` says what was scored, for readers of the file.
     pub fn score(score: f64, found: Option<String>) -> Self {
         Self { score, answer: found, ..Self::default() }
     }
 
-    /// Right or not, and why not.
+    /// Whether the image is correct, and if not, why.
     pub fn geneval(verdict: &Verdict) -> Self {
         let why = (!verdict.correct).then(|| verdict.reasons.join("; "));
         Self::score(f64::from(verdict.correct), why)
     }
 
-    /// `free` is what the network answered, `choice` what that chooses ([`tifa::choose`]).
+    /// `free` is the network's answer, `choice` the choice that it selects ([`tifa::choose`]).
     pub fn tifa(question: &tifa::Question, free: &str, choice: &str) -> Self {
         Self {
             question: Some(question.question.clone()),
@@ -32,8 +32,8 @@ impl Answer {
         }
     }
 
-    /// From the probabilities of "yes" and "no" for each question ([`blip_vqa::questions`]). Of a prompt without questions, the one
-    /// answer that is worth 1.
+    /// Answers from the probabilities of "yes" and "no" for each question ([`blip_vqa::questions`]). A prompt without
+    /// questions gets one answer with score 1.
     ///
     /// # Errors
     /// More or fewer probabilities than questions.
@@ -53,10 +53,10 @@ impl Answer {
         Ok(questions.iter().zip(probabilities).map(answer).collect())
     }
 
-    /// By the rule of DSG or of DPG; `answers` in the order of the questions.
+    /// Scores answers by the rule of DSG or DPG; `answers` in the order of the questions.
     ///
     /// # Errors
-    /// Those of [`dsg::score`].
+    /// The same as [`dsg::score`].
     pub fn dsg(item: &Item, answers: &[&str], rule: Rule) -> Result<Vec<Self>> {
         let scored = dsg::score(item, answers, rule)?;
         let answer = |(((question, answer), raw), score): (((&dsg::Question, &&str), &f64), &f64)| Self {

@@ -4,7 +4,7 @@ use super::{Answer, Benchmark, Line, Metric, Subject};
 use crate::t2i_compbench::blip_vqa;
 use anyhow::{Result, bail};
 
-/// What tells a scored image from all others.
+/// Key that identifies a scored image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     pub benchmark: Benchmark,
@@ -19,10 +19,10 @@ pub struct Key {
 pub struct Image(Vec<Line>);
 
 impl Image {
-    /// Of what was asked about an image and answered; where nothing was asked, one answer with the score.
+    /// From the questions about an image and their answers; without questions, one answer with the score.
     ///
     /// # Errors
-    /// No answers; a number that is none.
+    /// No answers; a number that is not finite.
     pub fn new(subject: &Subject, metric: Metric, answers: Vec<Answer>) -> Result<Self> {
         let parts = answers.len();
         let line = |(part, answer)| Line { subject: subject.clone(), metric, part, parts, answer };
@@ -30,7 +30,8 @@ impl Image {
     }
 
     /// # Errors
-    /// No lines, or lines of several images; parts that are missing, twice, or out of order; a number that is none.
+    /// No lines, or lines of several images; parts that are missing, repeated or out of order; a number that is not
+    /// finite.
     pub fn from_lines(lines: Vec<Line>) -> Result<Self> {
         let Some(first) = lines.first() else { bail!("an image without lines") };
         for (i, line) in lines.iter().enumerate() {
@@ -65,7 +66,7 @@ impl Image {
         self.subject().key(self.metric())
     }
 
-    /// By the rule of its metric.
+    /// Score by the rule of the image's metric.
     pub fn score(&self) -> f64 {
         let scores: Vec<f64> = self.0.iter().map(|line| line.answer.score).collect();
         match self.metric() {

@@ -1,4 +1,4 @@
-//! The file of lines. It only grows, an image at a time, so a scoring that is stopped loses no finished image.
+//! The file of scores. One image is appended at a time, so a scoring that is stopped loses no finished image.
 
 use super::{Image, Key, Line, Subject};
 use crate::files::{self, io_error};
@@ -10,34 +10,34 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Of every line.
+/// Beginning of every line.
 const BEGINNING: &[u8] = br#"{"benchmark":"#;
 
-/// A file of lines that more are written to.
+/// A file of scores that is open for appending.
 pub struct Log {
     path: PathBuf,
     file: File,
     done: BTreeSet<Key>,
 }
 
-/// What a file holds.
+/// Content of a file of scores.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Images {
-    /// In the order of the file.
+    /// The images in the order of the file.
     pub images: Vec<Image>,
-    /// Why the end of the file does not count, if so: the scoring was stopped while it wrote.
+    /// Why the end of the file is ignored, if it is: the scoring was stopped while it wrote.
     pub warning: Option<String>,
-    /// How many bytes of the file do.
+    /// Number of bytes of the file that hold finished images.
     whole: usize,
 }
 
 /// Reads the finished images of a file. A last image that is cut off is dropped, with a warning.
 ///
 /// # Errors
-/// A file that cannot be read; a line of another form before the last; an image that is there twice, or not finished, other than the
-/// last.
+/// A file that cannot be read; a line in another format, other than a cut last line; an image that occurs twice, or one
+/// before the last that is not finished.
 pub fn read(path: &Path) -> Result<Images> {
-    // by bytes: a cut may go through a letter
+    // by bytes: a cut may split a character
     let bytes = fs::read(path).map_err(io_error(path))?;
     let lines: Vec<&[u8]> = bytes.split_inclusive(|b| *b == b'\n').collect();
     let mut read = Images { images: vec![], warning: None, whole: 0 };
@@ -47,7 +47,7 @@ pub fn read(path: &Path) -> Result<Images> {
         let (number, is_last) = (i + 1, i + 1 == lines.len());
         place += bytes.len();
         if is_last && !bytes.ends_with(b"\n") {
-            // what is no beginning of a line of ours is not ours to cut off
+            // only a beginning of one of our lines may be cut off
             if !bytes.iter().zip(BEGINNING).all(|(a, b)| a == b) {
                 return Err(files::at(path, number, "not a line of scores"));
             }
@@ -76,16 +76,16 @@ pub fn read(path: &Path) -> Result<Images> {
 }
 
 impl Log {
-    /// Opens a file, or makes one, and says what it holds already. A last image that is cut off is removed.
+    /// Opens or creates a file, and returns the images in it. A last image that is cut off is removed.
     ///
     /// # Errors
-    /// Those of [`read`]; a file that another process is writing to.
+    /// The same as [`read`]; a file that another process is writing to.
     pub fn open(path: &Path) -> Result<(Self, Images)> {
         let file = OpenOptions::new().append(true).create(true).open(path).map_err(io_error(path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => bail!("{}: another scoring is writing to it", path.display()),
-            // file systems without locks
+            // the file system has no locks
             Err(TryLockError::Error(_)) => {}
         }
         let read = read(path)?;
@@ -99,10 +99,10 @@ impl Log {
         self.done.contains(key)
     }
 
-    /// Adds an image, all its lines at once.
+    /// Appends an image, all its lines at once.
     ///
     /// # Errors
-    /// An image that is there already; a file that cannot be written to.
+    /// An image that the file has already; a file that cannot be written.
     pub fn add(&mut self, image: &Image) -> Result<()> {
         let (metric, Subject { index, prompt, .. }) = (image.metric(), image.subject());
         if self.has(&image.key()) {
@@ -161,7 +161,7 @@ mod tests {
     fn numbers_come_back_to_the_last_bit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("scores.jsonl");
-        // a congruential generator's fractions: the digits of a float in all their length
+        // fractions from a linear congruential generator: floats that need all their digits
         let step = |x: &u64| Some(x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
         let numbers: Vec<f64> =
             std::iter::successors(Some(1), step).take(1000).map(|x| x as f64 / u64::MAX as f64).collect();

@@ -1,4 +1,4 @@
-//! `scores.jsonl`: what was asked about each image, what was answered, and what that is worth, a line each.
+//! `scores.jsonl`: one line for each question about an image, with its answer and score.
 
 mod answers;
 pub(crate) mod image;
@@ -22,28 +22,28 @@ pub enum Benchmark {
     Geneval,
 }
 
-/// How an image's score comes about, as a number from 0 to 1 (CLIP's cosine from −1). In the order of a table: a benchmark's own, then
-/// second opinions.
+/// How an image is scored. A score is a number from 0 to 1 (CLIP's cosine from −1). In the order of a table: the
+/// benchmarks' own metrics, then second opinions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
-    /// Not of lines: made of three others for complex prompts.
+    /// Not in the file; computed from three other metrics for complex prompts.
     #[serde(rename = "3-in-1")]
     ThreeInOne,
-    /// The product of its questions.
+    /// The product of the questions' scores.
     BlipVqa,
     #[serde(rename = "2d-spatial")]
     Spatial,
     #[serde(rename = "3d-spatial")]
     Spatial3d,
     Numeracy,
-    /// The mean of its questions: TIFA, DSG, DPG.
+    /// The mean of the questions' scores: TIFA, DSG, DPG.
     Questions,
-    /// Right or not: GenEval.
+    /// 1 if the image is correct, else 0: GenEval.
     Correct,
-    /// The cosine between image and text.
+    /// Cosine of image and text.
     Clip,
-    /// The mean of its questions, asked of a network that a server runs: a second opinion on any benchmark.
+    /// The mean of the questions' scores, answered by a network behind an endpoint: a second opinion on any benchmark.
     Endpoint,
 }
 
@@ -87,13 +87,14 @@ impl fmt::Display for Metric {
     }
 }
 
-/// A line: one question about one image, or the image as a whole where nothing is asked. In the file all of it is one flat object.
+/// A line: one question about one image, or the whole image if nothing is asked. In the file it is one flat object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     #[serde(flatten)]
     pub subject: Subject,
     pub metric: Metric,
-    /// Which of the image's lines of this metric, from 0, and of how many: an image that was not finished is known by it.
+    /// Number of the line among the image's lines of this metric, from 0; `parts` is their count. They show whether an
+    /// image was finished.
     pub part: usize,
     pub parts: usize,
     #[serde(flatten)]
@@ -106,24 +107,24 @@ pub struct Subject {
     pub benchmark: Benchmark,
     /// As the benchmark names it: `color`, `counting`, `coco`.
     pub category: String,
-    /// What a complex prompt of T2I-CompBench has beside attributes.
+    /// Kind of a complex prompt of T2I-CompBench: what it has besides attributes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
-    /// Of the benchmark, or the prompt's number in its file.
+    /// Id in the benchmark, or the number of the prompt in its file.
     pub prompt_id: String,
     pub prompt: String,
-    /// Which of the prompt's images.
+    /// Number of the image among the prompt's images.
     pub index: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// Relative to the folder that was scored.
     pub file: String,
-    /// Of the file: an image that was replaced since is known by it.
+    /// Digest of the file; it shows whether the image was replaced since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 }
 
-/// What was asked and answered.
+/// A question, its answer and its score.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Answer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,10 +132,10 @@ pub struct Answer {
     /// `object` or `color` (TIFA), `attribute` (DSG)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question_type: Option<String>,
-    /// What was answered, or what was found.
+    /// The answer, or what was detected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
-    /// Of the answer "yes", before rounding.
+    /// Probability of the answer "yes", before rounding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probability: Option<f64>,
     /// The answer's own score, where `score` depends on other answers too (DSG, DPG).
@@ -144,7 +145,7 @@ pub struct Answer {
 }
 
 impl Subject {
-    /// What tells this image, scored by a metric, from all others.
+    /// Key that identifies this image, scored by a metric.
     pub fn key(&self, metric: Metric) -> Key {
         let Self { benchmark, category, prompt_id, index, .. } = self.clone();
         Key { benchmark, metric, category, prompt_id, index }

@@ -1,10 +1,10 @@
-//! Attributes: is there a "green bench"? (T2I-CompBench, BLIPvqa_eval/BLIP_vqa.py)
+//! Attributes: asks for example for "a green bench?" (T2I-CompBench, BLIPvqa_eval/BLIP_vqa.py).
 
 use entities::Parser;
 
-/// Noun phrases of a prompt that are asked about.
+/// Maximum number of noun phrases of a prompt that are asked about.
 pub const MOST_QUESTIONS: usize = 8;
-/// Phrases of place that are no things.
+/// Noun phrases that name a place, not an object.
 const NO_THINGS: [&str; 4] = ["top", "the side", "the left", "the right"];
 
 /// A question for each noun phrase, with its articles: "a green bench?". At most [`MOST_QUESTIONS`].
@@ -13,17 +13,18 @@ pub fn questions(parser: &Parser, prompt: &str) -> Vec<String> {
     phrases.filter(|phrase| !NO_THINGS.contains(phrase)).take(MOST_QUESTIONS).map(|p| format!("{p}?")).collect()
 }
 
-/// The score of an answer from the probabilities of the words "yes" and "no", to four decimals as the original writes it.
+/// The score of an answer: p(yes) / (p(yes) + p(no)), rounded to four decimals as the original writes it.
 pub fn yes(yes: f64, no: f64) -> f64 {
     round((yes / (yes + no)) as f32)
 }
 
-/// The score of an image: the product of its answers' scores, in the original's single precision, to four decimals. Of none, 1.
+/// The score of an image: the product of its answers' scores, in single precision as in the original, rounded to four
+/// decimals. 1 without answers.
 pub fn score(answers: &[f64]) -> f64 {
     round(answers.iter().fold(1.0, |product: f32, answer| product * *answer as f32))
 }
 
-/// Through text, which is how the original rounds.
+/// Rounds to four decimals by formatting, as the original does.
 fn round(value: f32) -> f64 {
     format!("{:.4}", f64::from(value)).parse().unwrap_or(f64::NAN)
 }

@@ -1,10 +1,11 @@
-//! What CLIP ViT-B/32 is asked about actions (T2I-CompBench, CLIPScore_eval/CLIP_similarity.py).
+//! The text that CLIP ViT-B/32 compares with images of actions (T2I-CompBench, CLIPScore_eval/CLIP_similarity.py).
 //!
-//! The score is the plain cosine of image and text, neither scaled nor cut at 0. In `non_spatial` the text is the whole prompt.
+//! The score is the cosine of image and text, not scaled and not cut at 0. In `non_spatial` the text is the whole
+//! prompt.
 
 use entities::Parser;
 
-/// The text of a prompt of `complex`: without its adjectives, a space between all of its words and marks.
+/// The text of a `complex` prompt without its adjectives; words and punctuation are joined by spaces.
 pub fn text_without_adjectives(parser: &Parser, prompt: &str) -> String {
     let kept = parser.parse(prompt).into_iter().filter(|token| token.pos != "ADJ").map(|token| token.text);
     kept.collect::<Vec<_>>().join(" ")

@@ -1,11 +1,11 @@
-//! In front, behind and hidden, from boxes and a depth map (T2I-CompBench, the metric of `3d_spatial`; written from a description
-//! of its rule).
+//! Positions in front, behind and hidden, from boxes and a depth map (T2I-CompBench, the metric of `3d_spatial`;
+//! written from a description of its rule).
 
 use super::surest;
 use crate::boxes::{BoundingBox, Detection};
 use anyhow::{Result, bail};
 
-/// What overlaps this much is in front of the other or behind it; less counts in proportion.
+/// Boxes that overlap more than this (IoU) get the full score for their order; a smaller overlap counts in proportion.
 const IOU: f64 = 0.5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,23 +30,24 @@ impl Order {
 pub enum Axes {
     #[default]
     Straight,
-    /// Rows for columns, as the original does by mistake; for comparisons with published figures.
+    /// Rows and columns swapped, as the original does by mistake; for comparison with published values.
     Transposed,
 }
 
-/// How near each pixel is, larger is nearer.
+/// Depth of each pixel; larger is nearer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DepthMap {
     width: usize,
-    /// Row by row, 0 to 1.
+    /// Values row by row, 0 to 1.
     values: Vec<f32>,
 }
 
 impl DepthMap {
-    /// Stretched so that the farthest pixel is 0 and the nearest 1. `values` row by row, in the pixels that boxes are given in.
+    /// Rescales the values so that the farthest pixel is 0 and the nearest is 1. `values` are row by row, for the same
+    /// pixels that boxes are given in.
     ///
     /// # Errors
-    /// A number of values that makes no image of this width.
+    /// A number of values that does not fit the width.
     pub fn new(width: usize, values: &[f32]) -> Result<Self> {
         if width == 0 || values.is_empty() || !values.len().is_multiple_of(width) {
             bail!("{} values make no depth map of width {width}", values.len());
@@ -56,7 +57,7 @@ impl DepthMap {
         Ok(Self { width, values: values.iter().map(|v| (v - low) / span).collect() })
     }
 
-    /// The mean within a box, whose edges are cut to whole pixels; `None` where no pixel is in it.
+    /// The mean within a box, whose edges are truncated to whole pixels; `None` if the box has no pixel.
     pub fn mean(&self, bounds: &BoundingBox, axes: Axes) -> Option<f64> {
         let pixels = |from: f64, to: f64, size: usize| {
             let from = (from.max(0.0) as usize).min(size);
@@ -73,8 +74,9 @@ impl DepthMap {
     }
 }
 
-/// The score of an image, 0 to 1: a quarter for how sure the detector is of each object, half for their order. `objects` are the two
-/// names (`nouns::simple`); a label that contains a name is of that name. Unlike in `spatial`, small scores stay.
+/// The score of an image (0 to 1): a quarter of the confidence of each object, and half for their order. `objects` are
+/// the two names (`nouns::simple`); a label matches a name that it contains. Unlike in `spatial`, small scores are
+/// kept.
 pub fn score(
     objects: Option<&[String; 2]>,
     order: Option<Order>,
@@ -103,7 +105,7 @@ fn placed(order: Order, first: &BoundingBox, second: &BoundingBox, depth: &Depth
     match first.iou(second) {
         iou if holds && iou > IOU => 1.0,
         iou if holds && iou < IOU => iou / IOU,
-        _ => 0.0, // exactly one half too, as the original has it
+        _ => 0.0, // also for exactly one half, as in the original
     }
 }
 
@@ -138,9 +140,9 @@ mod tests {
         assert_eq!(mean(-5.0, 0.0, 100.0, 100.0, Axes::Straight), Some(0.5));
         assert_eq!(mean(4.0, 0.0, 8.0, 4.0, Axes::Straight), Some(0.0));
         assert_eq!(mean(0.0, 3.0, 1.0, 5.0, Axes::Transposed), Some(0.5)); // columns 3 and 4 of row 0
-        assert_eq!(mean(4.0, 0.0, 8.0, 4.0, Axes::Transposed), None); // rows that are not there
+        assert_eq!(mean(4.0, 0.0, 8.0, 4.0, Axes::Transposed), None); // these rows do not exist
         assert_eq!(mean(2.0, 2.0, 2.5, 2.5, Axes::Straight), None);
-        assert_eq!(mean(3.0, 0.0, 1.0, 4.0, Axes::Straight), None); // edges the wrong way round
+        assert_eq!(mean(3.0, 0.0, 1.0, 4.0, Axes::Straight), None); // edges in the wrong order
         assert_eq!(mean(f64::NAN, 0.0, f64::INFINITY, 4.0, Axes::Straight), Some(0.5));
         assert_eq!(DepthMap::new(2, &[3.0, 3.0]).unwrap().values, [0.0, 0.0]);
         assert!(DepthMap::new(3, &[1.0, 2.0]).unwrap_err().to_string().contains("2 values"));
@@ -161,11 +163,11 @@ mod tests {
         near(of(Order::Behind, (1.0, 6.0), (0.0, 5.0)), 0.85);
         // 0..4 and 3..7: IoU 1 / 7; (1/7) / 0.5 = 2/7, half of it
         near(of(Order::InFront, (0.0, 4.0), (3.0, 7.0)), 0.35 + 1.0 / 7.0);
-        // 0..3 and 1..4: exactly one half, and as near as each other: nothing either way
+        // 0..3 and 1..4: IoU exactly one half, and equally near: 0 either way
         near(of(Order::InFront, (0.0, 3.0), (1.0, 4.0)), 0.35);
         near(of(Order::InFront, (2.0, 5.0), (3.0, 6.0)), 0.35); // one half, and nearer
-        near(of(Order::InFront, (0.0, 3.0), (5.0, 8.0)), 0.35); // nothing shared
-        // one alone
+        near(of(Order::InFront, (0.0, 3.0), (5.0, 8.0)), 0.35); // no overlap
+        // one object alone
         near(
             score(
                 Some(&names),

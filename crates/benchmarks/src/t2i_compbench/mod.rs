@@ -1,4 +1,5 @@
-//! T2I-CompBench (Huang et al. 2023): attributes, relations and counts in eight categories of 300 prompts, each drawn ten times.
+//! T2I-CompBench (Huang et al. 2023): attributes, relations and counts in eight categories of 300 prompts, with ten
+//! images per prompt.
 
 pub mod blip_vqa;
 pub mod clip;
@@ -14,7 +15,7 @@ use anyhow::{Error, anyhow};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// What the original's detector (UniDet) is less sure of than this is not there. Other detectors need another.
+/// Minimum confidence of the original's detector (UniDet). Other detectors need another value.
 pub const DETECTION_THRESHOLD: f64 = 0.5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,7 +44,7 @@ impl Category {
         Self::Complex,
     ];
 
-    /// As in the names of the benchmark's files.
+    /// Name of the category in the names of the benchmark's files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Color => "color",
@@ -57,12 +58,12 @@ impl Category {
         }
     }
 
-    /// The file of its prompts in `examples/dataset` of the benchmark.
+    /// Name of its prompt file in `examples/dataset` of the benchmark.
     pub fn prompt_file(self) -> String {
         format!("{}_val.txt", self.name())
     }
 
-    /// What is measured of its images; the three of `Complex` become one (`three_in_one`).
+    /// The metrics of its images; the three metrics of `Complex` become one (`three_in_one`).
     pub fn metrics(self) -> &'static [Metric] {
         match self {
             Self::Color | Self::Shape | Self::Texture => &[Metric::BlipVqa],
@@ -92,7 +93,8 @@ impl FromStr for Category {
     }
 }
 
-/// The surest of the objects for which something holds, the first of equals: what the first match in a detector's sorted list is.
+/// The detection with the highest confidence above `threshold` for whose label `holds` is true. Of equal ones it is the
+/// first, as the first match in a detector's sorted list.
 fn surest(detections: &[Detection], threshold: f64, holds: impl Fn(&str) -> bool) -> Option<&Detection> {
     let there = detections.iter().filter(|d| d.score > threshold && holds(&d.label));
     there.reduce(|best, next| if next.score > best.score { next } else { best })

@@ -1,12 +1,12 @@
-//! Which two things a prompt relates (T2I-CompBench, UniDet_eval/2D_spatial_eval.py).
+//! The two objects that a prompt relates (T2I-CompBench, UniDet_eval/2D_spatial_eval.py).
 
 use entities::{Parser, Token};
 
-/// What may stand between the two things of a complex prompt.
+/// Words that may stand between the two objects of a complex prompt.
 const PREPOSITIONS: [&str; 7] =
     ["on top of", "on bottom of", "on the left", "on the right", "next to", "on side of", "near"];
 
-/// The first and the last noun, as the detector names them.
+/// The first and the last noun, by the detector's names.
 pub fn simple(parser: &Parser, prompt: &str) -> Option<[String; 2]> {
     let tokens = parser.parse(prompt);
     let mut nouns = tokens.iter().filter(|token| token.pos == "NOUN").map(|token| name(&token.text));
@@ -15,7 +15,7 @@ pub fn simple(parser: &Parser, prompt: &str) -> Option<[String; 2]> {
     Some([first, last])
 }
 
-/// The nouns before and behind a preposition, as the detector names them; `None` unless there are exactly two.
+/// The nouns before and after a preposition, by the detector's names; `None` unless there are exactly two.
 pub fn complex(parser: &Parser, prompt: &str) -> Option<[String; 2]> {
     let tokens = parser.parse(prompt);
     let mut nouns = vec![];
@@ -30,20 +30,20 @@ pub fn complex(parser: &Parser, prompt: &str) -> Option<[String; 2]> {
     Some([name(&first.text), name(&last.text)])
 }
 
-/// The first noun, or else the end of the first name, unless that ends the text.
+/// The first noun; if there is none, the last word of the first proper name, unless the text ends with it.
 fn behind(tokens: &[Token]) -> Option<&Token> {
     let ends_a_name = |pair: &&[Token]| pair[0].pos == "PROPN" && pair[1].pos != "PROPN";
     let noun = tokens.iter().find(|token| token.pos == "NOUN");
     noun.or_else(|| tokens.windows(2).find(ends_a_name).map(|pair| &pair[0]))
 }
 
-/// Up to `length` tokens of a text.
+/// The text of up to `length` tokens.
 fn words<'a>(text: &'a str, tokens: &[Token], from: usize, length: usize) -> &'a str {
     let last = (from + length).min(tokens.len()) - 1;
     text.get(tokens[from].span.start..tokens[last].span.end).unwrap_or("")
 }
 
-/// The detector knows people only as such.
+/// Name of a noun for the detector, which has only "person" for people.
 fn name(noun: &str) -> String {
     if matches!(noun, "girl" | "boy" | "man" | "woman") { "person".into() } else { noun.into() }
 }
@@ -73,10 +73,10 @@ mod tests {
         assert_eq!(of("The black keyboard was on top of the white desk."), "keyboard desk");
         assert_eq!(of("The striped rug was on the left of the black armchair."), "rug armchair");
         assert_eq!(of("The black mug was next to the brown plate."), "mug plate");
-        // to the original's parser, which is ours, a bookshelf is a pronoun
+        // the original's parser (and ours is the same) takes a bookshelf for a pronoun
         assert_eq!(of("The green plant was next to the brown bookshelf."), "none");
         assert_eq!(of("The fluffy cat was lying on the soft cushion."), "none");
-        assert_eq!(of("The cup was near the dog and next to the cat."), "none"); // four of them
+        assert_eq!(of("The cup was near the dog and next to the cat."), "none"); // four nouns
         assert_eq!(of("near"), "none");
         assert_eq!(of(""), "none");
     }
@@ -90,7 +90,7 @@ mod tests {
         };
         let tokens = [token("the", "DET"), token("New", "PROPN"), token("York", "PROPN"), token(".", "PUNCT")];
         assert_eq!(behind(&tokens).map(|t| t.text.as_str()), Some("York"));
-        assert_eq!(behind(&tokens[..3]), None); // nothing follows it: the original does not see it
+        assert_eq!(behind(&tokens[..3]), None); // the text ends here, so the original does not find it
         let tokens = [token("York", "PROPN"), token("and", "CCONJ"), token("dog", "NOUN")];
         assert_eq!(behind(&tokens).map(|t| t.text.as_str()), Some("dog"));
     }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use entities::Parser;
 use std::path::Path;
 
-/// Boxes of one label that cover each other more than this are one object.
+/// Boxes of the same label that overlap more than this are one object.
 const OVERLAP: f64 = 0.9;
 const NUMBERS: [(&str, usize); 10] = [
     ("a", 1),
@@ -27,19 +27,19 @@ const NUMBERS: [(&str, usize); 10] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nouns(Vec<(String, String)>);
 
-/// So many of these are asked for.
+/// An object that a prompt asks for, and how many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub number: usize,
-    /// The detector's name of it, singular.
+    /// The detector's name of the object, singular.
     pub object: String,
 }
 
 impl Nouns {
-    /// Lines of the form `mouse - mice`.
+    /// Reads lines of the form `mouse - mice`.
     ///
     /// # Errors
-    /// A file that cannot be read, or a line of another form.
+    /// A file that cannot be read; a line in another format.
     pub fn read(path: &Path) -> Result<Self> {
         let text = files::read(path)?;
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -52,8 +52,8 @@ impl Nouns {
         Ok(Self(files::not_empty(path, lines.map(pair).collect::<Result<_>>()?, "nouns")?))
     }
 
-    /// What a prompt asks for, in order: number words directly before a noun of one or two words. An article goes with a plural too;
-    /// the original cannot score such a prompt.
+    /// The objects that a prompt asks for, in order: number words directly before a noun of one or two words. An
+    /// article before a plural counts, too; the original cannot score such a prompt.
     pub fn wanted(&self, parser: &Parser, prompt: &str) -> Vec<Wanted> {
         let tokens = parser.parse(prompt);
         let text = |i: usize| tokens.get(i).map(|token| token.text.as_str());
@@ -71,25 +71,26 @@ impl Nouns {
     }
 }
 
-/// The detector's name of a noun.
+/// The detector's name for a noun.
 fn rename(noun: &str) -> &str {
     match noun {
         "boy" | "girl" | "man" | "woman" => "person",
         "ship" => "boat",
-        "telivision" => "tv", // sic: a television is looked for as such
+        "telivision" => "tv", // sic: the list spells it so; `television` is not renamed
         "goldfish" => "fish",
         "painting" => "picture",
         other => other,
     }
 }
 
-/// The score of an image, 0 to 1: every wanted object has the same share, half of it for being there, half for the exact number.
-/// Nothing wanted is nothing found; the original cannot score such a prompt. What the detector finds with a confidence above `threshold` is there.
+/// The score of an image (0 to 1): every wanted object has the same share, half of it for being found, half for the
+/// exact number. 0 if nothing is wanted; the original cannot score such a prompt. Detections count if their confidence
+/// is above `threshold`.
 pub fn score(wanted: &[Wanted], detections: &[Detection], threshold: f64) -> f64 {
     let mut labels = distinct(detections, threshold);
     let mut sum = 0.0;
     for Wanted { number, object } in wanted {
-        // only where there is none of that very name, labels that contain it will do, and are of that name from then on
+        // if no label equals the name, labels that contain it match; they are renamed to it from then on
         if !labels.contains(&object.as_str()) {
             labels.iter_mut().filter(|label| label.contains(object.as_str())).for_each(|label| *label = object);
         }
@@ -99,7 +100,7 @@ pub fn score(wanted: &[Wanted], detections: &[Detection], threshold: f64) -> f64
     quotient(sum, wanted.len() as f64)
 }
 
-/// Labels of what was found, without boxes on which one of higher confidence of the same label lies.
+/// Labels of the detections, without boxes covered by a box of the same label and higher confidence.
 fn distinct(detections: &[Detection], threshold: f64) -> Vec<&str> {
     let mut there: Vec<&Detection> = detections.iter().filter(|d| d.score > threshold).collect();
     there.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -112,7 +113,7 @@ fn distinct(detections: &[Detection], threshold: f64) -> Vec<&str> {
     kept.into_iter().map(|d| d.label.as_str()).collect()
 }
 
-/// Edges count as pixels of the box here: a box from 0 to 9 is 10 wide.
+/// Whether two boxes overlap too much. Edges count as pixels of the box: a box from 0 to 9 is 10 wide.
 fn covers(a: &BoundingBox, b: &BoundingBox) -> bool {
     let (one, other, shared) = (a.area(1.0), b.area(1.0), a.shared(b, 1.0));
     [one + other - shared, one, other].into_iter().any(|area| quotient(shared, area) > OVERLAP)
@@ -136,7 +137,7 @@ mod tests {
         pairs.iter().map(|(number, object)| Wanted { number: *number, object: (*object).into() }).collect()
     }
 
-    /// Of one size, side by side.
+    /// Detections of the same size, side by side.
     fn found(labels: &[&str]) -> Vec<Detection> {
         let at = |(i, label): (usize, &&str)| {
             let left = 100.0 * i as f64;
@@ -171,9 +172,9 @@ mod tests {
     #[test]
     fn labels_that_contain_the_name_stand_in() {
         assert_eq!(score(&wanted(&[(2, "bird")]), &found(&["wild bird", "bird cage"])), 1.0);
-        // not where there is one of that very name
+        // not if one label equals the name
         assert_eq!(score(&wanted(&[(2, "bird")]), &found(&["wild bird", "bird"])), 0.5);
-        // and what was taken for one thing is gone for another
+        // a label that was used for one object cannot be used for another
         let both = wanted(&[(1, "bird"), (1, "wild bird")]);
         assert_eq!(score(&both, &found(&["wild bird"])), 0.5);
     }
@@ -187,15 +188,15 @@ mod tests {
         };
         let of = |second| score(&wanted(&[(1, "dog")]), &[one("dog", 99.0, 99.0, 0.9), second]);
         assert_eq!(of(one("dog", 90.0, 99.0, 0.8)), 1.0); // IoU 91 / 100
-        assert_eq!(of(one("dog", 9.0, 9.0, 0.8)), 1.0); // wholly within the first
-        assert_eq!(of(one("dog", 199.0, 99.0, 0.95)), 1.0); // the first wholly within it
+        assert_eq!(of(one("dog", 9.0, 9.0, 0.8)), 1.0); // entirely inside the first
+        assert_eq!(of(one("dog", 199.0, 99.0, 0.95)), 1.0); // the first is entirely inside this one
         assert_eq!(of(one("cat", 99.0, 99.0, 0.8)), 1.0); // another label
         let beside = |left: f64| {
             let bounds = BoundingBox::new(left, 0.0, left + 99.0, 99.0);
             of(Detection { bounds, ..one("dog", 0.0, 0.0, 0.8) })
         };
         assert_eq!(beside(9.0), 1.0); // shares 91 of its 100 columns; IoU only 91 / 109
-        assert_eq!(beside(10.0), 0.5); // 90 of 100 are not more than 0.9: two dogs
+        assert_eq!(beside(10.0), 0.5); // 90 of 100 is not more than 0.9: two dogs
     }
 
     #[test]

@@ -5,34 +5,34 @@ use anyhow::{Result, bail};
 use std::path::Path;
 
 pub const IMAGES_PER_PROMPT: u64 = 10;
-/// The published images are drawn by DDIM in this many steps.
+/// Number of DDIM steps of the published images.
 pub const STEPS: usize = 30;
 const FIRST_SEED: u64 = 42;
 
-/// The prompts of a file, in order: what stands before a tab. Empty lines are skipped.
+/// Reads the prompts of a file, in order: the text before a tab. Empty lines are skipped.
 ///
 /// # Errors
-/// A file that cannot be read, or without prompts.
+/// A file that cannot be read or has no prompts.
 pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
     let text = files::read(path)?;
     let prompts = text.lines().map(|line| line.split('\t').next().unwrap_or(line));
     files::not_empty(path, prompts.filter(|p| !p.trim().is_empty()).map(str::to_owned).collect(), "prompts")
 }
 
-/// The seed of a prompt's `image`-th image, from 0: 42, 43, … for every prompt alike.
+/// The seed of a prompt's `image`-th image, from 0: 42, 43, …, the same for every prompt.
 pub fn seed(image: u64) -> u64 {
     FIRST_SEED.wrapping_add(image)
 }
 
-/// The number of an image among all of a category: those of a prompt follow each other.
+/// The number of an image in its category; the images of a prompt have consecutive numbers.
 pub fn index(prompt: u64, image: u64) -> u64 {
     prompt.saturating_mul(IMAGES_PER_PROMPT).saturating_add(image)
 }
 
-/// `a red book_000012.png`
+/// File name of an image: `a red book_000012.png`.
 ///
 /// # Errors
-/// A prompt that cannot be read back from the name, or that is too long for one.
+/// A prompt that cannot be read back from the name, or that is too long for a file name.
 pub fn file_name(prompt: &str, index: u64) -> Result<String> {
     if let Some(mark) = prompt.chars().find(|c| matches!(c, '_' | '/' | '\0')) {
         bail!("`{prompt}` cannot be in the name of a file of T2I-CompBench: there is a {mark:?} in it");
@@ -44,7 +44,8 @@ pub fn file_name(prompt: &str, index: u64) -> Result<String> {
     Ok(name)
 }
 
-/// Prompt and index of a file name: what stands before the first `_`, and the number behind the last. `None` for other names.
+/// Prompt and index of a file name: the text before the first `_`, and the number after the last. `None` for other
+/// names.
 pub fn parse_file_name(name: &str) -> Option<(String, u64)> {
     let (prompt, _) = name.split_once('_')?;
     let (_, rest) = name.rsplit_once('_')?;
@@ -60,7 +61,7 @@ mod tests {
     fn names_of_files() {
         assert_eq!(file_name("a red dog.", 12).unwrap(), "a red dog._000012.png");
         assert_eq!(parse_file_name("a red dog._000012.png"), Some(("a red dog.".into(), 12)));
-        assert_eq!(parse_file_name("a_b_1234567.png"), Some(("a".into(), 1_234_567))); // the original cuts at the first
+        assert_eq!(parse_file_name("a_b_1234567.png"), Some(("a".into(), 1_234_567))); // cut at the first `_`
         for other in ["grid.png", "a dog_1", "a dog_x.png", "_"] {
             assert_eq!(parse_file_name(other), None, "{other}");
         }

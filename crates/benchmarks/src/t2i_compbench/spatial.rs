@@ -1,18 +1,18 @@
-//! Left, right, above, below and beside, from boxes (T2I-CompBench, UniDet_eval/2D_spatial_eval.py).
+//! Positions left, right, above, below and beside, from boxes (T2I-CompBench, UniDet_eval/2D_spatial_eval.py).
 
 use super::surest;
 use crate::boxes::{BoundingBox, Detection};
 
-/// Boxes may overlap this much before they count as one on the other.
+/// Boxes that overlap at least this much (IoU) get a lower score.
 const IOU: f64 = 0.1;
-/// Pixels of the detector's frame that are still near.
+/// Distance that still counts as near, in pixels of the resized image.
 const NEAR: f64 = 150.0;
-/// The detector's frame: shorter side, and longest.
+/// Size of the resized image: shorter side, and maximum of the longer side.
 const FRAME: (f64, f64) = (479.0, 480.0);
-/// Scores below are nothing.
+/// Scores below this become 0.
 const CUT: f64 = 0.5;
 
-/// What is said of two things, the first of these that the prompt contains.
+/// The position that a prompt states for two objects: the first of these that it contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Locality {
     OnSideOf,
@@ -22,7 +22,7 @@ pub enum Locality {
     Right,
     Bottom,
     Top,
-    /// "on top of", which the original reads but has no rule for: the position is never right.
+    /// "on top of": the original reads it but has no rule for it, so the position is never right.
     OnTopOf,
 }
 
@@ -43,14 +43,14 @@ impl Locality {
     }
 }
 
-/// How far apart, in pixels of an image, two things still are near each other. The original resizes images to 479 pixels and uses
-/// 150 of those; boxes in the image's own pixels need as much more as the image is larger.
+/// Distance, in pixels of an image, up to which two objects are near each other. The original resizes images to 479
+/// pixels and uses 150 of those; boxes in the image's own pixels need this value scaled by the size of the image.
 pub fn near(width: f64, height: f64) -> f64 {
     let (short, long) = (width.min(height), width.max(height));
     NEAR / (FRAME.0 / short).min(FRAME.1 / long)
 }
 
-/// Whether the first box lies as said of the second, 0 to 1. `near` in pixels of the boxes.
+/// Score of the stated position of the first box relative to the second, 0 to 1. `near` is in pixels of the boxes.
 pub fn position(locality: Locality, first: &BoundingBox, second: &BoundingBox, near: f64) -> f64 {
     let ((x1, y1), (x2, y2)) = (first.centre(), second.centre());
     let (dx, dy) = (x2 - x1, y2 - y1);
@@ -73,10 +73,10 @@ pub fn position(locality: Locality, first: &BoundingBox, second: &BoundingBox, n
     }
 }
 
-/// The score of an image, 0 to 1. `objects` are the two names (`nouns`), what the detector finds with a confidence above `threshold` is there, `near`
-/// is in pixels of the boxes. A quarter for how sure the
-/// detector is of each object, half for their position; less than a half in all is nothing, so that objects without the
-/// position, or the position of doubtful objects, do not count.
+/// The score of an image (0 to 1): a quarter of the confidence of each object, and half for their position. A total
+/// below one half becomes 0, so that objects without the position, or the position of uncertain objects, do not count.
+/// `objects` are the two names (`nouns`); detections count if their confidence is above `threshold`; `near` is in
+/// pixels of the boxes.
 pub fn score(
     objects: Option<&[String; 2]>,
     locality: Option<Locality>,
@@ -140,7 +140,7 @@ mod tests {
     fn left_right_top_bottom() {
         let of = |locality, x, y| position(locality, &square(0.0, 0.0), &square(x, y), 150.0);
         let all = [Locality::Left, Locality::Right, Locality::Top, Locality::Bottom];
-        // where the second box lies as seen from the first
+        // position of the second box relative to the first
         for (x, y, right) in [(200.0, 0.0, 0), (-200.0, 50.0, 1), (0.0, 200.0, 2), (-50.0, -200.0, 3)] {
             for (i, locality) in all.into_iter().enumerate() {
                 assert_eq!(of(locality, x, y), f64::from(i == right), "{locality:?} {x} {y}");
@@ -167,17 +167,17 @@ mod tests {
         };
         let (dog, cat) = (found("dog", 0.8, 0.0, 0.0), found("cat", 0.6, 200.0, 0.0));
         assert!((of(&[dog.clone(), cat.clone()]) - 0.85).abs() < 1e-12); // 0.2 + 0.15 + 0.5
-        // there, but lying wrongly: 0.35 is below the cut
+        // found, but in the wrong position: 0.35 is below the limit
         assert_eq!(of(&[dog.clone(), found("cat", 0.6, -200.0, 0.0)]), 0.0);
-        assert_eq!(of(&[found("dog", 1.0, 0.0, 0.0), found("cat", 1.0, -200.0, 0.0)]), 0.5); // exactly at it
+        assert_eq!(of(&[found("dog", 1.0, 0.0, 0.0), found("cat", 1.0, -200.0, 0.0)]), 0.5); // exactly at the limit
         assert_eq!(of(std::slice::from_ref(&dog)), 0.0);
         assert_eq!(of(&[]), 0.0);
-        // the surest of a name counts, in whatever order; labels must be equal; 0.5 and less is not there
+        // the highest confidence of a name counts, in any order; labels must be equal; 0.5 and less does not count
         let better = found("dog", 0.9, 300.0, 0.0);
         assert_eq!(of(&[dog.clone(), cat.clone(), better]), 0.0);
         assert_eq!(of(&[dog.clone(), found("wild cat", 0.9, 200.0, 0.0)]), 0.0);
         assert_eq!(of(&[dog.clone(), found("cat", 0.5, 200.0, 0.0)]), 0.0);
-        // without names or words there is nothing to find
+        // without names or a position there is nothing to find
         assert_eq!(score(None, Some(Locality::Left), &[dog.clone(), cat.clone()], DETECTION_THRESHOLD, 150.0), 0.0);
         assert_eq!(score(Some(&names), None, &[dog, cat], DETECTION_THRESHOLD, 150.0), 0.0);
     }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, path::Path};
 
-/// What a complex prompt has beside attributes.
+/// What a complex prompt has besides attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -15,8 +15,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The mean of those of the three that apply: BLIP-VQA (attributes), 2D spatial in its complex form, and CLIP without
-    /// adjectives.
+    /// The mean of those of the three metrics that apply: BLIP-VQA (attributes), 2D spatial in its complex form, and
+    /// CLIP without adjectives.
     pub fn score(self, attributes: f64, spatial: f64, clip: f64) -> f64 {
         match self {
             Self::Spatial => (spatial + attributes) / 2.0,
@@ -26,7 +26,7 @@ impl Kind {
     }
 }
 
-/// Which complex prompts are of which kind.
+/// The kind of each complex prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kinds {
     spatial: BTreeSet<String>,
@@ -34,10 +34,10 @@ pub struct Kinds {
 }
 
 impl Kinds {
-    /// From `complex_val_spatial.txt` and `complex_val_action.txt`, in a folder.
+    /// Reads `complex_val_spatial.txt` and `complex_val_action.txt` in a folder.
     ///
     /// # Errors
-    /// A file that cannot be read, or without prompts.
+    /// A file that cannot be read or has no prompts.
     pub fn read(folder: &Path) -> Result<Self> {
         let read = |name: &str| -> Result<BTreeSet<String>> {
             Ok(protocol::read_prompts(&folder.join(name))?.iter().map(|prompt| key(prompt)).collect())
@@ -54,7 +54,7 @@ impl Kinds {
     }
 }
 
-/// Prompts are the same up to case, and up to their first full stop.
+/// Key of a prompt: lower case, up to the first full stop.
 fn key(prompt: &str) -> String {
     prompt.split('.').next().unwrap_or(prompt).to_lowercase()
 }

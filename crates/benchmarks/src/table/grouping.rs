@@ -1,4 +1,4 @@
-//! Which images are of which row.
+//! Assigns images to the rows of the table.
 
 use super::ALL;
 use crate::{
@@ -15,15 +15,15 @@ pub struct Key {
     pub question_type: Option<String>,
 }
 
-/// Numbers of each image, by category, prompt and index.
+/// Values of each image, by category, prompt and index.
 #[derive(Debug, Clone, Default)]
 pub struct Values(BTreeMap<(String, String), BTreeMap<u64, OfSeed>>);
 
 #[derive(Debug, Clone)]
 struct OfSeed {
-    /// Seed that it was drawn from; its index where that is not known, since benchmarks give every prompt the same seeds.
+    /// Seed of the image; its index if the seed is unknown, because benchmarks use the same seeds for every prompt.
     seed: u64,
-    /// One, or in a row of questions one for each.
+    /// One value; in a row of questions, one for each question.
     values: Vec<f64>,
 }
 
@@ -67,7 +67,7 @@ impl Scores {
         self.rows.entry(key).or_default()
     }
 
-    /// All categories of a benchmark, for each of its metrics.
+    /// The values of all categories of a benchmark, for each of its metrics.
     pub fn all(&self, benchmark: Benchmark) -> BTreeMap<Metric, Values> {
         let mut all = BTreeMap::<Metric, Values>::new();
         let rows = self.rows.iter().filter(|(key, _)| key.benchmark == benchmark && key.question_type.is_none());
@@ -76,7 +76,7 @@ impl Scores {
     }
 }
 
-/// The score of three of complex images that have all the scores that count, each with one of its records.
+/// The three-in-one score of complex images that have all the metrics that apply, each with one of its records.
 pub fn three_in_one(records: &[Image]) -> Vec<(&Image, f64)> {
     let mut complex: BTreeMap<_, BTreeMap<Metric, &Image>> = BTreeMap::new();
     for record in records {
@@ -89,7 +89,7 @@ pub fn three_in_one(records: &[Image]) -> Vec<(&Image, f64)> {
     complex.into_iter().filter_map(|((.., kind), metrics)| complex_score(kind, &metrics)).collect()
 }
 
-/// `None` where a metric that counts is missing.
+/// The three-in-one score; `None` if a metric that applies is missing.
 fn complex_score<'a>(kind: Kind, metrics: &BTreeMap<Metric, &'a Image>) -> Option<(&'a Image, f64)> {
     let of = |metric, counts| match metrics.get(&metric) {
         Some(record) => Some(record.score()),
@@ -122,7 +122,7 @@ impl Values {
         self.0.values().map(|images| images.values().flat_map(|image| &image.values).copied().collect()).collect()
     }
 
-    /// Prompts of each category.
+    /// Values of the prompts, grouped by category.
     pub fn groups(&self) -> Vec<Vec<Vec<f64>>> {
         let mut groups: BTreeMap<&str, Vec<Vec<f64>>> = BTreeMap::new();
         for ((category, _), values) in self.0.keys().zip(self.by_prompt()) {
@@ -131,7 +131,7 @@ impl Values {
         groups.into_values().collect()
     }
 
-    /// The images of each seed alone, where prompts have seeds in common; none where every image has a seed of its own.
+    /// The images of each seed alone, if prompts have seeds in common; empty if every image has its own seed.
     pub fn by_seed(&self) -> Vec<Self> {
         let mut seeds: BTreeMap<u64, Self> = BTreeMap::new();
         for (prompt, images) in &self.0 {
@@ -143,7 +143,7 @@ impl Values {
         if self.images() < 2 * seeds.len() { vec![] } else { seeds.into_values().collect() }
     }
 
-    /// Only the images that another has too.
+    /// Only the images that `other` has, too.
     pub fn also_in(&self, other: &Self) -> Self {
         let mut both = Self::default();
         for (prompt, images) in &self.0 {

@@ -1,4 +1,4 @@
-//! What scored images add up to: a row for each category, beside those of a base model where there is one.
+//! The table of results: a row for each category, compared with a base model if there is one.
 
 mod grouping;
 mod show;
@@ -13,14 +13,15 @@ pub use grouping::three_in_one;
 use grouping::{Scores, Values};
 use serde::{Deserialize, Serialize};
 
-/// A row: some images and their mean, with its 95 % interval over prompts and, where prompts have seeds in common, over seeds.
+/// A row: the mean of some images, with its 95 % interval over prompts and, if prompts have seeds in common, over
+/// seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub benchmark: Benchmark,
-    /// Of the benchmark; `all` for its score over all categories.
+    /// Category of the benchmark; `all` for the score over all categories.
     pub category: String,
     pub metric: Metric,
-    /// In a row of questions of one type, that type: the mean is then over questions.
+    /// The type, in a row of questions of one type: the mean is then over questions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question_type: Option<String>,
     pub prompts: usize,
@@ -30,13 +31,13 @@ pub struct Row {
     pub against: Option<Against>,
 }
 
-/// The same images, prompt for prompt and index for index, of the base model.
+/// The same images of the base model, matched by prompt and index.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Against {
-    /// Images that both have; the others do not count here.
+    /// Number of images that both models have; the others do not count here.
     pub images: usize,
     pub base: Estimate,
-    /// How much higher the mean is than the base's, with a paired interval.
+    /// Difference of the means, tuned minus base, with a paired interval.
     pub difference: Estimate,
 }
 
@@ -45,13 +46,13 @@ pub struct Table {
     pub rows: Vec<Row>,
 }
 
-/// The category of a benchmark's overall score.
+/// Category name of a benchmark's overall score.
 pub const ALL: &str = "all";
 
 impl Table {
-    /// Adds up the images, and holds them against those of a base model. Means are over images. The three metrics of complex
-    /// prompts become one for images that have those which count. `all` is the mean over images for TIFA, DSG and DPG, over
-    /// tasks for GenEval; T2I-CompBench has none.
+    /// Sums up the images and compares them with those of a base model. Means are over images. The three metrics of
+    /// complex prompts become one for images that have all that apply. `all` is the mean over images for TIFA, DSG and
+    /// DPG, and over tasks for GenEval; T2I-CompBench has no `all`.
     pub fn new(images: &[Image], base: Option<&[Image]>) -> Self {
         let (tuned, base) = (Scores::new(images), base.map(Scores::new));
         let mut rows = vec![];
@@ -74,7 +75,7 @@ impl Table {
     }
 }
 
-/// Where a category stands among those of its benchmark; the overall score last.
+/// Position of a category in its benchmark; the overall score is last.
 fn rank(category: &str) -> usize {
     let known = Category::ALL.iter().map(|c| c.name()).chain(geneval::TASKS);
     let last = known.clone().count();
@@ -160,7 +161,7 @@ mod tests {
         let against = row.against.as_ref().unwrap();
         assert_eq!((row.images, against.images), (9, 3));
         assert!((row.mean.value - 0.5).abs() < 1e-12 && (against.base.value - 0.4).abs() < 1e-12);
-        // every prompt gained the same: there is no doubt about the difference, for all that prompts differ
+        // every prompt gained the same: the difference has no variation although the prompts differ
         let Estimate { value, low, high } = against.difference;
         assert!([value, low, high].iter().all(|v| (v - 0.1).abs() < 1e-12) && row.mean.high - row.mean.low > 0.2);
         let none = Table::new(&tuned, Some(&of(0.0, &[7])));
@@ -169,7 +170,7 @@ mod tests {
 
     #[test]
     fn seeds_in_common_widen_the_interval() {
-        // every prompt has the same score; all that differs is between the seeds
+        // every prompt has the same score; all variation is between the seeds
         let scores = [0.2, 0.5, 0.4, 0.7];
         let of = |own: bool| -> Vec<Image> {
             let prompts = (0..20).flat_map(|prompt| (0..4).map(move |index| (prompt, index)));
@@ -186,7 +187,7 @@ mod tests {
         assert!(width(mean(true)) < 1e-9, "{:?}", mean(true));
         let error = (0.1300f64 / 3.0 / 4.0).sqrt(); // of four seeds
         assert!((width(mean(false)) - 2.0 * 3.182 * error).abs() < 1e-9, "{:?}", mean(false));
-        // what all seeds gain alike is certain
+        // a gain that is equal for all seeds has no variation
         let tuned: Vec<Image> = of(false).iter().map(|p| with(p, |line| line.answer.score += 0.1)).collect();
         let table = Table::new(&tuned, Some(&of(false)));
         let against = find(&table, "non_spatial", Metric::Clip).against.as_ref().unwrap();
@@ -252,7 +253,7 @@ mod tests {
         assert_eq!(find(&table, ALL, Metric::Questions).mean.value, 0.5);
         let of = |name: &str| table.rows.iter().find(|r| r.question_type.as_deref() == Some(name)).unwrap();
         assert_eq!((of("object").mean.value, of("color").mean.value, of("object").images), (0.75, 0.0, 2));
-        // an answer's own score, where there is one
+        // uses an answer's own score (`raw`), if there is one
         let raw: Vec<Image> = images.iter().map(|p| with(p, |line| line.answer.raw = Some(1.0))).collect();
         assert_eq!(Table::new(&raw, None).rows.iter().find(|r| r.question_type.is_some()).unwrap().mean.value, 1.0);
     }

@@ -1,4 +1,4 @@
-//! The table as text.
+//! Prints the table as text.
 
 use super::{Row, Table};
 use crate::statistics::Estimate;
@@ -30,7 +30,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// `color`, or `all: counting` for questions of a type.
+/// Name of a row: `color`, or `all: counting` for questions of a type.
 fn name(row: &Row) -> String {
     match &row.question_type {
         Some(question_type) => format!("{}: {question_type}", row.category),
@@ -38,7 +38,7 @@ fn name(row: &Row) -> String {
     }
 }
 
-/// `0.4123 [0.3500, 0.4730]`
+/// Prints `0.4123 [0.3500, 0.4730]`.
 fn spread(Estimate { value, low, high }: &Estimate, signed: bool) -> String {
     if signed { format!("{value:+.4} [{low:+.4}, {high:+.4}]") } else { format!("{value:.4} [{low:.4}, {high:.4}]") }
 }
