@@ -1,12 +1,12 @@
-//! Noun chunks: a noun with everything that leads up to it, as spaCy cuts them for English.
+//! Noun chunks: a noun with all the words that lead up to it, by spaCy's rules for English.
 
 use crate::token::Token;
 use std::ops::Range;
 
-/// Labels under which a noun stands for itself.
+/// Dependency labels of nouns that form a chunk of their own.
 const LABELS: [&str; 10] = ["oprd", "nsubj", "dobj", "nsubjpass", "pcomp", "pobj", "dative", "appos", "attr", "ROOT"];
 
-/// Ranges of tokens, from left to right, none within another.
+/// The noun chunks as ranges of tokens, from left to right; they do not overlap.
 pub fn chunks(tokens: &[Token]) -> Vec<Range<usize>> {
     let first = leftmost(tokens);
     let stands = |token: &Token| LABELS.contains(&token.dep.as_str());
@@ -30,7 +30,7 @@ pub fn chunks(tokens: &[Token]) -> Vec<Range<usize>> {
     chunks
 }
 
-/// The first token of everything that hangs on each, directly or not.
+/// For each token, the first token of its subtree.
 fn leftmost(tokens: &[Token]) -> Vec<usize> {
     let mut first: Vec<usize> = (0..tokens.len()).collect();
     for _ in 0..tokens.len() {

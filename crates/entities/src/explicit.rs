@@ -1,12 +1,12 @@
-//! Entities that a prompt file names, found in the text.
+//! Finds in the text the entities that a prompt file names.
 
 use crate::{Entity, Error};
 use std::ops::Range;
 
-/// Finds each noun and its attributes in the text, whole words in any case of letters.
+/// Finds each noun and its attributes in the text, as whole words, in any case.
 ///
-/// A noun that is named twice is looked for behind its first place. Of several places of an attribute, the nearest before its noun
-/// counts, else the nearest behind it.
+/// If a noun is named twice, the second one is searched for after the first. If an attribute occurs several times, the
+/// nearest one before its noun counts, else the nearest one after it.
 ///
 /// # Errors
 /// A noun or an attribute that is not in the text.
@@ -23,7 +23,7 @@ pub fn explicit(text: &str, entities: &[(&str, Vec<&str>)]) -> Result<Vec<Entity
             before.or(places.iter().find(|p| p.start >= place.end)).cloned().ok_or_else(|| missing(word))
         };
         let attributes = attributes.iter().map(attribute).collect::<Result<_, _>>()?;
-        // what leads up to the last word of a compound
+        // the words before the last word of a compound
         let head = text[place.clone()].rfind(char::is_whitespace).map_or(place.start, |at| place.start + at + 1);
         let compounds = words(text, place.start..head);
         found.push(Entity { head: head..place.end, compounds, attributes });
@@ -31,7 +31,7 @@ pub fn explicit(text: &str, entities: &[(&str, Vec<&str>)]) -> Result<Vec<Entity
     Ok(found)
 }
 
-/// Where a text has a word or several, not within other words.
+/// Places where a text has a word or phrase, not inside other words.
 fn places(text: &str, phrase: &str) -> Vec<Range<usize>> {
     let phrase: Vec<char> = phrase.trim().chars().flat_map(char::to_lowercase).collect();
     let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
@@ -40,7 +40,7 @@ fn places(text: &str, phrase: &str) -> Vec<Range<usize>> {
         if phrase.is_empty() || is_word(text[..start].chars().next_back()) {
             continue;
         }
-        // letter by letter, since a letter may take more bytes in the other case
+        // character by character, because a character may have more bytes in the other case
         let mut rest = text[start..].char_indices();
         let mut left = phrase.as_slice();
         let mut end = start;

@@ -1,12 +1,12 @@
-//! From a parsed text to nouns and what is said of them (section 3 of the method).
+//! Takes nouns and their attributes from a parsed text (section 3 of the method).
 
 use crate::token::{Token, children};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Labels of words that say something about the word they hang on.
+/// Dependency labels of words that modify their head.
 const MODIFIERS: [&str; 6] = ["amod", "nmod", "compound", "npadvmod", "advmod", "acomp"];
 
-/// A noun and the words that belong to it, as indices of tokens.
+/// A noun and its attributes, as indices of tokens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
     pub noun: usize,
@@ -21,12 +21,12 @@ fn is_verb(token: &Token) -> bool {
     matches!(token.pos.as_str(), "AUX" | "VERB")
 }
 
-/// Modifiers and what is joined to them.
+/// Modifiers, and words joined to them by a conjunction.
 fn is_plain(token: &Token) -> bool {
     is_modifier(token) || token.dep == "conj"
 }
 
-/// The same, and relative clauses.
+/// Like [`is_plain`], and also relative clauses.
 fn is_relative(token: &Token) -> bool {
     is_plain(token) || token.dep == "relcl"
 }
@@ -38,12 +38,12 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    /// Of what hangs on a token, that for which something holds.
+    /// The dependents of a token for which `holds` is true.
     fn of(&self, i: usize, holds: impl Fn(&Token) -> bool) -> Vec<usize> {
         self.children[i].iter().copied().filter(|c| holds(&self.tokens[*c])).collect()
     }
 
-    /// Everything below some tokens that is reached by following.
+    /// All descendants of the roots that are reached through tokens for which `follow` is true.
     fn below(&self, roots: &[usize], follow: fn(&Token) -> bool) -> Vec<usize> {
         let mut open: Vec<usize> = roots.iter().flat_map(|i| self.children[*i].iter().copied()).collect();
         let mut found = vec![];
@@ -56,15 +56,15 @@ impl Tree<'_> {
         found
     }
 
-    /// Some tokens and everything below them, of all that what is wanted.
+    /// The roots and their descendants ([`Self::below`]), filtered by `want`.
     fn reach(&self, roots: &[usize], follow: fn(&Token) -> bool, want: impl Fn(&Token) -> bool) -> Vec<usize> {
         let all = roots.iter().copied().chain(self.below(roots, follow));
         all.filter(|i| want(&self.tokens[*i])).collect()
     }
 }
 
-/// Every noun that is not itself a modifier, with its modifiers and what is joined to them, in relative clauses too ("a dog
-/// that is red"), and with the adjectives that a form of "be" says of it ("the car is blue").
+/// Every noun that is not itself a modifier, with its modifiers and the words joined to them, also those in relative
+/// clauses ("a dog that is red"), and the adjectives that a form of "be" assigns to it ("the car is blue").
 pub fn groups(tokens: &[Token]) -> Vec<Group> {
     let tree = Tree { tokens, children: children(tokens) };
     let mut groups: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
@@ -86,8 +86,9 @@ pub fn groups(tokens: &[Token]) -> Vec<Group> {
     groups.into_iter().map(|(noun, attributes)| Group { noun, attributes: attributes.into_iter().collect() }).collect()
 }
 
-/// The groups of words that the authors' program takes, quirks and all: relative clauses of the first noun only; of "the car is
-/// red", "red" where the noun belongs; groups of four words and more are dropped. The last of a group counts as its noun.
+/// The groups of words that the authors' program takes, with its errors: relative clauses only for the first noun; in
+/// "the car is red", "red" in the place of the noun; groups of four or more words are dropped. The last word of a group
+/// counts as its noun.
 pub fn reference_groups(tokens: &[Token]) -> Vec<Group> {
     let tree = Tree { tokens, children: children(tokens) };
     let (mut plain, mut predicates, mut relatives) = (vec![], vec![], vec![]);

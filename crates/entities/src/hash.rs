@@ -1,4 +1,4 @@
-//! The two hash functions by which spaCy's models find their rows: MurmurHash of Austin Appleby (public domain).
+//! The two hash functions that spaCy's models use to find table rows: MurmurHash by Austin Appleby (public domain).
 
 const M: u64 = 0xc6a4_a793_5bd1_e995;
 
@@ -7,7 +7,7 @@ fn scramble(h: u64, k: u64) -> u64 {
     (h ^ (k ^ k >> 47).wrapping_mul(M)).wrapping_mul(M)
 }
 
-/// MurmurHash2, 64-bit version A: the identity of a string.
+/// MurmurHash2, 64-bit version A: the id of a string.
 pub fn murmur2(bytes: &[u8], seed: u64) -> u64 {
     let mut h = seed ^ (bytes.len() as u64).wrapping_mul(M);
     let (whole, rest) = bytes.as_chunks::<8>();
@@ -22,7 +22,7 @@ pub fn murmur2(bytes: &[u8], seed: u64) -> u64 {
     h ^ h >> 47
 }
 
-/// MurmurHash3, 128-bit version for 64-bit machines, of one number: four rows of an embedding table.
+/// MurmurHash3, 128-bit version for 64-bit machines, of one number: the indices of four rows of an embedding table.
 pub fn murmur3(key: u64, seed: u32) -> [u32; 4] {
     fn finish(mut h: u64) -> u64 {
         h = (h ^ h >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);

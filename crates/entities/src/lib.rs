@@ -1,8 +1,8 @@
-//! The nouns of a prompt, each with the words that say something about it: "a red dog and a blue cat" → dog: red, cat: blue.
+//! Finds the nouns of a prompt, each with its attributes: "a red dog and a blue cat" → dog: red, cat: blue.
 //!
-//! A port of the small English model of spaCy (`en_core_web_sm` 3.8): the same tokens, tags, heads and noun chunks. From its tree
-//! nouns and attributes are taken as the CoMat authors do, or, by default, with their and the parser's systematic errors
-//! repaired. No Python, no tensors library; the weights are part of the program.
+//! A port of the small English model of spaCy (`en_core_web_sm` 3.8): the same tokens, tags, heads and noun chunks.
+//! Nouns and attributes are taken from its tree as the CoMat authors do, or, by default, with their and the parser's
+//! systematic errors repaired. It needs no Python and no tensor library; the weights are part of the program.
 
 mod chunks;
 mod explicit;
@@ -27,7 +27,7 @@ use rules::{Attribute, Rules};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// A noun and what belongs to it, as bytes of the text.
+/// A noun and its attributes, as byte ranges of the text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entity {
     pub head: Range<usize>,
@@ -37,18 +37,18 @@ pub struct Entity {
 }
 
 impl Entity {
-    /// The noun's name in lower case, as a detector is asked for it: compounds and head.
+    /// The noun's name in lower case, as given to a detector: compounds and head.
     pub fn noun(&self, text: &str) -> String {
         let parts = self.compounds.iter().chain([&self.head]);
         parts.filter_map(|part| text.get(part.clone())).collect::<Vec<_>>().join(" ").to_lowercase()
     }
 
-    /// From the first word of the name to the last.
+    /// Byte range from the first word of the name to the last.
     pub fn whole(&self) -> Range<usize> {
         self.compounds.first().map_or(self.head.start, |first| first.start.min(self.head.start))..self.head.end
     }
 
-    /// All of its words: name and attributes.
+    /// All its words: name and attributes.
     pub fn parts(&self) -> impl Iterator<Item = &Range<usize>> {
         self.compounds.iter().chain([&self.head]).chain(&self.attributes)
     }
@@ -88,7 +88,7 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// With the weights that are part of the program.
+    /// A parser with the weights that are part of the program.
     ///
     /// # Errors
     /// Never, unless the program was built from damaged files.
@@ -112,7 +112,7 @@ impl Parser {
         })
     }
 
-    /// Words with their parts of speech and how they hang together.
+    /// The words with their parts of speech and their dependencies.
     pub fn parse(&self, text: &str) -> Vec<Token> {
         let mut tokens = self.tokenizer.tokenize(text);
         if tokens.is_empty() {
@@ -134,7 +134,7 @@ impl Parser {
         tokens
     }
 
-    /// Nouns with what is said of them, in the order of the text.
+    /// The nouns with their attributes, in the order of the text.
     pub fn entities(&self, text: &str, mode: Mode) -> Vec<Entity> {
         if mode == Mode::Tags {
             return tags::entities(self, text);
@@ -151,7 +151,7 @@ impl Parser {
         groups.into_iter().map(|group| entity(&tokens, &group, mode)).collect()
     }
 
-    /// Nouns with everything that leads up to them ("the big red dog"), as bytes of the text.
+    /// Noun chunks ("the big red dog"), as byte ranges of the text.
     pub fn noun_chunks(&self, text: &str) -> Vec<Range<usize>> {
         let tokens = self.parse(text);
         let bytes = |chunk: Range<usize>| tokens[chunk.start].span.start..tokens[chunk.end - 1].span.end;
@@ -159,7 +159,8 @@ impl Parser {
     }
 }
 
-/// Compounds directly before the noun are part of its name.
+/// Turns a group of tokens into an entity. With [`Mode::Repaired`], compounds directly before the noun are part of its
+/// name.
 fn entity(tokens: &[Token], group: &Group, mode: Mode) -> Entity {
     let mut first = group.noun;
     if mode == Mode::Repaired {

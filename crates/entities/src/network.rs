@@ -1,4 +1,4 @@
-//! The layers of spaCy's small English model: embeddings by hash, a convolution over words, and what reads it.
+//! The layers of spaCy's small English model: hash embeddings and a convolution over words.
 
 use crate::{
     hash::{murmur2, murmur3},
@@ -9,7 +9,7 @@ use half::f16;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 
-/// Width of a word's vector.
+/// Length of a word's vector.
 pub const WIDTH: usize = 96;
 /// Pieces of a maxout unit.
 const PIECES: usize = 3;
@@ -45,7 +45,7 @@ impl Matrix {
     }
 }
 
-/// In lanes, so that the compiler can use vector registers. Both slices are multiples of 16 long.
+/// Dot product in lanes, so that the compiler can use vector registers. The lengths must be multiples of 16.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; 16];
     for (a, b) in a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0) {
@@ -56,7 +56,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum()
 }
 
-/// The tensors of the model by name; numbers are stored in half precision.
+/// The tensors of the model by name; the file stores numbers in half precision.
 pub struct Tensors(HashMap<String, Matrix>);
 
 impl Tensors {
@@ -83,7 +83,7 @@ impl Tensors {
         Err(format!("{name} is {}x{}, {rows}x{columns} is expected", matrix.rows(), matrix.columns))
     }
 
-    /// With as many rows as there are.
+    /// Takes a table; it may have any number of rows.
     fn take_table(&mut self, name: &str) -> Result<Matrix, String> {
         let matrix = self.0.remove(name).ok_or(format!("{name} is missing"))?;
         if matrix.rows() == 0 || matrix.columns != WIDTH {
@@ -93,7 +93,7 @@ impl Tensors {
     }
 }
 
-/// The largest of each unit's pieces, normalised over the row.
+/// Maxout layer: the largest of each unit's pieces, then layer normalisation over the row.
 struct Maxout {
     weight: Matrix,
     bias: Matrix,
@@ -127,7 +127,7 @@ impl Maxout {
     }
 }
 
-/// Words into vectors, each with its neighbours' company.
+/// Computes a vector for each word, which depends on the neighbouring words.
 pub struct Encoder {
     tables: Vec<Matrix>,
     mix: Maxout,
@@ -144,7 +144,7 @@ impl Encoder {
         Ok(Self { tables, mix, convolutions, symbols: std::mem::take(&mut rules.symbols) })
     }
 
-    /// `[tokens, WIDTH]`
+    /// Vectors of the tokens, `[tokens, WIDTH]`.
     pub fn encode(&self, tokens: &[Token]) -> Vec<f32> {
         let mut embedded = vec![0f32; tokens.len() * TABLES * WIDTH];
         for (token, row) in tokens.iter().zip(embedded.chunks_exact_mut(TABLES * WIDTH)) {
@@ -156,7 +156,7 @@ impl Encoder {
                 }
             }
         }
-        // empty words on both sides, as many as the convolutions reach
+        // zero vectors on both sides, as many as the convolutions reach
         let mut x = vec![0f32; (tokens.len() + 2 * DEPTH) * WIDTH];
         let words = DEPTH * WIDTH..(DEPTH + tokens.len()) * WIDTH;
         x[words.clone()].copy_from_slice(&self.mix.apply(&embedded));
@@ -185,7 +185,7 @@ impl Encoder {
     }
 }
 
-/// Every row with the one before and the one behind: `[n, WIDTH]` → `[n, 3·WIDTH]`
+/// Joins every row with the row before and the row after: `[n, WIDTH]` → `[n, 3·WIDTH]`.
 fn windows(x: &[f32]) -> Vec<f32> {
     let rows: Vec<&[f32]> = x.chunks_exact(WIDTH).collect();
     let nothing = [0f32; WIDTH];
@@ -198,7 +198,8 @@ fn windows(x: &[f32]) -> Vec<f32> {
     out
 }
 
-/// `Apple-5s` → `Xxxxx-dx`: letters and digits by their kind, a run of more than four shortened.
+/// Shape of a word, `Apple-5s` → `Xxxxx-dx`: letters and digits are replaced by their kind, and runs of more than four
+/// are shortened.
 fn shape(text: &str) -> String {
     if text.chars().count() >= 100 {
         return "LONG".into();
@@ -220,7 +221,8 @@ fn shape(text: &str) -> String {
     shape
 }
 
-/// Digits as Python's `str.isdigit` has them: also raised, lowered and circled ones, but no fractions and no numerals.
+/// Whether a character is a digit for Python's `str.isdigit`: also superscript, subscript and circled digits, but no
+/// fractions and no numerals.
 fn is_digit(c: char) -> bool {
     match c {
         '0'..='9' | '²' | '³' | '¹' | '⁰' | '⁴'..='⁹' | '₀'..='₉' | '①'..='⑨' | '⑴'..='⑼' | '⒈'..='⒐' => {

@@ -1,29 +1,29 @@
-//! Which word hangs on which: an arc-eager parser (Nivre 2008, with the breaks between sentences of spaCy), each move chosen by
-//! a small network that looks at eight words.
+//! Finds the head of each word: an arc-eager dependency parser (Nivre 2008, with spaCy's sentence breaks). A small
+//! network that sees eight words chooses each move.
 
 use crate::{
     network::{Matrix, Tensors, WIDTH},
     token::Token,
 };
 
-/// Inner widths of the network.
+/// Width of the hidden layer.
 const LOWER: usize = 64;
-/// Two pieces for each hidden unit.
+/// Width before the maxout: two pieces for each hidden unit.
 const HIDDEN: usize = 2 * LOWER;
-/// Words that a move depends on.
+/// Number of words that a move depends on.
 const SEEN: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Move {
-    /// The next word onto the stack.
+    /// Pushes the next word onto the stack.
     Shift,
-    /// The top of the stack is done.
+    /// Pops the top of the stack.
     Reduce,
-    /// The top of the stack hangs on the next word, and is done.
+    /// Makes the next word the head of the top of the stack, and pops the stack.
     Left,
-    /// The next word hangs on the top of the stack, and is put onto it.
+    /// Makes the top of the stack the head of the next word, and pushes the next word.
     Right,
-    /// A sentence begins with the word after the next.
+    /// Starts a sentence at the word after the next.
     Break,
 }
 
@@ -32,7 +32,7 @@ pub struct Parser {
     project_bias: Matrix,
     lower: Matrix,
     lower_bias: Matrix,
-    /// What stands for a word that is not there, `[SEEN, HIDDEN]`
+    /// Values for a missing word, `[SEEN, HIDDEN]`.
     pad: Matrix,
     upper: Matrix,
     upper_bias: Matrix,
@@ -65,12 +65,12 @@ impl Parser {
         })
     }
 
-    /// Sets heads and labels. `encoded` `[tokens, WIDTH]`
+    /// Sets heads and labels of the tokens. `encoded`: `[tokens, WIDTH]`.
     pub fn parse(&self, tokens: &mut [Token], encoded: &[f32]) {
         let projected = self.project.apply(encoded, Some(&self.project_bias));
-        let seen = self.lower.apply(&projected, None); // each word in each of its roles
+        let seen = self.lower.apply(&projected, None); // each word in each of its positions
         let mut state = State::new(tokens.len());
-        // every word is moved a few times at most; a damaged model must not make this loop
+        // every word is moved only a few times; the limit stops an endless loop with a damaged model
         for _ in 0..20 * tokens.len() + 50 {
             if state.stack.is_empty() && state.left() == 0 {
                 break;
@@ -87,7 +87,7 @@ impl Parser {
         lift(tokens);
     }
 
-    /// The best of the moves that are possible.
+    /// The allowed move with the highest score; `None` if no move is allowed.
     fn choose(&self, state: &State, seen: &[f32]) -> Option<usize> {
         let mut sum = self.lower_bias.values.clone();
         for (role, word) in state.context().into_iter().enumerate() {
@@ -112,16 +112,16 @@ impl Parser {
 struct State {
     length: usize,
     stack: Vec<usize>,
-    /// First of the words that were never on the stack.
+    /// The first word that was never on the stack.
     next: usize,
-    /// Words put back in front of it, the nearest last.
+    /// Words that were put back before `next`, the nearest last.
     returned: Vec<usize>,
     /// Head and action of each word's arc.
     arcs: Vec<Option<(usize, usize)>>,
-    /// Words that hang on each, in the order of their arcs: those before it and those behind.
+    /// Dependents of each word, in the order of their arcs: `left_of` those before it, `right_of` those after it.
     left_of: Vec<Vec<usize>>,
     right_of: Vec<Vec<usize>>,
-    /// Words put back once are not put onto the stack again.
+    /// Whether a word was put back. Such a word is not pushed onto the stack again.
     was_returned: Vec<bool>,
     begins_sentence: Vec<bool>,
 }
@@ -233,7 +233,8 @@ impl State {
     }
 }
 
-/// Crossing arcs are learnt as labels like `relcl||dobj`: the word really hangs on the nearest `dobj` below its head.
+/// Resolves labels like `relcl||dobj`, which the model uses for crossing arcs: the true head of the word is the nearest
+/// `dobj` below its head.
 fn lift(tokens: &mut [Token]) {
     for i in 0..tokens.len() {
         let Some((label, target)) = tokens[i].dep.split_once("||").map(|(a, b)| (a.to_owned(), b.to_owned())) else {

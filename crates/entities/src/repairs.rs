@@ -1,8 +1,8 @@
-//! What the parser often gets wrong in captions, put right by rules. Each was measured on hand-labelled prompts.
+//! Rules that repair frequent errors of the parser in captions. Each was measured on hand-labelled prompts.
 
 use crate::{extract::Group, token::Token};
 
-/// Words in -ing that are nouns; others after a noun are verbs ("a man sitting").
+/// Words ending in -ing that are nouns; other such words after a noun are verbs ("a man sitting").
 const ING_NOUNS: &str = "awning bedding beginning being building carving ceiling clothing covering crossing darling decking dining \
     drawing dressing duckling dumpling earring ending engraving evening everything feeling fencing filling flooring frosting \
     gathering hanging herring icing king landing lighting lightning lining living marking meeting molding morning nothing \
@@ -10,7 +10,7 @@ const ING_NOUNS: &str = "awning bedding beginning being building carving ceiling
     setting sibling siding skiing-resort sling something spring sting stocking string stuffing swimming swing thing topping tubing \
     anything warning wedding wing wiring writing";
 
-/// Plurals that stand beside "a": their last letter does not make them verbs.
+/// Plurals that occur after "a": their final s does not make them verbs.
 const PLURALS: &str = "binoculars blinds boots bubbles cars clothes curtains earphones earrings glasses gloves goggles hangers \
     headphones jeans leggings lights overalls pajamas panties pants pliers sandals scissors shoes shorts skis slippers sneakers socks \
     stairs sunglasses tights tongs trousers tweezers";
@@ -35,8 +35,8 @@ pub fn repair(tokens: &[Token], groups: &mut [Group]) {
     groups.sort();
 }
 
-/// Whether what was taken for a noun is the verb of the noun before it: "a white tank top walks near", "a man skiing",
-/// "The bench and table stand on".
+/// Whether a supposed noun is the verb of the noun before it: "a white tank top walks near", "a man skiing", "The bench
+/// and table stand on".
 fn is_really_a_verb(tokens: &[Token], lower: &[String], noun: usize) -> bool {
     let Some(before) = noun.checked_sub(1).map(|i| &tokens[i]) else { return false };
     let is_compound = before.head == noun
@@ -68,7 +68,7 @@ fn is_really_a_verb(tokens: &[Token], lower: &[String], noun: usize) -> bool {
     plural_after_one || participle || base_form
 }
 
-/// "bigger than a cup and smaller than a box": both say something of the same thing.
+/// Joins "bigger than a cup and smaller than a box": both describe the same object.
 fn join_comparatives(tokens: &[Token], lower: &[String], groups: &mut [Group]) {
     let compares = |i: usize| tokens[i].pos == "ADJ" && lower.get(i + 1).is_some_and(|word| word == "than");
     for second in (1..tokens.len()).filter(|i| compares(*i)) {

@@ -1,4 +1,4 @@
-//! What the model says in words: exceptions, patterns, tags, the parser's moves.
+//! The rules of the model: exceptions, patterns, tags, the parser's moves.
 
 use crate::token::Token;
 use serde::Deserialize;
@@ -12,21 +12,21 @@ pub struct Rules {
     pub infix: String,
     pub url: String,
     pub exceptions: HashMap<String, Vec<Exception>>,
-    /// By the hash of a word, how the model knows it.
+    /// The norm of a word (the form that the model knows), by the word's hash.
     pub norms: HashMap<u64, String>,
-    /// Strings with a number of their own in place of their hash.
+    /// Strings that have a number of their own instead of their hash.
     pub symbols: HashMap<String, u64>,
     pub tags: Vec<String>,
-    /// As `L-amod`: the move, and the label of the arc it makes.
+    /// Moves such as `L-amod`: the move, and the label of its arc.
     pub moves: Vec<String>,
     pub attributes: Vec<Attribute>,
 }
 
-/// A piece of an exception, and its norm where it has one of its own.
+/// A piece of an exception, and its norm if it has one of its own.
 #[derive(Deserialize)]
 pub struct Exception(pub String, pub Option<String>);
 
-/// Sets attributes of the token at `index` of every place where the pattern fits.
+/// A rule that sets attributes of the token at `index` wherever the pattern matches.
 #[derive(Deserialize)]
 pub struct Attribute {
     pattern: Vec<Pattern>,
@@ -36,7 +36,7 @@ pub struct Attribute {
     dep: Option<String>,
 }
 
-/// What one token must be.
+/// Conditions on one token.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pattern {
@@ -84,7 +84,8 @@ impl Pattern {
     }
 }
 
-/// Parts of speech from tags, and some exceptions. All patterns see the tokens as they were before.
+/// Sets parts of speech from tags, and some exceptions. All patterns are matched against the tokens as they were
+/// before.
 pub fn set_attributes(rules: &[Attribute], tokens: &mut [Token]) {
     let before = tokens.to_vec();
     for rule in rules {

@@ -2,7 +2,7 @@
 
 use crate::Mode;
 
-/// Places, times of day, the weather, the image itself: nothing that a mask could be drawn around.
+/// Places, times of day, the weather, the image itself: nouns that no mask can outline.
 const SCENERY: &str = "afternoon air area atmosphere backdrop background backyard bathroom beach bedroom bottom center city \
     corner countryside dark darkness dawn day daylight desert distance downtown dusk environment evening field fog foreground \
     forest front garden ground hallway horizon image indoors inside interior kitchen landscape left light middle mist \
@@ -10,14 +10,14 @@ const SCENERY: &str = "afternoon air area atmosphere backdrop background backyar
     scenery sea shade shadow side sidewalk sky snow space street sunlight sunrise sunset surface surroundings top town \
     view wall water weather wind wood woods yard";
 
-/// What the authors' program leaves out.
+/// Nouns that the authors' program leaves out.
 const OF_THE_AUTHORS: &str = "about activity advertisement air airport also area atmosphere background bathroom conditions cry cycle \
     day dream environment exterior field grass hillside interior kitchen language lost meadow meal morning mountain mysteries \
     night noise ocean one party place range restroom room salon scene scent sea shadow shore skill sky snow song space speech \
     street sunlight surface thing tone wall water waves";
 
-/// Whether a noun is of the scene, not a thing in it. In any case of letters; singular, but the authors' program also leaves out a
-/// word that is in its list without its last letter.
+/// Whether a noun is part of the scene and not an object, in any case. The noun is in the singular. The authors'
+/// program also leaves out a word whose form without the last letter is in its list.
 pub fn is_scenery(noun: &str, mode: Mode) -> bool {
     let noun = noun.to_lowercase();
     let is_in = |list: &str, noun: &str| list.split_whitespace().any(|word| word == noun);

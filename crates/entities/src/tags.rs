@@ -1,10 +1,10 @@
-//! Prompts that are lists of tags, as anime models are trained with: "1girl, red hair, blue_eyes". A tag is a phrase of its own, so
-//! nothing in one belongs to a noun of another; tags about the same noun are about the same thing.
+//! Prompts that are lists of tags, as used to train anime models: "1girl, red hair, blue_eyes". Each tag is a phrase of
+//! its own, so words of one tag never belong to a noun of another; tags with the same noun describe the same object.
 
 use crate::{Entity, Mode, Parser};
 use std::ops::Range;
 
-/// Tags, and last words of tags, that are about the image, its quality or what somebody does, and no thing in it.
+/// Tags, and last words of tags, that describe the image, its quality or an action, not an object.
 const NO_THINGS: &[&str] = &[
     "absurdres",
     "background",
@@ -65,11 +65,11 @@ const NO_THINGS: &[&str] = &[
     "watermark",
 ];
 
-/// In the order of the tags; each noun once.
+/// The entities in the order of the tags; each noun once.
 pub fn entities(parser: &Parser, text: &str) -> Vec<Entity> {
     let mut all: Vec<Entity> = vec![];
     for tag in tags(text) {
-        // of the same length, so that places stay
+        // of the same length, so that byte positions stay valid
         let words = text[tag.clone()].replace(['_', '\\'], " ");
         for entity in of_tag(parser, &words) {
             let entity = moved(&entity, tag.start);
@@ -83,7 +83,7 @@ pub fn entities(parser: &Parser, text: &str) -> Vec<Entity> {
     all
 }
 
-/// What is between commas and line ends, without the brackets and numbers of weights.
+/// The tags: the parts between commas, semicolons, bars and line ends, without the brackets and numbers of weights.
 fn tags(text: &str) -> Vec<Range<usize>> {
     let mut found = vec![];
     let mut start = 0;
@@ -116,7 +116,7 @@ fn of_tag(parser: &Parser, tag: &str) -> Vec<Entity> {
     let found = parser.entities(tag, Mode::Repaired);
     let words: Vec<Range<usize>> = words(tag);
     match (&found[..], &words[..]) {
-        // the parser knows sentences: in two words it may find a verb, but the second is the thing
+        // the parser is made for sentences: it may take one of two words for a verb, but the second word is the object
         ([], [describing, thing]) => {
             vec![Entity { head: thing.clone(), compounds: vec![], attributes: vec![describing.clone()] }]
         }
@@ -124,7 +124,7 @@ fn of_tag(parser: &Parser, tag: &str) -> Vec<Entity> {
     }
 }
 
-/// `1girl`, `2boys`, `6+girls`: the noun in it.
+/// The noun in `1girl`, `2boys`, `6+girls`.
 fn counted(tag: &str) -> Option<Range<usize>> {
     let word = tag.trim_end();
     let noun = word.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches('+');
@@ -181,7 +181,7 @@ mod tests {
         );
     }
 
-    /// What the rule for sentences would not do: the hair does not belong to the eyes.
+    /// Unlike the rules for sentences: the hair does not belong to the eyes.
     #[test]
     fn nothing_crosses_a_comma() {
         let all = "1girl, blue, hat, red shoes";

@@ -1,24 +1,24 @@
-//! Words of a text, and what the parser says of them.
+//! Words of a text and the parser's results for them.
 
 use std::ops::Range;
 
-/// A word or a mark. Tags and labels are those of spaCy's English models.
+/// A word or a punctuation mark. Tags and labels are those of spaCy's English models.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Token {
     pub text: String,
-    /// Bytes of the text.
+    /// Byte range in the text.
     pub span: Range<usize>,
     /// Whether a space follows.
     pub(crate) space: bool,
-    /// The word as the model knows it: lower case, some spellings made one.
+    /// The norm of the word: lower case, with some spellings unified.
     pub(crate) norm: String,
-    /// Fine-grained part of speech, as `NN` or `JJ`.
+    /// Fine-grained part of speech, for example `NN` or `JJ`.
     pub tag: String,
-    /// Part of speech, as `NOUN` or `ADJ`.
+    /// Part of speech, for example `NOUN` or `ADJ`.
     pub pos: String,
-    /// How it hangs on its head, as `amod` or `nsubj`; `ROOT` where it hangs on none.
+    /// Dependency label, for example `amod` or `nsubj`; `ROOT` if it has no head.
     pub dep: String,
-    /// Index of the token it hangs on; its own where it hangs on none.
+    /// Index of its head; its own index if it has no head.
     pub head: usize,
 }
 
@@ -36,7 +36,7 @@ impl Token {
     }
 }
 
-/// For each token those that hang on it, from left to right.
+/// The dependents of each token, from left to right.
 pub(crate) fn children(tokens: &[Token]) -> Vec<Vec<usize>> {
     let mut children = vec![vec![]; tokens.len()];
     for (i, token) in tokens.iter().enumerate() {

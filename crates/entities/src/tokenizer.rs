@@ -1,5 +1,5 @@
-//! A text into words and marks, as spaCy's tokenizer cuts it: at white space, then affix by affix, with a list of exceptions
-//! ("don't" is "do" and "n't").
+//! Splits a text into words and punctuation marks, as spaCy's tokenizer does: at white space, then affix by affix, with
+//! a list of exceptions ("don't" is "do" and "n't").
 
 use crate::{
     hash::murmur2,
@@ -16,7 +16,7 @@ pub struct Tokenizer {
     url: Regex,
     exceptions: HashMap<String, Vec<Exception>>,
     norms: HashMap<u64, String>,
-    /// Exceptions that the affixes would cut: by their first piece, all their pieces; the longest first.
+    /// Exceptions that the affix rules would split: all their pieces, by the first piece; the longest first.
     cut: HashMap<String, Vec<Vec<String>>>,
 }
 
@@ -61,7 +61,7 @@ impl Tokenizer {
             }
             start = i;
             if c == ' ' {
-                // one space belongs to the word before it
+                // one space belongs to the token before it
                 if let Some(last) = tokens.last_mut() {
                     last.space = true;
                 }
@@ -97,7 +97,7 @@ impl Tokenizer {
         true
     }
 
-    /// Cuts what has no space in it: affixes from both ends until an exception or nothing more is found, then at infixes.
+    /// Splits text without spaces: affixes from both ends until an exception or nothing more is found, then at infixes.
     fn cut_word(&self, text: &str, word: Range<usize>, exceptions: bool, tokens: &mut Vec<Token>) {
         let is_exception = |span: Range<usize>| exceptions && self.exceptions.contains_key(&text[span]);
         if exceptions && self.exception(text, word.clone(), tokens) {
@@ -141,7 +141,7 @@ impl Tokenizer {
             return tokens.push(Token::new(text, word));
         }
         let mut done = 0;
-        // an error is the engine's limit on backtracking: what is left stays whole
+        // an error is the regex engine's limit on backtracking: the rest is not split
         for infix in self.infix.find_iter(rest).map_while(Result::ok) {
             if infix.start() == 0 {
                 continue;
@@ -158,7 +158,7 @@ impl Tokenizer {
         }
     }
 
-    /// Exceptions that were cut by their affixes, put together again; of those that overlap, the longest.
+    /// Joins exceptions that were split at their affixes; of those that overlap, the longest.
     fn join_exceptions(&self, text: &str, tokens: &mut Vec<Token>) {
         let mut candidates = vec![];
         for (i, token) in tokens.iter().enumerate() {
@@ -201,7 +201,7 @@ impl Tokenizer {
     }
 }
 
-/// Bytes of the first match, 0 if there is none.
+/// Length of the first match in bytes, 0 if there is none.
 fn length(regex: &Regex, text: &str) -> usize {
     regex.find(text).ok().flatten().map_or(0, |m| m.end() - m.start())
 }
