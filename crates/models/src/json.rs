@@ -1,15 +1,15 @@
-//! JSON as Python writes it.
+//! Reads JSON as Python writes it.
 
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 
-/// As `serde_json::from_str`, for a text in which Python's `json` may have written NaN, Infinity or -Infinity. JSON has
-/// no such numbers: they become strings, which fail to parse as numbers.
+/// Like `serde_json::from_str`, but accepts NaN, Infinity and -Infinity, which Python's `json` writes and JSON does not
+/// have. They are read as strings, so a value that must be a number still gives an error.
 pub fn from_str<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     serde_json::from_str(&quoted(text))
 }
 
-/// The text with such numbers in quotes.
+/// The text with NaN, Infinity and -Infinity in quotes.
 pub fn quoted(text: &str) -> Cow<'_, str> {
     const NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
     if !NUMBERS[1..].iter().any(|number| text.contains(number)) {

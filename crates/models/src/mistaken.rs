@@ -3,7 +3,7 @@
 /// Number of bytes at the start of a file that are examined.
 pub const LOOKED_AT: usize = 1024;
 
-/// What the file is and what to do about it; `None`: it may be a safetensors file, complete or not.
+/// What the file is and what to do about it. `None`: it may be a safetensors file, complete or not.
 pub fn for_safetensors(start: &[u8], size: u64) -> Option<&'static str> {
     if size == 0 {
         return Some("this file is empty: its download or copy was cut off; fetch it again");
@@ -12,7 +12,7 @@ pub fn for_safetensors(start: &[u8], size: u64) -> Option<&'static str> {
         return None;
     }
     let magic = |bytes: &[u8]| start.starts_with(bytes);
-    // what a pickle of protocol 2 to 5 begins with, and an old torch.save
+    // beginning of a pickle of protocol 2 to 5, and of an old torch.save
     let is_pickle = matches!(start, [0x80, 2..=5, b'}' | b']' | b')' | b'c' | b'(' | 0x8a | 0x95 | b'X', ..]);
     if magic(b"PK\x03\x04") {
         return Some(
@@ -36,7 +36,7 @@ pub fn for_safetensors(start: &[u8], size: u64) -> Option<&'static str> {
     known.iter().find(|(bytes, _)| magic(bytes)).map(|(_, what)| *what).or_else(|| as_text(start))
 }
 
-/// What a file is that should be a text but is not; `None`: it may be one.
+/// What the file is instead of a text. `None`: it may be a text.
 pub fn for_text(start: &[u8], size: u64) -> Option<&'static str> {
     let magic = |bytes: &[u8]| start.starts_with(bytes);
     if magic(b"PK\x03\x04") || magic(b"\x1f\x8b") {
@@ -52,7 +52,7 @@ pub fn for_text(start: &[u8], size: u64) -> Option<&'static str> {
     if is_pointer(&text) { Some(POINTER) } else { is_page(&text).then_some(PAGE) }
 }
 
-/// What a file is that should be an image but is not; `None`: it may be one.
+/// What the file is instead of an image. `None`: it may be an image.
 pub fn for_image(start: &[u8], size: u64) -> Option<&'static str> {
     if size == 0 {
         return Some("this file is empty: its download or copy was cut off; fetch it again");
@@ -69,7 +69,8 @@ pub fn for_image(start: &[u8], size: u64) -> Option<&'static str> {
     }
 }
 
-/// Whether it begins as a safetensors file does: a length that the file is long enough for, and the start of a JSON object.
+/// Whether the bytes begin as a safetensors file does: a header length that fits into the file, and the start of a JSON
+/// object.
 pub fn has_header(start: &[u8], size: u64) -> bool {
     let Some((length, rest)) = start.split_first_chunk::<8>() else { return false };
     u64::from_le_bytes(*length) <= size.saturating_sub(8) && rest.first() == Some(&b'{')
@@ -80,11 +81,11 @@ const POINTER: &str = "this is a Git LFS pointer, a few lines in the place of th
 const PAGE: &str = "this is a web page, not the file: the address leads to a page, or the site wants a login first; download \
                     the file itself";
 
-/// The text in lower case, from its first letter on, if it is a text.
+/// The text in lower case, without leading white space; `None` if the bytes are not a text.
 fn text_of(start: &[u8]) -> Option<String> {
     let valid = match std::str::from_utf8(start) {
         Ok(text) => text,
-        Err(e) if e.error_len().is_none() => std::str::from_utf8(&start[..e.valid_up_to()]).ok()?, // cut in a letter
+        Err(e) if e.error_len().is_none() => std::str::from_utf8(&start[..e.valid_up_to()]).ok()?, // a cut character
         Err(_) => return None,
     };
     let text = valid.trim_start_matches('\u{feff}').trim_start().to_lowercase();
@@ -106,7 +107,7 @@ fn is_drawing(text: &str) -> bool {
 }
 
 fn is_page(text: &str) -> bool {
-    // `<headphones>` is a word of a prompt
+    // `<headphones>` may be a word of a prompt
     let is_tag = |rest: &str| rest.starts_with(|c: char| c.is_whitespace() || c == '>');
     let begins = ["html", "head", "body", "script"]
         .iter()
@@ -125,7 +126,7 @@ fn as_text(start: &[u8]) -> Option<&'static str> {
     } else if text.starts_with('{') || text.starts_with('[') {
         "this is JSON text, not the file: perhaps the answer of a server that did not give it; download it again"
     } else if text.trim().len() < 8 {
-        return None; // too little to tell
+        return None; // too short to decide
     } else {
         "this is a text, not a safetensors file: perhaps the message of a server that did not give it; look into it"
     })
@@ -189,7 +190,7 @@ mod tests {
         }
     }
 
-    /// A header of 640 bytes begins as a pickle of protocol 2 does.
+    /// The length 640 has the same first bytes as a pickle of protocol 2.
     #[test]
     fn safetensors_are_let_through() {
         for length in [2u64, 640, 0x4580, 0x9580] {

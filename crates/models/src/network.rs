@@ -1,4 +1,4 @@
-//! A denoising network as samplers, replay and losses use it, for any architecture.
+//! The interface of a denoising network for samplers, replay and losses; independent of the architecture.
 
 mod conditions;
 mod projected;
@@ -13,11 +13,11 @@ pub(crate) use recorder::Tap;
 pub use recorder::{Layer, Place, Recorder};
 
 pub trait Network {
-    /// The model's output (noise or velocity) for noisy latents, in their precision; differentiable with respect to latents and
-    /// trainable weights.
+    /// The model's output (noise or velocity) for noisy latents, in their precision; differentiable with respect to
+    /// latents and trainable weights.
     ///
-    /// `latents` `[B, C, h, w]`, `times` `[B]` in training steps (0 to 1000); a recorder gets the cross-attention maps, where
-    /// the network has any → `[B, C, h, w]`
+    /// `latents`: `[B, C, h, w]`; `times`: `[B]` in training steps (0 to 1000). The recorder gets the cross-attention
+    /// maps, if the network has any. Returns `[B, C, h, w]`.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -29,8 +29,8 @@ pub trait Network {
         recorder: Option<&Recorder>,
     ) -> Result<Tensor>;
 
-    /// As [`Network::predict`], without gradients, for repeated passes with the same conditions. `projected` may cache
-    /// what depends on the conditions alone; it belongs to these weights and conditions.
+    /// Like [`Network::predict`], without gradients, for repeated passes with the same conditions. `projected` may
+    /// cache values that depend only on the conditions; use it with the same weights and conditions only.
     ///
     /// # Errors
     /// The same as [`Network::predict`].

@@ -1,4 +1,4 @@
-//! From a decoded image to the captioner's input: crop, resize, normalise; differentiable with respect to the image.
+//! Turns a decoded image into the captioner's input: crop, resize, normalise. Differentiable with respect to the image.
 
 use crate::{
     config::Json,
@@ -13,12 +13,12 @@ use tch::{Kind, Tensor};
 pub struct Preprocess {
     pub mean: [f64; 3],
     pub std: [f64; 3],
-    /// Height and width, where the file gives them.
+    /// Height and width, if the file gives them.
     pub size: Option<(i64, i64)>,
 }
 
 impl Default for Preprocess {
-    /// CLIP's values, which BLIP also uses.
+    /// CLIP's values; BLIP uses them, too.
     fn default() -> Self {
         Self { mean: [0.48145466, 0.4578275, 0.40821073], std: [0.26862954, 0.26130258, 0.27577711], size: None }
     }
@@ -32,7 +32,7 @@ enum Size {
 }
 
 impl Preprocess {
-    /// Reads `preprocessor_config.json` from a model's folder; without one, CLIP's values hold.
+    /// Reads `preprocessor_config.json` from a model's folder; without the file, uses CLIP's values.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("preprocessor_config.json");
         if !path.exists() {
@@ -55,7 +55,7 @@ impl Preprocess {
         json.only("resample", 3)?; // PIL's bicubic
         json.only("do_normalize", true)?;
         json.only("do_center_crop", false)?;
-        // How bytes become 0..1, and who wrote the file.
+        // Conversion of bytes to 0..1, and information about the program that wrote the file.
         json.ignore(&["do_convert_rgb", "do_rescale", "rescale_factor", "do_pad", "size_divisor", "default_to_square"]);
         json.ignore(&["crop_size", "feature_extractor_type", "image_processor_type", "processor_class"]);
         json.ignore(&["data_format", "input_data_format", "return_tensors", "device", "disable_grouping"]);
@@ -63,7 +63,7 @@ impl Preprocess {
         Ok(read)
     }
 
-    /// Resizes images in 0..1 and normalises them. `[B, 3, H, W]` → `[B, 3, size]`, float32 or better
+    /// Resizes images in 0..1 and normalises them: `[B, 3, H, W]` → `[B, 3, size]`, float32 or float64.
     pub fn apply(&self, images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
         self.normalise(&resize(images, size)?)
     }
@@ -78,9 +78,10 @@ impl Preprocess {
     }
 }
 
-/// Antialiased bicubic interpolation, as PyTorch's `interpolate(mode="bicubic", antialias=True)`.
+/// Antialiased bicubic interpolation, like PyTorch's `interpolate(mode="bicubic", antialias=True)`.
 ///
-/// `[B, 3, H, W]` → `[B, 3, size]`, float32 or better: half precision is widened, which not every device could resize.
+/// `[B, 3, H, W]` → `[B, 3, size]`, float32 or float64. Half precision is converted to float32, because not every
+/// device can resize it.
 pub fn resize(images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
     check(images)?;
     let (height, width) = size;
@@ -92,22 +93,22 @@ pub fn resize(images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
 }
 
 /// Resizes as PIL does: columns first, rounded to 8 bits after each direction. Published scores are computed this way.
-/// The rounding passes no gradient.
+/// Gradients do not pass the rounding.
 ///
-/// `[B, 3, H, W]` in 0..1 → `[B, 3, size]` in 0..1, float32 or better
+/// `[B, 3, H, W]` in 0..1 → `[B, 3, size]` in 0..1, float32 or float64.
 pub fn resize_as_bytes(images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
     let (height, _) = check(images)?;
     let (rows, columns) = size;
     bytes(&resize(&bytes(&resize(&bytes(images)?, (height, columns))?)?, (rows, columns))?)
 }
 
-/// Values rounded to those of an 8-bit image.
+/// Rounds the values to those of an 8-bit image.
 fn bytes(images: &Tensor) -> Result<Tensor> {
     let kind = if images.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     Ok((images.to_kind(kind).f_clamp(0.0, 1.0)? * 255.0).round() / 255.0)
 }
 
-/// The part of that size whose upper left corner lies at `offset` (down, right).
+/// Cuts out the part of this size whose upper left corner is at `offset` (down, right).
 pub fn crop(images: &Tensor, offset: (i64, i64), size: (i64, i64)) -> Result<Tensor> {
     let (rows, columns) = check(images)?;
     let ((top, left), (height, width)) = (offset, size);

@@ -1,4 +1,4 @@
-//! The residual block that UNet and VAE share, and nearest-neighbour upsampling.
+//! The residual block of UNet and VAE, and nearest-neighbour upsampling.
 
 use crate::{
     layers::{Conv2d, GroupNorm, Linear},
@@ -31,7 +31,7 @@ impl ResnetBlock {
         }
     }
 
-    /// x `[B, in, h, w]`, time `[B, E]` (already through its SiLU) → `[B, out, h, w]`
+    /// x `[B, in, h, w]`, time `[B, E]` (SiLU already applied) → `[B, out, h, w]`
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Tensor {
         let hidden = self.conv1.forward(&self.norm1.forward(x).silu());
         let hidden = match (&self.time_emb_proj, time) {
@@ -46,7 +46,7 @@ impl ResnetBlock {
     }
 }
 
-/// Nearest-neighbour enlargement to a given size.
+/// Nearest-neighbour upsampling to a given size.
 pub fn upsample(x: &Tensor, height: i64, width: i64) -> Tensor {
     x.upsample_nearest2d([height, width], None, None)
 }

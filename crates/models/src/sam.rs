@@ -31,10 +31,10 @@ pub struct Segmenter {
     mask_decoder: MaskDecoder,
 }
 
-/// Number of masks decoded at a time: at full size each temporarily takes some tens of megabytes.
+/// Number of masks decoded at a time; at full size each needs some tens of megabytes for a short time.
 const BOXES_AT_A_TIME: usize = 16;
 
-/// What encodes points and masks that are given as prompts.
+/// Weights that encode points and masks as prompts.
 const UNUSED_WEIGHTS: &[&str] = &[
     "prompt_encoder.mask_embed.conv1.weight",
     "prompt_encoder.mask_embed.conv1.bias",
@@ -52,7 +52,7 @@ const UNUSED_WEIGHTS: &[&str] = &[
 ];
 
 impl Segmenter {
-    /// Reads `config.json`, `model.safetensors` and what the folder says of preprocessing.
+    /// Reads `config.json`, `model.safetensors` and the preprocessing settings in the folder.
     pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
         let config = Config::read(&folder.join("config.json"))?;
         let frame = Frame::open(folder, config.vision.image_size)?;
@@ -68,12 +68,12 @@ impl Segmenter {
 
     /// The mask of the object in every box: for each image `[boxes, H, W]` of booleans, on the segmenter's device.
     ///
-    /// images `[B, 3, H, W]` in 0..1, in any precision and on any device; boxes in their pixels (x0, y0, x1, y1), a list for
-    /// each.
+    /// `images`: `[B, 3, H, W]` in 0..1, in any precision and on any device. `boxes`: (x0, y0, x1, y1) in pixels of the
+    /// image, one list per image.
     ///
-    /// Of the decoder's masks the single one is taken, not the best of the three: a box leaves no doubt which object is
-    /// meant, and for such a prompt the paper's authors trained and recommend it (`multimask_output=False`). An image is
-    /// encoded once for all its boxes, and not at all when it has none.
+    /// The decoder's single mask is used, not the best of its three: a box is an unambiguous prompt, and the paper's
+    /// authors trained and recommend the single mask for such a prompt (`multimask_output=False`). An image is encoded
+    /// once for all its boxes, and not at all if it has none.
     pub fn masks(&self, images: &Tensor, boxes: &[Vec<[f64; 4]>]) -> Result<Vec<Tensor>> {
         let size = check(images, boxes)?;
         let _guard = tch::no_grad_guard();
@@ -102,13 +102,13 @@ impl Segmenter {
         boxes.iter().map(&mut masks_of).collect()
     }
 
-    /// images `[B, 3, H, W]` in 0..1 → what the network looks at `[B, 3, S, S]`
+    /// images `[B, 3, H, W]` in 0..1 → the network's input `[B, 3, S, S]`
     pub fn pixels(&self, images: &Tensor) -> Result<Tensor> {
         let (kind, device) = self.vision_encoder.options();
         self.frame.put(&images.to_device(device).to_kind(precise(kind)))
     }
 
-    /// [`Self::pixels`] → `[B, D, s, s]`
+    /// Embeds the output of [`Self::pixels`]: `[B, 3, S, S]` → `[B, D, s, s]`.
     pub fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
         let (size, side) = (pixels.size(), self.config.vision.image_size);
         if size.len() != 4 || size[0] < 1 || size[1..] != [3, side, side] {
@@ -118,7 +118,7 @@ impl Segmenter {
         Ok(self.vision_encoder.forward(&pixels.to_device(device).to_kind(kind)))
     }
 
-    /// embedding `[1, D, s, s]` of one image; boxes `[N, 4]` in pixels of what the network looks at
+    /// Decodes masks: embedding `[1, D, s, s]` of one image, boxes `[N, 4]` in pixels of the network's input.
     pub fn decode(&self, embedding: &Tensor, boxes: &Tensor) -> Result<Decoded> {
         let (side, channels) = (self.config.vision.patches(), self.config.vision.output_channels);
         if embedding.size() != [1, channels, side, side] {
@@ -139,7 +139,7 @@ impl Segmenter {
     }
 }
 
-/// Height and width of the images.
+/// Checks images and boxes, and returns height and width of the images.
 fn check(images: &Tensor, boxes: &[Vec<[f64; 4]>]) -> Result<(i64, i64)> {
     let fail = |what: String| Err(Error::Input(format!("segmenter: {what}")));
     let size = images.size();

@@ -1,5 +1,5 @@
-//! Weights of 8 bits with a scale of their own, as ComfyUI writes them: `LAYER.weight` beside `LAYER.scale_weight` or
-//! `LAYER.weight_scale`, a number, or one for each output.
+//! 8-bit weights with a separate scale, as ComfyUI writes them: `LAYER.weight` beside `LAYER.scale_weight` or
+//! `LAYER.weight_scale`, which is one number, or one for each output.
 //!
 //! Upstream: `comfy/ops.py` and `comfy/quant_ops.py`.
 
@@ -8,13 +8,13 @@ use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 const SCALES: [&str; 2] = ["scale_weight", "weight_scale"];
-/// Of the inputs, which are not rounded here; and the name of the format.
+/// Scales of the inputs, which are not rounded here, and the name of the format.
 const OTHERS: [&str; 3] = ["scale_input", "input_scale", FORMAT];
 const FORMAT: &str = "comfy_quant";
-/// A tensor without a meaning for us: that the file has such scales.
+/// A tensor that only marks a file with such scales; it is ignored.
 const MARK: &str = "scaled_fp8";
 
-/// Whether the last word of a key is one of these: then it stands for no layer and no adapter.
+/// Whether the last word of a key is one of these; such a key is not a layer or an adapter.
 pub fn is_word(word: &str) -> bool {
     SCALES.contains(&word) || OTHERS.contains(&word) || word == MARK
 }
@@ -24,10 +24,10 @@ struct Format {
     format: String,
 }
 
-/// Multiplies such weights with their scales, in float32, and leaves the scales out.
+/// Multiplies 8-bit weights by their scales, in float32, and removes the scales.
 ///
 /// # Errors
-/// In a few words: a scale of another shape, or another format than numbers of 8 bits.
+/// A short text: a scale with a shape that does not fit, or another format than 8-bit floating point.
 pub fn multiply(tensors: &mut Tensors) -> Result<(), String> {
     tensors.retain(|key, _| key.rsplit('.').next() != Some(MARK));
     let stem = |key: &String, words: &[&str]| {
@@ -62,7 +62,7 @@ pub fn multiply(tensors: &mut Tensors) -> Result<(), String> {
     Ok(())
 }
 
-/// The name of a format: JSON, as bytes.
+/// The name of a format, stored as the bytes of a JSON text.
 fn format_of(tensor: &Tensor) -> Option<String> {
     let bytes = Vec::<u8>::try_from(tensor.flatten(0, -1)).ok()?;
     Some(serde_json::from_slice::<Format>(&bytes).ok()?.format)
@@ -110,7 +110,7 @@ mod tests {
         };
         assert!(of(Tensor::from(1f32), "mxfp4").contains("b.weight is quantised as mxfp4"));
         assert!(of(Tensor::from_slice(&[1f32; 3]), "float8_e5m2").contains("b.weight_scale has the shape [3]"));
-        // of whole numbers: that is another format, and whoever wants the weight refuses it
+        // an integer tensor has another format; code that needs the weight refuses it
         let whole = Tensor::from_slice(&[1u8, 2]);
         let mut all = Tensors::from([("b.weight".into(), whole), ("b.weight_scale".into(), Tensor::from(1f32))]);
         multiply(&mut all).unwrap();

@@ -1,12 +1,12 @@
-//! Noise schedules and the samplers that walk them, as lists of linear steps.
+//! Noise schedules, and samplers as lists of linear steps.
 //!
-//! Every sampler here is linear in the latents and the model's output: `x' = a x + b e + sigma z`. That is what makes
-//! the replay of a trajectory exact, so the coefficients are all that a sampler is. Samplers of second order are linear in
-//! latents and output of the step before, too; they draw images and do not train.
+//! Every sampler here is linear in the latents and the model's output: `x' = a x + b e + sigma z`. So the replay of a
+//! trajectory is exact, and a sampler is fully given by its coefficients. Second-order samplers also use the latents
+//! and the output of the step before, linearly; they draw images but cannot be used in training.
 //!
 //! Papers: Ho et al., "Denoising Diffusion Probabilistic Models" (2020); Song et al., "Denoising Diffusion Implicit
-//! Models" (2021); Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (2023); those of the other samplers
-//! are named in `schedule/sigmas.rs`. Conventions: diffusers `DDPMScheduler`, `DDIMScheduler`.
+//! Models" (2021); Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (2023). The papers of the
+//! other samplers are named in `schedule/sigmas.rs`. Conventions: diffusers `DDPMScheduler`, `DDIMScheduler`.
 
 mod classes;
 mod kind;
@@ -29,10 +29,10 @@ pub trait NoisePath {
     /// The steps from noise to image. `eta` (DDIM only): 0 is deterministic, 1 adds as much noise as DDPM.
     ///
     /// # Errors
-    /// If the path does not have that sampler or number of steps.
+    /// If the path does not support this sampler or this number of steps.
     fn sampler(&self, kind: SamplerKind, steps: usize, eta: f64) -> Result<Sampler>;
 
-    /// `[c, d]` of the latents at a time, `x_t = c x_0 + d noise`.
+    /// The factors `[c, d]` of the latents at a time: `x_t = c x_0 + d noise`.
     fn mix(&self, time: f64) -> [f64; 2];
 
     /// The schedule, if this is a diffusion path; for code that needs diffusion.
@@ -112,7 +112,7 @@ impl std::str::FromStr for Prediction {
     }
 }
 
-/// How the sampling steps are spread over the training steps.
+/// How the sampling steps are distributed over the training steps.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Spacing {
@@ -127,14 +127,15 @@ pub struct NoiseSchedule {
     /// The share of signal left after each training step, `ᾱ_t`.
     alphas_cumprod: Vec<f64>,
     pub prediction: Prediction,
-    /// `None`: the file does not say, and each sampler has its own ([`SamplerKind::spacing`]).
+    /// `None`: the file does not say, and each sampler uses its own default ([`SamplerKind::spacing`]).
     pub spacing: Option<Spacing>,
     pub steps_offset: i64,
-    /// DDIM's last step goes to the clean image rather than to training step 0.
+    /// Whether DDIM's last step goes to the clean image and not to training step 0.
     pub set_alpha_to_one: bool,
-    /// Times of Karras' noise levels are cut to whole training steps rather than rounded, as diffusers does for the cosine schedule.
+    /// Whether times of Karras' noise levels are truncated to whole training steps and not rounded, as diffusers does
+    /// for the cosine schedule.
     cuts_times: bool,
-    /// The sampler that the folder was saved with, where we have it.
+    /// The sampler that the folder was saved with, if it is one of ours.
     pub saved_with: Option<SamplerKind>,
 }
 
@@ -155,7 +156,8 @@ impl NoiseSchedule {
         let stride = self.alphas_cumprod.len() / steps;
         let step = |(i, t): (usize, &usize)| {
             let next = match spacing {
-                // diffusers' DDIM steps by the stride here too, past where the next step starts: its issue 12633
+                // diffusers' DDIM also uses the stride for `linspace`, and so steps past the next time: diffusers issue
+                // 12633
                 Spacing::Linspace => times.get(i + 1).copied(),
                 _ => t.checked_sub(stride),
             };
@@ -164,7 +166,7 @@ impl NoiseSchedule {
         Ok(Sampler::of(times.iter().enumerate().map(step).collect()))
     }
 
-    /// In training steps, from the noisiest; between two of them with `linspace`.
+    /// Times in training steps, from the noisiest; with `linspace` they may lie between two steps.
     fn times(&self, steps: usize, spacing: Spacing) -> Result<Vec<f64>> {
         let train = self.alphas_cumprod.len();
         if steps == 0 || steps > train {
@@ -202,7 +204,7 @@ impl NoiseSchedule {
         Ok(self.times(steps, spacing)?.into_iter().map(|t| t.round_ties_even() as usize).collect())
     }
 
-    /// Clean image and noise at a share of signal, each as factors of x and e.
+    /// Clean image and noise at a share of signal, each as factors of latents x and model output e.
     fn meaning(&self, signal: f64) -> [(f64, f64); 2] {
         let (signal, noise) = (signal.sqrt(), (1.0 - signal).sqrt());
         match self.prediction {
@@ -236,7 +238,7 @@ impl NoiseSchedule {
     }
 }
 
-/// The smaller of the two variances that a step can have (Ho et al., equation 7), between two shares of signal.
+/// The smaller of the two possible variances of a step (Ho et al., equation 7), between two shares of signal.
 fn small_variance(now: f64, then: f64) -> f64 {
     (1.0 - then) / (1.0 - now) * (1.0 - now / then)
 }

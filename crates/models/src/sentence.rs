@@ -19,15 +19,15 @@ use settings::Settings;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// Buffers, and the layer behind the first token, which a mean over all of them does not use.
+/// Keys to ignore: buffers, and the pooling layer of the first token, which mean pooling does not use.
 const IGNORED: [&str; 3] = ["position_ids", "pooler.dense.weight", "pooler.dense.bias"];
 
-/// A sentence's embedding is the mean of its tokens' last hidden states, over its length.
+/// Embeds a sentence: the mean of its tokens' last hidden states, scaled to length 1.
 pub struct SentenceEmbedder {
     network: Network,
     tokenizer: BertTokenizer,
     vocab_size: i64,
-    /// Maximum number of tokens, with start and end token; longer texts are cut.
+    /// Maximum number of tokens, including start and end token; longer texts are cut.
     max_length: usize,
     options: (Kind, Device),
 }
@@ -38,10 +38,10 @@ enum Network {
 }
 
 impl SentenceEmbedder {
-    /// Reads the network, its tokenizer and the settings of sentence-transformers beside them, where there are any.
+    /// Reads the network, its tokenizer and, if present, the settings of sentence-transformers.
     ///
     /// # Errors
-    /// Other networks than BERT and MPNet; another pooling than the mean; weights or a tokenizer that do not fit.
+    /// Another network than BERT or MPNet; another pooling than the mean; weights or a tokenizer that do not fit.
     pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
         let settings = Settings::read(folder)?;
         let folder = settings.network.as_path();
@@ -80,11 +80,11 @@ impl SentenceEmbedder {
         Ok(Self { network, tokenizer, vocab_size, max_length, options: (kind, device) })
     }
 
-    /// `[B, D]`, each row of length 1, float32 or better. The end of a text that has more than
-    /// [`max_length`](Self::max_length) tokens goes unread, as upstream.
+    /// Embeddings `[B, D]`, each row of length 1, float32 or float64. Tokens beyond [`max_length`](Self::max_length)
+    /// are ignored, as upstream.
     ///
     /// # Errors
-    /// No texts; an embedding that is no number.
+    /// No texts; an embedding that is not finite.
     pub fn embed(&self, texts: &[&str]) -> Result<Tensor> {
         if texts.is_empty() {
             return Err(Error::Input("sentence embedding: there are no texts".into()));
@@ -104,7 +104,7 @@ impl SentenceEmbedder {
         }
     }
 
-    /// ids and attention_mask `[B, L]` int64, padding behind the text → `[B, D]`, each row of length 1
+    /// ids and attention_mask `[B, L]` int64, padding after the text → `[B, D]`, each row of length 1
     pub fn embed_ids(&self, ids: &Tensor, attention_mask: &Tensor) -> Result<Tensor> {
         let fail = |what: String| Err(Error::Input(format!("sentence embedding: {what}")));
         let (rows, length) = check_ids("sentence embedding", ids, self.vocab_size, self.max_length as i64)?;
@@ -130,7 +130,7 @@ impl SentenceEmbedder {
         Ok(&mean / mean.square().sum_dim_intlist(-1, true, kind).sqrt())
     }
 
-    /// The cosine of a text with each of the others.
+    /// The cosine of a text and each of the others (−1 to 1).
     pub fn similarities(&self, text: &str, others: &[&str]) -> Result<Vec<f64>> {
         if others.is_empty() {
             return Err(Error::Input("sentence embedding: there are no texts to compare with".into()));
@@ -141,7 +141,7 @@ impl SentenceEmbedder {
         Ok(Vec::<f64>::try_from(cosines)?)
     }
 
-    /// The longest text in tokens, start and end among them.
+    /// Maximum number of tokens, including start and end token.
     pub fn max_length(&self) -> usize {
         self.max_length
     }
@@ -151,7 +151,7 @@ impl SentenceEmbedder {
     }
 }
 
-/// Checkpoints of a model with a head have the encoder below its name.
+/// The scope of the encoder. In checkpoints of a model with a head it is one level lower.
 fn below<'a>(root: Scope<'a>, name: &str) -> Scope<'a> {
     let inner = &root / name;
     if (&inner / "embeddings" / "word_embeddings").has("weight") { inner } else { root }

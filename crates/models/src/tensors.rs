@@ -1,4 +1,4 @@
-//! Safetensors files: read by memory map, written whole or not at all.
+//! Safetensors files: read by memory map; written whole or not at all.
 //!
 //! Format: <https://github.com/huggingface/safetensors>; 8 bytes of header length, a JSON header, the raw values.
 
@@ -20,12 +20,13 @@ use tch::{Device, Kind, Tensor};
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Tensor>;
 
-/// The tensors and the metadata of one file. Values stay on disk until they are used, and must not be written to; those with
-/// 8 bits (`F8_E4M3`, `F8_E5M2`) become float16, which has all of their values, or where they have scales the products. Those of
-/// types that libtorch does not have are left out, with a warning: whoever needs one finds it missing.
+/// Reads the tensors and the metadata of one file. Values stay on disk until they are used, and must not be written to.
+/// 8-bit values (`F8_E4M3`, `F8_E5M2`) become float16, which represents them exactly; if they have scales, they become
+/// the products in float32. Tensors of types that libtorch does not have are left out with a warning; code that needs
+/// one reports it as missing.
 ///
 /// # Errors
-/// A file that is something else, by what it is; one that is not whole.
+/// A file of another kind (the error names the kind); a file that is not complete.
 pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let size = file.metadata().map_err(Error::io(path))?.len();
@@ -70,7 +71,7 @@ pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
         let (from, to) = info.data_offsets;
         let mut values = bytes.f_narrow(0, (start + from) as i64, (to - from) as i64)?;
         if !(start + from).is_multiple_of(kind.elt_size_in_bytes()) {
-            values = values.copy(); // a view needs alignment, which the format does not promise
+            values = values.copy(); // a view needs alignment, which the format does not guarantee
         }
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
         let values = values.f_view_dtype(kind)?.f_view(shape.as_slice())?;
@@ -88,12 +89,12 @@ pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
     Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
 }
 
-/// Writes a file, whole or not at all, and has it on the disk in the end. The same values give the same bytes.
+/// Writes a file, whole or not at all, and waits until it is on the disk. The same values give the same bytes.
 pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) -> Result<()> {
     let views = tensors.iter().map(|(name, t)| Ok((name, Raw::new(t)?))).collect::<Result<Vec<_>>>()?;
     let metadata = (!metadata.is_empty()).then_some(metadata);
     write_durable(path, |partial| {
-        // The library makes files that only their owner may read; ours get the permissions of any new file.
+        // The library creates files that only their owner may read; ours get the permissions of any new file.
         let permissions = fs::metadata(partial).map_err(Error::io(path))?.permissions();
         safetensors::serialize_to_file(views, metadata, partial).map_err(|e| match e {
             safetensors::SafeTensorError::IoError(cause) => Error::io(path)(cause),
@@ -104,7 +105,7 @@ pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) 
     })
 }
 
-/// Puts the metadata of a new file in order, which the library leaves to chance.
+/// Sorts the metadata of a new file; the library writes them in random order.
 fn sort_metadata(path: &Path) -> io::Result<()> {
     const START: &[u8] = br#"{"__metadata__":"#;
     let mut file = File::options().read(true).write(true).open(path)?;
@@ -124,7 +125,7 @@ fn sort_metadata(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The name under which a file is written before it is whole.
+/// The name of a file while it is being written.
 pub fn partial_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");
@@ -179,7 +180,7 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
     DTYPES.iter().find(|(d, _)| *d == dtype).map(|(_, kind)| *kind)
 }
 
-/// Numbers of 8 bits, with which hardly anything can be computed.
+/// The 8-bit types, which support hardly any operation.
 fn eight_bits(dtype: Dtype) -> Option<Kind> {
     match dtype {
         Dtype::F8_E4M3 => Some(Kind::Float8e4m3fn),

@@ -1,4 +1,4 @@
-//! Text files as editors and shells of all systems write them.
+//! Reads text files as editors and shells of all systems write them.
 
 use crate::{
     error::{Error, Result},
@@ -6,11 +6,12 @@ use crate::{
 };
 use std::{borrow::Cow, fs, os::unix::fs::FileTypeExt, path::Path};
 
-/// The text of a file: UTF-8; UTF-16 or UTF-32 where the file begins with the byte order mark; UTF-16 without one, where every second
-/// byte is zero. The mark is left out.
+/// Reads a text file: UTF-8; UTF-16 or UTF-32 with a byte order mark; UTF-16 without one, if every second byte is zero.
+/// The mark is removed.
 ///
 /// # Errors
-/// A file that is something else, by what it is (a Git LFS pointer, a web page, an archive, a device, …); a line that is not valid.
+/// A file of another kind, which the error names (a Git LFS pointer, a web page, an archive, a device, …); a line that
+/// is not valid.
 pub fn read(path: &Path) -> Result<String> {
     let kind = fs::metadata(path).map_err(Error::io(path))?.file_type();
     if kind.is_char_device() || kind.is_block_device() {
@@ -24,25 +25,25 @@ pub fn read(path: &Path) -> Result<String> {
     Ok(text.into_owned())
 }
 
-/// What bytes are that should be a text and are none, by how they begin.
+/// What the bytes are instead of a text, recognised by their beginning; `None` if they may be a text.
 pub fn mistaken(bytes: &[u8]) -> Option<&'static str> {
     mistaken::for_text(&bytes[..bytes.len().min(mistaken::LOOKED_AT)], bytes.len() as u64)
 }
 
-/// What bytes are that should be an image and are none, by how they begin.
+/// What the bytes are instead of an image, recognised by their beginning; `None` if they may be an image.
 pub fn mistaken_for_image(bytes: &[u8]) -> Option<&'static str> {
     mistaken::for_image(&bytes[..bytes.len().min(mistaken::LOOKED_AT)], bytes.len() as u64)
 }
 
-/// Why bytes are no text.
+/// Reasons why bytes are not a text.
 const NOT_UTF8: &str = "not valid UTF-8";
 const NOT_UNICODE: &str = "not valid UTF-16 or UTF-32, as which the file begins";
 const NUL: &str = "not a text: it holds a NUL character; save the file as UTF-8";
 
-/// As [`read`], of bytes; the error is the number of the first line that is not valid, and why.
+/// Like [`read`], for bytes. The error is the number of the first invalid line, and the reason.
 pub fn decode(bytes: &[u8]) -> std::result::Result<Cow<'_, str>, (usize, &'static str)> {
     let text = match bytes {
-        // before UTF-16, whose mark it begins with: no text begins with NUL
+        // tested before UTF-16, whose mark has the same beginning; no text begins with NUL
         [0xff, 0xfe, 0, 0, rest @ ..] => thirty_two(rest, u32::from_le_bytes)?,
         [0, 0, 0xfe, 0xff, rest @ ..] => thirty_two(rest, u32::from_be_bytes)?,
         [0xff, 0xfe, rest @ ..] => sixteen(rest, u16::from_le_bytes)?,
@@ -78,14 +79,14 @@ fn thirty_two(bytes: &[u8], unit: fn([u8; 4]) -> u32) -> std::result::Result<Cow
     text.map(Cow::from).ok_or((1, NOT_UNICODE))
 }
 
-/// Which bytes of a text are zero.
+/// Position of the zero byte in each pair of bytes.
 enum Zeros {
     Even,
     Odd,
 }
 
-/// Of UTF-16 without its mark, as far as its text is mostly Latin: half of the bytes are zero, and all of these are first in their
-/// pair, or all second.
+/// Recognises UTF-16 without a mark, for mostly Latin text: at least half of the pairs have a zero byte, and it is
+/// always the first of the pair, or always the second.
 fn zeros(bytes: &[u8]) -> Option<Zeros> {
     let counts = bytes.iter().enumerate().filter(|(_, byte)| **byte == 0).fold([0, 0], |mut counts, (at, _)| {
         counts[at % 2] += 1;
@@ -100,13 +101,15 @@ fn zeros(bytes: &[u8]) -> Option<Zeros> {
     }
 }
 
-/// The number of the line that a place is in, from 1.
+/// The number of the line that contains a byte position, from 1.
 fn line_at(text: &str, at: usize) -> usize {
     let before = &text[..at];
     lines(before).count().max(1) + usize::from(before.ends_with(['\n', '\r']))
 }
 
-/// The lines of a text, whatever they end in: `\n`, `\r\n` or `\r`.
+/// The lines of a text, which may end in `
+/// `, `\r
+/// ` or `\r`.
 pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

@@ -1,7 +1,7 @@
-//! Text to token ids, as CLIP (byte pairs) and BERT (word pieces) were trained with.
+//! Converts text to token ids as CLIP (byte pairs) and BERT (word pieces) expect them.
 //!
-//! Files and conventions: transformers `CLIPTokenizer` and `BertTokenizer`. A folder's `tokenizer.json` is taken as it
-//! stands; from the older vocabulary files the same steps are put together here. Tokens that were added to a vocabulary are in
+//! Files and conventions: transformers `CLIPTokenizer` and `BertTokenizer`. A folder's `tokenizer.json` is used
+//! unchanged; for the older vocabulary files, the same steps are built here. Tokens added to a vocabulary are in
 //! `tokenizer_config.json`, or in `added_tokens.json` of older folders.
 
 mod settings;
@@ -16,17 +16,17 @@ use tokenizers::{AddedToken, Tokenizer, decoders::wordpiece::WordPiece, normaliz
 /// The tokens of one text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoding {
-    /// Start token, the text, end token, and padding where the tokenizer pads.
+    /// Start token, the text, end token, and padding if the tokenizer pads.
     pub ids: Vec<i64>,
-    /// For each id the bytes of the text that it stands for; none for start, end and padding. Always on character
-    /// boundaries: the tokens of a character that takes several have the same bytes.
+    /// For each id the byte range of the text that it stands for; `None` for start, end and padding. Always on
+    /// character boundaries: if a character has several tokens, they all have its range.
     pub spans: Vec<Option<Range<usize>>>,
-    /// The end of the text that did not fit, as it was written.
+    /// The end of the text that did not fit, as written.
     pub cut: Option<String>,
 }
 
 impl Encoding {
-    /// Positions of the tokens that stand for any of these bytes of the text.
+    /// Positions of the tokens that overlap this byte range of the text.
     pub fn tokens_of(&self, part: &Range<usize>) -> Vec<i64> {
         let overlaps = |span: &Range<usize>| span.start < part.end && span.end > part.start;
         let all = self.spans.iter().enumerate();
@@ -38,14 +38,14 @@ impl Encoding {
 pub struct ClipTokenizer {
     inner: Inner,
     max_length: usize,
-    /// Whether the files have no such limit: `max_length` is the published encoders' then.
+    /// Whether the files give no limit; `max_length` is then that of the published encoders.
     is_unlimited: bool,
-    /// The most chunks of that length that a text is cut into.
+    /// Maximum number of chunks of `max_length` tokens for one text.
     chunks: usize,
 }
 
 impl ClipTokenizer {
-    /// Reads `tokenizer.json`, or `vocab.json` with `merges.txt`; and, where they are there, `tokenizer_config.json` and
+    /// Reads `tokenizer.json`, or `vocab.json` with `merges.txt`; and, if present, `tokenizer_config.json` and
     /// `special_tokens_map.json`.
     pub fn open(folder: &Path) -> Result<Self> {
         let settings = Settings::read(folder)?;
@@ -64,7 +64,7 @@ impl ClipTokenizer {
         Ok(Self { inner, max_length: said.unwrap_or(77), is_unlimited: said.is_none(), chunks: 1 })
     }
 
-    /// No longer than an encoder with so many positions takes, where the tokenizer's files do not say how long a text may be.
+    /// Limits the length to the encoder's number of positions, if the tokenizer's files give no limit.
     pub fn within(mut self, positions: i64) -> Self {
         if self.is_unlimited {
             self.max_length = self.max_length.min(usize::try_from(positions).unwrap_or(0)).max(2);
@@ -72,7 +72,7 @@ impl ClipTokenizer {
         self
     }
 
-    /// With another token for padding: SDXL's second encoder was trained with `!`.
+    /// Uses another token for padding: SDXL's second encoder was trained with `!`.
     pub fn padded_with(mut self, token: &str) -> Result<Self> {
         let id = self.inner.tokenizer.token_to_id(token);
         let id = id.ok_or_else(|| Error::Input(format!("the tokenizer has no token `{token}` to pad with")))?;
@@ -80,32 +80,32 @@ impl ClipTokenizer {
         Ok(self)
     }
 
-    /// Lets a long text go on in further chunks, up to so many, each with its own start and end: as A1111, ComfyUI and sd-scripts
-    /// have prompts of more than 75 tokens.
+    /// Continues a long text in further chunks, at most `most`, each with its own start and end token, as A1111,
+    /// ComfyUI and sd-scripts do for prompts of more than 75 tokens.
     pub fn in_chunks(mut self, most: usize) -> Self {
         self.chunks = most.max(1);
         self
     }
 
-    /// Exactly `max_length` ids, or in chunks a multiple of it: what is too long is cut, the last chunk padded.
+    /// Returns exactly `max_length` ids, or a multiple of it in chunks. Longer text is cut; the last chunk is padded.
     pub fn encode(&self, text: &str) -> Result<Encoding> {
         let whole = self.inner.encode(text, usize::MAX)?;
         let needed = (whole.ids.len() - 2).div_ceil(self.room().max(1));
         self.chunked(text, whole, needed.clamp(1, self.chunks))
     }
 
-    /// As [`Self::encode`], in so many chunks, whether the text needs them or not.
+    /// Like [`Self::encode`], always in `chunks` chunks, even if the text does not need them.
     pub fn encode_in(&self, text: &str, chunks: usize) -> Result<Encoding> {
         let whole = self.inner.encode(text, usize::MAX)?;
         self.chunked(text, whole, chunks)
     }
 
-    /// Tokens of the text in a chunk.
+    /// Number of text tokens that fit into a chunk.
     fn room(&self) -> usize {
         self.max_length.saturating_sub(2)
     }
 
-    /// `whole`: start, all of the text, end.
+    /// Splits `whole` (start, all of the text, end) into chunks.
     fn chunked(&self, text: &str, whole: Encoding, chunks: usize) -> Result<Encoding> {
         let content = 1..whole.ids.len() - 1;
         let (ids, spans) = (&whole.ids[content.clone()], &whole.spans[content]);
@@ -136,7 +136,7 @@ impl ClipTokenizer {
     }
 }
 
-/// The tokenizer of BERT, and with it of BLIP.
+/// The tokenizer of BERT; BLIP uses it, too.
 pub struct BertTokenizer {
     inner: Inner,
     max_length: Option<usize>,
@@ -144,17 +144,16 @@ pub struct BertTokenizer {
 
 /// Texts of different lengths as one tensor, padded to the longest; int64 on the CPU.
 pub struct Batch {
-    /// `[B, L]`
+    /// Token ids `[B, L]`.
     pub ids: Tensor,
-    /// 1 for tokens, 0 for padding `[B, L]`
+    /// 1 for tokens, 0 for padding; `[B, L]`.
     pub attention_mask: Tensor,
-    /// Of each text the end that did not fit, as it was written.
+    /// For each text, the end that did not fit, as written.
     pub cut: Vec<Option<String>>,
 }
 
 impl BertTokenizer {
-    /// Reads `tokenizer.json` or `vocab.txt`; and, where they are there, `tokenizer_config.json` and
-    /// `special_tokens_map.json`.
+    /// Reads `tokenizer.json` or `vocab.txt`; and, if present, `tokenizer_config.json` and `special_tokens_map.json`.
     pub fn open(folder: &Path) -> Result<Self> {
         let settings = Settings::read(folder)?;
         let specials = Specials {
@@ -190,12 +189,12 @@ impl BertTokenizer {
         Ok(Self { inner, max_length })
     }
 
-    /// At most `max_length` ids, not padded.
+    /// Returns at most `max_length` ids, without padding.
     pub fn encode(&self, text: &str, max_length: usize) -> Result<Encoding> {
         self.inner.encode(text, max_length)
     }
 
-    /// At most `max_length` ids for each text.
+    /// Returns at most `max_length` ids for each text.
     pub fn encode_batch(&self, texts: &[&str], max_length: usize) -> Result<Batch> {
         let encoded = texts.iter().map(|text| self.encode(text, max_length)).collect::<Result<Vec<_>>>()?;
         let Some(longest) = encoded.iter().map(|e| e.ids.len()).max() else {
@@ -215,12 +214,12 @@ impl BertTokenizer {
         })
     }
 
-    /// The text that tokens spell, with a space between words.
+    /// The text of the tokens, with a space between words.
     pub fn decode(&self, ids: &[i64]) -> Result<String> {
         self.spell(ids, false)
     }
 
-    /// The same without start, end, padding and the other tokens that are no words.
+    /// Like [`Self::decode`], without start, end, padding and other special tokens.
     pub fn decode_words(&self, ids: &[i64]) -> Result<String> {
         self.spell(ids, true)
     }
@@ -230,7 +229,7 @@ impl BertTokenizer {
         self.inner.tokenizer.decode(&ids, skip_special).map_err(|e| Error::Input(format!("tokenizer: {e}")))
     }
 
-    /// The id of a token as the vocabulary writes it.
+    /// The id of a token, given as in the vocabulary.
     pub fn id(&self, token: &str) -> Option<i64> {
         self.inner.tokenizer.token_to_id(token).map(i64::from)
     }
@@ -240,7 +239,7 @@ impl BertTokenizer {
         [self.inner.start, self.inner.end, self.inner.pad]
     }
 
-    /// The longest text that the model was trained with, where the files say.
+    /// Maximum number of tokens in training, if the files give it.
     pub fn max_length(&self) -> Option<usize> {
         self.max_length
     }
@@ -258,7 +257,7 @@ struct Specials {
     unknown: AddedToken,
 }
 
-/// A tokenizer that adds, cuts and pads nothing, and the ids of the tokens to do so with.
+/// A tokenizer that adds no special tokens, does not cut and does not pad; and the ids of the tokens for that.
 struct Inner {
     tokenizer: Tokenizer,
     start: i64,

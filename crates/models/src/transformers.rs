@@ -1,4 +1,4 @@
-//! What the networks of the transformers library have in common: keys of their configurations, checks of token ids.
+//! Common code for networks of the transformers library: keys of their configurations, checks of token ids.
 
 use crate::{
     config::Json,
@@ -9,8 +9,8 @@ use crate::{
 use tch::{Kind, Tensor};
 
 impl Json {
-    /// The keys that the base class of all configurations writes, in any version. Where `is_decoder` tells two networks apart, it
-    /// is asked for before.
+    /// Accepts the keys that the base class of all configurations writes, in any version. If `is_decoder` distinguishes
+    /// two networks, it must be read before.
     pub(crate) fn base_keys(&self) -> Result<()> {
         self.only("pruned_heads", serde_json::json!({}))?;
         self.only("quantization_config", serde_json::Value::Null)?;
@@ -20,7 +20,8 @@ impl Json {
     }
 }
 
-/// What no network has more of, by what a key counts: a damaged file must not have us build it. Shapes stay far from overflowing.
+/// Upper limit for a key, by what it counts. It prevents building a huge network from a damaged file, and overflow of
+/// shapes.
 fn most(key: &str) -> i64 {
     match key {
         _ if key.ends_with("layers") || key.ends_with("per_block") || key.contains("depth") => 1000,
@@ -30,7 +31,7 @@ fn most(key: &str) -> i64 {
     }
 }
 
-/// A size or a count, which must be at least 1. Without a default the key is required.
+/// Reads a size or a count, which must be at least 1. Without a default the key is required.
 pub fn positive(json: &Json, key: &str, default: Option<i64>) -> Result<i64> {
     let value = match default {
         Some(default) => json.get_or(key, default)?,
@@ -42,7 +43,7 @@ pub fn positive(json: &Json, key: &str, default: Option<i64>) -> Result<i64> {
     at_most(json, key, value)
 }
 
-/// The value, if a network can have so much of it.
+/// The value, if it is not above the limit of its key.
 pub fn at_most(json: &Json, key: &str, value: i64) -> Result<i64> {
     let most = most(key);
     if value > most {
@@ -51,7 +52,7 @@ pub fn at_most(json: &Json, key: &str, value: i64) -> Result<i64> {
     Ok(value)
 }
 
-/// As [`positive`], of every level of a network.
+/// Like [`positive`], for the values of all levels of a network.
 pub fn all_positive(json: &Json, key: &str, values: &[i64]) -> Result<()> {
     const MOST_LEVELS: usize = 8;
     if values.is_empty() || values.len() > MOST_LEVELS {
@@ -63,7 +64,7 @@ pub fn all_positive(json: &Json, key: &str, values: &[i64]) -> Result<()> {
     values.iter().try_for_each(|value| at_most(json, key, *value).map(drop))
 }
 
-/// `num_attention_heads`, which must divide the width.
+/// Reads `num_attention_heads`, which must divide the width.
 pub fn heads(json: &Json, width: i64, default: i64) -> Result<i64> {
     let key = "num_attention_heads";
     let heads = positive(json, key, Some(default))?;
@@ -73,15 +74,15 @@ pub fn heads(json: &Json, width: i64, default: i64) -> Result<i64> {
     Ok(heads)
 }
 
-/// `hidden_act`
+/// Reads `hidden_act`.
 pub fn activation(json: &Json, default: &str) -> Result<Activation> {
     let name: String = json.get_or("hidden_act", default.to_owned())?;
     Activation::named(&name)
         .ok_or_else(|| json.error("hidden_act", &format!("is {name}; only gelu, quick_gelu and silu are supported")))
 }
 
-/// Checks token ids before an embedding looks them up (on a GPU a wrong one would break the whole process) and gives
-/// their batch and length. `who` begins the message.
+/// Checks token ids before an embedding looks them up (on a GPU a wrong id would crash the whole process), and returns
+/// their batch size and length. The error message begins with `who`.
 pub fn check_ids(who: &str, ids: &Tensor, vocabulary: i64, positions: i64) -> Result<(i64, i64)> {
     let size = ids.size();
     let fail = |what: String| Err(Error::Input(format!("{who}: {what}")));

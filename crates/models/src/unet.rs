@@ -24,9 +24,9 @@ impl Config {
     }
 }
 
-/// SDXL's additional conditions: the pooled embedding of the second encoder `[B, P]`
+/// SDXL's additional conditions: the pooled embedding of the second encoder, `[B, P]`.
 pub const POOLED: &str = "pooled";
-/// SDXL's additional conditions: original height and width, crop top and left, target height and width `[B, 6]`
+/// SDXL's additional conditions: original height and width, crop top and left, target height and width; `[B, 6]`.
 pub const TIME_IDS: &str = "time_ids";
 
 pub struct UNet {
@@ -113,8 +113,7 @@ impl UNet {
         }
     }
 
-    /// Checks everything that would otherwise cause an error deep inside libtorch.
-    /// Returns the text's hidden states.
+    /// Checks everything that would otherwise cause an error inside libtorch. Returns the text's hidden states.
     fn check<'a>(&self, latents: &Tensor, timesteps: &Tensor, conditions: &'a Conditions) -> Result<&'a Tensor> {
         let c = &self.config;
         let size = latents.size();
@@ -171,7 +170,7 @@ impl Network for UNet {
         self.run(latents, times, conditions, recorder, None)
     }
 
-    /// Keys and values of the text are computed once.
+    /// Computes keys and values of the text only once.
     fn predict_again(
         &self,
         latents: &Tensor,
@@ -185,7 +184,7 @@ impl Network for UNet {
     }
 }
 
-/// Pooled text and sizes, where there are both.
+/// Pooled text and sizes, if both are present.
 fn added(conditions: &Conditions) -> Option<(&Tensor, &Tensor)> {
     conditions.get(POOLED).zip(conditions.get(TIME_IDS))
 }

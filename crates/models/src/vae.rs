@@ -20,14 +20,14 @@ pub struct Config {
     pub in_channels: i64,
     pub out_channels: i64,
     pub latent_channels: i64,
-    /// From the highest resolution to the lowest.
+    /// Channels from the highest resolution to the lowest.
     pub channels: Vec<i64>,
     pub layers_per_block: usize,
     pub norm_groups: i64,
     pub mid_attention: bool,
-    /// Latents are multiplied by this after encoding and divided before decoding.
+    /// Latents are multiplied by this after encoding, and divided by it before decoding.
     pub scaling_factor: f64,
-    /// Whether the network overflows in float16, and is to run in float32 instead; `None` where the file does not say.
+    /// Whether the network overflows in float16 and must run in float32; `None` if the file does not say.
     pub force_upcast: Option<bool>,
 }
 
@@ -72,13 +72,13 @@ impl Config {
         Ok(config)
     }
 
-    /// Image pixels along the side of one latent pixel.
+    /// Image pixels per latent pixel, along each side.
     pub fn downscale(&self) -> i64 {
         1 << (self.channels.len() - 1)
     }
 
-    /// The precision that the network runs in beside others in `kind`: one that overflows in float16 runs in float32. Where the file
-    /// does not say so, that is SDXL's (diffusers asks no other pipeline's).
+    /// The precision of this network if the other networks use `kind`: a network that overflows in float16 runs in
+    /// float32. If the file does not say whether it overflows, SDXL's does (diffusers checks it in no other pipeline).
     pub fn kind(&self, kind: Kind, xl: bool) -> Kind {
         if self.force_upcast.unwrap_or(xl) && kind == Kind::Half { Kind::Float } else { kind }
     }
@@ -103,7 +103,7 @@ impl AutoencoderKl {
         Self::open_variant(folder, None, kind, device)
     }
 
-    /// As [`AutoencoderKl::open`], but prefers the weights of that variant if there are any.
+    /// Like [`AutoencoderKl::open`], but prefers the weights of this variant if there are any.
     pub fn open_variant(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let config = Config::read(&folder.join("config.json"))?;
         let weights = Weights::open_variant(folder, "diffusion_pytorch_model", variant, kind, device)?;
@@ -234,7 +234,7 @@ impl Encoder {
     }
 }
 
-/// In stages, so that a gradient can be taken through one after the other.
+/// The decoder in stages, so that a gradient can be computed one stage at a time.
 struct Decoder {
     stages: Vec<Stage>,
 }
@@ -243,7 +243,7 @@ enum Stage {
     Conv(Conv2d),
     Resnet(ResnetBlock),
     Attention(PixelAttention),
-    /// To twice the height and width.
+    /// Doubles height and width.
     Upsample(Conv2d),
     Out(GroupNorm, Conv2d),
 }
@@ -317,7 +317,7 @@ impl MidBlock {
     }
 }
 
-/// One head of attention between all pixels.
+/// Single-head attention between all pixels.
 struct PixelAttention {
     group_norm: GroupNorm,
     to_q: Linear,
@@ -328,7 +328,7 @@ struct PixelAttention {
 
 impl PixelAttention {
     fn new(at: Scope, channels: i64, (groups, eps): (i64, f64)) -> Self {
-        // Files from before diffusers 0.12, SD1.5's own among them, have other names here.
+        // Files from before diffusers 0.12, including the original SD1.5, use other names here.
         let old = at.has("query.weight");
         let linear = |now: &str, then: &str| Linear::new(&at / (if old { then } else { now }), channels, channels);
         Self {

@@ -1,4 +1,4 @@
-//! The configuration of a vision transformer, as CLIP and BLIP have it.
+//! The configuration of the vision transformer of CLIP and BLIP.
 
 use crate::{
     config::Json,
@@ -7,7 +7,7 @@ use crate::{
     transformers::{activation, heads, positive},
 };
 
-/// What a transformers `CLIPVisionConfig` or `BlipVisionConfig` says.
+/// The settings of a transformers `CLIPVisionConfig` or `BlipVisionConfig`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisionConfig {
     /// Side of the (square) image in pixels.
@@ -22,7 +22,7 @@ pub struct VisionConfig {
 }
 
 impl VisionConfig {
-    /// All of it, by the defaults that differ.
+    /// Reads all settings; the arguments are the defaults that differ between networks.
     pub(crate) fn sizes(json: &Json, image_size: i64, patch_size: i64, hidden_act: &str) -> Result<Self> {
         let hidden_size = positive(json, "hidden_size", Some(768))?;
         let config = Self {

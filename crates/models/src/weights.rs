@@ -1,8 +1,8 @@
-//! The weights of one network, and the way a network takes them: by a path that is the checkpoint's own key.
+//! The weights of one network, and how a network reads them: by a path that equals the checkpoint's key.
 //!
-//! A network is built by walking its [`Scope`]; every tensor that is missing, mis-shaped or left over is collected on
-//! the way and reported together. Low-rank adapters are laid over the weights before a network is built, so that the
-//! same constructor gives the original network, the one with the adapter merged, and the one that trains it.
+//! A network is built by walking its [`Scope`]. Tensors that are missing, have a wrong shape or are not used are
+//! collected and reported together. Low-rank adapters are attached to the weights before a network is built. So the
+//! same constructor gives the original network, the network with the adapter merged, and the network that trains it.
 
 mod adapted;
 
@@ -31,12 +31,12 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Reads `STEM.safetensors`, its `.fp16.` variant, or the parts that `STEM.safetensors.index.json` names.
+    /// Reads `STEM.safetensors`, its `.fp16.` variant, or the files that `STEM.safetensors.index.json` names.
     pub fn open(folder: &Path, stem: &str, kind: Kind, device: Device) -> Result<Self> {
         Self::open_variant(folder, stem, None, kind, device)
     }
 
-    /// As [`Weights::open`], but prefers `STEM.VARIANT.safetensors` if it exists.
+    /// Like [`Weights::open`], but prefers `STEM.VARIANT.safetensors` if it exists.
     pub fn open_variant(folder: &Path, stem: &str, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let files = files_of(folder, stem, variant)?;
         let mut all = Tensors::new();
@@ -59,9 +59,9 @@ impl Weights {
         Ok(Self { tensors, adapter: BTreeMap::new(), origin })
     }
 
-    /// Builds a network and checks that it took every tensor, each in its expected shape.
+    /// Builds a network and checks that it used every tensor, each with the expected shape.
     ///
-    /// `ignored`: keys that end so belong to no layer (old buffers, heads that are not used).
+    /// `ignored`: endings of keys that belong to no layer (old buffers, unused heads).
     pub fn build<T>(&self, ignored: &[&str], network: impl FnOnce(Scope) -> T) -> Result<T> {
         let session = Session::new(self, None);
         let built = network(Scope { session: &session, path: String::new() });
@@ -75,8 +75,7 @@ impl Weights {
         if problems.is_empty() { Ok(built) } else { Err(Error::file(&self.origin, enumerate(&problems))) }
     }
 
-    /// Tensor shapes of a network that is yet to be trained, by key. `absent` names the optional tensors that it shall
-    /// not have.
+    /// Tensor shapes by key of a network without weights. `absent` tells which optional tensors it must not have.
     pub fn layout<T>(absent: &dyn Fn(&str) -> bool, network: impl FnOnce(Scope) -> T) -> Layout {
         let nothing = Self { tensors: Tensors::new(), adapter: BTreeMap::new(), origin: PathBuf::new() };
         let session = Session::new(&nothing, Some(absent));
@@ -110,13 +109,13 @@ impl Weights {
         self.tensors.values().next().map_or(Device::Cpu, |t| t.device())
     }
 
-    /// The same weights once more: tensors are shared, nothing is copied.
+    /// The same weights again: tensors are shared, nothing is copied.
     pub fn shallow_clone(&self) -> Self {
         let adapter = self.adapter.iter().map(|(path, pair)| (path.clone(), pair.shallow_clone())).collect();
         Self { tensors: self.share(), adapter, origin: self.origin.clone() }
     }
 
-    /// The tensor of a key, as it lies in the file.
+    /// The tensor of a key, as in the file.
     pub fn get(&self, key: &str) -> Option<&Tensor> {
         self.tensors.get(key)
     }
@@ -131,7 +130,7 @@ pub type Layout = BTreeMap<String, Vec<i64>>;
 
 struct Session<'a> {
     weights: &'a Weights,
-    /// There only to learn the layout; these optional tensors are not in it.
+    /// Set only to learn the layout; these optional tensors are left out.
     absent: Option<&'a dyn Fn(&str) -> bool>,
     asked: RefCell<Layout>,
     used: RefCell<BTreeSet<String>>,
@@ -145,7 +144,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// A place in the checkpoint: `scope / "resnets" / 0 / "conv1"`.
+/// A path in the checkpoint: `scope / "resnets" / 0 / "conv1"`.
 #[derive(Clone)]
 pub struct Scope<'a> {
     session: &'a Session<'a>,
@@ -153,8 +152,8 @@ pub struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    /// The tensor of that name here. A missing or mis-shaped one is noted for [`Weights::build`] to report; what is
-    /// returned then only has the right shape.
+    /// The tensor with this name at this path. A missing tensor or a wrong shape is noted, and [`Weights::build`]
+    /// reports it; the returned tensor then only has the right shape.
     pub fn tensor(&self, name: &str, shape: &[i64]) -> Tensor {
         let key = self.key(name);
         match self.session.weights.tensors.get(&key) {
@@ -177,7 +176,7 @@ impl Scope<'_> {
         })
     }
 
-    /// The tensor of that name, or `None` where the checkpoint has none.
+    /// The tensor with this name, or `None` if the checkpoint does not have it.
     pub fn optional(&self, name: &str, shape: &[i64]) -> Option<Tensor> {
         self.has(name).then(|| self.tensor(name, shape))
     }
@@ -190,7 +189,7 @@ impl Scope<'_> {
         }
     }
 
-    /// The adapter laid over the layer at this place, if any.
+    /// The adapter of the layer at this path, if any.
     pub fn adapter(&self) -> Option<LowRank> {
         self.session.weights.adapter.get(&self.path).map(LowRank::shallow_clone)
     }
@@ -218,7 +217,7 @@ impl<'a, T: std::fmt::Display> Div<T> for Scope<'a> {
     }
 }
 
-/// The first few problems, and how many more there are.
+/// The first few problems, and the number of the others.
 fn enumerate(problems: &[String]) -> String {
     const SHOWN: usize = 6;
     let mut text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
@@ -228,13 +227,13 @@ fn enumerate(problems: &[String]) -> String {
     text
 }
 
-/// Tells the weight files of a network apart without reading all of them: a digest of their sizes, their headers and of
-/// 256 pieces all over them. Training changes nearly every value, so it changes some of the pieces.
+/// A digest that distinguishes weight files without reading them completely: of their sizes, their headers and 256
+/// pieces spread over each file. Training changes nearly every value, so it changes some of the pieces.
 pub fn fingerprint(folder: &Path, stem: &str, variant: Option<&str>) -> Result<String> {
     fingerprint_of(&files_of(folder, stem, variant)?)
 }
 
-/// As [`fingerprint`], of the given files.
+/// Like [`fingerprint`], for the given files.
 pub fn fingerprint_of(paths: &[PathBuf]) -> Result<String> {
     const PIECES: u64 = 256;
     const PIECE: u64 = 4096;
@@ -256,7 +255,7 @@ pub fn fingerprint_of(paths: &[PathBuf]) -> Result<String> {
     Ok(crate::hex(&hasher.finalize()[..8]))
 }
 
-/// The layers of a network, each with the shape of its weight, without reading the values.
+/// The layers of a network, each with the shape of its weight. Values are not read.
 pub fn layer_shapes(folder: &Path, stem: &str) -> Result<Layout> {
     let mut all = Layout::new();
     for file in files_of(folder, stem, None)? {
@@ -266,7 +265,7 @@ pub fn layer_shapes(folder: &Path, stem: &str) -> Result<Layout> {
     Ok(all)
 }
 
-/// Whether a folder has weights of that variant.
+/// Whether a folder has weights of this variant.
 pub fn has_variant(folder: &Path, stem: &str, variant: &str) -> bool {
     let names = [
         format!("{stem}.{variant}.safetensors"),
@@ -278,7 +277,7 @@ pub fn has_variant(folder: &Path, stem: &str, variant: &str) -> bool {
 
 /// The weight files of a network that [`Weights::open`] reads.
 pub fn files_of(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<PathBuf>> {
-    let first = variant.map(|variant| format!(".{variant}")); // where a part has none, its plain weights are as good
+    let first = variant.map(|variant| format!(".{variant}")); // a part without this variant uses its plain weights
     for variant in first.as_deref().into_iter().chain(["", ".fp16"]) {
         let whole = folder.join(format!("{stem}{variant}.safetensors"));
         if whole.exists() {

@@ -74,7 +74,8 @@ impl Layer {
     }
 }
 
-/// Cross-attention in both directions, image to caption and caption to image, with one shared attention map.
+/// Cross-attention in both directions, image to caption and caption to image. Both use the same projections: the
+/// queries of one direction are the keys of the other.
 struct Fusion {
     norm_vision: LayerNorm,
     norm_text: LayerNorm,

@@ -254,8 +254,9 @@ fn shrink(mask: &Tensor, (height, width): (i64, i64)) -> Tensor {
     small.squeeze_dim(0).to_kind(Kind::Bool)
 }
 
-/// A square around the centre of every cell, before the sigmoid `[B, S, 4]`; and whether it is valid `[B, S, 1]`: not
-/// at the very edge and not in the padding. Invalid ones are infinite.
+/// A box (x, y, width, height) around the centre of every cell, as logits `[B, S, 4]`. Width and height are
+/// 0.05·2^level of the image. Also whether each box is valid, `[B, S, 1]`: all four values in 0.01..0.99, and the cell
+/// not in the padding. The logits of invalid boxes are infinite.
 fn cell_boxes(sizes: &[(i64, i64)], valid: &Tensor, padding: Option<&Tensor>) -> (Tensor, Tensor) {
     let (batch, options) = (valid.size()[0], (valid.kind(), valid.device()));
     let boxes = (0..).zip(sizes).map(|(level, &(height, width))| {

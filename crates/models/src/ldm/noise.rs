@@ -32,14 +32,16 @@ const ZERO_SNR: [&str; 9] = [
     "modelspec.zero_terminal_snr",
 ];
 
-/// What a file says about UNet and text encoders.
+/// What a file says about its model: prediction type and noise of the UNet, layer of the text encoder, size of the
+/// latents.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Said {
     prediction: Option<Prediction>,
     /// A prediction type that we do not implement, as key and value.
     unknown: Option<(String, String)>,
     zero_snr: bool,
-    /// The file does not say the prediction type although its family needs it.
+    /// The model is an SD2 and the file says neither its prediction type nor its image size, so velocity prediction is
+    /// assumed.
     guessed: bool,
     /// The layer of SD1's text encoder used in training, counted from the end.
     pub clip_skip: Option<usize>,
@@ -114,7 +116,7 @@ impl Said {
                 let by_prediction = if prediction == Some(Prediction::Epsilon) { 64 } else { 96 };
                 let sample_size = Some(self.sample_size.unwrap_or(by_prediction));
                 let guessed = known.is_none() && self.unknown.is_none();
-                // the encoder has no last layer already
+                // the encoder already lacks its last layer
                 Self { prediction, sample_size, guessed, clip_skip: None, ..self }
             }
         }
@@ -127,7 +129,10 @@ impl Said {
         if base { Some(64) } else { self.sample_size }
     }
 
-    /// Noise schedule of the published models, changed by what the file says and by what overrides it.
+    /// Noise schedule of the published models, with the file's prediction type and zero SNR. `forced` overrides both.
+    ///
+    /// # Errors
+    /// The file has an unknown prediction type and `forced` has none.
     pub fn schedule(&self, forced: Forced, origin: &Path) -> Result<NoiseSchedule> {
         if let (Some((key, value)), None) = (&self.unknown, forced.prediction) {
             let what = "a prediction that is not known here; model.prediction_type and --prediction-type say epsilon, v_prediction or sample";

@@ -23,7 +23,8 @@ impl Changes {
         Self { layers, strength: 1.0, origin }
     }
 
-    /// The same changes with the strength multiplied. With DoRA's norms it scales the whole difference, norms included.
+    /// The same changes with the strength multiplied by `factor`. The strength scales what a change adds to the weight;
+    /// for DoRA that includes the effect of its norms.
     pub fn scaled(self, factor: f64) -> Self {
         Self { strength: self.strength * factor, ..self }
     }

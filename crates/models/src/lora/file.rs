@@ -171,7 +171,8 @@ impl AdapterFile {
             && self.entries.values().all(|entry| entry.alpha.is_none())
     }
 
-    /// Alpha of a LoRA with the layer's rank and scale. `None`: the layer has no rank.
+    /// Alpha of a layer: the file's own value, else scale × rank. `None`: the file does not have the layer, the layer
+    /// is a full difference, or it has no alpha of its own and no rank that fits the configuration.
     pub fn alpha(&self, name: &Name) -> Option<f64> {
         let entry = self.entries.get(name)?;
         entry.alpha.or_else(|| Some(self.scale(name).ok()? * entry.rank()? as f64)).filter(|_| entry.is_scaled())

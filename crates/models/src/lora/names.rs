@@ -42,13 +42,13 @@ pub enum Format {
     Processors,
     /// `lora_unet_LAYER.lora_down.weight`, dots as underscores
     Kohya,
-    /// kohya's with the blocks named as in the original Stable Diffusion code: `lora_unet_input_blocks_1_1_…`
+    /// Like `Kohya`, with the block names of the original Stable Diffusion code: `lora_unet_input_blocks_1_1_…`
     KohyaLdm,
     /// `lycoris_LAYER.lora_down.weight`, dots as underscores
     Lycoris,
     /// `unet.LAYER.lora_down.weight`, as OneTrainer and ComfyUI write it
     Dotted,
-    /// The same with the original blocks: `unet.input_blocks.1.1.…`, `diffusion_model.input_blocks.1.1.…`
+    /// Like `Dotted`, with the original block names: `unet.input_blocks.1.1.…`, `diffusion_model.input_blocks.1.1.…`
     DottedLdm,
 }
 
@@ -87,12 +87,13 @@ impl Name {
         Self { network: Network::UNet, layer: layer.into() }
     }
 
-    /// `unet.LAYER`, as diffusers and PEFT begin their keys.
+    /// The path in the keys of diffusers and PEFT: `unet.LAYER`.
     pub fn dotted(&self) -> String {
         format!("{}.{}", self.network, self.layer)
     }
 
-    /// `lora_unet_LAYER_WITH_UNDERSCORES`. `two_encoders`: the first of two text encoders is `te1`, a lone one is `te`.
+    /// The name in kohya's format: `lora_unet_LAYER_WITH_UNDERSCORES`. `two_encoders`: the first of two text encoders
+    /// is `te1`; a single one is `te`.
     pub fn kohya(&self, two_encoders: bool) -> String {
         let prefix = match self.network {
             Network::UNet => "lora_unet_",
@@ -114,7 +115,7 @@ pub struct Key {
     pub adapter: Option<String>,
 }
 
-/// Adapters of other kinds, by a part of their keys.
+/// Adapters of other kinds, recognised by a part of their keys.
 const OTHER_KINDS: [(&str, &str); 20] = [
     (".oft_", "an OFT adapter"),
     (".boft_", "a BOFT adapter"),
@@ -160,7 +161,7 @@ pub fn parse(key: &str, layers_per_block: usize) -> Result<Key, String> {
     Ok(Key { name, part, format, adapter: adapter.map(str::to_owned) })
 }
 
-/// The settings of peft with which a file has a layer's own weight or bias too, if the key is one.
+/// If the key is a layer's own weight or bias beside the LoRA: the peft setting that puts it into the file.
 fn beside_the_lora(key: &str, layers_per_block: usize) -> Option<&'static str> {
     let (stem, end) = key.rsplit_once('.')?;
     let is_saved = stem.contains(".modules_to_save");
@@ -210,7 +211,7 @@ mod tests {
         }
     }
 
-    /// What stands around a layer's path in the state of a network that was wrapped, once or more.
+    /// Prefixes and wrappers around a layer's path in the state dict of a network that was wrapped once or more.
     #[test]
     fn prefixes_and_wrappers() {
         let path = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q";

@@ -1,4 +1,4 @@
-//! Changes of a file for one network of a model.
+//! Reads the changes that a file makes to one network of a model.
 
 use super::{AdapterFile, Name, Network, base, changes::Changes, layers_per_block, looks};
 use crate::{
@@ -9,13 +9,12 @@ use std::{collections::BTreeMap, path::Path};
 use tch::{Kind, Tensor};
 
 impl AdapterFile {
-    /// As [`AdapterFile::read`], for a model with that UNet.
+    /// Like [`AdapterFile::read`], for a model with this UNet.
     pub fn read_beside(path: &Path, unet: &Weights) -> Result<Self> {
         Self::read_for(path, layers_per_block(unet))
     }
 
-    /// The changes of one network, whose weights are given: in float32, by the layers' paths in these weights. May be
-    /// empty.
+    /// The changes of the network with these weights, in float32, by the layers' paths in the weights. May be empty.
     ///
     /// # Errors
     /// If the file is not understood, has values that are not finite, or was made for another base model.

@@ -11,16 +11,16 @@ pub enum Part {
     /// Core of a LoCon in Tucker form, `[r, r, k, k]` between down and up.
     Core,
     UpBias,
-    /// peft's own form for embeddings: `[r, words]`
+    /// peft's form for embeddings: `[r, words]`.
     EmbeddingDown,
-    /// `[width, r]`
+    /// The other matrix of an embedding: `[width, r]`.
     EmbeddingUp,
     Alpha,
-    /// LyCORIS' trained factor of the whole update, a number.
+    /// LyCORIS' trained factor of the whole update; a single number.
     Scalar,
-    /// The norms of DoRA, as peft has them: one for each output.
+    /// The norms of DoRA in peft's form: one for each output.
     Magnitude,
-    /// The same in the form of LyCORIS and OneTrainer: for each output, or for each input.
+    /// The norms of DoRA in the form of LyCORIS and OneTrainer: one for each output, or one for each input.
     DoraScale,
     Loha(Factor),
     Lokr(Factor),
@@ -32,7 +32,7 @@ pub enum Part {
     NormBiasDifference,
 }
 
-/// The two matrices of LoHa and LoKr: each is full, or a product, with a core in Tucker form.
+/// The two matrices of LoHa and LoKr: each is a full matrix or a product, with a core in Tucker form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Factor {
     W1,
@@ -67,7 +67,7 @@ impl Factor {
 }
 
 impl Part {
-    /// Single numbers; everything else is a matrix or a vector.
+    /// Whether the part is a single number; all others are matrices or vectors.
     pub fn is_number(self) -> bool {
         matches!(self, Self::Alpha | Self::Scalar)
     }
@@ -103,10 +103,10 @@ pub struct Split<'a> {
     pub adapter: Option<&'a str>,
 }
 
-/// `None`: the key has none of these endings.
+/// Splits a key. `None`: the key has none of the known endings.
 pub fn split(key: &str) -> Option<Split<'_>> {
     let starts: Vec<usize> = std::iter::once(0).chain(key.match_indices('.').map(|(at, _)| at + 1)).collect();
-    // `LAYER.lora.down.NAME.weight` is the longest; the first word that is one of ours begins the end
+    // `LAYER.lora.down.NAME.weight` is the longest ending; it begins at the first word that we know
     let from = starts.len().saturating_sub(4).max(1);
     (from..starts.len()).find_map(|i| {
         let words: Vec<&str> = key[starts[i]..].split('.').collect();
@@ -129,8 +129,8 @@ pub fn split(key: &str) -> Option<Split<'_>> {
     })
 }
 
-/// The part that these words begin with, and the remaining words; first, how much of the first word belongs to the
-/// layer.
+/// The part and format that these words begin with, and the remaining words. The first value is the length of the first
+/// word that belongs to the layer.
 fn begin<'a, 'w>(words: &'w [&'a str]) -> Option<(usize, Part, Format, &'w [&'a str])> {
     let direction = |word: &str| match word {
         "down" => Some(Part::Down),
@@ -144,7 +144,7 @@ fn begin<'a, 'w>(words: &'w [&'a str]) -> Option<(usize, Part, Format, &'w [&'a 
         if matches!(*first, "lora" | "lora_linear_layer" | "lora_layer") {
             return Some((0, part, Format::Diffusers, rest));
         }
-        // `processor.to_q_lora.down`: the layer's own name is in the word
+        // `processor.to_q_lora.down`: the word contains the layer's own name
         if let Some(layer) = first.strip_suffix("_lora") {
             return Some((layer.len(), part, Format::Processors, rest));
         }
@@ -175,7 +175,7 @@ fn begin<'a, 'w>(words: &'w [&'a str]) -> Option<(usize, Part, Format, &'w [&'a 
     Some((0, part, format, rest))
 }
 
-/// peft puts the adapter's name behind the parts that it trains; other programs have none.
+/// peft puts the adapter's name after the parts that it trains; other programs write no name.
 fn may_have_name(part: Part) -> bool {
     !matches!(part, Part::Alpha | Part::Scalar | Part::DoraScale | Part::Difference | Part::BiasDifference)
 }

@@ -1,4 +1,4 @@
-//! From the part of a key before the matrices to the layer's path: handles prefixes of networks and wrappers,
+//! Finds the layer's path in the part of a key before the matrices. Handles prefixes of networks and wrappers,
 //! underscores in place of dots, and the original program's block names.
 
 use super::{Format, Name, Network, ldm};
@@ -31,14 +31,15 @@ const PREFIXES: [(&str, Option<Network>); 24] = [
     ("model", None),
 ];
 
-/// What `torch.compile`, DDP, FSDP, DeepSpeed (Lightning's) and activation checkpoints insert into a path, anywhere.
+/// Words that `torch.compile`, DDP, FSDP, DeepSpeed (Lightning's) and activation checkpointing insert anywhere in a
+/// path.
 const WRAPPERS: [&str; 6] =
     ["_orig_mod", "module", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"];
 
-/// The layer of a stem, and the file format given that of its matrices.
+/// The layer of a stem, and the format of the file, given the format of its matrices.
 ///
 /// # Errors
-/// Why the stem is not a layer, in a few words.
+/// A short text: why the stem is not a layer.
 pub fn parse(stem: &str, format: Format, layers_per_block: usize) -> Result<(Name, Format), String> {
     let (path, flat) = match stem.split_once('_') {
         Some((kind @ ("lora" | "lycoris"), rest)) if rest.contains('.') => (rest.to_owned(), Some(kind)),
@@ -73,7 +74,7 @@ pub fn parse(stem: &str, format: Format, layers_per_block: usize) -> Result<(Nam
     Ok((Name { network, layer }, format))
 }
 
-/// The path without wrappers, and the network that the prefixes name. They may stand there twice, and in any order.
+/// The path without wrappers, and the network that the prefixes name. Prefixes may be repeated and in any order.
 fn without_prefixes(path: &str) -> Result<(Option<Network>, String), String> {
     let words: Vec<&str> = path.split('.').filter(|word| !WRAPPERS.contains(word)).collect();
     let path = words.join(".");
@@ -100,7 +101,8 @@ fn is_text(path: &str) -> bool {
     starts.iter().any(|start| path.starts_with(start))
 }
 
-/// Whether a network of Stable Diffusion can have a layer of that path, as far as its first words tell: not of which size it is.
+/// Whether a network of Stable Diffusion can have a layer with this path, judged by its first words; the size of the
+/// network is not checked.
 fn is_layer(network: Network, path: &str) -> bool {
     let words: Vec<&str> = path.split('.').collect();
     let in_block = |word: &str| matches!(word, "resnets" | "attentions" | "downsamplers" | "upsamplers");
@@ -121,20 +123,21 @@ fn modern(layer: &str) -> String {
         Some((attention, projection)) => format!("{attention}.{projection}"),
         None => layer.to_owned(),
     };
-    // the projections of text encoders had the names of the UNet's
+    // projections of text encoders used to have the names of the UNet's
     match layer.split_once(".self_attn.to_") {
         Some((block, projection)) => format!("{block}.self_attn.{projection}_proj"),
         None => layer,
     }
 }
 
-/// Adds the prefix that transformers 5 drops: all layers of text encoders but the projection have it.
+/// Adds the prefix `text_model.`, which transformers 5 drops: all layers of text encoders except the projection have
+/// it.
 fn with_prefix(network: Network, layer: String) -> String {
     let bare = ["encoder.", "embeddings.", "final_layer_norm"].iter().any(|start| layer.starts_with(start));
     if bare && network != Network::UNet { format!("text_model.{layer}") } else { layer }
 }
 
-/// Words of paths that have an underscore of their own.
+/// Words of paths that contain an underscore.
 const COMPOUNDS: [&str; 54] = [
     "down_blocks",
     "mid_block",

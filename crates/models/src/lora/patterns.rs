@@ -3,7 +3,7 @@
 use fancy_regex::Regex;
 use serde_json::Value;
 
-/// In the order of the file, which decides where several match.
+/// The patterns in the order of the file; the first one that matches counts.
 #[derive(Default)]
 pub struct Patterns(Vec<Pattern>);
 
@@ -15,12 +15,12 @@ struct Pattern {
 
 impl Patterns {
     /// # Errors
-    /// In words: no JSON object, a key that is no regular expression, a value that is no number.
+    /// A short text: the value is not a JSON object, a key is not a regular expression, or a value is not a number.
     pub fn parse(value: &Value) -> Result<Self, String> {
         let object = value.as_object().ok_or(format!("is {value}, not an object"))?;
         let pattern = |(key, value): (&String, &Value)| {
             let value = value.as_f64().ok_or(format!("`{key}` has {value}, not a number"))?;
-            // of the whole path, or of what stands behind one of its dots
+            // matches the whole path, or the part after one of its dots
             let regex = Regex::new(&format!(r"^(.*\.)?({key})$"))
                 .map_err(|e| format!("`{key}` is not a regular expression ({e})"))?;
             Ok(Pattern { key: key.clone(), regex, value })
@@ -32,10 +32,10 @@ impl Patterns {
         self.0.is_empty()
     }
 
-    /// The first pattern that one of a layer's names matches, and its number.
+    /// The first pattern that matches one of a layer's names, and its number.
     ///
     /// # Errors
-    /// A pattern that takes too long to try.
+    /// A pattern whose match needs too much backtracking.
     pub fn first(&self, names: &[&str]) -> Result<Option<(&str, f64)>, String> {
         for Pattern { key, regex, value } in &self.0 {
             for name in names {
@@ -59,7 +59,7 @@ mod tests {
         Patterns::parse(&value).unwrap().first(&[name]).unwrap().map(|(_, value)| value)
     }
 
-    /// The same questions with the same answers as `peft.utils.other.get_pattern_key` of peft 0.21 gives.
+    /// The expected results are those of `peft.utils.other.get_pattern_key` of peft 0.21.
     #[test]
     fn as_peft_matches() {
         let name = "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k";

@@ -1,4 +1,4 @@
-//! peft's configuration of an adapter: rank and alpha of its layers, which PEFT's format keeps apart from the tensors.
+//! peft's configuration of an adapter: rank and alpha of its layers, which PEFT's format stores outside the tensors.
 
 use super::{Name, Network, patterns::Patterns};
 use crate::{
@@ -11,10 +11,11 @@ use std::{
     path::Path,
 };
 
-/// Where diffusers keeps it in a file's metadata: one JSON object, keys with the prefix of their network.
+/// The metadata key under which diffusers stores the configuration: one JSON object, its keys prefixed with their
+/// network.
 pub const METADATA: &str = "lora_adapter_metadata";
 
-/// Rank and alpha of layers: a value for all and patterns for some, by network; `None`: for every network.
+/// Rank and alpha of layers by network: a value for all layers, and patterns for some. `None`: for every network.
 #[derive(Default)]
 pub struct Configuration {
     networks: BTreeMap<Option<Network>, OfNetwork>,
@@ -70,7 +71,7 @@ impl Configuration {
             refuse_unknown(&get, &key)?;
             let of = OfNetwork {
                 rank: number("r")?,
-                // LoHa and LoKr call it alpha
+                // LoHa and LoKr call it `alpha`
                 alpha: number("lora_alpha")?.or(number("alpha")?),
                 ranks: patterns("rank_pattern")?,
                 alphas: patterns("alpha_pattern")?,
@@ -87,15 +88,15 @@ impl Configuration {
         self.networks.is_empty()
     }
 
-    /// Alpha / rank of a layer, where the tensors have that rank; with peft's `use_rslora` alpha / √rank. The first pattern that
-    /// matches the layer is the one that counts, as in peft. `None`: nothing is said of it.
+    /// Alpha / rank of a layer, or alpha / √rank with peft's `use_rslora`. The first pattern that matches the layer
+    /// counts, as in peft. `None`: the configuration does not give it.
     ///
     /// # Errors
-    /// If the tensors have another rank.
+    /// If the tensors have another rank than the configuration says.
     pub fn scale(&self, name: &Name, rank: Option<i64>) -> Result<Option<f64>, String> {
         let of = self.networks.get(&Some(name.network)).or_else(|| self.networks.get(&None));
         let Some(of) = of else { return Ok(None) };
-        // transformers 5 leaves the prefix of text encoders out; a model may have been wrapped whole
+        // transformers 5 drops the prefix of text encoders; the whole model may have been wrapped
         let bare = name.layer.strip_prefix("text_model.").unwrap_or(&name.layer);
         let names = [name.layer.as_str(), bare, &name.dotted()];
         let pattern = of.ranks.first(&names)?;
@@ -112,14 +113,14 @@ impl Configuration {
     }
 }
 
-/// Refuses adapters that do more than their tensors say.
+/// Refuses adapters whose effect depends on more than their tensors.
 fn refuse_unknown<'a>(get: &dyn Fn(&str) -> Option<&'a Value>, key: &dyn Fn(&str) -> String) -> Result<(), String> {
     if let Some(kind) = get("peft_type").and_then(Value::as_str)
         && !["LORA", "LOHA", "LOKR"].contains(&kind)
     {
         return Err(format!("{} is {kind}; only LORA, LOHA and LOKR are read", key("peft_type")));
     }
-    // with these the base model's weights were changed when the training began
+    // these change the base model's weights at the start of training
     let start = get("init_lora_weights").and_then(Value::as_str).unwrap_or_default().to_lowercase();
     let replaces = ["pissa", "olora", "corda", "loftq", "mica", "lora_ga"];
     if replaces.iter().any(|kind| start.starts_with(kind)) {
@@ -139,8 +140,8 @@ pub struct OfLayer {
     pub has_norms: bool,
 }
 
-/// The configuration of these layers, as the metadata hold it: for each network one rank and alpha, patterns for the layers
-/// that have others. Keys of `old` that it says nothing about stay.
+/// The configuration of these layers as metadata: for each network one rank and alpha, and patterns for the layers that
+/// differ. Other keys of `old` are kept.
 pub fn metadata(all_layers: &BTreeMap<Name, OfLayer>, old: Option<&String>) -> String {
     let mut all: Map<String, Value> = old.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     for network in Network::ALL {
@@ -169,7 +170,8 @@ pub fn metadata(all_layers: &BTreeMap<Name, OfLayer>, old: Option<&String>) -> S
     Value::Object(all).to_string()
 }
 
-/// What every layer of that name ends in: peft compares ends, and transformers 5 leaves the prefix of text encoders out.
+/// The ending that every layer with this name has in common: peft compares endings, and transformers 5 drops the prefix
+/// of text encoders.
 fn ending(name: &Name) -> &str {
     name.layer.strip_prefix("text_model.").unwrap_or(&name.layer)
 }

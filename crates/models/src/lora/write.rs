@@ -21,15 +21,16 @@ type Pairs = BTreeMap<Name, LowRank>;
 /// Layers that have a rank, with rank and alpha.
 pub type Layers = BTreeMap<Name, OfLayer>;
 
-/// `unet.LAYER.lora.down.weight` and `.up.weight`, with alpha / rank folded into `up`, as the format carries none.
+/// Writes diffusers' format, `unet.LAYER.lora.down.weight` and `.up.weight`, with alpha / rank multiplied into `up`,
+/// because the format has no alpha.
 pub fn write_diffusers(lora: &Lora, path: &Path) -> Result<()> {
     let pairs = of(lora, Some(Kind::Float));
     let out = pairs.iter().flat_map(|(name, pair)| diffusers_pair(name, pair)).collect();
     tensors::write(path, &out, HashMap::from([("format".into(), "pt".into())]))
 }
 
-/// `lora_unet_LAYER_WITH_UNDERSCORES.lora_down.weight`, `.lora_up.weight` and `.alpha`, with the metadata that the
-/// readers of this format look for. `size`: width and height of the images it was trained on.
+/// Writes kohya's format, `lora_unet_LAYER_WITH_UNDERSCORES.lora_down.weight`, `.lora_up.weight` and `.alpha`, with the
+/// metadata that readers of this format look for. `size`: width and height of the training images in pixels.
 pub fn write_kohya(lora: &Lora, path: &Path, base: Base, title: &str, size: (i64, i64)) -> Result<()> {
     let pairs = of(lora, Some(Kind::Float));
     let out = kohya(&pairs, base == Base::Sdxl);
@@ -38,7 +39,7 @@ pub fn write_kohya(lora: &Lora, path: &Path, base: Base, title: &str, size: (i64
     tensors::write(path, &out, metadata)
 }
 
-/// PEFT's format with alpha in the metadata. It is exact, so checkpoints use it.
+/// Writes PEFT's format with alpha in the metadata. It is exact, so checkpoints use it.
 pub fn write_peft(lora: &Lora, path: &Path) -> Result<()> {
     let pairs = of(lora, None);
     let metadata = HashMap::from([(peft::METADATA.into(), peft::metadata(&of_layers(&pairs), None))]);
@@ -58,7 +59,7 @@ fn kohya(pairs: &Pairs, two_encoders: bool) -> Tensors {
     pairs.iter().flat_map(|(name, pair)| kohya_pair(name, pair, two_encoders)).collect()
 }
 
-/// Keys of text encoders have their own ending. Alpha / rank is folded into `up`.
+/// Tensors in diffusers' format. Keys of text encoders have their own ending. Alpha / rank is multiplied into `up`.
 pub fn diffusers_pair(name: &Name, pair: &LowRank) -> [(String, Tensor); 2] {
     let ending = if name.network == Network::UNet { "lora" } else { "lora_linear_layer" };
     [
@@ -67,7 +68,7 @@ pub fn diffusers_pair(name: &Name, pair: &LowRank) -> [(String, Tensor); 2] {
     ]
 }
 
-/// Alpha goes into the metadata: [`peft::metadata`].
+/// Tensors in PEFT's format. Alpha is in the metadata: [`peft::metadata`].
 pub fn peft_pair(name: &Name, pair: &LowRank) -> [(String, Tensor); 2] {
     [
         (format!("{}.lora_A.weight", name.dotted()), pair.down.shallow_clone()),
@@ -75,7 +76,8 @@ pub fn peft_pair(name: &Name, pair: &LowRank) -> [(String, Tensor); 2] {
     ]
 }
 
-/// Blocks have diffusers' names for SDXL too: the readers of this format know both. `two_encoders`: [`Name::kohya`].
+/// Tensors in kohya's format. Blocks have diffusers' names for SDXL, too: readers of this format know both.
+/// `two_encoders`: see [`Name::kohya`].
 pub fn kohya_pair(name: &Name, pair: &LowRank, two_encoders: bool) -> [(String, Tensor); 3] {
     let name = name.kohya(two_encoders);
     [
@@ -114,13 +116,13 @@ pub fn kohya_metadata(layers: &Layers, base: Option<Base>, title: &str, out: &Te
     metadata
 }
 
-/// The value that all have in common, or kohya's word for several.
+/// The common value, or kohya's word for several values.
 fn one_of(mut values: impl Iterator<Item = String>) -> String {
     let first = values.next().unwrap_or_default();
     if values.all(|value| value == first) { first } else { "Dynamic".into() }
 }
 
-/// sha256 of everything behind a file's header, under the name that kohya gives it.
+/// Metadata key of the SHA-256 of everything after the file's header, as kohya names it.
 pub const HASH: &str = "sshs_model_hash";
 
 /// Hash of a file that is not written yet. Values are stored widest type first, then by name.

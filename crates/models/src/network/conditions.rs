@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 use tch::Tensor;
 
-/// Hidden states of the text, one row per token `[B, L, D]`.
+/// Name of the hidden states of the text, one row per token `[B, L, D]`.
 pub const CONTEXT: &str = "context";
 
-/// Conditions of a network other than time: tensors by name, each with a row for every sample. Which names there are is
-/// agreed between a network and its prompt encoder; all other code only cuts, stacks and moves them together.
+/// Conditions of a network other than time: tensors by name, each with one row for every sample. A network and its
+/// prompt encoder agree on the names; all other code only cuts, stacks and moves the tensors together.
 #[derive(Debug, Default)]
 pub struct Conditions(BTreeMap<&'static str, Tensor>);
 
@@ -39,7 +39,7 @@ impl Conditions {
         Self(self.0.iter().map(|(name, tensor)| (*name, f(name, tensor))).collect())
     }
 
-    /// Rows of all parts, one part after the other. A name that a part does not have is left out.
+    /// Concatenates the rows of all parts. A name that is missing in one part is left out.
     pub fn cat(parts: &[&Self]) -> Self {
         let Some((first, rest)) = parts.split_first() else { return Self::default() };
         let of = |name: &'static str| {
@@ -53,7 +53,7 @@ impl Conditions {
         self.map(|tensor| tensor.narrow(0, start, length))
     }
 
-    /// The rows of all tensors, so many times one after the other.
+    /// Repeats the rows of all tensors `times` times, one copy after the other.
     pub fn repeat_rows(&self, times: i64) -> Self {
         self.map(|tensor| tensor.repeat([&[times], vec![1; tensor.dim() - 1].as_slice()].concat()))
     }

@@ -2,10 +2,10 @@ use std::cell::{Cell, RefCell};
 use tch::Tensor;
 
 /// Cache of the text's keys and values in every cross-attention of one UNet, valid while weights and text stay the
-/// same. The first pass fills it, later passes read it. Without gradients, as in the forward walk of a trajectory.
+/// same. The first pass fills it, later passes read it. It holds no gradients; it is for sampling a trajectory.
 #[derive(Default)]
 pub struct Projected {
-    /// In the order of the UNet's layers.
+    /// Keys and values in the order of the UNet's layers.
     pairs: RefCell<Vec<[Tensor; 2]>>,
     next: Cell<usize>,
 }
@@ -16,7 +16,7 @@ impl Projected {
         self.next.set(0);
     }
 
-    /// Keys and values of the next layer.
+    /// Keys and values of the next layer; `project` computes them in the first pass.
     pub(crate) fn next(&self, project: impl FnOnce() -> [Tensor; 2]) -> [Tensor; 2] {
         let place = self.next.replace(self.next.get() + 1);
         let mut pairs = self.pairs.borrow_mut();

@@ -1,19 +1,19 @@
-//! Cross-attention maps of one forward pass, recorded if a [`Recorder`] is passed. Otherwise they cost nothing:
-//! attention itself does not form its map.
+//! Cross-attention maps of one forward pass, recorded only if a [`Recorder`] is passed. Otherwise they cost nothing:
+//! attention itself does not compute its map.
 
 #![allow(clippy::expect_used, reason = "of shapes that the network itself has made")]
 
 use std::{cell::RefCell, fmt};
 use tch::{Kind, Tensor};
 
-/// Which half of the UNet a layer lies in. The way down is not recorded: it has not seen the whole image yet.
+/// The part of the UNet that a layer is in. The down blocks are not recorded: they have not seen the whole image yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Mid,
     Up,
 }
 
-/// The cross-attention modules of one place and resolution.
+/// The cross-attention modules of one part of the UNet at one resolution.
 pub struct Layer {
     pub place: Place,
     /// Height of the maps in cells.
@@ -24,7 +24,7 @@ pub struct Layer {
 }
 
 impl fmt::Display for Layer {
-    /// `up_16`, or `up_16x24` where it is not square.
+    /// Prints `up_16`, or `up_16x24` if the maps are not square.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let place = match self.place {
             Place::Mid => "mid",
@@ -61,7 +61,7 @@ impl Recorder {
     }
 }
 
-/// A recorder at a certain place of the UNet.
+/// A recorder for one part of the UNet.
 #[derive(Clone, Copy)]
 pub(crate) struct Tap<'a> {
     recorder: &'a Recorder,
@@ -74,7 +74,7 @@ impl Tap<'_> {
         Self { size: (height, width), ..self }
     }
 
-    /// q `[B, N, heads·d]`, k `[B, L, heads·d]`
+    /// Records the map of queries `q` `[B, N, heads·d]` and keys `k` `[B, L, heads·d]`.
     pub fn record(self, q: &Tensor, k: &Tensor, heads: i64) {
         let split = |x: &Tensor| {
             let (_, tokens, width) = x.size3().expect("attention takes [B, N, width]");

@@ -6,7 +6,7 @@ use crate::{
 };
 use std::path::Path;
 
-/// What a transformers `SamConfig` says.
+/// The settings of a transformers `SamConfig`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub vision: VisionConfig,
@@ -38,9 +38,9 @@ pub struct DecoderConfig {
     pub mlp_dim: i64,
     pub layers: usize,
     pub heads: i64,
-    /// By how much cross-attention is narrower than `hidden_size`.
+    /// Factor by which cross-attention is narrower than `hidden_size`.
     pub downsample_rate: i64,
-    /// The masks from which one can choose, besides the single one.
+    /// Number of masks for ambiguous prompts, besides the single one.
     pub multimask_outputs: i64,
     pub iou_layers: i64,
     pub iou_width: i64,
@@ -132,7 +132,7 @@ impl DecoderConfig {
     }
 }
 
-/// The encoder of boxes has no settings of its own: they must agree with the image's.
+/// The box encoder has no settings of its own: its keys must agree with those of the image encoder.
 fn check_prompts(json: &Json, vision: &VisionConfig) -> Result<()> {
     embedding_width(json, vision)?;
     for (key, here, default) in [("image_size", vision.image_size, 1024), ("patch_size", vision.patch_size, 16)] {
@@ -145,11 +145,11 @@ fn check_prompts(json: &Json, vision: &VisionConfig) -> Result<()> {
     json.only("num_point_embeddings", 4)?;
     json.base_keys()?;
     json.ignore(&["image_embedding_size"]); // upstream computes it
-    json.ignore(&["hidden_act", "layer_norm_eps", "mask_input_channels"]); // of masks given as prompts
+    json.ignore(&["hidden_act", "layer_norm_eps", "mask_input_channels"]); // for masks given as prompts
     json.finish()
 }
 
-/// `hidden_size` of what looks at the image's embedding.
+/// `hidden_size` of a part that reads the image's embedding; must equal the embedding's channels.
 fn embedding_width(json: &Json, vision: &VisionConfig) -> Result<i64> {
     let width = size(json, "hidden_size", 256)?;
     if width != vision.output_channels {
@@ -159,7 +159,7 @@ fn embedding_width(json: &Json, vision: &VisionConfig) -> Result<i64> {
     Ok(width)
 }
 
-/// A size or a count that arithmetic can bear.
+/// A size or a count, limited so that arithmetic cannot overflow.
 fn size(json: &Json, key: &str, default: i64) -> Result<i64> {
     const MOST: i64 = 1 << 16;
     match positive(json, key, Some(default))? {
@@ -168,7 +168,7 @@ fn size(json: &Json, key: &str, default: i64) -> Result<i64> {
     }
 }
 
-/// Published files leave the type of a part empty.
+/// Checks the type of a part, which published files leave empty.
 fn check_type(json: &Json, name: &str) -> Result<()> {
     match json.maybe::<String>("model_type")? {
         Some(empty) if empty.is_empty() => Ok(()),

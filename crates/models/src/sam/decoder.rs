@@ -10,7 +10,7 @@ use crate::{
 };
 use tch::{Kind, Tensor};
 
-/// From the embeddings of an image and of boxes to masks and their scores.
+/// Computes masks and their scores from the embeddings of an image and of boxes.
 pub struct MaskDecoder {
     iou_token: Tensor,
     mask_tokens: Tensor,
@@ -22,10 +22,10 @@ pub struct MaskDecoder {
     iou_prediction_head: Mlp,
 }
 
-/// Masks `[N, M, h, w]` as logits, in a quarter of the image's size, and the decoder's own estimate of the intersection
-/// over union of each `[N, M]`; float32 or better.
+/// Masks `[N, M, h, w]` as logits, at a quarter of the image's size, and the decoder's own estimate `[N, M]` of the
+/// intersection over union of each; float32 or float64.
 ///
-/// The first mask is for an unambiguous prompt; the others are three readings of an ambiguous one.
+/// The first mask is for an unambiguous prompt; the others are three interpretations of an ambiguous one.
 pub struct Decoded {
     pub masks: Tensor,
     pub iou: Tensor,
@@ -53,7 +53,7 @@ impl MaskDecoder {
         }
     }
 
-    /// image `[1, D, h, w]`, places `[1, h w, D]` of its patches, boxes `[N, 2, D]`
+    /// image `[1, D, h, w]`, `places`: positional encodings `[1, h w, D]` of its patches, boxes `[N, 2, D]`
     pub fn forward(&self, image: &Tensor, places: &Tensor, boxes: &Tensor) -> Decoded {
         let (_, channels, height, width) = image.size4().expect("[1, D, h, w]");
         let (count, masks) = (boxes.size()[0], self.mask_tokens.size()[0]);
@@ -71,7 +71,7 @@ impl MaskDecoder {
             .zip(1..)
             .map(|(mlp, token)| mlp.forward(&tokens.select(1, token)))
             .collect();
-        // A mask is where this sum is above 0: half precision would fray its outline.
+        // The mask is where this sum is above 0. Half precision would make its outline rough.
         let wide = |x: &Tensor| if x.kind() == Kind::Double { x.shallow_clone() } else { x.to_kind(Kind::Float) };
         let logits = wide(&Tensor::stack(&weights, 1)).matmul(&wide(&image).flatten(2, 3));
         Decoded {
@@ -81,7 +81,7 @@ impl MaskDecoder {
     }
 }
 
-/// Tokens look at the image and the image at the tokens, in turn.
+/// Tokens attend to the image and the image to the tokens, in turn.
 struct TwoWayTransformer {
     layers: Vec<Block>,
     final_attn_token_to_image: Attention,
@@ -101,7 +101,8 @@ impl TwoWayTransformer {
         }
     }
 
-    /// tokens `[N, T, D]`, image `[N, P, D]` → both, changed. The tokens as they were are their own places.
+    /// tokens `[N, T, D]`, image `[N, P, D]` → both, updated. The initial tokens are also the tokens' positional
+    /// encodings.
     fn forward(&self, tokens: &Tensor, image: &Tensor, places: &Tensor) -> (Tensor, Tensor) {
         let (mut queries, mut keys) = (tokens.shallow_clone(), image.shallow_clone());
         for layer in &self.layers {
@@ -122,7 +123,7 @@ struct Block {
     layer_norm3: LayerNorm,
     cross_attn_image_to_token: Attention,
     layer_norm4: LayerNorm,
-    /// The tokens of the first block are nothing but their places yet.
+    /// Whether this is the first block. Its tokens are nothing but their positional encodings yet.
     first: bool,
 }
 
@@ -216,7 +217,7 @@ struct Mlp {
 }
 
 impl Mlp {
-    /// `depth` layers, but never fewer than the first and the last one.
+    /// `depth` layers, at least two: the first and the last.
     fn new(at: Scope, inputs: i64, inner: i64, outputs: i64, depth: i64) -> Self {
         Self {
             proj_in: Linear::new(&at / "proj_in", inputs, inner),

@@ -6,9 +6,9 @@ use crate::{
 use std::path::Path;
 use tch::{Kind, Tensor};
 
-/// The square that images are put into before the network, and masks are taken out of behind it.
+/// The square input of the network: images are padded to it, and masks are cut out of it.
 ///
-/// Source: transformers `SamImageProcessor`. It resizes bytes and rounds; we resize the exact values.
+/// Source: transformers `SamImageProcessor`. It resizes bytes and rounds; this code resizes the exact values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frame {
     side: i64,
@@ -16,8 +16,8 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Reads `preprocessor_config.json`, or `processor_config.json` of newer folders; without either, the values of
-    /// ImageNet hold, as for every published SAM.
+    /// Reads `preprocessor_config.json`, or `processor_config.json` of newer folders. Without either, uses the values
+    /// of ImageNet, like every published SAM.
     pub fn open(folder: &Path, side: i64) -> Result<Self> {
         let mut norm = Preprocess { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], size: None };
         let Some(json) = Json::of_image_processor(folder)? else { return Ok(Self { side, norm }) };
@@ -32,7 +32,7 @@ impl Frame {
         for key in ["do_resize", "do_normalize", "do_pad"] {
             json.only(key, true)?;
         }
-        // How bytes become 0..1, what masks for training look like, and who wrote the file.
+        // Conversion of bytes to 0..1, masks for training, and information about the program that wrote the file.
         json.ignore(&["do_convert_rgb", "do_rescale", "rescale_factor", "mask_size", "mask_pad_size"]);
         json.ignore(&["feature_extractor_type", "image_processor_type", "processor_class"]);
         json.ignore(&["data_format", "input_data_format", "return_tensors", "device", "disable_grouping"]);
@@ -40,7 +40,7 @@ impl Frame {
         Ok(Self { side, norm })
     }
 
-    /// Height and width of an image whose longer side is as long as the square's.
+    /// Height and width of an image scaled so that its longer side equals the square's side.
     pub fn fit(&self, (height, width): (i64, i64)) -> Result<(i64, i64)> {
         let scale = self.side as f64 / height.max(width) as f64;
         let fitted = |length: i64| (length as f64 * scale + 0.5) as i64;
@@ -51,7 +51,7 @@ impl Frame {
         Ok((rows, columns))
     }
 
-    /// images `[B, 3, H, W]` in 0..1 → `[B, 3, side, side]`, normalised, zeros below or to the right of them
+    /// images `[B, 3, H, W]` in 0..1 → `[B, 3, side, side]`, normalised, with zeros below or to the right of the image
     pub fn put(&self, images: &Tensor) -> Result<Tensor> {
         let (_, _, height, width) = images.size4()?;
         let (rows, columns) = self.fit((height, width))?;
@@ -60,7 +60,7 @@ impl Frame {
         Ok(normalised.f_constant_pad_nd([0, self.side - columns, 0, self.side - rows])?)
     }
 
-    /// boxes in pixels of an image of that size → `[N, 4]`, float64, in pixels of the square
+    /// boxes in pixels of an image of this size → `[N, 4]`, float64, in pixels of the square
     pub fn boxes(&self, boxes: &[[f64; 4]], (height, width): (i64, i64)) -> Result<Tensor> {
         let (rows, columns) = self.fit((height, width))?;
         let (x, y) = (columns as f64 / width as f64, rows as f64 / height as f64);
@@ -68,7 +68,7 @@ impl Frame {
         Ok(Tensor::from_slice(&scaled).view([-1, 4]))
     }
 
-    /// logits `[N, h, w]` over the square → `[N, H, W]`, true where an image of that size shows the object
+    /// logits `[N, h, w]` over the square → `[N, H, W]`, true where an image of this size shows the object
     pub fn take(&self, logits: &Tensor, (height, width): (i64, i64)) -> Result<Tensor> {
         let (rows, columns) = self.fit((height, width))?;
         let whole = logits.unsqueeze(1).f_upsample_bilinear2d([self.side, self.side], false, None, None)?;
@@ -77,7 +77,7 @@ impl Frame {
     }
 }
 
-/// The precision that images are resized in.
+/// Precision for resizing images.
 pub fn precise(kind: Kind) -> Kind {
     if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }

@@ -3,7 +3,7 @@ use crate::weights::Scope;
 use std::f64::consts::PI;
 use tch::{Kind, Tensor};
 
-/// Embeds boxes, and the places of an image's patches, by random Fourier features (Tancik et al. 2020).
+/// Embeds boxes, and the positions of an image's patches, by random Fourier features (Tancik et al. 2020).
 pub struct PromptEncoder {
     frequencies: Tensor,
     upper_left: Tensor,
@@ -19,7 +19,7 @@ impl PromptEncoder {
         let row = |name: &str| (&at / name).tensor("weight", &[1, width]);
         Self {
             frequencies: frequencies(root, &at, width / 2),
-            // 0 and 1 are points outside of and on the object, which nobody gives here.
+            // 0 and 1 are points outside of and on the object, which are not used here.
             upper_left: row("point_embed.2"),
             lower_right: row("point_embed.3"),
             no_mask_embed: row("no_mask_embed"),
@@ -30,12 +30,12 @@ impl PromptEncoder {
 
     /// boxes `[N, 4]` in pixels of the resized image → `[N, 2, D]`, a vector for each of two corners
     pub fn boxes(&self, boxes: &Tensor) -> Tensor {
-        let centers = boxes.view([-1, 2, 2]) + 0.5; // of the pixels
+        let centers = boxes.view([-1, 2, 2]) + 0.5; // centres of the pixels
         let corners = Tensor::stack(&[&self.upper_left, &self.lower_right], 1);
         self.places(&(centers / self.image_size as f64)) + corners
     }
 
-    /// `[1, patches of the image, D]`
+    /// Embeddings of the positions of the image's patches, `[1, patches, D]`.
     pub fn image_places(&self) -> Tensor {
         let options = (Kind::Double, self.frequencies.device());
         let centers = (Tensor::arange(self.patches, options) + 0.5) / self.patches as f64;
@@ -45,14 +45,15 @@ impl PromptEncoder {
         self.places(&grid.view([1, -1, 2]))
     }
 
-    /// What a mask to start from would add to the image, were there one: `[1, D, 1, 1]`
+    /// Embedding added to the image if no mask is given as prompt: `[1, D, 1, 1]`.
     pub fn no_mask(&self) -> Tensor {
         self.no_mask_embed.view([1, -1, 1, 1])
     }
 
-    /// `[…, 2]`, x and y in 0..1 → `[…, D]`
+    /// Embeds positions: `[…, 2]`, x and y in 0..1 → `[…, D]`.
     ///
-    /// Angles are many times 2π, and half precision would lose their fraction: float32 or better.
+    /// The angles are many times 2π, and half precision would lose their fraction. So they are computed in float32 or
+    /// float64.
     fn places(&self, places: &Tensor) -> Tensor {
         let kind = if self.frequencies.kind() == Kind::Double { Kind::Double } else { Kind::Float };
         let angles = (places * 2.0 - 1.0).to_kind(kind).matmul(&self.frequencies.to_kind(kind)) * (2.0 * PI);
@@ -60,7 +61,7 @@ impl PromptEncoder {
     }
 }
 
-/// The matrix has two names, and files hold one of them or both.
+/// Reads the frequency matrix. It has two names, and files have one or both.
 fn frequencies(root: &Scope, prompt_encoder: &Scope, width: i64) -> Tensor {
     let (name, shape) = ("positional_embedding", [2, width]);
     let other = (prompt_encoder / "shared_embedding").optional(name, &shape);

@@ -8,7 +8,7 @@ use crate::{
 use tch::{Device, Kind, Tensor};
 
 /// A vision transformer that attends within windows, and to the whole image in a few layers (Li et al. 2022, ViTDet),
-/// and the neck that narrows its result.
+/// followed by a neck that reduces the channels.
 pub struct VisionEncoder {
     patch_embed: Conv2d,
     pos_embed: Tensor,
@@ -41,11 +41,11 @@ impl VisionEncoder {
     }
 }
 
-/// Self-attention and a feed-forward network, each behind its norm.
+/// Self-attention and a feed-forward network, each after its norm.
 struct Layer {
     layer_norm1: LayerNorm,
     attn: Attention,
-    /// `None`: the whole image.
+    /// Side of a window in patches; `None`: attention to the whole image.
     window: Option<i64>,
     layer_norm2: LayerNorm,
     lin1: Linear,
@@ -68,7 +68,7 @@ impl Layer {
         }
     }
 
-    /// `[B, h, w, D]` → the same
+    /// `[B, h, w, D]` → `[B, h, w, D]`
     fn forward(&self, x: &Tensor) -> Tensor {
         let hidden = self.layer_norm1.forward(x);
         let hidden = match self.window {
@@ -84,7 +84,8 @@ impl Layer {
     }
 }
 
-/// `[B, h, w, D]` → `[B windows, side, side, D]`, zeros where a window goes beyond the image
+/// Cuts into windows: `[B, h, w, D]` → `[B windows, side, side, D]`, with zeros where a window extends beyond the
+/// image.
 fn cut(x: &Tensor, side: i64) -> Tensor {
     let (batch, height, width, channels) = x.size4().expect("[B, h, w, D]");
     let (rows, columns) = windows(height, width, side);
@@ -102,17 +103,18 @@ fn join(cut: &Tensor, height: i64, width: i64) -> Tensor {
     x.reshape([batch, rows * side, columns * side, channels]).narrow(1, 0, height).narrow(2, 0, width)
 }
 
-/// How many windows cover the image, down and across.
+/// Number of windows that cover the image, down and across.
 fn windows(height: i64, width: i64, side: i64) -> (i64, i64) {
     let covering = |length: u64| length.div_ceil(side as u64) as i64; // not stable yet for i64
     (covering(height as u64), covering(width as u64))
 }
 
-/// Attention whose scores have a part by the distance in rows and one by the distance in columns.
+/// Attention with relative positions: the scores have a term for the distance in rows and one for the distance in
+/// columns.
 struct Attention {
     qkv: Linear,
     proj: Linear,
-    /// For each distance, from `1 - side` on.
+    /// A vector for each distance, from `1 - side` on.
     rel_pos_h: Tensor,
     rel_pos_w: Tensor,
     side: i64,
@@ -132,7 +134,7 @@ impl Attention {
         }
     }
 
-    /// `[B, side, side, D]` → the same
+    /// `[B, side, side, D]` → `[B, side, side, D]`
     fn forward(&self, x: &Tensor) -> Tensor {
         let (batch, side, _, width) = x.size4().expect("[B, side, side, D]");
         let (heads, head_width) = (self.heads, width / self.heads);
@@ -142,7 +144,8 @@ impl Attention {
         let q = q.reshape([batch, heads, side, side, head_width]);
         let by_row = Tensor::einsum("bnhwc,hkc->bnhwk", &[&q, &by_row], None::<i64>).contiguous().unsqueeze(-1);
         let by_column = Tensor::einsum("bnhwc,wkc->bnhwk", &[&q, &by_column], None::<i64>).contiguous().unsqueeze(-2);
-        // The scores of a whole image of 4096 patches would take a gigabyte: a few rows of queries at a time.
+        // The scores of a whole image of 4096 patches would need a gigabyte, so they are computed for a few rows of
+        // queries at a time.
         let rows = (SCORES / (batch * heads * side.pow(3))).clamp(1, side);
         let parts: Vec<Tensor> = (0..side)
             .step_by(rows as usize)
@@ -165,7 +168,7 @@ impl Attention {
     }
 }
 
-/// How many scores of an attention are formed at a time: 128 MiB of them in float32.
+/// Number of attention scores computed at a time: 128 MiB in float32.
 const SCORES: i64 = 1 << 25;
 
 struct Neck {
@@ -192,10 +195,10 @@ impl Neck {
     }
 }
 
-/// Of the norms over the channels of `[B, C, h, w]`; the configuration's is for the others.
+/// Epsilon of the norms over the channels of `[B, C, h, w]`; the configuration's value is for the other norms.
 pub const NORM_EPS: f64 = 1e-6;
 
-/// A norm over the channels of `[B, C, h, w]`.
+/// Applies a norm over the channels of `[B, C, h, w]`.
 pub fn over_channels(norm: &LayerNorm, x: &Tensor) -> Tensor {
     norm.forward(&x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2])
 }

@@ -1,11 +1,11 @@
-//! The scheduler classes of diffusers that share DDPM's noise: `x_t = sqrt(ᾱ_t) x_0 + sqrt(1 - ᾱ_t) e`. They differ in how they
-//! walk back, which is ours to choose, and in what holds where a file leaves a key out. Other classes (EDM, flow matching,
-//! consistency, Cascade) belong to networks that are conditioned on other noise.
+//! The scheduler classes of diffusers with the same noise as DDPM: `x_t = sqrt(ᾱ_t) x_0 + sqrt(1 - ᾱ_t) e`. They differ
+//! in their sampler, which is chosen independently here, and in the defaults of keys that a file leaves out. Other
+//! classes (EDM, flow matching, consistency, Cascade) belong to networks that are conditioned on other noise.
 
 use crate::config::Json;
 use serde_json::Value;
 
-/// Defaults of a class.
+/// Default settings of a class.
 pub struct Class {
     pub beta_start: f64,
     pub beta_end: f64,
@@ -19,7 +19,7 @@ const CLIPPED: Class = Class { clip_sample: true, ..DDPM };
 const KARRAS: Class = Class { beta_start: 0.00085, beta_end: 0.012, ..DDPM };
 const LATENT: Class = Class { beta_schedule: "scaled_linear", ..KARRAS };
 
-/// `None`: other noise, or an unknown class.
+/// The defaults of a class. `None`: its noise is another one, or it is unknown.
 pub fn class(name: &str) -> Option<Class> {
     Some(match name.strip_prefix("Flax").unwrap_or(name) {
         "DDIMInverseScheduler"
@@ -47,7 +47,7 @@ pub fn class(name: &str) -> Option<Class> {
     })
 }
 
-/// What belongs to a class's own way of walking, and what is used only beside keys that are refused.
+/// Keys of a class's own sampler, and keys that are used only together with keys that are refused.
 pub const OWN_KEYS: &[&str] = &[
     "algorithm_type",
     "base_image_seq_len",
@@ -87,7 +87,7 @@ pub const OWN_KEYS: &[&str] = &[
     "use_lu_lambdas",
 ];
 
-/// Of those, what changes a class's way of walking, with the values that it has where nobody chose another.
+/// Those of [`OWN_KEYS`] that change a class's sampler, with their default values.
 const CHOSEN: [(&str, &[&str]); 18] = [
     ("algorithm_type", &["dpmsolver++", "deis", "data_prediction"]),
     ("corrector_order", &["2"]),
@@ -109,7 +109,7 @@ const CHOSEN: [(&str, &[&str]); 18] = [
     ("use_lu_lambdas", &["false"]),
 ];
 
-/// What a file says of its class's own way of walking that somebody chose, and that has no effect here: a sentence for each key.
+/// Settings of the class's own sampler that the file changes and that have no effect here: a sentence for each key.
 pub fn chosen(json: &Json) -> Vec<String> {
     let said = CHOSEN.iter().filter_map(|(key, usual)| {
         let value = match json.raw(key)? {

@@ -42,7 +42,7 @@ impl SamplerKind {
         }
     }
 
-    /// The name in A1111 and in programs that read its images.
+    /// The name in A1111, and in programs that read its images.
     pub fn title(self) -> &'static str {
         match self {
             Self::Ddpm => "DDPM",
@@ -59,8 +59,8 @@ impl SamplerKind {
         matches!(self, Self::Ddpm | Self::Ddim | Self::Euler)
     }
 
-    /// How its steps are spread where a scheduler's file does not say: as in diffusers, whose `from_config` takes the default of the
-    /// class that draws, not of the class that the file names.
+    /// How its steps are distributed if a scheduler's file does not say. As in diffusers, whose `from_config` uses the
+    /// default of the class that draws, not of the class that the file names.
     pub fn spacing(self) -> Spacing {
         match self {
             Self::Ddpm | Self::Ddim => Spacing::Leading,
@@ -68,7 +68,7 @@ impl SamplerKind {
         }
     }
 
-    /// The names of the samplers that meet the condition, as a sentence lists them.
+    /// The names of the samplers that meet the condition, as a list in a sentence.
     pub fn names(which: impl Fn(Self) -> bool) -> String {
         let names: Vec<&str> = Self::ALL.into_iter().filter(|kind| which(*kind)).map(Self::name).collect();
         match names.split_last() {

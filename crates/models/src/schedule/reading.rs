@@ -1,4 +1,4 @@
-//! From a diffusers `scheduler_config.json` to the noise that it describes.
+//! Reads the noise schedule that a diffusers `scheduler_config.json` describes.
 
 use super::{NoiseSchedule, Prediction, SamplerKind, classes};
 use crate::{
@@ -8,17 +8,17 @@ use crate::{
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// What holds against a scheduler's file.
+/// Settings that override a scheduler's file.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Forced {
-    /// As the pipelines of SD1 and SD2 have it, whatever the file says: `steps_offset` is 1, and nothing is clipped.
+    /// The rules of the pipelines of SD1 and SD2, which override the file: `steps_offset` is 1, and nothing is clipped.
     pub by_pipeline: bool,
     pub prediction: Option<Prediction>,
     pub zero_snr: Option<bool>,
 }
 
 impl Forced {
-    /// By the pipeline of a model, SDXL or SD1 and SD2.
+    /// The overrides of a model's pipeline: SDXL, or SD1 and SD2.
     pub fn by_pipeline_of(xl: bool) -> Self {
         Self { by_pipeline: !xl, ..Self::default() }
     }
@@ -26,12 +26,12 @@ impl Forced {
 
 impl NoiseSchedule {
     /// # Errors
-    /// A class with another noise than DDPM's, and whatever cannot be replayed.
+    /// A class with other noise than DDPM's; a setting that makes replay impossible.
     pub fn read(path: &Path, forced: Forced) -> Result<Self> {
         Self::of(&Json::read(path)?, forced)
     }
 
-    /// As [`NoiseSchedule::read`], from what lies in memory.
+    /// Like [`NoiseSchedule::read`], from JSON in memory.
     pub fn of(json: &Json, forced: Forced) -> Result<Self> {
         let name: String = json.get_or("_class_name", "DDPMScheduler".into())?;
         let Some(class) = classes::class(&name) else {
@@ -50,7 +50,7 @@ impl NoiseSchedule {
         if zero_snr {
             rescale_to_zero_snr(&mut alphas_cumprod);
         }
-        json.only("predict_epsilon", true)?; // of old files, before prediction_type
+        json.only("predict_epsilon", true)?; // in old files, before prediction_type
         let in_file = match forced.prediction {
             Some(_) => None,
             None => match json.maybe::<String>("prediction_type")? {
@@ -94,8 +94,8 @@ impl NoiseSchedule {
     }
 }
 
-/// `ᾱ_t`, in float32 and by the same operations as upstream, so that the coefficients are the same numbers; and whether the file names
-/// the cosine schedule.
+/// `ᾱ_t`, computed in float32 by the same operations as upstream, so that the coefficients are equal; and whether the
+/// file names the cosine schedule.
 fn signal(json: &Json, class: &classes::Class) -> Result<(Vec<f32>, bool)> {
     let train_steps: usize = json.get_or("num_train_timesteps", 1000)?;
     let start = json.get_or("beta_start", class.beta_start)?;
@@ -128,8 +128,8 @@ fn signal(json: &Json, class: &classes::Class) -> Result<(Vec<f32>, bool)> {
 
 const COSINE: &str = "squaredcos_cap_v2";
 
-/// Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models" (2021), equation 17: `ᾱ` falls as a squared cosine, and no
-/// step takes more than 0.999 of the signal.
+/// Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models" (2021), equation 17: `ᾱ` falls as a squared
+/// cosine, and no step removes more than 0.999 of the signal.
 fn cosine_betas(steps: usize) -> Vec<f32> {
     const OFFSET: f64 = 0.008;
     let signal = |step: usize| {
@@ -139,7 +139,7 @@ fn cosine_betas(steps: usize) -> Vec<f32> {
     (0..steps).map(|step| (1.0 - signal(step + 1) / signal(step)).min(0.999) as f32).collect()
 }
 
-/// Lin et al. 2023, algorithm 1: shifts and scales `sqrt(ᾱ)` so that the last one is 0 and the first stays.
+/// Lin et al. 2023, algorithm 1: shifts and scales `sqrt(ᾱ)` so that the last value is 0 and the first is unchanged.
 fn rescale_to_zero_snr(alphas_cumprod: &mut [f32]) {
     let (first, last) = (alphas_cumprod[0].sqrt(), alphas_cumprod[alphas_cumprod.len() - 1].sqrt());
     for alpha in alphas_cumprod {
@@ -147,13 +147,13 @@ fn rescale_to_zero_snr(alphas_cumprod: &mut [f32]) {
     }
 }
 
-/// A step that is no linear function of latents and output cannot be replayed; some keys say that the noise is not DDPM's
-/// after all.
+/// Refuses steps that are not a linear function of latents and output, because they cannot be replayed; and keys that
+/// mean other noise than DDPM's.
 fn refuse_what_is_not_linear(json: &Json, clips_unless_told: bool, forced: Forced) -> Result<()> {
     json.only("thresholding", false)?;
     json.only("use_flow_sigmas", false)?;
     json.only("use_dynamic_shifting", false)?;
-    json.only("timestep_type", "discrete")?; // continuous: noise levels as EDM has them
+    json.only("timestep_type", "discrete")?; // continuous: noise levels as in EDM
     match json.maybe::<String>("variance_type")?.as_deref() {
         None | Some("fixed_small" | "fixed_small_log") => {}
         Some(other) => {

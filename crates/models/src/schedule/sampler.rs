@@ -2,26 +2,26 @@
 
 use tch::Tensor;
 
-/// One step of a sampler: `x' = a x + b e + sigma z`, and in the second order also what `before` says.
+/// One step of a sampler: `x' = a x + b e + sigma z`; a second-order step also adds the terms of `before`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
-    /// Time in training steps, as input of the UNet; may lie between two of them.
+    /// Time in training steps, the input of the UNet; may lie between two steps.
     pub time: f64,
     pub a: f64,
     pub b: f64,
     pub sigma: f64,
-    /// For a step of second order: the factors of the latents and the model's output of the step before.
+    /// For a second-order step: the factors of the latents and of the model's output of the step before.
     pub before: Option<(f64, f64)>,
 }
 
 impl Step {
-    /// A step of first order: `x' = a x + b e + sigma z`.
+    /// A first-order step: `x' = a x + b e + sigma z`.
     pub fn new(time: f64, a: f64, b: f64, sigma: f64) -> Self {
         Self { time, a, b, sigma, before: None }
     }
 
-    /// latents x, model output e and noise z, all of one shape. Without z the step is taken without noise. What came before
-    /// is left out: [`Walk`] has it.
+    /// Applies the step to latents x, model output e and noise z, all of the same shape. Without z, no noise is added.
+    /// The terms of `before` are not added here; [`Walk`] adds them.
     pub fn apply(&self, x: &Tensor, e: &Tensor, z: Option<&Tensor>) -> Tensor {
         let next = x * self.a + e * self.b;
         match z {
@@ -31,7 +31,7 @@ impl Step {
     }
 }
 
-/// The whole way from noise to image.
+/// All steps from noise to image.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     pub steps: Vec<Step>,
@@ -40,7 +40,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// From noise of deviation 1.
+    /// A sampler whose initial noise has standard deviation 1.
     pub fn of(steps: Vec<Step>) -> Self {
         Self { steps, deviation: 1.0 }
     }
@@ -57,12 +57,12 @@ impl Sampler {
         self.steps.is_empty()
     }
 
-    /// The latents before the first step, from noise of deviation 1.
+    /// The latents before the first step, from noise with standard deviation 1.
     pub fn start(&self, noise: Tensor) -> Tensor {
         if self.deviation == 1.0 { noise } else { noise * self.deviation }
     }
 
-    /// From a step on; of a sampler whose steps know nothing of each other.
+    /// The steps from `first` on; only for samplers of first order.
     pub fn from(&self, first: usize) -> Self {
         Self::of(self.steps.iter().skip(first).copied().collect())
     }
@@ -71,13 +71,13 @@ impl Sampler {
         self.draws() > 0
     }
 
-    /// The number of steps that take noise.
+    /// The number of steps that add noise.
     pub fn draws(&self) -> usize {
         self.steps.iter().filter(|step| step.sigma != 0.0).count()
     }
 }
 
-/// Takes the steps of a sampler one after the other, and remembers what those of second order need.
+/// Takes the steps of a sampler one after the other, and stores what second-order steps need.
 #[derive(Debug, Default)]
 pub struct Walk {
     before: Option<(Tensor, Tensor)>,

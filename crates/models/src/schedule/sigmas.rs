@@ -1,17 +1,18 @@
-//! Samplers that count noise by its share over the signal, `sigma = sqrt((1 - ᾱ) / ᾱ)`: Euler and Euler ancestral (Karras et al.,
-//! "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, and k-diffusion after it), DPM-Solver++ 2M (Lu et al.,
-//! "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", 2022).
+//! Samplers that measure noise relative to the signal, `sigma = sqrt((1 - ᾱ) / ᾱ)`: Euler and Euler ancestral (Karras
+//! et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, and k-diffusion, which follows
+//! it), DPM-Solver++ 2M (Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
+//! 2022).
 //!
-//! Their papers write the first two for latents that grow with the noise, `x sqrt(1 + sigma²)`. The steps here are of `x` itself,
-//! whose variance stays, as those of DDIM are. Conventions: diffusers `EulerDiscreteScheduler`, `EulerAncestralDiscreteScheduler`,
-//! `DPMSolverMultistepScheduler` (order 2, midpoint, the last step of order 1).
+//! The papers write the first two for latents that grow with the noise, `x sqrt(1 + sigma²)`. The steps here are for
+//! `x` itself, whose variance stays constant, as in DDIM. Conventions: diffusers `EulerDiscreteScheduler`,
+//! `EulerAncestralDiscreteScheduler`, `DPMSolverMultistepScheduler` (order 2, midpoint, the last step of order 1).
 
 use super::{NoiseSchedule, Sampler, Spacing, Step};
 use crate::error::{Error, Result};
 
-/// What is taken for a share of signal of none: sigma would else have no bound.
+/// Replaces a share of signal of 0, for which sigma would be infinite.
 const LEAST_SIGNAL: f64 = 1.0 / (1 << 24) as f64;
-/// How much of the steps goes to little noise (Karras et al., equation 5).
+/// Exponent of the noise levels; larger values put more steps at low noise (Karras et al., equation 5).
 const RHO: f64 = 7.0;
 
 impl NoiseSchedule {
@@ -34,7 +35,8 @@ impl NoiseSchedule {
         })
     }
 
-    /// Straight steps down the noise. `split` of sigma before and after a step: how far down it goes, and how much noise is added then.
+    /// First-order steps along the noise levels. `split` gets sigma before and after a step; it returns the sigma to
+    /// step down to, and the standard deviation of the noise added then.
     fn along_sigmas(&self, steps: usize, spacing: Spacing, split: impl Fn(f64, f64) -> (f64, f64)) -> Result<Sampler> {
         let (times, table) = (self.times(steps, spacing)?, self.sigmas());
         let sigmas: Vec<f64> = times.iter().map(|t| between(&table, *t)).chain([0.0]).collect();
@@ -42,7 +44,7 @@ impl NoiseSchedule {
             let [from, to] = [sigmas[0], sigmas[1]];
             let (down, up) = split(from, to);
             let (scale, next) = (from.hypot(1.0), to.hypot(1.0));
-            // of (x, e): the direction of the noise, times the length of the step
+            // factors of (x, e): the direction of the noise, times the length of the step
             let [_, noise] = self.meaning(signal_of(from));
             let (of_x, of_e) = ((down - from) * noise.0, (down - from) * noise.1);
             Step::new(*time, (scale + of_x) / next, of_e / next, up / next)
@@ -50,7 +52,7 @@ impl NoiseSchedule {
         let sampler = Sampler::of(walk.collect());
         Ok(match spacing {
             Spacing::Leading => sampler,
-            // as if there were nothing but noise, whose deviation is sigma
+            // as if the latents were noise alone, with standard deviation sigma
             Spacing::Trailing | Spacing::Linspace => sampler.starting_at(sigmas[0] / sigmas[0].hypot(1.0)),
         })
     }
@@ -69,12 +71,12 @@ impl NoiseSchedule {
         let mut walk: Vec<Step> = vec![];
         for (i, (time, levels)) in times.iter().zip(sigmas.windows(2)).enumerate() {
             let [from, to] = [levels[0], levels[1]];
-            // x' = keep x + take D, where D is the clean image, carried on from this step and the one before
+            // x' = keep x + take D, where D is the clean image, extrapolated from this step and the one before
             let keep = to * from.hypot(1.0) / (from * to.hypot(1.0));
             let take = (1.0 - to / from) / to.hypot(1.0);
             let clean = |sigma: f64| self.meaning(signal_of(sigma))[0];
             let (now, before) = (clean(from), i.checked_sub(1).filter(|_| to > 0.0).map(|i| sigmas[i]));
-            // the share of the step before: half of this step's length in log sigma over that one's
+            // weight of the step before: half of this step's length in log sigma, divided by the length of that step
             let share = before.map_or(0.0, |before| (from / to).ln() / (before / from).ln() / 2.0);
             let of_now = take * (1.0 + share);
             walk.push(Step {
@@ -85,7 +87,8 @@ impl NoiseSchedule {
         Ok(Sampler::of(walk))
     }
 
-    /// As [`NoiseSchedule::times`], but the least noise comes one step later: to the clean image is a step of its own.
+    /// Like [`NoiseSchedule::times`] for one step more, without the lowest time: the last step goes to the clean image.
+    /// With `trailing` spacing the times are the same.
     fn times_of_multistep(&self, steps: usize, spacing: Spacing) -> Result<Vec<f64>> {
         let train = self.alphas_cumprod.len();
         if spacing == Spacing::Trailing {
@@ -101,7 +104,7 @@ impl NoiseSchedule {
         self.inside((1..=steps).rev().map(time).collect())
     }
 
-    /// Times, to whole training steps, and sigmas, from the noisiest.
+    /// Times, in whole training steps, and sigmas of Karras' noise levels, from the noisiest.
     fn karras_levels(&self, table: &[f64], steps: usize) -> Result<(Vec<f64>, Vec<f64>)> {
         let (Some(least), Some(most)) = (table.first(), table.last()) else { return Ok((vec![], vec![])) };
         let train = self.alphas_cumprod.len();
@@ -121,7 +124,7 @@ impl NoiseSchedule {
         Ok((sigmas.iter().map(time).collect(), sigmas))
     }
 
-    /// By training step.
+    /// Sigma of each training step.
     fn sigmas(&self) -> Vec<f64> {
         let sigma = |signal: &f64| {
             let signal = if *signal > 0.0 { *signal } else { LEAST_SIGNAL };
@@ -135,7 +138,7 @@ fn signal_of(sigma: f64) -> f64 {
     1.0 / (1.0 + sigma * sigma)
 }
 
-/// Of a table at a place that may lie between two entries.
+/// Value of a table at a position that may lie between two entries.
 fn between(table: &[f64], place: f64) -> f64 {
     let at = |i: usize| table.get(i).or(table.last()).copied().unwrap_or(0.0);
     let (low, share) = (place as usize, place.fract());

@@ -11,12 +11,12 @@ use crate::{
 };
 use tch::{Kind, Tensor};
 
-/// The id of padding. Upstream has it in its code, and counts positions from the number behind it.
+/// The id of padding. Upstream has it in its code, and counts positions from the next number.
 const PAD: i64 = 1;
-/// Distances from here on count as one.
+/// Distances from here on share a bucket.
 const FAR: f64 = 128.0;
 
-/// What a transformers `MPNetConfig` says.
+/// The settings of a transformers `MPNetConfig`.
 pub struct Config {
     pub vocab_size: i64,
     pub hidden_size: i64,
@@ -47,19 +47,19 @@ impl Config {
             return Err(json.error("max_position_embeddings", "leaves no space for the start and end tokens"));
         }
         json.only("model_type", "mpnet")?;
-        json.only("relative_attention_num_buckets", config.buckets)?; // upstream computes with 32 in any case
+        json.only("relative_attention_num_buckets", config.buckets)?; // upstream always computes with 32
         json.base_keys()?;
         json.finish()?;
         Ok(config)
     }
 
-    /// Tokens of the longest text.
+    /// Maximum number of tokens of a text.
     pub fn longest(&self) -> i64 {
         self.max_position_embeddings - PAD - 1
     }
 }
 
-/// BERT whose attention knows how far apart two tokens are.
+/// BERT with relative positions: attention depends on the distance of two tokens.
 pub struct Mpnet {
     word_embeddings: Tensor,
     position_embeddings: Tensor,
@@ -88,10 +88,10 @@ impl Mpnet {
         }
     }
 
-    /// ids `[B, L]`; scores `[B, 1, 1, L]` are added to the attention's → `[B, L, D]`
+    /// ids `[B, L]`; scores `[B, 1, 1, L]`, added to the attention's scores → `[B, L, D]`
     pub fn forward(&self, ids: &Tensor, scores: &Tensor) -> Tensor {
         let look_up = |table: &Tensor, indices: &Tensor| Tensor::embedding(table, indices, -1, false, false);
-        // Padding stays at its own position, whatever stands before it.
+        // Padding has its own position, whatever comes before it.
         let tokens = ids.ne(PAD).to_kind(Kind::Int64);
         let positions = tokens.cumsum(1, Kind::Int64) * &tokens + PAD;
         let embedded = look_up(&self.word_embeddings, ids) + look_up(&self.position_embeddings, &positions);
@@ -103,7 +103,7 @@ impl Mpnet {
         x
     }
 
-    /// What the distance of two tokens adds to their score `[1, heads, L, L]`.
+    /// The bias of the attention scores for the distance of two tokens, `[1, heads, L, L]`.
     fn of_distances(&self, length: i64) -> Tensor {
         let buckets = self.relative_attention_bias.size()[0];
         let indices: Vec<i64> =
@@ -114,7 +114,8 @@ impl Mpnet {
     }
 }
 
-/// Half of the buckets are for tokens ahead; of each half, half are for single distances, the rest grow like a logarithm.
+/// The bucket of a distance. Half of the buckets are for tokens ahead; of each half, half are for single distances, and
+/// the rest grow logarithmically.
 fn bucket(distance: i64, buckets: i64) -> i64 {
     let half = buckets / 2;
     let (single, ahead, away) = (half / 2, if distance > 0 { half } else { 0 }, distance.abs());
@@ -125,7 +126,7 @@ fn bucket(distance: i64, buckets: i64) -> i64 {
     ahead + (single + grown as i64).min(half - 1)
 }
 
-/// Self-attention, and the norm of its sum with its input; BERT's under other names.
+/// Self-attention, and the norm of its sum with its input; like BERT's, with other names.
 struct Attention {
     q: Linear,
     k: Linear,
@@ -164,7 +165,7 @@ mod tests {
         let of = |distance| bucket(distance, 32);
         assert_eq!([0, -1, -7, 1, 7].map(of), [0, 1, 7, 17, 23]);
         assert_eq!([-8, -11, -12, -16, -127, -128, -500].map(of), [8, 8, 9, 10, 15, 15, 15]);
-        let starts = [8, 12, 16, 23, 32, 46, 64, 91]; // upstream's, in its single precision
+        let starts = [8, 12, 16, 23, 32, 46, 64, 91]; // upstream's values, in its single precision
         for (bucket, start) in (24..).zip(starts) {
             assert_eq!((of(start - 1), of(start)), (bucket - 1, bucket), "from {start} on");
         }

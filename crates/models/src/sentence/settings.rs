@@ -6,11 +6,11 @@ use crate::{
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-/// What sentence-transformers writes beside a network: the steps from tokens to an embedding.
+/// The settings that sentence-transformers writes beside a network: the steps from tokens to an embedding.
 pub struct Settings {
-    /// Where the network lies.
+    /// Folder of the network.
     pub network: PathBuf,
-    /// The longest text in tokens, where the files say.
+    /// Maximum number of tokens, if the files give it.
     pub max_length: Option<usize>,
     pooling: Option<(PathBuf, i64)>,
 }
@@ -19,12 +19,13 @@ pub struct Settings {
 #[derive(Deserialize)]
 struct Module {
     path: String,
-    /// The class: `sentence_transformers.models.Pooling`
+    /// The class, for example `sentence_transformers.models.Pooling`.
     r#type: String,
 }
 
 impl Settings {
-    /// A folder without `modules.json` is a network alone, with the usual steps behind it: mean, and length 1.
+    /// Reads the settings. A folder without `modules.json` is a network alone; the usual steps follow it: mean pooling,
+    /// and scaling to length 1.
     pub fn read(folder: &Path) -> Result<Self> {
         let (path, mut settings) = (folder.join("modules.json"), Self::alone(folder)?);
         if !path.exists() {
@@ -33,7 +34,7 @@ impl Settings {
         let text = text::read(&path)?;
         let modules: Vec<Module> = serde_json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
         let steps: Vec<&str> = modules.iter().map(|m| m.r#type.rsplit('.').next().unwrap_or_default()).collect();
-        // Without the last step upstream's embeddings have other lengths, which no cosine sees.
+        // Without the last step, upstream's embeddings have other lengths; the cosine does not depend on them.
         if !matches!(steps[..], ["Transformer", "Pooling"] | ["Transformer", "Pooling", "Normalize"]) {
             let message = format!("has the steps {steps:?}; only Transformer, Pooling and Normalize are supported");
             return Err(Error::file(&path, message));
@@ -72,7 +73,7 @@ impl Settings {
     }
 }
 
-/// Refuses every other pooling than the mean, and gives the width that the file expects.
+/// Refuses any pooling except the mean, and returns the width that the file expects.
 fn pooling_of(folder: &Path) -> Result<(PathBuf, i64)> {
     let path = folder.join("config.json");
     let json = Json::read(&path)?;
@@ -81,7 +82,7 @@ fn pooling_of(folder: &Path) -> Result<(PathBuf, i64)> {
     for mode in ["cls_token", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"] {
         json.only(&format!("pooling_mode_{mode}"), false)?;
     }
-    json.ignore(&["include_prompt"]); // of instructions before a text; there are none
+    json.ignore(&["include_prompt"]); // about instructions before a text, which are not used here
     json.finish()?;
     Ok((path, width))
 }

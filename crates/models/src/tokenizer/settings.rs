@@ -1,4 +1,4 @@
-//! The small files beside a vocabulary.
+//! The settings files beside a vocabulary.
 
 use crate::{
     config::Json,
@@ -21,7 +21,7 @@ pub(super) struct Settings {
     added_file: Option<Json>,
 }
 
-/// A token in these files: its text, or an object that also says how it is looked for.
+/// A token in these files: its text, or an object that also says how it is matched.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Token {
@@ -79,13 +79,13 @@ impl Settings {
             return Ok(None);
         }
         let text = text::read(&path)?;
-        // the library panics where the JSON breaks off within `decoder`
+        // the library panics if the JSON ends inside `decoder`
         serde_json::from_str::<Value>(&text).map_err(|e| Error::file(&path, e.to_string()))?;
         Tokenizer::from_bytes(text).map(Some).map_err(|e| Error::file(path, e.to_string()))
     }
 
-    /// The token of a role. Where the two files disagree, `special_tokens_map.json` has the last word, except beside the
-    /// newer kind of configuration that lists the added tokens itself (as transformers has it).
+    /// The token of a role. If the two files disagree, `special_tokens_map.json` takes precedence; but
+    /// `tokenizer_config.json` does if it is of the newer kind that lists the added tokens (as in transformers).
     pub fn token(&self, role: &str, default: &str) -> Result<AddedToken> {
         let mut files = [self.specials.as_ref(), self.config.as_ref()];
         if self.added()?.is_some() {
@@ -105,7 +105,7 @@ impl Settings {
         self.config.as_ref().map_or(Ok(None), |json| json.maybe(key))
     }
 
-    /// `model_max_length`; tokenizers without a limit have a number of thirty digits there.
+    /// Reads `model_max_length`; tokenizers without a limit have a number of thirty digits there.
     pub fn max_length(&self) -> Result<Option<usize>> {
         let Some(json) = &self.config else { return Ok(None) };
         if json.maybe::<Value>("model_max_length")? == Some("Infinity".into()) {
@@ -125,8 +125,8 @@ impl Settings {
         self.config.as_ref().map_or(Ok(None), |json| json.maybe("added_tokens_decoder"))
     }
 
-    /// Adds the tokens that the files list: those of `tokenizer_config.json` in newer folders, else those of `added_tokens.json`;
-    /// then the special ones that have no role and no id there.
+    /// Adds the tokens that the files list: in newer folders those of `tokenizer_config.json`, else those of
+    /// `added_tokens.json`; then the special tokens that have no role and no id in these files.
     pub fn add_tokens(&self, tokenizer: &mut Tokenizer) -> Result<()> {
         let mut listed = vec![];
         match (&self.config, self.added()?, &self.added_file) {
@@ -209,13 +209,14 @@ impl Settings {
     }
 }
 
-/// The id that the next token to be added gets.
+/// The id of the next token that is added.
 fn next_id(tokenizer: &Tokenizer) -> u32 {
     let added = tokenizer.get_added_tokens_decoder().into_keys().max().map_or(0, |last| last.saturating_add(1));
     added.max(u32::try_from(tokenizer.get_vocab_size(false)).unwrap_or(u32::MAX))
 }
 
-/// Fills the ids from `next` to before `id` with tokens that no text has, if they are not very many: the library knows no gaps.
+/// Fills the ids from `next` up to `id` (exclusive) with tokens that occur in no text, unless there are too many: the
+/// library does not support gaps.
 fn leave_free(tokenizer: &mut Tokenizer, next: u32, id: u32) {
     const MOST: u32 = 1 << 16;
     if id.saturating_sub(next) <= MOST {

@@ -1,4 +1,4 @@
-//! Tokenizers from the vocabulary files of before `tokenizer.json`.
+//! Tokenizers from the vocabulary files used before `tokenizer.json`.
 
 use crate::{
     error::{Error, Result},
@@ -23,7 +23,7 @@ use tokenizers::{
     },
 };
 
-/// The words that CLIP's byte pairs are formed in.
+/// Regular expression of the words in which CLIP's byte pairs are merged.
 const CLIP_WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 pub fn clip(folder: &Path, unknown: &str) -> Result<Tokenizer> {
@@ -55,7 +55,7 @@ pub fn clip(folder: &Path, unknown: &str) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// Two pieces a line, the first line being the version.
+/// Reads the merges: two pieces on each line; the first line is the version.
 fn read_merges(path: &Path) -> Result<Merges> {
     let text = text::read(path)?;
     let lines = text::lines(&text).enumerate().filter(|(_, line)| !line.starts_with("#version") && !line.is_empty());
@@ -66,8 +66,9 @@ fn read_merges(path: &Path) -> Result<Merges> {
     lines.map(pair).collect()
 }
 
-/// Refuses a vocabulary of words without any merge, and warns of merges that make less than 99 in 100 tokens of it: a file that was cut
-/// off lets every word fall apart into letters. But vocabularies are filled up with words, too, which no merge has to make.
+/// Refuses a vocabulary of words without any merge, and warns if the merges produce less than 99 of 100 of its tokens:
+/// with a truncated file every word would be split into letters. Some vocabularies contain extra words as filling,
+/// which no merge produces.
 fn check_complete(words: &BTreeMap<String, u32>, merges: &Merges, path: &Path) -> Result<()> {
     let made: HashSet<String> = merges.iter().map(|(left, right)| format!("{left}{right}")).collect();
     let is_letter = |word: &str| word.strip_suffix("</w>").unwrap_or(word).chars().nth(1).is_none();

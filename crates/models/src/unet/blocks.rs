@@ -14,9 +14,9 @@ use tch::Tensor;
 
 /// Inputs of every block besides the latents.
 pub struct Given<'a> {
-    /// Embedded timestep `[B, E]`, through the SiLU that every residual block would start with.
+    /// Embedded timestep `[B, E]`, with the SiLU that every residual block would apply first.
     pub time: &'a Tensor,
-    /// Text `[B, L, D]`
+    /// Hidden states of the text, `[B, L, D]`.
     pub context: &'a Tensor,
     /// Keys and values of the text, if they are cached between passes.
     pub projected: Option<&'a Projected>,
@@ -121,7 +121,7 @@ impl UpBlock {
         let deepest = config.levels.len() - 1;
         let from_below = config.levels[(level + 1).min(deepest)].channels;
         let above = config.levels[level.saturating_sub(1)].channels;
-        let last = config.layers_per_block; // there is one layer more than on the way down
+        let last = config.layers_per_block; // one layer more than in the down path
         let inputs = |i| {
             let hidden = if i == 0 { from_below } else { l.channels };
             let skip = if i == last { above } else { l.channels };
@@ -132,8 +132,8 @@ impl UpBlock {
         Self { layers, upsampler }
     }
 
-    /// Takes its skips from the end of the list, and grows to the size of the next one: sizes that halving has rounded
-    /// come back as they were.
+    /// Takes its skips from the end of the list, and upsamples to the size of the next skip. So sizes that were rounded
+    /// when halved are restored.
     pub fn forward(&self, mut x: Tensor, given: &Given, skips: &mut Vec<Tensor>) -> Tensor {
         for layer in &self.layers {
             let skip = skips.pop().expect("a skip for every layer on the way up");
@@ -146,7 +146,7 @@ impl UpBlock {
     }
 }
 
-/// The two layers that turn a sinusoid into an embedding.
+/// The two layers that turn a sinusoidal encoding into an embedding.
 pub struct TimeEmbedding {
     linear_1: Linear,
     linear_2: Linear,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::path::Path;
 
-/// A number for every level, or one for all.
+/// One value for every level, or one for all.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum PerLevel<T> {
@@ -36,21 +36,21 @@ pub struct Level {
     pub up_attention: bool,
 }
 
-/// SDXL's second conditioning: sizes and crop as sinusoids, next to the pooled text embedding.
+/// SDXL's additional conditioning: sizes and crop as sinusoids, besides the pooled text embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextTime {
     pub time_width: i64,
     pub input_width: i64,
 }
 
-/// What a diffusers `UNet2DConditionModel` configuration says, checked and resolved per level.
+/// The settings of a diffusers `UNet2DConditionModel`, checked and resolved per level.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub in_channels: i64,
     pub out_channels: i64,
-    /// Latent side in pixels that the model was trained for.
+    /// Side of the latents, in latent pixels, that the model was trained for.
     pub sample_size: i64,
-    /// From the highest resolution to the lowest.
+    /// The levels from the highest resolution to the lowest.
     pub levels: Vec<Level>,
     pub layers_per_block: usize,
     pub cross_attention_dim: i64,
@@ -73,7 +73,7 @@ impl Config {
         let per_level = |key: &str, values: Option<Vec<i64>>| {
             values.ok_or_else(|| json.error(key, &format!("needs one number, or one for each of the {count} levels")))
         };
-        // An old slip in the naming upstream: `attention_head_dim` holds the number of heads.
+        // A naming error upstream: `attention_head_dim` holds the number of heads.
         let key = if json.maybe::<PerLevel<i64>>("num_attention_heads")?.is_some() {
             "num_attention_heads"
         } else {
@@ -179,7 +179,7 @@ impl Config {
         Ok(config)
     }
 
-    /// How often the latents are halved on the way down.
+    /// Number of times that the latents are halved in the down path.
     pub fn halvings(&self) -> u32 {
         self.levels.len() as u32 - 1
     }

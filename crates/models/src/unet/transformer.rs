@@ -8,12 +8,12 @@ use crate::{
 };
 use tch::Tensor;
 
-/// What a sequence attends to.
+/// The text that a sequence attends to.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// `[B, L, D]`
+    /// Hidden states of the text, `[B, L, D]`.
     pub tokens: &'a Tensor,
-    /// Keys and values of earlier passes.
+    /// Cached keys and values of earlier passes.
     pub projected: Option<&'a Projected>,
 }
 
@@ -25,7 +25,7 @@ pub struct SpatialTransformer {
     proj_out: Projection,
 }
 
-/// The way into and out of the sequence: SD1 has 1×1 convolutions here, SD2 and SDXL linear layers.
+/// The projection into and out of the sequence: 1×1 convolutions in SD1, linear layers in SD2 and SDXL.
 enum Projection {
     Conv(Conv2d),
     Linear(Linear),

@@ -1,4 +1,4 @@
-//! Weights with adapters: as branches that are trained, or added in.
+//! Weights with adapters: as trained side branches, or added to the weights.
 
 use super::{Weights, enumerate};
 use crate::{
@@ -18,24 +18,25 @@ impl Weights {
         Ok(Self { tensors: self.share(), adapter, origin: self.origin.clone() })
     }
 
-    /// These weights with the adapter, to compute with but not to train it: see [`Weights::changed`].
+    /// These weights with the adapter, for inference, not for training: see [`Weights::changed`].
     pub fn with_frozen(&self, lora: &Lora) -> Result<Self> {
         self.changed(&[Changes::from(lora)])
     }
 
-    /// These weights with the adapter added in: `W + scale * up down`. Only the adapted tensors are new.
+    /// These weights plus the adapter: `W + scale * up down`. Only the adapted tensors are new.
     pub fn merged(&self, lora: &Lora) -> Result<Self> {
         let changes = [Changes::from(lora)];
         self.check(&changes)?;
         Ok(Self { tensors: self.sum(&changes, |_| true), adapter: BTreeMap::new(), origin: self.origin.clone() })
     }
 
-    /// These weights with what the files change, to compute with: added in where that is exact enough, for speed. In half
-    /// precision plain LoRA is a side branch, since an update below half of a weight's last place (6e-5 for bfloat16 and a weight of
-    /// 0.03) would be rounded away. A convolution has no branch, nor has a LoHa, LoKr or DoRA: there it is added in all the same.
+    /// These weights with the changes of the files, for inference. For speed, changes are added to the weights where
+    /// that is exact enough. In half precision, plain LoRA is a side branch, because an update below half of a weight's
+    /// last digit (6e-5 for bfloat16 and a weight of 0.03) would be rounded away. Convolutions, LoHa, LoKr and DoRA
+    /// have no branch; they are added in any case.
     ///
     /// # Errors
-    /// Layers that these weights do not have, or in another shape.
+    /// Layers that these weights do not have, or have with another shape.
     pub fn changed(&self, all: &[Changes]) -> Result<Self> {
         self.check(all)?;
         let has_branch = |layer: &str| {
@@ -54,7 +55,8 @@ impl Weights {
         Ok(Self { tensors: self.sum(all, |layer| !has_branch(layer)), adapter, origin: self.origin.clone() })
     }
 
-    /// All tensors, with what the files change in the layers that are `taken`. They have been checked.
+    /// All tensors, with the changes of the files in the layers for which `taken` is true. The changes have been
+    /// checked.
     fn sum(&self, all: &[Changes], taken: impl Fn(&str) -> bool) -> Tensors {
         let _guard = tch::no_grad_guard();
         let mut tensors = self.share();
