@@ -19,7 +19,7 @@ use std::{
 /// The scores of a folder, with their keys.
 #[derive(Default)]
 pub struct Scored {
-    /// In the order of the file.
+    /// The scores in the order of the file.
     images: Vec<Image>,
     keys: BTreeSet<Key>,
 }
