@@ -3,7 +3,7 @@
 use super::surest;
 use crate::boxes::{BoundingBox, Detection};
 
-/// Boxes that overlap at least this much (IoU) get a lower score.
+/// Boxes that overlap more than this (IoU) get a lower score.
 const IOU: f64 = 0.1;
 /// Distance that still counts as near, in pixels of the resized image.
 const NEAR: f64 = 150.0;
@@ -146,7 +146,7 @@ mod tests {
                 assert_eq!(of(locality, x, y), f64::from(i == right), "{locality:?} {x} {y}");
             }
         }
-        // on the diagonal, neither
+        // on the diagonal, no relation holds
         assert!(all.into_iter().all(|locality| of(locality, 200.0, 200.0) == 0.0));
         assert_eq!(of(Locality::OnTopOf, 0.0, 200.0), 0.0);
     }
