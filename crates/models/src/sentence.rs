@@ -1,7 +1,8 @@
 //! Embeddings of sentences, whose cosines measure similarity.
 //!
-//! Paper: Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks" (2019). Weights and names:
-//! transformers `BertModel` and `MPNetModel`, in folders of sentence-transformers (all-MiniLM-L6-v2, all-mpnet-base-v2).
+//! Paper: Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks" (2019). Weights and
+//! names: transformers `BertModel` and `MPNetModel`, in folders of sentence-transformers (all-MiniLM-L6-v2,
+//! all-mpnet-base-v2).
 
 mod mpnet;
 mod settings;

@@ -107,9 +107,7 @@ fn line_at(text: &str, at: usize) -> usize {
     lines(before).count().max(1) + usize::from(before.ends_with(['\n', '\r']))
 }
 
-/// The lines of a text, which may end in `
-/// `, `\r
-/// ` or `\r`.
+/// The lines of a text, which may end in `\n`, `\r\n` or `\r`.
 pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

@@ -53,7 +53,7 @@ impl AdapterFile {
         Self::read_for(path, 2)
     }
 
-    /// As [`AdapterFile::read`], for a UNet with this many layers per block.
+    /// Like [`AdapterFile::read`], for a UNet with this many layers per block.
     pub fn read_for(path: &Path, layers_per_block: usize) -> Result<Self> {
         let (tensors, metadata) = tensors::read(path)?;
         // peft's own files have no metadata; files of diffusers have no such configuration beside them
@@ -72,7 +72,7 @@ impl AdapterFile {
         Ok(file)
     }
 
-    /// As [`AdapterFile::read_for`], from tensors in memory; `path` is the file to name in errors.
+    /// Like [`AdapterFile::read_for`], from tensors in memory; `path` is the file to name in errors.
     pub fn parse(
         tensors: Tensors,
         metadata: HashMap<String, String>,
@@ -208,10 +208,10 @@ impl AdapterFile {
         self.entries.keys().map(whole).collect()
     }
 
-    /// As [`AdapterFile::changes`], of a file with nothing but pairs.
+    /// Like [`AdapterFile::changes`], for a file that contains only low-rank pairs.
     ///
     /// # Errors
-    /// The same as [`AdapterFile::changes`]; also if a layer has anything but a pair, by name.
+    /// The same as [`AdapterFile::changes`]; also, naming the layer, if it has anything but a low-rank pair.
     pub fn pairs(&self) -> Result<BTreeMap<Name, LowRank>> {
         let pair = |(name, change): (Name, Change)| match change.plain() {
             Some(pair) => Ok((name, pair.shallow_clone())),

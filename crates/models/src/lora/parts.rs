@@ -129,8 +129,8 @@ pub fn split(key: &str) -> Option<Split<'_>> {
     })
 }
 
-/// The part and format that these words begin with, and the remaining words. The first value is the length of the first
-/// word that belongs to the layer.
+/// The part and format that these words begin with, and the remaining words. The first value is the number of bytes of
+/// the first word that belong to the layer's path.
 fn begin<'a, 'w>(words: &'w [&'a str]) -> Option<(usize, Part, Format, &'w [&'a str])> {
     let direction = |word: &str| match word {
         "down" => Some(Part::Down),

@@ -123,7 +123,7 @@ struct Block {
     layer_norm3: LayerNorm,
     cross_attn_image_to_token: Attention,
     layer_norm4: LayerNorm,
-    /// Whether this is the first block. Its tokens are nothing but their positional encodings yet.
+    /// Whether this is the first block. Its input tokens equal their positional encodings.
     first: bool,
 }
 

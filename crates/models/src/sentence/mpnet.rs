@@ -1,5 +1,5 @@
-//! Paper: Song et al., "MPNet: Masked and Permuted Pre-training for Language Understanding" (2020); the positions in its
-//! attention are T5's (Raffel et al. 2020).
+//! Paper: Song et al., "MPNet: Masked and Permuted Pre-training for Language Understanding" (2020). The relative
+//! positions in its attention are T5's (Raffel et al. 2020).
 
 use crate::{
     bert::FeedForward,
