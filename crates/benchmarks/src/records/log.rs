@@ -47,7 +47,7 @@ pub fn read(path: &Path) -> Result<Images> {
         let (number, is_last) = (i + 1, i + 1 == lines.len());
         place += bytes.len();
         if is_last && !bytes.ends_with(b"\n") {
-            // only a beginning of one of our lines may be cut off
+            // an end that does not begin like our lines is not ours to remove
             if !bytes.iter().zip(BEGINNING).all(|(a, b)| a == b) {
                 return Err(files::at(path, number, "not a line of scores"));
             }

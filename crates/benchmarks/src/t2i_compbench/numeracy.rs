@@ -76,7 +76,7 @@ fn rename(noun: &str) -> &str {
     match noun {
         "boy" | "girl" | "man" | "woman" => "person",
         "ship" => "boat",
-        "telivision" => "tv", // sic: the list spells it so; `television` is not renamed
+        "telivision" => "tv", // sic; `television` is not renamed
         "goldfish" => "fish",
         "painting" => "picture",
         other => other,
