@@ -31,7 +31,7 @@ pub struct Settings {
     pub key: Option<String>,
     /// Timeout of one whole request.
     pub timeout: Duration,
-    /// Tries after the first one fails.
+    /// Number of further tries after the first one fails.
     pub retries: u32,
     /// Questions sent at once.
     pub parallel: usize,
