@@ -131,8 +131,10 @@ fn iteration(bench: &Bench) -> Result<()> {
                 seconds[side].push(number_after(&text, "iteration")?);
                 mib[side].push(number_after(&text, memory)?);
                 if side == 0 {
-                    for (phase, word) in phases.iter_mut().zip(["of it trajectory", "decode", "caption", "replay"]) {
-                        phase.push(number_after(&text, word)?);
+                    let of_it =
+                        text.lines().find(|line| line.starts_with("of it")).context("there is no line `of it`")?;
+                    for (phase, word) in phases.iter_mut().zip(["trajectory", "decode", "caption", "replay"]) {
+                        phase.push(number_after(of_it, word)?);
                     }
                 }
             }

@@ -49,7 +49,7 @@ pub(crate) fn file(
         make_parent(&blob)?;
         let partial = repository.partial(&file.hash);
         let from = Source { client, repository, commit, file };
-        from.bring(&partial, progress)?;
+        from.download(&partial, progress)?;
         if let Err(message) = verify(&partial, file).map_err(Error::io(&partial))? {
             fs::remove_file(&partial).map_err(Error::io(&partial))?;
             return Err(Error::hub(&repository.id, message));
@@ -68,7 +68,7 @@ struct Source<'a> {
 
 impl Source<'_> {
     /// Downloads until the file has its size.
-    fn bring(&self, partial: &Path, progress: &dyn Progress) -> Result<()> {
+    fn download(&self, partial: &Path, progress: &dyn Progress) -> Result<()> {
         let mut out = File::options().create(true).append(true).open(partial).map_err(Error::io(partial))?;
         let mut tries = 0;
         loop {

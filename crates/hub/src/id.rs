@@ -17,7 +17,7 @@ pub struct Id {
 ///
 /// # Errors
 /// If it begins with `https://` or `http://`.
-pub fn no_address(typed: &Path) -> crate::Result<()> {
+pub fn refuse_url(typed: &Path) -> crate::Result<()> {
     let text = typed.to_string_lossy();
     match text.starts_with("https://") || text.starts_with("http://") {
         true => Err(crate::Error::Setting(format!(

@@ -26,7 +26,7 @@ pub use cache::Fetched;
 pub use download::{Progress, Silent};
 pub use error::{Error, Result};
 pub use files::Layout;
-pub use id::{Id, no_address};
+pub use id::{Id, refuse_url};
 pub use settings::{Settings, Token};
 
 use cache::Repository;

@@ -23,7 +23,7 @@ use tch::Tensor;
 
 use configs::scheduler;
 pub use configs::{shapes, text_config, unet_config, vae_config};
-pub use noise::Said;
+pub use noise::Statements;
 
 /// The parts of a file, each with its keys as in diffusers' and transformers' folders.
 pub struct Parts {
@@ -33,7 +33,7 @@ pub struct Parts {
     pub text: Vec<Tensors>,
     pub family: Family,
     /// What the file says about the noise schedule.
-    pub said: Said,
+    pub said: Statements,
 }
 
 /// Model families with such files; they differ in their text encoders.
@@ -57,7 +57,7 @@ impl Parts {
     /// `origin` is the file to name in errors.
     pub fn of(mut all: Tensors, metadata: &HashMap<String, String>, origin: &Path) -> Result<Self> {
         without_wrapper(&mut all);
-        let said = Said::read(&all, metadata, origin)?;
+        let said = Statements::read(&all, metadata, origin)?;
         let mut take = |prefix: &str| below(&mut all, prefix);
         let (unet, vae) = (take("model.diffusion_model."), take("first_stage_model."));
         let sd1 = take("cond_stage_model.transformer.");

@@ -13,7 +13,7 @@ use crate::{
     network::{Conditions, Network, Projected, Recorder},
     weights::{Layout, Scope, Weights},
 };
-use blocks::{DownBlock, Given, MidBlock, TimeEmbedding, UpBlock};
+use blocks::{BlockInputs, DownBlock, MidBlock, TimeEmbedding, UpBlock};
 use tch::{Kind, Tensor};
 
 pub use config::{Config, Level, TextTime};
@@ -82,7 +82,7 @@ impl UNet {
         let context = self.check(latents, timesteps, conditions)?;
         let kind = latents.kind();
         let time = self.embed(timesteps, conditions, kind)?.silu();
-        let given = Given { time: &time, context: &context.to_kind(kind), projected, recorder };
+        let given = BlockInputs { time: &time, context: &context.to_kind(kind), projected, recorder };
         let mut x = self.conv_in.forward(latents);
         let mut skips = vec![x.shallow_clone()];
         for block in &self.down_blocks {

@@ -46,7 +46,7 @@ fn the_parts_are_those_of_the_folders() {
         let parts = parts(name);
         assert_same("unet", &parts.unet, &bytes(pipeline, "unet/diffusion_pytorch_model.safetensors"));
         assert_same("vae", &parts.vae, &bytes(pipeline, "vae/diffusion_pytorch_model.safetensors"));
-        assert_eq!((parts.family, &parts.said), (family, &ldm::Said::default()));
+        assert_eq!((parts.family, &parts.said), (family, &ldm::Statements::default()));
         for (encoder, folder) in parts.text.iter().zip(["text_encoder", "text_encoder_2"]) {
             let expected = bytes(pipeline, &format!("{folder}/model.safetensors"));
             assert_same(folder, encoder, &below_text_model(expected));
@@ -171,7 +171,7 @@ fn what_a_file_says_of_its_noise() {
     let read = |keys: &[&str], metadata: &[(&str, &str)], forced: Forced| {
         let all = keys.iter().map(|key| (key.to_string(), Tensor::zeros([0], (Kind::Float, Device::Cpu)))).collect();
         let metadata = metadata.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-        ldm::Said::read(&all, &metadata, origin)?.schedule(forced, origin)
+        ldm::Statements::read(&all, &metadata, origin)?.schedule(forced, origin)
     };
     let noise = |keys: &[&str], metadata: &[(&str, &str)]| {
         let schedule = read(keys, metadata, Forced::default()).unwrap();
@@ -225,7 +225,7 @@ fn what_a_file_says_of_its_noise() {
     assert!(read(&["ztsnr"], &[], forced).is_ok());
     let layer = |value: &str| {
         let metadata = HashMap::from([("modelspec.encoder_layer".to_owned(), value.to_owned())]);
-        ldm::Said::read(&Tensors::new(), &metadata, origin).unwrap().clip_skip
+        ldm::Statements::read(&Tensors::new(), &metadata, origin).unwrap().clip_skip
     };
     assert_eq!((layer("2"), layer("1"), layer("x")), (Some(2), None, None));
 }

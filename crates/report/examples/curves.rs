@@ -40,7 +40,7 @@ fn points(log: &Log, key: &str) -> Vec<(f64, f64)> {
     if let Some(metric) = key.strip_prefix("validation.") {
         let of = |v: &report::log::Validation| match metric {
             "caption_loss" => Some(v.caption_loss),
-            metric => v.figure(metric),
+            metric => v.metric(metric),
         };
         return log.validations.iter().filter_map(|v| Some((v.step as f64, of(v)?))).collect();
     }

@@ -50,7 +50,7 @@ pub struct Validation {
 }
 
 impl Validation {
-    pub fn figure(&self, name: &str) -> Option<f64> {
+    pub fn metric(&self, name: &str) -> Option<f64> {
         self.judge.get(name).and_then(Value::as_f64)
     }
 
@@ -189,7 +189,7 @@ mod tests {
             (1, Some(70), Some(4), 2.5)
         );
         assert_eq!((log.steps[1].other("token_loss"), log.steps[0].other("token_loss")), (Some(3.5), None));
-        assert_eq!((log.validations[0].figure("clean"), &log.validations[0].losses[..]), (Some(0.5), &[2.0, 3.0][..]));
+        assert_eq!((log.validations[0].metric("clean"), &log.validations[0].losses[..]), (Some(0.5), &[2.0, 3.0][..]));
         assert_eq!((log.finished, &log.damaged[..]), (false, &[7][..]));
         assert_eq!(log.skipped, BTreeSet::from([3]));
         assert!(Log::parse("{\"event\":\"finished\"}").finished);

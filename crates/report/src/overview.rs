@@ -83,8 +83,8 @@ fn by_prompt(v: &Validation) -> Vec<Vec<f64>> {
 /// Cell with the judge's first metric, now and at the first validation.
 fn judged(first: Option<&Validation>, last: &Validation) -> Option<Markup> {
     let figure = last.judge.keys().next()?;
-    let now = Scale::LOSS.plain(last.figure(figure)?);
-    let before = first.filter(|first| first.step < last.step).and_then(|first| first.figure(figure));
+    let now = Scale::LOSS.plain(last.metric(figure)?);
+    let before = first.filter(|first| first.step < last.step).and_then(|first| first.metric(figure));
     let name = figure.replace('_', " ");
     let note = before.map_or(name.clone(), |before| format!("{name}, before {}", Scale::LOSS.plain(before)));
     Some(cell("", &now, &note))

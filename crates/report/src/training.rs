@@ -53,7 +53,7 @@ pub fn panels(runs: &[Named]) -> Vec<Markup> {
     }
     for figure in figures(runs) {
         let heading = format!("The judge: {}", figure.replace('_', " "));
-        out.push(held_out(runs, &heading, |v| v.figure(&figure), |_| 0.0));
+        out.push(held_out(runs, &heading, |v| v.metric(&figure), |_| 0.0));
     }
     out.push(steps(runs, "Gradient norm", |s| Some(s.grad_norm), false));
     out.push(exact(runs, "Learning rate", |s| s.other("learning_rate")));

@@ -31,7 +31,7 @@ at::Tensor run(const at::Tensor& input, const at::Tensor& weight, const float* b
   at::Tensor x = input.contiguous(), w = weight.contiguous();
   int64_t outputs = w.size(transposed ? 1 : 0);
   at::Tensor y = at::empty({x.size(0), outputs, x.size(2), x.size(3)}, x.options());
-  at::Tensor transformed = at::empty({36 * x.size(1) * outputs}, x.options());
+  at::Tensor transformed = at::empty({36 * weights_at_point(x.size(1), outputs)}, x.options());
   Conv3x3 c{x.size(0), x.size(1), outputs, x.size(2), x.size(3), x.const_data_ptr<float>(), transformed.data_ptr<float>(), bias, y.data_ptr<float>()};
   at::parallel_for(0, c.inputs, 16, [&](int64_t from, int64_t to) {
     kernel()->transform_weights(w.const_data_ptr<float>(), transposed, c.inputs, c.outputs, from, to, transformed.data_ptr<float>());

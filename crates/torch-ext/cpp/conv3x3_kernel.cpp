@@ -68,37 +68,7 @@ INLINE void points_to_output(const V m[6], V out[4]) {
   out[3] = (A * AA) * difference_a + (B * BB) * difference_b + m[5];
 }
 
-// Transformed weights lie as [36][panel][inputs][width]: panels of so many output channels as a kernel takes at once.
-INLINE int64_t panel(int64_t left) {
-  constexpr int64_t wide = lanes<widest>;
-  return left >= 2 * wide ? 2 * wide : left >= wide ? wide : 8;
-}
-
-void transform_weights(const float* w, bool transposed, int64_t inputs, int64_t outputs, int64_t from, int64_t to, float* transformed) {
-  for (int64_t start = 0; start < outputs; start += panel(outputs - start)) {
-    int64_t width = panel(outputs - start);
-    for (int64_t in = from; in < to; in++)
-      for (int64_t out = start; out < start + width; out += 8) {
-        v8 kernel[3][3], half[6][3], points[6];
-        for (int lane = 0; lane < 8; lane++) {
-          const float* p = w + (transposed ? in * outputs + out + lane : (out + lane) * inputs + in) * 9;
-          for (int i = 0; i < 9; i++) kernel[i / 3][i % 3][lane] = p[transposed ? 8 - i : i];
-        }
-        for (int x = 0; x < 3; x++) {
-          v8 column[3] = {kernel[0][x], kernel[1][x], kernel[2][x]};
-          weights_to_points(column, points);
-          for (int y = 0; y < 6; y++) half[y][x] = points[y];
-        }
-        for (int y = 0; y < 6; y++) {
-          weights_to_points(half[y], points);
-          for (int x = 0; x < 6; x++)
-            store(transformed + ((y * 6 + x) * outputs + start) * inputs + in * width + (out - start), points[x]);
-        }
-      }
-  }
-}
-
-// Eight channels of a row of an image, transposed: `to[x * stride + channel]`.
+// A row of each of eight planes, transposed: `to[x * stride + plane]`.
 INLINE void transpose_row(const float* from, int64_t plane, int64_t width, int64_t stride, float* to) {
   int64_t x = 0;
   for (; x + 8 <= width; x += 8) {
@@ -121,6 +91,37 @@ INLINE void transpose_row(const float* from, int64_t plane, int64_t width, int64
   }
   for (; x < width; x++)
     for (int i = 0; i < 8; i++) to[x * stride + i] = from[i * plane + x];
+}
+
+// Transformed weights lie as [36][panel][inputs][width]: panels of so many output channels as a kernel takes at once. Points are
+// `weights_at_point` numbers apart, so that they do not all fall into one set of the cache.
+INLINE int64_t panel(int64_t left) {
+  constexpr int64_t wide = lanes<widest>;
+  return left >= 2 * wide ? 2 * wide : left >= wide ? wide : 8;
+}
+
+void transform_weights(const float* w, bool transposed, int64_t inputs, int64_t outputs, int64_t from, int64_t to, float* transformed) {
+  for (int64_t start = 0; start < outputs; start += panel(outputs - start)) {
+    int64_t width = panel(outputs - start);
+    for (int64_t in = from; in < to; in++)
+      for (int64_t out = start; out < start + width; out += 8) {
+        v8 half[6][3], points[6];
+        float nine[9 * 8];
+        if (transposed) transpose_row(w + (in * outputs + out) * 9, 9, 9, 8, nine);
+        else transpose_row(w + (out * inputs + in) * 9, inputs * 9, 9, 8, nine);
+        for (int x = 0; x < 3; x++) {
+          v8 column[3];
+          for (int y = 0; y < 3; y++) column[y] = load<v8>(nine + 8 * (transposed ? 8 - (3 * y + x) : 3 * y + x));
+          weights_to_points(column, points);
+          for (int y = 0; y < 6; y++) half[y][x] = points[y];
+        }
+        for (int y = 0; y < 6; y++) {
+          weights_to_points(half[y], points);
+          for (int x = 0; x < 6; x++)
+            store(transformed + (y * 6 + x) * weights_at_point(inputs, outputs) + start * inputs + in * width + (out - start), points[x]);
+        }
+      }
+  }
 }
 
 // Where a block of rows of tiles keeps what it computes.
@@ -198,7 +199,7 @@ void multiply_all(const Block& b) {
   const Conv3x3& c = b.c;
   for (int64_t k = 0; k < 36; k++)
     for (int64_t start = 0; start < c.outputs; start += panel(c.outputs - start)) {
-      const float* weights = c.transformed + (k * c.outputs + start) * c.inputs;
+      const float* weights = c.transformed + k * weights_at_point(c.inputs, c.outputs) + start * c.inputs;
       int64_t width = panel(c.outputs - start);
       for (int64_t t = 0; t < b.padded; t += TILES) {
         const float* points = b.points + k * b.at_point + t * c.inputs;

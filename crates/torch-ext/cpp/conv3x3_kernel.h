@@ -15,8 +15,11 @@ struct Conv3x3 {
   int64_t tiles_across() const { return (width + 3) / 4; }
 };
 
+// Numbers from one point of the transformed weights to the next.
+constexpr int64_t weights_at_point(int64_t inputs, int64_t outputs) { return inputs * outputs + 16; }
+
 struct Conv3x3Kernel {
-  // Input channels [from, to) of the weights [outputs, inputs, 3, 3] to 36 * inputs * outputs numbers. `transposed`: those of the
+  // Input channels [from, to) of the weights [outputs, inputs, 3, 3] to 36 * weights_at_point numbers. `transposed`: those of the
   // convolution that gives the gradient at the input, of weights [inputs, outputs, 3, 3].
   void (*transform_weights)(const float* w, bool transposed, int64_t inputs, int64_t outputs, int64_t from, int64_t to, float* transformed);
   // How many numbers `run` needs as scratch for so many rows of tiles.

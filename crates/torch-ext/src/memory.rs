@@ -19,7 +19,7 @@ unsafe extern "C" {
 pub fn peak(device: Device) -> Option<u64> {
     match device {
         Device::Cuda(index) => cuda(index).ok().map(|[_, peak]| peak as u64),
-        _ => figure("/proc/self/status", "VmHWM:"),
+        _ => value_in("/proc/self/status", "VmHWM:"),
     }
 }
 
@@ -46,7 +46,7 @@ pub fn free(device: Device) -> Option<u64> {
             check(unsafe { ext_cuda_free_memory(index as c_int, &mut out) }).ok()?;
             Some(out as u64)
         }
-        _ => figure("/proc/meminfo", "MemAvailable:"),
+        _ => value_in("/proc/meminfo", "MemAvailable:"),
     }
 }
 
@@ -59,7 +59,7 @@ fn cuda(index: usize) -> Result<[i64; 2]> {
 }
 
 /// A value of such a file, which counts in KiB.
-fn figure(file: &str, key: &str) -> Option<u64> {
+fn value_in(file: &str, key: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix(key))?;
     Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)

@@ -32,7 +32,7 @@ impl Adapter {
     /// # Errors
     /// A folder or repository without a LoRA, or with several; errors of fetching it.
     pub fn fetch(&mut self, hub: HubOf, progress: &dyn Progress) -> Result<()> {
-        hub::no_address(&self.typed)?;
+        hub::refuse_url(&self.typed)?;
         if self.typed.is_dir() {
             self.file = Some(in_folder(&self.typed, None)?);
         } else if let Some(id) = id(&self.typed) {

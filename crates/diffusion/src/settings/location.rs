@@ -38,7 +38,7 @@ impl Location {
         hub: HubOf,
         progress: &dyn Progress,
     ) -> hub::Result<()> {
-        hub::no_address(&self.typed)?;
+        hub::refuse_url(&self.typed)?;
         let Some(id) = Id::of(&self.typed) else { return Ok(()) };
         let id = Id { variant: variant.map(str::to_owned), ..id };
         let fetched = hub()?.fetch(&id, layout, progress)?;

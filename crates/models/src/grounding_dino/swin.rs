@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 /// Epsilon of the norms outside the layers; upstream has no setting for it.
 const NORM_EPS: f64 = 1e-5;
 /// Added to the attention scores between parts of a window that are not neighbours in the image.
-const APART: f64 = -100.0;
+const MASKED: f64 = -100.0;
 
 /// The backbone: feature maps of an image, each half as large as the one before.
 pub struct Backbone {
@@ -111,7 +111,7 @@ fn shifted_scores((height, width): (i64, i64), window: i64, shift: i64, options:
     let regions = region(height).unsqueeze(1) * 3 + region(width).unsqueeze(0);
     let windows = windows_of(&regions.view([1, height, width, 1]), window).squeeze_dim(-1);
     let differ = windows.unsqueeze(1).ne_tensor(&windows.unsqueeze(2)).unsqueeze(1);
-    differ.to_kind(options.0) * APART
+    differ.to_kind(options.0) * MASKED
 }
 
 /// Attention within windows and a feed-forward network, each after a norm.

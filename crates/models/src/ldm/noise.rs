@@ -18,7 +18,7 @@ const PREDICTION: [&str; 5] =
 /// Metadata keys that say whether the UNet predicts velocity.
 const VELOCITY: [&str; 3] = ["v_pred", "ss_v_parameterization", "v_parameterization"];
 /// Stands for the original program's configuration if that does not name its prediction type.
-const SILENT: &str = "LatentDiffusion";
+const UNSTATED: &str = "LatentDiffusion";
 /// Names of tensors, and of boolean metadata.
 const ZERO_SNR: [&str; 9] = [
     "ztsnr",
@@ -35,7 +35,7 @@ const ZERO_SNR: [&str; 9] = [
 /// What a file says about its model: prediction type and noise of the UNet, layer of the text encoder, size of the
 /// latents.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Said {
+pub struct Statements {
     prediction: Option<Prediction>,
     /// A prediction type that we do not implement, as key and value.
     unknown: Option<(String, String)>,
@@ -48,7 +48,7 @@ pub struct Said {
     sample_size: Option<i64>,
 }
 
-impl Said {
+impl Statements {
     /// # Errors
     /// If the network has other noise than DDPM's.
     pub fn read(all: &Tensors, metadata: &HashMap<String, String>, origin: &Path) -> Result<Self> {
@@ -79,7 +79,7 @@ impl Said {
             }
             // stable-diffusion-v2-768-v
             None if architecture.ends_with("-v") => said.prediction = Some(Prediction::VPrediction),
-            None => said.prediction = metadata.contains_key(SILENT).then_some(Prediction::Epsilon),
+            None => said.prediction = metadata.contains_key(UNSTATED).then_some(Prediction::Epsilon),
         }
         if all.contains_key("v_pred") {
             if said.prediction == Some(Prediction::Epsilon) {
@@ -171,7 +171,7 @@ pub fn said_beside(path: &Path) -> Option<(String, String)> {
         };
         Some(("parameterization".to_owned(), said.to_owned()))
     });
-    said.or(text.contains(SILENT).then(|| (SILENT.to_owned(), String::new())))
+    said.or(text.contains(UNSTATED).then(|| (UNSTATED.to_owned(), String::new())))
 }
 
 /// Side in pixels of the images that SD2 was trained on, from metadata or from the names of the published files.

@@ -23,7 +23,7 @@ pub struct Piece {
 }
 
 /// Message for a part that is there already.
-const TWICE: &str = "is there for the second time, in another format";
+const DUPLICATE: &str = "is there for the second time, in another format";
 
 impl Entry {
     pub(super) fn add(&mut self, part: Part, key: String, tensor: Tensor) -> Result<(), &'static str> {
@@ -33,7 +33,7 @@ impl Entry {
             }
             let number = tensor.reshape([1]).to_kind(Kind::Double).double_value(&[0]);
             let place = if part == Part::Alpha { &mut self.alpha } else { &mut self.scalar };
-            return if place.replace(number).is_some() { Err(TWICE) } else { Ok(()) };
+            return if place.replace(number).is_some() { Err(DUPLICATE) } else { Ok(()) };
         }
         if !tensor.is_floating_point() {
             return Err("holds whole numbers");
@@ -42,7 +42,7 @@ impl Entry {
             return Err("holds no numbers");
         }
         if self.parts.contains_key(&part) {
-            return Err(TWICE);
+            return Err(DUPLICATE);
         }
         self.parts.insert(part, Piece { key, tensor });
         Ok(())

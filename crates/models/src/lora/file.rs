@@ -5,7 +5,7 @@ use super::{
     base::{self, Base},
     change::Change,
     entry::Entry,
-    looks, names,
+    foreign, names,
     peft::Configuration,
 };
 use crate::{
@@ -131,13 +131,13 @@ impl AdapterFile {
 
     /// Why no layer of a file was understood, in words.
     fn nothing_fits(&self) -> String {
-        let keys = looks::first(self.keys());
-        let like = match looks::like(self.keys()) {
+        let keys = foreign::first_keys(self.keys());
+        let like = match foreign::kind(self.keys()) {
             Some(what) => format!("this looks like {what}"),
             None => "it is nothing that is known here".into(),
         };
         let why = match self.foreign.first() {
-            Some((key, why)) if looks::like(self.keys()).is_none() => format!("; {key} {why}"),
+            Some((key, why)) if foreign::kind(self.keys()).is_none() => format!("; {key} {why}"),
             _ => String::new(),
         };
         let none =

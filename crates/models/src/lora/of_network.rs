@@ -1,6 +1,6 @@
 //! Reads the changes that a file makes to one network of a model.
 
-use super::{AdapterFile, Name, Network, base, changes::Changes, layers_per_block, looks};
+use super::{AdapterFile, Name, Network, base, changes::Changes, foreign, layers_per_block};
 use crate::{
     error::{Error, Result},
     weights::Weights,
@@ -43,9 +43,9 @@ impl AdapterFile {
             return fail(format!(
                 "{} belongs to no layer of this model's {title}, and neither does any other of it; {}",
                 ours().next().map(|(name, _)| name.dotted()).unwrap_or_default(),
-                match looks::like(self.keys()) {
-                    Some(what) => format!("this looks like {what}: {}", looks::first(self.keys())),
-                    None => format!("was the LoRA made for another base model? ({})", looks::first(self.keys())),
+                match foreign::kind(self.keys()) {
+                    Some(what) => format!("this looks like {what}: {}", foreign::first_keys(self.keys())),
+                    None => format!("was the LoRA made for another base model? ({})", foreign::first_keys(self.keys())),
                 }
             ));
         }

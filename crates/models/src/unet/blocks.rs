@@ -13,7 +13,7 @@ use crate::{
 use tch::Tensor;
 
 /// Inputs of every block besides the latents.
-pub struct Given<'a> {
+pub struct BlockInputs<'a> {
     /// Embedded timestep `[B, E]`, with the SiLU that every residual block would apply first.
     pub time: &'a Tensor,
     /// Hidden states of the text, `[B, L, D]`.
@@ -24,7 +24,7 @@ pub struct Given<'a> {
     pub recorder: Option<&'a Recorder>,
 }
 
-impl<'a> Given<'a> {
+impl<'a> BlockInputs<'a> {
     fn text(&self) -> Context<'a> {
         Context { tokens: self.context, projected: self.projected }
     }
@@ -41,7 +41,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, given: &Given, tap: Option<Tap>) -> Tensor {
+    fn forward(&self, x: &Tensor, given: &BlockInputs, tap: Option<Tap>) -> Tensor {
         let x = self.resnet.forward(x, Some(given.time));
         match &self.attention {
             Some(attention) => attention.forward(&x, given.text(), tap),
@@ -76,7 +76,7 @@ impl DownBlock {
     }
 
     /// Runs the block and keeps the skips for the up path.
-    pub fn forward(&self, mut x: Tensor, given: &Given, skips: &mut Vec<Tensor>) -> Tensor {
+    pub fn forward(&self, mut x: Tensor, given: &BlockInputs, skips: &mut Vec<Tensor>) -> Tensor {
         for layer in &self.layers {
             x = layer.forward(&x, given, None);
             skips.push(x.shallow_clone());
@@ -105,7 +105,7 @@ impl MidBlock {
         }
     }
 
-    pub fn forward(&self, x: &Tensor, given: &Given) -> Tensor {
+    pub fn forward(&self, x: &Tensor, given: &BlockInputs) -> Tensor {
         self.second.forward(&self.first.forward(x, given, given.tap(Place::Mid)), Some(given.time))
     }
 }
@@ -134,7 +134,7 @@ impl UpBlock {
 
     /// Takes its skips from the end of the list, and upsamples to the size of the next skip. So sizes that were rounded
     /// when halved are restored.
-    pub fn forward(&self, mut x: Tensor, given: &Given, skips: &mut Vec<Tensor>) -> Tensor {
+    pub fn forward(&self, mut x: Tensor, given: &BlockInputs, skips: &mut Vec<Tensor>) -> Tensor {
         for layer in &self.layers {
             let skip = skips.pop().expect("a skip for every layer on the way up");
             x = layer.forward(&Tensor::cat(&[x, skip], 1), given, given.tap(Place::Up));

@@ -51,7 +51,7 @@ const SIGNS: [(&str, &str); 46] = [
 ];
 
 /// What the file seems to be, if a sign is found.
-pub fn like<'a>(keys: impl Iterator<Item = &'a str>) -> Option<&'static str> {
+pub fn kind<'a>(keys: impl Iterator<Item = &'a str>) -> Option<&'static str> {
     let keys: Vec<&str> = keys.collect();
     let shows = |sign: &str| match sign.strip_prefix('^') {
         Some(start) => keys.iter().any(|key| key.starts_with(start)),
@@ -63,7 +63,7 @@ pub fn like<'a>(keys: impl Iterator<Item = &'a str>) -> Option<&'static str> {
 }
 
 /// The first three keys, shortened if they are long.
-pub fn first<'a>(keys: impl Iterator<Item = &'a str>) -> String {
+pub fn first_keys<'a>(keys: impl Iterator<Item = &'a str>) -> String {
     const LONGEST: usize = 100;
     let shortened = |key: &str| match key.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &key[..end]),
