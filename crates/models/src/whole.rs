@@ -141,18 +141,13 @@ pub fn sync_folder(folder: &Path) -> crate::Result<()> {
 /// # Errors
 /// A folder that cannot be made.
 pub fn make_folder(folder: &Path) -> crate::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
+    let missing = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.is_dir());
+    let missing: Vec<&Path> = missing.collect();
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    for made in missing {
+        let _ = sync_folder(folder_of(made));
     }
-    let above = folder_of(folder);
-    make_folder(above)?;
-    match fs::create_dir(folder) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists || !folder.is_dir() => Err(Error::io(folder)(e)),
-        _ => {
-            let _ = sync_folder(above);
-            Ok(())
-        }
-    }
+    Ok(())
 }
 
 /// Has the system write a file to the disk, if it is on one: devices and some network file systems know no such thing.
