@@ -257,7 +257,7 @@ fn stopping_early() {
         optimizer.learning_rate=1e-9 --processes 2";
     let done = fine(folder.train(words));
     assert!(done.stdout.contains("2 steps done"), "{done:?}");
-    assert_eq!(done.stderr.matches("was not better for 2 rounds").count(), 1, "{done:?}");
+    assert_eq!(done.stderr.matches("has not improved for 2 rounds").count(), 1, "{done:?}");
     assert_eq!(folder.read("out/checkpoints/latest"), "step-2");
     assert!(folder.exists("out/best/best.json"));
 }
