@@ -1,7 +1,8 @@
 //! What has changed between the settings that a run began with and those it goes on with.
 
 use crate::Config;
-use anyhow::{Context, Result};
+use anyhow::Result;
+use models::Error;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -13,9 +14,8 @@ use std::{
 /// # Errors
 /// A file that cannot be read, or is not TOML.
 pub fn changed_settings(file: &Path, now: &Config) -> Result<Vec<String>> {
-    let name = || file.display().to_string();
-    let text = fs::read_to_string(file).with_context(name)?;
-    let before = settings(&toml::from_str(&text).with_context(name)?);
+    let text = fs::read_to_string(file).map_err(Error::io(file))?;
+    let before = settings(&toml::from_str(&text).map_err(|e| Error::file(file, e.message()))?);
     let now = settings(&toml::Value::try_from(now)?);
     let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     let changed = keys.into_iter().filter(|key| before.get(*key) != now.get(*key));
@@ -37,5 +37,31 @@ fn collect(path: &str, value: &toml::Value, all: &mut BTreeMap<String, String>) 
             table.iter().for_each(|(key, value)| collect(&join(key), value, all));
         }
         value => _ = all.insert(path.to_owned(), value.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_is_named_and_damage_is_told_in_a_line() {
+        let presets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let now = crate::read(&presets.join("sd15.toml"), &["train.steps=7".into(), "fidelity=false".into()]).unwrap();
+        let before = crate::read(&presets.join("sd15.toml"), &[]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        fs::write(&file, toml::to_string(&before).unwrap()).unwrap();
+        assert!(changed_settings(&file, &before).unwrap().is_empty());
+        let changed = changed_settings(&file, &now).unwrap();
+        assert!(changed.contains(&"train.steps: 2000 → 7".into()), "{changed:?}");
+        assert!(changed.contains(&"fidelity.weight: 1.0 → nothing".into()), "{changed:?}");
+        assert!(
+            changed.iter().all(|line| line.starts_with("fidelity.") || line.starts_with("train.steps")),
+            "{changed:?}"
+        );
+        fs::write(&file, "steps = \n[x").unwrap();
+        let error = format!("{:#}", changed_settings(&file, &now).unwrap_err());
+        assert!(error.starts_with(&file.display().to_string()) && error.lines().count() == 1, "{error}");
     }
 }
