@@ -157,7 +157,7 @@ pub struct Plan {
     /// Change a setting, as for comat train; can be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// What there is, as 24GB; propose micro-batches that fit into it
+    /// Available memory, as 24GB; propose micro-batches that fit into it
     #[arg(long, value_name = "AMOUNT", value_parser = memory::parse)]
     pub memory: Option<f64>,
 }

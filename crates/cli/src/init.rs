@@ -92,10 +92,9 @@ struct Known {
 }
 
 impl Known {
-    /// Names of presets: first the one that has every setting with its comment, then those that extend it. The last one
-    /// is for little memory.
-    fn presets(&self) -> &'static [&'static str] {
-        if self.xl { &["sd15", "sdxl", "sdxl-16gb"] } else { &["sd15", "sd15-recommended", "sd15-8gb"] }
+    /// Name of the preset for little memory.
+    fn preset(&self) -> &'static str {
+        if self.xl { "sdxl-16gb" } else { "sd15-8gb" }
     }
 
     /// Whether there is enough memory to keep the networks on the device together with an adapter of the published
@@ -214,17 +213,21 @@ fn choices(args: &Init, known: &Known) -> Vec<Choice> {
     all
 }
 
-/// The text of the first preset with the values of the other presets and of `choices`.
+/// The text of the preset that extends no other and has every setting with its comment, with the values of those that
+/// extend it, up to [`Known::preset`], and of `choices`.
 fn preset(known: &Known, choices: &[Choice]) -> Result<String> {
     let share = share::folder().with_context(|| format!("presets are not found; {}", share::advice()))?;
-    let read = |name: &&str| {
+    let (mut chain, mut next) = (vec![], Some(known.preset().to_owned()));
+    while let Some(name) = next {
         let file = share.join("configs").join(name).with_extension("toml");
-        fs::read_to_string(&file).with_context(|| file.display().to_string())
-    };
-    let texts: Vec<String> = known.presets().iter().map(read).collect::<Result<_>>()?;
-    let mut text = texts[0].clone();
-    for over in &texts[1..] {
-        for (section, settings) in toml::from_str::<toml::Table>(over)?.iter() {
+        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let table: toml::Table = toml::from_str(&text).with_context(|| file.display().to_string())?;
+        next = table.get("extends").and_then(toml::Value::as_str).map(str::to_owned);
+        chain.push((text, table));
+    }
+    let (mut text, _) = chain.pop().context("there is a preset")?;
+    for (_, over) in chain.iter().rev() {
+        for (section, settings) in over {
             for (key, value) in settings.as_table().into_iter().flatten() {
                 text = edit::set(&text, section, key, &value.to_string())?;
             }
