@@ -29,7 +29,8 @@ fn main() {
             .debug(false)
             .opt_level(3)
             .file("cpp/conv3x3_kernel.cpp")
-            .compile("torch_ext_conv3x3");
+            .file("cpp/group_norm_kernel.cpp")
+            .compile("torch_ext_kernels");
     }
     println!("cargo:libtorch_lib={}", lib.display()); // for dependants: DEP_TORCH_EXT_LIBTORCH_LIB
 

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     if args.verb.computes() {
         threads::wait_briefly();
     }
+    torch_ext::memory::keep_freed();
     let _ = torch_ext::cuda::load(); // before any other use of libtorch; an error only means that there is no GPU
     models::config::be_strict(args.strict);
     console::one_line_for_panics();

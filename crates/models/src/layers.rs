@@ -16,10 +16,10 @@ impl Linear {
         Self { weight: at.tensor("weight", &[outputs, inputs]), bias, adapter: at.adapter() }
     }
 
-    /// A linear layer from a 1×1 convolution `[out, in, 1, 1]`.
+    /// A 1×1 convolution `[out, in, 1, 1]` as a linear layer.
     pub fn from_pointwise_conv(at: Scope, inputs: i64, outputs: i64) -> Self {
         let weight = at.tensor("weight", &[outputs, inputs, 1, 1]).view([outputs, inputs]);
-        Self { weight, bias: at.optional("bias", &[outputs]), adapter: at.adapter() }
+        Self { weight, bias: at.optional("bias", &[outputs]), adapter: None }
     }
 
     /// A layer that shares its weight with another, as output heads share the embedding.
@@ -97,6 +97,12 @@ impl GroupNorm {
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
         x.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+
+    /// The norm, then SiLU.
+    pub fn forward_silu(&self, x: &Tensor) -> Tensor {
+        torch_ext::group_norm_silu(x, self.groups, &self.weight, &self.bias, self.eps)
+            .unwrap_or_else(|_| self.forward(x).silu())
     }
 }
 

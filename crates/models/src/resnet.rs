@@ -33,12 +33,12 @@ impl ResnetBlock {
 
     /// x `[B, in, h, w]`, time `[B, E]` (SiLU already applied) → `[B, out, h, w]`
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Tensor {
-        let hidden = self.conv1.forward(&self.norm1.forward(x).silu());
+        let hidden = self.conv1.forward(&self.norm1.forward_silu(x));
         let hidden = match (&self.time_emb_proj, time) {
             (Some(proj), Some(time)) => hidden + proj.forward(time).unsqueeze(-1).unsqueeze(-1),
             _ => hidden,
         };
-        let hidden = self.conv2.forward(&self.norm2.forward(&hidden).silu());
+        let hidden = self.conv2.forward(&self.norm2.forward_silu(&hidden));
         match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(x) + hidden,
             None => x + hidden,

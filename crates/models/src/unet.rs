@@ -92,7 +92,7 @@ impl UNet {
         for block in &self.up_blocks {
             x = block.forward(x, &given, &mut skips);
         }
-        Ok(self.conv_out.forward(&self.conv_norm_out.forward(&x).silu()))
+        Ok(self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)))
     }
 
     pub fn config(&self) -> &Config {

@@ -230,7 +230,7 @@ impl Encoder {
                 x = conv.forward(&x.constant_pad_nd([0, 1, 0, 1])); // right and bottom only
             }
         }
-        self.conv_out.forward(&self.conv_norm_out.forward(&self.mid_block.forward(&x)).silu())
+        self.conv_out.forward(&self.conv_norm_out.forward_silu(&self.mid_block.forward(&x)))
     }
 }
 
@@ -255,7 +255,7 @@ impl Stage {
             Self::Resnet(resnet) => resnet.forward(x, None),
             Self::Attention(attention) => attention.forward(x),
             Self::Upsample(conv) => conv.forward(&upsample(x, 2 * x.size()[2], 2 * x.size()[3])),
-            Self::Out(norm, conv) => conv.forward(&norm.forward(x).silu()),
+            Self::Out(norm, conv) => conv.forward(&norm.forward_silu(x)),
         }
     }
 }

@@ -3,6 +3,7 @@
 #include "conv3x3.cpp"
 #include "count.cpp"
 #include "group.cpp"
+#include "group_norm.cpp"
 #include "lists.cpp"
 #include "random.cpp"
 #include "runtime.cpp"

@@ -2,6 +2,7 @@
 #include "ext.h"
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <unordered_map>
 
 namespace conv3x3 {
 
@@ -26,16 +27,39 @@ bool pays(const at::Tensor& x, const at::Tensor& w, const Bias& bias) {
   return x.size(1) == w.size(1) && 9 * x.size(0) * x.size(2) * x.size(3) >= 50 * tiles + weights;
 }
 
+// Transformed weights by the weights that they are of, which are held so that no other's come to lie at their address.
+struct Kept {
+  static constexpr int64_t MOST = 1 << 24;  // numbers
+  struct Pair {
+    at::Tensor weight, transformed;
+  };
+  int64_t keepers = 0, size = 0;
+  std::unordered_map<const void*, Pair> pairs;
+};
+thread_local Kept kept;
+
+at::Tensor transformed(const at::Tensor& w, bool transposed, int64_t inputs, int64_t outputs) {
+  const void* key = w.const_data_ptr();
+  if (auto found = kept.pairs.find(key); !transposed && found != kept.pairs.end() && found->second.weight.sizes() == w.sizes())
+    return found->second.transformed;
+  at::Tensor out = at::empty({36 * weights_at_point(inputs, outputs)}, w.options());
+  at::parallel_for(0, inputs, 16, [&](int64_t from, int64_t to) {
+    kernel()->transform_weights(w.const_data_ptr<float>(), transposed, inputs, outputs, from, to, out.data_ptr<float>());
+  });
+  if (kept.keepers && !transposed && kept.size + out.numel() <= Kept::MOST) {
+    kept.size += out.numel();
+    kept.pairs[key] = {w, out};
+  }
+  return out;
+}
+
 at::Tensor run(const at::Tensor& input, const at::Tensor& weight, const float* bias, bool transposed) {
   at::AutoDispatchBelowADInplaceOrView guard;
   at::Tensor x = input.contiguous(), w = weight.contiguous();
   int64_t outputs = w.size(transposed ? 1 : 0);
   at::Tensor y = at::empty({x.size(0), outputs, x.size(2), x.size(3)}, x.options());
-  at::Tensor transformed = at::empty({36 * weights_at_point(x.size(1), outputs)}, x.options());
-  Conv3x3 c{x.size(0), x.size(1), outputs, x.size(2), x.size(3), x.const_data_ptr<float>(), transformed.data_ptr<float>(), bias, y.data_ptr<float>()};
-  at::parallel_for(0, c.inputs, 16, [&](int64_t from, int64_t to) {
-    kernel()->transform_weights(w.const_data_ptr<float>(), transposed, c.inputs, c.outputs, from, to, transformed.data_ptr<float>());
-  });
+  at::Tensor weights = transformed(w, transposed, x.size(1), outputs);
+  Conv3x3 c{x.size(0), x.size(1), outputs, x.size(2), x.size(3), x.const_data_ptr<float>(), weights.const_data_ptr<float>(), bias, y.data_ptr<float>()};
 
   // A block's tiles are as large as the weights, so that neither drives the other out of the cache, and every thread has some.
   int64_t rows = c.batch * c.tile_rows(), threads = at::get_num_threads();
@@ -68,4 +92,12 @@ extern "C" char* ext_conv3x3(TensorPtr x, TensorPtr w, TensorPtr bias, TensorPtr
     auto b = bias ? conv3x3::Bias(*bias) : std::nullopt;
     *out = new at::Tensor(conv3x3::pays(*x, *w, b) ? conv3x3::Function::apply(*x, *w, b) : at::conv2d(*x, *w, b, 1, 1));
   });
+}
+
+extern "C" void ext_conv3x3_keep_weights(bool begin) {
+  auto& kept = conv3x3::kept;
+  if ((kept.keepers += begin ? 1 : -1) == 0) {
+    kept.pairs.clear();
+    kept.size = 0;
+  }
 }

@@ -4,32 +4,17 @@
 // With the points 0, +-A, +-B and infinity. A = 3/4, B = 3/2 have half the rounding error of the usual 1 and 2, and are exact.
 // A number depends on its own tile and on the order of the channels alone, not on how the work is cut.
 #include "conv3x3_kernel.h"
-#include <immintrin.h>
+#include "vectors.h"
 
 namespace {
 
-typedef float v8 __attribute__((vector_size(32)));
 typedef v8 widest;  // of 16 numbers with AVX-512: everything below is written for either
-
-#define INLINE static inline __attribute__((always_inline))
 
 constexpr float A = 0.75f, B = 1.5f, AA = A * A, BB = B * B;
 constexpr int TILES = 6;  // whose products a kernel adds up at once
 
 template <class V>
 constexpr int64_t lanes = sizeof(V) / sizeof(float);
-
-// Numbers at any address: weights lie in files that are mapped, at any multiple of 4.
-template <class V>
-struct __attribute__((packed, may_alias)) Unaligned {
-  V v;
-};
-
-template <class V>
-INLINE V load(const float* p) { return reinterpret_cast<const Unaligned<V>*>(p)->v; }
-
-template <class V>
-INLINE void store(float* p, V x) { reinterpret_cast<Unaligned<V>*>(p)->v = x; }
 
 // Six numbers of the input to the six points.
 template <class V>

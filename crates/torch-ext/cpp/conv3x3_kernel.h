@@ -1,5 +1,4 @@
-// What a 3x3 convolution by Winograd's method asks of a kernel, which is compiled for AVX2. Nothing of the standard library or of libtorch is
-// included there: an inline function of theirs, compiled for AVX2, could be the one that the linker keeps for everybody.
+// What a 3x3 convolution by Winograd's method asks of a kernel, which is compiled for AVX2.
 #pragma once
 #include <cstddef>
 #include <cstdint>

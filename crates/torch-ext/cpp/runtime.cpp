@@ -83,6 +83,15 @@ char* ext_cuda_reset_peak(int device) {
   });
 }
 
+// By default every block of a few megabytes is mapped anew, or its pages go back when it is freed, and the system fills the next
+// ones with zeros. Memory that is kept is given back by `ext_release_free_memory`.
+void ext_keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that glibc takes
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+#endif
+}
+
 // What was freed and lies between blocks that are in use goes back to the system.
 void ext_release_free_memory() {
 #ifdef __GLIBC__

@@ -1,5 +1,5 @@
 use crate::{Result, new_tensor};
-use std::{ffi::c_char, ptr};
+use std::{ffi::c_char, marker::PhantomData, ptr};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -10,6 +10,7 @@ unsafe extern "C" {
         bias: *const C_tensor,
         out: *mut *mut C_tensor,
     ) -> *mut c_char;
+    fn ext_conv3x3_keep_weights(begin: bool);
 }
 
 /// A 3×3 convolution of stride 1 that keeps the size: `[b, in, h, w]`, weights `[out, in, 3, 3]`, bias `[out]` → `[b, out, h, w]`.
@@ -23,4 +24,30 @@ pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     let bias = bias.map_or(ptr::null(), Tensor::as_ptr);
     // SAFETY: the tensors outlive the call; a null bias means no bias.
     new_tensor(|out| unsafe { ext_conv3x3(x.as_ptr(), weight.as_ptr(), bias, out) })
+}
+
+/// While it lives, [`conv3x3`] keeps on this thread what it computes from small weights alone, for the next call with the
+/// same weights: four times their size, at most 64 MiB. For repeated passes without gradients; the weights must not be
+/// changed in place.
+pub struct KeptWeights(PhantomData<*const ()>);
+
+impl KeptWeights {
+    pub fn new() -> Self {
+        // SAFETY: it counts, on this thread.
+        unsafe { ext_conv3x3_keep_weights(true) };
+        Self(PhantomData)
+    }
+}
+
+impl Default for KeptWeights {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for KeptWeights {
+    fn drop(&mut self) {
+        // SAFETY: as above; the type cannot leave its thread.
+        unsafe { ext_conv3x3_keep_weights(false) };
+    }
 }

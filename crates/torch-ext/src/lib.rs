@@ -16,6 +16,7 @@ pub mod count;
 pub mod cuda;
 mod functions;
 mod group;
+mod group_norm;
 pub mod lists;
 pub mod memory;
 pub mod nccl;
@@ -24,8 +25,9 @@ pub mod testing;
 pub mod version;
 
 pub use autograd::{vjp, vjp_and_keep};
-pub use conv3x3::conv3x3;
+pub use conv3x3::{KeptWeights, conv3x3};
 pub use group::{Group, Store};
+pub use group_norm::group_norm_silu;
 pub use random::Generator;
 
 use std::ffi::{CStr, c_char, c_int, c_void};

@@ -1,5 +1,5 @@
 use tch::{Device, Kind, Tensor};
-use torch_ext::{Generator, conv3x3, vjp};
+use torch_ext::{Generator, KeptWeights, conv3x3, vjp};
 
 /// Numbers of a generator of their own, so that no other test changes them.
 fn randn(seed: u64, shape: &[i64]) -> Tensor {
@@ -93,4 +93,49 @@ fn everything_else_is_libtorchs() {
     assert!(vjp(&[&y], &[&bias], &[&ones]).unwrap()[0].is_some());
     assert!(conv3x3(&x, &randn(3, &[16, 24, 3, 3]), None).is_err());
     assert!(conv3x3(&x, &w.detach(), Some(&randn(4, &[8]))).is_err());
+}
+
+/// Transformed weights that are kept give the same numbers, are never taken for another layer's, and gradients are as before.
+#[test]
+fn kept_weights_change_nothing() {
+    let x = randn(1, &[4, 16, 16, 16]).set_requires_grad(true);
+    let weights: Vec<Tensor> = (0..5).map(|seed| randn(10 + seed, &[16, 16, 3, 3])).collect();
+    let all = || -> Vec<Tensor> {
+        weights
+            .iter()
+            .flat_map(|w| {
+                let y = conv3x3(&x, w, None).unwrap();
+                let gradient = vjp(&[&y], &[&x], &[&y.detach()]).unwrap().remove(0).unwrap();
+                [y.detach(), gradient]
+            })
+            .collect()
+    };
+    let wanted = all();
+    let kept = KeptWeights::new();
+    for _ in 0..2 {
+        assert_eq!(all(), wanted);
+        let inner = KeptWeights::new();
+        assert_eq!(all(), wanted);
+        drop(inner);
+        // Weights that are freed, so that others come to lie where they were.
+        for seed in 20..60 {
+            let once = randn(seed, &[16, 16, 3, 3]);
+            let y = conv3x3(&x.detach(), &once, None).unwrap();
+            assert!(
+                off(
+                    &y,
+                    &x.detach().to_kind(Kind::Double).conv2d(
+                        &once.to_kind(Kind::Double),
+                        None::<Tensor>,
+                        [1, 1],
+                        [1, 1],
+                        [1, 1],
+                        1
+                    )
+                ) < 5e-6
+            );
+        }
+    }
+    drop(kept);
+    assert_eq!(all(), wanted);
 }

@@ -2,7 +2,7 @@
 
 use super::Config;
 use crate::{
-    layers::{Conv2d, GroupNorm, LayerNorm, Linear, attention},
+    layers::{GroupNorm, LayerNorm, Linear, attention},
     network::{Projected, Tap},
     weights::Scope,
 };
@@ -20,56 +20,33 @@ pub struct Context<'a> {
 /// `Transformer2DModel`: latents as a sequence of pixels that attends to itself and to the text.
 pub struct SpatialTransformer {
     norm: GroupNorm,
-    proj_in: Projection,
+    proj_in: Linear,
     blocks: Vec<Block>,
-    proj_out: Projection,
-}
-
-/// The projection into and out of the sequence: 1×1 convolutions in SD1, linear layers in SD2 and SDXL.
-enum Projection {
-    Conv(Conv2d),
-    Linear(Linear),
-}
-
-impl Projection {
-    fn new(at: Scope, channels: i64, linear: bool) -> Self {
-        if linear {
-            Self::Linear(Linear::new(at, channels, channels))
-        } else {
-            Self::Conv(Conv2d::new(at, channels, channels, 1, 1, 0))
-        }
-    }
+    proj_out: Linear,
 }
 
 impl SpatialTransformer {
     pub fn new(at: Scope, config: &Config, channels: i64, heads: i64, depth: usize) -> Self {
-        let linear = config.use_linear_projection;
+        // 1×1 convolutions in SD1, linear layers in SD2 and SDXL: the same numbers of every pixel.
+        let linear = if config.use_linear_projection { Linear::new } else { Linear::from_pointwise_conv };
         let block = |i| Block::new(&at / "transformer_blocks" / i, channels, heads, config.cross_attention_dim);
         Self {
             norm: GroupNorm::new(&at / "norm", channels, config.norm_groups, 1e-6),
-            proj_in: Projection::new(&at / "proj_in", channels, linear),
+            proj_in: linear(&at / "proj_in", channels, channels),
             blocks: (0..depth).map(block).collect(),
-            proj_out: Projection::new(&at / "proj_out", channels, linear),
+            proj_out: linear(&at / "proj_out", channels, channels),
         }
     }
 
     /// x `[B, C, h, w]` → `[B, C, h, w]`
     pub fn forward(&self, x: &Tensor, text: Context, tap: Option<Tap>) -> Tensor {
         let (batch, channels, height, width) = x.size4().expect("latents are [B, C, h, w]");
-        let to_sequence = |x: &Tensor| x.flatten(2, 3).transpose(1, 2);
-        let to_image = |x: &Tensor| x.transpose(1, 2).reshape([batch, channels, height, width]);
-        let normed = self.norm.forward(x);
-        let mut hidden = match &self.proj_in {
-            Projection::Conv(conv) => to_sequence(&conv.forward(&normed)),
-            Projection::Linear(linear) => linear.forward(&to_sequence(&normed)),
-        };
+        let sequence = self.norm.forward(x).flatten(2, 3).transpose(1, 2).contiguous();
+        let mut hidden = self.proj_in.forward(&sequence);
         for block in &self.blocks {
             hidden = block.forward(&hidden, text, tap.map(|tap| tap.sized(height, width)));
         }
-        x + match &self.proj_out {
-            Projection::Conv(conv) => conv.forward(&to_image(&hidden)),
-            Projection::Linear(linear) => to_image(&linear.forward(&hidden)),
-        }
+        x + self.proj_out.forward(&hidden).transpose(1, 2).reshape([batch, channels, height, width])
     }
 }
 
