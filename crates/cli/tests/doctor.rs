@@ -15,7 +15,7 @@ fn a_check_passes_here() {
         "float32: dL/d adapter ",
         "float16: caption loss ",
         "bfloat16: latents ",
-        "twice the same iteration ",
+        "bfloat16: twice the same ",
         "matrix product, TFLOP/s ",
     ] {
         assert!(done.stdout.lines().any(|l| l.starts_with(line)), "{line}: {}", done.stdout);

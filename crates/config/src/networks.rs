@@ -46,7 +46,7 @@ pub struct Model {
     /// may, as in PyTorch.
     #[serde(default)]
     pub tf32: bool,
-    /// Whether a GPU computes the same bits in every run, as far as libtorch can; slower.
+    /// Whether a GPU computes the same bits in every run; slower.
     #[serde(default)]
     pub deterministic: bool,
     /// `"auto"` (the first GPU, else the CPU), `"cpu"`, `"cuda"` or `"cuda:N"`.

@@ -6,7 +6,7 @@ use crate::{
 };
 use serde::Deserialize;
 use std::path::Path;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Mean and standard deviation of each channel, and the size, of a network's input.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,7 +89,36 @@ pub fn resize(images: &Tensor, size: (i64, i64)) -> Result<Tensor> {
         return Err(Error::Input(format!("an image cannot be resized to {height}x{width}")));
     }
     let kind = if images.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-    Ok(images.to_kind(kind).f_internal_upsample_bicubic2d_aa([height, width], false, None, None)?)
+    if images.device() == Device::Cpu {
+        return Ok(images.to_kind(kind).f_internal_upsample_bicubic2d_aa([height, width], false, None, None)?);
+    }
+    Ok(resize_by_products(images, size)?.to_kind(kind))
+}
+
+/// The same by two matrix products, in float64. The gradient of libtorch's kernel on CUDA is a sum in any order, so its
+/// bits differ from run to run. float64, because TF32 may round the factors of float32 products.
+fn resize_by_products(images: &Tensor, (height, width): (i64, i64)) -> Result<Tensor> {
+    let (rows, columns) = check(images)?;
+    let device = images.device();
+    let along = |images: &Tensor, from: i64, to: i64| -> Result<Tensor> {
+        Ok(images.f_matmul(&bicubic(from, to, device)?.f_transpose(0, 1)?)?.f_transpose(2, 3)?)
+    };
+    let narrowed = along(&images.f_to_kind(Kind::Double)?, columns, width)?;
+    Ok(along(&narrowed, rows, height)?.f_contiguous()?)
+}
+
+/// Weights of antialiased bicubic interpolation (Keys, a = -0.5) along one axis, `[to, from]`, float64. A pixel further
+/// from the centre than two (times the scale, where the image shrinks) has none.
+fn bicubic(from: i64, to: i64, device: Device) -> Result<Tensor> {
+    let scale = from as f64 / to as f64;
+    let middles = |count: i64| -> Result<Tensor> { Ok(Tensor::f_arange(count, (Kind::Double, device))? + 0.5) };
+    let centres = middles(to)?.unsqueeze(1) * scale;
+    let x = ((middles(from)?.unsqueeze(0) - centres) / scale.max(1.0)).abs();
+    let near = (&x * 1.5 - 2.5) * &x * &x + 1.0;
+    let far = (((&x - 5.0) * &x + 8.0) * &x - 4.0) * -0.5;
+    let weights = near.where_self(&x.lt(1.0), &(far * x.lt(2.0)));
+    let sums = weights.sum_dim_intlist([1].as_slice(), true, None);
+    Ok(weights / sums)
 }
 
 /// Resizes as PIL does: columns first, rounded to 8 bits after each direction. Published scores are computed this way.
@@ -127,5 +156,43 @@ pub(crate) fn check(images: &Tensor) -> Result<(i64, i64)> {
             Ok((height, width))
         }
         _ => Err(Error::Input(format!("{:?} of {:?} are no images [B, 3, H, W]", images.size(), images.kind()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The products that other devices use are libtorch's kernel, forward and backward.
+    #[test]
+    fn resizing_by_products_is_libtorchs() {
+        for (from, to) in [
+            ((48, 64), (32, 32)),
+            ((31, 17), (13, 16)),
+            ((16, 24), (37, 41)),
+            ((64, 64), (64, 64)),
+            ((40, 9), (7, 33)),
+            ((12, 12), (1, 1)),
+            ((1, 3), (5, 2)),
+            ((512, 500), (384, 384)),
+        ] {
+            // libtorch computes its weights in the precision of the image
+            for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, 1e-4)] {
+                let options = (kind, Device::Cpu);
+                let images = Tensor::rand([2, 3, from.0, from.1], options).set_requires_grad(true);
+                let cotangent = Tensor::randn([2, 3, to.0, to.1], options);
+                let of = |resized: &Tensor| {
+                    let gradient = torch_ext::vjp(&[resized], &[&images], &[&cotangent]).unwrap().remove(0).unwrap();
+                    [resized.detach(), gradient]
+                };
+                let expected = of(&resize(&images, to).unwrap());
+                let products = of(&resize_by_products(&images, to).unwrap().to_kind(kind));
+                for (what, (a, b)) in ["values", "gradient"].iter().zip(products.iter().zip(&expected)) {
+                    assert_eq!((a.size(), a.kind()), (b.size(), kind));
+                    let error = ((a - b).abs().max() / b.abs().max()).double_value(&[]);
+                    assert!(error < tolerance, "{from:?} to {to:?}, {kind:?}, {what}: {error:.1e}");
+                }
+            }
+        }
     }
 }

@@ -29,10 +29,12 @@ char* ext_allow_tf32_convolutions(bool allow) {
   });
 }
 
-// What has no deterministic algorithm warns, and runs.
+// What has no deterministic algorithm is an error. Not only a warning: then attention's gradients would stay as they are, although
+// they have one. Memory that nothing was written to is not filled: nothing here reads it.
 char* ext_set_deterministic(bool on) {
   return guarded([&] {
-    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/true);
+    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
     at::globalContext().setDeterministicCuDNN(on);
     at::globalContext().setBenchmarkCuDNN(!on);
   });

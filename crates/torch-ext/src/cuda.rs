@@ -37,8 +37,8 @@ pub fn allow_tf32_convolutions(allow: bool) -> Result<()> {
     check(unsafe { ext_allow_tf32_convolutions(allow) })
 }
 
-/// The same bits for the same work every time, as far as there are such algorithms; what has none says so on stderr. Otherwise cuDNN
-/// tries its algorithms for each new shape, and takes the fastest.
+/// The same bits for the same work every time; an operator that has no such algorithm fails, and names itself. Otherwise cuDNN tries
+/// its algorithms for each new shape, and takes the fastest.
 pub fn set_deterministic(on: bool) -> Result<()> {
     // SAFETY: sets flags of libtorch's global context.
     check(unsafe { ext_set_deterministic(on) })

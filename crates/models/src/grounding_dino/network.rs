@@ -179,7 +179,8 @@ impl Network {
     /// Sine embedding of each cell's position, as a share of the image. `[B, h, w]` → `[B, h, w, D]`, float32
     fn positions(&self, mask: &Tensor) -> Tensor {
         let along = |axis: i64| {
-            let count = mask.cumsum(axis, Kind::Float);
+            // of whole numbers, since on CUDA a sum of floats depends on their order
+            let count = mask.cumsum(axis, Kind::Int64).to_kind(Kind::Float);
             let share = &count / (count.slice(axis, -1, None, 1) + 1e-6);
             sine(&share, self.config.d_model / 2, self.config.temperature)
         };

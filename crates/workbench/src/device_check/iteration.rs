@@ -12,7 +12,7 @@ use comat::{
     session::Session,
     share::Share,
 };
-use config::{Captioner, Config, Dtype, Location, Model, Prompts, Replay, SamplerKind, Sampling, Where};
+use config::{Captioner, Config, Dtype, Location, Model, Prompts, Replay, SamplerKind, Sampling, Size, Where};
 use diffusion::trajectory;
 use optim::Gradients;
 use std::{collections::BTreeMap, path::Path};
@@ -28,6 +28,8 @@ pub struct Iteration<'a> {
     pub kind: Kind,
     pub tf32: bool,
     pub deterministic: bool,
+    /// `None`: the world's own.
+    pub size: Option<Size>,
 }
 
 /// Results of each part, on the CPU.
@@ -50,7 +52,7 @@ pub struct Errors {
 
 impl<'a> Iteration<'a> {
     pub fn new(world: &'a Path, device: Device, kind: Kind) -> Self {
-        Self { world, device, kind, tf32: false, deterministic: false }
+        Self { world, device, kind, tf32: false, deterministic: false, size: None }
     }
 
     fn config(&self) -> Config {
@@ -82,7 +84,13 @@ impl<'a> Iteration<'a> {
             captioner: Captioner::at(self.world.join("blip")),
             rewards: vec![],
             prompts: Prompts { train: "unused".into(), validation: None, chunks: 1 },
-            sampling: Sampling { sampler: SamplerKind::Ddim, steps: STEPS, guidance_scale: 1.0, ..Sampling::default() },
+            sampling: Sampling {
+                sampler: SamplerKind::Ddim,
+                steps: STEPS,
+                guidance_scale: 1.0,
+                size: self.size,
+                ..Sampling::default()
+            },
             replay: Replay { tracked: STEPS, ..Replay::default() },
             anchor: None,
             attention: None,
