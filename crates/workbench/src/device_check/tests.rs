@@ -72,3 +72,14 @@ fn a_folder_without_the_world_is_named() {
     let error = Check::new(folder.path(), Where::Cpu).err().unwrap().to_string();
     assert!(error.contains("no folder sd in it") && error.contains("--world"), "{error}");
 }
+
+/// One GPU needs no NCCL: where it is missing, that is told, and fails nothing.
+#[test]
+fn a_missing_nccl_is_no_failure() {
+    if Nccl::open().is_ok() {
+        return;
+    }
+    let finding = nccl(Device::Cpu);
+    assert_eq!((finding.verdict, finding.advice), (Verdict::Told, None), "{finding:?}");
+    assert!(finding.found.starts_with("not tried: ") && finding.found.contains("gloo"), "{finding:?}");
+}
