@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use crate::common::{Done, Folder, Image, fixture, relative_error, train_words};
+use crate::common::{Done, Folder, Image, fixture, on_a_device, relative_error, train_words};
 use models::tensors::Tensors;
 use serde_json::Value;
 use std::{fs, path::Path, process::Command};
@@ -638,6 +638,9 @@ fn prompts_without_nouns_and_nouns_without_objects_are_told_once() {
 
 #[test]
 fn too_large_a_image_names_the_phase() {
+    if on_a_device() {
+        return; // CUDA reserves more addresses than the test leaves, and has an allocator of its own
+    }
     let folder = Folder::of_run();
     let words = train_words("train.batch_size=1 train.steps=1 sampling.size=16384");
     let said = "out of memory in the phase `trajectory` of a step (can't allocate memory: you tried to allocate";

@@ -49,7 +49,7 @@ fn configuration(folder: &Path) -> PathBuf {
     let (file, prompts) = (folder.join("run.toml"), folder.join("prompts.txt"));
     std::fs::write(&prompts, "a red dog\na blue cat\n").unwrap();
     let text = format!(
-        "output = '{0}/out'\n[model]\npath = '{1}/pipeline_sd1'\ndevice = '{2}'\n[captioner]\npath = '{1}/blip'\n\
+        "output = '{0}/out'\n[model]\npath = '{1}/pipeline_sd1'\ndevice = '{2}'\ndeterministic = true\n[captioner]\npath = '{1}/blip'\n\
          micro_batch = 0\n[prompts]\ntrain = '{0}/prompts.txt'\n[sampling]\nsteps = 4\n[replay]\ntracked = 2\nmicro_batch = 0\n\
          [lora]\nrank = 2\n[train]\nsteps = 2\nbatch_size = 2\n[samples]\ncount = 0\n",
         folder.display(),

@@ -60,10 +60,7 @@ impl Folder {
     /// With `run.toml` and `prompts.txt`, on the fixtures where they lie.
     pub fn of_run() -> Self {
         let folder = Self::new();
-        let run = RUN
-            .replace("MODEL", fixture(SD1).to_str().unwrap())
-            .replace("CAPTIONER", fixture("blip").to_str().unwrap());
-        folder.write("run.toml", run);
+        folder.write("run.toml", run(fixture(SD1).to_str().unwrap(), fixture("blip").to_str().unwrap()));
         folder.write("prompts.txt", "a red dog\na blue cat\na small green bird\n");
         folder
     }
@@ -73,7 +70,7 @@ impl Folder {
         let folder = Self::of_run();
         folder.copy(SD1, "model");
         folder.copy("blip", "captioner");
-        folder.write("run.toml", RUN.replace("MODEL", "model").replace("CAPTIONER", "captioner"));
+        folder.write("run.toml", run("model", "captioner"));
         folder
     }
 
@@ -162,6 +159,9 @@ impl Folder {
         command.args(words).current_dir(self.0.path()).env("OMP_NUM_THREADS", "1").env("RUST_BACKTRACE", "0");
         command.env("RUST_LOG", "warn"); // what is told on the way is tested by itself
         command.env("CUDA_VISIBLE_DEVICES", visible(&testing::device_name()));
+        if on_a_device() {
+            command.env("NVIDIA_TF32_OVERRIDE", "0"); // tolerances are those of the CPU, as in `testing::device`
+        }
         command.env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", self.path("hub")); // no test needs the network
         command
     }
@@ -247,6 +247,17 @@ impl Folder {
         command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
         command.output().unwrap().into()
     }
+}
+
+/// Whether the program computes on a GPU.
+pub fn on_a_device() -> bool {
+    testing::device_name() != "cpu"
+}
+
+/// The text of `run.toml`. On a GPU only such a run repeats itself to the byte.
+fn run(model: &str, captioner: &str) -> String {
+    let deterministic = if on_a_device() { "\ndeterministic = true" } else { "" };
+    RUN.replace("\"MODEL\"", &format!("\"{model}\"{deterministic}")).replace("CAPTIONER", captioner)
 }
 
 /// The GPU that the program finds, as it takes what it finds where it is told nothing; empty: none.
