@@ -311,8 +311,11 @@ pub fn iterate(
     let branched = session.branched(&adapter.lora)?;
     let original = session.anchor(prompts, &anchor)?;
     let anchored = original.as_ref().map(|original| original.anchor_loss(anchor));
-    let attentive = session.attention.as_ref();
-    let concentration = attentive.map(|a| Concentration { config: &a.config, steps: attention, targets: &targets });
+    let micro_batch = session.config.replay.micro_batch.samples();
+    let options = (session.latent_kind(), session.pipeline.device);
+    let concentration = session.attention.as_ref().filter(|_| !attention.is_empty());
+    let concentration =
+        concentration.map(|losses| Concentration::new(&losses.config, attention, &targets, micro_batch, options));
     let mut losses: Vec<&dyn StepLoss> = vec![];
     losses.extend(concentration.iter().map(|loss| loss as &dyn StepLoss));
     losses.extend(anchored.iter().map(|loss| loss as &dyn StepLoss));
@@ -324,7 +327,7 @@ pub fn iterate(
         discount: session.config.replay.discount,
         unconditional: session.config.replay.unconditional,
         max_cotangent: session.config.replay.max_cotangent,
-        micro_batch: session.config.replay.micro_batch.samples(),
+        micro_batch,
         batch,
         leaves: &adapter.lora.matrices(),
         losses,

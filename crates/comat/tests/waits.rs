@@ -9,27 +9,44 @@ use ranks::ProcessGroup;
 use std::{
     collections::{BTreeMap, VecDeque},
     path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 use torch_ext::{
     count::Operators,
+    cuda::{self, Flags},
     testing::{device, device_name},
 };
 
 const PROMPTS: [&str; 2] = ["a red dog and a blue cat", "two green cars"];
 const STEPS: usize = 6;
 
-fn session(dtype: &str, mode: Mode) -> Session {
+/// What is counted, and the flags, are the process's: the tests of this file run one after the other.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The miniature world's segmenter needs no network.
+const ATTENTION: &str = "[attention]\nsegmenter = { kind = 'world' }\n";
+
+fn session(dtype: &str, mode: Mode, attention: bool) -> Session {
+    session_with(&format!("dtype = '{dtype}'"), mode, attention)
+}
+
+/// `model`: lines of `[model]`.
+fn session_with(model: &str, mode: Mode, attention: bool) -> Session {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("run.toml");
     let text = format!(
-        "output = 'none'\n[model]\npath = '{0}/pipeline_sd1'\ndtype = '{dtype}'\ndevice = '{1}'\n\
+        "output = 'none'\n[model]\npath = '{0}/pipeline_sd1'\n{model}\ndevice = '{1}'\n\
          [captioner]\npath = '{0}/blip'\n[prompts]\ntrain = 'none.txt'\n\
          [sampling]\nsteps = {STEPS}\nsize = '48x32'\n[lora]\nrank = 3\n[train]\nbatch_size = 2\n\
-         [replay]\ntracked = {STEPS}\nmode = '{2}'\nmax_cotangent = 0.5\n[anchor]\nweight = 1.0\n",
+         [replay]\ntracked = {STEPS}\nmode = '{2}'\nmax_cotangent = 0.5\n[anchor]\nweight = 1.0\n{3}",
         fixtures.display(),
         device_name(),
         if mode == Mode::Chained { "chained" } else { "detached" },
+        if attention { ATTENTION } else { "" },
     );
     std::fs::write(&file, text).unwrap();
     Session::open(config::read(&file, &[]).unwrap()).unwrap()
@@ -52,11 +69,14 @@ struct Counted {
 
 type Counts = BTreeMap<String, u64>;
 
-fn counted(dtype: &str, mode: Mode) -> Counted {
-    let mut session = session(dtype, mode);
+fn counted(dtype: &str, mode: Mode, attention: bool) -> Counted {
+    let mut session = session(dtype, mode, attention);
     let adapter = adapter::start(&session).unwrap().trainable(session.latent_kind(), device());
-    let draws = batch().draws(&session).unwrap();
-    assert_eq!((draws.tracked.len(), draws.anchor.len()), (STEPS, STEPS));
+    let mut draws = batch().draws(&session).unwrap();
+    assert_eq!((draws.tracked.len(), draws.anchor.len(), draws.attention.is_empty()), (STEPS, STEPS, !attention));
+    if attention {
+        draws.attention = draws.tracked.clone(); // some are drawn
+    }
     let (share, mut gradients, mut parts) = (Share::whole(&PROMPTS), Gradients::zeros(&adapter), VecDeque::new());
 
     let operators = Operators::start().unwrap();
@@ -78,35 +98,38 @@ fn reads(counted: &Counts) -> u64 {
 }
 
 /// The denoising steps read nothing. A replayed step reads nothing, and in float16 once a backward pass, of which the anchor has one more
-/// in `chained` mode, whether the scaled gradients are finite. The losses of the steps are read once at the end.
+/// in `chained` mode, whether the scaled gradients are finite. The losses of the steps are read once at the end. With attention losses
+/// the objects are found before the first replayed step, which is counted with it.
 #[test]
 fn the_device_is_seldom_waited_for() {
-    for (dtype, mode, most) in [
-        ("float32", Mode::Detached, 0),
-        ("bfloat16", Mode::Chained, 0),
-        ("float16", Mode::Detached, 1),
-        ("float16", Mode::Chained, 2),
+    let _alone = alone();
+    for (dtype, mode, attention, most) in [
+        ("float32", Mode::Detached, false, 0),
+        ("bfloat16", Mode::Chained, false, 0),
+        ("float16", Mode::Detached, false, 1),
+        ("float16", Mode::Chained, false, 2),
+        ("float32", Mode::Detached, true, 0),
+        ("float16", Mode::Detached, true, 1),
     ] {
-        let Counted { start, steps, decode, caption, replay, end } = counted(dtype, mode);
-        println!("{dtype}, {mode:?}:\n  start {start:?}\n  steps {steps:?}\n  decode {decode:?}");
+        let Counted { start, steps, decode, caption, replay, end } = counted(dtype, mode, attention);
+        let what = format!("{dtype}, {mode:?}, attention: {attention}");
+        println!("{what}:\n  start {start:?}\n  steps {steps:?}\n  decode {decode:?}");
         println!("  caption {caption:?}\n  replay {replay:?}\n  end {end:?}");
-        assert!(steps.iter().all(|step| step.is_empty()), "{dtype}, {mode:?}: {steps:?}");
-        assert!(replay.iter().all(|step| reads(step) <= most), "{dtype}, {mode:?}: {replay:?}");
+        assert!(steps.iter().all(|step| step.is_empty()), "{what}: {steps:?}");
+        let all = &replay[usize::from(attention)..];
+        assert!(all.iter().all(|step| reads(step) <= most), "{what}: {replay:?}");
         // copies are counted where host and device are two
-        assert!(replay.iter().all(|step| !step.contains_key("copy to the host")), "{dtype}, {mode:?}: {replay:?}");
-        assert!(
-            replay[1..].iter().all(|step| !step.contains_key("copy to the device")),
-            "{dtype}, {mode:?}: {replay:?}"
-        );
-        assert!(reads(&end) <= 1, "{dtype}, {mode:?}: {end:?}");
+        assert!(all.iter().all(|step| !step.contains_key("copy to the host")), "{what}: {replay:?}");
+        assert!(replay[1..].iter().all(|step| !step.contains_key("copy to the device")), "{what}: {replay:?}");
+        assert!(reads(&end) <= 1, "{what}: {end:?}");
     }
 }
 
 /// Ctrl-C ends an iteration after the denoising step under way, on the way there and on the way back, and between its parts.
 #[test]
 fn an_iteration_ends_where_it_is_asked_to() {
-    let _alone = Operators::start().unwrap(); // or they would be counted by the test beside it
-    let mut session = session("float32", Mode::Detached);
+    let _alone = alone();
+    let mut session = session("float32", Mode::Detached, false);
     let adapter = adapter::start(&session).unwrap().trainable(session.latent_kind(), device());
     for last in 1..=2 * STEPS + 2 {
         let (draws, mut calls) = (batch().draws(&session).unwrap(), 0);
@@ -117,5 +140,22 @@ fn an_iteration_ends_where_it_is_asked_to() {
         let mut gradients = Gradients::zeros(&adapter);
         let ended = iterate(&mut session, &adapter, &Share::whole(&PROMPTS), draws, vec![], &mut gradients, each);
         assert_eq!((ended.err().unwrap().to_string(), calls), ("enough".into(), last));
+    }
+}
+
+/// `model.tf32` and `model.deterministic` reach libtorch, both ways. On the CPU they say nothing.
+#[test]
+fn a_session_computes_as_its_model_says() {
+    let _alone = alone();
+    let before = cuda::flags().unwrap();
+    for (tf32, deterministic) in [(true, true), (false, false), (false, true), (true, false), (false, false)] {
+        session_with(&format!("tf32 = {tf32}\ndeterministic = {deterministic}"), Mode::Detached, false);
+        let expected = Flags {
+            deterministic: (deterministic, deterministic),
+            benchmark: !deterministic,
+            tf32: (tf32, before.tf32.1),
+        };
+        let expected = if device().is_cuda() { expected } else { before };
+        assert_eq!(cuda::flags().unwrap(), expected, "tf32 {tf32}, deterministic {deterministic}");
     }
 }

@@ -2,23 +2,40 @@
 //! noun's object and nowhere else.
 
 use super::step::{Replayed, StepLoss, Term, TermGradient};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use config::Form;
 use models::network::Layer;
-use std::collections::BTreeSet;
-use tch::{Kind, Tensor};
+use std::collections::{BTreeMap, BTreeSet};
+use tch::{Device, Kind, Tensor};
 
 /// The attention losses of some of the tracked steps.
 pub struct Concentration<'a> {
-    pub config: &'a config::Attention,
-    pub steps: BTreeSet<usize>,
-    /// The targets of every sample.
-    pub targets: &'a [Vec<Target>],
+    config: &'a config::Attention,
+    steps: BTreeSet<usize>,
+    /// Of each piece of the samples, by its start and length; `None` where no sample of it has a target.
+    pieces: BTreeMap<(usize, usize), Option<Index>>,
 }
 
-impl Concentration<'_> {
+impl<'a> Concentration<'a> {
     pub const TOKEN: &'static str = "token";
     pub const PIXEL: &'static str = "pixel";
+
+    /// Copies the targets of every sample to the device, once for all steps: a copy in a step would wait for the steps
+    /// before it. `micro_batch`: samples replayed at a time (0: all).
+    pub fn new(
+        config: &'a config::Attention,
+        steps: BTreeSet<usize>,
+        targets: &[Vec<Target>],
+        micro_batch: usize,
+        options: (Kind, Device),
+    ) -> Self {
+        let pieces = config::pieces(targets.len() as i64, micro_batch);
+        let piece = |(start, length): (i64, i64)| {
+            let (start, length) = (start as usize, length as usize);
+            ((start, length), Index::of(&targets[start..start + length], options))
+        };
+        Self { config, pieces: pieces.map(piece).collect(), steps }
+    }
 }
 
 impl StepLoss for Concentration<'_> {
@@ -31,9 +48,9 @@ impl StepLoss for Concentration<'_> {
     }
 
     fn terms(&self, seen: &Replayed) -> Result<Vec<Term>> {
-        let (start, length) = seen.rows;
-        let targets = &self.targets[start..start + length];
-        let Some(parts) = losses(self.config.form, seen.maps, targets, seen.batch) else { return Ok(vec![]) };
+        let index = self.pieces.get(&seen.rows).context("the attention losses know the pieces of the replay")?;
+        let Some(index) = index.as_ref().filter(|_| has_maps(seen.maps)) else { return Ok(vec![]) };
+        let parts = index.losses(self.config.form, seen.maps, seen.batch);
         let term = |name, part: Tensor, weight: f64| Term {
             name,
             value: part.detach(),
@@ -72,31 +89,13 @@ pub struct Parts {
 ///
 /// Both are summed over layers. A sample without targets counts as zero.
 pub fn losses(form: Form, layers: &[Layer], targets: &[Vec<Target>], batch: usize) -> Option<Parts> {
-    let index = Index::of(targets, layers.first()?.modules.first()?)?;
-    let mut token = vec![];
-    let mut pixel = vec![];
-    for layer in layers {
-        let masks = index.masks(layer.height, layer.width);
-        let picked: Vec<Tensor> = layer.modules.iter().map(|m| index.pick(m)).collect();
-        let over_heads: Vec<Tensor> = picked.iter().map(|m| m.mean_dim(1, false, None)).collect();
-        let mean = Tensor::stack(&over_heads, 0).mean_dim(0, false, None);
-        token.push(match form {
-            Form::Reference => {
-                let of_module = |maps: &Tensor| {
-                    let missed: Tensor = 1.0 - index.inside(maps, &masks).mean_dim(1, false, None);
-                    (missed.square() * &index.token_mean).sum(None)
-                };
-                Tensor::stack(&picked.iter().map(of_module).collect::<Vec<_>>(), 0).sum(None)
-            }
-            Form::Paper => {
-                let inside = index.inside(&mean.unsqueeze(1), &masks).squeeze_dim(1);
-                (inside * -2.0 + 1.0).multiply(&index.token_sum).sum(None)
-            }
-        });
-        pixel.push(index.cross_entropy(&mean, &masks));
-    }
-    let total = |parts: Vec<Tensor>| Tensor::stack(&parts, 0).sum(None) / batch as f64;
-    Some(Parts { token: total(token), pixel: total(pixel) })
+    let like = layers.first()?.modules.first()?;
+    Some(Index::of(targets, (like.kind(), like.device()))?.losses(form, layers, batch))
+}
+
+/// A network without cross-attention has none.
+fn has_maps(layers: &[Layer]) -> bool {
+    layers.first().is_some_and(|layer| !layer.modules.is_empty())
 }
 
 /// All tokens of all entities of all samples in one list, so that a layer takes only a few operations.
@@ -116,8 +115,8 @@ struct Index {
 }
 
 impl Index {
-    fn of(targets: &[Vec<Target>], like: &Tensor) -> Option<Self> {
-        let (kind, device) = (like.kind(), like.device());
+    /// `None` where no sample has a target. The options are those of the maps.
+    fn of(targets: &[Vec<Target>], (kind, device): (Kind, Device)) -> Option<Self> {
         let (mut sample, mut position, mut entity) = (vec![], vec![], vec![]);
         let (mut token_mean, mut token_sum, mut entity_mean, mut masks) = (vec![], vec![], vec![], vec![]);
         for (row, targets) in targets.iter().enumerate() {
@@ -145,6 +144,34 @@ impl Index {
             entity_mean: real(&entity_mean),
             masks: Tensor::stack(&masks, 0).unsqueeze(1),
         })
+    }
+
+    /// See [`losses`].
+    fn losses(&self, form: Form, layers: &[Layer], batch: usize) -> Parts {
+        let mut token = vec![];
+        let mut pixel = vec![];
+        for layer in layers {
+            let masks = self.masks(layer.height, layer.width);
+            let picked: Vec<Tensor> = layer.modules.iter().map(|m| self.pick(m)).collect();
+            let over_heads: Vec<Tensor> = picked.iter().map(|m| m.mean_dim(1, false, None)).collect();
+            let mean = Tensor::stack(&over_heads, 0).mean_dim(0, false, None);
+            token.push(match form {
+                Form::Reference => {
+                    let of_module = |maps: &Tensor| {
+                        let missed: Tensor = 1.0 - self.inside(maps, &masks).mean_dim(1, false, None);
+                        (missed.square() * &self.token_mean).sum(None)
+                    };
+                    Tensor::stack(&picked.iter().map(of_module).collect::<Vec<_>>(), 0).sum(None)
+                }
+                Form::Paper => {
+                    let inside = self.inside(&mean.unsqueeze(1), &masks).squeeze_dim(1);
+                    (inside * -2.0 + 1.0).multiply(&self.token_sum).sum(None)
+                }
+            });
+            pixel.push(self.cross_entropy(&mean, &masks));
+        }
+        let total = |parts: Vec<Tensor>| Tensor::stack(&parts, 0).sum(None) / batch as f64;
+        Parts { token: total(token), pixel: total(pixel) }
     }
 
     /// Masks at a layer's resolution, `[E, h·w]`: 1 where the mask touches the cell.
