@@ -21,7 +21,7 @@ use diffusion::{
     prompts,
     random::{Purpose, stream},
 };
-use optim::Gradients;
+use optim::{Ema, Gradients, Updater};
 use std::{collections::BTreeSet, fmt};
 use tch::Tensor;
 
@@ -206,6 +206,10 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases
     session.latent_shape = session.pipeline.latent_shape(size)?;
     let seed = session.config.seed;
     let adapter = adapter::start(session)?.trainable(session.latent_kind(), session.pipeline.device);
+    // a run holds them, too
+    let decay = session.config.train.ema;
+    let _optimizer = Updater::new(&session.config.optimizer, &adapter.flat);
+    let _ema = (decay > 0.0).then(|| Ema::new(decay, &adapter));
     let shape = [&[prompts.len() as i64], session.latent_shape.as_slice()].concat();
     let (device, kind) = (session.pipeline.device, session.latent_kind());
     let mut draws = stream(seed, Purpose::Trajectory, 0, 0)?;
