@@ -146,8 +146,14 @@ fn measured(session: &mut Session, config: &Config, keeps_decoder: bool) -> Resu
         [&texts[0], texts.last().context("a prompt file has a prompt")?].map(String::as_str).to_vec();
     let full = session.size;
     let probes = probes(session, full);
+    // cuDNN tries its algorithms for each new shape, in memory of their own: each is met once before it is measured
+    let tries = session.pipeline.device.is_cuda() && !config.model.deterministic;
     let mut run = |size: Size, samples: usize| measure(session, &texts[..samples], size);
     run(probes[0], 2)?; // warm-up: weights are read from disk and libraries initialised at their first use
+    if tries {
+        run(probes[0], 1)?;
+        run(probes[1], 1)?;
+    }
     let peaks = [run(probes[0], 1)?, run(probes[1], 1)?, run(probes[0], 2)?];
 
     let latent = |session: &Session, size: Size| -> Result<f64> {
