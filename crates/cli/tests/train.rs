@@ -649,6 +649,25 @@ fn too_large_a_image_names_the_phase() {
     folder.assert_no_leftovers();
 }
 
+/// A GPU computes while the program goes on. It is waited for at the end of every part of a step, or the part's seconds and memory would
+/// be those of another: seven parts, of which the decoder's is in two pieces.
+#[test]
+fn a_gpu_is_waited_for_after_every_part_of_a_step() {
+    let counted = |steps: usize| -> usize {
+        let folder = Folder::of_run();
+        let log = folder.path("counts");
+        let mut command = folder.command(&train_words(&format!("model.device=cuda:0 train.steps={steps}")));
+        command.env(stand_in::PRELOAD, stand_in::library()).env(stand_in::LOG, &log);
+        command.env("LIBTORCH_CUDA", "none").env("CUDA_VISIBLE_DEVICES", "0"); // the stand-in, also where there is a GPU
+        let done: Done = command.output().unwrap().into();
+        assert_eq!(done.code, Some(0), "{done:#?}");
+        let text = fs::read_to_string(log).unwrap();
+        let line = text.lines().find_map(|line| line.strip_suffix(" synchronize"));
+        line.unwrap_or_else(|| panic!("it was never waited for: {text}")).parse().unwrap()
+    };
+    assert_eq!(counted(3) - counted(1), 2 * 8);
+}
+
 /// The captioner of the fixture takes 24 tokens. What it does not see of a prompt is said once.
 #[test]
 fn captions_that_are_too_long_are_named_once() {
