@@ -44,11 +44,6 @@ impl Session {
     /// # Errors
     /// Names what cannot be opened, and its file.
     pub fn open(config: Config) -> Result<Self> {
-        let device = config.model.device.device()?;
-        if device.is_cuda() {
-            torch_ext::cuda::allow_tf32(config.model.tf32)?;
-            torch_ext::cuda::set_deterministic(config.model.deterministic)?;
-        }
         let pipeline = config.model.open(config.prompts.chunks)?;
         Self::with(config, pipeline)
     }

@@ -7,6 +7,7 @@ use models::schedule::Prediction;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use torch_ext::cuda;
 
 /// The diffusion model to tune.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -59,7 +60,8 @@ impl Model {
         Precision { networks: self.dtype.kind(), vae: self.vae_dtype.map(Dtype::kind) }
     }
 
-    /// After [`crate::Config::fetch`], if it is named by an id. `chunks`: the most that a prompt is cut into.
+    /// After [`crate::Config::fetch`], if it is named by an id. `chunks`: the most that a prompt is cut into. On a GPU
+    /// this process computes from then on as `tf32` and `deterministic` say.
     pub fn open(&self, chunks: usize) -> Result<Pipeline> {
         if self.strict {
             models::config::be_strict(true);
@@ -68,7 +70,12 @@ impl Model {
         let Self { prediction_type, rescale_betas_zero_snr, clip_skip, .. } = *self;
         let chunks = (chunks > 1).then_some(chunks);
         let overrides = Overrides { prediction_type, rescale_betas_zero_snr, clip_skip, chunks };
-        Pipeline::open_at(&self.path, variant, tokenizer, overrides, self.precision(), self.device.device()?)
+        let device = self.device.device()?;
+        if device.is_cuda() {
+            cuda::allow_tf32(self.tf32)?;
+            cuda::set_deterministic(self.deterministic)?;
+        }
+        Pipeline::open_at(&self.path, variant, tokenizer, overrides, self.precision(), device)
     }
 }
 
