@@ -7,11 +7,11 @@ use crate::{
     share::Share,
     tracked,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use config::Config;
 use diffusion::{
     prompts::Prompt,
-    random::{Purpose, permutation, stream},
+    random::{self, Purpose, permutation, stream},
 };
 use models::schedule::Sampler;
 use ranks::ProcessGroup;
@@ -149,35 +149,11 @@ pub fn noise(session: &Session, purpose: Purpose, step: u64, places: &[u64]) -> 
     noise_from(session, &session.sampler, streams)
 }
 
-/// Like [`noise`], for any sampler and given generators. The noise of all steps is drawn when the first step asks for
-/// it, and copied to the device at once.
-pub fn noise_from(
-    session: &Session,
-    sampler: &Sampler,
-    mut streams: Vec<Generator>,
-) -> Result<(Tensor, Noise<'static>)> {
-    let (shape, kind, device) = (session.latent_shape, session.latent_kind(), session.pipeline.device);
-    let stochastic = sampler.draws();
-    let start = draw(&mut streams, &shape, 1)?.to_device(device).to_kind(kind).get(0);
-    let mut ready = vec![];
-    let next = move |_| -> Result<Tensor> {
-        if ready.is_empty() {
-            ready = draw(&mut streams, &shape, stochastic.max(1))?.to_device(device).to_kind(kind).unbind(0);
-            ready.reverse(); // `pop` takes the last one
-        }
-        ready.pop().context("there is noise for every step")
-    };
+/// Like [`noise`], for any sampler and given generators.
+pub fn noise_from(session: &Session, sampler: &Sampler, streams: Vec<Generator>) -> Result<(Tensor, Noise<'static>)> {
+    let options = (session.latent_kind(), session.pipeline.device);
+    let (start, next) = random::noise(sampler, streams, session.latent_shape, options)?;
     Ok((start, Box::new(next)))
-}
-
-/// The next random numbers `[times, B, C, h, w]` of each stream; the same numbers as drawn one at a time.
-fn draw(streams: &mut [Generator], shape: &[i64], times: usize) -> Result<Tensor> {
-    let one = |streams: &mut [Generator]| -> Result<Tensor> {
-        let rows = streams.iter_mut().map(|s| Ok(s.randn(shape)?)).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::stack(&rows, 0))
-    };
-    let all = (0..times).map(|_| one(streams)).collect::<Result<Vec<_>>>()?;
-    Ok(Tensor::stack(&all, 0))
 }
 
 #[cfg(test)]
@@ -210,18 +186,6 @@ mod tests {
             let seen: BTreeSet<usize> = (0..samples).map(|n| order.prompt(n).unwrap()).collect();
             assert_eq!(Order::reached(5, prompts, samples).unwrap(), seen, "{prompts} {samples}");
         }
-    }
-
-    #[test]
-    fn draws_at_once_are_those_one_at_a_time() {
-        let streams = || -> Vec<Generator> { [3, 4].map(|seed| Generator::seeded(seed).unwrap()).into() };
-        let (mut at_once, mut each) = (streams(), streams());
-        let all = draw(&mut at_once, &[4, 3, 2], 3).unwrap();
-        assert_eq!(all.size(), [3, 2, 4, 3, 2]);
-        for step in 0..3 {
-            assert_eq!(all.get(step), draw(&mut each, &[4, 3, 2], 1).unwrap().get(0));
-        }
-        assert_eq!(draw(&mut at_once, &[5], 1).unwrap(), draw(&mut each, &[5], 1).unwrap(), "as far along");
     }
 
     #[test]

@@ -268,16 +268,15 @@ fn draw_batch(
     sampler: &Sampler,
     size: Size,
     prompts: &[&str],
-    mut noise: Noise,
+    noise: Noise,
     each: impl FnMut() -> Result<()>,
 ) -> Result<(Tensor, Tensor)> {
     let denoiser = Denoiser { network: unet, guidance: sampling.guidance(), kind: pipeline.kind };
     let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
     let text = pipeline.text.guided(prompts, negative, denoiser.guidance.is_on(), (size.height, size.width))?;
-    let to_device = |t: Tensor| t.to_device(pipeline.device).to_kind(wide(pipeline.kind));
-    let start = sampler.start(to_device(noise.start()?));
-    let draw = |step| Ok(to_device(noise.step(step)?));
-    let walked = trajectory::walk(denoiser.conditioned_on(&text), sampler, start, &BTreeSet::new(), draw, each)?;
+    let (start, noise) = noise.ready(sampler, (wide(pipeline.kind), pipeline.device))?;
+    let (start, none) = (sampler.start(start), BTreeSet::new());
+    let walked = trajectory::walk(denoiser.conditioned_on(&text), sampler, start, &none, noise, each)?;
     let images = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.decode(&walked.latents)?)))? / 2.0 + 0.5;
     if images.isfinite().all().int64_value(&[]) == 0 {
         bail!("the images of `{}` are not finite numbers; try --dtype float32 or bfloat16", prompts.join("`, `"));

@@ -1,9 +1,10 @@
 //! Random numbers. Every use has a stream of its own, named by its purpose. So results do not depend on how a batch is
 //! cut, on the number of processes, or on where a run was resumed.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use models::schedule::Sampler;
 use sha2::{Digest, Sha256};
-use tch::TchError;
+use tch::{Device, Kind, TchError, Tensor};
 use torch_ext::Generator;
 
 /// The purpose of a stream of random numbers.
@@ -38,6 +39,38 @@ pub fn stream(seed: u64, purpose: Purpose, step: u64, index: u64) -> Result<Gene
     Generator::seeded(seed)
 }
 
+/// The initial noise `[B, C, h, w]`, with standard deviation 1, and a function that returns the noise of the steps, in
+/// order; every sample has its own stream. `shape`: that of a sample, `[C, h, w]`. The noise of all steps is drawn when
+/// the first one asks for it, and copied to the device at once: a copy in every step would wait for the step before it.
+pub fn noise(
+    sampler: &Sampler,
+    mut streams: Vec<Generator>,
+    shape: [i64; 3],
+    (kind, device): (Kind, Device),
+) -> Result<(Tensor, impl FnMut(usize) -> Result<Tensor> + use<>)> {
+    let stochastic = sampler.draws();
+    let start = draw(&mut streams, &shape, 1)?.to_device(device).to_kind(kind).get(0);
+    let mut ready = vec![];
+    let next = move |_| -> Result<Tensor> {
+        if ready.is_empty() {
+            ready = draw(&mut streams, &shape, stochastic.max(1))?.to_device(device).to_kind(kind).unbind(0);
+            ready.reverse(); // `pop` takes the last one
+        }
+        ready.pop().context("there is noise for every step")
+    };
+    Ok((start, next))
+}
+
+/// The next random numbers `[times, B, C, h, w]` of each stream; the same numbers as drawn one at a time.
+fn draw(streams: &mut [Generator], shape: &[i64], times: usize) -> Result<Tensor> {
+    let one = |streams: &mut [Generator]| -> Result<Tensor> {
+        let rows = streams.iter_mut().map(|s| Ok(s.randn(shape)?)).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::stack(&rows, 0))
+    };
+    let all = (0..times).map(|_| one(streams)).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::stack(&all, 0))
+}
+
 /// A permutation of `0..n`.
 pub fn permutation(mut draws: Generator, n: usize) -> Result<Vec<usize>> {
     let mut order: Vec<usize> = (0..n).collect();
@@ -66,6 +99,18 @@ mod tests {
         ] {
             assert_ne!(one, draw(other.0, other.1, other.2, other.3));
         }
+    }
+
+    #[test]
+    fn draws_at_once_are_those_one_at_a_time() {
+        let streams = || -> Vec<Generator> { [3, 4].map(|seed| Generator::seeded(seed).unwrap()).into() };
+        let (mut at_once, mut each) = (streams(), streams());
+        let all = draw(&mut at_once, &[4, 3, 2], 3).unwrap();
+        assert_eq!(all.size(), [3, 2, 4, 3, 2]);
+        for step in 0..3 {
+            assert_eq!(all.get(step), draw(&mut each, &[4, 3, 2], 1).unwrap().get(0));
+        }
+        assert_eq!(draw(&mut at_once, &[5], 1).unwrap(), draw(&mut each, &[5], 1).unwrap(), "as far along");
     }
 
     #[test]

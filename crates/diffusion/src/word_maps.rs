@@ -6,7 +6,7 @@ mod store;
 pub use panel::panel;
 pub use store::{Store, read};
 
-use crate::{conditions::GuidedText, denoiser::Denoiser, pipeline::Pipeline, settings::Sampling, trajectory};
+use crate::{conditions::GuidedText, denoiser::Denoiser, pipeline::Pipeline, random, settings::Sampling, trajectory};
 use anyhow::{Context, Result, bail};
 use images::{Image, slug};
 use indicatif::ProgressBar;
@@ -22,7 +22,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use torch_ext::Generator;
 
 /// A word of a prompt, as the text encoder sees it.
@@ -166,15 +166,15 @@ pub fn run(
 
     for (i, ((prompt, words), file)) in request.prompts.iter().zip(&seen).zip(&files).enumerate() {
         let draw = |unet: &dyn Network, text: &GuidedText| -> Result<Heatmaps> {
-            let mut stream = Generator::seeded(request.seed)?;
-            let mut noise = || Ok(stream.randn(&[&[1], shape.as_slice()].concat())?.to_device(pipeline.device));
-            let start = sampler.start(noise()?);
+            let streams = vec![Generator::seeded(request.seed)?];
+            let (start, noise) = random::noise(&sampler, streams, shape, (Kind::Float, pipeline.device))?;
+            let start = sampler.start(start);
             let each = || {
                 bar.inc(1);
                 Ok(interrupt.check()?)
             };
             let denoiser = Denoiser { network: unet, guidance, kind: pipeline.kind };
-            let (latents, sum) = walk(&denoiser, &sampler, text, start, |_| noise(), each)?;
+            let (latents, sum) = walk(&denoiser, &sampler, text, start, noise, each)?;
             let image = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.decode(&latents)?)))? / 2.0 + 0.5;
             Ok(Heatmaps { image: Image::from_tensor(&image.get(0))?, maps: sum.of(0, words)? })
         };

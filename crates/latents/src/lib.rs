@@ -11,7 +11,7 @@ pub use origin::{Origin, fingerprint};
 
 use anyhow::{Context, Result, bail};
 use config::Config;
-use diffusion::{denoiser::Denoiser, pipeline::Pipeline, trajectory};
+use diffusion::{denoiser::Denoiser, pipeline::Pipeline, random, trajectory};
 use indicatif::ProgressBar;
 use models::write_text;
 use models::{Error, schedule::Sampler, tensors};
@@ -222,20 +222,16 @@ impl Store {
             let digest = Sha256::digest(format!("{seed} latents {prompt}"));
             Generator::seeded(digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte)))
         };
-        let mut streams = prompts.iter().map(stream).collect::<Result<Vec<_>, _>>()?;
-        let device = pipeline.device;
-        let mut noise = || {
-            let rows = streams.iter_mut().map(|s| s.randn(shape)).collect::<Result<Vec<_>, _>>()?;
-            Ok::<_, anyhow::Error>(Tensor::stack(&rows, 0).to_device(device))
-        };
+        let streams = prompts.iter().map(stream).collect::<Result<Vec<_>, _>>()?;
+        let (start, noise) = random::noise(sampler, streams, *shape, (Kind::Float, pipeline.device))?;
         let guidance = sampling.guidance();
         let negative = (!sampling.negative_prompt.is_empty()).then_some(sampling.negative_prompt.as_str());
         let text = pipeline.text.guided(prompts, negative, guidance.is_on(), (size.height, size.width))?;
         let denoiser = Denoiser { network, guidance, kind: pipeline.kind };
-        let start = sampler.start(noise()?);
+        let start = sampler.start(start);
         let predict = denoiser.conditioned_on(&text);
         let none = BTreeSet::new();
-        let walked = trajectory::walk(predict, sampler, start, &none, |_| noise(), || Ok(interrupt.check()?))?;
+        let walked = trajectory::walk(predict, sampler, start, &none, noise, || Ok(interrupt.check()?))?;
         let latents = walked.latents.to_device(Device::Cpu).to_kind(Kind::Half);
         if latents.isfinite().all().int64_value(&[]) == 0 {
             bail!("the latents of `{}` are not finite numbers; try another model.dtype", prompts.join("`, `"));

@@ -1,9 +1,10 @@
 //! The initial noise of images: drawn from their seeds, or read from a file.
 
+use crate::random;
 use anyhow::{Result, bail};
 use models::{Error, schedule::Sampler, tensors};
 use std::path::{Path, PathBuf};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 use torch_ext::Generator;
 
 /// Noise from a file, to reproduce another program's run.
@@ -52,27 +53,30 @@ pub(super) enum Noise<'a> {
     Seeded { streams: Vec<Generator>, shape: [i64; 3] },
 }
 
-impl Noise<'_> {
+/// Noise of a step, `[B, C, h, w]`. It must be requested in order.
+type OfSteps<'a> = Box<dyn FnMut(usize) -> Result<Tensor> + 'a>;
+
+impl<'a> Noise<'a> {
     pub fn seeded(seeds: impl Iterator<Item = u64>, shape: [i64; 3]) -> Result<Self> {
         Ok(Self::Seeded { streams: seeds.map(Generator::seeded).collect::<Result<_, _>>()?, shape })
     }
 
-    pub fn start(&mut self) -> Result<Tensor> {
+    /// The initial noise and that of the steps, on the device; that of all steps is copied at once.
+    pub fn ready(self, sampler: &Sampler, (kind, device): (Kind, Device)) -> Result<(Tensor, OfSteps<'a>)> {
         match self {
-            Self::Given { given, first, rows } => Ok(given.start.narrow(0, *first, *rows)),
-            Self::Seeded { .. } => self.step(0),
-        }
-    }
-
-    pub fn step(&mut self, step: usize) -> Result<Tensor> {
-        match self {
-            Self::Given { given: Given { steps: Some(z), .. }, first, rows } => {
-                Ok(z.get(step as i64).narrow(0, *first, *rows))
+            Self::Given { given, first, rows } => {
+                let here = |t: Tensor| t.to_device(device).to_kind(kind);
+                let steps = given.steps.as_ref().filter(|_| sampler.is_stochastic());
+                let steps = steps.map(|z| here(z.narrow(1, first, rows)));
+                let next = move |step: usize| match &steps {
+                    Some(z) => Ok(z.get(step as i64)),
+                    None => bail!("{}: there is no tensor z in it", given.path.display()),
+                };
+                Ok((here(given.start.narrow(0, first, rows)), Box::new(next)))
             }
-            Self::Given { given, .. } => bail!("{}: there is no tensor z in it", given.path.display()),
             Self::Seeded { streams, shape } => {
-                let rows = streams.iter_mut().map(|s| s.randn(shape.as_slice())).collect::<Result<Vec<_>, _>>()?;
-                Ok(Tensor::stack(&rows, 0))
+                let (start, next) = random::noise(sampler, streams, shape, (kind, device))?;
+                Ok((start, Box::new(next)))
             }
         }
     }
