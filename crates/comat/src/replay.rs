@@ -5,7 +5,7 @@
 //! approximated: the gradients are those of one graph over all steps (`tests/replay.rs`).
 
 use crate::loss::step::{self, Replayed, StepLoss, TermGradient, Values};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use diffusion::{conditions::GuidedText, denoiser::Denoiser, precision, trajectory::Trajectory};
 use models::schedule::{Sampler, Step};
 use optim::Gradients;
@@ -48,6 +48,7 @@ impl Replay<'_> {
     ) -> Result<Values> {
         let mut g = cotangent;
         let mut values = vec![];
+        let mut tries = false;
         let first = trajectory.before.keys().next().copied().unwrap_or(usize::MAX);
         for (i, step) in self.sampler.steps.iter().enumerate().rev().take_while(|(i, _)| *i >= first) {
             g = limited(g, self.max_cotangent, self.batch);
@@ -58,7 +59,8 @@ impl Replay<'_> {
                     self.losses.iter().copied().filter(|loss| loss.steps().contains(&i)).collect();
                 for rows in config::pieces(x.size()[0], self.micro_batch) {
                     let cut = |t: &Tensor| t.narrow(0, rows.0, rows.1);
-                    let (through_input, of_step) = self.step(step, cut(x), rows, cut(&g), &losses, gradients)?;
+                    let (through_input, of_step) =
+                        self.step(step, cut(x), rows, cut(&g), &losses, &mut tries, gradients)?;
                     values.extend(of_step);
                     if let Some(through_input) = through_input {
                         let _ = cut(&next).g_add_(&(through_input * self.discount));
@@ -73,16 +75,41 @@ impl Replay<'_> {
 
     /// One tracked step with gradient, of some rows of the samples; returns what flows through the model's input, and the values of the
     /// step's losses.
-    #[allow(clippy::type_complexity)]
+    ///
+    /// In float16 the first scale nearly always does, so the graph is freed as it is used. Where it does not, the step is run once more
+    /// with a graph that is kept for several tries, and so are those after it (`tries`).
+    #[allow(clippy::type_complexity, clippy::too_many_arguments)]
     fn step(
         &self,
         step: &Step,
         x: Tensor,
-        (start, length): (i64, i64),
+        rows: (i64, i64),
         g: Tensor,
         losses: &[&dyn StepLoss],
+        tries: &mut bool,
         gradients: &mut Gradients,
     ) -> Result<(Option<Tensor>, Vec<(&'static str, Tensor)>)> {
+        let first = Attempt { tries: *tries, again: false };
+        if let Some(done) = self.attempt(step, &x, rows, &g, losses, first, gradients)? {
+            return Ok(done);
+        }
+        *tries = true;
+        let again = Attempt { tries: true, again: true };
+        self.attempt(step, &x, rows, &g, losses, again, gradients)?.context("several scales were tried")
+    }
+
+    /// `None` where the first scale is too large, and no others may be tried.
+    #[allow(clippy::type_complexity, clippy::too_many_arguments)]
+    fn attempt(
+        &self,
+        step: &Step,
+        x: &Tensor,
+        (start, length): (i64, i64),
+        g: &Tensor,
+        losses: &[&dyn StepLoss],
+        Attempt { tries, again }: Attempt,
+        gradients: &mut Gradients,
+    ) -> Result<Option<(Option<Tensor>, Vec<(&'static str, Tensor)>)>> {
         let chained = self.mode == Mode::Chained;
         let kind = self.denoiser.kind;
         let text = self.text.narrow(start, length);
@@ -106,6 +133,7 @@ impl Replay<'_> {
                 }
                 (TermGradient::AtOutput(cotangent), Mode::Detached) => cotangents[0] += cotangent,
                 // it is about this step alone: nothing of it goes on through the model's input
+                (TermGradient::AtOutput(_), Mode::Chained) if again => {} // the first attempt has added it
                 (TermGradient::AtOutput(cotangent), Mode::Chained) => {
                     gradients.add(&precision::vjp_and_keep(kind, &[&e], self.leaves, &[&cotangent])?)?
                 }
@@ -113,11 +141,23 @@ impl Replay<'_> {
         }
         let inputs: Vec<&Tensor> = self.leaves.iter().copied().chain(chained.then_some(&x)).collect();
         let outputs: Vec<&Tensor> = outputs.iter().collect();
-        let mut grads = precision::vjp(kind, &outputs, &inputs, &cotangents.iter().collect::<Vec<_>>())?;
+        let cotangents: Vec<&Tensor> = cotangents.iter().collect();
+        let grads = match tries {
+            true => Some(precision::vjp(kind, &outputs, &inputs, &cotangents)?),
+            false => precision::vjp_at_once(kind, &outputs, &inputs, &cotangents)?,
+        };
+        let Some(mut grads) = grads else { return Ok(None) };
         let through_input = grads.drain(self.leaves.len()..).next().flatten();
         gradients.add(&grads)?;
-        Ok((through_input, values))
+        Ok(Some((through_input, values)))
     }
+}
+
+/// How a step is run: whether several scales may be tried, and whether it was run before.
+#[derive(Clone, Copy)]
+struct Attempt {
+    tries: bool,
+    again: bool,
 }
 
 /// Cotangents `[b, C, h, w]` of a mean over `batch` samples, each sample's scaled down so that that of its own loss has at most

@@ -6,7 +6,11 @@ use comat::{
     adapter,
     attention::{Attention, Counts},
     draws::Draws,
-    loss::attention::{self, Target},
+    loss::{
+        attention::{self, Target},
+        step::{Replayed, StepLoss, Term, TermGradient},
+    },
+    replay::{Mode, Replay},
     reward::{AtLatents, Gradient, LatentReward},
     session::Session,
     share::Share,
@@ -16,20 +20,25 @@ use config::{self, Config};
 use diffusion::{
     conditions::GuidedText,
     denoiser::Denoiser,
+    precision,
     prompts::{Entity, Prompt},
     resident::Resident,
     segment::Segmenter,
+    trajectory::Trajectory,
 };
 use models::{
     clip::Clip,
     guidance::Guidance,
-    network::Network,
+    network::{Conditions, Network, Recorder},
     preprocess::{Preprocess, crop, resize},
     schedule::Sampler,
     tokenizer::ClipTokenizer,
 };
 use optim::Gradients;
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{
     Generator,
@@ -545,4 +554,112 @@ fn half_precision_samples_what_it_trains() {
         sampled,
         "or rounding does not matter here"
     );
+}
+
+/// A network whose gradients float16 cannot hold at the first scale, though its output is like that of another.
+struct Steep(Box<dyn Network>);
+
+impl Network for Steep {
+    fn predict(
+        &self,
+        latents: &Tensor,
+        times: &Tensor,
+        conditions: &Conditions,
+        recorder: Option<&Recorder>,
+    ) -> models::Result<Tensor> {
+        Ok(self.0.predict(latents, times, conditions, recorder)? * 1e-3 * 3e4 * 300.0)
+    }
+}
+
+/// The output is its own cotangent, some of it.
+struct Pull(BTreeSet<usize>);
+
+impl Pull {
+    fn of(output: &Tensor) -> Tensor {
+        output.detach() * 1e-5
+    }
+}
+
+impl StepLoss for Pull {
+    fn steps(&self) -> &BTreeSet<usize> {
+        &self.0
+    }
+
+    fn terms(&self, seen: &Replayed) -> anyhow::Result<Vec<Term>> {
+        let value = Tensor::ones([], (Kind::Float, seen.output.device()));
+        Ok(vec![Term { name: "pull", value, gradient: TermGradient::AtOutput(Self::of(seen.output)) }])
+    }
+}
+
+/// In float16 the graph of a step is freed at the first scale. Where that is too large the step is run again, and what it gives is what a
+/// kept graph gives: nothing is added or counted twice.
+#[test]
+fn a_step_whose_first_scale_is_too_large_is_run_again() {
+    for mode in [Mode::Detached, Mode::Chained] {
+        let mut session = Session::open(config(&["model.dtype=float16"])).unwrap();
+        let kind = session.latent_kind();
+        let mut draws = Generator::seeded(7).unwrap();
+        let mut draw = |shape: &[i64]| draws.randn(shape).unwrap().to_kind(kind).to_device(device());
+        let mut adapter = adapter::start(&session).unwrap().trainable(kind, device());
+        let noise = draw(&adapter.flat.size()) * 0.1;
+        tch::no_grad(|| _ = adapter.flat.g_add_(&noise));
+        let [c, h, w] = session.latent_shape;
+        let shape = [PROMPTS.len() as i64, c, h, w];
+        let before: BTreeMap<usize, Tensor> = [3, 5].map(|step| (step, draw(&shape))).into();
+        let walked = Trajectory { latents: draw(&shape), before };
+        let cotangent = draw(&shape) * 1e-3;
+        let text = session.text(&PROMPTS).unwrap();
+        let network = Steep(session.branched(&adapter.lora).unwrap());
+        let (denoiser, leaves) = (session.denoiser(&network), adapter.lora.matrices());
+        let pull = Pull([3, 5].into());
+        let replay = Replay {
+            denoiser: &denoiser,
+            sampler: &session.sampler,
+            text: &text,
+            mode,
+            discount: 0.5,
+            unconditional: true,
+            max_cotangent: 0.0,
+            micro_batch: 2,
+            batch: PROMPTS.len(),
+            leaves: &leaves,
+            losses: vec![&pull],
+        };
+        let mut replayed = Gradients::zeros(&adapter);
+        let values = replay.run(&walked, cotangent.copy(), &mut replayed, || Ok(())).unwrap();
+        assert_eq!(values["pull"], 4.0, "two steps of two pieces");
+
+        let (mut kept, mut g) = (Gradients::zeros(&adapter), cotangent);
+        for (i, step) in session.sampler.steps.iter().enumerate().rev().take_while(|(i, _)| *i >= 3) {
+            let next = &g * step.a;
+            for (start, rows) in [(0, 2), (2, 1)].into_iter().filter(|_| walked.before.contains_key(&i)) {
+                let cut = |t: &Tensor| t.narrow(0, start, rows);
+                let x = cut(&walked.before[&i]).detach().set_requires_grad(mode == Mode::Chained);
+                let predict = || denoiser.predict(&x, step.time, &text.narrow(start, rows)).unwrap();
+                let (e, mut own) = (predict(), cut(&g) * step.b);
+                assert!(e.isfinite().all().int64_value(&[]) != 0);
+                let inputs: Vec<&Tensor> =
+                    leaves.iter().copied().chain((mode == Mode::Chained).then_some(&x)).collect();
+                match mode {
+                    Mode::Detached => own += Pull::of(&e),
+                    Mode::Chained => {
+                        let of_pull = precision::vjp_and_keep(Kind::Half, &[&e], &leaves, &[&Pull::of(&e)]).unwrap();
+                        kept.add(&of_pull).unwrap();
+                    }
+                }
+                let at_once = precision::vjp_at_once(Kind::Half, &[&predict()], &inputs, &[&own]).unwrap();
+                assert!(at_once.is_none(), "or the step is not run again");
+                let mut grads = precision::vjp(Kind::Half, &[&e], &inputs, &[&own]).unwrap();
+                if let Some(through_input) = grads.drain(leaves.len()..).next().flatten() {
+                    let _ = cut(&next).g_add_(&(through_input * 0.5));
+                }
+                kept.add(&grads).unwrap();
+            }
+            g = next;
+        }
+        let norm = kept.flat.norm().double_value(&[]);
+        assert!(norm.is_finite() && norm > 0.0);
+        let error = relative_error(&replayed.flat, &kept.flat);
+        assert!(error < 1e-6, "{mode:?}: {error:e}");
+    }
 }

@@ -29,6 +29,25 @@ pub fn vjp(kind: Kind, outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&T
     }
 }
 
+/// Like [`vjp`], but also in float16 the graph is freed on the way, which takes less memory. `None` where float16 cannot
+/// hold the gradients at the first scale: the graph is gone then, and [`vjp`] needs a new one.
+pub fn vjp_at_once(
+    kind: Kind,
+    outputs: &[&Tensor],
+    inputs: &[&Tensor],
+    cotangents: &[&Tensor],
+) -> Result<Option<Vec<Option<Tensor>>>> {
+    if kind != Kind::Half {
+        return Ok(Some(torch_ext::vjp(outputs, inputs, cotangents)?));
+    }
+    let Scale { factor, hopeless } = Scale::of(cotangents);
+    let larger = times(cotangents, &factor);
+    let grads = torch_ext::vjp(outputs, inputs, &larger.iter().collect::<Vec<_>>())?;
+    let (grads, finite) = unscaled(grads, &factor)?;
+    let done = finite.logical_or(&hopeless).int64_value(&[]) != 0;
+    Ok(done.then_some(grads))
+}
+
 /// Like [`vjp`], but keeps the graph.
 pub fn vjp_and_keep(
     kind: Kind,
@@ -45,12 +64,10 @@ pub fn vjp_and_keep(
 fn scaled(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Result<Vec<Option<Tensor>>> {
     let Scale { mut factor, hopeless } = Scale::of(cotangents);
     for last in (0..TRIES).map(|i| i + 1 == TRIES) {
-        let larger: Vec<Tensor> = cotangents.iter().map(|c| (*c * &factor).to_kind(c.kind())).collect();
+        let larger = times(cotangents, &factor);
         // the graph is kept for another try; it is freed with its outputs
         let grads = torch_ext::vjp_and_keep(outputs, inputs, &larger.iter().collect::<Vec<_>>())?;
-        let mut seen = BTreeSet::new();
-        let grads: Vec<Option<Tensor>> = grads.into_iter().map(|g| g.map(|g| own(g, &mut seen))).collect();
-        let finite = smaller(&grads, &factor)?;
+        let (grads, finite) = unscaled(grads, &factor)?;
         // one synchronisation per try
         if last || finite.logical_or(&hopeless).int64_value(&[]) != 0 {
             return Ok(grads);
@@ -58,6 +75,18 @@ fn scaled(outputs: &[&Tensor], inputs: &[&Tensor], cotangents: &[&Tensor]) -> Re
         factor /= STEP;
     }
     Ok(vec![])
+}
+
+fn times(cotangents: &[&Tensor], factor: &Tensor) -> Vec<Tensor> {
+    cotangents.iter().map(|c| (*c * factor).to_kind(c.kind())).collect()
+}
+
+/// The gradients, divided by the factor, and whether they are finite, on the device.
+fn unscaled(gradients: Vec<Option<Tensor>>, factor: &Tensor) -> Result<(Vec<Option<Tensor>>, Tensor)> {
+    let mut seen = BTreeSet::new();
+    let gradients: Vec<Option<Tensor>> = gradients.into_iter().map(|g| g.map(|g| own(g, &mut seen))).collect();
+    let finite = smaller(&gradients, factor)?;
+    Ok((gradients, finite))
 }
 
 /// Copies the gradient if needed, so that it can be changed in place: float16 becomes float32, and memory is not shared
@@ -138,6 +167,21 @@ mod tests {
         let [plain, scaled, exact] = gradients(1e3, 30_000.0);
         assert!(plain.is_infinite());
         assert!((scaled / exact - 1.0).abs() < 1e-3, "{scaled} {exact}");
+    }
+
+    /// At once it is the same, or nothing where the first scale is too large; what no scale can hold is told at once.
+    #[test]
+    fn at_once_it_is_the_same_or_nothing() {
+        let at_once = |kind: Kind, cotangent: f64, weight: f64| {
+            let x = Tensor::full([4, 4], 0.5, (Kind::Float, device())).set_requires_grad(true);
+            let out = layer(&x, &Tensor::full([4, 4], weight, (Kind::Float, device())));
+            let gradients = vjp_at_once(kind, &[&out], &[&x], &[&out.full_like(cotangent)]).unwrap();
+            gradients.map(|mut gradients| gradients.remove(0).unwrap().double_value(&[0, 0]))
+        };
+        assert_eq!(at_once(Kind::Half, 1e-9, 0.25), Some(gradients(1e-9, 0.25)[1]));
+        assert_eq!(at_once(Kind::Half, 1e3, 30_000.0), None);
+        assert!(at_once(Kind::Half, f64::NAN, 0.25).unwrap().is_nan());
+        assert_eq!(at_once(Kind::Float, 1e-9, 0.25), Some(gradients(1e-9, 0.25)[0]), "no scale");
     }
 
     #[test]
