@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args as Group;
 use course::{Extent, Step};
 use diffusion::settings::Where;
-use models::write_text;
+use models::{Error, write_text};
 use ranks::interrupt::Interrupted;
 use run::duration;
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ const RESULTS: &[(&str, &str)] = &[
     ("before-after.png", "sample prompts: the base model above, the tuned one below"),
     (
         "base, tuned, long",
-        "held-out prompts without a LoRA, with this one and with the long training's, and scores.jsonl",
+        "held-out prompts without a LoRA; tuned: drawn with this training's LoRA; long: with the shipped one",
     ),
     ("adapter", "the LoRA, for diffusers and for ComfyUI or A1111"),
     ("events.jsonl", "loss, gradient norm, time and memory of every step"),
@@ -80,7 +80,7 @@ pub fn run(args: Demo, console: &Console, typed: impl Fn(&[String]) -> Result<()
         Some(_) => say!("Done already; --anew does it again."),
     }
     if before.is_none_or(|done| done == 0) {
-        fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
+        fs::create_dir_all(&out).map_err(Error::io(&out))?;
         write_state(&out, &lines, 0)?;
         course::write_prompts(&share, &out, extent.prompts)?;
     }
@@ -101,7 +101,7 @@ pub fn run(args: Demo, console: &Console, typed: impl Fn(&[String]) -> Result<()
     }
     if args.quick {
         say!(
-            "In the page, `tuned` is the LoRA of a long training, and `few` that of these few steps; comat demo trains one of its own."
+            "In the page, `tuned` is the shipped LoRA of a long training, and `short` that of these few steps; comat demo trains one of its own."
         );
     }
     let page = out.join("report.html");
@@ -122,9 +122,12 @@ fn done(out: &Path, steps: &[String]) -> Result<Option<usize>> {
         }
         return Ok(None);
     }
-    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let text = fs::read_to_string(&file).map_err(Error::io(&file))?;
     let state: Value = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
     if state["steps"] != json!(steps) {
+        if state["done"] == 0 && !out.join("events.jsonl").exists() {
+            return Ok(None); // nothing of it is kept
+        }
         bail!(
             "{} holds a demo with other settings; --anew puts it aside and begins again, --out takes another folder",
             out.display()
@@ -150,6 +153,7 @@ fn move_aside(folder: &Path) -> Result<Option<PathBuf>> {
     };
     let aside = (1..).map(name).find(|free| !free.exists()).context("no free name for the last demo")?;
     fs::rename(folder, &aside)
+        .map_err(Error::io(folder))
         .with_context(|| format!("could not move {} to {}", folder.display(), aside.display()))?;
     Ok(Some(aside))
 }
@@ -185,6 +189,21 @@ mod tests {
                 assert!(step.line().starts_with("comat ") && step.line().contains("a folder"), "{}", step.line());
             }
         }
+    }
+
+    #[test]
+    fn a_demo_that_has_done_nothing_gives_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, now) = (folder.path(), ["now".to_owned()]);
+        write_state(out, &["before".to_owned()], 0).unwrap();
+        assert_eq!(done(out, &now).unwrap(), None);
+        fs::write(out.join("events.jsonl"), "").unwrap();
+        assert!(done(out, &now).unwrap_err().to_string().contains("a demo with other settings"));
+        fs::remove_file(out.join("events.jsonl")).unwrap();
+        write_state(out, &["before".to_owned()], 1).unwrap();
+        assert!(done(out, &now).is_err());
+        write_state(out, &now, 0).unwrap();
+        assert_eq!(done(out, &now).unwrap(), Some(0));
     }
 
     #[test]

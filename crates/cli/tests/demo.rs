@@ -31,6 +31,12 @@ fn a_quick_demo_in_an_empty_folder() {
     }
     let page = folder.read("runs/demo-quick/report.html");
     assert!(page.starts_with("<!") && page.len() > 100_000, "{} bytes", page.len());
+    let share = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let loras: Vec<&str> =
+        page.split("--lora ").skip(1).filter_map(|rest| rest.split([' ', '\n', '<', '&']).next()).collect();
+    assert!(loras.iter().any(|lora| lora.ends_with("/comat.safetensors")), "{loras:?}");
+    assert!(loras.iter().any(|lora| lora.ends_with("/adapter/pytorch_lora_weights.safetensors")), "{loras:?}");
+    loras.iter().for_each(|lora| assert!(folder.exists(lora) || share.join(lora).exists(), "{lora}"));
 
     let again = demo("demo --quick").ok();
     assert!(!again.stdout.contains("comat generate") && again.stdout.contains("The page: "), "{}", again.stdout);

@@ -46,6 +46,8 @@ pub struct Request {
     pub tuned: PathBuf,
     /// Judged images of the same prompts and seeds with another LoRA, and its name.
     pub also: Option<(String, PathBuf)>,
+    /// LoRA files that images were drawn with, for the commands on the page: an image contains only a file's name.
+    pub loras: Vec<PathBuf>,
     /// A note at the top of the page.
     pub note: Option<String>,
     /// The file with those prompts.
@@ -60,7 +62,7 @@ pub fn write(request: &Request) -> Result<Comparison> {
     let also = request.also.as_ref().map(|(name, folder)| Also::read(name, folder, &pairs)).transpose()?;
     let panels = samples::attention(&request.run, PANELS)?;
     let body = html! {
-        @if let Some(headline) = sections::headline(&pairs, request.note.as_deref()) { (headline) }
+        @if let Some(headline) = sections::headline(&pairs, &log, request.note.as_deref()) { (headline) }
         (sections::images(&filters(&pairs), &cards(&pairs, also.as_ref(), request)?))
         (sections::categories(&pairs.comparison))
         (sections::quality(&pairs.comparison))
@@ -283,12 +285,14 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) ->
 
     let mut train = words("comat train --config");
     train.extend([word(&run.join("config.toml")), "--set".into(), format!("output={}", word(run))]);
-    let generate = |out: &Path, lora: Option<PathBuf>, drawn: &str| {
+    let generate = |out: &Path, otherwise: Option<PathBuf>, drawn: &str| {
         let mut all = words("comat generate --model");
         all.push(log.setting("model.path").unwrap_or("MODEL").into());
-        if let Some(lora) = lora {
-            all.extend(["--lora".into(), word(&lora)]);
+        let mut loras = loras(drawn, request);
+        if loras.is_empty() {
+            loras.extend(otherwise.map(|file| word(&file)));
         }
+        all.extend(loras.into_iter().flat_map(|lora| ["--lora".into(), lora]));
         all.extend(["--prompts".into(), word(prompts)]);
         all.extend(["--count".into(), seeds.to_string()]);
         match pairs.own_seeds() {
@@ -316,14 +320,31 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) ->
     let mut drawings = vec![generate(base, None, of_base), generate(tuned, Some(adapter), of_tuned)];
     let mut judges = vec![judge(base), judge(tuned)];
     if let Some(also) = also {
-        // an image contains only the file's name
-        let lora = parameter(&also.drawn, "Lora").and_then(|lora| lora.rsplit_once(':'));
-        drawings.push(generate(&also.folder, Some(lora.map_or("LORA", |(file, _)| file).into()), &also.drawn));
+        drawings.push(generate(&also.folder, Some("LORA".into()), &also.drawn));
         judges.push(judge(&also.folder));
         report.extend(["--also".into(), format!("{}={}", also.name, word(&also.folder))]);
     }
+    report.extend(request.loras.iter().flat_map(|file| ["--lora".into(), word(file)]));
     report.extend(["--prompts".into(), word(prompts), "--out".into(), word(out)]);
     Ok([train].into_iter().chain(drawings).chain(judges).chain([report]).collect())
+}
+
+/// The LoRAs that an image was drawn with, as `--lora` takes them. The image contains only their files' names: a file of
+/// [`Request::loras`] or of the run's adapter has its folder too.
+fn loras(drawn: &str, request: &Request) -> Vec<String> {
+    let parts = drawn.lines().last().unwrap_or_default().split(", ");
+    let named = parts.filter_map(|part| part.strip_prefix("Lora: ")?.rsplit_once(':'));
+    let typed = named.map(|(name, scale)| {
+        let of_run = request.run.join("adapter").join(name);
+        let given = request.loras.iter().find(|file| file.file_name().is_some_and(|last| last == name));
+        let file = match given {
+            Some(file) => file.display().to_string(),
+            None if of_run.exists() => of_run.display().to_string(),
+            None => name.to_owned(),
+        };
+        if scale == "1" { file } else { format!("{file}:{scale}") }
+    });
+    typed.collect()
 }
 
 /// The settings stored in an image.
@@ -340,10 +361,34 @@ fn parameter<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::parameter;
+    use super::*;
 
     #[test]
-    fn parameters_of_a_image() {
+    fn loras_have_their_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().to_owned();
+        let of_run = run.join("adapter/a.safetensors");
+        std::fs::create_dir(run.join("adapter")).unwrap();
+        std::fs::write(&of_run, "").unwrap();
+        let request = Request {
+            run,
+            base: "base".into(),
+            tuned: "tuned".into(),
+            also: None,
+            loras: vec!["weights/b.safetensors".into()],
+            note: None,
+            prompts: "p.txt".into(),
+            out: "page.html".into(),
+        };
+        let of = |text: &str| loras(text, &request);
+        assert_eq!(of("Steps: 10, Lora: a.safetensors:1, Version: 2"), [of_run.display().to_string()]);
+        let both = of("a dog\nSteps: 10, Lora: b.safetensors:0.5, Lora: c.safetensors:1");
+        assert_eq!(both, ["weights/b.safetensors:0.5", "c.safetensors"]);
+        assert!(of("Steps: 10").is_empty() && of("").is_empty());
+    }
+
+    #[test]
+    fn parameters_of_an_image() {
         let text = "a dog, Steps: 3\nSteps: 10, Sampler: DDIM, CFG scale: 4, Seed: 0";
         assert_eq!(parameter(text, "Steps"), Some("10"));
         assert_eq!(parameter(text, "CFG scale"), Some("4"));

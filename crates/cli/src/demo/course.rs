@@ -1,8 +1,8 @@
 //! The demo's steps, as commands.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use diffusion::settings::Where;
-use models::write_text;
+use models::{Error, write_text};
 use std::{fs, path::Path};
 
 /// Size of a demo.
@@ -51,6 +51,9 @@ pub const PROMPTS: &str = "held_out.jsonl";
 const BEST: &str = "6";
 const NONE: &str = "1";
 
+/// The shipped LoRA of a long training.
+const LONG: &str = "weights/world/lora/comat.safetensors";
+
 pub struct Step {
     pub what: &'static str,
     /// The command's words; the first is the program's name.
@@ -94,10 +97,12 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
         if let Some((name, folder, note)) = also {
             options.extend([("--also", format!("{name}={}", of(folder))), ("--note", note.to_owned())]);
         }
+        if also.is_some() {
+            options.push(("--lora", LONG.to_owned()));
+        }
         options.extend([("--prompts", held_out.clone()), ("--out", of(page))]);
         command("world report", &options)
     };
-    let long = "weights/world/lora/comat.safetensors".to_owned();
     let all: [(bool, &str, Vec<String>); 12] = [
         (true, "a LoRA from prompts alone", train()),
         (true, "held-out prompts, the base model at its best guidance", draw("base", BEST, None)),
@@ -107,7 +112,7 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
             "the same prompts and noises with the LoRA, without guidance",
             draw("tuned", NONE, Some(of("adapter/pytorch_lora_weights.safetensors"))),
         ),
-        (true, "the same with the LoRA of a long training", draw("long", NONE, Some(long))),
+        (true, "the same with the LoRA of a long training", draw("long", NONE, Some(LONG.to_owned()))),
         (true, "the base model at its best guidance, judged", judge("base")),
         (extent.unguided, "the base model without guidance, judged", judge("base-unguided")),
         (true, "this training's LoRA without guidance, judged", judge("tuned")),
@@ -133,15 +138,15 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
         ),
         (
             !extent.unguided,
-            "the page: the base model at its best guidance, the long training's LoRA, and that of these few steps",
+            "the page: the base model at its best guidance, the long training's LoRA, and that of this short one",
             report(
                 "base",
                 "long",
                 Some((
-                    "few",
+                    "short",
                     "tuned",
-                    "Tuned: the LoRA of a long training, shipped with comat. Few: that of the few steps of this demo, whose curves are below. So few images only show how it \
-                     looks: over 900 images base and tuned were equally often right (docs/results.md).",
+                    "Tuned: the LoRA of a long training, shipped with comat. Short: the LoRA of this demo's 12 steps; its curves are below. With so small a sample the \
+                     difference means little: over 900 images, base and tuned were equally often right (docs/results.md).",
                 )),
                 "report.html",
             ),
@@ -153,7 +158,7 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
 /// Writes the first `count` of the shipped held-out prompts. Their categories come in turn.
 pub fn write_prompts(share: &Path, out: &Path, count: usize) -> Result<()> {
     let shipped = share.join("configs/world/held_out.jsonl");
-    let text = fs::read_to_string(&shipped).with_context(|| shipped.display().to_string())?;
+    let text = fs::read_to_string(&shipped).map_err(Error::io(&shipped))?;
     let first: String = text.split_inclusive('\n').take(count).collect();
     Ok(write_text(&out.join(PROMPTS), &first)?)
 }

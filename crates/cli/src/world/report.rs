@@ -24,6 +24,9 @@ pub struct Report {
     /// Judged images with another LoRA, as a third column: what it is called, and their folder
     #[arg(long, value_name = "NAME=DIR", value_parser = named)]
     also: Option<(String, PathBuf)>,
+    /// LoRA file that images were drawn with, for the commands on the page: an image contains only its name; can be given several times
+    #[arg(long, value_name = "FILE")]
+    lora: Vec<PathBuf>,
     /// A sentence for the top of the page, for example what the columns are
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
@@ -43,8 +46,9 @@ fn named(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 pub fn run(args: Report) -> Result<()> {
-    let Report { run, base, tuned, also, note, prompts, out } = args;
-    let comparison = report::write(&report::Request { run, base, tuned, also, note, prompts, out: out.clone() })?;
+    let Report { run, base, tuned, also, lora: loras, note, prompts, out } = args;
+    let comparison =
+        report::write(&report::Request { run, base, tuned, also, loras, note, prompts, out: out.clone() })?;
     say!("{comparison}\n");
     if let Some(change) = comparison.all.get(Measure::Correct) {
         let [base, tuned] = [change.base, change.tuned].map(|e| Measure::Correct.percent(e.value));

@@ -14,7 +14,7 @@ use report::{
 };
 
 /// What was done, and the main results. `note`: the author's own words.
-pub fn headline(pairs: &Pairs, note: Option<&str>) -> Option<Markup> {
+pub fn headline(pairs: &Pairs, log: &Log, note: Option<&str>) -> Option<Markup> {
     let all = &pairs.comparison.all;
     let change = all.get(Measure::Correct)?;
     let scales = pairs.guidance();
@@ -29,6 +29,7 @@ pub fn headline(pairs: &Pairs, note: Option<&str>) -> Option<Markup> {
     let difference = &change.difference;
     let verdict = format!("difference {}", verdict(difference, Measure::Correct.is_fault()));
     let [value, interval] = [Scale::PERCENT.signed(difference.value), Scale::PERCENT.signed_interval(difference)];
+    let has_anchor = log.settings.iter().any(|(key, _)| key.starts_with("anchor."));
     let outcomes: Vec<(Outcome, usize)> = Outcome::ALL.iter().map(|o| (*o, pairs.count(*o))).collect();
     Some(html! {
         header {
@@ -36,8 +37,13 @@ pub fn headline(pairs: &Pairs, note: Option<&str>) -> Option<Markup> {
             h1 { "Do the images show what the prompts say?" }
             p .lead {
                 "CoMat tuned a text-to-image model with prompts alone: a frozen captioner told how likely each prompt is, given the \
-                 image drawn for it, and the gradient of that trained a LoRA. Here the base model and the tuned one draw the same \
-                 held-out prompts from the same noise, and a program judges every image from its pixels."
+                 image drawn for it, and the gradient of that trained a LoRA. "
+                @if has_anchor {
+                    "Beside it, an anchor distilled the base model's guidance into the LoRA; in short trainings that does most of \
+                     the work (docs/ablation.md). "
+                }
+                "Here the base model and the tuned one draw the same held-out \
+                 prompts from the same noise, and a program judges every image from its pixels."
             }
             @if let Some(note) = note { p .soft { (note) } }
         }
