@@ -2,11 +2,11 @@
 
 mod recipe;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use comat::session::Session;
 use config::Config;
 use diffusion::settings::Location;
-use models::write_text;
+use models::{Error, write_text};
 use runlog::samples;
 use std::{fs, path::Path};
 
@@ -37,7 +37,7 @@ fn copy_image(run: &Path, adapter: &Path) -> Result<bool> {
         return Ok(false);
     }
     let copy = adapter.join("before-after.png");
-    fs::copy(&image, &copy).with_context(|| copy.display().to_string())?;
+    fs::copy(&image, &copy).map_err(Error::io(&copy))?;
     Ok(true)
 }
 

@@ -24,7 +24,7 @@ use evaluate::{
     settings::{self, Settings},
 };
 use hub::Layout;
-use models::write_text;
+use models::{Error, write_text};
 use ranks::ProcessGroup;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -205,7 +205,7 @@ impl Work<'_> {
 
     /// Opens the judges and drops them again, so that their errors show before images are drawn for hours.
     fn try_judges(&self, folder: &Path) -> Result<()> {
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let judges = self.open_judges(&judges::needed(&self.prompts), folder)?;
         judges.endpoint.as_ref().map_or(Ok(()), judges::Endpoint::check)
     }

@@ -12,8 +12,7 @@ use diffusion::{
 };
 use edit::quoted;
 use images::Size;
-use models::lora::Base;
-use models::write_text;
+use models::{Error, lora::Base, write_text};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -220,7 +219,7 @@ fn preset(known: &Known, choices: &[Choice]) -> Result<String> {
     let (mut chain, mut next) = (vec![], Some(known.preset().to_owned()));
     while let Some(name) = next {
         let file = share.join("configs").join(name).with_extension("toml");
-        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let text = fs::read_to_string(&file).map_err(Error::io(&file))?;
         let table: toml::Table = toml::from_str(&text).with_context(|| file.display().to_string())?;
         next = table.get("extends").and_then(toml::Value::as_str).map(str::to_owned);
         chain.push((text, table));

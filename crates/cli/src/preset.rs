@@ -1,9 +1,10 @@
 //! `comat config`: prints all settings, or a preset to copy.
 
 use crate::{console::print, share};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args as Group;
 use config::reference;
+use models::Error;
 use std::{fs, path::PathBuf};
 
 /// Print all settings with their meaning, or a preset to change: comat config sd15 > my.toml
@@ -37,7 +38,7 @@ pub fn run(args: &Config) -> Result<()> {
     }
     let Some(name) = &args.preset else { return print(format_args!("{}", reference::markdown())) };
     let file = share::preset(name)?;
-    print(format_args!("{}", fs::read_to_string(&file).with_context(|| file.display().to_string())?))
+    print(format_args!("{}", fs::read_to_string(&file).map_err(Error::io(&file))?))
 }
 
 /// The first sentence of a preset's first comment.

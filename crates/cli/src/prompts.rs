@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args as Group;
 use diffusion::prompts;
 use make::{Category, Made};
-use models::{digest, text, write_text};
+use models::{Error, digest, text, write_text};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -214,7 +214,7 @@ fn captions(folder: &Path, choice: &mut Choice) -> Result<()> {
 }
 
 fn caption_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry?.path();
         if path.is_dir() {
             caption_files(&path, found)?;
@@ -235,7 +235,7 @@ fn write(lines: &[Line], file: &Path) -> Result<()> {
     let only_text = file.extension().is_some_and(|end| end == "txt");
     let text: String = lines.iter().flat_map(|line| [if only_text { &line.text } else { &line.json }, "\n"]).collect();
     if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
     }
     write_text(file, &text)?;
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();

@@ -1,9 +1,10 @@
 //! `comat completions`, `comat man`: shell completions and man pages.
 
 use crate::args::Args;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args as Group, CommandFactory};
 use clap_complete::Shell;
+use models::Error;
 use std::{fs, path::PathBuf};
 
 /// Print a shell's completions
@@ -34,8 +35,8 @@ pub fn completions(args: &Completions) -> Result<()> {
 
 pub fn man(args: &Man) -> Result<()> {
     let out = &args.out;
-    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    clap_mangen::generate_to(Args::command(), out).with_context(|| out.display().to_string())?;
+    fs::create_dir_all(out).map_err(Error::io(out))?;
+    clap_mangen::generate_to(Args::command(), out).map_err(Error::io(out))?;
     say!("The man pages are in {}; man -l {}", out.display(), out.join("comat.1").display());
     Ok(())
 }

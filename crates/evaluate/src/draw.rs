@@ -1,12 +1,12 @@
 //! Draws the images that are missing.
 
 use crate::{image_files, prompts::Prompt};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use benchmarks::records::Benchmark;
 use diffusion::{generate, pipeline::Pipeline, settings::Sampling};
 use images::Image;
 use indicatif::ProgressBar;
-use models::network::Network;
+use models::{Error, network::Network};
 use ranks::{ProcessGroup, interrupt::Interrupt};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -87,7 +87,7 @@ impl Drawing<'_> {
             // rank 0 reads the folders later; on a network file system it sees at once what it has made itself
             for job in &jobs {
                 let parent = job.path.parent().unwrap_or(folder);
-                fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+                fs::create_dir_all(parent).map_err(Error::io(parent))?;
                 if self.benchmark == Benchmark::Geneval {
                     write_metadata(folder, job.prompt)?; // the images of one prompt may be drawn by several ranks
                 }
@@ -96,7 +96,7 @@ impl Drawing<'_> {
         let jobs = &jobs[group.share(jobs.len())];
         for job in jobs {
             let parent = job.path.parent().unwrap_or(folder);
-            fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+            fs::create_dir_all(parent).map_err(Error::io(parent))?;
         }
         let size = self.sampling.size.unwrap_or(pipeline.native_size());
         bar.set_length((jobs.len() * self.sampling.steps) as u64);

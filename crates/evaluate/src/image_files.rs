@@ -8,6 +8,7 @@ use benchmarks::{
     t2i_compbench::protocol,
 };
 use images::Image;
+use models::Error;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -94,7 +95,7 @@ pub struct Opened {
 /// # Errors
 /// A file that is no image.
 pub fn open(path: &Path) -> Result<Opened> {
-    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+    let bytes = fs::read(path).map_err(Error::io(path))?;
     let digest = models::digest(&bytes);
     let image = Image::decode(&bytes).with_context(|| format!("{} cannot be read", path.display()))?;
     let seed = images::texts(&bytes).ok().and_then(|texts| texts.get("seed")?.parse().ok());
@@ -207,8 +208,8 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![]);
     }
     let mut names = vec![];
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let name = PathBuf::from(entry.with_context(|| folder.display().to_string())?.file_name());
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let name = PathBuf::from(entry.map_err(Error::io(folder))?.file_name());
         let ending = name.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
         if ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
             names.push(name);

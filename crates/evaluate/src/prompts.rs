@@ -6,7 +6,7 @@ mod t2i_compbench;
 mod tifa;
 
 use crate::judges::Judge;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use benchmarks::{
     dsg::{Item, Rule},
     geneval::Metadata,
@@ -14,6 +14,7 @@ use benchmarks::{
     t2i_compbench::{numeracy::Wanted, spatial::Locality, three_in_one::Kind},
     tifa::Question,
 };
+use models::Error;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
@@ -144,7 +145,7 @@ fn file(path: &Path, names: &[&str], ending: &str) -> Result<PathBuf> {
     if let Some(found) = names.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
         return Ok(found);
     }
-    let entries = path.read_dir().with_context(|| path.display().to_string())?;
+    let entries = path.read_dir().map_err(Error::io(path))?;
     let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let mut others: Vec<PathBuf> = files.filter(|f| f.is_file() && f.to_string_lossy().ends_with(ending)).collect();
     match (others.len(), others.pop()) {

@@ -7,7 +7,7 @@ use diffusion::{
     pipeline::Overrides,
     settings::{Dtype, Sampling},
 };
-use models::write_text;
+use models::{Error, write_text};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -81,7 +81,7 @@ impl Lora {
     /// # Errors
     /// A file that cannot be read.
     pub fn of(file: &Path, scale: f64) -> Result<Self> {
-        let bytes = fs::read(file).with_context(|| file.display().to_string())?;
+        let bytes = fs::read(file).map_err(Error::io(file))?;
         let sha256 = models::hex(&Sha256::digest(&bytes));
         Ok(Self { file: file.to_owned(), scale, sha256 })
     }
@@ -97,7 +97,7 @@ impl Settings {
         if !path.exists() {
             return Ok(None);
         }
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
         Ok(Some(serde_json::from_str(&text).with_context(|| path.display().to_string())?))
     }
 
@@ -120,7 +120,7 @@ impl Settings {
                 (now, then) => now.or(then),
             };
         }
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
         write_text(&folder.join(FILE), &(serde_json::to_string_pretty(&merged)? + "\n"))?;
         Ok(())
     }

@@ -1,12 +1,15 @@
 //! `comat lora convert`: converts a LoRA file to another format.
 
 use crate::{console::Console, fetch};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args as Group, ValueEnum};
 use diffusion::settings::{Adapter, Dtype};
-use models::lora::{
-    AdapterFile,
-    convert::{self, Options, Target},
+use models::{
+    Error,
+    lora::{
+        AdapterFile,
+        convert::{self, Options, Target},
+    },
 };
 use std::{fs, path::PathBuf};
 
@@ -66,7 +69,7 @@ pub fn run(mut args: Convert, console: &Console) -> Result<()> {
     };
     let options = Options { kind: args.dtype.map(Dtype::kind), factor: args.scale, unet_only: args.unet_only };
     if let Some(folder) = args.out.parent() {
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
     }
     convert::convert(&file, target, options, &args.out)?;
     if let Some(text) = file.embeddings_left_out() {

@@ -1,8 +1,9 @@
 //! How a LoRA is named: a file, a folder with one, or an id of the hub; with its strength.
 
 use super::{HubOf, paths};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use hub::{Id, Layout, Progress};
+use models::Error;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -60,7 +61,7 @@ fn in_folder(folder: &Path, name: Option<&str>) -> Result<PathBuf> {
         tracing::info!("{}: a training run; its LoRA is in {}", folder.display(), inside.display());
         return in_folder(&inside, None);
     }
-    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
     let names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     if names.contains(&"model_index.json") {

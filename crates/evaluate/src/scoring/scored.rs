@@ -6,9 +6,9 @@ use crate::{
     judges::Judge,
     prompts::Task,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use benchmarks::records::{self, Image, Key, Subject};
-use models::write_text;
+use models::{Error, write_text};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -90,7 +90,7 @@ impl Scored {
             if !digests.contains_key(file.as_str()) {
                 let path = folder.join(file);
                 let digest = match path.exists() {
-                    true => Some(models::digest(&fs::read(&path).with_context(|| path.display().to_string())?)),
+                    true => Some(models::digest(&fs::read(&path).map_err(Error::io(&path))?)),
                     false => None,
                 };
                 digests.insert(file, digest);

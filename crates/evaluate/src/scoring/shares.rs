@@ -2,8 +2,9 @@
 //! scoring that was stopped are merged before the next one.
 
 use super::SCORES;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use benchmarks::records::{Log, read};
+use models::Error;
 use ranks::ProcessGroup;
 use std::{
     fs,
@@ -21,8 +22,8 @@ pub fn name(group: &ProcessGroup) -> String {
 /// Moves the scores of the other ranks into the one file.
 pub fn merge(folder: &Path) -> Result<()> {
     let mut shares: Vec<PathBuf> = vec![];
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let name = entry.with_context(|| folder.display().to_string())?.file_name();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let name = entry.map_err(Error::io(folder))?.file_name();
         if name.to_str().is_some_and(|name| name.starts_with(BEGINNING) && name.ends_with(END)) {
             shares.push(folder.join(name));
         }
@@ -36,7 +37,7 @@ pub fn merge(folder: &Path) -> Result<()> {
         for image in read(&share)?.images.iter().filter(|image| !log.has(&image.key())).collect::<Vec<_>>() {
             log.add(image)?;
         }
-        fs::remove_file(&share).with_context(|| share.display().to_string())?;
+        fs::remove_file(&share).map_err(Error::io(&share))?;
     }
     Ok(())
 }

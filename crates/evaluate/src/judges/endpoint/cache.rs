@@ -1,6 +1,7 @@
 //! File of earlier answers, one per line.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use models::Error;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -35,16 +36,15 @@ pub fn key(model: &str, question: &str, image: &[u8]) -> String {
 impl Cache {
     /// Reads the answers in the file; a line that is cut off is ignored.
     pub fn open(path: &Path) -> Result<Self> {
-        let name = || path.display().to_string();
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(name)?;
+            fs::create_dir_all(folder).map_err(Error::io(folder))?;
         }
-        let mut file = OpenOptions::new().append(true).create(true).open(path).with_context(name)?;
-        let text = String::from_utf8_lossy(&fs::read(path).with_context(name)?).into_owned();
+        let mut file = OpenOptions::new().append(true).create(true).open(path).map_err(Error::io(path))?;
+        let text = String::from_utf8_lossy(&fs::read(path).map_err(Error::io(path))?).into_owned();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
         let answers = lines.map(|line| (line.key, line.answer)).collect();
         if !text.is_empty() && !text.ends_with('\n') {
-            file.write_all(b"\n").with_context(name)?;
+            file.write_all(b"\n").map_err(Error::io(path))?;
         }
         Ok(Self { path: path.to_owned(), file, answers })
     }
@@ -55,7 +55,7 @@ impl Cache {
 
     pub fn put(&mut self, key: String, answer: &str) -> Result<()> {
         let line = serde_json::to_string(&Line { key: key.clone(), answer: answer.into() })? + "\n";
-        self.file.write_all(line.as_bytes()).with_context(|| self.path.display().to_string())?;
+        self.file.write_all(line.as_bytes()).map_err(Error::io(&self.path))?;
         self.answers.insert(key, answer.into());
         Ok(())
     }
