@@ -12,7 +12,7 @@ use crate::{
     text::{counted, quoted},
     threads, world,
 };
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use comat::{
     loss::caption::CaptionLoss,
@@ -60,7 +60,8 @@ pub fn dispatch(verb: Verb, console: &Console) -> Result<()> {
 
 pub fn train(args: Train, console: &Console) -> Result<()> {
     let mut config = share::config(&args.config, &args.set)?;
-    let resume = args.resume.map(|which| paths::expanded(Path::new(&which))).transpose().map_err(Error::msg)?;
+    let resume = args.resume.map(|which| paths::expanded(Path::new(&which))).transpose();
+    let resume = resume.map_err(|e| anyhow!("--resume: {e}"))?;
     let resume = resume.as_ref().and_then(|which| which.to_str());
     if args.dry_run {
         fetch::config(&mut config, console)?;

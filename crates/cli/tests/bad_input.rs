@@ -167,7 +167,7 @@ fn run_files() {
         &["with sampling.sampler=dpm: sampling.sampler: unknown value `dpm`; did you mean `ddpm`?"],
     );
     refused(&folder, "replay.tracked=9", &["run.toml: replay.tracked is 9, more than the 4 sampling steps"]);
-    refused(&folder, "lora.rank=0", &["run.toml: lora.rank is 0, it must be above 0"]);
+    refused(&folder, "lora.rank=0", &["run.toml: lora.rank is 0, it must be from 1 to 4096"]);
     refused(&folder, "sampling.guidance_scale=inf", &["sampling.guidance_scale is inf", "it must be from 0 to 1000"]);
     refused(&folder, "sampling.steps=1001", &["1001 sampling steps: must be 1 to 1000"]);
     refused(&folder, "sampling.size=33", &["size 33x33: width and height must be multiples of 4"]);

@@ -1,6 +1,6 @@
 //! `extends`: a file that lays its own settings over those of another one.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail};
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -10,7 +10,8 @@ const OPTIONAL: [&str; 4] = ["anchor", "attention", "fidelity", "mixed"];
 
 /// Which file an `extends` means: a path relative to the folder of the file that says it, or the name of a preset.
 pub fn base(named: &str, file: &Path, presets: Option<&Path>) -> Result<PathBuf> {
-    let path = diffusion::settings::paths::expanded(Path::new(named)).map_err(anyhow::Error::msg)?;
+    let path =
+        diffusion::settings::paths::expanded(Path::new(named)).map_err(|e| anyhow!("extends = \"{named}\": {e}"))?;
     let beside = file.parent().unwrap_or(Path::new("")).join(&path);
     if beside.is_file() {
         return Ok(beside);
@@ -34,9 +35,10 @@ pub fn take(table: &mut Table) -> Result<Option<String>> {
 /// A file cannot extend itself, be it by way of others.
 pub fn check(chain: &[PathBuf], base: &Path) -> Result<()> {
     let same = |other: &PathBuf| other.canonicalize().ok() == base.canonicalize().ok();
-    let names = || chain.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", which extends ");
-    ensure!(!chain.iter().any(same), "{}, which extends itself so; take one `extends` out", names());
-    Ok(())
+    let Some((first, rest)) = chain.split_first().filter(|_| chain.iter().any(same)) else { return Ok(()) };
+    let names: Vec<_> =
+        rest.iter().map(PathBuf::as_path).chain([base]).map(|file| file.display().to_string()).collect();
+    bail!("{} extends {}: a circle; remove one `extends`", first.display(), names.join(", which extends "))
 }
 
 /// Lays settings over others. Sections are joined key by key, but one that has a `kind` takes the place of the other; so does

@@ -1,6 +1,6 @@
 //! `[fidelity]`: the discriminator.
 
-use super::{Location, MOST_RANK, MicroBatch, Optimizer, above_zero, in_range};
+use super::{Location, MOST_RANK, MicroBatch, Optimizer, above_zero, counts, in_range};
 use anyhow::Result;
 use diffusion::settings::paths;
 use schemars::JsonSchema;
@@ -70,13 +70,9 @@ impl Default for Fidelity {
 
 impl Fidelity {
     pub(super) fn check(&self) -> Result<()> {
-        above_zero(&[
-            ("fidelity.rank", self.rank as f64),
-            ("fidelity.learning_rate", self.learning_rate),
-            ("fidelity.max_grad_norm", self.max_grad_norm),
-        ])?;
+        counts(&[("fidelity.rank", self.rank, MOST_RANK)])?;
+        above_zero(&[("fidelity.learning_rate", self.learning_rate), ("fidelity.max_grad_norm", self.max_grad_norm)])?;
         in_range(&[
-            ("fidelity.rank", self.rank as f64, MOST_RANK),
             ("fidelity.weight", self.weight, f64::MAX),
             ("fidelity.learning_rate", self.learning_rate, f64::MAX),
             ("fidelity.guidance_scale", self.guidance_scale.unwrap_or(0.0), f64::MAX),

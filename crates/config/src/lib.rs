@@ -22,7 +22,7 @@ mod watching;
 
 use anyhow::{Result, bail};
 use diffusion::settings::paths;
-use diffusion::settings::{above_zero, in_range};
+use diffusion::settings::{above_zero, counts, in_range};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ pub use training::{Checkpoints, Lora, Optimizer, Prodigy, RateSchedule, Rule, Tr
 pub use watching::{Judge, SamplePrompts, Samples, Validation};
 
 /// The most that a rank can be: no layer of these networks has use for more.
-const MOST_RANK: f64 = 4096.0;
+const MOST_RANK: i64 = 4096;
 
 /// The settings of a run. Paths are relative to the folder that the program is started in; `~`, `$NAME` and `${NAME}` in them mean what
 /// they mean to a shell.
@@ -149,9 +149,6 @@ impl Prompts {
 impl Config {
     /// Refuses values that no run can have.
     pub fn check(&self) -> Result<()> {
-        if self.output.as_os_str().is_empty() {
-            bail!("output is empty; it names the run's own folder");
-        }
         self.prompts.check()?;
         self.captioner.check()?;
         rewards::check(&self.rewards)?;

@@ -1,6 +1,6 @@
 //! `[memory]`: what is not kept in the device's memory.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use diffusion::tiles::Tiling;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,9 @@ impl Memory {
     /// # Errors
     /// Tiles of no size.
     pub fn tiling(&self) -> Result<Option<Tiling>> {
+        if let Some(side) = self.vae_tile.filter(|side| *side < 1) {
+            bail!("memory.vae_tile is {side}, it must be 1 or more; without the key the image is decoded as a whole");
+        }
         self.vae_tile.map(|side| Tiling::new(side, side / 4).context("memory.vae_tile")).transpose()
     }
 }

@@ -63,17 +63,28 @@ fn apply(table: &mut Table, setting: &str) -> Result<()> {
     let (key, value) = setting.split_once('=').ok_or_else(|| anyhow!("--set {setting}: write key=value"))?;
     let (key, value) = (key.trim(), value.trim());
     let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value"));
+    let is_number = value.trim_start_matches(['-', '+']).bytes().all(|byte| byte.is_ascii_digit());
+    if key == "extends" {
+        bail!("--set {setting}: extends is read from the file alone; write it there");
+    }
+    if parsed.is_none() && is_number && !value.is_empty() {
+        bail!("--set {setting}: the number is too large");
+    }
     let mut path: Vec<&str> = key.split('.').collect();
     let last = path.pop().unwrap_or_default();
     let mut place = table;
     let mut parts = path.into_iter();
     while let Some(part) = parts.next() {
-        place = match place.entry(part).or_insert_with(|| Value::Table(Table::new())) {
+        let nothing = || if part == LIST { Value::Array(vec![]) } else { Value::Table(Table::new()) };
+        place = match place.entry(part).or_insert_with(nothing) {
             Value::Table(inner) => inner,
             Value::Array(items) => {
                 let count = items.len();
                 match parts.next().and_then(|place| items.get_mut(place.parse::<usize>().ok()?)) {
                     Some(Value::Table(inner)) => inner,
+                    _ if count == 0 => {
+                        bail!("--set {setting}: there is no [[{part}]] to change; write one into the file")
+                    }
                     _ => bail!(
                         "--set {setting}: {part} is a list of {count}; write {part}.0.KEY=VALUE for its first section"
                     ),
@@ -85,6 +96,9 @@ fn apply(table: &mut Table, setting: &str) -> Result<()> {
     place.insert(last.to_owned(), parsed.unwrap_or_else(|| Value::String(value.to_owned())));
     Ok(())
 }
+
+/// The key of the file that is a list of sections.
+const LIST: &str = "reward";
 
 /// Keys of the file that are sections.
 const SECTIONS: [&str; 18] = [
@@ -145,15 +159,20 @@ fn what_is_wrong(key: &str, message: &str) -> String {
         Some(values) if message.contains("unit variant") || message.contains("wanted string or table") => {
             format!("must be one of {}", values.join(", "))
         }
+        _ if message.starts_with("missing field") => prefixed(key, with_suggestion(message)),
         _ => with_suggestion(message),
     }
+}
+
+fn prefixed(key: &str, said: String) -> String {
+    if key.is_empty() || key == "." { said } else { format!("{key}: {said}") }
 }
 
 /// The same with the key before it, where no place in a file says which one it is.
 fn with_key(key: &str, message: &str) -> String {
     let said = what_is_wrong(key, message);
-    // a key that is missing or unknown is named by what is said
-    if key.is_empty() || key == "." || said.contains(" key `") { said } else { format!("{key}: {said}") }
+    // an unknown key is named by what is said, and a missing one has its section before it
+    if said.starts_with("unknown key `") || said.starts_with("missing key `") { said } else { prefixed(key, said) }
 }
 
 /// The values of a setting that has a few, from the schema.
@@ -186,10 +205,13 @@ fn values_of(key: &str) -> Option<Vec<String>> {
 /// What serde says, without Rust's names.
 fn in_words(message: &str) -> String {
     let mut message = message.replace("missing field", "missing key");
-    for (of_rust, word) in
-        [("u64", "a whole number"), ("usize", "a whole number"), ("i64", "a whole number"), ("f64", "a number")]
-    {
+    let count = "a whole number, 0 or more";
+    for (of_rust, word) in [("u64", count), ("usize", count), ("i64", "a whole number"), ("f64", "a number")] {
         message = message.replace(&format!("expected {of_rust}"), &format!("expected {word}"));
+    }
+    if ["` as i128", "` as u128", "number overflowed", "value was too large"].iter().any(|part| message.contains(part))
+    {
+        return "the number is too large".into();
     }
     let message = message.replace("expected a sequence", "expected a list: [\"A\", \"B\"]");
     match message.split_once("expected struct ").or_else(|| message.split_once("expected internally tagged enum ")) {
@@ -406,11 +428,12 @@ mod tests {
         };
         wrong("extends = 'nothing'\n", "no preset of that name");
         wrong("extends = 3\n", "extends = 3: write the path");
-        wrong("extends = 'run.toml'\n", "extends itself");
+        wrong("extends = 'run.toml'\n", "run.toml: a circle; remove one `extends`");
         wrong("extends = 'middle.toml'\n[train]\nstepz = 1\n", "unknown key `stepz`; did you mean `steps`?");
         wrong("extends = 'small'\nmodel = false\n", "invalid type");
         write(own.join("middle.toml"), "extends = 'run.toml'\n");
-        wrong("extends = 'middle.toml'\n", "extends itself");
+        wrong("extends = 'middle.toml'\n", "middle.toml, which extends ");
+        wrong("extends = ''\n", "extends = \"\": it is empty");
     }
 
     /// The resolved configuration, written into the run's folder, gives the same run again.
@@ -451,8 +474,33 @@ mod tests {
             &["attention.segmenter=1"],
             "attention.segmenter: invalid type: integer `1`, expected a section with a `kind`",
         );
-        let no_number = "run.toml:9:9: invalid type: string \"x\", expected a whole number";
+        let no_number = "run.toml:9:9: invalid type: string \"x\", expected a whole number, 0 or more";
         assert_eq!(error("[train]\nsteps = 'x'", &[]), no_number);
+        contains(
+            "",
+            &["train.steps=-2"],
+            "train.steps: invalid value: integer `-2`, expected a whole number, 0 or more",
+        );
+        contains(
+            "",
+            &["train.steps=99999999999999999999"],
+            "--set train.steps=99999999999999999999: the number is too large",
+        );
+        contains("[train]\nsteps = 99999999999999999999", &[], "too large");
+        for wrong in ["sampling.size=1e9", "sampling.size=true", "captioner.micro_batch=1.5"] {
+            contains("", &[wrong], ": expected a text or a whole number");
+        }
+        contains("", &["reward.0.kind=clip"], "there is no [[reward]] to change");
+        contains("", &["extends=foo"], "extends is read from the file alone; write it there");
+        contains(
+            "",
+            &["validation.judge.kind=clip"],
+            "with validation.judge.kind=clip: validation.judge: missing key `model`",
+        );
+        contains("", &["train.ema=1"], "train.ema is 1, it must be at least 0 and below 1");
+        contains("", &["lora.rank=1000000"], "lora.rank is 1000000, it must be from 1 to 4096");
+        contains("", &["ranks.timeout=1e9"], "ranks.timeout is 1000000000, it must be above 0 and at most 1000000");
+        contains("", &["memory.vae_tile=0"], "memory.vae_tile is 0, it must be 1 or more");
         assert!(error("[train\n", &[]).starts_with("run.toml:8:"));
         contains("[sampling]\nsize = '12y'", &[], "is not a size");
         contains("[lora]\nrank = 0", &[], "lora.rank is 0");
@@ -464,7 +512,9 @@ mod tests {
         let refused = format!("{:#}", prodigy("optimizer.prodigy.growth_rate=0.5").unwrap_err());
         assert!(refused.contains("optimizer.prodigy.growth_rate is 0.5, it must be above 1"), "{refused}");
         contains("", &["optimizer.learning_rate=inf"], "optimizer.learning_rate is inf, it must be a finite number");
-        contains("", &["output="], "output is empty");
+        for key in ["output", "model.path", "prompts.validation", "lora.init"] {
+            contains("", &[&format!("{key}=\"\"")], &format!("{key}: it is empty; name a file or folder"));
+        }
         contains("[samples]\nsteps = 0", &[], "samples.steps is 0");
         for sampler in ["euler_a", "dpm++_2m", "dpm++_2m_karras"] {
             let refused = format!(

@@ -1,8 +1,7 @@
 //! `[ranks]`: several processes.
 
-use super::above_zero;
 use ::ranks::Backend;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -34,8 +33,11 @@ impl Ranks {
     }
 
     pub fn check(&self) -> Result<()> {
-        above_zero(&[("ranks.timeout", self.timeout)])?;
-        super::in_range(&[("ranks.timeout", self.timeout, Self::LONGEST)])
+        let Self { timeout, .. } = self;
+        match *timeout > 0.0 && *timeout <= Self::LONGEST {
+            true => Ok(()),
+            false => bail!("ranks.timeout is {timeout}, it must be above 0 and at most {}", Self::LONGEST),
+        }
     }
 
     pub(super) fn is_default(&self) -> bool {

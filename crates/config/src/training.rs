@@ -1,6 +1,6 @@
 //! `[lora]`, `[optimizer]`, `[train]`, `[checkpoints]`: what is trained, and how.
 
-use super::{MOST_RANK, Scaled, above_zero, in_range, one_or_more::OneOrMore};
+use super::{MOST_RANK, Scaled, above_zero, counts, in_range, one_or_more::OneOrMore};
 use anyhow::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,8 +34,8 @@ impl Default for Lora {
 
 impl Lora {
     pub(super) fn check(&self) -> Result<()> {
-        above_zero(&[("lora.rank", self.rank as f64), ("lora.alpha", self.alpha())])?;
-        in_range(&[("lora.rank", self.rank as f64, MOST_RANK)])?;
+        counts(&[("lora.rank", self.rank, MOST_RANK)])?;
+        above_zero(&[("lora.alpha", self.alpha())])?;
         if self.targets.is_empty() {
             bail!("lora.targets is empty: nothing would be trained");
         }
@@ -225,12 +225,12 @@ impl Train {
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        above_zero(&[("train.batch_size", self.batch_size as f64), ("train.accumulation", self.accumulation as f64)])?;
-        in_range(&[
-            ("train.batch_size", self.batch_size as f64, 1e6),
-            ("train.accumulation", self.accumulation as f64, 1e6),
-            ("train.ema", self.ema, 1.0 - 1e-12),
-        ])
+        const MOST: i64 = 1_000_000;
+        counts(&[
+            ("train.batch_size", self.batch_size as i64, MOST),
+            ("train.accumulation", self.accumulation as i64, MOST),
+        ])?;
+        in_range(&[("train.ema", self.ema, 1.0 - 1e-12)])
     }
 }
 

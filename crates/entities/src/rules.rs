@@ -51,7 +51,7 @@ struct Pattern {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text, IN with texts, or NOT_IN with texts")]
 enum Condition {
     Is(String),
     OneOf {

@@ -170,7 +170,7 @@ mod one_or_many {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "expected a LoRA, or a list of them")]
     enum Form {
         One(Lora),
         Many(Vec<Lora>),

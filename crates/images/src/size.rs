@@ -58,7 +58,7 @@ impl Serialize for Size {
 /// Those of `FromStr`.
 pub fn typed<'de, T: FromStr<Err = String>, D: de::Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "expected a text or a whole number")]
     enum Typed {
         Text(String),
         Number(i64),

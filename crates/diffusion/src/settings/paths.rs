@@ -10,9 +10,10 @@ use std::{
 /// Expands `~`, `~USER`, `$NAME` and `${NAME}`.
 ///
 /// # Errors
-/// A variable that is not set.
+/// An empty path; a variable that is not set.
 pub fn expanded(path: &Path) -> Result<PathBuf, String> {
-    expanded_by(path, &|name| env::var(name).ok(), &home_of)
+    let path = expanded_by(path, &|name| env::var(name).ok(), &home_of)?;
+    if path.as_os_str().is_empty() { Err("it is empty; name a file or folder".into()) } else { Ok(path) }
 }
 
 fn expanded_by(
@@ -104,5 +105,6 @@ mod tests {
         }
         assert_eq!(of("$NOWHERE/x").unwrap_err(), "$NOWHERE/x: the variable NOWHERE is not set");
         assert!(of("${SCRATCH").unwrap_err().contains("without a }"));
+        assert_eq!(expanded(Path::new("")).unwrap_err(), "it is empty; name a file or folder");
     }
 }

@@ -23,14 +23,14 @@ pub struct CentreCrop {
 
 /// Older files have a plain number for a size.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a whole number, or shortest_edge with one")]
 enum Shortest {
     Edge(i64),
     Named { shortest_edge: i64 },
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a whole number, or height and width with one each")]
 enum Square {
     Side(i64),
     Sides { height: i64, width: i64 },

@@ -23,7 +23,7 @@ pub(super) struct Settings {
 
 /// A token in these files: its text, or an object that also says how it is matched.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a token as a text, or an object with its content")]
 enum Token {
     Text(String),
     Described(Described),
@@ -31,7 +31,7 @@ enum Token {
 
 /// Special tokens without a role: a list, or in newer files with names.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a list of tokens, or tokens by name")]
 enum Others {
     List(Vec<Token>),
     Named(BTreeMap<String, Token>),
