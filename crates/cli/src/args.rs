@@ -1,6 +1,7 @@
 //! Command-line arguments.
 
 pub mod shared;
+mod usage;
 
 use crate::{
     console::Loudness,
@@ -23,8 +24,8 @@ use crate::{
 };
 use clap::{Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand};
 use diffusion::settings::{Adapter, Location};
-use shared::{Engine, Ranks, SamplingArgs, Source, TimedRanks, at_least_one, from_one_to};
-use std::path::PathBuf;
+use shared::{Engine, Ranks, SamplingArgs, Source, TimedRanks, at_least_one, from_one_to, whole};
+use std::{num::ParseIntError, path::PathBuf};
 use workbench::plan::memory;
 
 /// Teaches text-to-image diffusion models to draw what the prompt says.
@@ -38,21 +39,23 @@ pub struct Args {
     #[command(subcommand)]
     pub verb: Verb,
     /// Say more: a line a step
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 900)]
     verbose: bool,
     /// Only warnings and errors, and what the command answers
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 901)]
     quiet: bool,
     /// Refuse keys that are not known in the configurations of models, rather than warn of them
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 902)]
     pub strict: bool,
 }
 
 impl Args {
-    /// Parses the command line. `~` and variables are expanded in every path, as a shell does.
+    /// Parses the command line. `~` and variables are expanded in every path, as a shell does. Ends the program where
+    /// it cannot be parsed.
     pub fn typed() -> Self {
-        let matches = paths::expanding(Self::command()).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let command = paths::expanding(Self::command());
+        let parsed = command.clone().try_get_matches().and_then(|matches| Self::from_arg_matches(&matches));
+        parsed.unwrap_or_else(|error| usage::exit(&error, &command))
     }
 
     pub fn loudness(&self) -> Loudness {
@@ -305,8 +308,8 @@ fn up_to_a_million(text: &str) -> Result<usize, String> {
 
 /// Parses a seed. Other programs take -1 for a random seed; here it is an error.
 fn seed(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|e| match text.starts_with('-') {
+    text.parse().map_err(|e: ParseIntError| match text.starts_with('-') {
         true => "must be 0 or more; there is no random seed, the same seed gives the same image".into(),
-        false => format!("{e}"),
+        false => whole(0, &e),
     })
 }

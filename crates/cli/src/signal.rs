@@ -43,7 +43,7 @@ pub struct Signal {
 fn at_least_two(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number >= 2 => Ok(number),
-        _ => Err("a whole number from 2 on".into()),
+        _ => Err("must be a whole number from 2 on".into()),
     }
 }
 

@@ -123,7 +123,7 @@ fn what_cannot_be_prepared() {
     prepare(&folder, "--size 32").error(&["the model's own size is 32x32"]);
     prepare(&folder, "--size 17").error(&["size 17x17"]);
     prepare(&folder, "--learning-rate 0").error(&["--learning-rate 0"]);
-    prepare(&folder, "--steps 0").usage(&["0 is not in 1.."]);
+    prepare(&folder, "--steps 0").usage(&["--steps 0: must be 1 or more"]);
     prepare(&folder, "--prompts gone.txt").error(&["gone.txt"]);
     prepare(&folder, "--rank 4").error(&["--rank is that of a LoRA; add --tune lora"]);
     prepare(&folder, "--tune lora --optimizer-on cpu").error(&["--optimizer-on is for --tune unet"]);

@@ -64,7 +64,7 @@ fn finished_cells_are_not_drawn_again() {
 #[test]
 fn bad_input() {
     let folder = folder();
-    sweep(&folder, "--guidance 1,x").usage(&["invalid float"]);
+    sweep(&folder, "--guidance 1,x").usage(&["must be a number"]);
     sweep(&folder, "--guidance -1").usage(&[]);
     sweep(&folder, "--count 0").usage(&["must be at least 1"]);
     sweep(&folder, "--lora gone.safetensors").error(&["--lora gone.safetensors: there is no such file"]);

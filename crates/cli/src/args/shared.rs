@@ -10,7 +10,10 @@ use diffusion::{
 use images::Size;
 use models::schedule::Prediction;
 use ranks::{Terms, interrupt::Interrupt};
-use std::time::Duration;
+use std::{
+    num::{IntErrorKind, ParseIntError},
+    time::Duration,
+};
 
 /// A model, and a LoRA for it
 #[derive(Group)]
@@ -160,7 +163,7 @@ fn timeout(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if seconds > 0.0 && seconds <= most => Ok(seconds),
         Ok(_) => Err(format!("must be above 0 and at most {most}")),
-        Err(e) => Err(format!("{e}")),
+        Err(_) => Err("must be a number".into()),
     }
 }
 
@@ -169,14 +172,22 @@ pub fn from_one_to(most: usize, text: &str) -> Result<usize, String> {
 }
 
 fn strength(text: &str) -> Result<f64, String> {
-    diffusion::settings::strength(text.parse().map_err(|e| format!("{e}"))?)
+    diffusion::settings::strength(text.parse().map_err(|_| "must be a number")?)
 }
 
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".into()),
         Ok(n) => Ok(n),
-        Err(e) => Err(format!("{e}")),
+        Err(e) => Err(whole(1, &e)),
+    }
+}
+
+/// Why a text is not a whole number from `least` on.
+pub fn whole(least: usize, error: &ParseIntError) -> String {
+    match error.kind() {
+        IntErrorKind::PosOverflow => "is too large".into(),
+        _ => format!("must be a whole number, {least} or more"),
     }
 }
 
