@@ -1,6 +1,6 @@
 //! The layers that every network is made of. Each takes its tensors from a [`Scope`] under PyTorch's own names.
 
-use crate::{lora::LowRank, weights::Scope};
+use crate::{low_rank::LowRank, weights::Scope};
 use tch::{Kind, Tensor};
 
 pub struct Linear {

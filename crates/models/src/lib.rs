@@ -15,6 +15,7 @@ pub mod json;
 pub mod layers;
 pub mod ldm;
 pub mod lora;
+mod low_rank;
 mod mistaken;
 pub mod network;
 pub mod preprocess;

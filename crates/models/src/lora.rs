@@ -11,7 +11,6 @@ mod foreign;
 mod format;
 pub mod info;
 mod ldm;
-mod low_rank;
 mod names;
 mod of_network;
 mod parts;
@@ -30,12 +29,12 @@ use std::{
 };
 use tch::{Device, Kind, Tensor};
 
+pub use crate::low_rank::LowRank;
 pub use base::Base;
 pub use change::{Change, Delta, Magnitude, Matrix};
 pub use changes::{Changes, sum};
 pub use entry::Entry;
 pub use file::AdapterFile;
-pub use low_rank::LowRank;
 pub use names::{Format, Name, Network};
 pub use parts::{Factor, Part};
 pub use write::{write_diffusers, write_kohya, write_peft};
