@@ -2,7 +2,7 @@
 
 mod check;
 
-use crate::{share, threads};
+use crate::{share, text::counted, threads};
 use anyhow::Result;
 use clap::Args as Group;
 use diffusion::settings::Where;
@@ -98,7 +98,10 @@ fn processor() -> Finding {
         format!("{:.1} GiB memory, {:.1} GiB of it free", total, free)
     });
     let threads = tch::get_num_threads();
-    let finding = Finding::new("processor", format!("{cores} cores, {threads} threads used, {memory}"));
+    let finding = Finding::new(
+        "processor",
+        format!("{}, {} used, {memory}", counted(cores, "core"), counted(threads.max(0) as usize, "thread")),
+    );
     if threads < cores as i32 && env::var_os("OMP_NUM_THREADS").is_some() {
         return finding.advice("OMP_NUM_THREADS is set; without it all cores are used");
     }

@@ -7,6 +7,7 @@ pub use args::Evaluate;
 use crate::{
     console::{Console, DENOISING},
     fetch, processes,
+    text::counted,
 };
 use anyhow::{Context, Result, bail};
 use args::{DrawArgs, JudgeArgs};
@@ -241,7 +242,8 @@ impl Work<'_> {
         })?;
         let gallery = Gallery { folder, benchmark: self.benchmark, prompts: &self.prompts, found };
         if waiting.is_empty() {
-            self.tell(format_args!("{}: {} images, all scored before", folder.display(), gallery.found.len()))?;
+            let images = counted(gallery.found.len(), "image");
+            self.tell(format_args!("{}: {images}, all scored before", folder.display()))?;
         } else {
             self.look(&gallery, &waiting)?;
             self.group.of_first(|| {

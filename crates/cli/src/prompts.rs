@@ -3,7 +3,7 @@
 mod make;
 mod words;
 
-use crate::{args::shared::at_least_one, syntax};
+use crate::{args::shared::at_least_one, syntax, text::counted};
 use anyhow::{Context, Result, bail};
 use clap::Args as Group;
 use diffusion::prompts;
@@ -241,7 +241,7 @@ fn write(lines: &[Line], file: &Path) -> Result<()> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     lines.iter().for_each(|line| *counts.entry(line.category).or_default() += 1);
     let counts: Vec<String> = counts.iter().map(|(category, count)| format!("{category} {count}")).collect();
-    say!("{} prompts in {}: {}", lines.len(), file.display(), counts.join(", "));
+    say!("{} in {}: {}", counted(lines.len(), "prompt"), file.display(), counts.join(", "));
     Ok(())
 }
 

@@ -40,10 +40,10 @@ pub struct Segment {
     /// Replace a file that exists
     #[arg(long)]
     pub overwrite: bool,
-    /// How well a box must fit its noun, 0 to 1
+    /// Minimum confidence of a box for its noun, 0 to 1
     #[arg(long, value_name = "SCORE", default_value_t = 0.3, value_parser = unit_interval)]
     pub box_threshold: f64,
-    /// How well a box must fit a word that counts for it, 0 to 1
+    /// Minimum confidence of a box for a single word, 0 to 1
     #[arg(long, value_name = "SCORE", default_value_t = 0.25, value_parser = unit_interval)]
     pub text_threshold: f64,
     #[command(flatten)]

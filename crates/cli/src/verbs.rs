@@ -104,7 +104,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
                     "No step was left: the run has {begun}, train.steps is {steps}; a larger train.steps trains on. The LoRA is in {}",
                     adapter.display()
                 ),
-                _ => say!("{} steps done. The LoRA is in {}", trainer.step, adapter.display()),
+                _ => say!("{} done. The LoRA is in {}", counted(trainer.step as usize, "step"), adapter.display()),
             }
             let verdict = run.verdict();
             if let Some(verdict) = &verdict {
@@ -212,7 +212,9 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         let (images, steps) = (request.prompts.len() * request.count, request.sampling.steps);
         let of = if args.best_of > 1 { format!(", each the best of {},", args.best_of) } else { String::new() };
         tracing::info!(
-            "generate: {images} images{of} in {steps} steps each on {}, into {}",
+            "generate: {}{of} in {} each on {}, into {}",
+            counted(images, "image"),
+            counted(steps, "step"),
             Where::from(pipeline.device),
             request.out.display()
         );
@@ -237,6 +239,12 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
 
 pub fn latents(args: Latents, console: &Console) -> Result<()> {
     let mut config = share::config(&args.config, &args.set)?;
+    if config.fidelity.is_none() {
+        let file = args.config.display();
+        tracing::warn!(
+            "{file} has no [fidelity]: its defaults are taken, and no run without that section reads the latents"
+        );
+    }
     config.fidelity.get_or_insert_default();
     let hint = "shards that are done are whole, and the same command goes on";
     let interrupt = Some(console.interrupt.clone());

@@ -96,7 +96,7 @@ fn a_model_card_beside_the_lora() {
         "# cards\n",
         "A LoRA for pipeline_sd1,",
         "![base model above, with the LoRA below](before-after.png)",
-        "| steps | 1 of 2 samples |",
+        "| steps | 1, of 2 samples each |",
         "| LoRA | rank 2, alpha 2 |",
         "`<lora:cards:1>`",
         "| `cards.safetensors` into `models/loras` |",

@@ -28,7 +28,6 @@ pub trait Likelihood {
     ///
     /// # Errors
     /// Texts that cannot be tokenised.
-    /// Texts that cannot be tokenised.
     fn tokens(&self, texts: &[&str]) -> Result<Vec<i64>>;
 }
 

@@ -25,6 +25,11 @@ pub fn read(path: &Path) -> Result<String> {
     Ok(text.into_owned())
 }
 
+/// `1 image`, `2 images`
+pub fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 /// What the bytes are instead of a text, recognised by their beginning; `None` if they may be a text.
 pub fn mistaken(bytes: &[u8]) -> Option<&'static str> {
     mistaken::for_text(&bytes[..bytes.len().min(mistaken::LOOKED_AT)], bytes.len() as u64)

@@ -4,6 +4,7 @@
 use comat::train::{StepReport, Trainer};
 use config::Config;
 use indicatif::ProgressBar;
+use models::text::counted;
 use std::time::{Duration, Instant};
 
 /// Time between the first two lines, and longest time between any two, where `logging.every` is not set.
@@ -32,28 +33,29 @@ impl Lines {
 
     /// Logs the plan of the run.
     pub fn start(&mut self, trainer: &Trainer, samples: usize, held_out: usize) {
-        if !self.leads {
+        if !self.leads || trainer.step >= self.last {
             return;
         }
         let config = &trainer.session.config;
         let mut begins = vec![];
         if trainer.step == 0 && held_out > 0 {
-            begins.push(format!("the caption loss on {held_out} held-out prompts"));
+            begins.push(format!("the caption loss on {}", counted(held_out, "held-out prompt")));
         }
         if trainer.step == 0 && samples > 0 {
-            begins.push(format!("{samples} sample images"));
+            begins.push(counted(samples, "sample image"));
         }
         let first = if begins.is_empty() { String::new() } else { format!("; first {}", begins.join(" and ")) };
         let checkpoint = match config.checkpoints.every {
             0 => "a checkpoint at the end".into(),
+            1 => "a checkpoint every step".into(),
             every => format!("a checkpoint every {every} steps"),
         };
         tracing::info!(
-            "training: steps {} to {} of {} samples each ({} sampling steps, {} of them replayed) on {}{first}; {checkpoint}, in {}",
+            "training: steps {} to {} of {} each ({}, {} of them replayed) on {}{first}; {checkpoint}, in {}",
             trainer.step + 1,
             self.last,
-            config.train.batch_size * config.train.accumulation,
-            trainer.session.sampler.len(),
+            counted(config.train.batch_size * config.train.accumulation, "sample"),
+            counted(trainer.session.sampler.len(), "sampling step"),
             config.replay.tracked,
             diffusion::settings::Where::from(trainer.session.pipeline.device),
             config.output.display()
@@ -73,9 +75,9 @@ impl Lines {
         let left = duration(self.seconds * self.last.saturating_sub(step) as f64);
         if self.steps == 2 && step < self.last && self.leads {
             tracing::info!(
-                "a step takes {}; the {} others some {left}, without samples and validation",
+                "a step takes {}; the {} some {left}, without samples and validation",
                 each(self.seconds),
-                self.last - step
+                counted((self.last - step) as usize, "other")
             );
         }
         let line = format!("step {step}/{} · {figures} · {left} left", self.last);
