@@ -54,6 +54,9 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         return lines.map(|(i, line)| Ok((i + 1, parse(path, i + 1, line)?))).collect();
     }
+    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) && !text.trim_start().starts_with('[') {
+        bail!("{}: this is no JSON; name a .json file with a list, or a .jsonl file", path.display());
+    }
     let values: Vec<serde_json::Value> = serde_json::from_str(&text).map_err(|e| at(path, e.line(), e))?;
     let value = |(i, value)| {
         Ok((i + 1, serde_json::from_value(value).map_err(|e| anyhow!("{}: entry {}: {e}", path.display(), i + 1))?))

@@ -194,10 +194,17 @@ pub fn one_line_for_panics() {
     }));
 }
 
+/// What libtorch and drivers say of a lack of memory.
+const LACK: [&str; 3] = ["out of memory", "can't allocate memory", "not enough memory"];
+
+/// Whether a message is about a lack of memory.
+pub fn lacks_memory(message: &str) -> bool {
+    LACK.iter().any(|said| message.contains(said))
+}
+
 /// For a message about lack of memory: the phase in which it happened, and what helps. Otherwise `None`.
 fn out_of_memory(message: &str) -> Option<String> {
-    let known = ["out of memory", "can't allocate memory", "not enough memory"];
-    let said = known.iter().find(|said| message.contains(**said))?;
+    let said = LACK.iter().find(|said| message.contains(**said))?;
     let begin = message.find(said)?;
     let amount = message[begin..].split(['.', '\\']).next().unwrap_or(said);
     Some(match comat::train::under_way() {

@@ -308,7 +308,7 @@ fn compare(how: &settings::Drawing, base: &Path) -> Result<()> {
     let Some(then) = Settings::read(&home(base))?.and_then(|settings| settings.drawing) else { return Ok(()) };
     let mut all = how.differences(&then)?;
     if how.seeds.iter().any(|seed| !then.seeds.contains(seed)) {
-        all.push(("a seed", format!("one of {:?}", then.seeds), format!("one of {:?}", how.seeds)));
+        all.push(("a seed".into(), format!("one of {:?}", then.seeds), format!("one of {:?}", how.seeds)));
     }
     for (what, was, is) in all {
         let base = base.display();

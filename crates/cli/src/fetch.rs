@@ -42,16 +42,21 @@ pub fn model(
 }
 
 /// Finds or fetches the file of an adapter that is named by a folder or an id.
-pub fn adapter(option: &'static str, adapter: &mut Adapter, console: &Console) -> Result<()> {
+/// `option`: the one that names it, for errors.
+pub fn adapter(option: Option<&'static str>, adapter: &mut Adapter, console: &Console) -> Result<()> {
     let bar = bar(console)?;
-    adapter.fetch(&hub, &bar).context(option)
+    let fetched = adapter.fetch(&hub, &bar);
+    match option {
+        Some(option) => fetched.context(option),
+        None => fetched,
+    }
 }
 
 /// The files of `--lora`, each with its strength times `factor`.
 pub fn loras(named: &[Scaled], factor: f64, console: &Console) -> Result<Vec<(PathBuf, f64)>> {
     let file = |Scaled { adapter, scale }: &Scaled| {
         let mut adapter = share::adapter(adapter);
-        self::adapter("--lora", &mut adapter, console)?;
+        self::adapter(Some("--lora"), &mut adapter, console)?;
         Ok((adapter.to_path_buf(), scale * factor))
     };
     named.iter().map(file).collect()

@@ -2,9 +2,14 @@
 
 mod edit;
 
-use crate::{args::shared::at_least_one, console::Console, doctor, fetch, share, text};
+use crate::{
+    args::shared::at_least_one,
+    console::{Console, lacks_memory},
+    doctor, fetch, share, text,
+};
 use anyhow::{Context, Result, bail};
 use clap::Args as Group;
+use comat::loss::caption::CaptionLoss;
 use config::MicroBatch;
 use diffusion::{
     pipeline::{Overrides, Pipeline},
@@ -110,6 +115,9 @@ impl Known {
 
 pub fn run(args: Init, console: &Console) -> Result<()> {
     let out = &args.out;
+    if out.is_dir() {
+        bail!("--out {} is a folder; name a file in it", out.display());
+    }
     if out.exists() && !args.overwrite {
         bail!("{} exists; --overwrite replaces it, or choose another file by --out", out.display());
     }
@@ -122,14 +130,21 @@ pub fn run(args: Init, console: &Console) -> Result<()> {
         args.memory.or_else(|| free(device)).context("how much memory is there? say it by --memory, as 12GB")?;
     let (base, native) = (pipeline.base(), pipeline.native_size());
     let known = Known { model: model.typed().display().to_string(), native, xl: base == Base::Sdxl, device, memory };
-    say!("{}: {base}, made for {native}; {} on {}", known.model, gigabytes(memory), Where::from(device));
+    say!("{}: {base}, made for {native}; {} on {}", known.model, amount(memory), Where::from(device));
     drop(pipeline);
+    // a captioner that only the run fetches cannot be looked at
+    if !args.no_measure || hub::Id::of(captioner.typed()).is_none() {
+        fetch::option("--captioner", &mut captioner, hub::Layout::Network { tokenizer: true }, None, console)?;
+        CaptionLoss::open(&config::Captioner::at(captioner.to_path_buf()), Kind::Float, Device::Cpu)
+            .context("--captioner")?;
+    }
+    if let Some(folder) = out.parent() {
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    }
 
     let mut choices = choices(&args, &known);
     let mut text = preset(&known, &choices)?;
     if !args.no_measure {
-        let layout = hub::Layout::Network { tokenizer: true };
-        fetch::option("--captioner", &mut captioner, layout, None, console)?;
         let measured = measure(&text, &model, &captioner, tokenizer, &known)?;
         for choice in &measured {
             text = edit::set(&text, choice.section, choice.key, &choice.value)?;
@@ -155,9 +170,12 @@ pub fn run(args: Init, console: &Console) -> Result<()> {
     }
     if args.prompts.exists() && !args.held_out.exists() {
         let held_out = args.held_out.display();
+        let file_of = |option: &str, path: &Path| format!(" {option} {}", text::quoted(&path.display().to_string()));
         say!(
-            "Held-out: {held_out} is not there; write some prompts into it that are not trained on, one a line, or leave \
-             prompts.validation out of {}",
+            "Held-out: {held_out} is not there; comat prompts{}{} --overwrite makes both files anew. Or name a file of \
+             your own by prompts.validation, or leave it out of {}",
+            file_of("--out", &args.prompts),
+            file_of("--held-out", &args.held_out),
             out.display()
         );
     }
@@ -182,7 +200,8 @@ fn choices(args: &Init, known: &Known) -> Vec<Choice> {
     choose("", "output", quoted(&format!("runs/{name}")), "the run's folder");
     choose("model", "path", quoted(&known.model), "as named");
     choose("model", "dtype", quoted(dtype), why_dtype);
-    choose("model", "device", quoted(&args.device.to_string()), "as chosen");
+    let why_device = if args.device == Where::Auto { "the default" } else { "as chosen" };
+    choose("model", "device", quoted(&args.device.to_string()), why_device);
     choose("captioner", "path", quoted(&captioner), if captioner == CAPTIONER { "as published" } else { "as named" });
     choose("prompts", "train", quoted(&args.prompts.display().to_string()), "comat prompts makes them");
     choose(
@@ -197,12 +216,12 @@ fn choices(args: &Init, known: &Known) -> Vec<Choice> {
     if known.has_room() {
         let why = "as published: there is memory enough";
         choose("lora", "rank", "128".into(), why);
-        choose("lora", "alpha", "128".into(), why);
+        choose("lora", "alpha", "128".into(), "the rank");
         choose("memory", "offload", "false".into(), "the networks can stay on the device");
         choose("train", "batch_size", "4".into(), why);
         choose("train", "accumulation", if known.xl { "12" } else { "8" }.into(), why);
     } else {
-        let why = format!("less memory than {}: a quarter of the published one", gigabytes(known.room()));
+        let why = format!("less memory than {}: a quarter of the published one", amount(known.room()));
         choose("lora", "rank", "32".into(), &why);
         choose("lora", "alpha", "32".into(), "the rank");
         choose("memory", "offload", "true".into(), "networks are unloaded while they have nothing to do");
@@ -239,7 +258,7 @@ fn preset(known: &Known, choices: &[Choice]) -> Result<String> {
     let heading = format!(
         "# CoMat on {}, by `comat init` for {} on {}",
         known.model,
-        gigabytes(known.memory),
+        amount(known.memory),
         Where::from(known.device)
     );
     Ok(format!("{heading}\n{}\n", body.join("\n")))
@@ -288,7 +307,12 @@ fn measure(
         memory::forecast(&config, Some(known.memory))
     });
     let _ = fs::remove_dir_all(&scratch);
-    let forecast = forecast.context("measuring what a step needs (--no-measure does without)")?;
+    let forecast = match forecast {
+        Err(error) if lacks_memory(&format!("{error:#}")) => {
+            bail!("measuring what a step needs takes more memory than there is; --no-measure does without it")
+        }
+        forecast => forecast.context("measuring what a step needs")?,
+    };
     if !forecast.known {
         return Ok(vec![]);
     }
@@ -297,7 +321,7 @@ fn measure(
         Err(phases) => {
             tracing::warn!(
                 "{} is too little even for one sample at a time in {}; the configuration has the smallest settings",
-                gigabytes(known.memory),
+                amount(known.memory),
                 phases.join(", ")
             );
             return Ok(vec![]);
@@ -305,7 +329,7 @@ fn measure(
     };
     let most = forecast
         .most()
-        .map_or(String::new(), |(phase, bytes)| format!(": all at once, {phase} needs the most, {}", gigabytes(bytes)));
+        .map_or(String::new(), |(phase, bytes)| format!(": all at once, {phase} needs the most, {}", amount(bytes)));
     let mut chosen = vec![];
     let settings = [
         ("captioner", "micro_batch"),
@@ -327,6 +351,11 @@ fn measure(
         chosen.push(Choice { section, key, value, why: format!("measured{most}{whole}") });
     }
     Ok(chosen)
+}
+
+/// `24.00 GB`, or of less than a tenth of that unit in `MB`.
+fn amount(bytes: f64) -> String {
+    if bytes < 1e8 { format!("{:.0} MB", bytes / 1e6) } else { gigabytes(bytes) }
 }
 
 /// Free memory of the device, in bytes.

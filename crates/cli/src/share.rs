@@ -81,8 +81,8 @@ pub fn config(file: &Path, settings: &[String]) -> Result<Config> {
     if config.validation.judge.is_none() && prompts.validation.as_deref().is_some_and(|file| is_missing(file, held_out))
     {
         tracing::warn!(
-            "{held_out} is not there, so there is no validation; write some prompts into it that are not trained on, one a line, \
-             or name another file by prompts.validation"
+            "{held_out} is not there, so there is no validation; `comat prompts --held-out {held_out} --overwrite` makes it and \
+             prompts/train.jsonl anew, or name a file of your own by prompts.validation"
         );
         prompts.validation = None;
     }

@@ -52,7 +52,7 @@ pub fn run(args: Signal, console: &Console) -> Result<()> {
     let mut config = share::config(&config, &set)?;
     fetch::config(&mut config, console)?;
     if let Some(adapter) = &mut lora {
-        fetch::adapter("--lora", adapter, console)?;
+        fetch::adapter(Some("--lora"), adapter, console)?;
     }
     let lora = lora.map(|adapter| adapter.to_path_buf());
     console.stop_on_ctrl_c("Stopping; nothing is written.");

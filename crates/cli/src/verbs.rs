@@ -308,7 +308,7 @@ pub fn trace(args: Trace, console: &Console) -> Result<()> {
     fetch::config(&mut config, console)?;
     let Trace { noise, out, mut lora, tracked_start, repeat, .. } = args;
     if let Some(adapter) = &mut lora {
-        fetch::adapter("--lora", adapter, console)?;
+        fetch::adapter(Some("--lora"), adapter, console)?;
     }
     let lora = lora.map(|adapter| adapter.to_path_buf());
     let request = tracing_of::Request { noise, out, lora, tracked_start, repeat };

@@ -50,6 +50,8 @@ fn things_that_are_no_model() {
     refused(&folder, "model.path=empty", &["empty: has no model_index.json"]);
     let clip = fixture("clip_sd1");
     refused(&folder, &format!("captioner.path={}", clip.display()), &["clip_sd1/config.json: model_type is", "blip"]);
+    let vqa = fixture("vqa");
+    refused(&folder, &format!("captioner.path={}", vqa.display()), &["vqa: this BLIP answers questions"]);
 }
 
 #[test]

@@ -150,7 +150,10 @@ fn a_lora_beside_its_base() {
     let other = "--lora out/adapter/out.safetensors --seeds 43-44 --guidance-rescale 0.5 --categories color --base eval/base --out two";
     let done = evaluate(&folder, "t2i-compbench", &drawn(other).replace("--out eval ", ""));
     assert!(done.code == Some(0) && !folder.exists("two/base"), "{done:?}");
-    for warning in ["--base eval/base: sampling was", "a seed was one of [42, 43] there and is one of [43, 44] here"] {
+    for warning in [
+        "--base eval/base: sampling.guidance_rescale was",
+        "a seed was one of [42, 43] there and is one of [43, 44] here",
+    ] {
         assert!(done.stderr.contains(warning), "{done:?}");
     }
     folder.assert_no_leftovers();
@@ -375,7 +378,8 @@ fn what_cannot_be_evaluated() {
     t2i(&drawn("--categories non_spatial --seeds 1")).ok();
     assert!(folder.exists("eval/table.non_spatial.txt") && !folder.exists("eval/table.txt"));
     t2i(&drawn("--categories non_spatial --seeds 2")).error(&["eval: the seeds was [1] there and is [2] now"]);
-    t2i(&drawn("--categories non_spatial --seeds 1 --eta 0.5")).error(&["eval: sampling was", "choose another folder"]);
+    t2i(&drawn("--categories non_spatial --seeds 1 --eta 0.5"))
+        .error(&["eval: sampling.eta was", "choose another folder"]);
     evaluate(&folder, "geneval", &drawn("--prompts prompts/x")).usage(&["--prompts"]);
     folder.edit_text("eval/base/scores.jsonl", |text| text.replace("000000.png", "000007.png"));
     t2i("--images eval/base --categories non_spatial").error(&["it has the scores of `a dog looks at a cat`"]);

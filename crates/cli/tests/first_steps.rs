@@ -42,6 +42,17 @@ fn a_configuration_that_runs() {
     );
 
     init(&folder, SD1, "--memory 24GB").error(&["my.toml exists", "--overwrite"]);
+    init(&folder, SD1, "--out .").error(&["--out . is a folder"]);
+    let done = init(&folder, SD1, "--memory 24GB --no-measure --out nodir/z.toml").ok();
+    let advice = "comat prompts --out prompts/train.jsonl --held-out prompts/held_out.jsonl --overwrite makes both";
+    assert!(done.stdout.contains(advice) && folder.exists("nodir/z.toml"), "{}", done.stdout);
+    let captioner = "--memory 24GB --no-measure --out other.toml --captioner gone";
+    folder
+        .comat(
+            &[&["init", "--model", fixture(SD1).to_str().unwrap()], &captioner.split(' ').collect::<Vec<_>>()[..]]
+                .concat(),
+        )
+        .error(&["--captioner", "gone"]);
     let done = init(&folder, SDXL, "--memory 16GB --no-measure --out xl.toml --prompts mine.txt").ok();
     assert!(
         done.stdout.contains("Stable Diffusion XL")
@@ -66,7 +77,7 @@ fn little_memory() {
     let folder = Folder::new();
     let done = init(&folder, SD1, "--memory 1MB --device cpu");
     assert!(
-        done.code == Some(0) && done.stderr.contains("0.00 GB is too little even for one sample at a time"),
+        done.code == Some(0) && done.stderr.contains("1 MB is too little even for one sample at a time"),
         "{done:?}"
     );
     assert!(folder.read("my.toml").contains("offload = true"));

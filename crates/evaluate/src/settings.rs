@@ -9,9 +9,10 @@ use diffusion::{
 };
 use models::{Error, write_text};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -60,20 +61,26 @@ pub struct Lora {
 impl Drawing {
     /// The settings that differ from `before`, except the LoRA and the seeds: the name of each, its old value and its
     /// new value.
-    pub fn differences(&self, before: &Self) -> Result<Vec<(&'static str, String, String)>> {
+    pub fn differences(&self, before: &Self) -> Result<Vec<(String, String, String)>> {
         let named = |name: &Option<String>, none: &str| name.clone().unwrap_or_else(|| none.into());
         let of = |drawing: &Self| {
-            Ok::<_, anyhow::Error>([
+            [
                 ("the model", drawing.model.clone()),
                 ("the variant", named(&drawing.variant, "none")),
                 ("the tokenizer", named(&drawing.tokenizer, "the model's")),
-                ("what is said against the model's files", describe(&drawing.overrides)?),
-                ("the precision", describe(&drawing.dtype)?),
-                ("sampling", describe(&drawing.sampling)?),
-            ])
+                ("the precision", drawing.dtype.to_string()),
+            ]
         };
-        let pairs = of(before)?.into_iter().zip(of(self)?);
-        Ok(pairs.filter(|(then, now)| then != now).map(|((what, then), (_, now))| (what, then, now)).collect())
+        let pairs = of(before).into_iter().zip(of(self));
+        let pairs = pairs.map(|((what, then), (_, now))| (what.to_owned(), then, now));
+        let mut all: Vec<_> = pairs.filter(|(_, then, now)| then != now).collect();
+        for (setting, then, now) in changes(&before.overrides, &self.overrides)? {
+            all.push((format!("--{}", setting.replace('_', "-")), then, now));
+        }
+        for (setting, then, now) in changes(&before.sampling, &self.sampling)? {
+            all.push((format!("sampling.{setting}"), then, now));
+        }
+        Ok(all)
     }
 }
 
@@ -143,7 +150,7 @@ impl Settings {
         differs("the benchmark", before.benchmark.to_string(), self.benchmark.to_string())?;
         if let (Some(now), Some(then)) = (&self.drawing, &before.drawing) {
             for (what, was, is) in now.differences(then)? {
-                differs(what, was, is)?;
+                differs(&what, was, is)?;
             }
             let one =
                 |lora: &Lora| format!("{} of the LoRA {}", lora.scale, lora.sha256.get(..8).unwrap_or(&lora.sha256));
@@ -191,8 +198,14 @@ mod one_or_many {
     }
 }
 
-fn describe(setting: &impl Serialize) -> Result<String> {
-    Ok(serde_json::to_string(setting)?)
+/// The settings that differ: the name of each, its old value and its new one.
+fn changes(before: &impl Serialize, now: &impl Serialize) -> Result<Vec<(String, String, String)>> {
+    let [before, now] = [serde_json::to_value(before)?, serde_json::to_value(now)?];
+    let keys: BTreeSet<&String> =
+        [&before, &now].into_iter().filter_map(Value::as_object).flat_map(Map::keys).collect();
+    let text = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
+    let of = |key: &String| (key.clone(), text(before.get(key)), text(now.get(key)));
+    Ok(keys.into_iter().map(of).filter(|(_, then, now)| then != now).collect())
 }
 
 #[cfg(test)]
@@ -238,10 +251,10 @@ mod tests {
         );
         assert!(
             refused(&|s| drawing(s).overrides.clip_skip = Some(2))
-                .contains("files was {} there and is {\"clip_skip\":2} now")
+                .contains("--clip-skip was not set there and is 2 now")
         );
         assert!(refused(&|s| drawing(s).seeds = vec![42, 44]).contains("the seeds was [42, 43] there"));
-        assert!(refused(&|s| drawing(s).sampling.steps = 3).contains("sampling was {"));
+        assert!(refused(&|s| drawing(s).sampling.steps = 3).contains("sampling.steps was 50 there and is 3 now"));
         assert!(
             refused(&|s| drop(s.judges.insert("vqa".into(), "other".into())))
                 .contains("--vqa was blip there and is other")

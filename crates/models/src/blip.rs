@@ -59,7 +59,14 @@ impl Captioner {
     /// Reads `config.json` and `model.safetensors` from the folder.
     pub fn open(folder: &Path, kind: Kind, device: Device) -> Result<Self> {
         let config = Config::read(&folder.join("config.json"))?;
-        Self::new(&config, &Weights::open(folder, "model", kind, device)?)
+        let weights = Weights::open(folder, "model", kind, device)?;
+        if weights.get("text_encoder.embeddings.word_embeddings.weight").is_some() {
+            return Err(Error::file(
+                folder,
+                "this BLIP answers questions and is no captioner; name one that captions images",
+            ));
+        }
+        Self::new(&config, &weights)
     }
 
     pub fn new(config: &Config, weights: &Weights) -> Result<Self> {

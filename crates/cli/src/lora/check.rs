@@ -27,7 +27,7 @@ pub struct Check {
 }
 
 pub fn run(mut args: Check, console: &Console) -> Result<()> {
-    fetch::adapter("FILE", &mut args.file, console)?;
+    fetch::adapter(None, &mut args.file, console)?;
     let model = match &args.model {
         Some(folder) => Some(layers(folder)?),
         None => None,

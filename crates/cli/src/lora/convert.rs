@@ -60,7 +60,7 @@ pub fn run(mut args: Convert, console: &Console) -> Result<()> {
     if args.out.exists() && !args.overwrite {
         bail!("{} exists already; choose another --out, or pass --overwrite", args.out.display());
     }
-    fetch::adapter("FILE", &mut args.file, console)?;
+    fetch::adapter(None, &mut args.file, console)?;
     let file = AdapterFile::read(&args.file)?;
     let target = match args.to {
         Format::Diffusers => Target::Diffusers,

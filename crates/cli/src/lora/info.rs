@@ -27,7 +27,7 @@ pub struct Info {
 }
 
 pub fn run(mut args: Info, console: &Console) -> Result<()> {
-    fetch::adapter("FILE", &mut args.file, console)?;
+    fetch::adapter(None, &mut args.file, console)?;
     let figures = Figures::of(&AdapterFile::read(&args.file)?)?;
     if args.json {
         return print(format_args!("{}\n", serde_json::to_string_pretty(&figures)?));

@@ -1,6 +1,6 @@
 //! The interface of a model family, and the request that opens a model.
 
-use crate::{conditions::PromptEncoder, resident::Resident};
+use crate::{conditions::PromptEncoder, resident::Resident, settings::paths::not_there};
 use anyhow::Result;
 use models::{
     Error,
@@ -137,7 +137,7 @@ fn not_a_model_folder(path: &Path) -> anyhow::Error {
     let message = if is_single_file(path) {
         "is a single file; model.path, and --model of generate and attention, can be one, with a tokenizer named by model.tokenizer or --tokenizer"
     } else if !path.exists() {
-        "no such file or folder"
+        not_there(path)
     } else if path.is_file() {
         "is a file; a model is a folder in diffusers layout, or one .safetensors file"
     } else if path.join("config.json").exists() {

@@ -27,11 +27,11 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Finds the file in a folder, or fetches it. A path that exists takes precedence over an id. What is neither is
-    /// left for the code that opens it to reject. Logs the commit that an id refers to.
+    /// Finds the file in a folder, or fetches it. A path that exists takes precedence over an id. Logs the commit that
+    /// an id refers to.
     ///
     /// # Errors
-    /// A folder or repository without a LoRA, or with several; errors of fetching it.
+    /// What is neither; a folder or repository without a LoRA, or with several; errors of fetching it.
     pub fn fetch(&mut self, hub: HubOf, progress: &dyn Progress) -> Result<()> {
         hub::refuse_url(&self.typed)?;
         if self.typed.is_dir() {
@@ -41,6 +41,8 @@ impl Adapter {
             tracing::info!("{id}: commit {} in {}", fetched.commit, fetched.folder.display());
             self.file = Some(in_folder(&fetched.folder, id.file.as_deref())?);
             self.commit = Some(fetched.commit);
+        } else if !self.typed.exists() {
+            bail!("{}: {}", self.typed.display(), paths::not_there(&self.typed));
         }
         Ok(())
     }

@@ -16,6 +16,15 @@ pub fn expanded(path: &Path) -> Result<PathBuf, String> {
     if path.as_os_str().is_empty() { Err("it is empty; name a file or folder".into()) } else { Ok(path) }
 }
 
+/// What is wrong with a path of a model or a LoRA that does not exist. A single word may have been meant as an id.
+pub fn not_there(path: &Path) -> &'static str {
+    let ends_as_a_file = path.extension().is_some_and(|end| end.to_string_lossy().starts_with(char::is_alphabetic));
+    match path.components().count() == 1 && !ends_as_a_file {
+        true => "no such file or folder; an id of the hub is OWNER/NAME",
+        false => "no such file or folder",
+    }
+}
+
 fn expanded_by(
     path: &Path,
     variable: &dyn Fn(&str) -> Option<String>,
@@ -105,6 +114,9 @@ mod tests {
         }
         assert_eq!(of("$NOWHERE/x").unwrap_err(), "$NOWHERE/x: the variable NOWHERE is not set");
         assert!(of("${SCRATCH").unwrap_err().contains("without a }"));
+        let hint = |path: &str| not_there(Path::new(path)).contains("OWNER/NAME");
+        assert!(hint("stable-diffusion-v1-5") && hint("sdxl-1.0"));
+        assert!(!hint("a.safetensors") && !hint("models/sd15") && !hint("./sd15"));
         assert_eq!(expanded(Path::new("")).unwrap_err(), "it is empty; name a file or folder");
     }
 }

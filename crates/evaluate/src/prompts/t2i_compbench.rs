@@ -51,6 +51,12 @@ fn there(folder: &Path) -> Result<Vec<Category>> {
     if !left_out.is_empty() {
         tracing::warn!("3d_spatial is left out: it needs a network that tells depth");
     }
+    if there.is_empty() && !folder.exists() {
+        bail!("{}: no such file or folder", folder.display());
+    }
+    if there.is_empty() && !folder.is_dir() {
+        bail!("{}: this is a file; name the folder of T2I-CompBench's prompt files", folder.display());
+    }
     if there.is_empty() {
         bail!("{}: there are no prompts of T2I-CompBench in it (color_val.txt and the like)", folder.display());
     }
@@ -140,6 +146,8 @@ mod tests {
         let error = |name: &str| read(folder.path(), &[name.into()]).unwrap_err().to_string();
         assert!(error("3d_spatial").contains("tells depth"));
         assert!(error("colour").contains("not a category"));
-        assert!(read(&folder.path().join("none"), &[]).is_err());
+        let error = |name: &str| read(&folder.path().join(name), &[]).unwrap_err().to_string();
+        assert!(error("none").ends_with("none: no such file or folder"));
+        assert!(error("new_objects.txt").contains("this is a file; name the folder"));
     }
 }
