@@ -257,7 +257,7 @@ pub struct Attention {
     pub engine: Engine,
 }
 
-/// Sample the original model's latents of the prompts that a run with [fidelity] comes to
+/// Sample the original model's latents for the prompts of a run with [fidelity]
 ///
 /// They go into fidelity.latents, or into `latents` in the run's folder. `comat train` makes missing ones by itself; this
 /// makes them beforehand. Run it again to go on where it was stopped.
@@ -275,8 +275,8 @@ pub struct Latents {
 
 /// Compute one training iteration on given noise and write everything it computes
 ///
-/// For holding these numbers against another implementation. Writes x_0, image, loss, loss.caption, tracked, and
-/// grad.KEY for every adapter matrix by its PEFT key. The prompts are the first B of the training file.
+/// For comparing these numbers with another implementation. Writes x_0, image, loss, loss.caption, tracked, and grad.KEY for every adapter
+/// matrix by its PEFT key. The prompts are the first B of the training file.
 #[derive(Group)]
 pub struct Trace {
     /// The run's configuration (TOML): a file, or a preset by its name, such as sd15

@@ -25,7 +25,7 @@ use std::{
 /// Ctrl-C, and the same command goes on.
 #[derive(Group)]
 pub struct Demo {
-    /// A minute instead: few steps and few images
+    /// Take about a minute: few steps and few images
     #[arg(long)]
     quick: bool,
     /// Folder for everything [default: runs/demo, or runs/demo-quick]

@@ -56,7 +56,7 @@ pub struct Init {
     /// Where to write
     #[arg(long, value_name = "FILE", default_value = "my.toml")]
     out: PathBuf,
-    /// Do not measure: the smallest micro-batches
+    /// Do not measure; write unmeasured micro-batches
     #[arg(long)]
     no_measure: bool,
     /// Replace a file that exists

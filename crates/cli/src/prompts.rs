@@ -46,8 +46,8 @@ pub struct Prompts {
     /// Only these: color, shape, texture, spatial, non-spatial, complex, numeracy
     #[arg(long, value_name = "NAME,NAME,…", value_delimiter = ',')]
     categories: Vec<Category>,
-    /// Word lists of your own (TOML): things, animals, people, color, shape, texture, relations, actions, counts, scenes, plurals; those that
-    /// are not in it are the program's
+    /// Word lists of your own (TOML): things, animals, people, color, shape, texture, relations, actions, counts, scenes, plurals; lists
+    /// that are not in it are the built-in ones
     #[arg(long, value_name = "FILE")]
     words: Option<PathBuf>,
     /// Take the captions of a folder instead: every line of its .txt and .caption files

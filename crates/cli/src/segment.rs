@@ -16,7 +16,7 @@ use images::Image;
 use std::path::PathBuf;
 use tch::{Device, Tensor};
 
-/// Find nouns in an image and paint them over it
+/// Find nouns in an image and colour them in
 ///
 /// Prints for every noun its colour, how much of the image it covers, and its boxes: confidence of the detector, then left,
 /// upper, right and lower edge in pixels. This is what the attention losses of a run would be told about an image.

@@ -57,8 +57,9 @@ const MOST_RANK: i64 = 4096;
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Settings of comat")]
 pub struct Config {
-    /// Another configuration file, or the name of a preset: its settings hold where this file says nothing. Sections are joined key by key; an
-    /// optional section of it is left out by `attention = false` (or `anchor`, `fidelity`, `mixed`). A relative path begins at this file's folder.
+    /// Another configuration file, or the name of a preset, whose settings are used where this file has none. Sections
+    /// are merged key by key; `attention = false` (or `anchor`, `fidelity`, `mixed`) leaves an optional section out. A
+    /// relative path begins at this file's folder.
     #[serde(default, skip_serializing)]
     pub extends: Option<String>,
     /// The run's own folder: log, samples, checkpoints, the finished LoRA. It is made where it does not exist.

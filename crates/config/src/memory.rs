@@ -25,7 +25,7 @@ impl Keep {
     }
 }
 
-/// What needs less memory at the price of time.
+/// Settings that save memory and cost time.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Memory {

@@ -79,7 +79,7 @@ impl Model {
     }
 }
 
-/// The frozen captioner, whose likelihood of the prompt, given the image, is trained for.
+/// The frozen captioner. Training raises the likelihood that it gives to the prompt, given the image.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Captioner {

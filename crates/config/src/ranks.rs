@@ -10,8 +10,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ranks {
-    /// Seconds that a rank waits for the others before the run ends with an error: for a process or a network that hangs. (A process
-    /// that ends is noticed at once.) Rank 0 draws samples and writes checkpoints meanwhile: allow for that.
+    /// Seconds that a rank waits for the others before the run ends with an error: for a process or a network that
+    /// hangs. (A process that ends is noticed at once.) The others also wait while rank 0 draws samples and writes
+    /// checkpoints, so allow for that time.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1e6))]
     pub timeout: f64,
     /// How gradients go from rank to rank.

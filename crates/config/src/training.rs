@@ -151,7 +151,7 @@ impl Rule {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prodigy {
-    /// First estimate of the distance to the solution; a value far too small is right.
+    /// First estimate of the distance to the solution; it should be far too small.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub d0: f64,
     /// Factor of every later estimate; 0.5 and 2 are common, too.
@@ -162,7 +162,7 @@ pub struct Prodigy {
     pub growth_rate: f64,
     /// Whether early updates are corrected for moments that start at zero, as AdamW's are.
     pub bias_correction: bool,
-    /// Whether the learning rate is left out of what the estimate is divided by: for runs with `warmup_steps`.
+    /// Leave the learning rate out of the estimate's denominator; use it with `warmup_steps`.
     pub safeguard_warmup: bool,
 }
 
@@ -195,7 +195,7 @@ pub enum RateSchedule {
     Cosine,
 }
 
-/// How long is trained, and with how many samples a step.
+/// How long to train, and how many samples a step has.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Train {

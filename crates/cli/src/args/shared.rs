@@ -21,7 +21,7 @@ pub struct Source {
     /// Model folder in diffusers layout, one .safetensors file, or an id of the hub: OWNER/NAME, OWNER/NAME@REVISION
     #[arg(long, value_name = "DIR|ID", value_parser = share::model)]
     pub model: Location,
-    /// Weights of a variant, such as fp16, where there are such
+    /// Variant of the weight files, such as fp16, where it exists
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
     /// For a model in a single file: folder with CLIP's tokenizer, or an id [default: openai/clip-vit-large-patch14]
@@ -44,13 +44,13 @@ pub struct OverrideArgs {
     /// What the UNet predicts, where the files do not say or say wrongly: epsilon, v_prediction or sample
     #[arg(long, value_name = "NAME")]
     pub prediction_type: Option<Prediction>,
-    /// Whether the noise leaves nothing of the image at the last timestep, where the files do not say or say wrongly
+    /// Zero terminal SNR (the last timestep is pure noise), where the files do not say or say wrongly
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub rescale_betas_zero_snr: Option<bool>,
     /// Which of the text encoders' layers the UNet sees, from the end: 1 is the last [default: 1 for SD1 and SD2, 2 for SDXL]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub clip_skip: Option<usize>,
-    /// Cut prompts of more than 75 tokens into up to N chunks, as A1111, ComfyUI and sd-scripts do, not off [default: 1]
+    /// Cut prompts of more than 75 tokens into up to N chunks of 75, as A1111, ComfyUI and sd-scripts do; 1 drops the rest [default: 1]
     #[arg(long, value_name = "N", value_parser = chunks)]
     pub chunks: Option<usize>,
 }
@@ -141,7 +141,7 @@ pub struct Ranks {
 pub struct TimedRanks {
     #[command(flatten)]
     pub ranks: Ranks,
-    /// How long processes wait for each other, before the work is given up: longer than a download of one of them
+    /// Seconds that processes wait for each other before they give up; must be longer than the longest download
     #[arg(long, value_name = "SECONDS", default_value_t = config::Ranks::default().timeout, value_parser = timeout)]
     pub ranks_timeout: f64,
 }

@@ -52,7 +52,7 @@ pub struct DrawArgs {
     /// Model folder in diffusers layout, one .safetensors file, or an id of the hub
     #[arg(long, value_name = "DIR|ID", required_unless_present = "images", requires = "out")]
     pub model: Option<Location>,
-    /// Weights of a variant, such as fp16, where there are such
+    /// Variant of the weight files, such as fp16, where it exists
     #[arg(long, value_name = "NAME")]
     pub variant: Option<String>,
     /// For a model in a single file: folder with CLIP's tokenizer, or an id [default: openai/clip-vit-large-patch14]
@@ -94,7 +94,7 @@ pub struct JudgeArgs {
     /// Minimum confidence of the detector, 0 to 1
     #[arg(long, value_name = "SCORE", default_value_t = 0.35, value_parser = unit_interval)]
     pub detector_threshold: f64,
-    /// Sentence embedder that finds the choice which an answer means, for tifa
+    /// Sentence embedder that maps a free answer to one of the choices, for tifa
     #[arg(long, value_name = "DIR|ID", default_value = "sentence-transformers/all-mpnet-base-v2")]
     pub sentences: Location,
     /// Ask a network behind an OpenAI-compatible endpoint too: http://HOST/v1 (key in COMAT_ENDPOINT_KEY)
@@ -106,7 +106,7 @@ pub struct JudgeArgs {
     /// Seconds that an answer of the endpoint may take
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub endpoint_timeout: u64,
-    /// How often a request that failed is made again
+    /// How often a failed request is repeated
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub endpoint_retries: u32,
     /// Questions to the endpoint under way at once
