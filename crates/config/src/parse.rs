@@ -2,7 +2,10 @@
 
 use super::{Config, extends};
 use anyhow::{Context, Result, anyhow, bail};
-use std::path::{Path, PathBuf};
+use std::{
+    num::IntErrorKind,
+    path::{Path, PathBuf},
+};
 use toml::{Table, Value};
 
 /// Reads `run.toml`, with the files that it extends beneath it, and lays `key=value` settings over it.
@@ -63,11 +66,10 @@ fn apply(table: &mut Table, setting: &str) -> Result<()> {
     let (key, value) = setting.split_once('=').ok_or_else(|| anyhow!("--set {setting}: write key=value"))?;
     let (key, value) = (key.trim(), value.trim());
     let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value"));
-    let is_number = value.trim_start_matches(['-', '+']).bytes().all(|byte| byte.is_ascii_digit());
     if key == "extends" {
         bail!("--set {setting}: extends is read from the file alone; write it there");
     }
-    if parsed.is_none() && is_number && !value.is_empty() {
+    if value.parse::<i64>().is_err_and(|e| matches!(e.kind(), IntErrorKind::PosOverflow | IntErrorKind::NegOverflow)) {
         bail!("--set {setting}: the number is too large");
     }
     let mut path: Vec<&str> = key.split('.').collect();
@@ -171,8 +173,8 @@ fn prefixed(key: &str, said: String) -> String {
 /// The same with the key before it, where no place in a file says which one it is.
 fn with_key(key: &str, message: &str) -> String {
     let said = what_is_wrong(key, message);
-    // an unknown key is named by what is said, and a missing one has its section before it
-    if said.starts_with("unknown key `") || said.starts_with("missing key `") { said } else { prefixed(key, said) }
+    // a key that is missing or unknown is named by what is said
+    if said.contains(" key `") { said } else { prefixed(key, said) }
 }
 
 /// The values of a setting that has a few, from the schema.
