@@ -34,6 +34,7 @@ MAKERS = {
     "unet_sd1": networks.unet_sd1,
     "unet_sd2": networks.unet_sd2,
     "unet_sdxl": networks.unet_sdxl,
+    "unet_tiny": networks.unet_tiny,
     "vae": networks.vae,
     "vae_old": networks.vae_old,
     "lora": lora.lora,

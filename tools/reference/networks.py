@@ -185,6 +185,19 @@ def unet_sdxl():
     )
 
 
+def unet_tiny():
+    """Without a mid block, as BK-SDM-small and segmind/tiny-sd; transformers at the lowest resolution, too."""
+    unet(
+        "unet_tiny",
+        block_out_channels=(8, 12),
+        layers_per_block=1,
+        mid_block_type=None,
+        attention_head_dim=2,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    )
+
+
 # ----------------------------------------------------------------------------------------------------------- VAE
 
 VAE = {

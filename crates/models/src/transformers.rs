@@ -37,6 +37,11 @@ pub fn positive(json: &Json, key: &str, default: Option<i64>) -> Result<i64> {
         Some(default) => json.get_or(key, default)?,
         None => json.get(key)?,
     };
+    at_least_one(json, key, value)
+}
+
+/// The value, if it is a possible size or count of its key.
+pub fn at_least_one(json: &Json, key: &str, value: i64) -> Result<i64> {
     if value < 1 {
         return Err(json.error(key, &format!("is {value}; it must be at least 1")));
     }

@@ -35,7 +35,7 @@ pub struct UNet {
     time_embedding: TimeEmbedding,
     add_embedding: Option<TimeEmbedding>,
     down_blocks: Vec<DownBlock>,
-    mid_block: MidBlock,
+    mid_block: Option<MidBlock>,
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
@@ -63,7 +63,7 @@ impl UNet {
                 .as_ref()
                 .map(|t| TimeEmbedding::new(&root / "add_embedding", t.input_width, width)),
             down_blocks: (0..levels).map(|i| DownBlock::new(&root / "down_blocks" / i, &config, i)).collect(),
-            mid_block: MidBlock::new(&root / "mid_block", &config),
+            mid_block: config.mid_block.then(|| MidBlock::new(&root / "mid_block", &config)),
             up_blocks: (0..levels).map(|i| UpBlock::new(&root / "up_blocks" / i, &config, levels - 1 - i)).collect(),
             conv_norm_out: GroupNorm::new(&root / "conv_norm_out", first, config.norm_groups, config.norm_eps),
             conv_out: Conv2d::same(&root / "conv_out", first, config.out_channels),
@@ -88,7 +88,9 @@ impl UNet {
         for block in &self.down_blocks {
             x = block.forward(x, &given, &mut skips);
         }
-        x = self.mid_block.forward(&x, &given);
+        if let Some(block) = &self.mid_block {
+            x = block.forward(&x, &given);
+        }
         for block in &self.up_blocks {
             x = block.forward(x, &given, &mut skips);
         }

@@ -72,7 +72,8 @@ fn maps(name: &str, unet: &UNet, io: &Tensors) {
             println!("{name}: {layer}, {} modules", layer.modules.len());
             assert!(layer.modules.iter().all(|m| m.size()[2] == layer.height * layer.width));
         }
-        assert_eq!(layers[0].place, Place::Mid);
+        let first = if unet.config().mid_block { Place::Mid } else { Place::Up };
+        assert_eq!(layers[0].place, first);
     }
 }
 
@@ -89,6 +90,49 @@ fn sd2_with_linear_projections_and_heads_per_level() {
 #[test]
 fn sdxl_with_deep_transformers_and_sizes() {
     parity("unet_sdxl");
+}
+
+/// As of the distilled models: `mid_block_type` is null.
+#[test]
+fn without_a_mid_block() {
+    parity("unet_tiny");
+    let (config, weights) = open("unet_tiny", Kind::Float);
+    assert!(!UNet::layout(&config).keys().any(|key| key.starts_with("mid_block")));
+    assert!(UNet::new(&Config { mid_block: true, ..config }, &weights).is_err());
+}
+
+/// Values for every level, if they are equal; null is false for a flag; dropout is for training.
+#[test]
+fn values_for_every_level() {
+    let text = fs::read_to_string(fixture("unet_sd1").join("config.json")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let of = |from: &str, to: &str| {
+        assert!(text.contains(from));
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        Config::read(&path)
+    };
+    let usual = of("", "").unwrap();
+    for (from, to) in [
+        ("\"cross_attention_dim\": 20", "\"cross_attention_dim\": [20, 20, 20]"),
+        ("\"sample_size\": 16", "\"sample_size\": [16, 16]"),
+        ("\"layers_per_block\": 2", "\"layers_per_block\": [2, 2, 2]"),
+        ("\"only_cross_attention\": false", "\"only_cross_attention\": [false, false, false]"),
+        ("\"dropout\": 0.0", "\"dropout\": 0.1"),
+        ("  \"mid_block_type\": \"UNetMidBlock2DCrossAttn\",", ""),
+    ] {
+        assert_eq!(of(from, to).unwrap(), usual, "{to}");
+    }
+    assert!(!of("\"flip_sin_to_cos\": true", "\"flip_sin_to_cos\": null").unwrap().cos_first);
+    let refuse = |from: &str, to: &str, words: &str| {
+        let error = of(from, to).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    refuse("\"sample_size\": 16", "\"sample_size\": [16, 24]", "sample_size is [16, 24]; only equal values");
+    refuse("\"cross_attention_dim\": 20", "\"cross_attention_dim\": [0, 0]", "cross_attention_dim is 0");
+    let only = "\"only_cross_attention\": [false, true, false]";
+    refuse("\"only_cross_attention\": false", only, "only_cross_attention is true");
+    refuse("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", "mid_block_type is \"UNetMidBlock2D\"");
 }
 
 /// Each format, merged and as side branches, gives what diffusers gives.

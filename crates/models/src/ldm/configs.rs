@@ -54,6 +54,7 @@ pub fn unet_config(layout: &Layout) -> Option<unet::Config> {
         out_channels: size(layout, "conv_out.weight", 0)?,
         sample_size: if input_width.is_some() { 128 } else { 64 },
         layers_per_block: count(layout, "down_blocks.0.resnets"),
+        mid_block: true,
         cross_attention_dim: size(layout, &format!("mid_block.{cross}"), 1)?,
         use_linear_projection: linear,
         text_time: input_width.map(|input_width| TextTime { time_width: 256, input_width }),

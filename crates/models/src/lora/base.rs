@@ -107,6 +107,7 @@ impl Base {
             sample_size: if self == Self::Sdxl { 128 } else { 64 },
             levels,
             layers_per_block: 2,
+            mid_block: true,
             cross_attention_dim: self.text_width(),
             use_linear_projection: self != Self::Sd1,
             text_time: (self == Self::Sdxl).then_some(TextTime { time_width: 256, input_width: 2816 }),

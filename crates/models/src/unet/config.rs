@@ -2,7 +2,7 @@ use crate::{
     config::Json,
     error::Result,
     inert_keys,
-    transformers::{all_positive, at_most, positive},
+    transformers::{all_positive, at_least_one, at_most, positive},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -21,6 +21,13 @@ impl<T: Copy> PerLevel<T> {
         match self {
             PerLevel::One(value) => Some(vec![value; levels]),
             PerLevel::Each(values) => (values.len() == levels).then_some(values),
+        }
+    }
+
+    fn any(self, is: impl Fn(T) -> bool) -> bool {
+        match self {
+            PerLevel::One(value) => is(value),
+            PerLevel::Each(values) => values.into_iter().any(is),
         }
     }
 }
@@ -53,6 +60,8 @@ pub struct Config {
     /// The levels from the highest resolution to the lowest.
     pub levels: Vec<Level>,
     pub layers_per_block: usize,
+    /// Whether there are layers between the down and the up blocks: small distilled models have none.
+    pub mid_block: bool,
     pub cross_attention_dim: i64,
     pub use_linear_projection: bool,
     pub text_time: Option<TextTime>,
@@ -124,15 +133,16 @@ impl Config {
         let config = Self {
             in_channels: positive(&json, "in_channels", Some(4))?,
             out_channels: positive(&json, "out_channels", Some(4))?,
-            sample_size: positive(&json, "sample_size", Some(64))?,
+            sample_size: one_for_all(&json, "sample_size", Some(64))?,
             levels,
-            layers_per_block: positive(&json, "layers_per_block", Some(2))? as usize,
-            cross_attention_dim: positive(&json, "cross_attention_dim", None)?,
+            layers_per_block: one_for_all(&json, "layers_per_block", Some(2))? as usize,
+            mid_block: mid_block(&json)?,
+            cross_attention_dim: one_for_all(&json, "cross_attention_dim", None)?,
             use_linear_projection: json.get_or("use_linear_projection", false)?,
             text_time,
             norm_groups: groups,
             norm_eps: json.get_or("norm_eps", 1e-5)?,
-            cos_first: json.get_or("flip_sin_to_cos", true)?,
+            cos_first: json.truth_or("flip_sin_to_cos", true)?,
             freq_shift: json.get_or("freq_shift", 0.0)?,
             downsample_padding: json.get_or("downsample_padding", 1)?,
         };
@@ -141,12 +151,12 @@ impl Config {
         json.only("class_embeddings_concat", false)?;
         json.only("conv_in_kernel", 3)?;
         json.only("conv_out_kernel", 3)?;
-        json.only("dropout", 0.0)?;
         json.only("dual_cross_attention", false)?;
-        json.only("only_cross_attention", false)?;
+        if json.maybe("only_cross_attention")?.is_some_and(|own: PerLevel<bool>| own.any(|is_only| is_only)) {
+            return Err(json.error("only_cross_attention", "is true; only false is supported"));
+        }
         json.only("mid_block_only_cross_attention", false)?;
         json.only("mid_block_scale_factor", 1)?;
-        json.only("mid_block_type", "UNetMidBlock2DCrossAttn")?;
         json.only("attention_type", "default")?;
         json.only("resnet_out_scale_factor", 1.0)?;
         json.only("resnet_skip_time_act", false)?;
@@ -166,9 +176,10 @@ impl Config {
         ] {
             json.only(key, Value::Null)?;
         }
-        // upcast_attention: fused attention accumulates in float32 anyway. The widths below belong to embeddings that
+        // dropout: the published networks have none, and sampling never uses it. upcast_attention: fused attention accumulates in float32 anyway. The widths below belong to embeddings that
         // the keys above have ruled out.
         json.ignore(&[
+            "dropout",
             "upcast_attention",
             "addition_embed_type_num_heads",
             "addition_time_embed_dim",
@@ -182,6 +193,25 @@ impl Config {
     /// Number of times that the latents are halved in the down path.
     pub fn halvings(&self) -> u32 {
         self.levels.len() as u32 - 1
+    }
+}
+
+/// Null is a value of its own: no mid block. An absent key means the usual one.
+fn mid_block(json: &Json) -> Result<bool> {
+    let key = "mid_block_type";
+    json.only(key, "UNetMidBlock2DCrossAttn")?;
+    Ok(!json.raw(key).is_some_and(Value::is_null))
+}
+
+/// Like [`positive`]; a list of equal values is also allowed.
+fn one_for_all(json: &Json, key: &str, default: Option<i64>) -> Result<i64> {
+    match json.maybe::<PerLevel<i64>>(key)? {
+        None => positive(json, key, default),
+        Some(PerLevel::One(value)) => at_least_one(json, key, value),
+        Some(PerLevel::Each(values)) => match values[..] {
+            [first, ..] if values.iter().all(|value| *value == first) => at_least_one(json, key, first),
+            _ => Err(json.error(key, &format!("is {values:?}; only equal values are supported"))),
+        },
     }
 }
 
