@@ -52,6 +52,7 @@ MAKERS = {
     "sam": sam.sam,
     "tokenizer_bert": tokens.tokenizer_bert,
     "tokenizer_clip_added": tokens.tokenizer_clip_added,
+    "tokenizer_clip_vectors": tokens.tokenizer_clip_vectors,
     "pipeline_sd1": pipelines.pipeline_sd1,
     "pipeline_sdxl": pipelines.pipeline_sdxl,
     "discriminator": discriminator.discriminator,

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+from diffusers.loaders import TextualInversionLoaderMixin
 from transformers import BertTokenizer, CLIPTokenizer
 
 from common import folder, report, write_json
@@ -143,6 +144,34 @@ def tokenizer_clip_added():
     for text in [*WITH_ADDED, *TRICKY]:
         ids = tokenizer(text, padding="max_length", max_length=length, truncation=True).input_ids
         rows.append({"text": text, "ids": ids, "all_ids": tokenizer(text).input_ids})
+    write_json(path / "tokens.json", rows)
+    report(name)
+
+
+VECTORS = ["<sks>", "<sks>_1", "<sks>_2", "<toy>", "<pair>", "<pair>_1", "<gap>", "<gap>_2"]
+WITH_VECTORS = [
+    "a photo of <sks> dog",
+    "a <SKS> dog, a<sks>dog",
+    "<sks> and <sks>, <toy> on the grass",
+    "a <pair> next to <sks>",
+    "<sks><pair><gap>!",
+    "a big green tree, a small round house, two black birds, a <sks> dog",
+]
+
+
+def tokenizer_clip_vectors():
+    """Embeddings of several vectors, as textual inversion makes them; ids of the prompts as diffusers' pipelines convert them."""
+    name, length = "tokenizer_clip_vectors", 24
+    path = folder(name)
+    clip_tokenizer(path, length)
+    first = len(json.loads((path / "vocab.json").read_text(encoding="utf-8")))
+    write_json(path / "added_tokens.json", {token: first + i for i, token in enumerate(VECTORS)})
+    tokenizer = CLIPTokenizer.from_pretrained(path)
+    rows = []
+    for text in [*WITH_VECTORS, *TRICKY]:
+        converted = TextualInversionLoaderMixin().maybe_convert_prompt(text, tokenizer)
+        ids = tokenizer(converted, padding="max_length", max_length=length, truncation=True).input_ids
+        rows.append({"text": text, "ids": ids, "all_ids": tokenizer(converted).input_ids})
     write_json(path / "tokens.json", rows)
     report(name)
 

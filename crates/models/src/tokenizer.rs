@@ -9,7 +9,11 @@ mod vocabulary;
 
 use crate::error::{Error, Result};
 use settings::Settings;
-use std::{ops::Range, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    path::Path,
+};
 use tch::Tensor;
 use tokenizers::{AddedToken, Tokenizer, decoders::wordpiece::WordPiece, normalizers::BertNormalizer};
 
@@ -42,6 +46,15 @@ pub struct ClipTokenizer {
     is_unlimited: bool,
     /// Maximum number of chunks of `max_length` tokens for one text.
     chunks: usize,
+    /// Added tokens that stand for several, by their ids: textual inversion with more than one vector.
+    vectors: BTreeMap<i64, Vectors>,
+}
+
+/// An added token `NAME` that stands for itself and the added tokens `NAME_1`, `NAME_2`, ….
+struct Vectors {
+    name: String,
+    /// Ids of the others.
+    others: Vec<i64>,
 }
 
 impl ClipTokenizer {
@@ -61,7 +74,8 @@ impl ClipTokenizer {
         };
         let said = settings.max_length()?;
         let inner = Inner::new(tokenizer, specials, &settings)?;
-        Ok(Self { inner, max_length: said.unwrap_or(77), is_unlimited: said.is_none(), chunks: 1 })
+        let vectors = vectors(&inner.tokenizer);
+        Ok(Self { inner, max_length: said.unwrap_or(77), is_unlimited: said.is_none(), chunks: 1, vectors })
     }
 
     /// Limits the length to the encoder's number of positions, if the tokenizer's files give no limit.
@@ -89,15 +103,38 @@ impl ClipTokenizer {
 
     /// Returns exactly `max_length` ids, or a multiple of it in chunks. Longer text is cut; the last chunk is padded.
     pub fn encode(&self, text: &str) -> Result<Encoding> {
-        let whole = self.inner.encode(text, usize::MAX)?;
+        let whole = self.whole(text)?;
         let needed = (whole.ids.len() - 2).div_ceil(self.room().max(1));
         self.chunked(text, whole, needed.clamp(1, self.chunks))
     }
 
     /// Like [`Self::encode`], always in `chunks` chunks, even if the text does not need them.
     pub fn encode_in(&self, text: &str, chunks: usize) -> Result<Encoding> {
-        let whole = self.inner.encode(text, usize::MAX)?;
+        let whole = self.whole(text)?;
         self.chunked(text, whole, chunks)
+    }
+
+    /// Start, all of the text, and end. A token that stands for several vectors is followed by the others, as diffusers'
+    /// `maybe_convert_prompt` writes them into the prompt; but not where the prompt itself goes on with them.
+    fn whole(&self, text: &str) -> Result<Encoding> {
+        let short = self.inner.encode(text, usize::MAX)?;
+        if !short.ids.iter().any(|id| self.vectors.contains_key(id)) {
+            return Ok(short);
+        }
+        let mut all = Encoding { ids: vec![], spans: vec![], cut: short.cut };
+        for (i, (id, span)) in short.ids.iter().zip(short.spans).enumerate() {
+            all.ids.push(*id);
+            // only as the token is written: diffusers replaces text
+            let written = span.clone().and_then(|span| text.get(span)).map(str::trim);
+            if let Some(Vectors { name, others }) = self.vectors.get(id)
+                && written == Some(name.as_str())
+                && short.ids.get(i + 1) != others.first()
+            {
+                all.ids.extend(others);
+            }
+            all.spans.resize(all.ids.len(), span);
+        }
+        Ok(all)
     }
 
     /// Number of text tokens that fit into a chunk.
@@ -134,6 +171,16 @@ impl ClipTokenizer {
     pub fn vocab_size(&self) -> i64 {
         self.inner.vocab_size()
     }
+}
+
+fn vectors(tokenizer: &Tokenizer) -> BTreeMap<i64, Vectors> {
+    let added = tokenizer.get_added_tokens_decoder();
+    let ids: HashMap<&str, i64> = added.iter().map(|(id, token)| (token.content.as_str(), i64::from(*id))).collect();
+    let of = |(&name, &id): (&&str, &i64)| {
+        let others: Vec<i64> = (1..).map_while(|i| ids.get(format!("{name}_{i}").as_str()).copied()).collect();
+        (!others.is_empty()).then(|| (id, Vectors { name: name.to_owned(), others }))
+    };
+    ids.iter().filter_map(of).collect()
 }
 
 /// The tokenizer of BERT; BLIP uses it, too.

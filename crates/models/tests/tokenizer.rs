@@ -222,6 +222,23 @@ fn added_tokens_in_a_file_of_their_own() {
     assert_error(ClipTokenizer::open(text.path()), &["added_tokens.json", "<sks>"]);
 }
 
+/// As diffusers' pipelines convert the prompt: the name of an embedding stands for all its vectors.
+#[test]
+fn embeddings_of_several_vectors() {
+    let tokenizer = clip(&fixture("tokenizer_clip_vectors"));
+    for row in rows("tokenizer_clip_vectors/tokens.json", None) {
+        let encoding = tokenizer.encode(&row.text).unwrap();
+        assert_eq!(encoding.ids, row.ids, "{:?}", row.text);
+        check_spans(&row.text, &encoding);
+    }
+    let text = "a <sks> dog";
+    let encoding = tokenizer.encode(text).unwrap();
+    assert_eq!(encoding.ids[..6], [597, 320, 599, 600, 601, 552]);
+    assert_eq!(encoding.tokens_of(&(2..7)), [2, 3, 4], "an attribute has the maps of all vectors");
+    assert_eq!(tokenizer.encode_in(text, 2).unwrap().ids[..24], encoding.ids);
+    assert_eq!(tokenizer.encode("a <sks> <sks>_1 <sks>_2 dog").unwrap().ids, encoding.ids, "written out by hand");
+}
+
 /// Special tokens without a role get their ids behind the others, and a file may come from Windows.
 #[test]
 fn special_tokens_without_a_role() {
