@@ -2,7 +2,7 @@
 
 use crate::common::{assert_close, device, fixture, io};
 use crate::edited::{assert_error, copy};
-use models::clip::{Encoded, TextEncoder};
+use models::clip::{Encoded, TextConfig, TextEncoder};
 use serde_json::json;
 use tch::{Kind, Tensor};
 
@@ -130,6 +130,13 @@ fn configurations_that_mean_something_else_are_refused() {
     refused("num_hidden_layers", json!(0), &["at least 1"]);
     refused("hidden_size", json!("wide"), &["wide"]);
     refused("eos_token_id", json!([2, 3]), &["[2,3]"]);
+    refused("use_attention_mask", json!(true), &["use_attention_mask is true; only false is supported"]);
+    for (key, value) in [("eos_token_id", json!([2])), ("use_attention_mask", json!(false))] {
+        let same = copy(&fixture("clip_sd1")).set("config.json", key, value);
+        let [same, usual] =
+            [same.path(), &fixture("clip_sd1")].map(|f| TextConfig::read(&f.join("config.json")).unwrap());
+        assert_eq!(same, usual, "{key}");
+    }
 }
 
 /// A key of a version that we have not seen: most likely housekeeping.

@@ -79,8 +79,9 @@ impl TextConfig {
             max_position_embeddings: positive(json, "max_position_embeddings", Some(77))?,
             activation: activation(json, "quick_gelu")?,
             norm_eps: json.get_or("layer_norm_eps", 1e-5)?,
-            eos_token_id: json.get_or("eos_token_id", 49407)?,
+            eos_token_id: end_token(json)?,
         };
+        json.only("use_attention_mask", false)?; // true: diffusers hides the padding from the text encoder
         finish(json)?;
         Ok(config)
     }
@@ -118,6 +119,18 @@ impl VisionConfig {
             norm_eps: self.norm_eps,
             causal: false,
         }
+    }
+}
+
+/// One id; a list with one is also allowed.
+fn end_token(json: &Json) -> Result<i64> {
+    let key = "eos_token_id";
+    match json.maybe::<Value>(key)? {
+        Some(Value::Array(ids)) => match &ids[..] {
+            [id] => id.as_i64().ok_or_else(|| json.error(key, &format!("holds {id}, which is no token id"))),
+            _ => Err(json.error(key, &format!("is {}; only one id is supported", Value::from(ids)))),
+        },
+        _ => json.get_or(key, 49407),
     }
 }
 
