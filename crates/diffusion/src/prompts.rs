@@ -91,7 +91,8 @@ fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 fn of_text(text: &str, _: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)>> {
-    Ok(numbered(text).filter_map(|(number, line)| Some((number, met.prompt_of(line)?.into()))).collect())
+    let prompts = met.prompts_of(text::lines(text));
+    Ok(prompts.into_iter().map(|(number, prompt)| (number, prompt.into())).collect())
 }
 
 fn of_lines(text: &str, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)>> {
@@ -103,23 +104,34 @@ fn of_lines(text: &str, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt
     numbered(text).map(prompt).collect()
 }
 
-/// Reads a list of texts or objects, or an object that has such a list as `prompts`.
+/// Reads a list of texts or objects, an object that has such a list as `prompts`, or an object of objects by their ids.
 fn of_list(text: &str, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)>> {
     let whole: Value = json::from_str(text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
     let list = match whole {
         Value::Array(list) => list,
         Value::Object(mut object) => match object.remove("prompts") {
             Some(Value::Array(list)) => list,
+            None if !object.is_empty() && object.values().all(Value::is_object) => by_id(object),
             _ => bail!("{}: an object without a list `prompts`; expected a list of prompts", path.display()),
         },
         other => bail!("{}: {}; expected a list of prompts", path.display(), kind_of(&other)),
     };
-    let prompt = |(i, value)| {
-        let prompt = of_value(value).with_context(|| format!("{}: entry {}", path.display(), i + 1))?;
-        met.keys(prompt.extra.keys());
-        Ok((i + 1, prompt))
-    };
-    list.into_iter().enumerate().map(prompt).collect()
+    let mut prompts = vec![];
+    for (i, value) in list.into_iter().enumerate().map(|(i, value)| (i + 1, value)) {
+        if !met.is_disabled(&value) {
+            let prompt = of_value(value).with_context(|| format!("{}: entry {i}", path.display()))?;
+            met.keys(prompt.extra.keys());
+            prompts.push((i, prompt));
+        }
+    }
+    Ok(prompts)
+}
+
+/// The values of an object, by number where the keys are numbers.
+fn by_id(object: Map<String, Value>) -> Vec<Value> {
+    let mut all: Vec<(String, Value)> = object.into_iter().collect();
+    all.sort_by_key(|(id, _)| id.parse::<u64>().ok());
+    all.into_iter().map(|(_, value)| value).collect()
 }
 
 /// Reads a table. Its first line names the columns, one of which holds the prompts.
@@ -127,7 +139,10 @@ fn of_table(text: &str, delimiter: u8, path: &Path, met: &mut Met) -> Result<Vec
     let mut table = csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(text.as_bytes());
     let fail = |e: csv::Error| anyhow::anyhow!("{}: {e}", path.display());
     let columns: Vec<String> = table.headers().map_err(fail)?.iter().map(str::to_owned).collect();
-    let Some(column) = KEYS.iter().find_map(|key| columns.iter().position(|column| column.eq_ignore_ascii_case(key)))
+    let Some(column) = KEYS
+        .iter()
+        .chain(&["prompts"])
+        .find_map(|key| columns.iter().position(|column| column.eq_ignore_ascii_case(key)))
     else {
         bail!(
             "{}: its first line names no column {}; it names {}",
@@ -237,7 +252,13 @@ mod tests {
                 "a.jsonl",
                 "{\"caption\": \"a red dog\", \"file_name\": \"a.png\"}\n{\"caption\": \"x\", \"prompt\": \"two cats\"}",
             ),
+            ("a.json", r#"{"10": {"prompt": "two cats"}, "9": {"prompt": "a red dog"}}"#),
+            (
+                "a.json",
+                r#"[{"prompt": "a red dog"}, {"prompt": "x", "enabled": false}, {"prompt": "two cats", "enabled": true}]"#,
+            ),
             ("a.csv", "prompt\na red dog\ntwo cats\n"),
+            ("a.csv", "id,Prompts\n1,a red dog\n2,two cats\n"),
             ("A.CSV", "id,Prompt\r\n1,\"a red dog\"\r\n2,two cats\r\n"),
             ("a.tsv", "text\tseed\na red dog\t1\n\t2\ntwo cats\t3\n"),
         ] {

@@ -1,6 +1,7 @@
 //! Syntax of other programs in prompt files: comments, options of sd-scripts' sample prompts and of Midjourney, and the
 //! lines that A1111 writes below a prompt.
 
+use serde_json::Value;
 use std::{collections::BTreeSet, path::Path};
 
 /// Options that may follow a prompt: sd-scripts' first, then Midjourney's, then those of A1111's prompts from files.
@@ -92,7 +93,7 @@ const OPTIONS: [&str; 84] = [
 ];
 
 /// Keys of a `.jsonl` line that are settings in other programs; here they have no effect.
-const SETTINGS: [&str; 19] = [
+const SETTINGS: [&str; 22] = [
     "negative_prompt",
     "negative",
     "seed",
@@ -112,6 +113,9 @@ const SETTINGS: [&str; 19] = [
     "batch_size",
     "n_iter",
     "styles",
+    "diffusion_steps",
+    "noise_scheduler",
+    "random_seed",
 ];
 
 /// The foreign syntax that was found in one file.
@@ -119,12 +123,26 @@ const SETTINGS: [&str; 19] = [
 pub struct Met {
     comments: usize,
     infos: usize,
+    disabled: usize,
     settings: BTreeSet<&'static str>,
     options: BTreeSet<&'static str>,
     with_options: usize,
 }
 
 impl Met {
+    /// The prompts in the lines of a text, numbered from 1.
+    pub fn prompts_of<'a>(&mut self, lines: impl Iterator<Item = &'a str>) -> Vec<(usize, &'a str)> {
+        let lines: Vec<&str> = lines.map(str::trim).collect();
+        let (mut prompts, mut at) = (vec![], 0);
+        while let Some(line) = lines.get(at) {
+            let more = continued(&lines[at..]);
+            self.infos += more;
+            prompts.extend(self.prompt_of(line).map(|prompt| (at + 1, prompt)));
+            at += 1 + more;
+        }
+        prompts
+    }
+
     /// The prompt in a line of text; `None` if there is none.
     pub fn prompt_of<'a>(&mut self, line: &'a str) -> Option<&'a str> {
         let line = line.trim();
@@ -149,6 +167,13 @@ impl Met {
         (!prompt.is_empty()).then_some(prompt)
     }
 
+    /// Whether an entry of a list is switched off, as in the samples of OneTrainer.
+    pub fn is_disabled(&mut self, entry: &Value) -> bool {
+        let is_disabled = entry.get("enabled") == Some(&Value::Bool(false));
+        self.disabled += usize::from(is_disabled);
+        is_disabled
+    }
+
     /// Records the settings among the keys of a `.jsonl` line.
     pub fn keys<'a>(&mut self, keys: impl Iterator<Item = &'a String>) {
         self.settings.extend(keys.filter_map(|key| SETTINGS.into_iter().find(|setting| setting == key)));
@@ -165,6 +190,9 @@ impl Met {
                 "{path}: {} lines are what A1111 writes below a prompt (Negative prompt: …, Steps: …) and were left out",
                 self.infos
             );
+        }
+        if self.disabled > 0 {
+            tracing::warn!("{path}: {} entries with \"enabled\": false were left out", self.disabled);
         }
         if !self.settings.is_empty() {
             let names: Vec<&str> = self.settings.iter().copied().collect();
@@ -185,10 +213,38 @@ impl Met {
     }
 }
 
-/// Whether a line is one that A1111 writes below a prompt: the negative prompt, or the settings of the image.
+/// Whether a line is one that A1111 or its extensions write below a prompt: the negative prompt, the settings of the
+/// image, or what the prompt was made from.
 fn is_info(line: &str) -> bool {
+    is_negative(line) || is_settings(line) || ["Template:", "Negative Template:"].iter().any(|t| line.starts_with(t))
+}
+
+fn is_negative(line: &str) -> bool {
+    line.to_lowercase().starts_with("negative prompt:")
+}
+
+/// Steps and sampler, or three settings or more with one of them: `Size: 512x512, Steps: 20, Seed: 1`.
+fn is_settings(line: &str) -> bool {
     let lower = line.to_lowercase();
-    lower.starts_with("negative prompt:") || (lower.starts_with("steps: ") && lower.contains("sampler: "))
+    let is_name = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '/' | '_');
+    let name = |part: &str| Some(part.split_once(": ")?.0.trim().to_owned()).filter(|name| name.chars().all(is_name));
+    let names: Vec<String> = lower.split(',').filter_map(name).collect();
+    let has_one = names.iter().any(|name| name == "steps" || name == "sampler");
+    (lower.starts_with("steps: ") && lower.contains("sampler: ")) || (names.len() >= 3 && has_one)
+}
+
+/// Number of lines after the first that continue its negative prompt: up to the settings, an empty line or the end.
+/// None if another negative prompt comes first: then there is a prompt between the two.
+fn continued(lines: &[&str]) -> usize {
+    let [first, rest @ ..] = lines else { return 0 };
+    if !is_negative(first) {
+        return 0;
+    }
+    let end = rest.iter().position(|line| line.is_empty() || is_negative(line) || is_settings(line));
+    match end {
+        Some(end) if is_negative(rest[end]) => 0,
+        _ => end.unwrap_or(rest.len()),
+    }
 }
 
 /// The first option of another program in a prompt, with its value.
@@ -232,7 +288,9 @@ fn options(line: &str) -> Vec<Found> {
         let length = line[at..].find(|c: char| c.is_whitespace() || c == '=').unwrap_or(line.len() - at);
         // after one space of any width, or an equals sign
         let value = at + length + line[at + length..].chars().next().map_or(0, char::len_utf8);
-        let Some(name) = OPTIONS.into_iter().find(|option| *option == &line[at..at + length]) else { continue };
+        let Some(name) = OPTIONS.into_iter().find(|option| option.eq_ignore_ascii_case(&line[at..at + length])) else {
+            continue;
+        };
         let is_sure = line[start..].starts_with("--")
             || matches!(name, "n" | "no" | "negative_prompt")
             || line[value..].trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit());
@@ -284,12 +342,20 @@ mod tests {
     fn options_and_comments() {
         for (line, prompt) in [
             ("a red dog --n low quality --w 512 --h 768 --d 42 --l 7.5 --s 28", Some("a red dog")),
+            ("a red dog --W 512 --N blurry", Some("a red dog")),
             ("a red dog --ar 16:9 --v 6 --raw", Some("a red dog")),
             ("a red dog --d=42", Some("a red dog")),
             ("  # a comment --n x", None),
             ("--n only options", None),
             ("Negative prompt: blurry, low quality", None),
             ("Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1", None),
+            ("Size: 512x768, Steps: 20, Seed: 1", None),
+            ("Template: a {red|blue} dog", None),
+            ("Negative Template: {blurry|dark}", None),
+            (
+                "a poster, title: red, subtitle: dog, author: me",
+                Some("a poster, title: red, subtitle: dog, author: me"),
+            ),
             ("steps: a red staircase", Some("steps: a red staircase")),
             ("a dog -- and a cat", Some("a dog -- and a cat")),
             ("well--known --unknown 3", Some("well--known --unknown 3")),
@@ -317,6 +383,25 @@ mod tests {
             (met.comments, met.with_options, met.options.into_iter().collect::<Vec<_>>()),
             (1, 2, vec!["d", "n", "w"])
         );
+    }
+
+    /// As A1111 writes below an image; a list of prompts with a negative prompt each keeps its prompts.
+    #[test]
+    fn negative_prompts_of_several_lines() {
+        let prompts = |text: &str| {
+            let mut met = Met::default();
+            let prompts: Vec<_> = met.prompts_of(text.lines()).into_iter().map(|(i, p)| (i, p.to_owned())).collect();
+            (prompts, met.infos)
+        };
+        let at = |i: usize, text: &str| (i, text.to_owned());
+        let settings = "Steps: 20, Sampler: Euler a, Seed: 1";
+        let text = format!("a red dog\nNegative prompt: blurry,\nlow quality\n\ntwo cats\n{settings}\na tree");
+        assert_eq!(prompts(&text), (vec![at(1, "a red dog"), at(5, "two cats"), at(7, "a tree")], 3));
+        let text = format!("a red dog\nNegative prompt: blurry,\nlow quality\n{settings}\ntwo cats");
+        assert_eq!(prompts(&text), (vec![at(1, "a red dog"), at(5, "two cats")], 3));
+        assert_eq!(prompts("a red dog\nNegative prompt: blurry,\nlow quality"), (vec![at(1, "a red dog")], 2));
+        let text = "a red dog\nNegative prompt: blurry\ntwo cats\nNegative prompt: dark";
+        assert_eq!(prompts(text), (vec![at(1, "a red dog"), at(3, "two cats")], 2));
     }
 
     #[test]
