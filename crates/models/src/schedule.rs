@@ -52,7 +52,10 @@ impl NoisePath for NoiseSchedule {
             );
         }
         match kind {
-            SamplerKind::Ddpm => self.ddpm(steps, spacing),
+            SamplerKind::Ddpm => match &self.without_ddpm {
+                Some(why) => Err(Error::Input(why.clone())),
+                None => self.ddpm(steps, spacing),
+            },
             SamplerKind::Ddim => self.ddim(steps, eta, spacing),
             SamplerKind::Euler => self.euler(steps, spacing),
             SamplerKind::EulerA => self.euler_ancestral(steps, spacing),
@@ -137,6 +140,8 @@ pub struct NoiseSchedule {
     cuts_times: bool,
     /// The sampler that the folder was saved with, if it is one of ours.
     pub saved_with: Option<SamplerKind>,
+    /// Why DDPM's sampler cannot be used: the file names another variance of its noise.
+    without_ddpm: Option<String>,
 }
 
 impl NoiseSchedule {

@@ -98,13 +98,30 @@ fn what_cannot_be_replayed_is_refused() {
     assert!(error(&[("use_flow_sigmas", "true")]).contains("use_flow_sigmas is true"));
     assert!(error(&[("timestep_type", "\"continuous\"")]).contains("timestep_type is \"continuous\""));
     assert!(error(&[("predict_epsilon", "false")]).contains("predict_epsilon is false"));
-    assert!(error(&[("variance_type", "\"learned_range\"")]).contains("variance_type is learned_range"));
     assert!(error(&[("beta_start", "NaN")]).contains("beta_start has the unsupported value \"NaN\""));
     assert!(error(&[("trained_betas", "[0.1, 0.2]")]).contains("trained_betas must be 1000 numbers"));
     assert!(error(&[("rescale_betas_zero_snr", "true")]).contains("needs prediction_type v_prediction"));
     let schedule = schedule(folder.path(), &[]).unwrap();
     assert!(schedule.sampler(SamplerKind::Ddim, 0, 0.0).is_err());
     assert!(schedule.sampler(SamplerKind::Ddim, 1001, 0.0).is_err());
+}
+
+/// Only DDPM's sampler draws noise of this variance.
+#[test]
+fn other_variances_than_the_small_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |value: &str, kind| {
+        schedule(folder.path(), &[("variance_type", value)]).unwrap().sampler(kind, 10, 0.0).map(|s| s.steps.len())
+    };
+    for value in ["\"fixed_large\"", "\"learned_range\""] {
+        for kind in SamplerKind::ALL.into_iter().filter(|kind| *kind != SamplerKind::Ddpm) {
+            assert_eq!(of(value, kind).unwrap(), of("null", kind).unwrap(), "{value} {kind}");
+        }
+        let error = of(value, SamplerKind::Ddpm).unwrap_err().to_string();
+        let name = value.trim_matches('"');
+        assert!(error.contains(&format!("variance_type is {name}; only fixed_small is supported")), "{error}");
+    }
+    assert!(of("\"fixed_small_log\"", SamplerKind::Ddpm).is_ok());
 }
 
 /// With a rescale of 0 nothing happens; with 1 the deviation is the conditional half's.

@@ -88,6 +88,7 @@ impl NoiseSchedule {
             set_alpha_to_one: json.truth_or("set_alpha_to_one", true)?,
             cuts_times: cosine,
             saved_with,
+            without_ddpm: other_variance(json)?,
         };
         json.finish()?;
         Ok(schedule)
@@ -147,6 +148,19 @@ fn rescale_to_zero_snr(alphas_cumprod: &mut [f32]) {
     }
 }
 
+/// What is to be said of a variance that DDPM's sampler here does not draw. The other samplers do not use it.
+fn other_variance(json: &Json) -> Result<Option<String>> {
+    Ok(match json.maybe::<String>("variance_type")?.as_deref() {
+        None | Some("fixed_small" | "fixed_small_log") => None,
+        Some(other) => {
+            let what = format!(
+                "is {other}; only fixed_small is supported by the sampler ddpm (set it to that, or take another sampler)"
+            );
+            Some(json.error("variance_type", &what).to_string())
+        }
+    })
+}
+
 /// Refuses steps that are not a linear function of latents and output, because they cannot be replayed; and keys that
 /// mean other noise than DDPM's.
 fn refuse_what_is_not_linear(json: &Json, clips_unless_told: bool, forced: Forced) -> Result<()> {
@@ -154,12 +168,6 @@ fn refuse_what_is_not_linear(json: &Json, clips_unless_told: bool, forced: Force
     json.only("use_flow_sigmas", false)?;
     json.only("use_dynamic_shifting", false)?;
     json.only("timestep_type", "discrete")?; // continuous: noise levels as in EDM
-    match json.maybe::<String>("variance_type")?.as_deref() {
-        None | Some("fixed_small" | "fixed_small_log") => {}
-        Some(other) => {
-            return Err(json.error("variance_type", &format!("is {other}; only fixed_small is supported")));
-        }
-    }
     if !json.truth_or("clip_sample", clips_unless_told)? {
         return Ok(());
     }
