@@ -71,6 +71,13 @@ fn models_that_do_not_fit_together() {
     let folder = Folder::of_run_on_copies();
     folder.edit_json("model/model_index.json", "_class_name", "FluxPipeline");
     refused(&folder, "", &["model/model_index.json: _class_name is FluxPipeline; only Stable Diffusion"]);
+
+    // of the same networks, so that the next mistake is the first one
+    folder.edit_json("model/unet/config.json", "act_fn", "mish");
+    for class in [json!("StableDiffusionImg2ImgPipeline"), json!(["my_pipeline", "StableDiffusionPipeline"])] {
+        folder.edit_json("model/model_index.json", "_class_name", class);
+        refused(&folder, "", &["model/unet/config.json: act_fn is \"mish\""]);
+    }
 }
 
 #[test]

@@ -10,13 +10,13 @@ use anyhow::Result;
 use model::{class, unknown};
 use std::path::Path;
 
+/// Whether a class is of the family.
+type Knows = fn(&str) -> bool;
 type Open = fn(&Path, &Request) -> Result<Parts>;
 
 /// The families, by `_class_name` in `model_index.json`.
-const FAMILIES: &[(&str, Open)] = &[
-    (stable_diffusion::CLASSES[0], stable_diffusion::folder::open),
-    (stable_diffusion::CLASSES[1], stable_diffusion::folder::open),
-];
+const FAMILIES: &[(Knows, Open)] =
+    &[(|class| stable_diffusion::is_xl(class).is_some(), stable_diffusion::folder::open)];
 
 /// Opens a model of any family.
 ///
@@ -27,7 +27,7 @@ pub fn open(path: &Path, request: &Request) -> Result<Parts> {
         return stable_diffusion::single::open(path, request);
     }
     let (class, index) = class(path)?;
-    match FAMILIES.iter().find(|(name, _)| *name == class) {
+    match FAMILIES.iter().find(|(knows, _)| knows(&class)) {
         Some((_, open)) => open(path, request),
         None => Err(unknown(&index, &class).into()),
     }

@@ -113,6 +113,13 @@ impl Overrides {
     }
 }
 
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrList {
+    One(String),
+    List(Vec<String>),
+}
+
 /// The model's class, as its folder states it, and its `model_index.json`.
 pub(super) fn class(path: &Path) -> Result<(String, Json)> {
     let index = path.join("model_index.json");
@@ -120,7 +127,12 @@ pub(super) fn class(path: &Path) -> Result<(String, Json)> {
         return Err(not_a_model_folder(path));
     }
     let index = Json::read(&index)?;
-    Ok((index.get("_class_name")?, index))
+    // of a community pipeline: its file and its class
+    let class = match index.get("_class_name")? {
+        OneOrList::One(class) => Some(class),
+        OneOrList::List(parts) => parts.into_iter().next_back(),
+    };
+    Ok((class.ok_or_else(|| index.error("_class_name", "is empty"))?, index))
 }
 
 pub(super) fn unknown(index: &Json, class: &str) -> Error {

@@ -19,8 +19,40 @@ use tch::{Device, Kind};
 
 pub use folder::{Described, class, describe};
 
-/// `_class_name` of the model folders; the second is that of XL.
-pub const CLASSES: [&str; 2] = ["StableDiffusionPipeline", "StableDiffusionXLPipeline"];
+/// The pipelines of the same networks, between `StableDiffusion` or `StableDiffusionXL` and `Pipeline`: a folder names
+/// the one that it was saved from.
+const PIPELINES: [&str; 20] = [
+    "",
+    "Adapter",
+    "AttendAndExcite",
+    "ControlNet",
+    "ControlNetImg2Img",
+    "ControlNetInpaint",
+    "ControlNetPAG",
+    "ControlNetPAGImg2Img",
+    "ControlNetPAGInpaint",
+    "ControlNetUnion",
+    "ControlNetUnionImg2Img",
+    "ControlNetUnionInpaint",
+    "Img2Img",
+    "Inpaint",
+    "KDiffusion",
+    "PAG",
+    "PAGImg2Img",
+    "PAGInpaint",
+    "Panorama",
+    "SAG",
+];
+
+/// Whether a `_class_name` of `model_index.json` is one of XL (true), or of 1.x and 2.x (false). `None`: of neither.
+pub fn is_xl(class: &str) -> Option<bool> {
+    if matches!(class, "StableDiffusionInpaintPipelineLegacy" | "StableDiffusionPipelineSafe") {
+        return Some(false);
+    }
+    let kind = class.strip_prefix("StableDiffusion")?.strip_suffix("Pipeline")?;
+    let (xl, kind) = kind.strip_prefix("XL").map_or((false, kind), |kind| (true, kind));
+    PIPELINES.contains(&kind).then_some(xl)
+}
 
 pub struct StableDiffusion {
     pub xl: bool,
@@ -100,4 +132,29 @@ fn tokenizer(overrides: Overrides, folder: &Path) -> models::Result<ClipTokenize
 fn forced(overrides: Overrides, xl: bool) -> Forced {
     let Overrides { prediction_type: prediction, rescale_betas_zero_snr: zero_snr, .. } = overrides;
     Forced { prediction, zero_snr, ..Forced::by_pipeline_of(xl) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_xl;
+
+    #[test]
+    fn classes_of_the_same_networks() {
+        for (class, xl) in [
+            ("StableDiffusionPipeline", Some(false)),
+            ("StableDiffusionXLPipeline", Some(true)),
+            ("StableDiffusionImg2ImgPipeline", Some(false)),
+            ("StableDiffusionXLInpaintPipeline", Some(true)),
+            ("StableDiffusionXLControlNetPAGPipeline", Some(true)),
+            ("StableDiffusionInpaintPipelineLegacy", Some(false)),
+            ("StableDiffusionPipelineSafe", Some(false)),
+            ("StableDiffusion3Pipeline", None),
+            ("StableDiffusionUpscalePipeline", None),
+            ("StableDiffusionInstructPix2PixPipeline", None),
+            ("LatentConsistencyModelPipeline", None),
+            ("", None),
+        ] {
+            assert_eq!(is_xl(class), xl, "{class}");
+        }
+    }
 }

@@ -97,10 +97,12 @@ pub fn open(path: &Path, request: &Request) -> Result<Parts> {
 /// It is neither.
 pub fn class(path: &Path) -> Result<(bool, Json)> {
     let (class, index) = model::class(path)?;
-    match super::CLASSES.iter().position(|name| *name == class) {
-        Some(place) => Ok((place == 1, index)),
-        None => Err(model::unknown(&index, &class).into()),
+    let Some(xl) = super::is_xl(&class) else { return Err(model::unknown(&index, &class).into()) };
+    let key = "requires_aesthetics_score";
+    if xl && index.truth_or(key, false)? {
+        bail!(index.error(key, "is true: this is the refiner of SDXL, which cannot be used; take the base model"));
     }
+    Ok((xl, index))
 }
 
 /// Single parts may lack a variant. If all of them lack it, its name is misspelt.
