@@ -85,8 +85,19 @@ pub fn read(path: &Path) -> Result<(Tensors, HashMap<String, String>)> {
             path.display()
         );
     }
+    let mut tensors = without_wrappers(tensors);
     scaled::multiply(&mut tensors).map_err(|message| Error::file(path, message))?;
     Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
+}
+
+/// Removes what `torch.compile` and parallel training put before all keys of a network that was saved inside of them.
+fn without_wrappers(mut tensors: Tensors) -> Tensors {
+    const WRAPPERS: [&str; 2] = ["_orig_mod.", "module."];
+    let of_all = |tensors: &Tensors, prefix: &str| !tensors.is_empty() && tensors.keys().all(|k| k.starts_with(prefix));
+    while let Some(prefix) = WRAPPERS.into_iter().find(|prefix| of_all(&tensors, prefix)) {
+        tensors = tensors.into_iter().map(|(key, tensor)| (key[prefix.len()..].to_owned(), tensor)).collect();
+    }
+    tensors
 }
 
 /// Writes a file, whole or not at all, and waits until it is on the disk. The same values give the same bytes.

@@ -30,6 +30,13 @@ pub fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
+/// A text in Unicode's composed form (NFC): `é` as one character.
+pub fn composed(text: &str) -> String {
+    let mut text = tokenizers::NormalizedString::from(text);
+    text.nfc();
+    text.get().to_owned()
+}
+
 /// What the bytes are instead of a text, recognised by their beginning; `None` if they may be a text.
 pub fn mistaken(bytes: &[u8]) -> Option<&'static str> {
     mistaken::for_text(&bytes[..bytes.len().min(mistaken::LOOKED_AT)], bytes.len() as u64)

@@ -279,8 +279,13 @@ pub fn has_variant(folder: &Path, stem: &str, variant: &str) -> bool {
 pub fn files_of(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<PathBuf>> {
     let first = variant.map(|variant| format!(".{variant}")); // a part without this variant uses its plain weights
     for variant in first.as_deref().into_iter().chain(["", ".fp16"]) {
-        let whole = folder.join(format!("{stem}{variant}.safetensors"));
-        if whole.exists() {
+        // the last is transformers' name, with the ending that some tools give it
+        let names = [
+            format!("{stem}{variant}.safetensors"),
+            format!("{stem}{variant}.SAFETENSORS"),
+            format!("pytorch_{stem}{variant}.safetensors"),
+        ];
+        if let Some(whole) = names.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
             return Ok(vec![whole]);
         }
         // diffusers puts the variant before `.index`, in one of two places
@@ -293,12 +298,47 @@ pub fn files_of(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<
             }
         }
     }
-    let pickles = [format!("{stem}.bin"), format!("pytorch_{stem}.bin")]; // diffusers' name, and transformers'
-    let hint = match pickles.iter().find(|name| folder.join(name).exists()) {
-        Some(name) => format!("; {name} beside it is a pickle: convert it to safetensors"),
-        None => String::new(),
+    let wanted = format!("{stem}.safetensors");
+    let hint = instead(folder, stem, &wanted).map_or(String::new(), |hint| format!("; {hint}"));
+    Err(Error::file(folder.join(wanted), format!("no such file{hint}")))
+}
+
+/// What lies in a folder without the weights of this stem, and what to do about it.
+fn instead(folder: &Path, stem: &str, wanted: &str) -> Option<String> {
+    if let Ok(target) = fs::read_link(folder.join(wanted)) {
+        return Some(format!("it is a link to {}, which is not there; fetch that file again", target.display()));
+    }
+    let entries = fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> = entries.filter(|name| !name.starts_with('.')).collect();
+    names.sort_by_key(|name| (!name.contains(stem), name.clone()));
+    let ends = |name: &&String, endings: &[&str]| {
+        endings.iter().any(|ending| Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case(ending)))
     };
-    Err(Error::file(folder.join(format!("{stem}.safetensors")), format!("no such file{hint}")))
+    let first = |of_stem: bool, endings: &[&str]| {
+        names.iter().find(|name| (!of_stem || name.contains(stem)) && ends(name, endings))
+    };
+    if let Some(name) = first(true, &["safetensors"]) {
+        let inner = name.strip_prefix(stem).and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".safetensors"));
+        return Some(match inner {
+            _ if name.contains("-of-") => {
+                let index = format!("{wanted}.index.json");
+                format!("{name} beside it is one of several parts; {index}, which names them, is missing: fetch it")
+            }
+            Some(variant) => {
+                let set = "set model.variant or --variant to it, or rename the file";
+                format!("{name} beside it is of the variant {variant}: {set}")
+            }
+            None => format!("if {name} beside it holds these weights, rename it"),
+        });
+    }
+    if let Some(name) = first(false, &["bin", "ckpt", "pt", "pth"]) {
+        return Some(format!("{name} beside it is a pickle: convert it to safetensors"));
+    }
+    if let Some(name) = first(false, &["msgpack", "h5", "onnx", "pb", "gguf"]) {
+        return Some(format!("{name} beside it is of another library: take the model's safetensors"));
+    }
+    let name = first(false, &["safetensors"])?;
+    Some(format!("if {name} beside it holds these weights, rename it"))
 }
 
 fn parts_of(index: &Path) -> Result<Vec<PathBuf>> {

@@ -175,3 +175,45 @@ fn weights_that_do_not_fit_are_named() {
     let none = copy(&fixture("clip_sd2")).remove("model.safetensors");
     assert_error(open(none.path()), &["model.safetensors", "no such file"]);
 }
+
+/// Names that other tools give the file are read; of others the error says what lies there.
+#[test]
+fn weights_under_other_names() {
+    let named = |name: &str| {
+        let folder = copy(&fixture("clip_sd2")).remove("io.safetensors");
+        std::fs::rename(folder.path().join("model.safetensors"), folder.path().join(name)).unwrap();
+        folder
+    };
+    for name in ["model.SAFETENSORS", "pytorch_model.safetensors", "pytorch_model.fp16.safetensors"] {
+        open(named(name).path()).unwrap();
+    }
+    for (name, said) in [
+        ("model.non_ema.safetensors", "of the variant non_ema: set model.variant"),
+        ("model-00001-of-00002.safetensors", "model.safetensors.index.json, which names them, is missing"),
+        ("weights.safetensors", "if weights.safetensors beside it holds these weights, rename it"),
+        ("pytorch_model.fp16.bin", "pytorch_model.fp16.bin beside it is a pickle"),
+        ("flax_model.msgpack", "flax_model.msgpack beside it is of another library"),
+    ] {
+        assert_error(open(named(name).path()), &["model.safetensors: no such file", said]);
+    }
+    let folder = copy(&fixture("clip_sd2")).remove("model.safetensors");
+    std::os::unix::fs::symlink("gone/blob", folder.path().join("model.safetensors")).unwrap();
+    assert_error(open(folder.path()), &["it is a link to gone/blob, which is not there"]);
+}
+
+/// As saved from within `torch.compile` and parallel training.
+#[test]
+fn keys_with_the_prefix_of_a_wrapper() {
+    for prefix in ["_orig_mod.", "module.", "module._orig_mod."] {
+        let wrapped = |(key, tensor): (String, Tensor)| (format!("{prefix}{key}"), tensor);
+        let folder = copy(&fixture("clip_sd2")).weights(|tensors| tensors.into_iter().map(wrapped).collect());
+        let encoder = open(folder.path()).unwrap();
+        compare("clip_sd2", &encoder.forward(&io("clip_sd2")["input_ids"]).unwrap(), 1e-5);
+    }
+    let one = copy(&fixture("clip_sd2")).weights(|mut tensors| {
+        let (key, tensor) = tensors.pop_first().unwrap();
+        tensors.insert(format!("module.{key}"), tensor);
+        tensors
+    });
+    assert_error(open(one.path()), &["is missing", "is unexpected"]);
+}
