@@ -1,7 +1,7 @@
 //! Reads the pairs in a folder and its subfolders: images with text files beside them, lists and shards.
 
 use crate::{
-    found::{Found, captions_of_text, extension, is_image},
+    found::{Found, captions_of_text, extension, is_image, is_unread},
     listing, shard,
     source::Source,
 };
@@ -23,6 +23,8 @@ const TEXTS: [&str; 2] = ["txt", "caption"];
 #[derive(Default)]
 struct Stem {
     images: Vec<PathBuf>,
+    /// In a format that is not read.
+    unread: Vec<PathBuf>,
     texts: [Option<PathBuf>; TEXTS.len()],
 }
 
@@ -36,6 +38,7 @@ pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
             "tar" => shards.push(file),
             "json" if is_metadata(&file) => metadata.push(file),
             e if is_image(e) => stems.entry(stem).or_default().images.push(file),
+            e if is_unread(e) => stems.entry(stem).or_default().unread.push(file),
             e => {
                 if let Some(which) = TEXTS.iter().position(|text| *text == e) {
                     stems.entry(stem).or_default().texts[which] = Some(file);
@@ -45,9 +48,11 @@ pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
             }
         }
     }
-    for Stem { images, texts } in stems.into_values() {
+    for Stem { images, unread, texts } in stems.into_values() {
+        unread.iter().for_each(|image| found.unread.add(image.display()));
         let captions = match texts.into_iter().flatten().next() {
             // not read, since a text about something else may be in any encoding
+            Some(_) if images.is_empty() && !unread.is_empty() => continue,
             Some(text) if images.is_empty() => {
                 found.captions_alone.add(text.display());
                 continue;

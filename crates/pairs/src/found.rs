@@ -18,6 +18,10 @@ pub(crate) struct Found {
     pub(crate) pairs: Vec<Pair>,
     pub(crate) images_alone: Tally,
     pub(crate) captions_alone: Tally,
+    /// Images in formats that are not read.
+    pub(crate) unread: Tally,
+    /// The keys of the first line of a list that has no key of a caption.
+    pub(crate) other_keys: Option<String>,
     /// Files that are neither images nor captions.
     pub(crate) other_files: Tally,
 }
@@ -32,17 +36,23 @@ impl Found {
 
     /// Whether there is an image or a caption without a partner.
     pub(crate) fn alone(&self) -> bool {
-        self.images_alone.count + self.captions_alone.count > 0
+        self.images_alone.count + self.captions_alone.count + self.unread.count > 0
     }
 }
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let kinds =
-            [("images without a caption", &self.images_alone), ("captions without an image", &self.captions_alone)];
+        let kinds = [
+            ("images without a caption", &self.images_alone),
+            ("captions without an image", &self.captions_alone),
+            ("images in a format that is not read (convert them to PNG, JPEG or WebP)", &self.unread),
+        ];
         let present = kinds.into_iter().filter(|(_, tally)| tally.count > 0);
-        let texts: Vec<String> =
+        let mut texts: Vec<String> =
             present.map(|(kind, tally)| format!("{kind}: {}, the first is {}", tally.count, tally.first)).collect();
+        if let Some(keys) = &self.other_keys {
+            texts.push(format!("a line has the keys {keys}, and none of a caption (caption, text)"));
+        }
         f.write_str(&texts.join("; "))
     }
 }
@@ -73,6 +83,12 @@ pub(crate) const IMAGES: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
 pub(crate) fn is_image(extension: &str) -> bool {
     IMAGES.contains(&extension)
+}
+
+/// Whether this is the extension of an image that cannot be decoded.
+pub(crate) fn is_unread(extension: &str) -> bool {
+    const UNREAD: [&str; 10] = ["bmp", "gif", "tif", "tiff", "jfif", "avif", "heic", "heif", "jxl", "jp2"];
+    UNREAD.contains(&extension)
 }
 
 /// The captions of a text file, one per line.

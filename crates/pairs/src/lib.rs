@@ -30,9 +30,9 @@ impl Pairs {
     /// - Any other folder: all images in it and its subfolders, with captions in a `.txt` or `.caption` file of the
     ///   same stem, one per line; and all its `.tar` shards. If no image has a caption in this way, the metadata of
     ///   sd-scripts in it (`meta*.json`) are read.
-    /// - A `.jsonl` list with an object per line. Its key `image`, `file_name` or `file` is relative to the list. Its
-    ///   key `caption`, `text`, `captions`, `prompt`, `description` or `tags` has a string or a list of strings. Also
-    ///   `.csv` and `.tsv` tables with such columns.
+    /// - A `.jsonl` list with an object per line. Its key `image`, `file_name` or `file` (or one like it) is relative to
+    ///   the list. Its key `caption`, `text`, `captions`, `prompt`, `description` or `tags` has a string or a list of strings; of
+    ///   two keys, the other one. Also `.csv` and `.tsv` tables with such columns.
     /// - A `.json` file of sd-scripts: an object with the images' names as keys, with or without their extension; or an
     ///   array of objects like the lines of a list.
     /// - A `.tar` shard of a WebDataset: `KEY.jpg`, `.jpeg`, `.png` or `.webp`, with captions in `KEY.txt`, one per
@@ -110,6 +110,10 @@ fn find(path: &Path) -> Result<Found> {
         _ if is_folder => folder::read(path, &mut found)?,
         "jsonl" | "csv" | "tsv" | "json" => listing::read(path, &mut found)?,
         "tar" => shard::read(path, &mut found)?,
+        "gz" | "tgz" | "zst" | "bz2" | "xz" => bail!(
+            "{}: a compressed archive; images are read where they lie in a shard, so decompress it to a .tar (gunzip, unzstd)",
+            path.display()
+        ),
         _ => bail!("{}: pairs are a folder, a list (.jsonl, .csv, .tsv, .json) or a .tar shard", path.display()),
     }
     Ok(found)

@@ -9,9 +9,9 @@ use models::{Error, json, text};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// Keys of the image's name: this program's, Hugging Face's, and the miniature world's. The first key that a line has
-/// is used.
-const IMAGE: [&str; 3] = ["image", "file_name", "file"];
+/// Keys of the image's name: this program's, Hugging Face's, the miniature world's, and those of others. The first key
+/// that a line has is used.
+const IMAGE: [&str; 8] = ["image", "file_name", "file", "image_path", "img_path", "path", "filename", "image_file"];
 /// Keys of the captions. The last is that of sd-scripts for images without a caption.
 const CAPTION: [&str; 6] = ["caption", "text", "captions", "prompt", "description", "tags"];
 
@@ -29,7 +29,7 @@ fn lines(path: &Path, found: &mut Found) -> Result<()> {
     let text = text::read(path)?;
     for (number, line) in text::lines(&text).enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let (image, captions) = object(line.as_bytes())
-            .and_then(|line| parse(&line))
+            .and_then(|line| parse(&line, found))
             .with_context(|| format!("{}:{}", path.display(), number + 1))?;
         add(path, &image, &captions, found);
     }
@@ -44,12 +44,20 @@ fn table(path: &Path, delimiter: u8, found: &mut Found) -> Result<()> {
     let names: Vec<String> = reader.headers().map_err(broken)?.iter().map(|name| name.trim().to_lowercase()).collect();
     let column = |known: &[&str]| known.iter().find_map(|key| names.iter().position(|name| name == key));
     let Some(image) = column(&IMAGE) else {
-        bail!("{}: no column with the images' names; it is called file_name, in the first line", path.display());
+        bail!(
+            "{}: no column with the images' names; it is called file_name, in the first line, which has {}",
+            path.display(),
+            names.join(", ")
+        );
     };
     // of two columns, the one that is not the image is the caption, whatever its name
     let caption = column(&CAPTION).or((names.len() == 2).then_some(1 - image.min(1)));
     let Some(caption) = caption else {
-        bail!("{}: no column with captions; it is called text, in the first line", path.display());
+        bail!(
+            "{}: no column with captions; it is called text, in the first line, which has {}",
+            path.display(),
+            names.join(", ")
+        );
     };
     for row in reader.records() {
         let row = row.map_err(broken)?;
@@ -79,7 +87,7 @@ fn metadata(path: &Path, found: &mut Found) -> Result<()> {
         Value::Array(lines) => {
             for (number, line) in lines.iter().enumerate() {
                 let Value::Object(line) = line else { bail!("{} is no object", at(&format!("element {number}"))) };
-                let (image, captions) = parse(line).with_context(|| at(&format!("element {number}")))?;
+                let (image, captions) = parse(line, found).with_context(|| at(&format!("element {number}")))?;
                 add(path, &image, &captions, found);
             }
         }
@@ -113,11 +121,25 @@ fn image(folder: &Path, name: &str) -> Option<PathBuf> {
     })
 }
 
-fn parse(line: &Map<String, Value>) -> Result<(String, Vec<String>)> {
-    match first(line, &IMAGE) {
-        Some((_, Value::String(name))) if !name.is_empty() => Ok((name.clone(), captions(line)?)),
+fn parse(line: &Map<String, Value>, found: &mut Found) -> Result<(String, Vec<String>)> {
+    let keys = || line.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let (image, name) = match first(line, &IMAGE) {
+        Some((key, Value::String(name))) if !name.is_empty() => (key, name),
         Some((key, _)) => bail!("`{key}` must be the name of an image"),
-        None => bail!("no image; its name belongs in `image`, relative to this list"),
+        None => bail!("no image; its name belongs in `image`, relative to this list; the keys are {}", keys()),
+    };
+    if first(line, &CAPTION).is_some() {
+        return Ok((name.clone(), captions(line)?));
+    }
+    // of two keys, the one that is not the image is the caption, whatever its name
+    let mut others = line.iter().filter(|(key, value)| *key != image && !value.is_null());
+    match (others.next(), others.next()) {
+        (Some((key, value)), None) if value.is_string() || value.is_array() => Ok((name.clone(), texts(key, value)?)),
+        (None, _) => Ok((name.clone(), vec![])),
+        _ => {
+            found.other_keys.get_or_insert_with(keys);
+            Ok((name.clone(), vec![]))
+        }
     }
 }
 
@@ -130,7 +152,10 @@ pub(super) fn object(json: &[u8]) -> Result<Map<String, Value>> {
 
 /// The captions in an object; empty if there are none.
 pub(super) fn captions(object: &Map<String, Value>) -> Result<Vec<String>> {
-    let Some((key, value)) = first(object, &CAPTION) else { return Ok(vec![]) };
+    first(object, &CAPTION).map_or(Ok(vec![]), |(key, value)| texts(key, value))
+}
+
+fn texts(key: &str, value: &Value) -> Result<Vec<String>> {
     let texts = match value {
         Value::Array(texts) => texts.iter().map(Value::as_str).collect(),
         text => text.as_str().map(|text| vec![text]),

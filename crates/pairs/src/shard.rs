@@ -8,7 +8,13 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use models::Error;
-use std::{collections::BTreeMap, fs, io::Read, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Seek},
+    path::Path,
+    sync::Arc,
+};
 
 /// The members with the same key. Texts have their name and bytes.
 #[derive(Default)]
@@ -43,6 +49,10 @@ pub(super) fn read(path: &Path, found: &mut Found) -> Result<()> {
 fn samples(path: &Path) -> Result<BTreeMap<String, Sample>> {
     let broken = |e: std::io::Error| Error::file(path, format!("not a whole tar file: {e}"));
     let file = fs::File::open(path).map_err(Error::io(path))?;
+    if is_compressed(&file) {
+        let what = "is a compressed archive; images are read where they lie in a shard, so decompress it to a .tar (gunzip, unzstd)";
+        return Err(Error::file(path, what).into());
+    }
     let end = file.metadata().map_err(Error::io(path))?.len();
     let shard: Arc<Path> = path.into();
     let mut archive = tar::Archive::new(file);
@@ -75,6 +85,14 @@ fn samples(path: &Path) -> Result<BTreeMap<String, Sample>> {
         }
     }
     Ok(samples)
+}
+
+/// Whether a file begins as one of gzip, zstd, bzip2 or xz. It is read from its beginning again afterwards.
+fn is_compressed(mut file: &fs::File) -> bool {
+    const BEGINNINGS: [&[u8]; 4] = [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ"];
+    let mut start = vec![];
+    let is_read = file.take(8).read_to_end(&mut start).is_ok() && file.rewind().is_ok();
+    is_read && BEGINNINGS.iter().any(|beginning| start.starts_with(beginning))
 }
 
 /// Splits a member's name into its key and its extension. As in WebDataset, the key ends at the first dot after the

@@ -128,6 +128,59 @@ fn lists() {
     assert_eq!(all(&Pairs::open(folder.0.path()).unwrap()), expected);
 }
 
+/// As other tools name the keys.
+#[test]
+fn keys_of_others() {
+    let folder = Folder::new();
+    folder.image("a.png", 1);
+    for line in [
+        r#"{"file_name": "a.png", "additional_feature": "a dog"}"#,
+        r#"{"image_path": "a.png", "prompt": "a dog", "id": 3}"#,
+        r#"{"img_path": "a.png", "text": "a dog"}"#,
+        r#"{"path": "a.png", "sentences": ["a dog"]}"#,
+        r#"{"filename": "a.png", "label": "a dog"}"#,
+        r#"{"image_file": "a.png", "caption": "a dog"}"#,
+    ] {
+        assert_eq!(all(&Pairs::open(&folder.write("x.jsonl", line)).unwrap()), [("a dog", 1)], "{line}");
+    }
+    let line = |line: &str| error(&folder.write("x.jsonl", line));
+    let said = line(r#"{"image": "a.png", "label": "a dog", "id": "3"}"#);
+    assert!(
+        said.contains("keys id, image, label, and none of a caption") || said.contains("keys image, label, id"),
+        "{said}"
+    );
+    let said = line(r#"{"picture": "a.png"}"#);
+    assert!(
+        said.contains("no image; its name belongs in `image`, relative to this list; the keys are picture"),
+        "{said}"
+    );
+    let said = line(r#"{"image": "a.png", "id": 3}"#);
+    assert!(said.contains("images without a caption: 1"), "{said}");
+    let said = error(&folder.write("x.csv", "pic,words\n"));
+    assert!(said.contains("it is called file_name, in the first line, which has pic, words"), "{said}");
+}
+
+#[test]
+fn what_is_not_read_is_named() {
+    let folder = Folder::new();
+    folder.write("b.gif", b"GIF89a");
+    folder.write("b.txt", "b");
+    folder.write("c.BMP", b"BM");
+    let said = error(folder.0.path());
+    assert!(
+        said.contains("images in a format that is not read (convert them to PNG, JPEG or WebP): 2, the first is"),
+        "{said}"
+    );
+    assert!(said.contains("b.gif") && !said.contains("captions without an image"), "{said}");
+    folder.image("a.png", 1);
+    folder.write("a.txt", "a");
+    assert_eq!(all(&Pairs::open(folder.0.path()).unwrap()), [("a", 1)]);
+    for name in ["s.tar", "s.tar.gz"] {
+        let said = error(&folder.write(name, b"\x1f\x8b\x08\0\0\0\0\0\0\x03"));
+        assert!(said.contains(name) && said.contains("a compressed archive") && said.contains("gunzip"), "{said}");
+    }
+}
+
 /// Layouts of sd-scripts: `.caption` beside an image, or metadata by the images' names without their extension.
 #[test]
 fn of_sd_scripts() {
