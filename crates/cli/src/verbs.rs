@@ -64,6 +64,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     let resume = resume.map_err(|e| anyhow!("--resume: {e}"))?;
     let resume = resume.as_ref().and_then(|which| which.to_str());
     if args.dry_run {
+        config.logging.check_program()?;
         fetch::config(&mut config, console)?;
         say!("{}", plan::describe(config.clone(), resume)?);
         let forecast = plan::memory::forecast(&config, memory_of(&config, None)?)?;

@@ -33,6 +33,16 @@ fn every_event_reaches_the_program() {
     assert_eq!(folder.read("out/my copy.jsonl"), folder.read("out/events.jsonl"));
 }
 
+/// A dry run looks whether it is there, as the run would.
+#[test]
+fn a_dry_run_looks_for_the_program() {
+    let folder = Folder::of_run();
+    let dry = |command: &str| folder.comat(&words(&[set(command), vec!["--dry-run".to_owned()]].concat()));
+    dry("no-such-logger --x").error(&["logging.command: there is no program `no-such-logger` in PATH"]);
+    dry("~/no-such-logger").error(&["logging.command: there is no program `/", "no-such-logger`"]);
+    dry("cat").ok();
+}
+
 #[test]
 fn a_program_that_cannot_start_is_an_error() {
     let folder = Folder::of_run();
