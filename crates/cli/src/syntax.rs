@@ -27,6 +27,7 @@ pub fn warn<'a>(prompts: impl Iterator<Item = &'a str>) {
         "options of another program are read as text here; leave them out, there are options and settings of comat",
         "weights of parts have no meaning here, and colons and number are read as text; write the words alone",
         "the quotes are read as text; leave them out",
+        "brackets have no meaning here, so the backslash is read as text; leave it out",
     ];
     for ((first, count), advice) in first.iter().zip(counts).zip(ADVICE) {
         if let Some((found, prompt)) = first {
@@ -36,7 +37,7 @@ pub fn warn<'a>(prompts: impl Iterator<Item = &'a str>) {
     }
 }
 
-const KINDS: usize = 9;
+const KINDS: usize = 10;
 
 /// The first match of each kind in a prompt.
 fn all(prompt: &str) -> [Option<&str>; KINDS] {
@@ -50,7 +51,14 @@ fn all(prompt: &str) -> [Option<&str>; KINDS] {
         foreign_option(prompt).or_else(|| unknown_option(prompt)),
         part(prompt),
         quoted(prompt),
+        escaped(prompt),
     ]
+}
+
+/// A bracket behind a backslash: `miku \(vocaloid\)`
+fn escaped(prompt: &str) -> Option<&str> {
+    let is_bracket = |at: &usize| prompt[at + 1..].starts_with(['(', ')', '[', ']', '{', '}']);
+    prompt.match_indices('\\').map(|(at, _)| at).find(is_bracket).map(|at| &prompt[at..at + 2])
 }
 
 /// Midjourney's weights of parts: `hot::2 dog`
@@ -74,14 +82,34 @@ fn quoted(prompt: &str) -> Option<&str> {
     (!inside.trim().is_empty()).then_some(prompt)
 }
 
-/// `(red:1.3)`, `((red))`
+/// `(red:1.3)`, `((red))`, A1111's `[red]`, compel's `red++` and `(red dog)--`
 fn emphasis(prompt: &str) -> Option<&str> {
     let doubled = || {
         let start = prompt.find("((")?;
         let end = start + prompt[start..].find("))")?;
         Some(&prompt[start..end + 2])
     };
-    weighted(prompt).or_else(doubled)
+    weighted(prompt).or_else(doubled).or_else(|| weakened(prompt)).or_else(|| signed(prompt))
+}
+
+/// Words in square brackets; not `[12:30]`, not what [`editing`] finds.
+fn weakened(prompt: &str) -> Option<&str> {
+    prompt.match_indices('[').filter(|(start, _)| !prompt[..*start].ends_with('\\')).find_map(|(start, _)| {
+        let end = start + prompt[start..].find(']')?;
+        let inside = &prompt[start + 1..end];
+        (inside.contains(char::is_alphabetic) && !inside.contains([':', '|'])).then(|| &prompt[start..=end])
+    })
+}
+
+/// A word of two letters or more, or brackets, with `++` or `--` behind it; `C++` is a name.
+fn signed(prompt: &str) -> Option<&str> {
+    let is_sign = |c: char| c == '+' || c == '-';
+    prompt.split(|c: char| c.is_whitespace() || c == ',').find(|word| {
+        let bare = word.trim_end_matches(is_sign);
+        let signs = &word[bare.len()..];
+        let letters = bare.chars().rev().take(2).filter(|c| c.is_alphabetic()).count();
+        (bare.ends_with(')') || letters == 2) && (signs.starts_with("++") || signs.starts_with("--"))
+    })
 }
 
 fn weighted(prompt: &str) -> Option<&str> {
@@ -159,6 +187,13 @@ mod tests {
         assert_eq!(emphasis("a (red:1.3) book"), Some("(red:1.3)"));
         assert_eq!(emphasis("a clock (at 10:30 in the morning) (old)"), None);
         assert_eq!(emphasis("an open (bracket:1"), None);
+        assert_eq!(emphasis("a [red] dog"), Some("[red]"));
+        assert_eq!(emphasis("a departure at [12:30], a [red:blue:0.5] dog, \\[red\\]"), None);
+        assert_eq!(emphasis("a red++ dog"), Some("red++"));
+        assert_eq!(emphasis("a dog, (a red hat)--, a cat"), Some("hat)--"));
+        assert_eq!(emphasis("a book about C++, well--known -- or not --ar 3, 1--2"), None);
+        assert_eq!(escaped("miku \\(vocaloid\\)"), Some("\\("));
+        assert_eq!(escaped("C:\\photos"), None);
         assert_eq!(extra_network("a dog <lora:ink:0.8>, two"), Some("<lora:ink:0.8>"));
         assert_eq!(extra_network("a <lora"), None);
         assert_eq!(emphasis("a ((red)) book"), Some("((red))"));
