@@ -50,6 +50,9 @@ pub fn run(mut args: Evaluate, console: &Console) -> Result<()> {
     let hint = "what is drawn and scored is kept, and the same command goes on";
     let group = processes::join(args.ranks.terms(hint, &console.interrupt))?;
     args.engine.device = args.engine.device.of_rank(&group);
+    if args.grid.is_some() && matches!(args.bench.benchmark(), Benchmark::T2iCompbench | Benchmark::Geneval) {
+        bail!("--grid cuts images that are named by their prompt's id, of dpg, tifa and dsg; leave it out");
+    }
     let choice = Choice {
         benchmark: args.bench.benchmark(),
         path: args.prompts.clone(),
@@ -114,7 +117,7 @@ impl Work<'_> {
     /// The settings with which this evaluation draws and scores a folder of images.
     fn settings(&self, drawing: Option<settings::Drawing>) -> Settings {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Settings { benchmark: self.benchmark, drawing, judges: self.judges(), version }
+        Settings { benchmark: self.benchmark, drawing, grid: self.args.grid, judges: self.judges(), version }
     }
 
     /// Refuses a folder whose images were made or scored with other settings.
@@ -263,7 +266,7 @@ impl Work<'_> {
     }
 
     fn gallery<'a>(&'a self, folder: &'a Path) -> Result<Gallery<'a>> {
-        let gallery = Gallery::open(folder, self.benchmark, &self.prompts)?;
+        let gallery = Gallery::open(folder, self.benchmark, &self.prompts, self.args.grid)?;
         if gallery.found.is_empty() {
             bail!(
                 "{}: there are no images of these prompts in it; {} calls them {}",
@@ -272,9 +275,18 @@ impl Work<'_> {
                 example(self.benchmark, &self.prompts)
             );
         }
-        let silent = self.prompts.len() - gallery.found.iter().map(|f| f.prompt).collect::<BTreeSet<_>>().len();
-        if silent > 0 {
-            tracing::warn!("{}: {silent} of {} prompts have no image in it", folder.display(), self.prompts.len());
+        let drawn: BTreeSet<usize> = gallery.found.iter().map(|f| f.prompt).collect();
+        if let Some(first) = (0..self.prompts.len()).find(|i| !drawn.contains(i)) {
+            let (silent, all) = (self.prompts.len() - drawn.len(), self.prompts.len());
+            let expected = match example(self.benchmark, &self.prompts[first..]) {
+                name if name.is_empty() => name,
+                name => format!(", expected as {name}"),
+            };
+            tracing::warn!(
+                "{}: {silent} of {all} prompts have no image in it; the first is `{}`{expected}",
+                folder.display(),
+                self.prompts[first].text
+            );
         }
         Ok(gallery)
     }

@@ -78,8 +78,7 @@ impl Scoring<'_> {
     }
 
     fn shot(&self, found: &Found) -> Result<Shot> {
-        let path = self.gallery.folder.join(&found.file);
-        let Opened { image, seed, digest, bytes } = image_files::open(&path)?;
+        let Opened { image, seed, digest, bytes } = image_files::open(self.gallery.folder, found)?;
         Ok(Shot {
             subject: Subject { seed, digest: Some(digest), ..self.gallery.subject(found) },
             image: image.tensor()?,

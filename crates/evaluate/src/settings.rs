@@ -1,6 +1,7 @@
 //! `evaluation.json`: how the images of a folder were made, and which judges scored them. Settings that would mix two
 //! kinds of images or scores in one folder are refused.
 
+use crate::image_files::Grid;
 use anyhow::{Context, Result, bail};
 use benchmarks::records::Benchmark;
 use diffusion::{
@@ -25,6 +26,9 @@ pub struct Settings {
     /// Absent if the images already existed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drawing: Option<Drawing>,
+    /// Columns and rows of the files that hold several images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grid: Option<Grid>,
     /// Each judge's network, as the user named it.
     pub judges: BTreeMap<String, String>,
     pub version: String,
@@ -163,6 +167,10 @@ impl Settings {
             let seeds = |seeds: &[u64]| format!("{:?}", &seeds[..shared]);
             differs("the seeds", seeds(&then.seeds), seeds(&now.seeds))?;
         }
+        if !self.judges.is_empty() && !before.judges.is_empty() {
+            let named = |grid: Option<Grid>| grid.map_or("none".to_owned(), |grid| grid.to_string());
+            differs("--grid", named(before.grid), named(self.grid))?;
+        }
         for (judge, now) in &self.judges {
             if let Some(then) = before.judges.get(judge) {
                 differs(&format!("--{judge}"), then.clone(), now.clone())?;
@@ -225,6 +233,7 @@ mod tests {
                 seeds: vec![42, 43],
                 sampling: Sampling::default(),
             }),
+            grid: None,
             judges: [("vqa".to_owned(), "blip".to_owned())].into(),
             version: "1".into(),
         }

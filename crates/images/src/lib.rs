@@ -11,7 +11,7 @@ use models::Error;
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufWriter, Cursor},
+    io::{BufWriter, Cursor, Write},
     path::Path,
 };
 use tch::{Device, Kind, Tensor};
@@ -103,21 +103,32 @@ impl Image {
         models::write_whole(path, |partial| self.write(partial, texts))
     }
 
+    /// The bytes of a PNG.
+    pub fn to_png(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![];
+        self.encode(&mut bytes, &[])?;
+        Ok(bytes)
+    }
+
     fn write(&self, path: &Path, texts: &[(&str, &str)]) -> Result<()> {
         let file = fs::File::create(path).map_err(Error::io(path))?;
-        let mut encoder = png::Encoder::new(BufWriter::new(file), self.width as u32, self.height as u32);
+        let failed = |e: png::EncodingError| match e {
+            png::EncodingError::IoError(source) => anyhow::Error::from(Error::io(path)(source)),
+            e => Error::file(path, e.to_string()).into(),
+        };
+        self.encode(BufWriter::new(file), texts).map_err(failed)
+    }
+
+    fn encode(&self, to: impl Write, texts: &[(&str, &str)]) -> Result<(), png::EncodingError> {
+        let mut encoder = png::Encoder::new(to, self.width as u32, self.height as u32);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         for (key, text) in texts {
             encoder.add_itxt_chunk((*key).to_owned(), (*text).to_owned())?;
         }
-        let failed = |e: png::EncodingError| match e {
-            png::EncodingError::IoError(source) => anyhow::Error::from(Error::io(path)(source)),
-            e => Error::file(path, e.to_string()).into(),
-        };
-        let mut writer = encoder.write_header().map_err(failed)?;
-        writer.write_image_data(&self.pixels).map_err(failed)?;
-        writer.finish().map_err(failed)
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&self.pixels)?;
+        writer.finish()
     }
 }
 

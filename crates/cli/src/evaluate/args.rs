@@ -4,6 +4,7 @@ use crate::args::shared::{Engine, OverrideArgs, SamplingArgs, TimedRanks, at_lea
 use benchmarks::records::Benchmark;
 use clap::{Args as Group, ValueEnum};
 use diffusion::settings::{Location, Scaled};
+use evaluate::image_files::Grid;
 use std::path::PathBuf;
 
 /// Score a model, a LoRA, or images that exist, on a benchmark
@@ -34,6 +35,10 @@ pub struct Evaluate {
     /// Compare with the images of this folder, instead of drawing the base model's
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
+    /// Cut the images ID.png of --images and --base into so many columns and rows: 2x2 for those of DPG-Bench's own
+    /// programs
+    #[arg(long, value_name = "COLUMNSxROWS")]
+    pub grid: Option<Grid>,
     #[command(flatten, next_help_heading = "Images to draw")]
     pub draw: DrawArgs,
     #[command(flatten, next_help_heading = "How they are drawn")]
