@@ -168,8 +168,16 @@ impl Settings {
             differs("the seeds", seeds(&then.seeds), seeds(&now.seeds))?;
         }
         if !self.judges.is_empty() && !before.judges.is_empty() {
-            let named = |grid: Option<Grid>| grid.map_or("none".to_owned(), |grid| grid.to_string());
-            differs("--grid", named(before.grid), named(self.grid))?;
+            let named =
+                |grid: Option<Grid>| grid.map_or("whole files".to_owned(), |grid| format!("the cells of {grid}"));
+            let (was, is) = (named(before.grid), named(self.grid));
+            if was != is {
+                bail!(
+                    "{}: the scores in it are of {was}, and are to be of {is} now (--grid); remove scores.jsonl and {FILE} from it, \
+                     or choose another folder",
+                    folder.display()
+                );
+            }
         }
         for (judge, now) in &self.judges {
             if let Some(then) = before.judges.get(judge) {
@@ -268,6 +276,8 @@ mod tests {
             refused(&|s| drop(s.judges.insert("vqa".into(), "other".into())))
                 .contains("--vqa was blip there and is other")
         );
+        let said = refused(&|s| s.grid = Some("2x2".parse().unwrap()));
+        assert!(said.contains("of whole files, and are to be of the cells of 2x2 now"), "{said}");
         assert_eq!(Settings::read(&path).unwrap(), Some(settings()));
     }
 
