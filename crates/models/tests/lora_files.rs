@@ -312,3 +312,52 @@ fn what_conversion_refuses() {
     assert!(peft.is_none() && diffusers.is_none());
     assert!(kohya.is_some_and(|e| e.contains("to_k_ip could not be read back from the new file")));
 }
+        (&["base_model.model.blocks.0.self_attn.q.lora_A.weight"], "a video model"),
+        (&["lora_unet_transformer_blocks_0_attn_to_q.lora_down.weight"], "Qwen-Image"),
+        (&["diffusion_model.layers.0.attention.to_q.lora_A.weight"], "Z-Image"),
+        (&["base_model.model.transformer_blocks.0.attn1.to_q.lora_A.weight"], "PixArt"),
+        (&["clip_x.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"], "a LoRA of a CLIP text encoder"),
+        (&["768.0.linear.0.weight"], "a hypernetwork"),
+/// LoRAs of other architectures adapt the same text encoders; those of the keys that are left tell.
+#[test]
+fn other_architectures_with_a_text_encoder() {
+    let flat = "text_model_encoder_layers_0_self_attn_q_proj";
+    let path = flat.replace("_encoder_layers_0_self_attn_", ".encoder.layers.0.self_attn.");
+    for (layer, clip, ends, part) in [
+        (
+            "lora_unet_double_blocks_0_img_attn_proj",
+            format!("lora_te1_{flat}"),
+            ["lora_down.weight", "lora_up.weight"],
+            "a Flux",
+        ),
+        (
+            "lora_unet_joint_blocks_0_x_block_attn_proj",
+            format!("lora_te1_{flat}"),
+            ["lora_down.weight", "lora_up.weight"],
+            "a Stable Diffusion 3",
+        ),
+        (
+            "transformer.transformer_blocks.0.attn.to_q",
+            format!("text_encoder.{path}"),
+            ["lora_A.weight", "lora_B.weight"],
+            "Stable Diffusion 3",
+        ),
+        (
+            "lora_transformer_transformer_blocks_0_attn_to_q",
+            format!("lora_te1_{flat}"),
+            ["lora_down.weight", "lora_up.weight"],
+            "a diffusion transformer",
+        ),
+    ] {
+        let stems = [layer, clip.as_str()].into_iter();
+        let keys = stems.flat_map(|stem| ends.map(|end| (format!("{stem}.{end}"), wave(&[2, 2]))));
+        let file = AdapterFile::parse(keys.collect(), HashMap::new(), Path::new("x"), 2).unwrap();
+        assert_eq!((file.entries.len(), file.foreign.len()), (1, 2), "{layer}");
+        let error = file.changes().err().unwrap().to_string();
+        assert!(error.starts_with("x: this looks like ") && error.contains(part), "{error}");
+        assert!(error.contains(layer), "{error}");
+        let problems = check(&file, None).unwrap();
+        assert!(problems[0].is_error() && problems[0].to_string().contains(part), "{problems:?}");
+    }
+}
+

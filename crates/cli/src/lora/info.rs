@@ -56,6 +56,9 @@ fn readable(of: &Figures) -> String {
         let first = &of.foreign[0];
         line("not read", format!("{} keys, the first is {first} (`comat lora check` says why)", of.foreign.len()));
     }
+    if let Some(what) = of.looks_like {
+        line("looks like", what.into());
+    }
     if !of.embeddings.is_empty() {
         line("embeddings", format!("{} (not layers: they are left out)", of.embeddings.join(", ")));
     }

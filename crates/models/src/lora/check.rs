@@ -49,6 +49,9 @@ pub fn layers_per_block(layers: &Layers) -> usize {
 /// indicate, if any.
 pub fn check(file: &AdapterFile, model: Option<&Layers>) -> Result<Vec<Problem>> {
     let mut all = Problems(vec![]);
+    if let Some(what) = file.looks_like() {
+        all.error(format!("this looks like {what}, not a LoRA of Stable Diffusion"));
+    }
     all.each(&file.foreign, |(key, why)| format!("{key} {why}"));
     values(file, &mut all);
     ranks_and_alphas(file, &mut all);

@@ -163,6 +163,12 @@ impl AdapterFile {
             (None, _) => configured.unwrap_or(1.0),
         })
     }
+    /// The other architecture that the keys which are not understood are of, if they show one. Such LoRAs may adapt a
+    /// text encoder that Stable Diffusion has too, so that some of their keys are.
+    pub fn looks_like(&self) -> Option<&'static str> {
+        foreign::architecture(self.foreign.iter().map(|(key, _)| key.as_str()))
+    }
+
 
     /// Whether alpha is missing for all layers, in a format that has it in a file beside or in the metadata.
     pub fn lacks_configuration(&self) -> bool {
@@ -199,7 +205,8 @@ impl AdapterFile {
     /// The first key that is not understood, or layer that is incomplete, by name.
     pub fn changes(&self) -> Result<BTreeMap<Name, Change>> {
         if let Some((key, why)) = self.foreign.first() {
-            return Err(Error::file(&self.path, format!("{key} {why}")));
+            let like = self.looks_like().map_or(String::new(), |what| format!("this looks like {what}: "));
+            return Err(Error::file(&self.path, format!("{like}{key} {why}")));
         }
         let whole = |name: &Name| match self.change(name) {
             Ok(change) => Ok((name.clone(), change)),

@@ -31,6 +31,8 @@ pub struct Info {
     pub networks: Vec<Part>,
     /// Keys that are not understood.
     pub foreign: Vec<String>,
+    /// The other architecture that these keys show.
+    pub looks_like: Option<&'static str>,
     /// Names of textual-inversion embeddings in the file.
     pub embeddings: Vec<String>,
     pub metadata: BTreeMap<String, String>,
@@ -74,6 +76,7 @@ impl Info {
             parameters: file.entries.values().map(parameters).sum(),
             networks: Network::ALL.into_iter().filter_map(|network| part(file, network)).collect(),
             foreign: file.foreign.iter().map(|(key, _)| key.clone()).collect(),
+            looks_like: file.looks_like(),
             embeddings: file.embeddings.iter().cloned().collect(),
             metadata: file.metadata.clone().into_iter().collect(),
         })

@@ -116,7 +116,7 @@ pub struct Key {
 }
 
 /// Adapters of other kinds, recognised by a part of their keys.
-const OTHER_KINDS: [(&str, &str); 20] = [
+const OTHER_KINDS: [(&str, &str); 23] = [
     (".oft_", "an OFT adapter"),
     (".boft_", "a BOFT adapter"),
     (".hra_u", "an HRA adapter"),
@@ -135,9 +135,15 @@ const OTHER_KINDS: [(&str, &str); 20] = [
     (".lambda_layer", "a T-LoRA"),
     (".vera_lambda", "a VeRA adapter"),
     (".lora_E", "an AdaLoRA"),
+    (".bias_indices", SPARSE),
+    (".bias_values", SPARSE),
+    (".bias_size", SPARSE),
     (".set_weight", "a whole weight in the place of another"),
     (".reshape_weight", "a weight of another shape"),
 ];
+
+/// LyCORIS' `sparse_bias`, in LoRAs that were extracted from a model.
+const SPARSE: &str = "a sparse difference beside an extracted LoRA";
 
 /// Parses a key, or says in a few words what is wrong with it. `layers_per_block` is the UNet's; only LDM block names
 /// need it, and it is 2 in every published Stable Diffusion.
@@ -330,6 +336,11 @@ mod tests {
             ("time_embedding.linear_1.weight", "is in no LoRA format"),
             ("base_model.model.mid_block.attentions.0.proj_in.boft_R", "a BOFT adapter"),
             ("base_model.model.mid_block.attentions.0.proj_in.hra_u", "an HRA adapter"),
+            (format!("clip_h.{path}.lora_down.weight"), "text_encoder"),
+            (format!("text_encoder_0.{path}.lora_A.weight"), "text_encoder"),
+            (format!("lora_text_encoder_0_{flat}.lora_up.weight"), "text_encoder"),
+            (format!("text_encoders.clip_h.{path}.lora_up.weight"), "text_encoder"),
+            (format!("text_encoders.clip_h.transformer.{path}.lora_up.weight"), "text_encoder"),
             ("base_model.model.mid_block.attentions.0.proj_in.vblora_logits_A", "a VB-LoRA"),
             ("base_model.vblora_vector_bank.default", "a VB-LoRA"),
             ("base_model.model.conv_out.weight", "peft's `modules_to_save`"),
@@ -345,6 +356,8 @@ mod tests {
         ] {
             let error = parse(key, 2).unwrap_err();
             assert!(error.contains(part), "{key}: {error}");
+            ("lora_unet_mid_block_attentions_0_proj_in.bias_indices", "a sparse difference"),
+            ("lora_unet_mid_block_attentions_0_proj_in.bias_size", "a sparse difference"),
         }
     }
 }

@@ -4,23 +4,28 @@
 use super::{Format, Name, Network, ldm};
 
 /// Prefixes of networks in paths; `None`: a wrapper that does not tell which network.
-const PREFIXES: [(&str, Option<Network>); 24] = [
+const PREFIXES: [(&str, Option<Network>); 29] = [
     ("base_model.model", None),
     ("base_model", None),
     ("model.diffusion_model", Some(Network::UNet)),
     ("diffusion_model", Some(Network::UNet)),
     ("unet", Some(Network::UNet)),
     ("text_encoder", Some(Network::TextEncoder)),
+    ("text_encoder_0", Some(Network::TextEncoder)),
     ("text_encoder_1", Some(Network::TextEncoder)),
     ("text_encoder_2", Some(Network::TextEncoder2)),
     ("text_encoders.clip_l.transformer", Some(Network::TextEncoder)),
     ("text_encoders.clip_g.transformer", Some(Network::TextEncoder2)),
+    ("text_encoders.clip_h.transformer", Some(Network::TextEncoder)),
     ("text_encoders.clip_l", Some(Network::TextEncoder)),
     ("text_encoders.clip_g", Some(Network::TextEncoder2)),
+    ("text_encoders.clip_h", Some(Network::TextEncoder)),
     ("clip_l.transformer", Some(Network::TextEncoder)),
     ("clip_g.transformer", Some(Network::TextEncoder2)),
+    ("clip_h.transformer", Some(Network::TextEncoder)),
     ("clip_l", Some(Network::TextEncoder)),
     ("clip_g", Some(Network::TextEncoder2)),
+    ("clip_h", Some(Network::TextEncoder)),
     ("te", Some(Network::TextEncoder)),
     ("te1", Some(Network::TextEncoder)),
     ("te2", Some(Network::TextEncoder2)),
@@ -138,7 +143,7 @@ fn with_prefix(network: Network, layer: String) -> String {
 }
 
 /// Words of paths that contain an underscore.
-const COMPOUNDS: [&str; 54] = [
+const COMPOUNDS: [&str; 56] = [
     "down_blocks",
     "mid_block",
     "up_blocks",
@@ -191,11 +196,13 @@ const COMPOUNDS: [&str; 54] = [
     "clip_l",
     "clip_g",
     "cond_stage_model",
+    "text_encoder_0",
     "_orig_mod",
     "_forward_module",
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
     "base_layer",
+    "clip_h",
 ];
 
 /// Restores the dots that were replaced by underscores.
