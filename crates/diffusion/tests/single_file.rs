@@ -254,6 +254,10 @@ fn which_sd2_a_file_is() {
         (VPrediction, 96)
     );
     assert_eq!(of("mine.safetensors", &[("modelspec.prediction_type", "epsilon")], none), (Epsilon, 64));
+    assert_eq!(of("mine.safetensors", &[("ss_base_model_version", "sd_v2")], none), (Epsilon, 64));
+    assert_eq!(of("mine.safetensors", &[("ss_base_model_version", "sd_v2_v")], none), (VPrediction, 96));
+    assert_eq!(of("mine.safetensors", &[("ss_v_parameterization", "False")], none), (Epsilon, 64));
+    assert_eq!(of("768-v-ema.safetensors", &[("ss_v_parameterization", "False")], none), (Epsilon, 96));
     assert_eq!(of("mine_512.safetensors", &[("modelspec.prediction_type", "v")], none), (VPrediction, 64));
     let forced = Overrides { prediction_type: Some(Epsilon), ..none };
     assert_eq!(of("768-v-ema.safetensors", &[], forced), (Epsilon, 96));

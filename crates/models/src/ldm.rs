@@ -7,6 +7,7 @@
 
 mod configs;
 mod noise;
+mod other;
 mod text;
 mod unet;
 mod vae;
@@ -47,6 +48,14 @@ pub enum Family {
     Sdxl,
 }
 
+/// What precedes the keys of the UNet, of the autoencoder, and of open_clip's text encoders.
+const UNET: &str = "model.diffusion_model.";
+const VAE: &str = "first_stage_model.";
+const SD2: &str = "cond_stage_model.model.";
+const SECOND: &str = "conditioner.embedders.1.model.";
+const REFINER: &str =
+    "is an SDXL refiner, which has open_clip's text encoder alone; it cannot be used, take the base model";
+
 impl Parts {
     pub fn read(path: &Path) -> Result<Self> {
         let (all, mut metadata) = tensors::read(path)?;
@@ -57,12 +66,16 @@ impl Parts {
     /// `origin` is the file to name in errors.
     pub fn of(mut all: Tensors, metadata: &HashMap<String, String>, origin: &Path) -> Result<Self> {
         without_wrapper(&mut all);
+        if let Some(what) = other::instead(&all) {
+            return Err(Error::file(origin, what));
+        }
         let said = Statements::read(&all, metadata, origin)?;
         let mut take = |prefix: &str| below(&mut all, prefix);
-        let (unet, vae) = (take("model.diffusion_model."), take("first_stage_model."));
+        let (unet, vae) = (take(UNET), take(VAE));
         let sd1 = take("cond_stage_model.transformer.");
-        let sd2 = take("cond_stage_model.model.");
-        let (first, second) = (take("conditioner.embedders.0.transformer."), take("conditioner.embedders.1.model."));
+        let sd2 = take(SD2);
+        let (first, second) = (take("conditioner.embedders.0.transformer."), take(SECOND));
+        let refiners = take("conditioner.embedders.0.model.");
         for (part, what) in [(&unet, "model.diffusion_model (the UNet)"), (&vae, "first_stage_model (the autoencoder)")]
         {
             if part.is_empty() {
@@ -74,16 +87,18 @@ impl Parts {
                 ));
             }
         }
-        let open_clip = |tensors| text::from_open_clip(tensors).map_err(|e| Error::file(origin, e));
+        let open_clip =
+            |tensors, prefix: &str| text::from_open_clip(tensors, prefix).map_err(|e| Error::file(origin, e));
+        let is_refiner = !refiners.is_empty() && [&sd1, &sd2, &first, &second].iter().all(|part| part.is_empty());
         let (family, text) = match [&sd1, &sd2, &first, &second].map(|part| !part.is_empty()) {
             [true, false, false, false] => (Family::Sd1, vec![sd1]),
-            [false, true, false, false] => (Family::Sd2, vec![text::penultimate(open_clip(sd2)?)]),
-            [false, false, true, true] => (Family::Sdxl, vec![first, open_clip(second)?]),
+            [false, true, false, false] => (Family::Sd2, vec![text::penultimate(open_clip(sd2, SD2)?)]),
+            [false, false, true, true] => (Family::Sdxl, vec![first, open_clip(second, SECOND)?]),
+            _ if is_refiner => return Err(Error::file(origin, REFINER)),
             [false, false, false, true] => {
-                return Err(Error::file(
-                    origin,
-                    "is an SDXL refiner, which has no first text encoder; it cannot be used",
-                ));
+                let what =
+                    "has no conditioner.embedders.0.transformer (the first text encoder of SDXL); take the whole model";
+                return Err(Error::file(origin, what));
             }
             _ => {
                 let what = "has no text encoder, or several, where one of SD1.x (cond_stage_model.transformer), SD2.x \
@@ -92,10 +107,10 @@ impl Parts {
             }
         };
         let said = said.of(family);
-        let renamed = |part: Tensors, name: &dyn Fn(&str) -> Option<String>| -> Result<Tensors> {
+        let renamed = |part: Tensors, prefix: &str, name: &dyn Fn(&str) -> Option<String>| -> Result<Tensors> {
             let rename = |(key, tensor): (String, Tensor)| match name(&key) {
                 Some(name) => Ok((name, tensor)),
-                None => Err(Error::file(origin, format!("{key} belongs to no layer that is known here"))),
+                None => Err(Error::file(origin, format!("{prefix}{key} belongs to no layer that is known here"))),
             };
             part.into_iter().map(rename).collect()
         };
@@ -105,8 +120,8 @@ impl Parts {
         let mut vae = vae;
         vae.retain(|key, _| !key.starts_with("loss."));
         Ok(Self {
-            unet: renamed(unet, &|key| places.name(key))?,
-            vae: vae::pointwise(renamed(vae, &|key| vae::name(key, levels))?)?,
+            unet: unet::pointwise(renamed(unet, UNET, &|key| places.name(key))?, family != Family::Sd1)?,
+            vae: vae::pointwise(renamed(vae, VAE, &|key| vae::name(key, levels))?)?,
             text,
             family,
             said,
@@ -116,7 +131,6 @@ impl Parts {
 
 /// Removes what precedes the prefixes if a whole training state was saved: `state_dict.`, `module.`, …
 fn without_wrapper(all: &mut Tensors) {
-    const UNET: &str = "model.diffusion_model.";
     let of = |key: &String| Some(key[..key.find(UNET)?].to_owned());
     let is_plain = all.keys().any(|key| key.starts_with(UNET));
     let Some(wrapper) = all.keys().find_map(of).filter(|wrapper| !is_plain && wrapper.ends_with('.')) else { return };

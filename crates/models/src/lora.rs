@@ -35,6 +35,7 @@ pub use change::{Change, Delta, Magnitude, Matrix};
 pub use changes::{Changes, sum};
 pub use entry::Entry;
 pub use file::AdapterFile;
+pub(crate) use foreign::{architecture, no_model};
 pub use names::{Format, Name, Network};
 pub use parts::{Factor, Part};
 pub use write::{write_diffusers, write_kohya, write_peft};
@@ -265,6 +266,11 @@ impl Trainable {
     pub fn views_of(&self, flat: &Tensor) -> Vec<Tensor> {
         views(flat, &self.shapes)
     }
+}
+
+/// Whether a key is of an adapter of Stable Diffusion.
+pub(crate) fn is_adapter(key: &str) -> bool {
+    names::parse(key, 2).is_ok()
 }
 
 /// Pairs of residual block and attention in a level of the UNet's down path.

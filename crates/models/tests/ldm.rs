@@ -139,7 +139,13 @@ fn files_that_are_something_else() {
     assert_eq!(error(&|_| ()), "");
     assert!(without("model.diffusion_model.").starts_with("x.safetensors: has no model.diffusion_model (the UNet)"));
     assert!(without("first_stage_model.").contains("has no first_stage_model"));
-    assert!(without("conditioner.embedders.0.").contains("SDXL refiner"));
+    assert!(without("conditioner.embedders.0.").contains("has no conditioner.embedders.0.transformer"));
+    // a refiner has open_clip's encoder alone, in the first place
+    let refiner = error(&|t: &mut Tensors| {
+        t.retain(|key, _| !key.starts_with("conditioner.embedders.0."));
+        *t = std::mem::take(t).into_iter().map(|(key, v)| (key.replace("embedders.1.", "embedders.0."), v)).collect();
+    });
+    assert!(refiner.starts_with("x.safetensors: is an SDXL refiner"), "{refiner}");
     assert!(without("conditioner.").contains("has no text encoder"));
     let extra = |key: &'static str| {
         error(&move |t: &mut Tensors| {
@@ -161,6 +167,68 @@ fn files_that_are_something_else() {
     }
     let said = extra("conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_x");
     assert!(said.starts_with("x.safetensors: "), "{said}");
+    for key in ["conditioner.embedders.1.model.visual.proj", "first_stage_model.encoder.x.weight"] {
+        assert!(extra(key).starts_with(&format!("x.safetensors: {key} belongs to no layer")), "{}", extra(key));
+    }
+    assert!(extra("embedder.model.visual.proj").contains("is a Stable unCLIP model"));
+}
+
+/// What people give for a model, and what to do with it instead.
+#[test]
+fn files_of_other_kinds() {
+    let error = |keys: &[&str]| {
+        let all = keys.iter().map(|key| (key.to_string(), Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)))).collect();
+        Parts::of(all, &HashMap::new(), Path::new("x.safetensors")).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    for (keys, part) in [
+        (&["lora_unet_mid_block_attentions_0_proj_in.alpha"][..], "is a LoRA, not a model: name it with --lora"),
+        (&["unet.mid_block.attentions.0.proj_in.lora_A.weight"], "is a LoRA, not a model"),
+        (&["lora_unet_double_blocks_0_img_attn_proj.alpha", "lora_te1_text_model_final_layer_norm.alpha"], "a Flux"),
+        (&["model.diffusion_model.double_blocks.0.img_attn.proj.weight", "first_stage_model.x"], "a Flux"),
+        (&["model.diffusion_model.joint_blocks.0.x_block.attn.proj.weight"], "a Stable Diffusion 3"),
+        (&["model.diffusion_model.blocks.0.self_attn.q.weight"], "a video model (Wan"),
+        (&["model.diffusion_model.transformer_blocks.0.img_mod.1.weight"], "Qwen-Image; only Stable Diffusion"),
+        (&["control_model.input_blocks.0.0.weight"], "a ControlNet, not a whole Stable Diffusion model"),
+        (&["decoder.up_blocks.0.x.weight", "encoder.down_blocks.0.x.weight"], "an autoencoder (VAE), not a whole"),
+        (&["emb_params"], "a textual-inversion embedding"),
+        (&["down_blocks.0.resnets.0.conv1.weight"], "the weights of a UNet (--model takes the model's folder)"),
+        (&["one.two"], "has no model.diffusion_model (the UNet)"),
+    ] {
+        let error = error(keys);
+        assert!(error.starts_with("x.safetensors: ") && error.contains(part), "{part}: {error}");
+    }
+}
+
+/// ComfyUI and conversions from diffusers leave numbers of places in open_clip's encoders, and write the last
+/// projection as a layer; the projections around transformers may be convolutions.
+#[test]
+fn other_forms_of_the_same_tensors() {
+    const SECOND: &str = "conditioner.embedders.1.model.";
+    let (mut all, _) = tensors::read(&fixture("ldm_sdxl").join("model.safetensors")).unwrap();
+    let expected = parts("ldm_sdxl");
+    for path in ["transformer.text_model.", "text_model."] {
+        all.insert(format!("{SECOND}{path}embeddings.position_ids"), Tensor::arange(16, (Kind::Int64, Device::Cpu)));
+    }
+    let projection = all.remove(&format!("{SECOND}text_projection")).unwrap();
+    assert_eq!(expected.text[1]["text_projection.weight"], projection.tr());
+    all.insert(format!("{SECOND}text_projection.weight"), projection.tr());
+    let mut convolutions = 0;
+    for (key, tensor) in &mut all {
+        if (key.ends_with(".proj_in.weight") || key.ends_with(".proj_out.weight")) && tensor.dim() == 2 {
+            *tensor = tensor.unsqueeze(-1).unsqueeze(-1);
+            convolutions += 1;
+        }
+    }
+    assert!(convolutions > 0);
+    let parts = Parts::of(all, &HashMap::new(), Path::new("x.safetensors")).unwrap();
+    assert_same("unet", &parts.unet, &expected.unet);
+    assert_same("text_encoder_2", &parts.text[1], &expected.text[1]);
+    let sd2 =
+        ["cond_stage_model.model.transformer.text_model.embeddings.position_ids", "model.diffusion_model.out.2.bias"];
+    let sd2 = sd2.into_iter().chain(["first_stage_model.quant_conv.bias", "cond_stage_model.model.ln_final.bias"]);
+    let sd2 = sd2.map(|key| (key.to_owned(), Tensor::zeros([2], (Kind::Float, Device::Cpu)))).collect();
+    let parts = Parts::of(sd2, &HashMap::new(), Path::new("x.safetensors")).unwrap();
+    assert_eq!(parts.text[0].keys().collect::<Vec<_>>(), ["text_model.final_layer_norm.bias"]);
 }
 
 /// Every way in which a file tells its noise: by tensors, and by metadata.

@@ -79,6 +79,13 @@ impl Statements {
             }
             // stable-diffusion-v2-768-v
             None if architecture.ends_with("-v") => said.prediction = Some(Prediction::VPrediction),
+            // what of the above says that it is not velocity
+            None if VELOCITY.iter().any(|key| metadata.contains_key(*key)) => {
+                said.prediction = Some(Prediction::Epsilon);
+            }
+            None if metadata.get("ss_base_model_version").is_some_and(|version| version.trim() == "sd_v2") => {
+                said.prediction = Some(Prediction::Epsilon);
+            }
             None => said.prediction = metadata.contains_key(UNSTATED).then_some(Prediction::Epsilon),
         }
         if all.contains_key("v_pred") {

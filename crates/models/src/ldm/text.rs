@@ -24,24 +24,31 @@ pub fn penultimate(mut tensors: Tensors) -> Tensors {
 }
 
 /// open_clip's text encoder under the names of transformers' `CLIPTextModelWithProjection`. Its three attention
-/// projections are one matrix `[3D, D]`, and its last projection `[D, P]` is transposed.
-pub fn from_open_clip(tensors: Tensors) -> Result<Tensors, String> {
+/// projections are one matrix `[3D, D]`, and its last projection `[D, P]` is transposed; ComfyUI and conversions from
+/// diffusers write it as a layer's weight `[P, D]` instead. `prefix` is what precedes the keys in the file.
+///
+/// # Errors
+/// A key that is no layer of such an encoder, or has an unfitting shape; named as in the file.
+pub fn from_open_clip(tensors: Tensors, prefix: &str) -> Result<Tensors, String> {
     let mut ours = Tensors::new();
     for (key, tensor) in tensors {
+        let unknown = || format!("{prefix}{key} belongs to no layer that is known here");
         if let Some(name) = reworded(&key, &TOP) {
             ours.insert(name, tensor);
         } else if key == "positional_embedding" {
             ours.insert("text_model.embeddings.position_embedding.weight".into(), tensor);
-        } else if key == "text_projection" {
+        } else if key == "text_projection" || key == "text_projection.weight" {
             if tensor.dim() != 2 {
-                return Err(format!("{key} has shape {:?}, which is no projection", tensor.size()));
+                return Err(format!("{prefix}{key} has shape {:?}, which is no projection", tensor.size()));
             }
-            ours.insert("text_projection.weight".into(), tensor.transpose(0, 1).contiguous());
+            let is_ours = key == "text_projection.weight";
+            let projection = if is_ours { tensor } else { tensor.transpose(0, 1).contiguous() };
+            ours.insert("text_projection.weight".into(), projection);
         } else if let Some((layer, rest)) = key.strip_prefix("transformer.resblocks.").and_then(|k| k.split_once('.')) {
             let layer = format!("text_model.encoder.layers.{layer}");
             if let Some(what) = rest.strip_prefix("attn.in_proj_") {
                 if tensor.size().first().is_none_or(|rows| rows % 3 != 0) {
-                    return Err(format!("{key} has shape {:?}, which is not three projections", tensor.size()));
+                    return Err(format!("{prefix}{key} has shape {:?}, which is not three projections", tensor.size()));
                 }
                 for (part, name) in tensor.chunk(3, 0).into_iter().zip(["q_proj", "k_proj", "v_proj"]) {
                     ours.insert(format!("{layer}.self_attn.{name}.{what}"), part.contiguous());
@@ -49,11 +56,17 @@ pub fn from_open_clip(tensors: Tensors) -> Result<Tensors, String> {
             } else if let Some(name) = reworded(rest, &LAYER) {
                 ours.insert(format!("{layer}.{name}"), tensor);
             } else {
-                return Err(format!("{key} belongs to no layer that is known here"));
+                return Err(unknown());
             }
-        } else if !matches!(key.as_str(), "logit_scale" | "attn_mask") {
-            return Err(format!("{key} belongs to no layer that is known here"));
+        } else if !matches!(key.as_str(), "logit_scale" | "attn_mask") && !is_position_ids(&key) {
+            return Err(unknown());
         }
     }
     Ok(ours)
+}
+
+/// The numbers of the places, 0 to 76, which older transformers saved and other programs still write, below the paths
+/// that the encoder has with them.
+fn is_position_ids(key: &str) -> bool {
+    key == "position_ids" || key.ends_with("embeddings.position_ids")
 }

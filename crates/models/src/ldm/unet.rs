@@ -1,4 +1,5 @@
 use super::{Keys, has_below, reworded};
+use crate::{error::Result, tensors::Tensors};
 use std::collections::BTreeMap;
 
 /// Maps the original's numbered modules to ours: `input_blocks.4.0` is `down_blocks.1.resnets.0`.
@@ -77,4 +78,16 @@ impl Places {
         };
         Some(format!("{place}.{rest}"))
     }
+}
+
+/// The projections around SD2's and SDXL's transformers are linear layers; some programs write them as the 1×1
+/// convolutions that SD1 has, `[C, C, 1, 1]`. With `linear` they are layers here.
+pub fn pointwise(mut tensors: Tensors, linear: bool) -> Result<Tensors> {
+    for (key, tensor) in tensors.iter_mut().filter(|_| linear) {
+        let is_projection = key.ends_with(".proj_in.weight") || key.ends_with(".proj_out.weight");
+        if is_projection && tensor.dim() == 4 {
+            *tensor = tensor.f_flatten(1, 3)?;
+        }
+    }
+    Ok(tensors)
 }
