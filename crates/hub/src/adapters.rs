@@ -1,5 +1,8 @@
 //! Finds the LoRA file of a folder.
 
+/// Names that diffusers, peft and our checkpoints use.
+const USUAL: [&str; 3] = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter.safetensors"];
+
 /// The LoRA file among the files of a folder: the wanted one; or the one with the name that diffusers, peft or our
 /// checkpoints use; or the only safetensors file at the top level.
 ///
@@ -17,13 +20,17 @@ pub fn adapter<'a>(files: &[&'a str], wanted: Option<&str>) -> Result<&'a str, S
         let found = files.iter().copied().find(|file| *file == wanted);
         return found.ok_or_else(|| format!("has no {wanted}; it {}", named()));
     }
-    let usual = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter.safetensors"];
-    if let Some(file) = usual.into_iter().find_map(|name| choices.iter().copied().find(|file| *file == name)) {
+    if let Some(file) = USUAL.into_iter().find_map(|name| choices.iter().copied().find(|file| *file == name)) {
         return Ok(file);
     }
     match choices[..] {
         [only] => Ok(only),
         [] => {
+            let is_usual = |file: &&&str| file.rsplit_once('/').is_some_and(|(_, name)| USUAL.contains(&name));
+            let inside: Vec<&str> = files.iter().filter(is_usual).copied().collect();
+            if !inside.is_empty() {
+                return Err(format!("has its LoRAs in {}: name one of them", inside.join(", ")));
+            }
             let pickle = files.iter().find(|file| [".bin", ".ckpt", ".pt"].iter().any(|end| file.ends_with(end)));
             let what =
                 pickle.map_or(String::new(), |file| format!("; {file} is a pickle, which can run code: convert it"));
@@ -53,6 +60,10 @@ mod tests {
             "has a.safetensors, b.safetensors: name one of them"
         );
         assert!(of(&["adapter_model.bin"], None).unwrap_err().contains("adapter_model.bin is a pickle"));
+        assert_eq!(
+            of(&["unet/adapter_config.json", "unet/adapter_model.safetensors", "vae/a.safetensors"], None).unwrap_err(),
+            "has its LoRAs in unet/adapter_model.safetensors: name one of them"
+        );
         assert_eq!(
             of(&usual, Some("c")).unwrap_err(),
             "has no c; it has other.safetensors, pytorch_lora_weights.safetensors"

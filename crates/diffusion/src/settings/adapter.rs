@@ -63,8 +63,15 @@ fn in_folder(folder: &Path, name: Option<&str>) -> Result<PathBuf> {
         tracing::info!("{}: a training run; its LoRA is in {}", folder.display(), inside.display());
         return in_folder(&inside, None);
     }
+    let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
     let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
-    let names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = entries.flatten().map(name).collect();
+    // LoRAs in folders of this one are only named
+    for inside in names.clone() {
+        let entries = fs::read_dir(folder.join(&inside)).into_iter().flatten().flatten();
+        names.extend(entries.map(|entry| format!("{inside}/{}", name(entry))));
+    }
+    names.sort();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     if names.contains(&"model_index.json") {
         bail!("{} is a model's folder, not a LoRA", folder.display());
@@ -281,6 +288,12 @@ mod tests {
         };
         let error = found().unwrap_err().to_string();
         assert!(error.contains("has no LoRA in safetensors"), "{error}");
+        let inside = folder.path().join("unet");
+        fs::create_dir(&inside).unwrap();
+        fs::write(inside.join("adapter_model.safetensors"), "").unwrap();
+        let error = found().unwrap_err().to_string();
+        assert!(error.ends_with("has its LoRAs in unet/adapter_model.safetensors: name one of them"), "{error}");
+        fs::remove_dir_all(inside).unwrap();
         let write = |name: &str| fs::write(folder.path().join(name), "").unwrap();
         write("b.safetensors");
         assert_eq!(found().unwrap(), folder.path().join("b.safetensors"));
