@@ -269,3 +269,51 @@ fn which_sd2_a_file_is() {
     fs::write(place.path().join("mine.yaml"), format!("{yaml}    parameterization: \"v\"\n")).unwrap();
     assert_eq!(of("mine.safetensors", &[], none), (VPrediction, 96));
 }
+
+/// UNets that are given more than latents, by their channels.
+#[test]
+fn unets_of_other_models() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("folder");
+    let mut all = write(&folder);
+    const FIRST: &str = "model.diffusion_model.input_blocks.0.0.weight";
+    let first = all[FIRST].copy();
+    let file = place.path().join("768-v.safetensors");
+    for (channels, kind) in [
+        (5, "a depth map"),
+        (7, "upscaling models"),
+        (8, "InstructPix2Pix"),
+        (9, "inpainting models"),
+        (11, "such models"),
+    ] {
+        all.insert(FIRST.into(), Tensor::cat(&[&first, &first, &first], 1).narrow(1, 0, channels).contiguous());
+        tensors::write(&file, &all, HashMap::new()).unwrap();
+        let error = open(&file, &folder, Overrides::default()).err().unwrap().to_string();
+        let said = format!("the UNet's shapes: {channels} channels in and 4 out");
+        assert!(error.contains(&said) && error.contains(kind), "{error}");
+    }
+}
+
+/// What a file is, its content says; safetensors may be called `.sft`.
+#[test]
+fn files_with_other_endings() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("folder");
+    let all = write(&folder);
+    let named = |name: &str| place.path().join(name);
+    tensors::write(&named("768-v.sft"), &all, HashMap::new()).unwrap();
+    assert!(open(&named("768-v.sft"), &folder, Overrides::default()).is_ok());
+    fs::copy(named("768-v.sft"), named("renamed.ckpt")).unwrap();
+    fs::write(named("zip.ckpt"), b"PK\x03\x04\x00\x00\x08\x08archive/data.pkl").unwrap();
+    fs::write(named("old.pt"), b"\x80\x02}q\x00(X\x03\x00\x00\x00").unwrap();
+    fs::write(named("a.gguf"), b"GGUF\x03\x00\x00\x00").unwrap();
+    for (name, part) in [
+        ("renamed.ckpt", "let its name end in .safetensors"),
+        ("zip.ckpt", "a pickle of torch.save"),
+        ("old.pt", "this is a pickle"),
+        ("a.gguf", "this is a GGUF file"),
+    ] {
+        let error = open(&named(name), &folder, Overrides::default()).err().unwrap().to_string();
+        assert!(error.contains(name) && error.contains(part), "{error}");
+    }
+}

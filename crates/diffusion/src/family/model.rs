@@ -141,11 +141,19 @@ pub(super) fn unknown(index: &Json, class: &str) -> Error {
 
 /// Whether a model is one file rather than a folder.
 pub fn is_single_file(path: &Path) -> bool {
-    path.is_file() && path.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors"))
+    let ends = ["safetensors", "sft"];
+    path.is_file() && path.extension().is_some_and(|end| ends.iter().any(|known| end.eq_ignore_ascii_case(known)))
 }
 
 /// An error that says what else the path may be, for inputs that people often try.
 fn not_a_model_folder(path: &Path) -> anyhow::Error {
+    let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default().to_lowercase();
+    if path.is_file() && ["ckpt", "pt", "pth", "bin", "gguf"].contains(&end.as_str()) {
+        return match models::tensors::read(path) {
+            Ok(_) => Error::file(path, "is a safetensors file; let its name end in .safetensors").into(),
+            Err(what) => what.into(),
+        };
+    }
     let message = if is_single_file(path) {
         "is a single file; model.path, and --model of generate and attention, can be one, with a tokenizer named by model.tokenizer or --tokenizer"
     } else if !path.exists() {

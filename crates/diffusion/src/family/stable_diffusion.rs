@@ -62,18 +62,26 @@ pub struct StableDiffusion {
 impl StableDiffusion {
     /// Checks that the UNet fits the text encoders and the autoencoder.
     fn check(&self, path: &Path, text: &text::TextEncoders, latent_channels: i64) -> Result<()> {
-        let (config, path) = (&self.config, path.display());
+        let config = &self.config;
+        let place = if path.is_file() { "the UNet's shapes" } else { "unet/config.json" };
+        let path = path.display();
         if text.width() != config.cross_attention_dim {
             bail!(
-                "{path}: unet/config.json: cross_attention_dim is {}, but the text encoder gives {}; do UNet and encoder belong together?",
+                "{path}: {place}: cross_attention_dim is {}, but the text encoder gives {}; do UNet and encoder belong together?",
                 config.cross_attention_dim,
                 text.width()
             );
         }
         if (config.in_channels, config.out_channels) != (latent_channels, latent_channels) {
+            let kind = match config.in_channels - latent_channels {
+                1 => "models that are given a depth map",
+                3 => "upscaling models",
+                5 => "inpainting models",
+                more if more == latent_channels => "models that edit an image (InstructPix2Pix)",
+                _ => "such models",
+            };
             bail!(
-                "{path}: unet/config.json: {} channels in and {} out, but the VAE's latents have {latent_channels}; inpainting models \
-                 cannot be used",
+                "{path}: {place}: {} channels in and {} out, but the VAE's latents have {latent_channels}; {kind} cannot be used",
                 config.in_channels,
                 config.out_channels
             );
