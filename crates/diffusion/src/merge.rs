@@ -101,8 +101,7 @@ pub fn run(request: &Request, interrupt: &Interrupt) -> Result<Merged> {
         }
         changed.push((part(network), all));
     }
-    let left_out =
-        |(file, _): &(AdapterFile, f64)| Some(format!("{}: {}", file.path.display(), file.embeddings_left_out()?));
+    let left_out = |(file, _): &(AdapterFile, f64)| Some(format!("{}: {}", file.path.display(), file.left_out()?));
     files.iter().filter_map(left_out).for_each(|text| tracing::warn!("{text}"));
     let parts: Vec<Part> = changed.iter().map(|(part, _)| *part).collect();
     let folder = NewFolder::plan(model, &request.out, &parts, request.kind)?;

@@ -151,8 +151,7 @@ impl Pipeline {
             adapters.push(Adapter { file, scale: *scale });
         }
         let network = self.network(&self.weights.changed(&changes)?)?;
-        let left_out =
-            adapters.iter().filter_map(|Adapter { file, .. }| Some((&file.path, file.embeddings_left_out()?)));
+        let left_out = adapters.iter().filter_map(|Adapter { file, .. }| Some((&file.path, file.left_out()?)));
         let left_out: Vec<_> = left_out.map(|(path, text)| format!("{}: {text}", path.display())).collect();
         self.text.adapt(adapters)?;
         left_out.iter().for_each(|text| tracing::warn!("{text}"));

@@ -70,6 +70,123 @@ fn patterns_of_peft() {
     assert_eq!(of(r#"{"lora_alpha": null, "alpha_pattern": null}"#), [4.0, 4.0, 4.0]);
 }
 
+/// Where a configuration leaves alpha out, it is peft's own, 8; where it says nothing of a network, alpha is the rank.
+#[test]
+fn alpha_that_a_configuration_leaves_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let layer = format!("{BLOCK}.attn1.to_q");
+    let alpha = |file: &AdapterFile| file.pairs().unwrap().into_values().map(|pair| pair.alpha).next().unwrap();
+    for (configuration, expected) in [
+        (r#"{"r": 4}"#, 8.0),
+        (r#"{"peft_type": "LORA", "target_modules": ["to_q"]}"#, 8.0),
+        (r#"{"r": 4, "lora_alpha": null}"#, 8.0),
+        (r#"{"r": 4, "use_rslora": true}"#, 16.0),
+        (r#"{"r": 4, "alpha_pattern": {"to_k": 2}}"#, 8.0),
+        (r#"{"r": 4, "alpha_pattern": {"to_q": 2}}"#, 2.0),
+        ("{}", 4.0),
+    ] {
+        let path = pefts(folder.path(), &[&layer], configuration);
+        assert_eq!(alpha(&AdapterFile::read(&path).unwrap()), expected, "{configuration}");
+    }
+    for (said, expected) in [
+        (r#"{"unet.r": 4, "unet.target_modules": ["to_q"]}"#, 8.0),
+        (r#"{"text_encoder.r": 4, "text_encoder.lora_alpha": 2}"#, 4.0),
+    ] {
+        let keys = ["A", "B"].map(|end| (format!("unet.{layer}.lora_{end}.weight"), wave(&[4, 4])));
+        let metadata = HashMap::from([("lora_adapter_metadata".to_owned(), said.to_owned())]);
+        let file = AdapterFile::parse(keys.into(), metadata, Path::new("x"), 2).unwrap();
+        assert_eq!(alpha(&file), expected, "{said}");
+    }
+}
+
+/// The configuration beside a file is of keys as peft writes them, with the whole model's prefix or with none; diffusers'
+/// keys have alpha in the metadata.
+#[test]
+fn whose_configuration_is_beside_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.safetensors");
+    let read = |prefix: &str, configuration: &str| {
+        let all = ["A", "B"].map(|end| (format!("{prefix}{BLOCK}.attn1.to_q.lora_{end}.weight"), wave(&[4, 4])));
+        tensors::write(&path, &all.into(), HashMap::new()).unwrap();
+        fs::write(folder.path().join("adapter_config.json"), configuration).unwrap();
+        let file = AdapterFile::read(&path).unwrap();
+        let alpha = file.pairs().unwrap().into_values().map(|pair| pair.alpha).next().unwrap();
+        let warned =
+            check(&file, None).unwrap().iter().any(|p| p.to_string().contains("adapter_config.json beside it"));
+        assert_eq!(warned, file.left_out().is_some());
+        (alpha, warned)
+    };
+    let twice = r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8}"#;
+    assert_eq!(read("base_model.model.", twice), (8.0, false));
+    assert_eq!(read("", twice), (8.0, false));
+    assert_eq!(read("unet.", twice), (4.0, true));
+    assert_eq!(read("unet.", r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 4}"#), (4.0, false));
+    assert_eq!(read("unet.", r#"{"peft_type": "BOFT"}"#), (4.0, false), "of something else");
+}
+
+/// peft's own loader would take the norms of the model's weights.
+#[test]
+fn a_dora_without_norms() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = ["attn1.to_q", "attn1.to_k"].map(|end| format!("{BLOCK}.{end}"));
+    let layers = layers.each_ref().map(String::as_str);
+    let path = pefts(folder.path(), &layers, r#"{"r": 4, "lora_alpha": 4, "use_dora": true}"#);
+    let file = AdapterFile::read(&path).unwrap();
+    let error = file.changes().err().unwrap().to_string();
+    assert!(error.contains("attn1.to_k has no norms, but use_dora in its configuration"), "{error}");
+    assert!(check(&file, None).unwrap().iter().any(|p| p.is_error() && p.to_string().contains("use_dora")));
+    // one of the layers may be an ordinary LoRA
+    let (mut all, _) = tensors::read(&path).unwrap();
+    all.insert(format!("base_model.model.{}.lora_magnitude_vector", layers[0]), wave(&[8]));
+    let all: Tensors = all.iter().map(|(key, t)| (key.clone(), t.copy())).collect();
+    tensors::write(&path, &all, HashMap::new()).unwrap();
+    assert_eq!(AdapterFile::read(&path).unwrap().changes().unwrap().len(), 2);
+}
+
+/// peft's norms of an embedding, whose weight is `[words, width]`, are of its columns.
+#[test]
+fn a_dora_of_words() {
+    let layer = "text_model.embeddings.token_embedding";
+    let (weight, words, width, norms) = (wave(&[6, 4]), wave(&[2, 6]), wave(&[4, 2]) * 0.3, wave(&[4]) + 2.0);
+    let sum = &weight + width.matmul(&words).tr();
+    let expected = &sum * (&norms / sum.square().sum_dim_intlist([0i64].as_slice(), true, Kind::Float).sqrt());
+    let all = [("embedding_A", &words), ("embedding_B", &width), ("magnitude_vector", &norms)];
+    let all = all.map(|(end, t)| (format!("base_model.model.{layer}.lora_{end}"), t.shallow_clone()));
+    let file = AdapterFile::parse(all.into(), HashMap::new(), Path::new("x"), 2).unwrap();
+    let all = Tensors::from([(format!("{layer}.weight"), weight)]);
+    let plain = Weights::new(all, "base".into(), Kind::Float, Device::Cpu).unwrap();
+    let changes = file.changes_of(Network::TextEncoder, &plain).unwrap();
+    let changed = plain.changed(&[changes]).unwrap();
+    let error = common::relative_error(changed.get(&format!("{layer}.weight")).unwrap(), &expected);
+    assert!(error < 1e-6, "{error:e}");
+}
+
+/// accelerate's `save_state` and `save_pretrained` of a network with an adapter in it: its weights beside the matrices.
+#[test]
+fn a_whole_state_with_the_adapter_in_it() {
+    let layer = format!("{BLOCK}.attn1.to_q");
+    let mut all = Tensors::new();
+    for end in ["lora_A.default.weight", "lora_B.default.weight", "base_layer.weight", "base_layer.bias"] {
+        all.insert(format!("{layer}.{end}"), wave(&[4, 4]));
+    }
+    for key in ["conv_in.weight", "conv_norm_out.bias", "time_embedding.linear_1.weight"] {
+        all.insert(key.into(), wave(&[4]));
+    }
+    let of = |all: &Tensors| {
+        let all = all.iter().map(|(key, t)| (key.clone(), t.shallow_clone())).collect();
+        AdapterFile::parse(all, HashMap::new(), Path::new("x"), 2).unwrap()
+    };
+    let file = of(&all);
+    assert_eq!((file.pairs().unwrap().len(), file.weights), (1, 5));
+    let said = file.left_out().unwrap();
+    assert!(said.contains("its 5 tensors of the network itself are left out") && said.contains("alpha"), "{said}");
+    // what was trained beside the LoRA is not
+    all.insert("conv_out.modules_to_save.default.weight".into(), wave(&[4]));
+    assert!(of(&all).changes().err().unwrap().to_string().contains("`modules_to_save`"));
+    all.retain(|key, _| !key.contains("base_layer"));
+    assert_eq!(of(&all).foreign.len(), 4, "no whole state");
+}
+
 #[test]
 fn configurations_that_do_not_go_with_the_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -162,7 +279,7 @@ fn embeddings_that_came_along() {
     tensors::write(&path, &all, HashMap::new()).unwrap();
     let file = AdapterFile::read(&path).unwrap();
     assert_eq!((file.entries.len(), file.foreign.len()), (1, 0));
-    assert!(file.embeddings_left_out().unwrap().contains("(my.word)"));
+    assert!(file.left_out().unwrap().contains("(my.word)"));
     assert!(check(&file, None).unwrap().iter().any(|p| !p.is_error() && p.to_string().contains("my.word")));
     convert(&file, Target::Kohya, PLAIN, &out).unwrap();
     assert!(tensors::read(&out).unwrap().0.keys().all(|key| key.starts_with("lora_unet_")));
@@ -211,6 +328,12 @@ fn files_of_which_nothing_fits() {
         (&["down_blocks.0.motion_modules.0.temporal_transformer.proj_in.lora_A.weight"], "an AnimateDiff"),
         (&["diffusion_model.blocks.0.self_attn.q.lora_A.weight"], "a video model"),
         (&["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"], "a language model"),
+        (&["base_model.model.blocks.0.self_attn.q.lora_A.weight"], "a video model"),
+        (&["lora_unet_transformer_blocks_0_attn_to_q.lora_down.weight"], "Qwen-Image"),
+        (&["diffusion_model.layers.0.attention.to_q.lora_A.weight"], "Z-Image"),
+        (&["base_model.model.transformer_blocks.0.attn1.to_q.lora_A.weight"], "PixArt"),
+        (&["clip_x.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"], "a LoRA of a CLIP text encoder"),
+        (&["768.0.linear.0.weight"], "a hypernetwork"),
         (&["text_model.encoder.layers.0.mlp.fc1.weight"], "the weights of a text encoder"),
         (&["encoder.down_blocks.0.resnets.0.conv1.weight"], "an autoencoder"),
         (&["one.two", "three.four", "five.six", "seven.eight"], "five.six, one.two, seven.eight, …"),
@@ -218,6 +341,49 @@ fn files_of_which_nothing_fits() {
         let all = keys.iter().map(|key| ((*key).to_owned(), wave(&[2, 2]))).collect();
         let error = AdapterFile::parse(all, HashMap::new(), Path::new("x"), 2).err().unwrap().to_string();
         assert!(error.contains(part) && keys.iter().take(1).all(|key| error.contains(key)), "{part}: {error}");
+    }
+}
+
+/// LoRAs of other architectures adapt the same text encoders; those of the keys that are left tell.
+#[test]
+fn other_architectures_with_a_text_encoder() {
+    let flat = "text_model_encoder_layers_0_self_attn_q_proj";
+    let path = flat.replace("_encoder_layers_0_self_attn_", ".encoder.layers.0.self_attn.");
+    for (layer, clip, ends, part) in [
+        (
+            "lora_unet_double_blocks_0_img_attn_proj",
+            format!("lora_te1_{flat}"),
+            ["lora_down.weight", "lora_up.weight"],
+            "a Flux",
+        ),
+        (
+            "lora_unet_joint_blocks_0_x_block_attn_proj",
+            format!("lora_te1_{flat}"),
+            ["lora_down.weight", "lora_up.weight"],
+            "a Stable Diffusion 3",
+        ),
+        (
+            "transformer.transformer_blocks.0.attn.to_q",
+            format!("text_encoder.{path}"),
+            ["lora_A.weight", "lora_B.weight"],
+            "Stable Diffusion 3",
+        ),
+        (
+            "lora_transformer_transformer_blocks_0_attn_to_q",
+            format!("lora_te1_{flat}"),
+            ["lora_down.weight", "lora_up.weight"],
+            "a diffusion transformer",
+        ),
+    ] {
+        let stems = [layer, clip.as_str()].into_iter();
+        let keys = stems.flat_map(|stem| ends.map(|end| (format!("{stem}.{end}"), wave(&[2, 2]))));
+        let file = AdapterFile::parse(keys.collect(), HashMap::new(), Path::new("x"), 2).unwrap();
+        assert_eq!((file.entries.len(), file.foreign.len()), (1, 2), "{layer}");
+        let error = file.changes().err().unwrap().to_string();
+        assert!(error.starts_with("x: this looks like ") && error.contains(part), "{error}");
+        assert!(error.contains(layer), "{error}");
+        let problems = check(&file, None).unwrap();
+        assert!(problems[0].is_error() && problems[0].to_string().contains(part), "{problems:?}");
     }
 }
 
@@ -312,52 +478,3 @@ fn what_conversion_refuses() {
     assert!(peft.is_none() && diffusers.is_none());
     assert!(kohya.is_some_and(|e| e.contains("to_k_ip could not be read back from the new file")));
 }
-        (&["base_model.model.blocks.0.self_attn.q.lora_A.weight"], "a video model"),
-        (&["lora_unet_transformer_blocks_0_attn_to_q.lora_down.weight"], "Qwen-Image"),
-        (&["diffusion_model.layers.0.attention.to_q.lora_A.weight"], "Z-Image"),
-        (&["base_model.model.transformer_blocks.0.attn1.to_q.lora_A.weight"], "PixArt"),
-        (&["clip_x.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"], "a LoRA of a CLIP text encoder"),
-        (&["768.0.linear.0.weight"], "a hypernetwork"),
-/// LoRAs of other architectures adapt the same text encoders; those of the keys that are left tell.
-#[test]
-fn other_architectures_with_a_text_encoder() {
-    let flat = "text_model_encoder_layers_0_self_attn_q_proj";
-    let path = flat.replace("_encoder_layers_0_self_attn_", ".encoder.layers.0.self_attn.");
-    for (layer, clip, ends, part) in [
-        (
-            "lora_unet_double_blocks_0_img_attn_proj",
-            format!("lora_te1_{flat}"),
-            ["lora_down.weight", "lora_up.weight"],
-            "a Flux",
-        ),
-        (
-            "lora_unet_joint_blocks_0_x_block_attn_proj",
-            format!("lora_te1_{flat}"),
-            ["lora_down.weight", "lora_up.weight"],
-            "a Stable Diffusion 3",
-        ),
-        (
-            "transformer.transformer_blocks.0.attn.to_q",
-            format!("text_encoder.{path}"),
-            ["lora_A.weight", "lora_B.weight"],
-            "Stable Diffusion 3",
-        ),
-        (
-            "lora_transformer_transformer_blocks_0_attn_to_q",
-            format!("lora_te1_{flat}"),
-            ["lora_down.weight", "lora_up.weight"],
-            "a diffusion transformer",
-        ),
-    ] {
-        let stems = [layer, clip.as_str()].into_iter();
-        let keys = stems.flat_map(|stem| ends.map(|end| (format!("{stem}.{end}"), wave(&[2, 2]))));
-        let file = AdapterFile::parse(keys.collect(), HashMap::new(), Path::new("x"), 2).unwrap();
-        assert_eq!((file.entries.len(), file.foreign.len()), (1, 2), "{layer}");
-        let error = file.changes().err().unwrap().to_string();
-        assert!(error.starts_with("x: this looks like ") && error.contains(part), "{error}");
-        assert!(error.contains(layer), "{error}");
-        let problems = check(&file, None).unwrap();
-        assert!(problems[0].is_error() && problems[0].to_string().contains(part), "{problems:?}");
-    }
-}
-

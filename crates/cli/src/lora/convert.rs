@@ -72,7 +72,7 @@ pub fn run(mut args: Convert, console: &Console) -> Result<()> {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
     }
     convert::convert(&file, target, options, &args.out)?;
-    if let Some(text) = file.embeddings_left_out() {
+    if let Some(text) = file.left_out() {
         say!("{text}");
     }
     say!("written to {}", args.out.display());

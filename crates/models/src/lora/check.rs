@@ -109,7 +109,7 @@ fn values(file: &AdapterFile, all: &mut Problems) {
     }
     all.each(&not_whole, |(name, why)| format!("{} {why}", name.dotted()));
     all.each(&broken, |(key, count)| broken_text(key, *count));
-    if let Some(text) = file.embeddings_left_out() {
+    if let Some(text) = file.left_out() {
         all.warn(text);
     }
     if !zero.is_empty() && zero.len() == file.entries.len() {

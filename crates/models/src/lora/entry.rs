@@ -114,9 +114,14 @@ impl Entry {
             return Err("has matrices of two kinds of adapters".into());
         }
         let delta = deltas.pop();
-        let of_outputs = self.get(Part::Magnitude).is_some();
+        let is_pefts = self.get(Part::Magnitude).is_some();
+        let is_embedding = self.get(Part::EmbeddingDown).is_some();
         let norms = self.get(Part::Magnitude).or(self.get(Part::DoraScale));
-        let magnitude = norms.map(|norms| Magnitude { norms: norms.shallow_clone(), of_outputs });
+        // peft has a norm for each output; of an embedding, whose weight is [words, width], for each of the width
+        let magnitude = norms.map(|norms| Magnitude {
+            norms: if is_pefts && is_embedding { norms.reshape([1, -1]) } else { norms.shallow_clone() },
+            of_outputs: is_pefts && !is_embedding,
+        });
         if magnitude.is_some() && delta.is_none() {
             return Err("has the norms of a DoRA but no matrices".into());
         }

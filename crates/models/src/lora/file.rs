@@ -6,6 +6,7 @@ use super::{
     change::Change,
     entry::Entry,
     foreign, names,
+    parts::Part,
     peft::Configuration,
 };
 use crate::{
@@ -39,8 +40,12 @@ pub struct AdapterFile {
     pub foreign: Vec<(String, String)>,
     /// Names of textual-inversion embeddings in the file. They are words of a tokenizer, not layers, and are left out.
     pub embeddings: BTreeSet<String>,
+    /// Number of the network's own weights in a whole state with the adapter's matrices among them; they are left out.
+    pub weights: usize,
     keys: Vec<String>,
     configuration: Configuration,
+    /// Whether a configuration beside the file says another alpha and is not taken as its own.
+    has_stranger: bool,
 }
 
 impl AdapterFile {
@@ -58,7 +63,8 @@ impl AdapterFile {
         let (tensors, metadata) = tensors::read(path)?;
         // peft's own files have no metadata; files of diffusers have no such configuration beside them
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_pefts = name.starts_with("adapter_model") || tensors.keys().any(|key| key.starts_with("base_model."));
+        let is_pefts =
+            name.starts_with("adapter_model") || tensors.keys().any(|key| names::is_of_pefts(key, layers_per_block));
         // before the keys are looked at: the kind of adapter explains them
         let beside = if is_pefts && Configuration::of(&metadata, path)?.is_empty() {
             Configuration::beside(path)?
@@ -68,6 +74,9 @@ impl AdapterFile {
         let mut file = Self::parse(tensors, metadata, path, layers_per_block)?;
         if file.configuration.is_empty() {
             file.configuration = beside;
+        }
+        if file.configuration.is_empty() && file.formats.contains(&Format::Peft) {
+            file.has_stranger = Configuration::beside(path).is_ok_and(|beside| file.would_scale(&beside));
         }
         Ok(file)
     }
@@ -90,15 +99,23 @@ impl AdapterFile {
             entries: BTreeMap::new(),
             foreign: vec![],
             embeddings: BTreeSet::new(),
+            weights: 0,
             keys: tensors.keys().cloned().collect(),
             configuration,
+            has_stranger: false,
         };
+        // peft itself never writes the weight beside which it trains; a whole state has it
+        let is_state = file.keys.iter().any(|key| key.ends_with(".base_layer.weight"));
         let mut adapters = BTreeMap::new();
         for (key, tensor) in tensors {
             if let Some(rest) = key.strip_prefix("bundle_emb.") {
                 file.embeddings.insert(embedding(rest).to_owned());
             } else if let Err(why) = file.take(&key, tensor, layers_per_block, &mut adapters) {
-                file.foreign.push((key, why));
+                if is_state && names::is_weight(&key, layers_per_block) {
+                    file.weights += 1;
+                } else {
+                    file.foreign.push((key, why));
+                }
             }
         }
         if file.entries.is_empty() {
@@ -146,6 +163,12 @@ impl AdapterFile {
         format!("{none} {is} of a LoRA for a UNet or text encoder of Stable Diffusion ({keys}): {like}{why}")
     }
 
+    /// The other architecture that the keys which are not understood are of, if they show one. Such LoRAs may adapt a
+    /// text encoder that Stable Diffusion has too, so that some of their keys are.
+    pub fn looks_like(&self) -> Option<&'static str> {
+        foreign::architecture(self.foreign.iter().map(|(key, _)| key.as_str()))
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.keys.iter().map(String::as_str)
     }
@@ -163,17 +186,17 @@ impl AdapterFile {
             (None, _) => configured.unwrap_or(1.0),
         })
     }
-    /// The other architecture that the keys which are not understood are of, if they show one. Such LoRAs may adapt a
-    /// text encoder that Stable Diffusion has too, so that some of their keys are.
-    pub fn looks_like(&self) -> Option<&'static str> {
-        foreign::architecture(self.foreign.iter().map(|(key, _)| key.as_str()))
-    }
 
+    /// Whether a configuration would give a layer another scale than 1.
+    fn would_scale(&self, other: &Configuration) -> bool {
+        let scale = |(name, entry): (&Name, &Entry)| other.scale(name, entry.rank()).ok().flatten();
+        self.entries.iter().filter(|(_, entry)| entry.alpha.is_none()).filter_map(scale).any(|scale| scale != 1.0)
+    }
 
     /// Whether alpha is missing for all layers, in a format that has it in a file beside or in the metadata.
     pub fn lacks_configuration(&self) -> bool {
         self.configuration.is_empty()
-            && self.formats.contains(&Format::PeftModel)
+            && (self.formats.contains(&Format::PeftModel) || self.weights > 0)
             && self.entries.values().all(|entry| entry.alpha.is_none())
     }
 
@@ -191,12 +214,26 @@ impl AdapterFile {
     pub fn change(&self, name: &Name) -> Result<Change, String> {
         let entry = self.entries.get(name).ok_or("is not in the file")?;
         let mut change = entry.change(self.scale(name)?)?;
+        if change.magnitude.is_none() && self.configuration.is_dora(name.network) && !self.has_norms(name.network) {
+            return Err(
+                "has no norms, but use_dora in its configuration says that it is a DoRA: save it anew with all \
+                        of its tensors, or set use_dora to false if it is an ordinary LoRA"
+                    .into(),
+            );
+        }
         if let (Some(super::Delta::LowRank(pair)), Some(alpha), None) =
             (&mut change.delta, self.alpha(name), entry.scalar)
         {
             pair.alpha = alpha; // the very number of the file
         }
         Ok(change)
+    }
+
+    /// Whether a layer of the network has the norms of a DoRA.
+    fn has_norms(&self, network: Network) -> bool {
+        let is_norms = |part| matches!(part, Part::Magnitude | Part::DoraScale);
+        let mut entries = self.entries.iter().filter(|(name, _)| name.network == network);
+        entries.any(|(_, entry)| entry.pieces().any(|(part, _)| is_norms(part)))
     }
 
     /// The changes of all layers; values in the file's own precision.
@@ -276,15 +313,32 @@ impl AdapterFile {
         kinds
     }
 
-    /// Message about embeddings that are left out.
-    pub fn embeddings_left_out(&self) -> Option<String> {
-        let names: Vec<&str> = self.embeddings.iter().map(String::as_str).collect();
-        (!names.is_empty()).then(|| {
-            format!(
+    /// Message about what is left out: embeddings, weights of a whole state, a configuration that is not the file's own.
+    pub fn left_out(&self) -> Option<String> {
+        let mut all = vec![];
+        if !self.embeddings.is_empty() {
+            let names: Vec<&str> = self.embeddings.iter().map(String::as_str).collect();
+            all.push(format!(
                 "the textual-inversion embeddings in it are left out ({}): prompts with these words draw without them",
                 names.join(", ")
-            )
-        })
+            ));
+        }
+        if self.weights > 0 {
+            let alpha =
+                if self.lacks_configuration() { ", and alpha, which it does not have, is the rank" } else { "" };
+            all.push(format!(
+                "it is a whole training state: its {} tensors of the network itself are left out, only the LoRA in it is read{alpha}",
+                self.weights
+            ));
+        }
+        if self.has_stranger {
+            all.push(
+                "the adapter_config.json beside it is not taken, since its keys are of diffusers' format, where alpha is the \
+                 rank; if it is this file's, call the file adapter_model.safetensors"
+                    .into(),
+            );
+        }
+        (!all.is_empty()).then(|| all.join("; "))
     }
 }
 

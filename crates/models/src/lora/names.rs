@@ -167,6 +167,24 @@ pub fn parse(key: &str, layers_per_block: usize) -> Result<Key, String> {
     Ok(Key { name, part, format, adapter: adapter.map(str::to_owned) })
 }
 
+/// Whether the key is as peft itself writes it: of the whole model, or of a bare layer, `LAYER.lora_A.weight`.
+pub fn is_of_pefts(key: &str, layers_per_block: usize) -> bool {
+    let is_bare = || {
+        parts::split(key).is_some_and(|Split { stem, part, format, .. }| {
+            let is_pefts = format == Format::Peft || matches!(part, Part::Loha(_) | Part::Lokr(_));
+            is_pefts && paths::is_bare(stem, layers_per_block)
+        })
+    };
+    key.starts_with("base_model.") || is_bare()
+}
+
+/// Whether the key is a tensor of a network itself, wrapped by peft or not.
+pub fn is_weight(key: &str, layers_per_block: usize) -> bool {
+    let Some((stem, end @ ("weight" | "bias" | "position_ids"))) = key.rsplit_once('.') else { return false };
+    let is_own = end == "position_ids" || !stem.contains(".modules_to_save");
+    is_own && parts::split(key).is_none() && paths::parse(stem, Format::Peft, layers_per_block).is_ok()
+}
+
 /// If the key is a layer's own weight or bias beside the LoRA: the peft setting that puts it into the file.
 fn beside_the_lora(key: &str, layers_per_block: usize) -> Option<&'static str> {
     let (stem, end) = key.rsplit_once('.')?;
@@ -318,6 +336,11 @@ mod tests {
             (format!("lycoris_{flat}.lora_down.weight"), "text_encoder"),
             (format!("clip_l.{path}.lora_down.weight"), "text_encoder"),
             (format!("clip_g.{path}.lora_down.weight"), "text_encoder_2"),
+            (format!("clip_h.{path}.lora_down.weight"), "text_encoder"),
+            (format!("text_encoder_0.{path}.lora_A.weight"), "text_encoder"),
+            (format!("lora_text_encoder_0_{flat}.lora_up.weight"), "text_encoder"),
+            (format!("text_encoders.clip_h.{path}.lora_up.weight"), "text_encoder"),
+            (format!("text_encoders.clip_h.transformer.{path}.lora_up.weight"), "text_encoder"),
             (format!("text_encoders.clip_l.transformer.{path}.lora_up.weight"), "text_encoder"),
             (format!("text_encoders.clip_g.transformer.{path}.lora_up.weight"), "text_encoder_2"),
         ] {
@@ -333,14 +356,11 @@ mod tests {
             ("lora_unet_mid_block_attentions_0_proj_in.oft_blocks", "an OFT adapter"),
             ("lora_unet_mid_block_attentions_0_proj_in.on_input", "an IA3 adapter"),
             ("lora_unet_mid_block_attentions_0_proj_in.a1.weight", "a GLoRA"),
+            ("lora_unet_mid_block_attentions_0_proj_in.bias_indices", "a sparse difference"),
+            ("lora_unet_mid_block_attentions_0_proj_in.bias_size", "a sparse difference"),
             ("time_embedding.linear_1.weight", "is in no LoRA format"),
             ("base_model.model.mid_block.attentions.0.proj_in.boft_R", "a BOFT adapter"),
             ("base_model.model.mid_block.attentions.0.proj_in.hra_u", "an HRA adapter"),
-            (format!("clip_h.{path}.lora_down.weight"), "text_encoder"),
-            (format!("text_encoder_0.{path}.lora_A.weight"), "text_encoder"),
-            (format!("lora_text_encoder_0_{flat}.lora_up.weight"), "text_encoder"),
-            (format!("text_encoders.clip_h.{path}.lora_up.weight"), "text_encoder"),
-            (format!("text_encoders.clip_h.transformer.{path}.lora_up.weight"), "text_encoder"),
             ("base_model.model.mid_block.attentions.0.proj_in.vblora_logits_A", "a VB-LoRA"),
             ("base_model.vblora_vector_bank.default", "a VB-LoRA"),
             ("base_model.model.conv_out.weight", "peft's `modules_to_save`"),
@@ -356,8 +376,6 @@ mod tests {
         ] {
             let error = parse(key, 2).unwrap_err();
             assert!(error.contains(part), "{key}: {error}");
-            ("lora_unet_mid_block_attentions_0_proj_in.bias_indices", "a sparse difference"),
-            ("lora_unet_mid_block_attentions_0_proj_in.bias_size", "a sparse difference"),
         }
     }
 }

@@ -79,6 +79,12 @@ pub fn parse(stem: &str, format: Format, layers_per_block: usize) -> Result<(Nam
     Ok((Name { network, layer }, format))
 }
 
+/// Whether a stem is a layer's path with nothing before it.
+pub fn is_bare(stem: &str, layers_per_block: usize) -> bool {
+    let is_path = without_prefixes(stem).is_ok_and(|(network, rest)| network.is_none() && rest == stem);
+    is_path && stem.contains('.') && parse(stem, Format::Peft, layers_per_block).is_ok()
+}
+
 /// The path without wrappers, and the network that the prefixes name. Prefixes may be repeated and in any order.
 fn without_prefixes(path: &str) -> Result<(Option<Network>, String), String> {
     let words: Vec<&str> = path.split('.').filter(|word| !WRAPPERS.contains(word)).collect();
@@ -190,19 +196,19 @@ const COMPOUNDS: [&str; 56] = [
     "base_model",
     "diffusion_model",
     "text_encoder",
+    "text_encoder_0",
     "text_encoder_1",
     "text_encoder_2",
     "text_encoders",
     "clip_l",
     "clip_g",
+    "clip_h",
     "cond_stage_model",
-    "text_encoder_0",
     "_orig_mod",
     "_forward_module",
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
     "base_layer",
-    "clip_h",
 ];
 
 /// Restores the dots that were replaced by underscores.

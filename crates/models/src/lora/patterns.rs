@@ -28,10 +28,6 @@ impl Patterns {
         Ok(Self(object.iter().map(pattern).collect::<Result<_, String>>()?))
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The first pattern that matches one of a layer's names, and its number.
     ///
     /// # Errors

@@ -21,14 +21,17 @@ pub struct Configuration {
     networks: BTreeMap<Option<Network>, OfNetwork>,
 }
 
-#[derive(Default)]
 struct OfNetwork {
     rank: Option<f64>,
-    alpha: Option<f64>,
+    alpha: f64,
     ranks: Patterns,
     alphas: Patterns,
     rooted: bool,
+    dora: bool,
 }
+
+/// peft's own alpha of LoRA, LoHa and LoKr, for a configuration that leaves it out.
+const ALPHA: f64 = 8.0;
 
 impl Configuration {
     /// Reads a file's metadata.
@@ -69,15 +72,21 @@ impl Configuration {
                 None => Ok(Patterns::default()),
             };
             refuse_unknown(&get, &key)?;
+            let flag = |name: &str| get(name).and_then(Value::as_bool).unwrap_or(false);
             let of = OfNetwork {
                 rank: number("r")?,
                 // LoHa and LoKr call it `alpha`
-                alpha: number("lora_alpha")?.or(number("alpha")?),
+                alpha: number("lora_alpha")?.or(number("alpha")?).unwrap_or(ALPHA),
                 ranks: patterns("rank_pattern")?,
                 alphas: patterns("alpha_pattern")?,
-                rooted: get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+                rooted: flag("use_rslora"),
+                dora: flag("use_dora"),
             };
-            if of.alpha.is_some() || of.rank.is_some() || !of.alphas.is_empty() || !of.ranks.is_empty() || of.rooted {
+            let is_of = |key: &str| match network {
+                Some(network) => key.strip_prefix(&network.to_string()).is_some_and(|rest| rest.starts_with('.')),
+                None => !key.contains('.'),
+            };
+            if all.iter().any(|(key, value)| is_of(key) && !value.is_null()) {
                 networks.insert(network, of);
             }
         }
@@ -88,14 +97,23 @@ impl Configuration {
         self.networks.is_empty()
     }
 
+    fn of_network(&self, network: Network) -> Option<&OfNetwork> {
+        self.networks.get(&Some(network)).or_else(|| self.networks.get(&None))
+    }
+
+    /// Whether the adapter of a network is a DoRA (`use_dora`).
+    pub fn is_dora(&self, network: Network) -> bool {
+        self.of_network(network).is_some_and(|of| of.dora)
+    }
+
     /// Alpha / rank of a layer, or alpha / √rank with peft's `use_rslora`. The first pattern that matches the layer
-    /// counts, as in peft. `None`: the configuration does not give it.
+    /// counts, as in peft; alpha is peft's own where the configuration leaves it out. `None`: the configuration says
+    /// nothing of the network.
     ///
     /// # Errors
     /// If the tensors have another rank than the configuration says.
     pub fn scale(&self, name: &Name, rank: Option<i64>) -> Result<Option<f64>, String> {
-        let of = self.networks.get(&Some(name.network)).or_else(|| self.networks.get(&None));
-        let Some(of) = of else { return Ok(None) };
+        let Some(of) = self.of_network(name.network) else { return Ok(None) };
         // transformers 5 drops the prefix of text encoders; the whole model may have been wrapped
         let bare = name.layer.strip_prefix("text_model.").unwrap_or(&name.layer);
         let names = [name.layer.as_str(), bare, &name.dotted()];
@@ -107,7 +125,7 @@ impl Configuration {
             let by = pattern.map_or("r".into(), |(key, _)| format!("rank_pattern `{key}`"));
             return Err(format!("has rank {rank}, but its configuration says {said} ({by})"));
         }
-        let Some(alpha) = of.alphas.first(&names)?.map(|(_, alpha)| alpha).or(of.alpha) else { return Ok(None) };
+        let alpha = of.alphas.first(&names)?.map_or(of.alpha, |(_, alpha)| alpha);
         let Some(rank) = rank.map(|rank| rank as f64).or(said) else { return Ok(None) };
         Ok(Some(if of.rooted { alpha / rank.sqrt() } else { alpha / rank }))
     }
