@@ -207,7 +207,7 @@ fn out_of_memory(message: &str) -> Option<String> {
     let said = LACK.iter().find(|said| message.contains(**said))?;
     let begin = message.find(said)?;
     let amount = message[begin..].split(['.', '\\']).next().unwrap_or(said);
-    Some(match comat::train::under_way() {
+    Some(match torch_ext::clock::under_way() {
         Some(phase) => format!(
             "out of memory in the phase `{phase}` of a step ({amount}): a smaller {} needs less; `comat plan --memory …` says how small",
             workbench::plan::memory::setting_of(phase)

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use comat::{
     loss::caption::CaptionLoss,
-    train::{self, Ended, Phase},
+    train::{self, Ended},
 };
 use diffusion::{
     generate, prompts,
@@ -327,7 +327,8 @@ pub fn trace(args: Trace, console: &Console) -> Result<()> {
     ];
     let seconds = of_it.map(|(name, phase)| format!("{name} {:.3} s", phase.seconds));
     say!("of it {}", seconds.join(", "));
-    let peak = |(name, phase): (&str, Phase)| phase.peak.map(|bytes| format!("{name} {} MiB", bytes >> 20));
+    let peak =
+        |(name, phase): (&str, torch_ext::clock::Phase)| phase.peak.map(|bytes| format!("{name} {} MiB", bytes >> 20));
     say!("memory at most: {}", of_it.into_iter().filter_map(peak).collect::<Vec<_>>().join(", "));
     if let Some(bytes) = summary.peak_memory {
         say!("peak memory {} MiB", bytes >> 20);

@@ -1,8 +1,8 @@
 //! The training loop: prompts in, a LoRA out. [`Trainer::run`] is the loop over steps, [`Trainer::step`] is one
 //! optimiser step, and [`iterate`] is one iteration of the paper's method.
 
-mod clock;
 mod observer;
+mod phases;
 mod report;
 mod setup;
 
@@ -20,7 +20,6 @@ use crate::{
     share::Share,
 };
 use anyhow::{Result, bail};
-use clock::Clock;
 use config::Config;
 use diffusion::{prompts::Prompt, trajectory};
 use models::lora::Trainable;
@@ -28,9 +27,10 @@ use optim::{Ema, Gradients, Updater, learning_rate};
 use ranks::{ProcessGroup, interrupt::Interrupt};
 use std::path::PathBuf;
 use tch::{Kind, Tensor};
+use torch_ext::clock::Clock;
 
-pub use clock::{Phase, Phases, under_way};
 pub use observer::Observer;
+pub use phases::Phases;
 pub use report::{FidelityReport, StepReport};
 pub use setup::{discriminator, due, reached};
 

@@ -11,6 +11,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod autograd;
+pub mod clock;
 mod conv3x3;
 pub mod count;
 pub mod cuda;

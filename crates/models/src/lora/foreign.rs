@@ -154,7 +154,7 @@ fn rest(keys: &[&str]) -> Option<&'static str> {
         let width = words.next().and_then(|word| word.parse::<u32>().ok());
         width.is_some_and(|width| width >= 64) && matches!(words.next(), Some("0" | "1"))
     };
-    if keys.iter().any(|key| is_width(key)) {
+    if keys.iter().any(is_width) {
         return Some("a hypernetwork");
     }
     // one tensor of a few vectors, by the name of the word

@@ -1,52 +1,15 @@
-//! Measures the time and memory of an iteration's phases.
+//! Time and memory of the phases of a computation.
 
+use crate::memory;
 use std::{cell::Cell, mem, ops::AddAssign, time::Instant};
 use tch::Device;
-use torch_ext::memory;
 
-/// Time and memory of a phase of an iteration. At its end a GPU is synchronised, so that its time counts for the right
-/// phase.
+/// Time and memory of a phase. At its end a GPU is synchronised, so that its time counts for the right phase.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Phase {
     pub seconds: f64,
     /// Peak memory in bytes; `None` where the device does not report it.
     pub peak: Option<u64>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Phases {
-    pub trajectory: Phase,
-    /// From latents to images, forward and backward pass.
-    pub decode: Phase,
-    /// The captioner, forward and backward pass.
-    pub caption: Phase,
-    /// The rewards besides the captioner, forward and backward pass.
-    pub reward: Phase,
-    /// The discriminator, forward and backward pass.
-    pub fidelity: Phase,
-    /// Finding the objects for the attention losses.
-    pub segment: Phase,
-    pub replay: Phase,
-}
-
-impl Phases {
-    pub fn named(&self) -> [(&'static str, Phase); 7] {
-        let Self { trajectory, decode, caption, reward, fidelity, segment, replay } = *self;
-        [
-            ("trajectory", trajectory),
-            ("decode", decode),
-            ("caption", caption),
-            ("reward", reward),
-            ("fidelity", fidelity),
-            ("segment", segment),
-            ("replay", replay),
-        ]
-    }
-
-    /// Peak memory over all phases, in bytes.
-    pub fn peak(&self) -> Option<u64> {
-        self.named().iter().filter_map(|(_, phase)| phase.peak).max()
-    }
 }
 
 impl AddAssign for Phase {
@@ -56,18 +19,7 @@ impl AddAssign for Phase {
     }
 }
 
-impl AddAssign for Phases {
-    fn add_assign(&mut self, other: Self) {
-        self.trajectory += other.trajectory;
-        self.decode += other.decode;
-        self.caption += other.caption;
-        self.reward += other.reward;
-        self.fidelity += other.fidelity;
-        self.segment += other.segment;
-        self.replay += other.replay;
-    }
-}
-
+/// Measures phases that follow one another.
 pub struct Clock {
     since: Instant,
     device: Device,
@@ -113,14 +65,6 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn time_adds_up_and_memory_does_not() {
-        let phase = |seconds, peak| Phase { seconds, peak };
-        let mut phases = Phases { replay: phase(1.0, Some(5)), ..Phases::default() };
-        phases += Phases { replay: phase(2.0, Some(3)), caption: phase(1.0, None), ..Phases::default() };
-        assert_eq!((phases.replay, phases.caption, phases.peak()), (phase(3.0, Some(5)), phase(1.0, None), Some(5)));
-    }
 
     #[test]
     fn a_phase_knows_what_it_held() {
