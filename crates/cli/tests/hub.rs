@@ -117,5 +117,5 @@ fn single_files() {
     online(&folder, &server, &local).error(&["the UNet has other sizes"]);
     let other =
         format!("{DRAW} {tokenizer} --model {}", sd1.join("unet/diffusion_pytorch_model.safetensors").display());
-    online(&folder, &server, &other).error(&["has no model.diffusion_model (the UNet)"]);
+    online(&folder, &server, &other).error(&["looks like the weights of a UNet", "name such a file or a model folder"]);
 }
