@@ -102,13 +102,11 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
     };
     let draw = |name: &str, guidance: &str, lora: Option<String>| draw_best(name, guidance, lora, 1);
     let judge = |name: &str| command("world judge", &[("--prompts", held_out.clone()), ("--images", of(name))]);
-    let report = |base: &str, tuned: &str, also: Option<(&str, &str, &str)>, page: &str| {
+    let report = |base: &str, tuned: &str, also: Option<(&str, &str)>, note: Option<&str>, page: &str| {
         let mut options = vec![("--run", out.display().to_string()), ("--base", of(base)), ("--tuned", of(tuned))];
-        if let Some((name, folder, note)) = also {
-            options.extend([("--also", format!("{name}={}", of(folder))), ("--note", note.to_owned())]);
-        }
-        if also.is_some() || tuned == BEST_LONG {
-            options.push(("--lora", LONG.to_owned()));
+        options.extend(also.map(|(name, folder)| ("--also", format!("{name}={}", of(folder)))));
+        if let Some(note) = note {
+            options.extend([("--note", note.to_owned()), ("--lora", LONG.to_owned())]);
         }
         options.extend([("--prompts", held_out.clone()), ("--out", of(page))]);
         command("world report", &options)
@@ -136,12 +134,21 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
         (
             extent.unguided,
             "a page at equal cost: both without guidance",
-            report("base-unguided", "tuned", None, "unguided.html"),
+            report("base-unguided", "tuned", None, None, "unguided.html"),
         ),
         (
             extent.unguided,
             "a page at the cost of guidance: one image with it, or the better of two without",
-            report("base", BEST_LONG, None, "best-of-2.html"),
+            report(
+                "base",
+                BEST_LONG,
+                None,
+                Some(
+                    "Tuned: the shipped LoRA of a long training, drawn without guidance. Two of its images take as many passes of the network \
+                     as one with guidance; the captioner keeps the better one. The curves below are those of this demo's own training.",
+                ),
+                "best-of-2.html",
+            ),
         ),
         (
             extent.unguided,
@@ -149,11 +156,8 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
             report(
                 "base",
                 "tuned",
-                Some((
-                    "long",
-                    "long",
-                    "Tuned: the LoRA that this demo trained. Long: that of a long training, shipped with comat.",
-                )),
+                Some(("long", "long")),
+                Some("Tuned: the LoRA that this demo trained. Long: that of a long training, shipped with comat."),
                 "report.html",
             ),
         ),
@@ -163,12 +167,11 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
             report(
                 "base",
                 "long",
-                Some((
-                    "short",
-                    "tuned",
+                Some(("short", "tuned")),
+                Some(
                     "Tuned: the LoRA of a long training, shipped with comat. Short: the LoRA of this demo's 12 steps; its curves are below. With so small a sample the \
                      difference means little: over 900 images, base and tuned were equally often right (docs/results.md).",
-                )),
+                ),
                 "report.html",
             ),
         ),

@@ -43,11 +43,10 @@ pub fn headline(pairs: &Pairs, log: &Log, note: Option<&str>) -> Option<Markup> 
                     "Beside it, an anchor distilled the base model's guidance into the LoRA; in short trainings that does most of \
                      the work (docs/ablation.md). "
                 }
-                "Here the base model and the tuned one draw the same held-out \
-                 prompts from the same noise, and a program judges every image from its pixels."
-                @if chosen {
-                    " An image that is the best of several was chosen by the captioner, and the others were thrown away."
-                }
+                "Here the base model and the tuned one draw the same held-out prompts"
+                @if !chosen { " from the same noise" }
+                ", and a program judges every image from its pixels."
+                @if chosen { " Of an image that is the best of several, the captioner kept the one that fits its prompt best." }
             }
             @if let Some(note) = note { p .soft { (note) } }
         }
