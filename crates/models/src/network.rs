@@ -12,8 +12,7 @@ pub use projected::Projected;
 pub(crate) use recorder::Tap;
 pub use recorder::{Layer, Place, Recorder};
 
-/// A denoising network. Threads may use it at the same time, each with its own rows.
-pub trait Network: Sync {
+pub trait Network {
     /// The model's output (noise or velocity) for noisy latents, in their precision; differentiable with respect to
     /// latents and trainable weights.
     ///

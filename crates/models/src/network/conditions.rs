@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use tch::Tensor;
-use torch_ext::Shared;
 
 /// Name of the hidden states of the text, one row per token `[B, L, D]`.
 pub const CONTEXT: &str = "context";
@@ -8,7 +7,7 @@ pub const CONTEXT: &str = "context";
 /// Conditions of a network other than time: tensors by name, each with one row for every sample. A network and its
 /// prompt encoder agree on the names; all other code only cuts, stacks and moves the tensors together.
 #[derive(Debug, Default)]
-pub struct Conditions(BTreeMap<&'static str, Shared>);
+pub struct Conditions(BTreeMap<&'static str, Tensor>);
 
 impl Conditions {
     /// Conditions with only the hidden states of the text.
@@ -17,12 +16,12 @@ impl Conditions {
     }
 
     pub fn with(mut self, name: &'static str, tensor: Tensor) -> Self {
-        self.0.insert(name, tensor.into());
+        self.0.insert(name, tensor);
         self
     }
 
     pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.0.get(name).map(|tensor| &**tensor)
+        self.0.get(name)
     }
 
     /// Hidden states of the text `[B, L, D]`, if there are any.
@@ -37,7 +36,7 @@ impl Conditions {
 
     /// Applies a function to every tensor and its name.
     pub fn map_named(&self, f: impl Fn(&str, &Tensor) -> Tensor) -> Self {
-        Self(self.0.iter().map(|(name, tensor)| (*name, f(name, tensor).into())).collect())
+        Self(self.0.iter().map(|(name, tensor)| (*name, f(name, tensor))).collect())
     }
 
     /// Concatenates the rows of all parts. A name that is missing in one part is left out.
@@ -45,7 +44,7 @@ impl Conditions {
         let Some((first, rest)) = parts.split_first() else { return Self::default() };
         let of = |name: &'static str| {
             let rows = std::iter::once(first).chain(rest).map(|part| part.get(name)).collect::<Option<Vec<_>>>()?;
-            Some((name, Tensor::cat(&rows, 0).into()))
+            Some((name, Tensor::cat(&rows, 0)))
         };
         Self(first.0.keys().filter_map(|name| of(name)).collect())
     }
