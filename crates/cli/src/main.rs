@@ -36,7 +36,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let args = Args::typed();
     if args.verb.computes() {
-        threads::wait_briefly();
+        threads::restart_prepared();
     }
     torch_ext::memory::keep_freed();
     let _ = torch_ext::cuda::load(); // before any other use of libtorch; an error only means that there is no GPU

@@ -167,6 +167,26 @@ fn prompts_cannot_break_the_page() {
     page::assert_balanced(&page);
 }
 
+/// The best of several candidates has the seed of its own candidate.
+#[test]
+fn the_best_of_several_stands_beside_the_image_of_the_same_number() {
+    let folder = judged();
+    folder.comat(REPORT).ok();
+    let plain = folder.read("report.html");
+    folder.edit_text("tuned/scores.jsonl", |text| text.replace("\"seed\":0,", "\"seed\":7000,"));
+    folder.comat(REPORT).error(&["base and tuned", "the tuned images have none"]);
+    let first = folder.path("tuned/00000.png");
+    let (image, texts) = images::Image::open_with_texts(&first).unwrap();
+    let parameters =
+        format!("{}, Best of: 2", texts.get("parameters").map_or("Steps: 1, CFG scale: 1", |t| t.as_str()));
+    image.save(&first, &[("parameters", &parameters)]).unwrap();
+    folder.comat(REPORT).ok();
+    let page = folder.read("report.html");
+    assert!(page.contains("best of 2") && page.contains("--best-of 2 --captioner"), "it says how they were drawn");
+    let won = |page: &str| page.split("won <small>").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    assert_eq!(won(&page), won(&plain), "the same pairs");
+}
+
 #[test]
 fn what_is_missing_is_named() {
     let folder = judged();

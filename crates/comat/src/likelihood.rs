@@ -10,8 +10,8 @@ use tch::{Device, Kind, Tensor};
 pub use blip::Blip;
 pub use models::blip::Nll;
 
-/// A frozen captioner with its preprocessing: of images, and template and tokenizer of texts.
-pub trait Likelihood {
+/// A frozen captioner with its preprocessing: of images, and template and tokenizer of texts. Threads may use it at the same time.
+pub trait Likelihood: Sync {
     /// The precision that the network computes in.
     fn kind(&self) -> Kind;
 

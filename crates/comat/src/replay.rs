@@ -9,7 +9,12 @@ use anyhow::{Context, Result};
 use diffusion::{conditions::GuidedText, denoiser::Denoiser, precision, trajectory::Trajectory};
 use models::schedule::{Sampler, Step};
 use optim::Gradients;
+use std::{
+    iter,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 use tch::Tensor;
+use torch_ext::{Shared, parallel};
 
 pub use config::Mode;
 
@@ -29,8 +34,8 @@ pub struct Replay<'a> {
     pub micro_batch: usize,
     /// Samples of the batch that the losses are means over, of which these are all or some.
     pub batch: usize,
-    /// The matrices of the adapter, in the order of `Lora::parameters`.
-    pub leaves: &'a [&'a Tensor],
+    /// The matrices of the adapter, in the order of `Lora::parameters` ([`Shared::all`]).
+    pub leaves: Vec<Shared>,
     /// What some of the tracked steps add to what they pass back.
     pub losses: Vec<&'a dyn StepLoss>,
 }
@@ -48,7 +53,8 @@ impl Replay<'_> {
     ) -> Result<Values> {
         let mut g = cotangent;
         let mut values = vec![];
-        let mut tries = false;
+        let mut others: Vec<Gradients> = vec![]; // the sums of the threads but the first
+        let tries = AtomicBool::new(false);
         let first = trajectory.before.keys().next().copied().unwrap_or(usize::MAX);
         for (i, step) in self.sampler.steps.iter().enumerate().rev().take_while(|(i, _)| *i >= first) {
             g = limited(g, self.max_cotangent, self.batch);
@@ -57,14 +63,19 @@ impl Replay<'_> {
                 gradients.begin(i);
                 let losses: Vec<&dyn StepLoss> =
                     self.losses.iter().copied().filter(|loss| loss.steps().contains(&i)).collect();
-                for rows in config::pieces(x.size()[0], self.micro_batch) {
-                    let cut = |t: &Tensor| t.narrow(0, rows.0, rows.1);
-                    let (through_input, of_step) =
-                        self.step(step, cut(x), rows, cut(&g), &losses, &mut tries, gradients)?;
-                    values.extend(of_step);
-                    if let Some(through_input) = through_input {
-                        let _ = cut(&next).g_add_(&(through_input * self.discount));
+                for rows in parallel::groups(x.size()[0], self.micro_batch, x.device()) {
+                    others.resize_with(rows.len() - 1, || gradients.zeros_like());
+                    let sums = iter::once(&mut *gradients).chain(&mut others);
+                    let given = rows.iter().zip(sums).map(|(rows, sum)| Piece::new(*rows, x, &g, sum)).collect();
+                    let done = parallel::map(given, |piece| self.step(step, piece, &losses, &tries))?;
+                    for (rows, done) in rows.into_iter().zip(done) {
+                        let Done { through_input, values: of_step } = done?;
+                        values.extend(of_step);
+                        if let Some(through_input) = through_input {
+                            let _ = cut(&next, rows).g_add_(&(through_input * self.discount));
+                        }
                     }
+                    others.iter_mut().for_each(|other| gradients.take(other));
                     each()?;
                 }
             }
@@ -73,46 +84,32 @@ impl Replay<'_> {
         step::read(values)
     }
 
-    /// One tracked step with gradient, of some rows of the samples; returns what flows through the model's input, and the values of the
-    /// step's losses.
+    /// One tracked step with gradient, of some of the samples.
     ///
     /// In float16 the first scale nearly always does, so the graph is freed as it is used. Where it does not, the step is run once more
     /// with a graph that is kept for several tries, and so are those after it (`tries`).
-    #[allow(clippy::type_complexity, clippy::too_many_arguments)]
-    fn step(
-        &self,
-        step: &Step,
-        x: Tensor,
-        rows: (i64, i64),
-        g: Tensor,
-        losses: &[&dyn StepLoss],
-        tries: &mut bool,
-        gradients: &mut Gradients,
-    ) -> Result<(Option<Tensor>, Vec<(&'static str, Tensor)>)> {
-        let first = Attempt { tries: *tries, again: false };
-        if let Some(done) = self.attempt(step, &x, rows, &g, losses, first, gradients)? {
+    fn step(&self, step: &Step, mut piece: Piece, losses: &[&dyn StepLoss], tries: &AtomicBool) -> Result<Done> {
+        let first = Attempt { tries: tries.load(Relaxed), again: false };
+        if let Some(done) = self.attempt(step, &mut piece, losses, first)? {
             return Ok(done);
         }
-        *tries = true;
+        tries.store(true, Relaxed);
         let again = Attempt { tries: true, again: true };
-        self.attempt(step, &x, rows, &g, losses, again, gradients)?.context("several scales were tried")
+        self.attempt(step, &mut piece, losses, again)?.context("several scales were tried")
     }
 
     /// `None` where the first scale is too large, and no others may be tried.
-    #[allow(clippy::type_complexity, clippy::too_many_arguments)]
     fn attempt(
         &self,
         step: &Step,
-        x: &Tensor,
-        (start, length): (i64, i64),
-        g: &Tensor,
+        Piece { rows: (start, length), x, g, sum }: &mut Piece,
         losses: &[&dyn StepLoss],
         Attempt { tries, again }: Attempt,
-        gradients: &mut Gradients,
-    ) -> Result<Option<(Option<Tensor>, Vec<(&'static str, Tensor)>)>> {
+    ) -> Result<Option<Done>> {
         let chained = self.mode == Mode::Chained;
         let kind = self.denoiser.kind;
-        let text = self.text.narrow(start, length);
+        let text = self.text.narrow(*start, *length);
+        let leaves: Vec<&Tensor> = self.leaves.iter().map(|leaf| &**leaf).collect();
         let x = x.detach().set_requires_grad(chained);
         let with_maps = losses.iter().any(|loss| loss.looks_at_maps());
         let (e, maps) = match (self.unconditional, with_maps) {
@@ -120,10 +117,10 @@ impl Replay<'_> {
             (true, false) => (self.denoiser.predict(&x, step.time, &text)?, vec![]),
             (false, _) => self.denoiser.predict_conditionally(&x, step.time, &text, with_maps)?,
         };
-        let rows = (start as usize, length as usize);
+        let rows = (*start as usize, *length as usize);
         let seen = Replayed { step, latents: &x, output: &e, maps: &maps, rows, batch: self.batch };
         let mut values = vec![];
-        let (mut outputs, mut cotangents) = (vec![e.shallow_clone()], vec![g * step.b]);
+        let (mut outputs, mut cotangents) = (vec![e.shallow_clone()], vec![&*g * step.b]);
         for term in losses.iter().map(|loss| loss.terms(&seen)).collect::<Result<Vec<_>>>()?.into_iter().flatten() {
             values.push((term.name, term.value));
             match (term.gradient, self.mode) {
@@ -135,11 +132,11 @@ impl Replay<'_> {
                 // it is about this step alone: nothing of it goes on through the model's input
                 (TermGradient::AtOutput(_), Mode::Chained) if again => {} // the first attempt has added it
                 (TermGradient::AtOutput(cotangent), Mode::Chained) => {
-                    gradients.add(&precision::vjp_and_keep(kind, &[&e], self.leaves, &[&cotangent])?)?
+                    sum.add(&precision::vjp_and_keep(kind, &[&e], &leaves, &[&cotangent])?)?
                 }
             }
         }
-        let inputs: Vec<&Tensor> = self.leaves.iter().copied().chain(chained.then_some(&x)).collect();
+        let inputs: Vec<&Tensor> = leaves.iter().copied().chain(chained.then_some(&x)).collect();
         let outputs: Vec<&Tensor> = outputs.iter().collect();
         let cotangents: Vec<&Tensor> = cotangents.iter().collect();
         let grads = match tries {
@@ -147,10 +144,37 @@ impl Replay<'_> {
             false => precision::vjp_at_once(kind, &outputs, &inputs, &cotangents)?,
         };
         let Some(mut grads) = grads else { return Ok(None) };
-        let through_input = grads.drain(self.leaves.len()..).next().flatten();
-        gradients.add(&grads)?;
-        Ok(Some((through_input, values)))
+        let through_input = grads.drain(leaves.len()..).next().flatten();
+        sum.add(&grads)?;
+        Ok(Some(Done { through_input, values }))
     }
+}
+
+fn cut(all: &Tensor, (start, length): (i64, i64)) -> Tensor {
+    all.narrow(0, start, length)
+}
+
+/// Some samples of a step.
+struct Piece<'a> {
+    rows: (i64, i64),
+    /// Their latents before the step, and the cotangent at those after it.
+    x: Tensor,
+    g: Tensor,
+    /// What their gradients are added to.
+    sum: &'a mut Gradients,
+}
+
+impl<'a> Piece<'a> {
+    fn new(rows: (i64, i64), x: &Tensor, g: &Tensor, sum: &'a mut Gradients) -> Self {
+        Self { rows, x: cut(x, rows), g: cut(g, rows), sum }
+    }
+}
+
+struct Done {
+    /// What flows through the model's input.
+    through_input: Option<Tensor>,
+    /// Of the step's losses.
+    values: Vec<(&'static str, Tensor)>,
 }
 
 /// How a step is run: whether several scales may be tried, and whether it was run before.

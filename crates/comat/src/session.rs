@@ -21,6 +21,7 @@ use entities::Mode;
 use models::{autoencoder::Autoencoder, guidance::Guidance, lora::Lora, network::Network, schedule::Sampler};
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
+use torch_ext::parallel;
 
 pub struct Session {
     pub config: Config,
@@ -198,7 +199,7 @@ impl Session {
             return Ok((self.decode(latents)?, None));
         }
         self.pipeline.vae.with(|vae| {
-            let (image, passed) = Passed::through(vae.as_ref(), latents);
+            let (image, passed) = Passed::through(vae.as_ref(), latents)?;
             Ok((image / 2.0 + 0.5, Some(passed)))
         })
     }
@@ -210,9 +211,9 @@ impl Session {
             let vae = vae.as_ref();
             // images are the decoder's output / 2 + 0.5
             if let Some(passed) = passed {
-                return passed.vjp(vae, cotangent / 2.0);
+                return passed.vjp(vae, &(cotangent / 2.0));
             }
-            let vjp = |latents: &Tensor, cotangent: Tensor| stages::decoder_vjp(vae, latents, cotangent);
+            let vjp = |latents: &Tensor, cotangent: Tensor| stages::decoder_vjp(vae, latents, &cotangent);
             let mut pieces = vec![];
             for (start, length) in config::pieces(latents.size()[0], self.config.captioner.micro_batch.samples()) {
                 let cotangent = cotangent.narrow(0, start, length) / 2.0;
@@ -227,7 +228,7 @@ impl Session {
     }
 
     fn decode_piece(&self, vae: &dyn Autoencoder, latents: &Tensor) -> Result<Tensor> {
-        let decode = |latents: &Tensor| Ok(vae.decode(latents)?);
+        let decode = |latents: &Tensor| parallel::over_rows(latents, |latents| Ok(vae.decode(latents)?));
         let image = match self.tiling {
             Some(tiling) => tiling.decode(latents, vae.downscale(), decode)?,
             None => decode(latents)?,

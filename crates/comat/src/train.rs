@@ -27,7 +27,7 @@ use optim::{Ema, Gradients, Updater, learning_rate};
 use ranks::{ProcessGroup, interrupt::Interrupt};
 use std::path::PathBuf;
 use tch::{Kind, Tensor};
-use torch_ext::clock::Clock;
+use torch_ext::{Shared, clock::Clock};
 
 pub use observer::Observer;
 pub use phases::Phases;
@@ -329,7 +329,7 @@ pub fn iterate(
         max_cotangent: session.config.replay.max_cotangent,
         micro_batch,
         batch,
-        leaves: &adapter.lora.matrices(),
+        leaves: Shared::all(&adapter.lora.matrices()),
         losses,
     };
     let of_steps = replay.run(&walked, cotangent, gradients, each)?;

@@ -41,7 +41,7 @@ use std::{
 };
 use tch::{Device, Kind, Tensor};
 use torch_ext::{
-    Generator,
+    Generator, Shared, parallel,
     testing::{device, device_name},
 };
 
@@ -586,7 +586,7 @@ impl StepLoss for Pull {
     }
 
     fn terms(&self, seen: &Replayed) -> anyhow::Result<Vec<Term>> {
-        let value = Tensor::ones([], (Kind::Float, seen.output.device()));
+        let value = Tensor::full([], seen.rows.1 as f64, (Kind::Float, seen.output.device()));
         Ok(vec![Term { name: "pull", value, gradient: TermGradient::AtOutput(Self::of(seen.output)) }])
     }
 }
@@ -622,17 +622,18 @@ fn a_step_whose_first_scale_is_too_large_is_run_again() {
             max_cotangent: 0.0,
             micro_batch: 2,
             batch: PROMPTS.len(),
-            leaves: &leaves,
+            leaves: Shared::all(&leaves),
             losses: vec![&pull],
         };
         let mut replayed = Gradients::zeros(&adapter);
         let values = replay.run(&walked, cotangent.copy(), &mut replayed, || Ok(())).unwrap();
-        assert_eq!(values["pull"], 4.0, "two steps of two pieces");
+        assert_eq!(values["pull"], 6.0, "two steps of three samples");
 
         let (mut kept, mut g) = (Gradients::zeros(&adapter), cotangent);
         for (i, step) in session.sampler.steps.iter().enumerate().rev().take_while(|(i, _)| *i >= 3) {
             let next = &g * step.a;
-            for (start, rows) in [(0, 2), (2, 1)].into_iter().filter(|_| walked.before.contains_key(&i)) {
+            let pieces = parallel::groups(PROMPTS.len() as i64, 2, device()).concat();
+            for (start, rows) in pieces.into_iter().filter(|_| walked.before.contains_key(&i)) {
                 let cut = |t: &Tensor| t.narrow(0, start, rows);
                 let x = cut(&walked.before[&i]).detach().set_requires_grad(mode == Mode::Chained);
                 let predict = || denoiser.predict(&x, step.time, &text.narrow(start, rows)).unwrap();

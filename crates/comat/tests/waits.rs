@@ -14,6 +14,7 @@ use std::{
 use torch_ext::{
     count::Operators,
     cuda::{self, Flags},
+    parallel,
     testing::{device, device_name},
 };
 
@@ -118,7 +119,8 @@ fn the_device_is_seldom_waited_for() {
         println!("  caption {caption:?}\n  replay {replay:?}\n  end {end:?}");
         assert!(steps.iter().all(|step| step.is_empty()), "{what}: {steps:?}");
         let all = &replay[usize::from(attention)..];
-        assert!(all.iter().all(|step| reads(step) <= most), "{what}: {replay:?}");
+        let threads = parallel::pieces(PROMPTS.len() as i64, device()).len() as u64; // each has passes of its own
+        assert!(all.iter().all(|step| reads(step) <= most * threads), "{what}: {replay:?}");
         // copies are counted where host and device are two
         assert!(all.iter().all(|step| !step.contains_key("copy to the host")), "{what}: {replay:?}");
         assert!(replay[1..].iter().all(|step| !step.contains_key("copy to the device")), "{what}: {replay:?}");

@@ -7,6 +7,7 @@ use models::{
     network::{Conditions, Layer, Network, Projected, Recorder},
 };
 use tch::{Kind, Tensor};
+use torch_ext::{KeptWeights, parallel};
 
 pub struct Denoiser<'a> {
     pub network: &'a dyn Network,
@@ -23,11 +24,25 @@ impl Denoiser<'_> {
     }
 
     /// [`Denoiser::predict`] for these prompts, in the form that a sampler uses: without gradients. What depends on the
-    /// prompts alone is computed once.
-    pub fn conditioned_on<'a>(&'a self, text: &'a GuidedText) -> impl Fn(&Tensor, f64) -> Result<Tensor> + 'a {
-        let projected = Projected::default();
+    /// prompts alone is computed once. On the CPU the rows of the batch are shared among the threads.
+    pub fn conditioned_on<'a>(&'a self, text: &'a GuidedText) -> impl FnMut(&Tensor, f64) -> Result<Tensor> + 'a {
+        let kept = KeptWeights::new();
+        let mut parts = vec![];
         move |latents, time| {
-            self.run(latents, time, text, |x, t, text| self.network.predict_again(x, t, text, &projected))
+            let _guard = (tch::no_grad_guard(), &kept);
+            self.run(latents, time, text, |x, times, text| {
+                if parts.is_empty() {
+                    parts.extend(
+                        parallel::pieces(text.rows(), x.device()).into_iter().map(|rows| Part::new(text, rows)),
+                    );
+                }
+                let given = parts.iter_mut().map(|part| (part.cut(x), part.cut(times), part)).collect();
+                let pass = |(x, times, part): (Tensor, Tensor, &mut Part)| {
+                    self.network.predict_again(&x, &times, &part.text, &part.projected)
+                };
+                let outputs = parallel::map(given, pass)?.into_iter().collect::<Result<Vec<_>>>()?;
+                Ok(parallel::joined(outputs)?)
+            })
         }
     }
 
@@ -72,7 +87,7 @@ impl Denoiser<'_> {
         latents: &Tensor,
         time: f64,
         text: &GuidedText,
-        pass: impl Fn(&Tensor, &Tensor, &Conditions) -> Result<Tensor>,
+        mut pass: impl FnMut(&Tensor, &Tensor, &Conditions) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let input = latents.to_kind(self.kind);
         let rows = latents.size()[0];
@@ -86,6 +101,23 @@ impl Denoiser<'_> {
             }
             None => Ok(pass(&input, &timesteps(rows), &text.cond)?.to_kind(latents.kind())),
         }
+    }
+}
+
+/// Some rows of the batch, with their own text.
+struct Part {
+    rows: (i64, i64),
+    text: Conditions,
+    projected: Projected,
+}
+
+impl Part {
+    fn new(text: &Conditions, rows: (i64, i64)) -> Self {
+        Self { rows, text: text.narrow(rows.0, rows.1), projected: Projected::default() }
+    }
+
+    fn cut(&self, all: &Tensor) -> Tensor {
+        all.narrow(0, self.rows.0, self.rows.1)
     }
 }
 

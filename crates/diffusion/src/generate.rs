@@ -23,6 +23,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use tch::Tensor;
+use torch_ext::parallel;
 
 pub use candidates::{Best, Loss};
 pub use noise::Given;
@@ -147,7 +148,8 @@ pub fn run(
             }
         }
         for (job, drawn) in part.iter().zip(bests.into_iter().flatten()) {
-            let settings = parameters(sampling, job.prompt, drawn.seed, size, &pipeline.name, &request.loras);
+            let mut settings = parameters(sampling, job.prompt, drawn.seed, size, &pipeline.name, &request.loras);
+            settings.extend(best.as_ref().map(|best| format!(", Best of: {}", best.of)));
             kept.save(request, job, drawn, &settings)?;
         }
     }
@@ -277,7 +279,10 @@ fn draw_batch(
     let (start, noise) = noise.ready(sampler, (wide(pipeline.kind), pipeline.device))?;
     let (start, none) = (sampler.start(start), BTreeSet::new());
     let walked = trajectory::walk(denoiser.conditioned_on(&text), sampler, start, &none, noise, each)?;
-    let images = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.decode(&walked.latents)?)))? / 2.0 + 0.5;
+    let images = tch::no_grad(|| {
+        pipeline.vae.with(|vae| parallel::over_rows(&walked.latents, |latents| Ok(vae.decode(latents)?)))
+    })? / 2.0
+        + 0.5;
     if images.isfinite().all().int64_value(&[]) == 0 {
         bail!("the images of `{}` are not finite numbers; try --dtype float32 or bfloat16", prompts.join("`, `"));
     }

@@ -5,15 +5,18 @@
 //! the decoder runs once more without a graph and keeps each stage's input; then each stage runs again, from the last
 //! to the first, with a graph of its own. Memory then holds the stages' inputs and one graph, at the cost of two more
 //! forward passes (gradient checkpointing, Chen et al. 2016). The gradient is identical to the bit, since either way
-//! every stage has a graph of its own.
+//! every stage has a graph of its own. On the CPU the rows of the batch are shared among the threads.
 
 use crate::precision;
 use anyhow::{Context, Result};
 use models::autoencoder::Autoencoder;
 use tch::{Kind, Tensor};
+use torch_ext::parallel;
 
-/// A forward pass through the decoder, with what it keeps for the backward pass.
-pub struct Passed {
+/// A forward pass through the decoder, with what it keeps for the backward pass: of the rows of each thread.
+pub struct Passed(Vec<Rows>);
+
+struct Rows {
     stages: Vec<Stage>,
 }
 
@@ -37,7 +40,33 @@ impl Stage {
 impl Passed {
     /// Forward pass that keeps all graphs: the image `[B, 3, H, W]` of scaled latents `[B, C, h, w]`, as by
     /// [`Autoencoder::decode`].
-    pub fn through(vae: &dyn Autoencoder, latents: &Tensor) -> (Tensor, Self) {
+    ///
+    /// # Errors
+    /// Errors of libtorch.
+    pub fn through(vae: &dyn Autoencoder, latents: &Tensor) -> Result<(Tensor, Self)> {
+        let passed = parallel::map(parallel::cut(latents), |latents| Rows::through(vae, &latents))?;
+        let (images, rows) = passed.into_iter().unzip();
+        Ok((parallel::joined(images)?, Self(rows)))
+    }
+
+    /// `dL/d latents` from the cotangent at the image. Each stage is freed once its gradient is computed.
+    ///
+    /// # Errors
+    /// Errors of libtorch.
+    pub fn vjp(self, vae: &dyn Autoencoder, cotangent: &Tensor) -> Result<Tensor> {
+        let rows: Vec<i64> = self.0.iter().map(Rows::count).collect();
+        let parts = self.0.into_iter().zip(cotangent.split_with_sizes(&rows, 0)).collect();
+        let gradients = parallel::map(parts, |(rows, cotangent): (Rows, Tensor)| rows.vjp(vae, cotangent))?;
+        Ok(parallel::joined(gradients.into_iter().collect::<Result<_>>()?)?)
+    }
+}
+
+impl Rows {
+    fn count(&self) -> i64 {
+        self.stages.first().map_or(0, |stage| stage.input.size()[0])
+    }
+
+    fn through(vae: &dyn Autoencoder, latents: &Tensor) -> (Tensor, Self) {
         let wide = latents.kind();
         let (mut x, mut stages) = (latents.detach().to_kind(vae.kind()), vec![]);
         for i in 0..vae.decode_stages() {
@@ -61,11 +90,7 @@ impl Passed {
         Self { stages }
     }
 
-    /// `dL/d latents` from the cotangent at the image. Each stage is freed once its gradient is computed.
-    ///
-    /// # Errors
-    /// Errors of libtorch.
-    pub fn vjp(mut self, vae: &dyn Autoencoder, cotangent: Tensor) -> Result<Tensor> {
+    fn vjp(mut self, vae: &dyn Autoencoder, cotangent: Tensor) -> Result<Tensor> {
         let mut g = cotangent;
         while let Some(mut stage) = self.stages.pop() {
             let output = stage.output.take().unwrap_or_else(|| stage.run(vae, self.stages.len()));
@@ -82,8 +107,9 @@ impl Passed {
 ///
 /// # Errors
 /// The same as [`Passed::vjp`].
-pub fn decoder_vjp(vae: &dyn Autoencoder, latents: &Tensor, cotangent: Tensor) -> Result<Tensor> {
-    Passed::inputs(vae, latents).vjp(vae, cotangent)
+pub fn decoder_vjp(vae: &dyn Autoencoder, latents: &Tensor, cotangent: &Tensor) -> Result<Tensor> {
+    let rows = parallel::map(parallel::cut(latents), |latents| Rows::inputs(vae, &latents))?;
+    Passed(rows).vjp(vae, cotangent)
 }
 
 #[cfg(test)]
@@ -108,11 +134,12 @@ mod tests {
         let whole =
             torch_ext::vjp(&[&exact.decode(&x).unwrap()], &[&x], &[&g.to_kind(Kind::Double)]).unwrap().remove(0);
         let whole = whole.unwrap();
-        let staged = decoder_vjp(&vae, &z, g.shallow_clone()).unwrap();
-        let (image, passed) = Passed::through(&vae, &z);
-        assert_eq!(image, tch::no_grad(|| vae.decode(&z)).unwrap());
+        let staged = decoder_vjp(&vae, &z, &g).unwrap();
+        let (image, passed) = Passed::through(&vae, &z).unwrap();
+        let at_once = tch::no_grad(|| parallel::over_rows(&z, |rows| vae.decode(rows)));
+        assert_eq!(image, at_once.unwrap());
         assert!(!image.requires_grad());
-        assert_eq!(passed.vjp(&vae, g).unwrap(), staged, "graphs that were kept give the same");
+        assert_eq!(passed.vjp(&vae, &g).unwrap(), staged, "graphs that were kept give the same");
         assert_eq!((staged.size(), staged.kind()), (z.size(), latents));
         ((staged.to_kind(Kind::Double) - &whole).norm() / whole.norm()).double_value(&[])
     }

@@ -23,7 +23,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use tch::{Kind, Tensor};
-use torch_ext::Generator;
+use torch_ext::{Generator, parallel};
 
 /// A word of a prompt, as the text encoder sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -175,7 +175,10 @@ pub fn run(
             };
             let denoiser = Denoiser { network: unet, guidance, kind: pipeline.kind };
             let (latents, sum) = walk(&denoiser, &sampler, text, start, noise, each)?;
-            let image = tch::no_grad(|| pipeline.vae.with(|vae| Ok(vae.decode(&latents)?)))? / 2.0 + 0.5;
+            let image = tch::no_grad(|| {
+                pipeline.vae.with(|vae| parallel::over_rows(&latents, |latents| Ok(vae.decode(latents)?)))
+            })? / 2.0
+                + 0.5;
             Ok(Heatmaps { image: Image::from_tensor(&image.get(0))?, maps: sum.of(0, words)? })
         };
         let draw = |(side, unet, texts): &(_, Box<dyn Network>, Vec<_>)| Ok((*side, draw(unet.as_ref(), &texts[i])?));

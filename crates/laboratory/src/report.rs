@@ -22,7 +22,7 @@ use scenes::{
     prompts::Category,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
 };
 
@@ -32,6 +32,8 @@ const SHOWN: usize = 8;
 const PANELS: usize = 3;
 
 const TUNED: &str = "tuned";
+/// How an image's settings say that it is the best of several ([`diffusion::generate::parameters`]).
+const BEST_OF: &str = "Best of";
 /// The seeds of `--own-seeds` are searched for among this many images of a prompt.
 const MOST_IMAGES: u64 = 64;
 
@@ -110,16 +112,12 @@ impl Also {
         if ["base", TUNED].contains(&name) {
             bail!("--also {name}=…: so another side is called; choose another name");
         }
-        let all = judged(folder)?;
         let base: Vec<Judged> = pairs.all.iter().map(|pair| pair.base.clone()).collect();
+        let all = beside(&base, folder)?;
         let comparison = compare(&base, &all).with_context(|| format!("the base images and {}", folder.display()))?;
         let drawn = all.first().map(|first| settings(&folder.join(&first.file))).transpose()?.unwrap_or_default();
         let judged = all.into_iter().map(|j| ((j.prompt.clone(), j.seed), j)).collect();
         Ok(Self { name: name.to_owned(), folder: folder.to_owned(), judged, drawn, comparison })
-    }
-
-    fn guidance(&self) -> Option<&str> {
-        parameter(&self.drawn, "CFG scale")
     }
 
     fn of(&self, base: &Judged) -> Option<&Judged> {
@@ -169,7 +167,8 @@ struct Pairs {
 
 impl Pairs {
     fn read(request: &Request) -> Result<Self> {
-        let (base, tuned) = (judged(&request.base)?, judged(&request.tuned)?);
+        let base = judged(&request.base)?;
+        let tuned = beside(&base, &request.tuned)?;
         let context = || format!("{} and {}", request.base.display(), request.tuned.display());
         let comparison = compare(&base, &tuned).with_context(context)?;
         let mut places = BTreeMap::new();
@@ -200,9 +199,9 @@ impl Pairs {
         Ok(Self { all, comparison, drawn })
     }
 
-    /// The guidance scales of both sides, if their images contain them.
-    fn guidance(&self) -> [Option<&str>; 2] {
-        [0, 1].map(|side| parameter(&self.drawn[side], "CFG scale"))
+    /// How the images of both sides were drawn, if they contain it: `, guidance 1, best of 2`.
+    fn manner(&self) -> [String; 2] {
+        self.drawn.each_ref().map(|drawn| manner(drawn))
     }
 
     /// Whether every image has its own noise.
@@ -237,6 +236,24 @@ fn judged(folder: &Path) -> Result<Vec<Judged>> {
         bail!("{} does not exist; run `comat world judge` on {} first", path.display(), folder.display());
     }
     read_lines(&path)
+}
+
+/// The images of a folder to compare with those of the base model. The best of several candidates keeps its own seed; it
+/// stands beside the base model's image with the same number of that prompt.
+fn beside(base: &[Judged], folder: &Path) -> Result<Vec<Judged>> {
+    let mut images = judged(folder)?;
+    let Some(first) = images.first() else { return Ok(images) };
+    let drawn = settings(&folder.join(&first.file)).unwrap_or_default(); // an image that is missing is told of later
+    if parameter(&drawn, BEST_OF).is_some() {
+        let mut seeds: BTreeMap<&str, VecDeque<u64>> = BTreeMap::new();
+        base.iter().for_each(|j| seeds.entry(&j.prompt).or_default().push_back(j.seed));
+        for image in &mut images {
+            if let Some(seed) = seeds.get_mut(image.prompt.as_str()).and_then(VecDeque::pop_front) {
+                image.seed = seed;
+            }
+        }
+    }
+    Ok(images)
 }
 
 /// Filters by outcome, and by the categories that occur.
@@ -305,6 +322,10 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) ->
                 all.extend([flag.into(), value]);
             }
         }
+        if let Some(number) = parameter(drawn, BEST_OF) {
+            all.extend(["--best-of".into(), number.into(), "--captioner".into()]);
+            all.push(log.setting("captioner.path").unwrap_or("CAPTIONER").into());
+        }
         all.extend(["--out".into(), word(out)]);
         all
     };
@@ -353,6 +374,11 @@ fn settings(image: &Path) -> Result<String> {
     Ok(texts.remove("parameters").unwrap_or_default())
 }
 
+fn manner(drawn: &str) -> String {
+    let part = |name: &str, word: &str| parameter(drawn, name).map(|value| format!(", {word} {value}"));
+    [part("CFG scale", "guidance"), part(BEST_OF, "best of")].into_iter().flatten().collect()
+}
+
 /// The value of `NAME: VALUE,` in the last line of an image's settings.
 fn parameter<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let line = text.lines().last()?;
@@ -394,5 +420,7 @@ mod tests {
         assert_eq!(parameter(text, "CFG scale"), Some("4"));
         assert_eq!(parameter(text, "Eta"), None);
         assert_eq!(parameter("", "Steps"), None);
+        assert_eq!(manner(text), ", guidance 4");
+        assert_eq!(manner(&format!("{text}, Version: comat 0, Best of: 2")), ", guidance 4, best of 2");
     }
 }

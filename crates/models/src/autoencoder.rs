@@ -3,7 +3,7 @@
 use crate::error::Result;
 use tch::{Kind, Tensor};
 
-pub trait Autoencoder {
+pub trait Autoencoder: Sync {
     /// Precision of the computation.
     fn kind(&self) -> Kind;
 

@@ -1,48 +1,49 @@
 //! The layers that every network is made of. Each takes its tensors from a [`Scope`] under PyTorch's own names.
 
-use crate::{low_rank::LowRank, weights::Scope};
+use crate::{low_rank::Branch, weights::Scope};
 use tch::{Kind, Tensor};
+use torch_ext::Shared;
 
 pub struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
-    adapter: Option<LowRank>,
+    weight: Shared,
+    bias: Option<Shared>,
+    adapter: Option<Branch>,
 }
 
 impl Linear {
     /// The bias is optional: it is used if the checkpoint has one.
     pub fn new(at: Scope, inputs: i64, outputs: i64) -> Self {
-        let bias = at.optional("bias", &[outputs]);
-        Self { weight: at.tensor("weight", &[outputs, inputs]), bias, adapter: at.adapter() }
+        let bias = at.optional("bias", &[outputs]).map(Shared::from);
+        Self { weight: at.tensor("weight", &[outputs, inputs]).into(), bias, adapter: at.adapter().map(Branch::from) }
     }
 
     /// A 1×1 convolution `[out, in, 1, 1]` as a linear layer.
     pub fn from_pointwise_conv(at: Scope, inputs: i64, outputs: i64) -> Self {
         let weight = at.tensor("weight", &[outputs, inputs, 1, 1]).view([outputs, inputs]);
-        Self { weight, bias: at.optional("bias", &[outputs]), adapter: None }
+        Self::tied(weight, at.optional("bias", &[outputs]))
     }
 
     /// A layer that shares its weight with another, as output heads share the embedding.
     pub fn tied(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias, adapter: None }
+        Self { weight: weight.into(), bias: bias.map(Shared::from), adapter: None }
     }
 
     /// `[…, in]` → `[…, out]`
     pub fn forward(&self, x: &Tensor) -> Tensor {
         match &self.adapter {
-            None => x.linear(&self.weight, self.bias.as_ref()),
+            None => x.linear(&self.weight, self.bias.as_deref()),
             Some(adapter) if is_half(x.kind()) => self.forward_rounded_once(x, adapter),
-            Some(adapter) => x.linear(&self.weight, self.bias.as_ref()) + adapter.forward(x),
+            Some(adapter) => x.linear(&self.weight, self.bias.as_deref()) + adapter.forward(x),
         }
     }
 
     /// `W x` plus the adapter's output, summed in float32 and rounded once. If `W x` were rounded first, an adapter's
     /// output below half of its last place would be lost, as in the first steps of a training.
-    fn forward_rounded_once(&self, x: &Tensor, adapter: &LowRank) -> Tensor {
+    fn forward_rounded_once(&self, x: &Tensor, adapter: &Branch) -> Tensor {
         let added = adapter.forward(x);
         let y = added.flatten(0, -2).addmm(&x.flatten(0, -2), &self.weight.tr()).view_as(&added);
         match &self.bias {
-            Some(bias) => y + bias,
+            Some(bias) => y + &**bias,
             None => y,
         }
     }
@@ -54,16 +55,16 @@ pub fn is_half(kind: Kind) -> bool {
 }
 
 pub struct Conv2d {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    weight: Shared,
+    bias: Option<Shared>,
     stride: i64,
     padding: i64,
 }
 
 impl Conv2d {
     pub fn new(at: Scope, inputs: i64, outputs: i64, kernel: i64, stride: i64, padding: i64) -> Self {
-        let weight = at.tensor("weight", &[outputs, inputs, kernel, kernel]);
-        Self { weight, bias: at.optional("bias", &[outputs]), stride, padding }
+        let weight = at.tensor("weight", &[outputs, inputs, kernel, kernel]).into();
+        Self { weight, bias: at.optional("bias", &[outputs]).map(Shared::from), stride, padding }
     }
 
     /// The usual 3×3 convolution that keeps the size.
@@ -75,28 +76,29 @@ impl Conv2d {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if (self.stride, self.padding) == (1, 1)
             && self.weight.size()[2..] == [3, 3]
-            && let Ok(y) = torch_ext::conv3x3(x, &self.weight, self.bias.as_ref())
+            && let Ok(y) = torch_ext::conv3x3(x, &self.weight, self.bias.as_deref())
         {
             return y;
         }
-        x.conv2d(&self.weight, self.bias.as_ref(), [self.stride; 2], [self.padding; 2], [1, 1], 1)
+        x.conv2d(&self.weight, self.bias.as_deref(), [self.stride; 2], [self.padding; 2], [1, 1], 1)
     }
 }
 
 pub struct GroupNorm {
-    weight: Tensor,
-    bias: Tensor,
+    weight: Shared,
+    bias: Shared,
     groups: i64,
     eps: f64,
 }
 
 impl GroupNorm {
     pub fn new(at: Scope, channels: i64, groups: i64, eps: f64) -> Self {
-        Self { weight: at.tensor("weight", &[channels]), bias: at.tensor("bias", &[channels]), groups, eps }
+        let [weight, bias] = ["weight", "bias"].map(|name| at.tensor(name, &[channels]).into());
+        Self { weight, bias, groups, eps }
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+        x.group_norm(self.groups, Some(&*self.weight), Some(&*self.bias), self.eps, true)
     }
 
     /// The norm, then SiLU.
@@ -107,18 +109,19 @@ impl GroupNorm {
 }
 
 pub struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
+    weight: Shared,
+    bias: Shared,
     eps: f64,
 }
 
 impl LayerNorm {
     pub fn new(at: Scope, width: i64, eps: f64) -> Self {
-        Self { weight: at.tensor("weight", &[width]), bias: at.tensor("bias", &[width]), eps }
+        let [weight, bias] = ["weight", "bias"].map(|name| at.tensor(name, &[width]).into());
+        Self { weight, bias, eps }
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+        x.layer_norm(self.weight.size(), Some(&*self.weight), Some(&*self.bias), self.eps, true)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A pair of matrices whose product is added to a weight.
 
 use tch::{Kind, Tensor};
+use torch_ext::Shared;
 
 /// One adapted layer: down `[r, in]`, up `[out, r]`; for a convolution `[r, in, k, k]` and `[out, r, 1, 1]`. In a file
 /// the number of dimensions of length 1 may differ.
@@ -18,14 +19,6 @@ impl LowRank {
     /// alpha / rank
     pub fn scale(&self) -> f64 {
         self.alpha / self.rank() as f64
-    }
-
-    /// `scale · up (down x)`, computed in `x`'s precision.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        let none = None::<&Tensor>;
-        let hidden = x.linear(&self.down.to_kind(x.kind()), none);
-        let up = if self.scale() == 1.0 { self.up.shallow_clone() } else { &self.up * self.scale() };
-        hidden.linear(&up.to_kind(x.kind()), none)
     }
 
     /// Several adapters of a linear layer, each with its strength, as one for a layer in that precision. The scales are
@@ -89,6 +82,29 @@ impl LowRank {
 
     pub fn shallow_clone(&self) -> Self {
         Self { down: self.down.shallow_clone(), up: self.up.shallow_clone(), alpha: self.alpha }
+    }
+}
+
+/// A pair in a network, beside a linear layer.
+pub struct Branch {
+    down: Shared,
+    up: Shared,
+    scale: f64,
+}
+
+impl From<LowRank> for Branch {
+    fn from(pair: LowRank) -> Self {
+        Self { scale: pair.scale(), down: pair.down.into(), up: pair.up.into() }
+    }
+}
+
+impl Branch {
+    /// `scale · up (down x)`, computed in `x`'s precision.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let none = None::<&Tensor>;
+        let hidden = x.linear(&self.down.to_kind(x.kind()), none);
+        let up = if self.scale == 1.0 { self.up.shallow_clone() } else { &*self.up * self.scale };
+        hidden.linear(&up.to_kind(x.kind()), none)
     }
 }
 

@@ -12,7 +12,8 @@ pub use projected::Projected;
 pub(crate) use recorder::Tap;
 pub use recorder::{Layer, Place, Recorder};
 
-pub trait Network {
+/// A denoising network. Threads may use it at the same time, each with its own rows.
+pub trait Network: Sync {
     /// The model's output (noise or velocity) for noisy latents, in their precision; differentiable with respect to
     /// latents and trainable weights.
     ///

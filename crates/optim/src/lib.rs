@@ -49,6 +49,24 @@ impl Gradients {
         Self { views: adapter.views_of(&flat), flat, steps: None }
     }
 
+    /// An empty sum over the same matrices.
+    pub fn zeros_like(&self) -> Self {
+        let flat = self.flat.zeros_like();
+        let mut start = 0;
+        let view = |view: &Tensor| {
+            let count = view.numel() as i64;
+            start += count;
+            flat.narrow(0, start - count, count).view_as(view)
+        };
+        Self { views: self.views.iter().map(view).collect(), flat, steps: None }
+    }
+
+    /// Adds what another sum over the same matrices has, which is empty then.
+    pub fn take(&mut self, other: &mut Self) {
+        let _ = self.flat.g_add_(&other.flat);
+        let _ = other.flat.zero_();
+    }
+
     /// Also records what each replayed step adds ([`Gradients::of_steps`]), at the cost of a copy of the buffer for
     /// each.
     pub fn step_by_step(self) -> Self {

@@ -5,5 +5,6 @@
 #include "group.cpp"
 #include "group_norm.cpp"
 #include "lists.cpp"
+#include "parallel.cpp"
 #include "random.cpp"
 #include "runtime.cpp"

@@ -1,8 +1,8 @@
+#include "conv3x3.h"
 #include "conv3x3_kernel.h"
 #include "ext.h"
-#include <ATen/Parallel.h>
+#include "parallel.h"
 #include <torch/csrc/autograd/custom_function.h>
-#include <unordered_map>
 
 namespace conv3x3 {
 
@@ -27,28 +27,24 @@ bool pays(const at::Tensor& x, const at::Tensor& w, const Bias& bias) {
   return x.size(1) == w.size(1) && 9 * x.size(0) * x.size(2) * x.size(3) >= 50 * tiles + weights;
 }
 
-// Transformed weights by the weights that they are of, which are held so that no other's come to lie at their address.
-struct Kept {
-  static constexpr int64_t MOST = 1 << 24;  // numbers
-  struct Pair {
-    at::Tensor weight, transformed;
-  };
-  int64_t keepers = 0, size = 0;
-  std::unordered_map<const void*, Pair> pairs;
-};
-thread_local Kept kept;
-
-at::Tensor transformed(const at::Tensor& w, bool transposed, int64_t inputs, int64_t outputs) {
-  const void* key = w.const_data_ptr();
-  if (auto found = kept.pairs.find(key); !transposed && found != kept.pairs.end() && found->second.weight.sizes() == w.sizes())
-    return found->second.transformed;
+at::Tensor transform(const at::Tensor& w, bool transposed, int64_t inputs, int64_t outputs) {
   at::Tensor out = at::empty({36 * weights_at_point(inputs, outputs)}, w.options());
-  at::parallel_for(0, inputs, 16, [&](int64_t from, int64_t to) {
+  parallel::ranges(inputs, 16, [&](int64_t from, int64_t to) {
     kernel()->transform_weights(w.const_data_ptr<float>(), transposed, inputs, outputs, from, to, out.data_ptr<float>());
   });
-  if (kept.keepers && !transposed && kept.size + out.numel() <= Kept::MOST) {
-    kept.size += out.numel();
-    kept.pairs[key] = {w, out};
+  return out;
+}
+
+at::Tensor transformed(const at::Tensor& w, bool transposed, int64_t inputs, int64_t outputs) {
+  if (transposed || !kept->keepers) return transform(w, transposed, inputs, outputs);
+  std::lock_guard<std::mutex> guard(kept->lock);  // another thread that wants the same weights waits for them
+  const void* key = w.const_data_ptr();
+  if (auto found = kept->pairs.find(key); found != kept->pairs.end() && found->second.weight.sizes() == w.sizes())
+    return found->second.transformed;
+  at::Tensor out = transform(w, false, inputs, outputs);
+  if (kept->size + out.numel() <= Kept::MOST) {
+    kept->size += out.numel();
+    kept->pairs[key] = {w, out};
   }
   return out;
 }
@@ -62,11 +58,11 @@ at::Tensor run(const at::Tensor& input, const at::Tensor& weight, const float* b
   Conv3x3 c{x.size(0), x.size(1), outputs, x.size(2), x.size(3), x.const_data_ptr<float>(), weights.const_data_ptr<float>(), bias, y.data_ptr<float>()};
 
   // A block's tiles are as large as the weights, so that neither drives the other out of the cache, and every thread has some.
-  int64_t rows = c.batch * c.tile_rows(), threads = at::get_num_threads();
+  int64_t rows = c.batch * c.tile_rows(), threads = parallel::threads();
   int64_t tiles = std::clamp<int64_t>(c.inputs * c.outputs / (c.inputs + c.outputs), 24, 192);
   int64_t block = std::max<int64_t>(1, std::min(tiles / c.tiles_across(), (rows + threads - 1) / threads));
   int64_t blocks = (rows + block - 1) / block;
-  at::parallel_for(0, blocks, 1, [&](int64_t from, int64_t to) {
+  parallel::ranges(blocks, 1, [&](int64_t from, int64_t to) {
     at::Tensor scratch = at::empty({int64_t(kernel()->scratch(c, block))}, y.options());
     for (int64_t b = from; b < to; b++) kernel()->run(c, b * block, std::min(rows, (b + 1) * block), scratch.data_ptr<float>());
   });
@@ -95,7 +91,7 @@ extern "C" char* ext_conv3x3(TensorPtr x, TensorPtr w, TensorPtr bias, TensorPtr
 }
 
 extern "C" void ext_conv3x3_keep_weights(bool begin) {
-  auto& kept = conv3x3::kept;
+  auto& kept = conv3x3::own;
   if ((kept.keepers += begin ? 1 : -1) == 0) {
     kept.pairs.clear();
     kept.size = 0;

@@ -1,6 +1,6 @@
 #include "ext.h"
 #include "group_norm_kernel.h"
-#include <ATen/Parallel.h>
+#include "parallel.h"
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace group_norm {
@@ -26,7 +26,7 @@ bool fits(const at::Tensor& x, int64_t groups, const at::Tensor& weight, const a
 // All rows by `each`, cut for the threads where there is enough to do.
 template <class F>
 void for_rows(const GroupNormSilu& g, int64_t rows, F&& each) {
-  at::parallel_for(0, rows, std::max<int64_t>(1, 16384 / (g.channels * g.pixels)), [&](int64_t from, int64_t to) {
+  parallel::ranges(rows, 16384 / (g.channels * g.pixels), [&](int64_t from, int64_t to) {
     for (int64_t row = from; row < to; row++) each(row);
   });
 }

@@ -26,7 +26,7 @@ pub fn conv3x3(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     new_tensor(|out| unsafe { ext_conv3x3(x.as_ptr(), weight.as_ptr(), bias, out) })
 }
 
-/// While it lives, [`conv3x3`] keeps on this thread what it computes from small weights alone, for the next call with the
+/// While it lives, [`conv3x3`] keeps for this thread (and in [`crate::parallel::map`] from it) what it computes from small weights alone, for the next call with the
 /// same weights: four times their size, at most 64 MiB. For repeated passes without gradients; the weights must not be
 /// changed in place.
 pub struct KeptWeights(PhantomData<*const ()>);

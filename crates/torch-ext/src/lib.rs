@@ -21,6 +21,7 @@ mod group_norm;
 pub mod lists;
 pub mod memory;
 pub mod nccl;
+pub mod parallel;
 mod random;
 pub mod testing;
 pub mod version;
@@ -29,6 +30,7 @@ pub use autograd::{vjp, vjp_and_keep};
 pub use conv3x3::{KeptWeights, conv3x3};
 pub use group::{Group, Store};
 pub use group_norm::group_norm_silu;
+pub use parallel::Shared;
 pub use random::Generator;
 
 use std::ffi::{CStr, c_char, c_int, c_void};

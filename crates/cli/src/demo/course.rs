@@ -47,9 +47,15 @@ impl Extent {
 /// File in the demo's folder with the held-out prompts that it draws.
 pub const PROMPTS: &str = "held_out.jsonl";
 
+/// Folder of the images that the captioner chose.
+const BEST_LONG: &str = "long-best-of-2";
+
 /// Guidance scales: the best one of the base model, chosen on other prompts (`comat world sweep`), and no guidance.
 const BEST: &str = "6";
 const NONE: &str = "1";
+
+/// The captioner that chooses among candidates.
+const CAPTIONER: &str = "weights/world/blip";
 
 /// The shipped LoRA of a long training.
 const LONG: &str = "weights/world/lora/comat.safetensors";
@@ -78,32 +84,34 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
         let settings: Vec<_> = settings.map(|setting| ("--set", setting)).collect();
         command("train --config world --resume auto", &settings)
     };
-    let draw = |name: &str, guidance: &str, lora: Option<String>| {
+    let draw_best = |name: &str, guidance: &str, lora: Option<String>, of_several: usize| {
         let mut options = vec![
             ("--prompts", held_out.clone()),
             ("--count", extent.images.to_string()),
             ("--guidance-scale", guidance.to_owned()),
         ];
         options.extend(lora.map(|lora| ("--lora", lora)));
+        if of_several > 1 {
+            options.extend([("--best-of", of_several.to_string()), ("--captioner", CAPTIONER.to_owned())]);
+        }
         options.extend([("--device", device.clone()), ("--out", of(name))]);
         command(
             "generate --model weights/world/sd --own-seeds --sampler ddim --steps 10 --batch 50 --overwrite",
             &options,
         )
     };
+    let draw = |name: &str, guidance: &str, lora: Option<String>| draw_best(name, guidance, lora, 1);
     let judge = |name: &str| command("world judge", &[("--prompts", held_out.clone()), ("--images", of(name))]);
-    let report = |base: &str, tuned: &str, also: Option<(&str, &str, &str)>, page: &str| {
+    let report = |base: &str, tuned: &str, also: Option<(&str, &str)>, note: Option<&str>, page: &str| {
         let mut options = vec![("--run", out.display().to_string()), ("--base", of(base)), ("--tuned", of(tuned))];
-        if let Some((name, folder, note)) = also {
-            options.extend([("--also", format!("{name}={}", of(folder))), ("--note", note.to_owned())]);
-        }
-        if also.is_some() {
-            options.push(("--lora", LONG.to_owned()));
+        options.extend(also.map(|(name, folder)| ("--also", format!("{name}={}", of(folder)))));
+        if let Some(note) = note {
+            options.extend([("--note", note.to_owned()), ("--lora", LONG.to_owned())]);
         }
         options.extend([("--prompts", held_out.clone()), ("--out", of(page))]);
         command("world report", &options)
     };
-    let all: [(bool, &str, Vec<String>); 12] = [
+    let all: [(bool, &str, Vec<String>); 15] = [
         (true, "a LoRA from prompts alone", train()),
         (true, "held-out prompts, the base model at its best guidance", draw("base", BEST, None)),
         (extent.unguided, "the same without guidance", draw("base-unguided", NONE, None)),
@@ -113,14 +121,34 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
             draw("tuned", NONE, Some(of("adapter/pytorch_lora_weights.safetensors"))),
         ),
         (true, "the same with the LoRA of a long training", draw("long", NONE, Some(LONG.to_owned()))),
+        (
+            extent.unguided,
+            "the long training's LoRA at the cost of guidance: the captioner chooses one of two",
+            draw_best(BEST_LONG, NONE, Some(LONG.to_owned()), 2),
+        ),
         (true, "the base model at its best guidance, judged", judge("base")),
         (extent.unguided, "the base model without guidance, judged", judge("base-unguided")),
         (true, "this training's LoRA without guidance, judged", judge("tuned")),
         (true, "the long training's LoRA, judged", judge("long")),
+        (extent.unguided, "the chosen images, judged", judge(BEST_LONG)),
         (
             extent.unguided,
             "a page at equal cost: both without guidance",
-            report("base-unguided", "tuned", None, "unguided.html"),
+            report("base-unguided", "tuned", None, None, "unguided.html"),
+        ),
+        (
+            extent.unguided,
+            "a page at the cost of guidance: one image with it, or the better of two without",
+            report(
+                "base",
+                BEST_LONG,
+                None,
+                Some(
+                    "Tuned: the shipped LoRA of a long training, drawn without guidance. Two of its images take as many passes of the network \
+                     as one with guidance; the captioner keeps the better one. The curves below are those of this demo's own training.",
+                ),
+                "best-of-2.html",
+            ),
         ),
         (
             extent.unguided,
@@ -128,11 +156,8 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
             report(
                 "base",
                 "tuned",
-                Some((
-                    "long",
-                    "long",
-                    "Tuned: the LoRA that this demo trained. Long: that of a long training, shipped with comat.",
-                )),
+                Some(("long", "long")),
+                Some("Tuned: the LoRA that this demo trained. Long: that of a long training, shipped with comat."),
                 "report.html",
             ),
         ),
@@ -142,12 +167,11 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
             report(
                 "base",
                 "long",
-                Some((
-                    "short",
-                    "tuned",
+                Some(("short", "tuned")),
+                Some(
                     "Tuned: the LoRA of a long training, shipped with comat. Short: the LoRA of this demo's 12 steps; its curves are below. With so small a sample the \
                      difference means little: over 900 images, base and tuned were equally often right (docs/results.md).",
-                )),
+                ),
                 "report.html",
             ),
         ),

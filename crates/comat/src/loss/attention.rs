@@ -7,6 +7,7 @@ use config::Form;
 use models::network::Layer;
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind, Tensor};
+use torch_ext::{Shared, parallel};
 
 /// The attention losses of some of the tracked steps.
 pub struct Concentration<'a> {
@@ -29,12 +30,12 @@ impl<'a> Concentration<'a> {
         micro_batch: usize,
         options: (Kind, Device),
     ) -> Self {
-        let pieces = config::pieces(targets.len() as i64, micro_batch);
+        let pieces = parallel::groups(targets.len() as i64, micro_batch, options.1).concat();
         let piece = |(start, length): (i64, i64)| {
             let (start, length) = (start as usize, length as usize);
             ((start, length), Index::of(&targets[start..start + length], options))
         };
-        Self { config, pieces: pieces.map(piece).collect(), steps }
+        Self { config, pieces: pieces.into_iter().map(piece).collect(), steps }
     }
 }
 
@@ -101,17 +102,17 @@ fn has_maps(layers: &[Layer]) -> bool {
 /// All tokens of all entities of all samples in one list, so that a layer takes only a few operations.
 struct Index {
     /// Sample, position in the text, and entity of every token, each `[N]`.
-    sample: Tensor,
-    position: Tensor,
-    entity: Tensor,
+    sample: Shared,
+    position: Shared,
+    entity: Shared,
     /// Weights `[N]` for the mean over a sample's entities of the mean over an entity's tokens.
-    token_mean: Tensor,
+    token_mean: Shared,
     /// Weights `[N]` for the mean over a sample's entities of the sum over an entity's tokens.
-    token_sum: Tensor,
+    token_sum: Shared,
     /// Weights `[E]` for the mean over a sample's entities.
-    entity_mean: Tensor,
+    entity_mean: Shared,
     /// `[E, 1, H, W]`
-    masks: Tensor,
+    masks: Shared,
 }
 
 impl Index {
@@ -133,8 +134,8 @@ impl Index {
                 masks.push(target.mask.to_device(device).to_kind(Kind::Float));
             }
         }
-        let whole = |values: &[i64]| Tensor::from_slice(values).to_device(device);
-        let real = |values: &[f64]| Tensor::from_slice(values).to_kind(kind).to_device(device);
+        let whole = |values: &[i64]| Shared::from(Tensor::from_slice(values).to_device(device));
+        let real = |values: &[f64]| Shared::from(Tensor::from_slice(values).to_kind(kind).to_device(device));
         (!masks.is_empty()).then(|| Self {
             sample: whole(&sample),
             position: whole(&position),
@@ -142,7 +143,7 @@ impl Index {
             token_mean: real(&token_mean),
             token_sum: real(&token_sum),
             entity_mean: real(&entity_mean),
-            masks: Tensor::stack(&masks, 0).unsqueeze(1),
+            masks: Tensor::stack(&masks, 0).unsqueeze(1).into(),
         })
     }
 
@@ -159,7 +160,7 @@ impl Index {
                 Form::Reference => {
                     let of_module = |maps: &Tensor| {
                         let missed: Tensor = 1.0 - self.inside(maps, &masks).mean_dim(1, false, None);
-                        (missed.square() * &self.token_mean).sum(None)
+                        (missed.square() * &*self.token_mean).sum(None)
                     };
                     Tensor::stack(&picked.iter().map(of_module).collect::<Vec<_>>(), 0).sum(None)
                 }
@@ -182,7 +183,7 @@ impl Index {
 
     /// The maps of the tokens, from those of a module: `[B, heads, h·w, L]` → `[N, heads, h·w]`.
     fn pick(&self, map: &Tensor) -> Tensor {
-        map.permute([0, 3, 1, 2]).index(&[Some(&self.sample), Some(&self.position)])
+        map.permute([0, 3, 1, 2]).index(&[Some(&*self.sample), Some(&*self.position)])
     }
 
     /// Share of each token's attention `[N, heads, h·w]` that lies in the mask of its entity: `[N, heads]`.
@@ -199,6 +200,6 @@ impl Index {
         let log = |share: &Tensor| share.clamp_min(1e-12).log(); // the same lower bound as in libtorch's gradient
         let outside: Tensor = 1.0 - &together;
         let each = (masks * log(&together) + masks.eq(0.0) * log(&outside)) * -1.0;
-        (each.mean_dim(1, false, None) * &self.entity_mean).sum(None)
+        (each.mean_dim(1, false, None) * &*self.entity_mean).sum(None)
     }
 }

@@ -17,7 +17,9 @@ use diffusion::{
     resident::Resident,
 };
 use models::blip::Captioner;
+use std::ops::Range;
 use tch::{Device, Kind, Tensor};
+use torch_ext::parallel;
 
 /// `-log p` of prompts, given images, by a captioner.
 /// ```no_run
@@ -153,23 +155,14 @@ impl CaptionLoss {
         prompts: &[&str],
         crops: &[Crop],
     ) -> Result<Vec<Piece>> {
-        let mut parts = vec![];
-        for (start, length) in config::pieces(images.size()[0], self.config.micro_batch.samples()) {
-            let range = start as usize..(start + length) as usize;
-            let images = images.narrow(0, start, length).detach().set_requires_grad(true);
-            let nll = Self::nll_by(captioner, &images, &prompts[range.clone()], &crops[range])?;
-            let (plain, smoothed) = (&nll.sum, nll.smoothed(self.config.label_smoothing));
-            let [plain, smoothed] = [plain, &smoothed].map(|rows| rows.sum(rows.kind()));
-            let values = Tensor::stack(&[&plain, &smoothed], 0).detach();
-            let (nll, value) = (values.double_value(&[0]), values.double_value(&[1]));
-            finite::check_value(Part::CaptionLoss, nll)?;
-            let cotangent = precision::vjp(captioner.kind(), &[&smoothed], &[&images], &[&smoothed.ones_like()])?;
-            let cotangent = cotangent.into_iter().next().flatten();
-            parts.push(Piece {
-                nll,
-                smoothed: value,
-                cotangent: cotangent.context("the captioner's likelihood does not depend on the image")?,
-            });
+        let (mut parts, smoothing) = (vec![], self.config.label_smoothing);
+        for rows in parallel::groups(images.size()[0], self.config.micro_batch.samples(), images.device()) {
+            let range = |(start, length): (i64, i64)| start as usize..(start + length) as usize;
+            let given = rows.into_iter().map(|rows| (range(rows), images.narrow(0, rows.0, rows.1))).collect();
+            let done = parallel::map(given, |(range, images): (Range<usize>, Tensor)| {
+                Piece::of(captioner, smoothing, &images, &prompts[range.clone()], &crops[range])
+            })?;
+            parts.extend(done.into_iter().collect::<Result<Vec<_>>>()?);
         }
         Ok(parts)
     }
@@ -239,4 +232,26 @@ struct Piece {
     nll: f64,
     smoothed: f64,
     cotangent: Tensor,
+}
+
+impl Piece {
+    fn of(
+        captioner: &dyn Likelihood,
+        smoothing: f64,
+        images: &Tensor,
+        prompts: &[&str],
+        crops: &[Crop],
+    ) -> Result<Self> {
+        let images = images.detach().set_requires_grad(true);
+        let nll = CaptionLoss::nll_by(captioner, &images, prompts, crops)?;
+        let (plain, smoothed) = (&nll.sum, nll.smoothed(smoothing));
+        let [plain, smoothed] = [plain, &smoothed].map(|rows| rows.sum(rows.kind()));
+        let values = Tensor::stack(&[&plain, &smoothed], 0).detach();
+        let (nll, value) = (values.double_value(&[0]), values.double_value(&[1]));
+        finite::check_value(Part::CaptionLoss, nll)?;
+        let cotangent = precision::vjp(captioner.kind(), &[&smoothed], &[&images], &[&smoothed.ones_like()])?;
+        let cotangent = cotangent.into_iter().next().flatten();
+        let cotangent = cotangent.context("the captioner's likelihood does not depend on the image")?;
+        Ok(Self { nll, smoothed: value, cotangent })
+    }
 }

@@ -8,7 +8,8 @@ use models::{network::Layer, schedule::Step};
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{Kind, Tensor};
 
-pub trait StepLoss {
+/// A loss of single denoising steps. Threads may use it at the same time, each with samples of its own.
+pub trait StepLoss: Sync {
     /// The tracked steps that have this loss.
     fn steps(&self) -> &BTreeSet<usize>;
 

@@ -22,6 +22,7 @@ use scenes::{
 };
 use std::{collections::BTreeSet, ops::Range};
 use tch::{Device, Kind, Tensor};
+use torch_ext::parallel;
 
 const STEPS: usize = 10;
 /// Largest number of the sampler's steps that are redrawn: half of all steps lose details, but not objects.
@@ -110,7 +111,9 @@ impl Painter {
         let mut pieces = vec![];
         for first in (0..count).step_by(BATCH as usize) {
             let latents = latents(self, first..(first + BATCH).min(count))?;
-            let images = self.pipeline.vae.with(|vae| Ok(vae.decode(&latents)?))? / 2.0 + 0.5;
+            let images =
+                self.pipeline.vae.with(|vae| parallel::over_rows(&latents, |latents| Ok(vae.decode(latents)?)))? / 2.0
+                    + 0.5;
             pieces.push((images.clamp(0.0, 1.0) * 255.0).round().to_kind(Kind::Uint8));
             watch.bar.inc(BATCH);
             watch.interrupt.check()?;

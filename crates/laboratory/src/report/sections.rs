@@ -17,8 +17,9 @@ use report::{
 pub fn headline(pairs: &Pairs, log: &Log, note: Option<&str>) -> Option<Markup> {
     let all = &pairs.comparison.all;
     let change = all.get(Measure::Correct)?;
-    let scales = pairs.guidance();
-    let side = |name: &str, i: usize| scales[i].map_or(name.to_owned(), |scale| format!("{name}, guidance {scale}"));
+    let manner = pairs.manner();
+    let side = |name: &str, i: usize| format!("{name}{}", manner[i]);
+    let chosen = manner.iter().any(|manner| manner.contains("best of"));
     let number = |class: &str, name: &str, value: &str, interval: &str| {
         html! {
             div class={ "number " (class) } { span { (name) } strong { (value) } small { (interval) } }
@@ -42,8 +43,10 @@ pub fn headline(pairs: &Pairs, log: &Log, note: Option<&str>) -> Option<Markup> 
                     "Beside it, an anchor distilled the base model's guidance into the LoRA; in short trainings that does most of \
                      the work (docs/ablation.md). "
                 }
-                "Here the base model and the tuned one draw the same held-out \
-                 prompts from the same noise, and a program judges every image from its pixels."
+                "Here the base model and the tuned one draw the same held-out prompts"
+                @if !chosen { " from the same noise" }
+                ", and a program judges every image from its pixels."
+                @if chosen { " Of an image that is the best of several, the captioner kept the one that fits its prompt best." }
             }
             @if let Some(note) = note { p .soft { (note) } }
         }
@@ -127,7 +130,7 @@ pub fn quality(comparison: &Comparison) -> Markup {
 /// Another LoRA compared with the base model: correct images by category, and all measures.
 pub fn also(also: &Also) -> Markup {
     let (name, comparison) = (also.name.as_str(), &also.comparison);
-    let guidance = also.guidance().map_or(String::new(), |scale| format!(", guidance {scale}"));
+    let manner = super::manner(&also.drawn);
     let rows: Vec<(String, &Row<Change>)> = comparison.rows().collect();
     let correct: Vec<Line> = rows
         .iter()
@@ -138,7 +141,7 @@ pub fn also(also: &Also) -> Markup {
     let every: Vec<Line> =
         comparison.all.measures.iter().map(|(m, change)| line(m.name(), None, *m, change, false)).collect();
     let body = html! {
-        p { "The same prompts and seeds, drawn with another LoRA: " (name) (guidance) "." }
+        p { "The same prompts and seeds, drawn with another LoRA: " (name) (manner) "." }
         div .columns {
             div .panel { (compare::table("all correct, %", ["base", name], &correct)) }
             div .panel { (compare::table("measure, %", ["base", name], &every)) }

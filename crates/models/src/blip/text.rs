@@ -5,11 +5,12 @@ use crate::{
     weights::Scope,
 };
 use tch::Tensor;
+use torch_ext::Shared;
 
 /// BERT (Devlin et al. 2019) with cross-attention in every layer: to the image, or to a question.
 pub struct TextModel {
-    word_embeddings: Tensor,
-    position_embeddings: Tensor,
+    word_embeddings: Shared,
+    position_embeddings: Shared,
     norm: LayerNorm,
     layers: Vec<Layer>,
 }
@@ -17,7 +18,7 @@ pub struct TextModel {
 impl TextModel {
     pub fn new(at: Scope, config: &TextConfig) -> Self {
         let (width, embeddings) = (config.hidden_size, &at / "embeddings");
-        let table = |name: &str, rows: i64| (&embeddings / name).tensor("weight", &[rows, width]);
+        let table = |name: &str, rows: i64| (&embeddings / name).tensor("weight", &[rows, width]).into();
         Self {
             word_embeddings: table("word_embeddings", config.vocab_size),
             position_embeddings: table("position_embeddings", config.max_position_embeddings),

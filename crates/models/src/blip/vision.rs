@@ -5,12 +5,13 @@ use crate::{
     weights::Scope,
 };
 use tch::{Device, Kind, Tensor};
+use torch_ext::Shared;
 
 /// A vision transformer (Dosovitskiy et al. 2021) with a norm at its end.
 pub struct VisionModel {
-    class_embedding: Tensor,
+    class_embedding: Shared,
     patch_embedding: Conv2d,
-    position_embedding: Tensor,
+    position_embedding: Shared,
     layers: Vec<Layer>,
     post_layernorm: LayerNorm,
     image_size: i64,
@@ -21,9 +22,9 @@ impl VisionModel {
         let (width, patch) = (config.hidden_size, config.patch_size);
         let (embeddings, positions) = (&at / "embeddings", config.patches().pow(2) + 1);
         Self {
-            class_embedding: embeddings.tensor("class_embedding", &[1, 1, width]),
+            class_embedding: embeddings.tensor("class_embedding", &[1, 1, width]).into(),
             patch_embedding: Conv2d::new(&embeddings / "patch_embedding", 3, width, patch, patch, 0),
-            position_embedding: embeddings.tensor("position_embedding", &[1, positions, width]),
+            position_embedding: embeddings.tensor("position_embedding", &[1, positions, width]).into(),
             layers: (0..config.layers).map(|i| Layer::new(&at / "encoder" / "layers" / i, config)).collect(),
             post_layernorm: LayerNorm::new(&at / "post_layernorm", width, config.norm_eps),
             image_size: config.image_size,
@@ -44,7 +45,7 @@ impl VisionModel {
     fn forward(&self, pixels: &Tensor) -> Tensor {
         let patches = self.patch_embedding.forward(pixels).flatten(2, 3).transpose(1, 2);
         let class = self.class_embedding.expand([pixels.size()[0], 1, -1], false);
-        let mut x = Tensor::cat(&[class, patches], 1) + &self.position_embedding;
+        let mut x = Tensor::cat(&[class, patches], 1) + &*self.position_embedding;
         for layer in &self.layers {
             x = layer.forward(&x);
         }

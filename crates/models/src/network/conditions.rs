@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use tch::Tensor;
+use torch_ext::Shared;
 
 /// Name of the hidden states of the text, one row per token `[B, L, D]`.
 pub const CONTEXT: &str = "context";
@@ -7,7 +8,7 @@ pub const CONTEXT: &str = "context";
 /// Conditions of a network other than time: tensors by name, each with one row for every sample. A network and its
 /// prompt encoder agree on the names; all other code only cuts, stacks and moves the tensors together.
 #[derive(Debug, Default)]
-pub struct Conditions(BTreeMap<&'static str, Tensor>);
+pub struct Conditions(BTreeMap<&'static str, Shared>);
 
 impl Conditions {
     /// Conditions with only the hidden states of the text.
@@ -16,12 +17,12 @@ impl Conditions {
     }
 
     pub fn with(mut self, name: &'static str, tensor: Tensor) -> Self {
-        self.0.insert(name, tensor);
+        self.0.insert(name, tensor.into());
         self
     }
 
     pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.0.get(name)
+        self.0.get(name).map(|tensor| &**tensor)
     }
 
     /// Hidden states of the text `[B, L, D]`, if there are any.
@@ -36,7 +37,7 @@ impl Conditions {
 
     /// Applies a function to every tensor and its name.
     pub fn map_named(&self, f: impl Fn(&str, &Tensor) -> Tensor) -> Self {
-        Self(self.0.iter().map(|(name, tensor)| (*name, f(name, tensor))).collect())
+        Self(self.0.iter().map(|(name, tensor)| (*name, f(name, tensor).into())).collect())
     }
 
     /// Concatenates the rows of all parts. A name that is missing in one part is left out.
@@ -44,7 +45,7 @@ impl Conditions {
         let Some((first, rest)) = parts.split_first() else { return Self::default() };
         let of = |name: &'static str| {
             let rows = std::iter::once(first).chain(rest).map(|part| part.get(name)).collect::<Option<Vec<_>>>()?;
-            Some((name, Tensor::cat(&rows, 0)))
+            Some((name, Tensor::cat(&rows, 0).into()))
         };
         Self(first.0.keys().filter_map(|name| of(name)).collect())
     }

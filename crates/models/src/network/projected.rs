@@ -1,16 +1,13 @@
 use std::cell::{Cell, RefCell};
 use tch::Tensor;
-use torch_ext::KeptWeights;
 
-/// Cache of the text's keys and values in every cross-attention of one UNet, and of transformed weights of its
-/// convolutions: valid while weights and text stay the same. The first pass fills it, later passes read it. It holds no
-/// gradients; it is for sampling a trajectory.
+/// Cache of the text's keys and values in every cross-attention of one UNet: valid while weights and text stay the same.
+/// The first pass fills it, later passes read it. It holds no gradients; it is for sampling a trajectory.
 #[derive(Default)]
 pub struct Projected {
     /// Keys and values in the order of the UNet's layers.
     pairs: RefCell<Vec<[Tensor; 2]>>,
     next: Cell<usize>,
-    _convolutions: KeptWeights,
 }
 
 impl Projected {

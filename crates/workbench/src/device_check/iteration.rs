@@ -17,7 +17,7 @@ use diffusion::trajectory;
 use optim::Gradients;
 use std::{collections::BTreeMap, path::Path};
 use tch::{Device, Kind, Tensor};
-use torch_ext::Generator;
+use torch_ext::{Generator, Shared};
 
 const PROMPTS: [&str; 2] = ["a red circle and a blue square", "a green triangle"];
 const STEPS: usize = 3;
@@ -154,7 +154,7 @@ impl<'a> Iteration<'a> {
             max_cotangent: 0.0,
             micro_batch: 0,
             batch: PROMPTS.len(),
-            leaves: &adapter.lora.matrices(),
+            leaves: Shared::all(&adapter.lora.matrices()),
             losses: vec![],
         };
         replay.run(&walked, pull, &mut gradients, || Ok(()))?;
