@@ -20,17 +20,16 @@ fn main() {
         .file("cpp/all.cpp")
         .compile("torch_ext");
     if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
-        cc::Build::new()
-            .cpp(true)
-            .std("c++17")
-            .flag("-mavx2")
-            .flag("-mfma")
-            .warnings(false)
-            .debug(false)
-            .opt_level(3)
-            .file("cpp/conv3x3_kernel.cpp")
-            .file("cpp/group_norm_kernel.cpp")
-            .compile("torch_ext_kernels");
+        let kernels = |name: &str, flags: &[&str], files: &[&str]| {
+            let mut build = cc::Build::new();
+            flags.iter().for_each(|flag| {
+                build.flag(flag);
+            });
+            build.cpp(true).std("c++17").warnings(false).debug(false).opt_level(3).files(files).compile(name);
+        };
+        let (convolution, norm) = ("cpp/conv3x3_kernel.cpp", "cpp/group_norm_kernel.cpp");
+        kernels("torch_ext_avx2", &["-mavx2", "-mfma"], &[convolution, norm]);
+        kernels("torch_ext_avx512", &["-mavx512f", "-mavx512vl", "-mavx2", "-mfma"], &[convolution]);
     }
     println!("cargo:libtorch_lib={}", lib.display()); // for dependants: DEP_TORCH_EXT_LIBTORCH_LIB
 

@@ -31,10 +31,14 @@ impl Linear {
     /// `[…, in]` → `[…, out]`
     pub fn forward(&self, x: &Tensor) -> Tensor {
         match &self.adapter {
-            None => x.linear(&self.weight, self.bias.as_deref()),
+            None => self.alone(x),
             Some(adapter) if is_half(x.kind()) => self.forward_rounded_once(x, adapter),
-            Some(adapter) => x.linear(&self.weight, self.bias.as_deref()) + adapter.forward(x),
+            Some(adapter) => self.alone(x) + adapter.forward(x),
         }
+    }
+
+    fn alone(&self, x: &Tensor) -> Tensor {
+        linear(x, &self.weight, self.bias.as_deref())
     }
 
     /// `W x` plus the adapter's output, summed in float32 and rounded once. If `W x` were rounded first, an adapter's
@@ -52,6 +56,11 @@ impl Linear {
 /// Whether numbers of that kind have 16 bits.
 pub fn is_half(kind: Kind) -> bool {
     matches!(kind, Kind::Half | Kind::BFloat16)
+}
+
+/// `[…, in]` → `[…, out]`; shapes that do not fit panic, as operators of `tch` do.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    torch_ext::linear(x, weight, bias).unwrap_or_else(|_| x.linear(weight, bias))
 }
 
 pub struct Conv2d {
@@ -74,13 +83,9 @@ impl Conv2d {
 
     /// `[B, in, h, w]` → `[B, out, h', w']`
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        if (self.stride, self.padding) == (1, 1)
-            && self.weight.size()[2..] == [3, 3]
-            && let Ok(y) = torch_ext::conv3x3(x, &self.weight, self.bias.as_deref())
-        {
-            return y;
-        }
-        x.conv2d(&self.weight, self.bias.as_deref(), [self.stride; 2], [self.padding; 2], [1, 1], 1)
+        let (stride, padding) = (self.stride, self.padding);
+        torch_ext::conv2d(x, &self.weight, self.bias.as_deref(), stride, padding)
+            .unwrap_or_else(|_| x.conv2d(&self.weight, self.bias.as_deref(), [stride; 2], [padding; 2], [1, 1], 1))
     }
 }
 

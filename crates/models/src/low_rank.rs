@@ -1,5 +1,6 @@
 //! A pair of matrices whose product is added to a weight.
 
+use crate::layers::linear;
 use tch::{Kind, Tensor};
 use torch_ext::Shared;
 
@@ -101,10 +102,9 @@ impl From<LowRank> for Branch {
 impl Branch {
     /// `scale · up (down x)`, computed in `x`'s precision.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let none = None::<&Tensor>;
-        let hidden = x.linear(&self.down.to_kind(x.kind()), none);
+        let hidden = linear(x, &self.down.to_kind(x.kind()), None);
         let up = if self.scale == 1.0 { self.up.shallow_clone() } else { &*self.up * self.scale };
-        hidden.linear(&up.to_kind(x.kind()), none)
+        linear(&hidden, &up.to_kind(x.kind()), None)
     }
 }
 

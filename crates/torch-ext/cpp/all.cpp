@@ -1,9 +1,10 @@
 // One translation unit: most of the compile time is libtorch's headers.
 #include "autograd.cpp"
-#include "conv3x3.cpp"
+#include "conv2d.cpp"
 #include "count.cpp"
 #include "group.cpp"
 #include "group_norm.cpp"
+#include "linear.cpp"
 #include "lists.cpp"
 #include "parallel.cpp"
 #include "random.cpp"

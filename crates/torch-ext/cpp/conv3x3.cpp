@@ -1,5 +1,6 @@
 #include "conv3x3.h"
 #include "conv3x3_kernel.h"
+#include "cpu.h"
 #include "ext.h"
 #include "parallel.h"
 #include <torch/csrc/autograd/custom_function.h>
@@ -8,8 +9,7 @@ namespace conv3x3 {
 
 const Conv3x3Kernel* kernel() {
 #if defined(__x86_64__)
-  static const Conv3x3Kernel* best = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &conv3x3_avx2 : nullptr;
-  return best;
+  return cpu::vectors() == cpu::Vectors::Avx512 ? &conv3x3_avx512 : cpu::vectors() == cpu::Vectors::Avx2 ? &conv3x3_avx2 : nullptr;
 #else
   return nullptr;
 #endif
@@ -82,13 +82,6 @@ struct Function : torch::autograd::Function<Function> {
 };
 
 }  // namespace conv3x3
-
-extern "C" char* ext_conv3x3(TensorPtr x, TensorPtr w, TensorPtr bias, TensorPtr* out) {
-  return guarded([&] {
-    auto b = bias ? conv3x3::Bias(*bias) : std::nullopt;
-    *out = new at::Tensor(conv3x3::pays(*x, *w, b) ? conv3x3::Function::apply(*x, *w, b) : at::conv2d(*x, *w, b, 1, 1));
-  });
-}
 
 extern "C" void ext_conv3x3_keep_weights(bool begin) {
   auto& kept = conv3x3::own;

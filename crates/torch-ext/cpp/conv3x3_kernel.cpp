@@ -8,10 +8,16 @@
 
 namespace {
 
-typedef v8 widest;  // of 16 numbers with AVX-512: everything below is written for either
+// Everything below is written for either width; with AVX-512 there are twice as many registers, too.
+#ifdef __AVX512F__
+typedef v16 widest;
+constexpr int TILES = 12;  // whose products a kernel adds up at once
+#else
+typedef v8 widest;
+constexpr int TILES = 6;
+#endif
 
 constexpr float A = 0.75f, B = 1.5f, AA = A * A, BB = B * B;
-constexpr int TILES = 6;  // whose products a kernel adds up at once
 
 template <class V>
 constexpr int64_t lanes = sizeof(V) / sizeof(float);
@@ -260,4 +266,7 @@ void run(const Conv3x3& c, int64_t from, int64_t to, float* scratch) {
 
 }  // namespace
 
+#ifdef __AVX512F__
+#define conv3x3_avx2 conv3x3_avx512
+#endif
 extern const Conv3x3Kernel conv3x3_avx2 = {transform_weights, scratch, run};

@@ -1,4 +1,4 @@
-// What a 3x3 convolution by Winograd's method asks of a kernel, which is compiled for AVX2.
+// What a 3x3 convolution by Winograd's method asks of a kernel, which is compiled for AVX2 and for AVX-512.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -27,4 +27,4 @@ struct Conv3x3Kernel {
   void (*run)(const Conv3x3& c, int64_t from, int64_t to, float* scratch);
 };
 
-extern const Conv3x3Kernel conv3x3_avx2;
+extern const Conv3x3Kernel conv3x3_avx2, conv3x3_avx512;

@@ -1,3 +1,4 @@
+#include "cpu.h"
 #include "ext.h"
 #include "group_norm_kernel.h"
 #include "parallel.h"
@@ -7,8 +8,7 @@ namespace group_norm {
 
 const GroupNormSiluKernel* kernel() {
 #if defined(__x86_64__)
-  static const GroupNormSiluKernel* best = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &group_norm_silu_avx2 : nullptr;
-  return best;
+  return cpu::vectors() == cpu::Vectors::Narrow ? nullptr : &group_norm_silu_avx2;
 #else
   return nullptr;
 #endif

@@ -1,5 +1,5 @@
-// Eight numbers at once, for the kernels that are compiled for AVX2. Nothing of the standard library or of libtorch is included there:
-// an inline function of theirs, compiled for AVX2, could be the one that the linker keeps for everybody.
+// Eight or sixteen numbers at once, for the kernels that are compiled for AVX2 or AVX-512. Nothing of the standard library or of libtorch is included there:
+// an inline function of theirs, compiled so, could be the one that the linker keeps for everybody.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -8,6 +8,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float v8 __attribute__((vector_size(32)));
+typedef float v16 __attribute__((vector_size(64)));
 
 // Numbers at any address: weights lie in files that are mapped, at any multiple of 4.
 template <class V>

@@ -12,12 +12,13 @@
 
 mod autograd;
 pub mod clock;
-mod conv3x3;
+mod conv2d;
 pub mod count;
 pub mod cuda;
 mod functions;
 mod group;
 mod group_norm;
+mod linear;
 pub mod lists;
 pub mod memory;
 pub mod nccl;
@@ -27,9 +28,10 @@ pub mod testing;
 pub mod version;
 
 pub use autograd::{vjp, vjp_and_keep};
-pub use conv3x3::{KeptWeights, conv3x3};
+pub use conv2d::{KeptWeights, conv2d};
 pub use group::{Group, Store};
 pub use group_norm::group_norm_silu;
+pub use linear::linear;
 pub use parallel::Shared;
 pub use random::Generator;
 

@@ -1,0 +1,31 @@
+// Which vectors the CPU has, as libtorch sees it: ATEN_CPU_CAPABILITY (default, avx2, avx512) limits both.
+#pragma once
+#include <ATen/Version.h>
+#include <string>
+
+namespace cpu {
+
+enum class Vectors { Narrow, Avx2, Avx512 };
+
+inline Vectors vectors() {
+#if defined(__x86_64__)
+  static const Vectors found = [] {
+    std::string name = at::get_cpu_capability();
+    return name == "AVX512" ? Vectors::Avx512 : name == "AVX2" ? Vectors::Avx2 : Vectors::Narrow;
+  }();
+  return found;
+#else
+  return Vectors::Narrow;
+#endif
+}
+
+// MKL, by which libtorch multiplies matrices, uses AVX-512 on Intel's CPUs alone; oneDNN uses it on all.
+inline bool mkl_is_slower() {
+#if defined(__x86_64__)
+  return vectors() == Vectors::Avx512 && !__builtin_cpu_is("intel");
+#else
+  return false;
+#endif
+}
+
+}  // namespace cpu
