@@ -19,14 +19,15 @@ fn main() {
         .opt_level(1)
         .file("cpp/all.cpp")
         .compile("torch_ext");
+    let kernels = |name: &str, flags: &[&str], files: &[&str]| {
+        let mut build = cc::Build::new();
+        flags.iter().for_each(|flag| {
+            build.flag(flag);
+        });
+        build.cpp(true).std("c++17").warnings(false).debug(false).opt_level(3).files(files).compile(name);
+    };
+    kernels("torch_ext_plain", &[], &["cpp/unfolded_kernel.cpp"]);
     if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
-        let kernels = |name: &str, flags: &[&str], files: &[&str]| {
-            let mut build = cc::Build::new();
-            flags.iter().for_each(|flag| {
-                build.flag(flag);
-            });
-            build.cpp(true).std("c++17").warnings(false).debug(false).opt_level(3).files(files).compile(name);
-        };
         let (convolution, norm) = ("cpp/conv3x3_kernel.cpp", "cpp/group_norm_kernel.cpp");
         kernels("torch_ext_avx2", &["-mavx2", "-mfma"], &[convolution, norm]);
         kernels("torch_ext_avx512", &["-mavx512f", "-mavx512vl", "-mavx2", "-mfma"], &[convolution]);
