@@ -1,6 +1,7 @@
 // Transformed weights of convolutions, kept for the next call (conv3x3.cpp).
 #pragma once
 #include <ATen/ATen.h>
+#include <atomic>
 #include <mutex>
 #include <unordered_map>
 
@@ -13,7 +14,8 @@ struct Kept {
     at::Tensor weight, transformed;
   };
   std::mutex lock;
-  int64_t keepers = 0, size = 0;
+  std::atomic<int64_t> keepers{0};
+  int64_t size = 0;
   std::unordered_map<const void*, Pair> pairs;
 };
 

@@ -2,6 +2,9 @@
 #pragma once
 #include <ATen/Version.h>
 #include <string>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace cpu {
 
@@ -19,10 +22,16 @@ inline Vectors vectors() {
 #endif
 }
 
-// MKL, by which libtorch multiplies matrices, uses AVX-512 on Intel's CPUs alone; oneDNN uses it on all.
+// MKL, by which libtorch multiplies matrices, uses AVX-512 on Intel's CPUs alone; oneDNN uses it on all. On AMD's that is worth
+// something from Zen 5 on (family 26), whose units are 512 bits wide.
 inline bool mkl_is_slower() {
 #if defined(__x86_64__)
-  return vectors() == Vectors::Avx512 && !__builtin_cpu_is("intel");
+  static const bool slower = [] {
+    unsigned version = 0, other = 0;
+    if (vectors() != Vectors::Avx512 || !__builtin_cpu_is("amd") || !__get_cpuid(1, &version, &other, &other, &other)) return false;
+    return (version >> 8 & 15) + (version >> 20 & 255) >= 26;
+  }();
+  return slower;
 #else
   return false;
 #endif

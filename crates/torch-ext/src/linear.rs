@@ -14,9 +14,9 @@ unsafe extern "C" {
 
 /// A linear layer: `[…, in]`, weights `[out, in]`, bias `[out]` → `[…, out]`.
 ///
-/// libtorch multiplies float32 matrices with MKL, which uses AVX-512 on Intel's CPUs alone; on others that have it, oneDNN
-/// does it here, in half the time. Elsewhere, and for tiny matrices, it is libtorch's own. Gradients are those at `x` and
-/// the weights; there it has no second derivative.
+/// libtorch multiplies float32 matrices with MKL, which uses AVX-512 on Intel's CPUs alone; on AMD's from Zen 5 on oneDNN
+/// does it here, in half the time. Elsewhere, and for tiny matrices, it is libtorch's own. By oneDNN it has no second
+/// derivative.
 ///
 /// # Errors
 /// The errors of libtorch: shapes, types or devices that do not fit.
