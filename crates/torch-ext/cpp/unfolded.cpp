@@ -31,7 +31,7 @@ struct Function : torch::autograd::Function<Function> {
     context->saved_data["stride"] = stride;
     context->saved_data["padding"] = padding;
     Unfolded u = shape(input, w, stride, padding);
-    at::Tensor x = input.contiguous(), rows = at::zeros({u.rows(), u.across()}, x.options());
+    at::Tensor x = input.contiguous(), rows = at::empty({u.rows(), u.across()}, x.options());
     parallel::ranges(u.channels, 16, [&](int64_t from, int64_t to) {
       unfold(u, from, to, x.const_data_ptr<float>(), rows.data_ptr<float>());
     });
@@ -41,7 +41,7 @@ struct Function : torch::autograd::Function<Function> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    at::Tensor w = context->get_saved_variables()[0], dx = at::zeros(context->saved_data["sizes"].toIntVector(), w.options());
+    at::Tensor w = context->get_saved_variables()[0], dx = at::empty(context->saved_data["sizes"].toIntVector(), w.options());
     Unfolded u = shape(dx, w, context->saved_data["stride"].toInt(), context->saved_data["padding"].toInt());
     at::Tensor dy = gradients[0].permute({0, 2, 3, 1}).reshape({u.rows(), w.size(0)});
     at::Tensor rows = linear::product(dy, w.reshape({w.size(0), -1}).t(), std::nullopt).contiguous();

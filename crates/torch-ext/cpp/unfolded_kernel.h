@@ -11,8 +11,8 @@ struct Unfolded {
   int64_t across() const { return channels * kernel * kernel; }
 };
 
-// Channels [from, to) of `image` [batch, channels, height, width] to `rows` [rows, across]; what lies outside of the image stays as it is.
+// Channels [from, to) of `image` [batch, channels, height, width] to `rows` [rows, across], zeros where a tap lies outside.
 void unfold(const Unfolded& u, int64_t from, int64_t to, const float* image, float* rows);
 
-// Adds `rows` to the channels [from, to) of `image`.
+// The way back: sums of `rows` to the channels [from, to) of `image`.
 void fold(const Unfolded& u, int64_t from, int64_t to, const float* rows, float* image);
