@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
-use torch_ext::{conv2d, linear, vjp};
+use torch_ext::{conv2d, linear};
 
 fn main() {
     let _no_graph = tch::no_grad_guard();

@@ -186,14 +186,16 @@ mod tests {
         let seen = |_: usize| {
             let x = Tensor::ones([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
             // SAFETY: it takes nothing.
-            ((&x * 2.0).requires_grad(), unsafe { ext_threads() })
+            ((&x * 2.0).requires_grad(), unsafe { ext_threads() }, tch::get_num_threads())
         };
         let threads = pieces(1 << 10, Device::Cpu).len();
         for (gradients, seen) in [(true, map(vec![0; 8], seen)), (false, tch::no_grad(|| map(vec![0; 8], seen)))] {
-            for (with_graph, inner) in seen.unwrap() {
+            for (with_graph, inner, libtorchs) in seen.unwrap() {
                 assert_eq!((with_graph, inner), (gradients, 1), "of {threads} threads");
+                assert!(libtorchs == 1 || threads == 1);
             }
         }
+        assert_eq!(tch::get_num_threads() as usize, threads, "as before");
     }
 
     #[test]
