@@ -19,9 +19,8 @@ using Bias = std::optional<at::Tensor>;
 
 // Whether the products that are saved are more than what tiles and the weights' transformation cost.
 bool pays(const at::Tensor& x, const at::Tensor& w, const Bias& bias) {
-  if (!kernel() || !x.device().is_cpu() || x.scalar_type() != at::kFloat || w.scalar_type() != at::kFloat || w.requires_grad()) return false;
+  if (!kernel() || !cpu::takes(x) || !cpu::takes_frozen(w, bias)) return false;
   if (x.dim() != 4 || w.dim() != 4 || w.size(2) != 3 || w.size(3) != 3 || w.size(0) % 8 != 0 || w.size(1) % 8 != 0) return false;
-  if (bias && (bias->requires_grad() || bias->scalar_type() != at::kFloat || bias->sizes() != w.sizes().slice(0, 1))) return false;
   int64_t tiles = x.size(0) * ((x.size(2) + 3) / 4) * ((x.size(3) + 3) / 4);
   int64_t weights = 36 * w.size(0) * w.size(1) < (1 << 22) ? 600 : 3000;  // those that leave the cache cost more
   return x.size(1) == w.size(1) && 9 * x.size(0) * x.size(2) * x.size(3) >= 50 * tiles + weights;
@@ -36,17 +35,21 @@ at::Tensor transform(const at::Tensor& w, bool transposed, int64_t inputs, int64
 }
 
 at::Tensor transformed(const at::Tensor& w, bool transposed, int64_t inputs, int64_t outputs) {
-  if (transposed || !kept->keepers) return transform(w, transposed, inputs, outputs);
-  std::lock_guard<std::mutex> guard(kept->lock);  // another thread that wants the same weights waits for them
-  const void* key = w.const_data_ptr();
-  if (auto found = kept->pairs.find(key); found != kept->pairs.end() && found->second.weight.sizes() == w.sizes())
-    return found->second.transformed;
-  at::Tensor out = transform(w, false, inputs, outputs);
-  if (kept->size + out.numel() <= Kept::MOST) {
-    kept->size += out.numel();
-    kept->pairs[key] = {w, out};
+  int64_t numbers = 36 * weights_at_point(inputs, outputs);
+  if (transposed || !kept->keepers || numbers > Kept::MOST) return transform(w, transposed, inputs, outputs);
+  {
+    std::lock_guard<std::mutex> guard(kept->lock);  // another thread that wants the same weights waits for them
+    const void* key = w.const_data_ptr();
+    if (auto found = kept->pairs.find(key); found != kept->pairs.end() && found->second.weight.sizes() == w.sizes())
+      return found->second.transformed;
+    if (kept->size + numbers <= Kept::MOST) {
+      at::Tensor out = transform(w, false, inputs, outputs);
+      kept->size += numbers;
+      kept->pairs[key] = {w, out};
+      return out;
+    }
   }
-  return out;
+  return transform(w, false, inputs, outputs);
 }
 
 at::Tensor run(const at::Tensor& input, const at::Tensor& weight, const float* bias, bool transposed) {
@@ -54,7 +57,8 @@ at::Tensor run(const at::Tensor& input, const at::Tensor& weight, const float* b
   at::Tensor x = input.contiguous(), w = weight.contiguous();
   int64_t outputs = w.size(transposed ? 1 : 0);
   at::Tensor y = at::empty({x.size(0), outputs, x.size(2), x.size(3)}, x.options());
-  at::Tensor weights = transformed(w, transposed, x.size(1), outputs);
+  bool given = w.is_same(weight);  // a copy that is made for this call is not worth keeping
+  at::Tensor weights = given ? transformed(w, transposed, x.size(1), outputs) : transform(w, transposed, x.size(1), outputs);
   Conv3x3 c{x.size(0), x.size(1), outputs, x.size(2), x.size(3), x.const_data_ptr<float>(), weights.const_data_ptr<float>(), bias, y.data_ptr<float>()};
 
   // A block's tiles are as large as the weights, so that neither drives the other out of the cache, and every thread has some.
@@ -77,6 +81,7 @@ struct Function : torch::autograd::Function<Function> {
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    once_only();
     return {run(gradients[0], context->get_saved_variables()[0], nullptr, true), at::Tensor(), at::Tensor()};
   }
 };
@@ -84,7 +89,8 @@ struct Function : torch::autograd::Function<Function> {
 }  // namespace conv3x3
 
 extern "C" void ext_conv3x3_keep_weights(bool begin) {
-  auto& kept = conv3x3::own;
+  auto& kept = *conv3x3::kept;
+  std::lock_guard<std::mutex> guard(kept.lock);
   if ((kept.keepers += begin ? 1 : -1) == 0) {
     kept.pairs.clear();
     kept.size = 0;

@@ -1,4 +1,5 @@
 // What a 3x3 convolution by Winograd's method asks of a kernel, which is compiled for AVX2 and for AVX-512.
+// No function here may be the linker's to choose: it would take one of the two for everybody (vectors.h).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,12 +11,12 @@ struct Conv3x3 {
   const float* bias;                              // [outputs], or null
   float* y;                                       // [batch, outputs, height, width]
 
-  int64_t tile_rows() const { return (height + 3) / 4; }  // of one image
-  int64_t tiles_across() const { return (width + 3) / 4; }
+  __attribute__((always_inline)) int64_t tile_rows() const { return (height + 3) / 4; }  // of one image
+  __attribute__((always_inline)) int64_t tiles_across() const { return (width + 3) / 4; }
 };
 
 // Numbers from one point of the transformed weights to the next.
-constexpr int64_t weights_at_point(int64_t inputs, int64_t outputs) { return inputs * outputs + 16; }
+static constexpr int64_t weights_at_point(int64_t inputs, int64_t outputs) { return inputs * outputs + 16; }
 
 struct Conv3x3Kernel {
   // Input channels [from, to) of the weights [outputs, inputs, 3, 3] to 36 * weights_at_point numbers. `transposed`: those of the

@@ -1,6 +1,8 @@
 // Which vectors the CPU has, as libtorch sees it: ATEN_CPU_CAPABILITY (default, avx2, avx512) limits both.
 #pragma once
+#include <ATen/ATen.h>
 #include <ATen/Version.h>
+#include <optional>
 #include <string>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -35,6 +37,15 @@ inline bool mkl_is_slower() {
 #else
   return false;
 #endif
+}
+
+// What the kernels here take: float32 in the CPU's memory, of any strides.
+inline bool takes(const at::Tensor& t) { return t.device().is_cpu() && t.scalar_type() == at::kFloat && t.layout() == at::kStrided && t.numel() > 0; }
+
+// The same of a layer's weights and bias, where no gradient at them is wanted.
+inline bool takes_frozen(const at::Tensor& w, const std::optional<at::Tensor>& bias) {
+  return takes(w) && !w.requires_grad() && w.dim() > 0 &&
+         (!bias || (takes(*bias) && !bias->requires_grad() && bias->sizes() == w.sizes().slice(0, 1)));
 }
 
 }  // namespace cpu

@@ -52,6 +52,7 @@ struct Silu : torch::autograd::Function<Silu> {
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    once_only();
     at::AutoDispatchBelowADInplaceOrView guard;
     auto saved = context->get_saved_variables();
     at::Tensor &x = saved[0], dy = gradients[0].contiguous(), dx = at::empty_like(x);

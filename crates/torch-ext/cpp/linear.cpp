@@ -24,13 +24,13 @@ bool pays(int64_t m, int64_t n, int64_t k) { return cpu::mkl_is_slower() && m * 
 
 at::Tensor product(const at::Tensor& x, const at::Tensor& w, const Bias& bias) {
   if (!pays(x.size(0), w.size(0), x.size(1))) return at::linear(x, w, bias);
-  return onednn()->call(x, w, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
+  at::Tensor dense = w.is_contiguous() || w.t().is_contiguous() ? w : w.contiguous();
+  return onednn()->call(x, dense, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
 }
 
 bool fits(const at::Tensor& x, const at::Tensor& w, const Bias& bias) {
-  auto plain = [](const at::Tensor& t) { return t.device().is_cpu() && t.scalar_type() == at::kFloat && t.layout() == at::kStrided; };
-  return plain(x) && plain(w) && x.dim() >= 2 && w.dim() == 2 && x.size(-1) == w.size(1) && x.numel() > 0 && w.numel() > 0 &&
-         (!bias || (plain(*bias) && !bias->requires_grad() && bias->sizes() == w.sizes().slice(0, 1))) &&
+  return cpu::takes(x) && cpu::takes(w) && x.dim() >= 2 && w.dim() == 2 && x.size(-1) == w.size(1) &&
+         (!bias || (cpu::takes(*bias) && !bias->requires_grad() && bias->sizes() == w.sizes().slice(0, 1))) &&
          pays(x.numel() / x.size(-1), w.size(0), w.size(1));
 }
 
@@ -44,16 +44,17 @@ struct Function : torch::autograd::Function<Function> {
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    once_only();
     at::AutoDispatchBelowADInplaceOrView guard;
     auto saved = context->get_saved_variables();
     const at::Tensor &w = saved[0], &x = saved[1], &dy = gradients[0];
     at::Tensor dx, dw, rows = dy.reshape({-1, dy.size(-1)});
-    if (w.defined()) {
+    if (w.defined() && context->needs_input_grad(0)) {
       auto sizes = dy.sizes().vec();
       sizes.back() = w.size(1);
       dx = product(rows, w.t(), std::nullopt).view(sizes);
     }
-    if (x.defined()) dw = product(rows.t(), x.reshape({-1, x.size(-1)}).t(), std::nullopt);
+    if (x.defined() && context->needs_input_grad(1)) dw = product(rows.t(), x.reshape({-1, x.size(-1)}).t(), std::nullopt);
     return {dx, dw, at::Tensor()};
   }
 };

@@ -19,7 +19,7 @@ void work_alone() {
 
 extern "C" int64_t ext_threads() { return parallel::threads(); }
 
-// work(data, part) for every part, on all threads; every thread sees the caller's modes (gradients, devices) and kept weights.
+// work(data, part) for every part, on all threads; every thread sees the caller's modes (with gradients or without) and kept weights.
 extern "C" char* ext_parallel(int64_t parts, void (*work)(const void*, size_t), const void* data) {
   return guarded([&] {
     const at::ThreadLocalState modes;

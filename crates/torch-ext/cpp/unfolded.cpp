@@ -1,5 +1,6 @@
 // A convolution of few pixels as one product of matrices. oneDNN puts the weights into an order of its own first, at every call;
 // where there are fewer pixels than output channels, that costs more than to lay out the pixels, as is done here.
+#include "cpu.h"
 #include "ext.h"
 #include "linear.h"
 #include "parallel.h"
@@ -15,11 +16,11 @@ Unfolded shape(const at::Tensor& x, const at::Tensor& w, int64_t stride, int64_t
 }
 
 bool pays(const at::Tensor& x, const at::Tensor& w, const Bias& bias, int64_t stride, int64_t padding) {
-  if (!x.device().is_cpu() || x.scalar_type() != at::kFloat || w.scalar_type() != at::kFloat || w.requires_grad()) return false;
-  if (x.dim() != 4 || w.dim() != 4 || w.size(2) != w.size(3) || x.size(1) != w.size(1) || stride < 1 || padding < 0) return false;
-  if (bias && (bias->requires_grad() || bias->scalar_type() != at::kFloat || bias->sizes() != w.sizes().slice(0, 1))) return false;
+  if (!cpu::takes(x) || !cpu::takes_frozen(w, bias) || x.dim() != 4 || w.dim() != 4 || w.size(2) != w.size(3)) return false;
+  if (x.size(1) != w.size(1) || stride < 1 || padding < 0) return false;
+  if (std::min(x.size(2), x.size(3)) + 2 * padding < w.size(2)) return false;
   Unfolded u = shape(x, w, stride, padding);
-  return u.out_height() > 0 && u.out_width() > 0 && x.numel() > 0 && w.numel() >= 1 << 16 && u.rows() <= w.size(0);
+  return w.numel() >= 1 << 16 && u.rows() <= w.size(0);
 }
 
 struct Function : torch::autograd::Function<Function> {
@@ -40,6 +41,7 @@ struct Function : torch::autograd::Function<Function> {
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    once_only();
     at::AutoDispatchBelowADInplaceOrView guard;
     at::Tensor w = context->get_saved_variables()[0], dx = at::empty(context->saved_data["sizes"].toIntVector(), w.options());
     Unfolded u = shape(dx, w, context->saved_data["stride"].toInt(), context->saved_data["padding"].toInt());

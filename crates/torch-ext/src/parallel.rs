@@ -21,8 +21,9 @@ unsafe extern "C" {
 /// A tensor that several threads may read at once.
 pub struct Shared(Tensor);
 
-// SAFETY: libtorch counts a tensor's references atomically, and nothing that takes `&Tensor` changes its values; methods that
-// do take `&mut Tensor`, which is not given out.
+// SAFETY: libtorch counts a tensor's references atomically, and reading from several threads is allowed. Operators that change
+// values take `&mut Tensor`, which is not given out; those that do so through a shared reference (`lists`, a shallow clone)
+// are for tensors that one thread owns, as its sums of gradients, never for what a network or a loss holds.
 unsafe impl Sync for Shared {}
 
 impl Shared {

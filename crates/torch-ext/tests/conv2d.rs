@@ -179,5 +179,12 @@ fn few_pixels_give_what_the_sum_gives() {
     let (x, w) = (randn(1, &[1, 300, 2, 2]), randn(2, &[300, 300, 3, 3]));
     assert!(conv2d(&x, &w, None, 1, -1).is_err());
     assert!(conv2d(&x, &w, None, 0, 1).is_err());
-    assert!(conv2d(&x, &w, None, 1, 0).is_err(), "the kernel is larger than the image");
+    for stride in 1..4 {
+        assert!(conv2d(&x, &w, None, stride, 0).is_err(), "the kernel is larger than the image");
+    }
+    let patches = randn(2, &[300, 300, 16, 16]);
+    assert!(conv2d(&randn(1, &[1, 300, 8, 8]), &patches, None, 16, 0).is_err());
+    assert!(conv2d(&randn(1, &[1, 300, 8, 17]), &patches, None, 16, 0).is_err());
+    let none = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+    _ = conv2d(&none(&[1, 0, 64, 64]), &none(&[0, 0, 3, 3]), None, 1, 1); // an error or nothing, as libtorch likes
 }

@@ -18,6 +18,7 @@ fn output_and_gradients_are_those_of_the_product() {
         |x: &Tensor| Tensor::cat(&[&randn(9, &[1]), &x.flatten(0, -1)], 0).narrow(0, 1, x.numel() as i64).view_as(x);
     let turned = |x: &Tensor| x.transpose(0, -1).contiguous().transpose(0, -1);
     let same = |x: &Tensor| x.shallow_clone();
+    let gaps = |x: &Tensor| Tensor::stack(&[x, x], -2).select(-2, 1);
     for (seed, (rows, inputs, outputs)) in (0..).zip([
         (vec![2, 77], 768, 320),
         (vec![128], 1280, 640),
@@ -30,7 +31,7 @@ fn output_and_gradients_are_those_of_the_product() {
         let bias = randn(3 * seed + 2, &[outputs]);
         let plain = randn(3 * seed, &[&rows[..], &[inputs]].concat());
         let cotangent = randn(3 * seed + 40, &[&rows[..], &[outputs]].concat());
-        let forms: [&dyn Fn(&Tensor) -> Tensor; 3] = [&same, &odd, &turned];
+        let forms: [&dyn Fn(&Tensor) -> Tensor; 4] = [&same, &odd, &turned, &gaps];
         for (form, bias) in forms.iter().flat_map(|form| [(form, Some(&bias)), (form, None)]) {
             let [x, w] = [&plain, &w].map(|t| form(t).set_requires_grad(true));
             let exact = [&x, &w].map(|t| t.detach().to_kind(Kind::Double).set_requires_grad(true));
@@ -52,6 +53,22 @@ fn output_and_gradients_are_those_of_the_product() {
             assert!(!tch::no_grad(|| linear(&x, &w, bias)).unwrap().requires_grad());
         }
     }
+}
+
+/// One row for all, which lies once in memory.
+#[test]
+fn rows_that_are_one() {
+    let (row, w) = (randn(1, &[1, 256]), randn(2, &[128, 256]).set_requires_grad(true));
+    let (x, dy) = (row.expand([64, 256], false).set_requires_grad(true), randn(3, &[1, 128]).expand([64, 128], false));
+    let y = linear(&x, &w, None).unwrap();
+    let wanted = x.detach().contiguous().to_kind(Kind::Double).linear(&w.to_kind(Kind::Double), None::<Tensor>);
+    assert!(off(&y.detach(), &wanted.detach()) < 3e-6);
+    let found = vjp(&[&y], &[&x, &w], &[&dy]).unwrap();
+    let dy = dy.contiguous().to_kind(Kind::Double);
+    let at_input = dy.matmul(&w.detach().to_kind(Kind::Double));
+    let at_weights = dy.tr().matmul(&x.detach().contiguous().to_kind(Kind::Double));
+    assert!(off(found[0].as_ref().unwrap(), &at_input) < 3e-6);
+    assert!(off(found[1].as_ref().unwrap(), &at_weights) < 3e-6);
 }
 
 /// Other types, a trained bias and empty batches are libtorch's; what is wrong is an error.
