@@ -19,8 +19,9 @@ using Bias = std::optional<at::Tensor>;
 
 // Whether the products that are saved are more than what tiles and the weights' transformation cost.
 bool pays(const at::Tensor& x, const at::Tensor& w, const Bias& bias) {
-  if (!kernel() || !cpu::takes(x) || !cpu::takes_frozen(w, bias)) return false;
+  if (!kernel() || !cpu::takes(x) || !cpu::takes(w) || w.requires_grad()) return false;
   if (x.dim() != 4 || w.dim() != 4 || w.size(2) != 3 || w.size(3) != 3 || w.size(0) % 8 != 0 || w.size(1) % 8 != 0) return false;
+  if (!cpu::takes_bias(bias, w.size(0))) return false;
   int64_t tiles = x.size(0) * ((x.size(2) + 3) / 4) * ((x.size(3) + 3) / 4);
   int64_t weights = 36 * w.size(0) * w.size(1) < (1 << 22) ? 600 : 3000;  // those that leave the cache cost more
   return x.size(1) == w.size(1) && 9 * x.size(0) * x.size(2) * x.size(3) >= 50 * tiles + weights;

@@ -42,10 +42,9 @@ inline bool mkl_is_slower() {
 // What the kernels here take: float32 in the CPU's memory, of any strides.
 inline bool takes(const at::Tensor& t) { return t.device().is_cpu() && t.scalar_type() == at::kFloat && t.layout() == at::kStrided && t.numel() > 0; }
 
-// The same of a layer's weights and bias, where no gradient at them is wanted.
-inline bool takes_frozen(const at::Tensor& w, const std::optional<at::Tensor>& bias) {
-  return takes(w) && !w.requires_grad() && w.dim() > 0 &&
-         (!bias || (takes(*bias) && !bias->requires_grad() && bias->sizes() == w.sizes().slice(0, 1)));
+// Whether a bias is of that kind and length, and no gradient at it is wanted.
+inline bool takes_bias(const std::optional<at::Tensor>& bias, int64_t outputs) {
+  return !bias || (takes(*bias) && !bias->requires_grad() && bias->dim() == 1 && bias->size(0) == outputs);
 }
 
 }  // namespace cpu

@@ -30,8 +30,7 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& w, const Bias& bias) {
 
 bool fits(const at::Tensor& x, const at::Tensor& w, const Bias& bias) {
   return cpu::takes(x) && cpu::takes(w) && x.dim() >= 2 && w.dim() == 2 && x.size(-1) == w.size(1) &&
-         (!bias || (cpu::takes(*bias) && !bias->requires_grad() && bias->sizes() == w.sizes().slice(0, 1))) &&
-         pays(x.numel() / x.size(-1), w.size(0), w.size(1));
+         cpu::takes_bias(bias, w.size(0)) && pays(x.numel() / x.size(-1), w.size(0), w.size(1));
 }
 
 struct Function : torch::autograd::Function<Function> {

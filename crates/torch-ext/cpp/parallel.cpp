@@ -5,8 +5,9 @@
 
 namespace parallel {
 
-// Libraries that choose by the number of threads, as oneDNN does how it cuts its work, shall see the one that they have here. libtorch sets
-// that number when it first works on a thread, so only then for the first time: numbers would be rounded otherwise in later regions.
+// In a parallel region every thread has one thread, itself, and libraries that ask shall be told so: oneDNN chooses by that number how it
+// cuts its work, and so how sums are rounded. libtorch tells them when it first works on a thread, but for that one region alone, so that
+// a process's first region would be rounded otherwise than its later ones.
 void work_alone() {
   using Set = void (*)(int);
   static const auto set = reinterpret_cast<Set>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));

@@ -16,7 +16,8 @@ Unfolded shape(const at::Tensor& x, const at::Tensor& w, int64_t stride, int64_t
 }
 
 bool pays(const at::Tensor& x, const at::Tensor& w, const Bias& bias, int64_t stride, int64_t padding) {
-  if (!cpu::takes(x) || !cpu::takes_frozen(w, bias) || x.dim() != 4 || w.dim() != 4 || w.size(2) != w.size(3)) return false;
+  if (!cpu::takes(x) || !cpu::takes(w) || w.requires_grad() || x.dim() != 4 || w.dim() != 4 || w.size(2) != w.size(3)) return false;
+  if (!cpu::takes_bias(bias, w.size(0))) return false;
   if (x.size(1) != w.size(1) || stride < 1 || padding < 0) return false;
   if (std::min(x.size(2), x.size(3)) + 2 * padding < w.size(2)) return false;
   Unfolded u = shape(x, w, stride, padding);

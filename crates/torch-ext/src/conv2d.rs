@@ -19,7 +19,7 @@ unsafe extern "C" {
 ///
 /// On the CPU, in float32, and where that is faster: with k = 3, stride 1 and padding 1 by Winograd's method (as cuDNN does on a
 /// GPU), whose result differs by some 1e-6 of the largest value; with few pixels as one product of matrices. By libtorch
-/// otherwise, and where gradients at the weights are wanted. There it has no second derivative.
+/// otherwise, and where gradients at the weights are wanted. The two ways of its own have no second derivative.
 ///
 /// # Errors
 /// The errors of libtorch: shapes, types or devices that do not fit.
