@@ -113,7 +113,10 @@ fn card(
                 guidance(config.sampling.guidance_scale)
             ),
         ),
-        ("replay", format!("{}, {}", counted(config.replay.tracked, "step"), config.replay.mode)),
+        match &config.preference {
+            None => ("replay", format!("{}, {}", counted(config.replay.tracked, "step"), config.replay.mode)),
+            Some(p) => ("preference", format!("the best against the worst of {} images", p.candidates)),
+        },
         ("attention losses", on(config.attention.is_some())),
         ("discriminator", on(config.fidelity.is_some())),
         ("anchor", on(config.anchor.is_some())),

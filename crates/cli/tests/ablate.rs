@@ -78,6 +78,47 @@ fn a_plan_is_carried_out_in_pieces() {
     ablate(&folder, "").error(&["abl/runs/caption-seed1 was trained with other settings", "choose another --out"]);
 }
 
+/// The base model at another guidance scale, the better of two images, and trainings on the model's own images.
+#[test]
+fn other_methods() {
+    let folder = folder();
+    let own =
+        "settings = ['sampling.guidance_scale=3']\nbaseline = { prompts = 2, of = 2, steps = 2, batch = 2, kind =";
+    let plan =
+        PLAN.split("[[variant]]").next().unwrap().replace("seeds = [1, 2]", "seeds = [1]").replace("pairs = 3\n", "");
+    folder.write(
+        "plan.toml",
+        format!(
+            "{plan}[[variant]]\nname = 'best of 2'\nuntrained = true\nbest_of = 2\n[[variant]]\nname = 'caption'\n\
+             [[variant]]\nname = 'DPO'\n{own} 'dpo', beta = 10 }}\n[[variant]]\nname = 'weighted'\n{own} 'reward-weighted' }}\n"
+        ),
+    );
+    let table = fine(ablate(&folder, ""));
+    assert!(
+        table.starts_with("| 2 prompts × 2 images, % | base | best of 2 | caption | DPO | weighted |\n"),
+        "{table}"
+    );
+    let row = |name: &str| {
+        let line =
+            table.lines().find(|line| line.starts_with(&format!("| {name} |"))).unwrap_or_else(|| panic!("{table}"));
+        line.trim_matches('|').split('|').skip(1).map(|cell| cell.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let of_image = row("UNet passes of an image");
+    assert_eq!(of_image[0], "");
+    let of_image: Vec<u64> = of_image[1..].iter().map(|passes| passes.parse().unwrap()).collect();
+    assert_eq!(of_image, [2 * of_image[1], of_image[1], of_image[1], of_image[1]], "{table}");
+    assert_eq!(row("UNet passes of a training, thousands")[1], "0.0");
+    assert_eq!(folder.names("abl/own_images"), ["2x2-guidance3-seed1.safetensors"], "both train on the same images");
+    assert!(folder.read("abl/runs/dpo-seed1/baseline.toml").contains("kind = \"dpo\""));
+    assert!(folder.exists("abl/images/best-of-2/scores.jsonl") && !folder.exists("abl/runs/best-of-2-seed1"));
+
+    let done = folder.bytes("abl");
+    assert_eq!(fine(ablate(&folder, "")), table);
+    assert!(folder.bytes("abl") == done, "what is done is not done again");
+    folder.edit_text("plan.toml", |plan| plan.replace("beta = 10", "beta = 20"));
+    ablate(&folder, "").error(&["abl/runs/dpo-seed1 was trained with other settings"]);
+}
+
 #[test]
 fn mistakes_in_a_plan() {
     let folder = folder();

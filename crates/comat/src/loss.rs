@@ -3,5 +3,4 @@
 pub mod anchor;
 pub mod attention;
 pub mod caption;
-pub mod contrast;
 pub mod step;

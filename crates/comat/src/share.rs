@@ -14,6 +14,11 @@ impl<'a> Share<'a> {
         Self { batch: prompts.to_vec(), mine: 0..prompts.len() }
     }
 
+    /// These samples of a batch.
+    pub fn part(prompts: &[&'a str], mine: Range<usize>) -> Self {
+        Self { batch: prompts.to_vec(), mine }
+    }
+
     /// The prompts of the samples that this rank computes.
     pub fn prompts(&self) -> &[&'a str] {
         &self.batch[self.mine.clone()]

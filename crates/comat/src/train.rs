@@ -1,5 +1,6 @@
 //! The training loop: prompts in, a LoRA out. [`Trainer::run`] is the loop over steps, [`Trainer::step`] is one
-//! optimiser step, and [`iterate`] is one iteration of the paper's method.
+//! optimiser step, and [`iterate`] is one iteration of the paper's method; [`preference::iterate`] takes its place where a
+//! run learns from preferences.
 
 mod observer;
 mod phases;
@@ -14,6 +15,7 @@ use crate::{
     finite::{self, MOST_SKIPPED, Part},
     loss::{anchor::Anchored, attention::Concentration, step::StepLoss},
     mixed::Mixed,
+    preference,
     replay::Replay,
     reward::{AtLatents, Gradient, ImageReward, LatentReward, Seen},
     session::Session,
@@ -31,7 +33,7 @@ use torch_ext::{Shared, clock::Clock};
 
 pub use observer::Observer;
 pub use phases::Phases;
-pub use report::{FidelityReport, StepReport};
+pub use report::{FidelityReport, PreferenceReport, StepReport};
 pub use setup::{discriminator, due, reached};
 
 /// How a run ended.
@@ -159,6 +161,13 @@ impl Trainer {
             let share = batch.share();
             if share.prompts().is_empty() {
                 continue; // more ranks than samples
+            }
+            if let Some(preference) = &config.preference {
+                let places = (self.step, batch.places.as_slice());
+                let done =
+                    preference::iterate(&mut self.session, preference, &self.adapter, &share, places, gradients, each)?;
+                report.add_preferred(&done, config.train.accumulation);
+                continue;
             }
             let draws = batch.draws(&self.session)?;
             let mut adversary = self.fidelity.as_mut().map(|fidelity| fidelity.adversary(&share)).transpose()?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 /// Sections that a run can be without.
-const OPTIONAL: [&str; 4] = ["anchor", "attention", "fidelity", "mixed"];
+const OPTIONAL: [&str; 5] = ["anchor", "attention", "fidelity", "mixed", "preference"];
 
 /// Which file an `extends` means: a path relative to the folder of the file that says it, or the name of a preset.
 pub fn base(named: &str, file: &Path, presets: Option<&Path>) -> Result<PathBuf> {

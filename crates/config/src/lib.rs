@@ -13,6 +13,7 @@ mod mixed;
 mod networks;
 mod one_or_more;
 mod parse;
+mod preference;
 mod ranks;
 pub mod reference;
 mod replay;
@@ -42,6 +43,7 @@ pub use mixed::Mixed;
 pub use networks::{Captioner, Model, Reduction};
 pub use one_or_more::OneOrMore;
 pub use parse::{parse_table, read, read_with};
+pub use preference::Preference;
 pub use ranks::Ranks;
 pub use replay::{Mode, Policy, Replay};
 pub use rewards::{Reward, RewardKind};
@@ -58,7 +60,7 @@ const MOST_RANK: i64 = 4096;
 #[schemars(title = "Settings of comat")]
 pub struct Config {
     /// Another configuration file, or the name of a preset, whose settings are used where this file has none. Sections
-    /// are merged key by key; `attention = false` (or `anchor`, `fidelity`, `mixed`) leaves an optional section out. A
+    /// are merged key by key; `attention = false` (or `anchor`, `fidelity`, `mixed`, `preference`) leaves an optional section out. A
     /// relative path begins at this file's folder.
     #[serde(default, skip_serializing)]
     pub extends: Option<String>,
@@ -81,6 +83,9 @@ pub struct Config {
     /// Optional: without this section there is no anchor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Anchor>,
+    /// Optional: without this section the run follows the gradient of its rewards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preference: Option<Preference>,
     /// Optional: without this section there are no losses on attention maps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<Attention>,
@@ -157,6 +162,7 @@ impl Config {
         self.check_sampler()?;
         self.replay.check(&self.sampling)?;
         self.anchor.iter().try_for_each(Anchor::check)?;
+        self.check_preference()?;
         self.attention.iter().try_for_each(Attention::check)?;
         self.fidelity.iter().try_for_each(Fidelity::check)?;
         self.mixed.iter().try_for_each(Mixed::check)?;

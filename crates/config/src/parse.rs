@@ -103,13 +103,14 @@ fn apply(table: &mut Table, setting: &str) -> Result<()> {
 const LIST: &str = "reward";
 
 /// Keys of the file that are sections.
-const SECTIONS: [&str; 18] = [
+const SECTIONS: [&str; 19] = [
     "model",
     "captioner",
     "prompts",
     "sampling",
     "replay",
     "anchor",
+    "preference",
     "attention",
     "fidelity",
     "mixed",

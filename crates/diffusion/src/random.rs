@@ -24,6 +24,8 @@ pub enum Purpose {
     Attention,
     /// Which of the tracked steps have the anchor loss.
     Anchor,
+    /// Timesteps and noise at which a pair of images is compared; index: the sample's position in the step.
+    Preference,
     /// The order of the prompts; step: the epoch.
     Order,
     /// The sampler step at which images enter, and their noise; index: the sample's position in the step.

@@ -13,14 +13,15 @@ mod table;
 pub use plan::{Plan, Variant};
 pub use table::{Table, Trained};
 
+use crate::baselines;
 use anyhow::{Context, Result, bail};
-use comat::{checkpoint, train::Ended};
+use comat::{checkpoint, loss::caption::CaptionLoss, train::Ended};
 use config::{self, Config};
-use cost::Cost;
-use diffusion::generate::{self, Seeds};
+use cost::{Cost, OfSteps};
+use diffusion::generate::{self, Best, Seeds};
 use indicatif::ProgressBar;
 use models::Error;
-use models::write_text;
+use models::{lora, write_text};
 use ranks::{
     ProcessGroup,
     interrupt::{Interrupt, Interrupted},
@@ -29,11 +30,8 @@ use scenes::{
     dataset,
     judging::{self, Judged, Question},
 };
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::PathBuf};
+use tch::Tensor;
 
 pub struct Ablation<'a> {
     pub plan: Plan,
@@ -47,14 +45,32 @@ pub struct Ablation<'a> {
 
 const ADAPTER: &str = "adapter/pytorch_lora_weights.safetensors";
 const PAIRS: &str = "pairs";
+/// The base model's images that baselines train on.
+const OWN_IMAGES: &str = "own_images";
+/// File in the folder of a baseline's run, beside its `config.toml`.
+const BASELINE: &str = "baseline.toml";
 /// File beside the images, with the settings that they were generated with.
 const ORIGIN: &str = "drawn.toml";
 /// Every image has noise of its own, the same for all variants.
 const SEEDS: Seeds = Seeds::Own;
 const SEED: u64 = 0;
 
-fn origin(config: &Config) -> Result<String> {
-    Ok(format!("model = {:?}\n{}", config.model.path.typed(), toml::to_string(&config.sampling)?))
+/// The mean loss over the first and over the last tenth of the steps.
+fn of_ends(losses: &[f64]) -> String {
+    let tenth = losses.len().div_ceil(10);
+    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len().max(1) as f64;
+    format!("{:.4} at first, {:.4} at last", mean(&losses[..tenth]), mean(&losses[losses.len() - tenth..]))
+}
+
+fn origin(variant: &Variant, config: &Config) -> Result<String> {
+    let best_of = if variant.best_of > 1 { format!("best_of = {}\n", variant.best_of) } else { String::new() };
+    Ok(format!("{best_of}model = {:?}\n{}", config.model.path.typed(), toml::to_string(&config.sampling)?))
+}
+
+/// Folder of a variant's images, and of its run if it has one: images of the base model are the same for all seeds.
+fn name(variant: &Variant, config: &Config) -> String {
+    let folder = variant.folder();
+    if variant.untrained { folder } else { format!("{folder}-seed{}", config.seed) }
 }
 
 impl Ablation<'_> {
@@ -73,14 +89,14 @@ impl Ablation<'_> {
             self.config(variant, 0)?; // so that a mistake in the last variant is reported now
         }
         self.render_pairs()?;
-        let base = self.draw(&self.config(&self.plan.variants[0], self.plan.seeds[0])?, None, "base", &questions)?;
+        let plain = Variant { name: "base".into(), settings: vec![], baseline: None, untrained: true, best_of: 1 };
+        let base = self.draw(&plain, &self.config(&plain, self.plan.seeds[0])?, &questions)?;
         for &seed in &self.plan.seeds {
             for variant in &self.plan.variants {
                 if only.is_empty() || only.contains(&variant.name) {
-                    let name = format!("{}-seed{seed}", variant.folder());
                     let config = self.config(variant, seed)?;
-                    self.train(&config, &name)?;
-                    self.draw(&config, Some(&config.output.join(ADAPTER)), &name, &questions)?;
+                    self.train(variant, &config)?;
+                    self.draw(variant, &config, &questions)?;
                     self.write(&self.table(&base)?)?;
                 }
             }
@@ -114,10 +130,16 @@ impl Ablation<'_> {
         Ok(())
     }
 
-    fn train(&self, config: &Config, name: &str) -> Result<()> {
-        let folder = &config.output;
+    fn train(&self, variant: &Variant, config: &Config) -> Result<()> {
+        if variant.untrained {
+            return Ok(());
+        }
+        let (folder, name) = (&config.output, name(variant, config));
         let begun = folder.join("config.toml");
-        if begun.exists() && config::read(&begun, &[])? != *config {
+        let other = folder.join(BASELINE);
+        let of_baseline = variant.baseline.as_ref().map(toml::to_string).transpose()?;
+        let trained_by = fs::read_to_string(&other).ok();
+        if begun.exists() && (config::read(&begun, &[])? != *config || trained_by != of_baseline) {
             bail!(
                 "{} was trained with other settings; choose another --out, or delete that run and its images",
                 folder.display()
@@ -132,11 +154,22 @@ impl Ablation<'_> {
             fs::remove_dir_all(folder).map_err(Error::io(folder))?;
         }
         tracing::info!("training {name}");
-        let scores = self.scores(name);
+        let scores = self.scores(&name);
         if scores.exists() {
             fs::remove_file(&scores).map_err(Error::io(&scores))?; // left from an earlier run that was deleted
         }
         let bar = (self.bar)("train")?;
+        if let (Some(baseline), Some(text)) = (&variant.baseline, of_baseline) {
+            let images = self.out.join(OWN_IMAGES);
+            models::make_folder(&images)?;
+            let tuned = baseline.train(config, &images.join(baseline.images(config)), &bar, self.interrupt)?;
+            tracing::info!("{name}: loss {}", of_ends(&tuned.losses));
+            models::make_folder(&folder.join("adapter"))?;
+            write_text(&other, &text)?;
+            write_text(&begun, &toml::to_string(config)?)?;
+            bar.finish_and_clear();
+            return Ok(lora::write_diffusers(&tuned.lora, &folder.join(ADAPTER))?);
+        }
         let resume = saved.then_some("latest");
         let (mut trainer, mut run) =
             run::open(config.clone(), resume, bar.clone(), self.interrupt, ProcessGroup::alone())?;
@@ -154,11 +187,13 @@ impl Ablation<'_> {
     }
 
     /// Samples the plan's prompts with the run's settings, and judges them, unless that is done already.
-    fn draw(&self, config: &Config, lora: Option<&Path>, name: &str, questions: &[Question]) -> Result<Vec<Judged>> {
-        if let Some(judged) = self.drawn(config, name, questions)? {
+    fn draw(&self, variant: &Variant, config: &Config, questions: &[Question]) -> Result<Vec<Judged>> {
+        if let Some(judged) = self.drawn(variant, config, questions)? {
             return Ok(judged);
         }
-        let out = self.images(name);
+        let name = name(variant, config);
+        let out = self.images(&name);
+        let lora = (!variant.untrained).then(|| (config.output.join(ADAPTER), 1.0));
         if out.exists() {
             fs::remove_dir_all(&out).map_err(Error::io(&out))?; // incomplete, or for other prompts
         }
@@ -173,27 +208,31 @@ impl Ablation<'_> {
             metadata: false,
             grid: false,
             overwrite: true,
-            loras: lora.map(|path| (path.to_owned(), 1.0)).into_iter().collect(),
+            loras: lora.into_iter().collect(),
             init_latents: None,
             save_latents: None,
         };
         let pipeline = config.model.open(config.prompts.chunks)?;
+        let captioner = CaptionLoss::open(&config.captioner, pipeline.kind, pipeline.device)?;
+        let loss = |images: &Tensor, prompts: &[&str]| captioner.losses(images, prompts);
+        let best = (variant.best_of > 1).then_some(Best { of: variant.best_of, loss: &loss });
         let bar = (self.bar)("draw")?;
-        generate::run(pipeline, &request, None, &bar, self.interrupt, &ProcessGroup::alone())?;
+        generate::run(pipeline, &request, best, &bar, self.interrupt, &ProcessGroup::alone())?;
         bar.finish_and_clear();
         let bar = (self.bar)("judge")?;
         let outcome = judging::judge(questions, &out, &bar, self.interrupt)?;
         bar.finish_and_clear();
-        write_text(&out.join(ORIGIN), &origin(config)?)?;
-        judging::write_lines(&self.scores(name), &outcome.judged)?;
+        write_text(&out.join(ORIGIN), &origin(variant, config)?)?;
+        judging::write_lines(&self.scores(&name), &outcome.judged)?;
         Ok(outcome.judged)
     }
 
     /// Existing results, if they cover all of the plan's images.
-    fn drawn(&self, config: &Config, name: &str, questions: &[Question]) -> Result<Option<Vec<Judged>>> {
-        let path = self.scores(name);
-        let of = fs::read_to_string(self.images(name).join(ORIGIN)).unwrap_or_default();
-        if !path.exists() || of != origin(config)? {
+    fn drawn(&self, variant: &Variant, config: &Config, questions: &[Question]) -> Result<Option<Vec<Judged>>> {
+        let name = name(variant, config);
+        let path = self.scores(&name);
+        let of = fs::read_to_string(self.images(&name).join(ORIGIN)).unwrap_or_default();
+        if !path.exists() || of != origin(variant, config)? {
             return Ok(None);
         }
         let judged = judging::read_lines(&path)?;
@@ -210,13 +249,17 @@ impl Ablation<'_> {
         let trained = |variant: &Variant| {
             let mut all = vec![];
             for &seed in &self.plan.seeds {
-                let name = format!("{}-seed{seed}", variant.folder());
                 let config = self.config(variant, seed)?;
-                if !config.output.join(ADAPTER).exists() {
+                if !variant.untrained && !config.output.join(ADAPTER).exists() {
                     continue; // images of a run that was deleted
                 }
-                if let Some(judged) = self.drawn(&config, &name, &questions)? {
-                    all.push(Trained { seed, judged, cost: Cost::read(&config.output)? });
+                if let Some(judged) = self.drawn(variant, &config, &questions)? {
+                    let baseline = variant.baseline.as_ref();
+                    let training = if variant.untrained { 0.0 } else { baselines::training(&config, baseline) };
+                    let drawing = baselines::drawing(&config.sampling, variant.best_of);
+                    let by_comat = !variant.untrained && baseline.is_none();
+                    let steps = by_comat.then(|| OfSteps::read(&config.output)).transpose()?;
+                    all.push(Trained { seed, judged, cost: Cost { training, drawing, steps } });
                 }
             }
             Ok((variant.name.clone(), all))

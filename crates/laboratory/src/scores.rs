@@ -25,11 +25,21 @@ pub enum Measure {
     Extra,
     /// Mean distance of a pixel from what the background and the objects found explain.
     Unexplained,
+    /// Whether the second judge finds the prompt likelier than all captions with one fault.
+    Second,
 }
 
 impl Measure {
-    pub const ALL: &[Self] =
-        &[Self::Correct, Self::Present, Self::Bound, Self::Relation, Self::Clean, Self::Extra, Self::Unexplained];
+    pub const ALL: &[Self] = &[
+        Self::Correct,
+        Self::Present,
+        Self::Bound,
+        Self::Relation,
+        Self::Clean,
+        Self::Extra,
+        Self::Unexplained,
+        Self::Second,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -40,11 +50,12 @@ impl Measure {
             Self::Clean => "clean",
             Self::Extra => "something extra",
             Self::Unexplained => "unexplained",
+            Self::Second => "second judge",
         }
     }
 
     /// The measure of one image; `None` if the prompt does not ask for it.
-    pub fn of(self, Judged { verdict, look, .. }: &Judged) -> Option<f64> {
+    pub fn of(self, Judged { verdict, look, second, .. }: &Judged) -> Option<f64> {
         let share = |objects: usize| (verdict.wanted > 0).then(|| objects as f64 / verdict.wanted as f64);
         match self {
             Self::Correct => Some(f64::from(verdict.correct)),
@@ -54,6 +65,7 @@ impl Measure {
             Self::Clean => Some(f64::from(verdict.clean)),
             Self::Extra => Some(f64::from(verdict.extra > 0)),
             Self::Unexplained => Some(f64::from(look.unexplained)),
+            Self::Second => second.map(f64::from),
         }
     }
 
@@ -220,13 +232,14 @@ pub(crate) fn values<'a>(measure: Measure, images: impl Iterator<Item = &'a Judg
 impl fmt::Display for Scores {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{:<8} {:>7} {:>8}  {:>19}", "%", "prompts", "images", "all correct")?;
-        for (heading, _) in COLUMNS {
+        let columns = || COLUMNS.iter().filter(|(_, m)| *m != Measure::Second || self.all.get(*m).is_some());
+        for (heading, _) in columns() {
             write!(f, " {heading:>11}")?;
         }
         for (name, row) in self.rows() {
             let correct = row.get(Measure::Correct).map_or("–".into(), |e| spread(Measure::Correct, e, false));
             write!(f, "\n{name:<8} {:>7} {:>8}  {correct:>19}", row.prompts, row.images)?;
-            for (_, measure) in COLUMNS {
+            for (_, measure) in columns() {
                 write!(f, " {:>11}", row.get(*measure).map_or("–".into(), |e| measure.percent(e.value)))?;
             }
         }
@@ -241,6 +254,7 @@ const COLUMNS: &[(&str, Measure)] = &[
     ("clean", Measure::Clean),
     ("extra", Measure::Extra),
     ("unexplained", Measure::Unexplained),
+    ("2nd judge", Measure::Second),
 ];
 
 /// In per cent: `correct` by category, then all measures of all images.

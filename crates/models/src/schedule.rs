@@ -25,7 +25,7 @@ pub use reading::Forced;
 pub use sampler::{Sampler, Step, Walk};
 
 /// The path between noise and image that a model was trained for, in steps that are linear in latents and model output.
-pub trait NoisePath {
+pub trait NoisePath: Sync {
     /// The steps from noise to image. `eta` (DDIM only): 0 is deterministic, 1 adds as much noise as DDPM.
     ///
     /// # Errors
@@ -34,6 +34,12 @@ pub trait NoisePath {
 
     /// The factors `[c, d]` of the latents at a time: `x_t = c x_0 + d noise`.
     fn mix(&self, time: f64) -> [f64; 2];
+
+    /// What the network predicts at a time, as factors of clean image and noise: `target = c x_0 + d noise`.
+    fn target(&self, time: f64) -> [f64; 2];
+
+    /// Number of training steps; times are below it.
+    fn length(&self) -> usize;
 
     /// The schedule, if this is a diffusion path; for code that needs diffusion.
     fn diffusion(&self) -> Option<&NoiseSchedule> {
@@ -67,6 +73,19 @@ impl NoisePath for NoiseSchedule {
     fn mix(&self, time: f64) -> [f64; 2] {
         let signal = self.signal_at(time);
         [signal.sqrt(), (1.0 - signal).sqrt()]
+    }
+
+    fn target(&self, time: f64) -> [f64; 2] {
+        let [signal, noise] = self.mix(time);
+        match self.prediction {
+            Prediction::Epsilon => [0.0, 1.0],
+            Prediction::VPrediction => [-noise, signal],
+            Prediction::Sample => [1.0, 0.0],
+        }
+    }
+
+    fn length(&self) -> usize {
+        self.alphas_cumprod.len()
     }
 
     fn diffusion(&self) -> Option<&NoiseSchedule> {

@@ -273,7 +273,7 @@ impl Observer for Run {
             "grad_norm": report.grad_norm,
             "learning_rate": report.learning_rate,
             "seconds": seconds,
-            "caption_cotangent": report.norms.caption,
+            "caption_cotangent": report.preference.is_none().then_some(report.norms.caption),
             "peak_memory": peak,
         });
         for (name, phase) in report.phases.named() {
@@ -309,6 +309,13 @@ impl Observer for Run {
         }
         if let (Some(loss), Some(line)) = (report.anchor_loss, line.as_object_mut()) {
             line.insert("anchor_loss".into(), loss.into());
+        }
+        if let (Some(preference), Some(line)) = (report.preference, line.as_object_mut()) {
+            line.extend([
+                ("preference_loss".into(), preference.loss.into()),
+                ("preference_gap".into(), preference.gap.into()),
+                ("preference_accuracy".into(), preference.accuracy.into()),
+            ]);
         }
         if let (Some(loss), Some(line)) = (report.smoothed_loss, line.as_object_mut()) {
             line.insert("smoothed_loss".into(), loss.into());

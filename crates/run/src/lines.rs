@@ -50,13 +50,16 @@ impl Lines {
             1 => "a checkpoint every step".into(),
             every => format!("a checkpoint every {every} steps"),
         };
+        let of_sample = match &config.preference {
+            None => format!("{} of them replayed", config.replay.tracked),
+            Some(preference) => format!("{} compared", counted(preference.candidates, "image")),
+        };
         tracing::info!(
-            "training: steps {} to {} of {} each ({}, {} of them replayed) on {}{first}; {checkpoint}, in {}",
+            "training: steps {} to {} of {} each ({}, {of_sample}) on {}{first}; {checkpoint}, in {}",
             trainer.step + 1,
             self.last,
             counted(config.train.batch_size * config.train.accumulation, "sample"),
             counted(trainer.session.sampler.len(), "sampling step"),
-            config.replay.tracked,
             diffusion::settings::Where::from(trainer.session.pipeline.device),
             config.output.display()
         );

@@ -32,6 +32,10 @@ pub struct Judged {
     pub file: PathBuf,
     pub look: Look,
     pub verdict: Verdict,
+    /// Whether a second judge, a captioner, finds the prompt likelier than all captions with one fault; `None`: it was
+    /// not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second: Option<bool>,
 }
 
 /// The judge for validation during training.
@@ -148,7 +152,7 @@ pub fn judge_drawn(drawn: &[Drawn], interrupt: &Interrupt) -> Result<Vec<Judged>
         let look = judge::look(image);
         let verdict = judge::verdict(&question.demand, &look);
         let (prompt, category) = (question.prompt.clone(), question.category);
-        Judged { prompt, category, seed: *seed, file: PathBuf::new(), look, verdict }
+        Judged { prompt, category, seed: *seed, file: PathBuf::new(), look, verdict, second: None }
     };
     on_all_cores(drawn.len(), of, interrupt)
 }
@@ -209,7 +213,8 @@ fn judge_file(questions: &BTreeMap<&str, &Question>, folder: &Path, file: &Path)
     let look = judge::look(&image);
     let verdict = judge::verdict(&question.demand, &look);
     let prompt = question.prompt.clone();
-    Ok(Some(Judged { prompt, category: question.category, seed, file: file.to_owned(), look, verdict }))
+    let (category, file) = (question.category, file.to_owned());
+    Ok(Some(Judged { prompt, category, seed, file, look, verdict, second: None }))
 }
 
 /// Prompt and seed of an image: as `comat generate` stores them in the file, or from a name in T2I-CompBench's format.

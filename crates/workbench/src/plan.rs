@@ -5,8 +5,9 @@ pub mod micro_batch;
 
 use anyhow::Result;
 use comat::{adapter, checkpoint, mixed::Mixed, session::Session, train};
-use config::{Config, Dtype, Form, Segmenter, Where};
+use config::{Config, Dtype, Form, Preference, Segmenter, Where};
 use diffusion::prompts::{self, Prompt};
+use models::text::counted;
 use report::numbers::thousands;
 
 /// Opens everything that the run needs, and describes it. The text starts with the resolved configuration. `resume`:
@@ -57,10 +58,18 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
             diffusion::prompts::digest(&prompts)
         ),
         format!("images       {}, latents {channels}x{height}x{width}", session.size),
-        format!(
-            "a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({})",
-            config.sampling.sampler, config.replay.mode
-        ),
+        match &config.preference {
+            None => format!(
+                "a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({})",
+                config.sampling.sampler, config.replay.mode
+            ),
+            Some(Preference { candidates, draws, timesteps: [low, high], .. }) => format!(
+                "a step       {batch} prompts: {candidates} images each, {t} {} steps without graph ({halves}), decode, caption; the best \
+                 against the worst, {} at timesteps from {low} to {high} of the schedule",
+                config.sampling.sampler,
+                counted(*draws, "comparison")
+            ),
+        },
         match &config.rewards[..] {
             [] => "rewards      the caption loss alone".into(),
             rewards => {

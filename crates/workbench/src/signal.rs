@@ -58,6 +58,11 @@ pub struct Step {
 /// # Errors
 /// Names what cannot be opened; fewer prompts than requested; a gradient that is not finite; Ctrl-C.
 pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Signal> {
+    if config.preference.is_some() {
+        bail!(
+            "this measures the gradient through the images, which [preference] does not use; add --set preference=false"
+        );
+    }
     for (section, there) in [("fidelity", config.fidelity.is_some()), ("mixed", config.mixed.is_some())] {
         if there {
             tracing::warn!("[{section}] takes no part in the measurement");

@@ -57,6 +57,11 @@ pub struct Summary {
 /// `loss.pixel` with attention losses, `loss` (all, weighted), `tracked`, and `grad.KEY` for each matrix by its PEFT
 /// key. The prompts are the first B of the training file.
 pub fn run(config: Config, request: &Request) -> Result<Summary> {
+    if config.preference.is_some() {
+        bail!(
+            "a trace shows the gradient through the images, which [preference] does not use; add --set preference=false"
+        );
+    }
     for (section, there) in [("fidelity", config.fidelity.is_some()), ("mixed", config.mixed.is_some())] {
         if there {
             tracing::warn!("[{section}] takes no part in a trace");

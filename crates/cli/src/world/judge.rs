@@ -3,11 +3,12 @@
 use crate::{console::Console, share, text::counted};
 use anyhow::{Result, bail};
 use clap::Args as Group;
-use laboratory::scores;
+use laboratory::{scores, second_judge::SecondJudge};
 use models::write_text;
 use scenes::judging;
 use serde_json::json;
 use std::path::PathBuf;
+use tch::Device;
 
 /// Judge images against their prompts, from the pixels alone
 ///
@@ -22,6 +23,10 @@ pub struct Judge {
     /// Folder of 64x64 PNG files
     #[arg(long, value_name = "DIR")]
     pub images: PathBuf,
+    /// A captioner that no training has used, as a second judge: an image passes if its prompt is likelier to it than every caption
+    /// with one fault. A folder as comat world pretrain captioner writes it
+    #[arg(long, value_name = "DIR", value_parser = share::path)]
+    pub captioner: Option<PathBuf>,
     /// Where to write the scores (.json); DIR/scores.json when absent
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -35,8 +40,14 @@ pub fn run(args: &Judge, console: &Console) -> Result<()> {
     let questions = judging::questions(&args.prompts)?;
     console.stop_on_ctrl_c("Stopping; nothing is written.");
     let bar = console.count("judge", "images")?;
-    let outcome = judging::judge(&questions, &args.images, &bar, &console.interrupt)?;
+    let mut outcome = judging::judge(&questions, &args.images, &bar, &console.interrupt)?;
     bar.finish_and_clear();
+    if let Some(captioner) = &args.captioner {
+        let bar = console.count("second judge", "images")?;
+        let judge = SecondJudge::open(captioner, Device::Cpu)?;
+        judge.judge(&mut outcome.judged, &args.images, Device::Cpu, &bar, &console.interrupt)?;
+        bar.finish_and_clear();
+    }
     if outcome.judged.is_empty() {
         bail!(
             "{}: none of {} is of a prompt in {}; images carry their prompt in a text chunk `prompt`, or are named PROMPT_SEED.png",

@@ -3,12 +3,11 @@
 
 use crate::{
     finite::{self, Part},
-    likelihood::{self, Blip, Likelihood, Nll},
-    loss::contrast::Contrast,
     reward::{Crop, Gradient, ImageReward, Seen},
     share::Share,
 };
 use anyhow::{Context, Result};
+use captioners::{Blip, Contrast, Likelihood, Nll};
 use config::{self, Reduction};
 use diffusion::{
     precision,
@@ -51,7 +50,7 @@ impl CaptionLoss {
     pub fn open(config: &config::Captioner, kind: Kind, device: Device) -> Result<Self> {
         let of = config.clone();
         let open =
-            move || likelihood::open(&of, kind, device).with_context(|| format!("captioner {}", of.path.display()));
+            move || captioners::open(&of, kind, device).with_context(|| format!("captioner {}", of.path.display()));
         Ok(Self::with(Resident::open(open)?, config))
     }
 
@@ -59,7 +58,7 @@ impl CaptionLoss {
     pub fn new(captioner: Captioner, config: &config::Captioner, device: Device) -> Result<Self> {
         let (of, kind) = (config.clone(), captioner.kind());
         let captioner: Box<dyn Likelihood> = Box::new(Blip::new(captioner, config)?);
-        Ok(Self::with(Resident::of(captioner, move || likelihood::open(&of, kind, device)), config))
+        Ok(Self::with(Resident::of(captioner, move || captioners::open(&of, kind, device)), config))
     }
 
     fn with(captioner: Resident<Box<dyn Likelihood>>, config: &config::Captioner) -> Self {

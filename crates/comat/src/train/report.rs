@@ -4,6 +4,7 @@ use crate::{
     attention::Counts,
     discriminator::Verdict,
     finite::{NotFinite, Part},
+    preference::Preferred,
     session::Session,
     train::{AttentionLosses, CotangentNorms, Outcome, Phases},
 };
@@ -29,6 +30,7 @@ pub struct StepReport {
     pub attention: Option<(AttentionLosses, Counts)>,
     pub anchor_loss: Option<f64>,
     pub fidelity: Option<FidelityReport>,
+    pub preference: Option<PreferenceReport>,
     pub norms: CotangentNorms,
     pub mixed_loss: Option<f64>,
     pub phases: Phases,
@@ -53,6 +55,14 @@ pub struct FidelityReport {
     pub skipped: u64,
 }
 
+/// Means over the step's batches; see [`Preferred`].
+#[derive(Default, Clone, Copy)]
+pub struct PreferenceReport {
+    pub loss: f64,
+    pub gap: f64,
+    pub accuracy: f64,
+}
+
 impl StepReport {
     pub fn start(session: &Session, learning_rate: f64) -> Self {
         Self {
@@ -65,6 +75,7 @@ impl StepReport {
             attention: session.attention.as_ref().map(|_| Default::default()),
             anchor_loss: session.config.anchor.as_ref().map(|_| 0.0),
             fidelity: session.config.fidelity.as_ref().map(|_| Default::default()),
+            preference: session.config.preference.as_ref().map(|_| Default::default()),
             norms: CotangentNorms::default(),
             mixed_loss: session.config.mixed.as_ref().map(|_| 0.0),
             phases: Phases::default(),
@@ -105,6 +116,20 @@ impl StepReport {
         self.phases += outcome.phases;
     }
 
+    /// Adds the outcome of one of `parts` batches whose images were compared.
+    pub fn add_preferred(&mut self, done: &Preferred, parts: usize) {
+        self.caption_loss += done.caption_loss / parts as f64;
+        for ((_, mean), reward) in self.rewards.iter_mut().zip(&done.rewards) {
+            *mean += reward / parts as f64;
+        }
+        if let Some(report) = &mut self.preference {
+            report.loss += done.loss / parts as f64;
+            report.gap += done.gap / parts as f64;
+            report.accuracy += done.accuracy / parts as f64;
+        }
+        self.phases += done.phases;
+    }
+
     /// Adds the outcome of one of `parts` trajectories of mixed latents. Its time is added to that of the prompts.
     pub fn add_mixed(&mut self, outcome: &Outcome, parts: usize) {
         self.mixed_loss = Some(self.mixed_loss.unwrap_or(0.0) + outcome.caption_loss / parts as f64);
@@ -132,6 +157,7 @@ impl StepReport {
             (Part::CaptionLoss, self.caption_loss),
             (Part::CaptionLoss, self.mixed_loss.unwrap_or(0.0)),
             (Part::Gradients, self.anchor_loss.unwrap_or(0.0)),
+            (Part::Gradients, self.preference.unwrap_or_default().loss),
             (Part::Discriminator, fidelity.adversarial),
             (Part::Discriminator, fidelity.discriminator),
             (Part::Gradients, self.grad_norm),
@@ -184,6 +210,9 @@ impl StepReport {
         all.extend(self.rewards.iter_mut().map(|(_, reward)| reward));
         all.extend(&mut self.mixed_loss);
         all.extend(&mut self.anchor_loss);
+        if let Some(PreferenceReport { loss, gap, accuracy }) = &mut self.preference {
+            all.extend([loss, gap, accuracy]);
+        }
         if let Some((losses, _)) = &mut self.attention {
             all.extend([&mut losses.token, &mut losses.pixel]);
         }

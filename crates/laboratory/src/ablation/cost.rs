@@ -1,4 +1,4 @@
-//! The cost of a run's steps.
+//! The cost of a training and of an image.
 
 use anyhow::Result;
 use models::Error;
@@ -6,9 +6,18 @@ use serde::Serialize;
 use serde_json::Value;
 use std::{fs, path::Path};
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Cost {
+    /// Passes of the UNet in the training, and for an image that is kept ([`crate::baselines::training`]).
+    pub training: f64,
+    pub drawing: f64,
+    /// Of CoMat's runs.
+    pub steps: Option<OfSteps>,
+}
+
 /// Medians over the steps of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Cost {
+pub struct OfSteps {
     pub seconds: f64,
     /// Time of the whole step, in units of its own trajectory: more reliable than seconds on a machine that is busy
     /// with other work.
@@ -17,7 +26,7 @@ pub struct Cost {
     pub peak_memory: Option<f64>,
 }
 
-impl Cost {
+impl OfSteps {
     pub fn read(run: &Path) -> Result<Self> {
         let path = run.join("events.jsonl");
         let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
@@ -65,7 +74,7 @@ mod tests {
         let text =
             format!("{{\"event\":\"start\"}}\n{}{}{}{{\"ev", step(1.0, "10"), step(3.0, "30"), step(2.0, "null"));
         fs::write(run.path().join("events.jsonl"), text).unwrap();
-        let cost = Cost::read(run.path()).unwrap();
-        assert_eq!(cost, Cost { seconds: 2.0, trajectories: 4.0, peak_memory: Some(20.0) });
+        let cost = OfSteps::read(run.path()).unwrap();
+        assert_eq!(cost, OfSteps { seconds: 2.0, trajectories: 4.0, peak_memory: Some(20.0) });
     }
 }

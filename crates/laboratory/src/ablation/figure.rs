@@ -82,6 +82,7 @@ mod tests {
             seed: 0,
             file: "a.png".into(),
             look: Look::default(),
+            second: None,
             verdict: Verdict { wanted: 1, present: 1, bound: 1, relation: None, extra: 0, clean: true, correct: i > 3 },
         };
         let base: Vec<Judged> = (0..8).map(judged).collect();

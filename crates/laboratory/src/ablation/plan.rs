@@ -1,5 +1,6 @@
 //! Which variants are trained, and how they are evaluated.
 
+use crate::baselines::Baseline;
 use anyhow::{Context, Result, bail};
 use models::Error;
 use serde::Deserialize;
@@ -38,6 +39,19 @@ pub struct Variant {
     pub name: String,
     #[serde(default)]
     pub settings: Vec<String>,
+    /// Another method in place of CoMat.
+    #[serde(default)]
+    pub baseline: Option<Baseline>,
+    /// The base model itself: nothing is trained.
+    #[serde(default)]
+    pub untrained: bool,
+    /// Candidates of each image; the captioner keeps one.
+    #[serde(default = "one")]
+    pub best_of: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Plan {
@@ -60,14 +74,21 @@ impl Plan {
         if seeds.len() < self.seeds.len() || folders.len() < self.variants.len() {
             bail!("a seed or the name of a variant is there twice");
         }
-        match self.variants.iter().find(|v| v.folder().is_empty()) {
-            Some(variant) => bail!("`{}`: the name of a variant needs a letter or a digit", variant.name),
-            None => Ok(()),
-        }
+        let fault = |v: &Variant| Some(format!("variant `{}`: {}", v.name, v.fault()?));
+        self.variants.iter().find_map(fault).map_or(Ok(()), |fault| bail!(fault))
     }
 }
 
 impl Variant {
+    fn fault(&self) -> Option<&'static str> {
+        match self {
+            _ if self.folder().is_empty() => Some("its name needs a letter or a digit"),
+            Self { best_of: 0, .. } => Some("best_of is 1 or more"),
+            Self { untrained: true, baseline: Some(_), .. } => Some("untrained has no baseline"),
+            _ => self.baseline.as_ref().and_then(Baseline::fault),
+        }
+    }
+
     /// Its name as a folder name: letters and digits, with single dashes between.
     pub fn folder(&self) -> String {
         let words: Vec<String> =
@@ -105,6 +126,13 @@ mod tests {
         assert!(error(HEAD).contains("missing key `variant`"));
         assert!(error(&format!("{HEAD}{variant}{variant}")).contains("is there twice"));
         assert!(error(&format!("{HEAD}[[variant]]\nname = '+'\n")).contains("needs a letter or a digit"));
+        assert!(error(&format!("{HEAD}{variant}best_of = 0\n")).contains("variant `a`: best_of is 1 or more"));
+        let dpo = "baseline = { kind = 'dpo', prompts = 4, of = 2, steps = 3, batch = 2 }\n";
+        assert!(error(&format!("{HEAD}{variant}{dpo}")).contains("dpo needs a beta"));
+        let dpo = dpo.replace("batch = 2", "batch = 2, beta = 1");
+        assert!(error(&format!("{HEAD}{variant}{dpo}untrained = true\n")).contains("untrained has no baseline"));
+        assert!(error(&format!("{HEAD}{variant}{}", dpo.replace("of = 2", "of = 1"))).contains("of is 2 or more"));
+        assert!(error(&format!("{HEAD}{variant}{}", dpo.replace("dpo", "ppo"))).contains("plan.toml:7"));
         assert!(error(&format!("{}{variant}", HEAD.replace("[1, 2]", "[]"))).contains("needs a seed"));
     }
 }

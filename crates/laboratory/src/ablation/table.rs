@@ -1,6 +1,6 @@
 //! Results of an ablation, as a table in Markdown.
 
-use super::cost::{Cost, median};
+use super::cost::{Cost, OfSteps, median};
 use crate::scores::{Measure, values};
 use benchmarks::statistics::{self, Estimate};
 use scenes::{judging::Judged, prompts::Category};
@@ -30,6 +30,9 @@ pub struct Column {
     /// Seeds of its trainings; empty for the base model.
     pub seeds: Vec<u64>,
     pub rows: Vec<Row>,
+    /// Passes of the UNet in a training, and for an image that is kept; `None` for the base model.
+    pub training_passes: Option<f64>,
+    pub drawing_passes: Option<f64>,
     /// Median over the trainings' medians.
     pub seconds: Option<f64>,
     pub trajectories: Option<f64>,
@@ -96,6 +99,8 @@ impl Column {
             name: "base".into(),
             seeds: vec![],
             rows: kinds().filter_map(row).collect(),
+            training_passes: None,
+            drawing_passes: None,
             seconds: None,
             trajectories: None,
             peak_memory: None,
@@ -117,14 +122,17 @@ impl Column {
             let trainings = trainings.collect();
             Some(Row { measure, category, mean: statistics::mean_of_trainings(&all), trainings, difference })
         };
-        let of_costs = |of: &dyn Fn(&Trained) -> Option<f64>| median(trained.iter().filter_map(of).collect());
+        let of_costs = |of: &dyn Fn(&Cost) -> Option<f64>| median(trained.iter().filter_map(|t| of(&t.cost)).collect());
+        let of_steps = |of: &dyn Fn(OfSteps) -> Option<f64>| of_costs(&|cost| of(cost.steps?));
         Self {
             name: name.into(),
             seeds: trained.iter().map(|t| t.seed).collect(),
             rows: kinds().filter_map(row).collect(),
-            seconds: of_costs(&|t| Some(t.cost.seconds)),
-            trajectories: of_costs(&|t| Some(t.cost.trajectories)),
-            peak_memory: of_costs(&|t| t.cost.peak_memory),
+            training_passes: of_costs(&|cost| Some(cost.training)),
+            drawing_passes: of_costs(&|cost| Some(cost.drawing)),
+            seconds: of_steps(&|steps| Some(steps.seconds)),
+            trajectories: of_steps(&|steps| Some(steps.trajectories)),
+            peak_memory: of_steps(&|steps| steps.peak_memory),
         }
     }
 
@@ -154,6 +162,10 @@ impl fmt::Display for Table {
             each.collect::<Vec<_>>().join(" · ")
         })?;
         let number = |value: Option<f64>, digits: usize| value.map_or("".into(), |v| format!("{v:.digits$}"));
+        line(f, "UNet passes of a training, thousands", &|column| {
+            number(column.training_passes.map(|passes| passes / 1e3), 1)
+        })?;
+        line(f, "UNet passes of an image", &|column| number(column.drawing_passes, 0))?;
         line(f, "seconds a step", &|column| number(column.seconds, 2))?;
         line(f, "a step, in trajectories", &|column| number(column.trajectories, 2))?;
         line(f, "peak memory, MiB", &|column| number(column.peak_memory.map(|bytes| bytes / f64::from(1 << 20)), 0))
@@ -186,7 +198,6 @@ impl fmt::Display for Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ablation::cost::Cost;
     use scenes::judge::{Look, Verdict};
 
     /// Ten prompts with two images each, `right` of which are correct.
@@ -197,6 +208,7 @@ mod tests {
             seed: i as u64 % 2,
             file: "a.png".into(),
             look: Look::default(),
+            second: None,
             verdict: Verdict {
                 wanted: 1,
                 present: 1,
@@ -211,7 +223,8 @@ mod tests {
     }
 
     fn trained(seed: u64, right: usize) -> Trained {
-        let cost = Cost { seconds: seed as f64, trajectories: 4.0, peak_memory: Some(f64::from(300 << 20)) };
+        let steps = OfSteps { seconds: seed as f64, trajectories: 4.0, peak_memory: Some(f64::from(300 << 20)) };
+        let cost = Cost { training: 63_000.0, drawing: 10.0, steps: Some(steps) };
         Trained { seed, judged: images(right), cost }
     }
 
@@ -238,7 +251,8 @@ mod tests {
         assert!(text.contains("| 80.0, +20.0 ["), "{text}");
         assert!(
             text.contains(
-                "| all correct, each training |  | 50.0 · 60.0 | 80.0 |\n| seconds a step |  | 1.50 | 2.00 |"
+                "| all correct, each training |  | 50.0 · 60.0 | 80.0 |\n| UNet passes of a training, thousands |  | 63.0 | 63.0 |\n\
+                 | UNet passes of an image |  | 10 | 10 |\n| seconds a step |  | 1.50 | 2.00 |"
             )
         );
         assert!(text.contains("something extra (less is better)") && text.ends_with("|  | 300 | 300 |\n"), "{text}");

@@ -165,6 +165,11 @@ impl Levels {
         }
     }
 
+    /// Number of timesteps.
+    pub fn count(&self) -> i64 {
+        self.count
+    }
+
     /// Noisy latents. Latents and noise are `[B, 4, h, w]`, timesteps `[B]`.
     pub fn mix(&self, clean: &Tensor, noise: &Tensor, timesteps: &Tensor) -> Tensor {
         let at = |table: &Tensor| table.index_select(0, timesteps).view([-1, 1, 1, 1]);

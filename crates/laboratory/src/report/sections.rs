@@ -180,7 +180,7 @@ pub fn reading() -> Markup {
             "The judge finds the connected things in an image, and the shape, colour and texture of each, and holds them against the \
              prompt. It never sees which model drew the image, and has no part in the training."
         }
-        (page::terms(Measure::ALL.iter().map(|m| (m.name(), meaning(*m))).chain(others)))
+        (page::terms(Measure::ALL.iter().filter(|m| **m != Measure::Second).map(|m| (m.name(), meaning(*m))).chain(others)))
     };
     page::section("reading", "How to read this page", &body)
 }
@@ -206,6 +206,7 @@ fn meaning(measure: Measure) -> &'static str {
         }
         Measure::Relation => "images in which the objects lie as asked, of those where that was asked",
         Measure::Clean => "images in which everything is a whole object",
+        Measure::Second => "images whose prompt a second judge finds likelier than all captions with one fault",
         Measure::Extra => "images with something that was not asked for",
         Measure::Unexplained => {
             "how far a pixel is, on average, from what the ground and the found objects explain; 100 is from black to white"

@@ -294,6 +294,7 @@ mod tests {
             seed: i as u64,
             file: "".into(),
             look: Look::default(),
+            second: None,
             verdict: Verdict {
                 wanted: 1,
                 present: 1,

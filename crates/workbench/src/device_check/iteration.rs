@@ -64,6 +64,7 @@ impl<'a> Iteration<'a> {
         };
         let device = if let Device::Cuda(index) = self.device { Where::Cuda(index) } else { Where::Cpu };
         Config {
+            preference: None,
             extends: None,
             output: "unused".into(),
             seed: 0,

@@ -11,12 +11,13 @@ use comat::{
     discriminator::{Adversary, Discriminator},
     draws::Draws,
     loss::caption::CaptionLoss,
+    preference,
     reward::LatentReward,
     session::Session,
     share::Share,
     train::{Phases, iterate},
 };
-use config::{Config, Keep, MicroBatch, Size};
+use config::{Config, Keep, MicroBatch, Preference, Size};
 use diffusion::{
     prompts,
     random::{Purpose, stream},
@@ -216,6 +217,13 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases
     let decay = session.config.train.ema;
     let _optimizer = Updater::new(&session.config.optimizer, &adapter.flat);
     let _ema = (decay > 0.0).then(|| Ema::new(decay, &adapter));
+    let (share, mut gradients) = (Share::whole(prompts), Gradients::zeros(&adapter));
+    if let Some(preference) = session.config.preference.clone() {
+        let least = Preference { candidates: 2, draws: 1, ..preference };
+        let places: Vec<u64> = (0..prompts.len() as u64).collect();
+        let done = preference::iterate(session, &least, &adapter, &share, (0, &places), &mut gradients, || Ok(()))?;
+        return Ok(done.phases);
+    }
     let shape = [&[prompts.len() as i64], session.latent_shape.as_slice()].concat();
     let (device, kind) = (session.pipeline.device, session.latent_kind());
     let mut draws = stream(seed, Purpose::Trajectory, 0, 0)?;
@@ -252,8 +260,7 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases
     };
     let mut adversary = discriminator.as_mut().map(|discriminator| Adversary { discriminator, real, verdict: None });
     let at_latents = adversary.iter_mut().map(|reward| (1.0, reward as &mut dyn LatentReward)).collect();
-    let mut gradients = Gradients::zeros(&adapter);
-    Ok(iterate(session, &adapter, &Share::whole(prompts), draws, at_latents, &mut gradients, || Ok(()))?.phases)
+    Ok(iterate(session, &adapter, &share, draws, at_latents, &mut gradients, || Ok(()))?.phases)
 }
 
 impl Forecast {

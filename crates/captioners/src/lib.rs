@@ -1,13 +1,15 @@
-//! Captioners: the likelihood of a text, given an image. The caption loss ([`crate::loss::caption`]) works with any of
-//! them.
+//! Captioners: the likelihood of a text, given an image. The caption loss (`comat::loss::caption`) works with any of
+//! them. And wrong captions of prompts, to compare with.
 
 mod blip;
+mod contrast;
 
 use anyhow::Result;
 use std::{fs, path::Path};
 use tch::{Device, Kind, Tensor};
 
 pub use blip::Blip;
+pub use contrast::Contrast;
 pub use models::blip::Nll;
 
 /// A frozen captioner with its preprocessing: of images, and template and tokenizer of texts. Threads may use it at the same time.

@@ -1,0 +1,179 @@
+//! Preference optimisation: its gradient is that of one graph, in float64; ranks and micro-batches change nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
+
+use comat::{
+    adapter, batch,
+    preference::{self, Preferred},
+    session::Session,
+    share::Share,
+};
+use config::Config;
+use diffusion::{
+    random::{Purpose, stream},
+    trajectory,
+};
+use models::lora::Trainable;
+use optim::Gradients;
+use std::{collections::BTreeSet, path::Path};
+use tch::{Kind, Tensor};
+use torch_ext::testing::{device, device_name};
+
+const PROMPTS: [&str; 3] = ["a red dog and a blue cat", "two green cars", "a bench"];
+const PLACES: [u64; 3] = [0, 1, 2];
+const STEP: u64 = 4;
+
+fn config(settings: &[&str]) -> Config {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.toml");
+    let text = format!(
+        "output = 'none'\nseed = 7\n[model]\npath = '{0}/pipeline_sd1'\ndtype = 'float64'\ndevice = '{1}'\n\
+         [captioner]\npath = '{0}/blip'\n[prompts]\ntrain = 'none.txt'\n\
+         [sampling]\nsteps = 3\nsize = '48x32'\nguidance_scale = 4\n[replay]\ntracked = 1\n[lora]\nrank = 3\nalpha = 2\n\
+         [preference]\ncandidates = 3\ndraws = 2\nbeta = 50\ntimesteps = [0.2, 0.9]\n",
+        fixtures.display(),
+        device_name(),
+    );
+    std::fs::write(&file, text).unwrap();
+    config::read(&file, &settings.iter().map(|s| s.to_string()).collect::<Vec<_>>()).unwrap()
+}
+
+/// An adapter that is not zero, so that tuned and original model differ.
+fn moved(session: &Session) -> Trainable {
+    let mut adapter = adapter::start(session).unwrap().trainable(session.latent_kind(), session.pipeline.device);
+    let size = adapter.flat.size();
+    let noise = torch_ext::Generator::seeded(3).unwrap().randn(&size).unwrap();
+    let noise = noise.to_device(device()).to_kind(adapter.flat.kind());
+    let _ = tch::no_grad(|| adapter.flat.g_add_(&(noise * 0.05)));
+    adapter
+}
+
+fn run(settings: &[&str], shares: &[(Vec<&str>, std::ops::Range<usize>)]) -> (Vec<Preferred>, Tensor) {
+    let mut session = Session::open(config(settings)).unwrap();
+    let adapter = moved(&session);
+    let mut gradients = Gradients::zeros(&adapter);
+    let preference = session.config.preference.clone().unwrap();
+    let done = shares.iter().map(|(batch, mine)| {
+        let share = Share::part(batch, mine.clone());
+        let places = (STEP, &PLACES[mine.clone()]);
+        preference::iterate(&mut session, &preference, &adapter, &share, places, &mut gradients, || Ok(())).unwrap()
+    });
+    (done.collect(), gradients.flat)
+}
+
+fn whole(settings: &[&str]) -> (Preferred, Tensor) {
+    let (mut done, gradient) = run(settings, &[(PROMPTS.to_vec(), 0..3)]);
+    (done.remove(0), gradient)
+}
+
+/// The same by the paper's formula, for the whole batch in one graph.
+fn by_the_paper(settings: &[&str]) -> (f64, f64, f64, Tensor) {
+    let mut session = Session::open(config(settings)).unwrap();
+    let adapter = moved(&session);
+    let preference = session.config.preference.clone().unwrap();
+    let text = session.text(&PROMPTS).unwrap();
+    let frozen = session.frozen(&adapter.lora).unwrap();
+    let (mut all, mut rewards) = (vec![], vec![]);
+    for candidate in 0..preference.candidates as u64 {
+        let own = PLACES.map(|place| place * preference.candidates as u64 + candidate);
+        let (start, noise) = batch::noise(&session, Purpose::Trajectory, STEP, &own).unwrap();
+        let denoiser = session.denoiser(frozen.as_ref());
+        let start = session.sampler.start(start);
+        let predict = denoiser.conditioned_on(&text);
+        let walked = trajectory::walk(predict, &session.sampler, start, &BTreeSet::new(), noise, || Ok(())).unwrap();
+        let images = session.decode(&walked.latents).unwrap();
+        rewards.push(session.captioner.losses(&images, &PROMPTS).unwrap().into_iter().map(|l| -l).collect::<Vec<_>>());
+        all.push(walked.latents);
+    }
+    let of = |row: usize, better: fn(f64, f64) -> bool| {
+        let chosen =
+            (0..all.len()).reduce(|a, b| if better(rewards[b][row], rewards[a][row]) { b } else { a }).unwrap();
+        (all[chosen].get(row as i64), rewards[chosen][row])
+    };
+    let pairs: Vec<_> = (0..3).map(|row| (of(row, |a, b| a > b), of(row, |a, b| a < b))).collect();
+    let gap = pairs.iter().map(|((_, most), (_, least))| most - least).sum::<f64>() / 3.0;
+
+    let tuned = session.branched(&adapter.lora).unwrap();
+    let base = session.pipeline.network(&session.pipeline.weights).unwrap();
+    let schedule = session.pipeline.schedule().unwrap();
+    let (mut loss, mut right) = (Tensor::zeros([], (Kind::Double, device())), 0.0);
+    for (row, ((best, _), (worst, _))) in pairs.iter().enumerate() {
+        let mut draws = stream(session.config.seed, Purpose::Preference, STEP, row as u64).unwrap();
+        for _ in 0..preference.draws {
+            let time = draws.below(200, 900).unwrap();
+            let noise = draws.randn(&session.latent_shape).unwrap().to_device(device()).to_kind(Kind::Double);
+            let signal = schedule.signal()[time as usize];
+            let velocity = settings.iter().any(|s| s.contains("v_prediction"));
+            let errors = |image: &Tensor| {
+                let noisy = image * signal.sqrt() + &noise * (1.0 - signal).sqrt();
+                let target = match velocity {
+                    true => &noise * signal.sqrt() - image * (1.0 - signal).sqrt(),
+                    false => noise.shallow_clone(),
+                };
+                let times = Tensor::from_slice(&[time as f32]).to_device(device());
+                let text = text.narrow(row as i64, 1).cond;
+                [&tuned, &base].map(|network| {
+                    let predicted = network.predict(&noisy.unsqueeze(0), &times, &text, None).unwrap();
+                    (predicted - &target).square().mean(Kind::Double)
+                })
+            };
+            let [[best, best_ref], [worst, worst_ref]] = [errors(best), errors(worst)];
+            let inside: Tensor = ((best - best_ref.detach()) - (worst - worst_ref.detach())) * (-0.5 * preference.beta);
+            right += f64::from(inside.double_value(&[]) > 0.0) / (3 * preference.draws) as f64;
+            loss = loss - inside.log_sigmoid() / (3 * preference.draws) as f64;
+        }
+    }
+    let grads = torch_ext::vjp(&[&loss], &adapter.lora.matrices(), &[&loss.ones_like()]).unwrap();
+    let mut gradients = Gradients::zeros(&adapter);
+    gradients.add(&grads).unwrap();
+    (loss.double_value(&[]), gap, right, gradients.flat)
+}
+
+fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    ((a - b).norm() / b.norm()).double_value(&[])
+}
+
+#[test]
+fn the_gradient_is_that_of_the_formula() {
+    for settings in [vec![], vec!["model.prediction_type=v_prediction"]] {
+        let (done, gradient) = whole(&settings);
+        let (loss, gap, right, expected) = by_the_paper(&settings);
+        assert!((done.loss - loss).abs() < 1e-12, "{} {loss}", done.loss);
+        assert!((done.gap - gap).abs() < 1e-12 && gap > 0.0 && (done.accuracy - right).abs() < 1e-12);
+        assert!(expected.norm().double_value(&[]) > 1e-6);
+        assert!(distance(&gradient, &expected) < 1e-9, "{}", distance(&gradient, &expected));
+    }
+}
+
+#[test]
+fn shares_and_micro_batches_add_up() {
+    let (done, gradient) = whole(&[]);
+    let parts = [(PROMPTS.to_vec(), 0..1), (PROMPTS.to_vec(), 1..3)];
+    let (shares, sum) = run(&["replay.micro_batch=1", "captioner.micro_batch=2"], &parts);
+    assert!(distance(&sum, &gradient) < 1e-9);
+    let add = |of: fn(&Preferred) -> f64| shares.iter().map(of).sum::<f64>();
+    for (sum, whole) in [
+        (add(|p| p.loss), done.loss),
+        (add(|p| p.gap), done.gap),
+        (add(|p| p.accuracy), done.accuracy),
+        (add(|p| p.caption_loss), done.caption_loss),
+    ] {
+        assert!((sum - whole).abs() < 1e-9, "{sum} {whole}");
+    }
+}
+
+/// A fresh adapter changes nothing, so the loss of every pair is log 2 and none is preferred.
+#[test]
+fn at_first_nothing_is_preferred() {
+    let mut session = Session::open(config(&[])).unwrap();
+    let adapter = adapter::start(&session).unwrap().trainable(session.latent_kind(), session.pipeline.device);
+    let preference = session.config.preference.clone().unwrap();
+    let mut gradients = Gradients::zeros(&adapter);
+    let share = Share::whole(&PROMPTS);
+    let done =
+        preference::iterate(&mut session, &preference, &adapter, &share, (STEP, &PLACES), &mut gradients, || Ok(()))
+            .unwrap();
+    assert!((done.loss - 2f64.ln()).abs() < 1e-9, "{}", done.loss);
+    assert!(gradients.flat.norm().double_value(&[]) > 1e-9);
+}

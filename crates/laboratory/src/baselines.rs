@@ -1,0 +1,257 @@
+//! Other ways to follow the same captioner, for comparison at equal compute: fine-tuning on the model's own images,
+//! weighted by reward (GORS, Huang et al. 2023), and preferences between them (Diffusion-DPO, Wallace et al. 2023).
+//! Both draw images of the training prompts with the base model, let the captioner judge them, and train a LoRA with the
+//! denoising loss. DRaFT (Clark et al. 2023) needs nothing here: it is `replay.policy = "last"`.
+
+mod own_images;
+mod passes;
+
+use crate::pretrain::{
+    data::{self, Stream},
+    diffusion::Levels,
+};
+use anyhow::Result;
+use comat::{adapter, session::Session};
+use config::Config;
+use diffusion::{conditions::GuidedText, precision, prompts};
+use indicatif::ProgressBar;
+use models::{
+    lora::{Lora, Trainable},
+    network::Network,
+};
+use optim::{Gradients, Updater, learning_rate};
+use own_images::OwnImages;
+use rand::Rng;
+use ranks::interrupt::Interrupt;
+use serde::{Deserialize, Serialize};
+use std::{ops::Range, path::Path};
+use tch::{Kind, Tensor};
+
+pub use passes::{drawing, training};
+
+/// A training on the model's own images. `learning_rate` and the rest of `[optimizer]` are those of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Baseline {
+    pub kind: Rule,
+    /// Number of training prompts that are drawn.
+    pub prompts: usize,
+    /// Images of each of them.
+    pub of: usize,
+    pub steps: u64,
+    /// Images of a step, or pairs of images.
+    pub batch: usize,
+    /// How often images are drawn: after the first time with what has been learnt so far, of the next prompts. The steps are
+    /// split evenly.
+    #[serde(default = "one")]
+    pub rounds: usize,
+    /// The lowest and the highest timestep that is trained; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timesteps: Option<(i64, i64)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redraw: Option<usize>,
+    #[serde(default)]
+    pub least_gap: f64,
+    /// DPO: how little the model may leave the base model; the beta of the paper, times the number of timesteps.
+    #[serde(default)]
+    pub beta: f64,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// The better half of all images, each weighted by the captioner's probability of a token of its prompt.
+    RewardWeighted,
+    /// Of each prompt the image whose prompt is likeliest, against the one whose prompt is least likely.
+    Dpo,
+}
+
+/// What a training has made.
+pub struct Tuned {
+    pub lora: Lora,
+    /// The loss of each step.
+    pub losses: Vec<f64>,
+}
+
+/// One image in ten is trained without its prompt, so that guidance goes on to work (Ho and Salimans 2022).
+const WITHOUT_PROMPT: f64 = 0.1;
+
+impl Baseline {
+    /// Why it cannot be trained, if so.
+    pub fn fault(&self) -> Option<&'static str> {
+        match self {
+            Self { prompts: 0, .. } | Self { of: 0, .. } | Self { batch: 0, .. } | Self { rounds: 0, .. } => {
+                Some("prompts, of, batch and rounds are 1 or more")
+            }
+            Self { kind: Rule::Dpo, of: 1, .. } => Some("dpo compares images of a prompt: of is 2 or more"),
+            Self { kind: Rule::Dpo, beta, .. } if *beta <= 0.0 => Some("dpo needs a beta above 0"),
+            Self { kind: Rule::RewardWeighted, beta, .. } if *beta != 0.0 => Some("beta belongs to dpo"),
+            _ => None,
+        }
+    }
+
+    /// A name for the images that it trains on: baselines of a plan that draw the same ones share them.
+    pub fn images(&self, config: &Config) -> String {
+        let Self { prompts, of, .. } = self;
+        format!(
+            "{prompts}x{of}-redraw{:?}-guidance{}-seed{}.safetensors",
+            self.redraw, config.sampling.guidance_scale, config.seed
+        )
+    }
+
+    /// Trains a LoRA. The images are read from the file `images`, or drawn and written there.
+    ///
+    /// # Errors
+    /// Those of opening the models and of sampling; Ctrl-C, after which the training begins anew.
+    pub fn train(&self, config: &Config, images: &Path, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Tuned> {
+        let mut session = Session::open(config.clone())?;
+        let prompts = prompts::read(&config.prompts.train)?;
+        if !images.exists() {
+            OwnImages::draw(&mut session, None, &prompts, self.size(0), self.redraw, bar, interrupt)?.write(images)?;
+        }
+        let (kind, device) = (session.latent_kind(), session.pipeline.device);
+        let mut adapter = adapter::start(&session)?.trainable(kind, device);
+        let mut optimizer = Updater::new(&config.optimizer, &adapter.flat);
+        let mut losses = vec![];
+        let mut images = OwnImages::read(images)?;
+        for round in 0..self.rounds {
+            if round > 0 {
+                images = OwnImages::draw(
+                    &mut session,
+                    Some(&adapter.lora),
+                    &prompts,
+                    self.size(round),
+                    self.redraw,
+                    bar,
+                    interrupt,
+                )?;
+            }
+            tracing::info!("round {}: mean reward {:.4}", round + 1, images.mean_reward());
+            let end = self.steps * (round as u64 + 1) / self.rounds as u64;
+            self.fine_tune(&mut session, &images, (&mut adapter, &mut optimizer), &mut losses, end, bar, interrupt)?;
+        }
+        Ok(Tuned { lora: adapter.lora, losses })
+    }
+
+    /// The first prompt of a round, the number of prompts, and that of images of each.
+    fn size(&self, round: usize) -> (usize, usize, usize) {
+        (round * self.prompts, self.prompts, self.of)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn fine_tune(
+        &self,
+        session: &mut Session,
+        images: &OwnImages,
+        (adapter, optimizer): (&mut Trainable, &mut Updater),
+        losses: &mut Vec<f64>,
+        end: u64,
+        bar: &ProgressBar,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        let config = session.config.clone();
+        let levels = Levels::of(session.pipeline.schedule()?, session.pipeline.device);
+        let timesteps = self.timesteps.map_or(0..levels.count(), |(low, high)| low..high + 1);
+        let base = session.pipeline.network(&session.pipeline.weights)?;
+        let better = images.better_half();
+        let useful: Vec<usize> = (0..images.prompts()).filter(|p| images.gap(*p) >= self.least_gap).collect();
+        tracing::info!("{} of {} prompts useful", useful.len(), images.prompts());
+        bar.reset();
+        bar.set_length(self.steps);
+        bar.set_message("training");
+        bar.set_position(losses.len() as u64);
+        for step in losses.len() as u64..end {
+            interrupt.check()?;
+            let tuned = session.branched(&adapter.lora)?;
+            let mut rng = data::rng(config.seed, Stream::Step, step);
+            let timesteps = timesteps.clone();
+            let mut draw = Draw { session, images, levels: &levels, timesteps, useful: &useful, rng: &mut rng };
+            let loss = match self.kind {
+                Rule::RewardWeighted => draw.weighted_loss(self.batch, &better, tuned.as_ref()),
+                Rule::Dpo => draw.preference_loss(self.batch, self.beta, tuned.as_ref(), base.as_ref()),
+            }?;
+            let ones = loss.ones_like();
+            let of_matrices = precision::vjp(session.pipeline.kind, &[&loss], &adapter.lora.matrices(), &[&ones])?;
+            let mut gradients = Gradients::zeros(adapter);
+            gradients.add(&of_matrices)?;
+            gradients.clip(config.optimizer.max_grad_norm);
+            let rate = learning_rate(&config.optimizer, step, self.steps);
+            optimizer.step(&mut adapter.flat, &gradients.flat, rate)?;
+            losses.push(loss.double_value(&[]));
+            bar.inc(1);
+        }
+        bar.set_message("");
+        Ok(())
+    }
+}
+
+/// What a step's random choices are made from.
+struct Draw<'a, R> {
+    session: &'a mut Session,
+    images: &'a OwnImages,
+    levels: &'a Levels,
+    timesteps: Range<i64>,
+    useful: &'a [usize],
+    rng: &'a mut R,
+}
+
+/// Noisy latents of a step `[B, C, h, w]`, their noise, timesteps `[B]` and prompts.
+struct Noisy {
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    text: GuidedText,
+}
+
+impl<R: Rng> Draw<'_, R> {
+    /// The denoising loss of images of the better half, each weighted by its reward.
+    fn weighted_loss(&mut self, batch: usize, better: &[usize], tuned: &dyn Network) -> Result<Tensor> {
+        let chosen: Vec<usize> = (0..batch).map(|_| better[self.rng.random_range(0..better.len())]).collect();
+        let weights: Vec<f32> = chosen.iter().map(|i| self.images.probability(*i) as f32).collect();
+        let error = self.noisy(&chosen, 1, WITHOUT_PROMPT)?.error(tuned)?;
+        Ok((&error * Tensor::from_slice(&weights).to_device(error.device())).mean(Kind::Float))
+    }
+
+    /// `-log sigmoid(beta ((e_ref - e)(best) - (e_ref - e)(worst)))` with squared errors e of the tuned and of the base model; both
+    /// images of a pair have the same timestep and noise.
+    fn preference_loss(&mut self, pairs: usize, beta: f64, tuned: &dyn Network, base: &dyn Network) -> Result<Tensor> {
+        let prompts = (0..pairs).map(|_| self.useful[self.rng.random_range(0..self.useful.len())]);
+        let (best, worst): (Vec<usize>, Vec<usize>) = prompts.map(|prompt| self.images.best_and_worst(prompt)).unzip();
+        let noisy = self.noisy(&[best, worst].concat(), 2, 0.0)?;
+        let better = tch::no_grad(|| noisy.error(base))? - noisy.error(tuned)?;
+        let pairs = better.chunk(2, 0);
+        Ok(-((&pairs[0] - &pairs[1]) * beta).log_sigmoid().mean(Kind::Float))
+    }
+
+    /// The images, in `groups` of equal size; images at the same place in their groups have the same timestep and noise.
+    fn noisy(&mut self, chosen: &[usize], groups: usize, without_prompt: f64) -> Result<Noisy> {
+        let Self { session, images, levels, timesteps: range, rng, .. } = self;
+        let device = session.pipeline.device;
+        let rows: Vec<i64> = chosen.iter().map(|i| *i as i64).collect();
+        let clean = images.latents.index_select(0, &Tensor::from_slice(&rows)).to_device(device);
+        let each = chosen.len() / groups;
+        let timesteps: Vec<i64> = (0..each).map(|_| rng.random_range(range.clone())).collect();
+        let mut shape = clean.size();
+        shape[0] = each as i64;
+        let noise = torch_ext::Generator::seeded(rng.random())?.randn(&shape)?.to_kind(clean.kind()).to_device(device);
+        let noise = noise.repeat([groups as i64, 1, 1, 1]);
+        let timesteps = Tensor::from_slice(&timesteps.repeat(groups)).to_device(device);
+        let prompts: Vec<&str> =
+            chosen.iter().map(|i| if rng.random_bool(without_prompt) { "" } else { images.prompt(*i) }).collect();
+        let size = (session.size.height, session.size.width);
+        let text = session.pipeline.text.guided(&prompts, None, false, size)?;
+        Ok(Noisy { latents: levels.mix(&clean, &noise, &timesteps), noise, timesteps, text })
+    }
+}
+
+impl Noisy {
+    /// The squared error of a network's prediction, mean over an image's latents, `[B]`.
+    fn error(&self, network: &dyn Network) -> Result<Tensor> {
+        let predicted = network.predict(&self.latents, &self.timesteps, &self.text.cond, None)?;
+        Ok((predicted - &self.noise).square().mean_dim([1, 2, 3].as_slice(), false, Kind::Float))
+    }
+}

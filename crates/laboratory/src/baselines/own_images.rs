@@ -1,0 +1,219 @@
+//! Images that the base model draws of the training prompts, and what the captioner thinks of them.
+
+use anyhow::{Context, Result};
+use comat::{
+    batch::{Order, noise},
+    session::Session,
+};
+use diffusion::{prompts::Prompt, random::Purpose, trajectory};
+use indicatif::ProgressBar;
+use models::{Error, lora::Lora, tensors};
+use ranks::interrupt::Interrupt;
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+};
+use tch::{Kind, Tensor};
+
+/// Images at a time.
+const BATCH: usize = 16;
+
+pub struct OwnImages {
+    /// Scaled latents `[N, C, h, w]`, on the CPU: all images of the first prompt, then those of the second, …
+    pub latents: Tensor,
+    /// Mean log-likelihood of a token of the prompt, for each image.
+    rewards: Vec<f64>,
+    prompts: Vec<String>,
+}
+
+impl OwnImages {
+    /// Draws `of` images of each of `count` prompts of a run from the `first` on, as the configuration samples; by the base model, or
+    /// with an adapter.
+    pub fn draw(
+        session: &mut Session,
+        adapter: Option<&Lora>,
+        prompts: &[Prompt],
+        (first, count, of): (usize, usize, usize),
+        redraw: Option<usize>,
+        bar: &ProgressBar,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let mut order = Order::new(session.config.seed, prompts.len())?;
+        let chosen = (first..first + count)
+            .map(|n| Ok(prompts[order.prompt(n as u64)?].text.clone()))
+            .collect::<Result<Vec<_>>>()?;
+        let all: Vec<&str> = chosen.iter().flat_map(|prompt| vec![prompt.as_str(); of]).collect();
+        let network = match adapter {
+            Some(lora) => session.frozen(lora)?,
+            None => session.pipeline.network(&session.pipeline.weights)?,
+        };
+        let sampler = session.sampler.clone();
+        bar.reset();
+        bar.set_length(all.len() as u64);
+        bar.set_message("drawing images");
+        let (mut latents, mut rewards) = (vec![], vec![]);
+        for (step, prompts) in all.chunks(BATCH).enumerate() {
+            let places: Vec<u64> = (0..prompts.len() as u64).collect();
+            let text = session.text(prompts)?;
+            let denoiser = session.denoiser(network.as_ref());
+            let each = || Ok(interrupt.check()?);
+            let latents_of = match redraw {
+                None => {
+                    let (start, noise) = noise(session, Purpose::Trajectory, (first * of + step) as u64, &places)?;
+                    trajectory::walk(
+                        denoiser.conditioned_on(&text),
+                        &sampler,
+                        sampler.start(start),
+                        &BTreeSet::new(),
+                        noise,
+                        each,
+                    )?
+                    .latents
+                }
+                Some(from) => {
+                    // one image a prompt, then the others from it
+                    let firsts: Vec<&str> = prompts.iter().step_by(of).copied().collect();
+                    let (start, noise1) =
+                        noise(session, Purpose::Trajectory, (first * of + step) as u64, &places[..firsts.len()])?;
+                    let one_text = session.text(&firsts)?;
+                    let denoiser = session.denoiser(network.as_ref());
+                    let one = trajectory::walk(
+                        denoiser.conditioned_on(&one_text),
+                        &sampler,
+                        sampler.start(start),
+                        &BTreeSet::new(),
+                        noise1,
+                        each,
+                    )?
+                    .latents;
+                    let all = one.repeat_interleave_self_int(of as i64, 0, None::<i64>);
+                    let rest = sampler.from(from);
+                    let time = sampler.steps[from].time;
+                    let [c, d] = session.pipeline.noise_path.mix(time);
+                    let (fresh, noise2) = noise(session, Purpose::Validation, (first * of + step) as u64, &places)?;
+                    let redrawn = trajectory::walk(
+                        denoiser.conditioned_on(&text),
+                        &rest,
+                        &all * c + fresh * d,
+                        &BTreeSet::new(),
+                        noise2,
+                        each,
+                    )?
+                    .latents;
+                    redrawn
+                }
+            };
+            let losses = session.captioner.losses(&session.decode(&latents_of)?, prompts)?;
+            rewards.extend(losses.into_iter().map(|loss| -loss));
+            latents.push(latents_of.to_device(tch::Device::Cpu).to_kind(Kind::Float));
+            bar.inc(prompts.len() as u64);
+        }
+        Ok(Self { latents: Tensor::cat(&latents, 0), rewards, prompts: chosen })
+    }
+
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let tensors = [
+            ("latents".to_owned(), self.latents.shallow_clone()),
+            ("rewards".to_owned(), Tensor::from_slice(&self.rewards)),
+        ];
+        let prompts = HashMap::from([("prompts".to_owned(), serde_json::to_string(&self.prompts)?)]);
+        Ok(tensors::write(path, &tensors.into_iter().collect(), prompts)?)
+    }
+
+    /// # Errors
+    /// Not a file of [`OwnImages::write`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let (mut tensors, metadata) = tensors::read(path)?;
+        let broken = || Error::file(path, "it does not hold latents, rewards and prompts; delete it");
+        let (latents, rewards) = tensors.remove("latents").zip(tensors.remove("rewards")).with_context(broken)?;
+        let prompts: Vec<String> = serde_json::from_str(metadata.get("prompts").with_context(broken)?)?;
+        let rewards = Vec::<f64>::try_from(rewards)?;
+        if prompts.is_empty() || rewards.len() % prompts.len() != 0 || latents.size()[0] != rewards.len() as i64 {
+            return Err(broken().into());
+        }
+        Ok(Self { latents, rewards, prompts })
+    }
+
+    pub fn mean_reward(&self) -> f64 {
+        self.rewards.iter().sum::<f64>() / self.rewards.len().max(1) as f64
+    }
+
+    /// Number of prompts.
+    pub fn prompts(&self) -> usize {
+        self.prompts.len()
+    }
+
+    /// Images of each prompt.
+    fn of(&self) -> usize {
+        self.rewards.len() / self.prompts.len()
+    }
+
+    /// The prompt of an image.
+    pub fn prompt(&self, image: usize) -> &str {
+        &self.prompts[image / self.of()]
+    }
+
+    /// The captioner's probability of a token of the image's prompt: the geometric mean over its tokens.
+    pub fn probability(&self, image: usize) -> f64 {
+        self.rewards[image].exp()
+    }
+
+    /// The images with the highest rewards, half of all, and one at least.
+    pub fn better_half(&self) -> Vec<usize> {
+        let mut all: Vec<usize> = (0..self.rewards.len()).collect();
+        all.sort_by(|a, b| self.rewards[*b].total_cmp(&self.rewards[*a]));
+        all.truncate(self.rewards.len().div_ceil(2));
+        all
+    }
+
+    pub fn gap(&self, prompt: usize) -> f64 {
+        let (best, worst) = self.best_and_worst(prompt);
+        self.rewards[best] - self.rewards[worst]
+    }
+
+    /// Of a prompt's images the ones with the highest and with the lowest reward.
+    pub fn best_and_worst(&self, prompt: usize) -> (usize, usize) {
+        let of = self.of();
+        let (mut best, mut worst) = (prompt * of, prompt * of);
+        for image in prompt * of..(prompt + 1) * of {
+            best = if self.rewards[image] > self.rewards[best] { image } else { best };
+            worst = if self.rewards[image] < self.rewards[worst] { image } else { worst };
+        }
+        (best, worst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use torch_ext::testing::device;
+
+    fn images() -> OwnImages {
+        let latents = Tensor::arange(6, (Kind::Float, device())).view([6, 1, 1, 1]);
+        let rewards = vec![-0.5, -0.1, -0.9, -2.0, -0.2, -0.2];
+        OwnImages { latents, rewards, prompts: vec!["a red star".into(), "two \"circles\"".into()] }
+    }
+
+    #[test]
+    fn the_captioner_chooses() {
+        let images = images();
+        assert_eq!((images.prompts(), images.prompt(2), images.prompt(3)), (2, "a red star", "two \"circles\""));
+        assert_eq!(images.better_half(), [1, 4, 5]);
+        assert_eq!((images.best_and_worst(0), images.best_and_worst(1)), ((1, 2), (4, 3)));
+        assert!((images.probability(1) - 0.904_837).abs() < 1e-6);
+    }
+
+    #[test]
+    fn written_and_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("own_images.safetensors");
+        images().write(&path).unwrap();
+        let read = OwnImages::read(&path).unwrap();
+        assert_eq!((read.rewards, read.prompts), (images().rewards, images().prompts));
+        assert_eq!(read.latents, images().latents);
+        let nothing = tensors::Tensors::from([("latents".to_owned(), images().latents)]);
+        tensors::write(&path, &nothing, HashMap::new()).unwrap();
+        let error = OwnImages::read(&path).err().unwrap().to_string();
+        assert!(error.contains("own_images.safetensors") && error.contains("delete it"), "{error}");
+    }
+}
