@@ -31,6 +31,7 @@ mod mixed;
 mod not_finite;
 mod plan;
 mod precision;
+mod preference;
 mod prepare;
 mod pretrain;
 mod prompts;

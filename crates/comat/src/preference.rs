@@ -12,9 +12,10 @@ use crate::{
     share::Share,
     train::Phases,
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use config::Preference;
 use diffusion::{
+    conditions::GuidedText,
     precision,
     random::{Purpose, stream},
     trajectory,
@@ -36,23 +37,18 @@ pub struct Preferred {
     pub caption_loss: f64,
     /// The other rewards, means over all candidates.
     pub rewards: Vec<f64>,
-    /// The loss of the pairs.
+    pub figures: Figures,
+    pub phases: Phases,
+}
+
+/// Means over the batch's pairs.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Figures {
     pub loss: f64,
     /// Weighted reward of the best candidate less that of the worst.
     pub gap: f64,
     /// Share of the comparisons in which the model prefers the better image more than the original model does.
     pub accuracy: f64,
-    pub phases: Phases,
-}
-
-/// The best and the worst image of each prompt so far.
-struct Pairs {
-    /// Latents `[B, C, h, w]`.
-    best: Tensor,
-    worst: Tensor,
-    /// Their rewards, `[B]`.
-    most: Vec<f64>,
-    least: Vec<f64>,
 }
 
 /// One iteration: adds `dL/d adapter` to the gradients, for a share of a batch whose samples have these places in the
@@ -65,99 +61,111 @@ pub fn iterate(
     settings: &Preference,
     adapter: &Trainable,
     share: &Share,
-    (step, places): (u64, &[u64]),
+    sample: (u64, &[u64]),
     gradients: &mut Gradients,
     mut each: impl FnMut() -> Result<()>,
 ) -> Result<Preferred> {
-    let prompts = share.prompts();
-    let images = (share.batch.len() * settings.candidates) as f64;
+    let text = session.text(share.prompts())?;
     let mut out = Preferred { rewards: vec![0.0; session.rewards.len()], ..Preferred::default() };
-    let text = session.text(prompts)?;
-    let mut pairs: Option<Pairs> = None;
-    {
-        let frozen = session.frozen(&adapter.lora)?;
-        let denoiser = session.denoiser(frozen.as_ref());
-        let mut predict = denoiser.conditioned_on(&text);
-        for candidate in 0..settings.candidates as u64 {
-            let mut clock = Clock::start(session.pipeline.device, "trajectory");
-            let own = places.iter().map(|place| place * settings.candidates as u64 + candidate).collect::<Vec<_>>();
-            let (start, noise) = batch::noise(session, Purpose::Trajectory, step, &own)?;
-            let (start, none) = (session.sampler.start(start), BTreeSet::new());
-            let walked = trajectory::walk(&mut predict, &session.sampler, start, &none, noise, &mut each)?;
-            let mut phases = Phases { trajectory: clock.lap("decode"), ..Phases::default() };
-            let drawn = session.decode(&walked.latents)?;
-            finite::check(&[(Part::Latents, &walked.latents), (Part::Image, &drawn)])?;
-            phases.decode = clock.lap("caption");
-            let mut total = vec![0.0; prompts.len()];
-            for (i, (weight, reward)) in session.image_rewards().enumerate() {
-                let values = reward.values(&drawn, prompts)?;
-                let mean = values.iter().sum::<f64>() / images;
-                total.iter_mut().zip(&values).for_each(|(total, value)| *total += weight * value);
-                match i.checked_sub(1) {
-                    None => out.caption_loss -= mean,
-                    Some(other) => out.rewards[other] += mean,
-                }
-            }
-            finite::check_value(Part::Reward, total.iter().sum())?;
-            phases.caption = clock.end();
-            out.phases += phases;
-            match &mut pairs {
-                None => pairs = Some(Pairs::of(walked.latents, total)),
-                Some(pairs) => pairs.take(&walked.latents, &total),
-            }
-        }
-    }
-    let Some(pairs) = pairs else { return Ok(out) };
-    out.gap =
-        pairs.most.iter().zip(&pairs.least).map(|(most, least)| most - least).sum::<f64>() / share.batch.len() as f64;
+    let pairs = draw(session, settings.candidates, adapter, share, &text, sample, &mut out, &mut each)?;
     let mut clock = Clock::start(session.pipeline.device, "replay");
-    let comparisons = (share.batch.len() * settings.draws) as f64;
-    let tuned = session.branched(&adapter.lora)?;
-    let base = session.pipeline.network(&session.pipeline.weights)?;
     let comparison = Comparison {
-        tuned: tuned.as_ref(),
-        base: base.as_ref(),
+        tuned: session.branched(&adapter.lora)?,
+        base: session.pipeline.network(&session.pipeline.weights)?,
         kind: session.pipeline.kind,
         path: session.pipeline.noise_path.as_ref(),
         strength: settings.beta / 2.0,
-        scale: 1.0 / comparisons,
+        scale: 1.0 / (share.batch.len() * settings.draws) as f64,
         leaves: Shared::all(&adapter.lora.matrices()),
     };
-    let streams = places.iter().map(|place| stream(session.config.seed, Purpose::Preference, step, *place));
+    let streams = sample.1.iter().map(|place| stream(session.config.seed, Purpose::Preference, sample.0, *place));
     let mut streams = streams.collect::<Result<Vec<_>, _>>()?;
-    let range = settings.timesteps.map(|share| (share * comparison.path.length() as f64).round() as i64);
-    let mut sums: Vec<Gradients> = vec![];
+    let (mut sums, mut values): (Vec<Gradients>, Vec<Tensor>) = (vec![], vec![]);
     for _ in 0..settings.draws {
-        let times = streams.iter_mut().map(|s| s.below(range[0], range[1])).collect::<Result<Vec<_>, _>>()?;
+        let [low, high] = comparison.times(settings.timesteps);
+        let times = streams.iter_mut().map(|s| s.below(low, high)).collect::<Result<Vec<_>, _>>()?;
         let noise = streams.iter_mut().map(|s| s.randn(&session.latent_shape)).collect::<Result<Vec<_>, _>>()?;
         let noise = Tensor::stack(&noise, 0).to_device(session.pipeline.device).to_kind(session.latent_kind());
-        let rows = (pairs.best.size()[0], session.config.replay.micro_batch.samples(), session.pipeline.device);
-        for rows in parallel::groups(rows.0, rows.1, rows.2) {
+        let (most, device) = (session.config.replay.micro_batch.samples(), session.pipeline.device);
+        for rows in parallel::groups(times.len() as i64, most, device) {
             sums.resize_with(rows.len() - 1, || gradients.zeros_like());
-            let given =
-                rows.into_iter().zip(iter::once(&mut *gradients).chain(&mut sums)).map(|((start, length), sum)| {
-                    let cut = |all: &Tensor| all.narrow(0, start, length);
-                    Piece {
-                        images: [cut(&pairs.best), cut(&pairs.worst)],
-                        noise: cut(&noise),
-                        times: &times[start as usize..(start + length) as usize],
-                        text: text.narrow(start, length).cond,
-                        sum,
-                    }
-                });
-            let done = parallel::map(given.collect(), |piece| comparison.run(piece))?;
-            for values in done {
-                let values = values?;
-                out.loss += values.double_value(&[0]);
-                out.accuracy += values.double_value(&[1]);
-            }
+            let piece = |((start, length), sum)| {
+                let cut = |all: &Tensor| all.narrow(0, start, length);
+                let (images, text) = ([cut(&pairs.best), cut(&pairs.worst)], text.narrow(start, length).cond);
+                Piece { images, noise: cut(&noise), times: &times[start as usize..][..length as usize], text, sum }
+            };
+            let given = rows.into_iter().zip(iter::once(&mut *gradients).chain(&mut sums)).map(piece).collect();
+            values
+                .extend(parallel::map(given, |piece| comparison.run(piece))?.into_iter().collect::<Result<Vec<_>>>()?);
             sums.iter_mut().for_each(|other| gradients.take(other));
             each()?;
         }
     }
-    finite::check_value(Part::Gradients, out.loss)?;
+    let values = Tensor::stack(&values, 0).sum_dim_intlist(0, false, Kind::Double);
+    (out.figures.loss, out.figures.accuracy) = (values.double_value(&[0]), values.double_value(&[1]));
+    finite::check_value(Part::Gradients, out.figures.loss)?;
     out.phases.replay = clock.end();
     Ok(out)
+}
+
+/// Draws the candidates, one of each prompt at a time, and keeps the best and the worst.
+#[allow(clippy::too_many_arguments)]
+fn draw(
+    session: &Session,
+    candidates: usize,
+    adapter: &Trainable,
+    share: &Share,
+    text: &GuidedText,
+    (step, places): (u64, &[u64]),
+    out: &mut Preferred,
+    mut each: impl FnMut() -> Result<()>,
+) -> Result<Pairs> {
+    let prompts = share.prompts();
+    let frozen = session.frozen(&adapter.lora)?;
+    let denoiser = session.denoiser(frozen.as_ref());
+    let mut predict = denoiser.conditioned_on(text);
+    let mut pairs: Option<Pairs> = None;
+    for candidate in 0..candidates as u64 {
+        let mut clock = Clock::start(session.pipeline.device, "trajectory");
+        let own: Vec<u64> = places.iter().map(|place| place * candidates as u64 + candidate).collect();
+        let (start, noise) = batch::noise(session, Purpose::Trajectory, step, &own)?;
+        let (start, none) = (session.sampler.start(start), BTreeSet::new());
+        let latents = trajectory::walk(&mut predict, &session.sampler, start, &none, noise, &mut each)?.latents;
+        out.phases.trajectory += clock.lap("decode");
+        let images = session.decode(&latents)?;
+        finite::check(&[(Part::Latents, &latents), (Part::Image, &images)])?;
+        out.phases.decode += clock.lap("caption");
+        let mut total = vec![0.0; prompts.len()];
+        for (i, (weight, reward)) in session.image_rewards().enumerate() {
+            let values = reward.values(&images, prompts)?;
+            let mean = values.iter().sum::<f64>() / (share.batch.len() * candidates) as f64;
+            total.iter_mut().zip(&values).for_each(|(total, value)| *total += weight * value);
+            match i.checked_sub(1) {
+                None => out.caption_loss -= mean,
+                Some(other) => out.rewards[other] += mean,
+            }
+        }
+        finite::check_value(Part::Reward, total.iter().sum())?;
+        out.phases.caption += clock.end();
+        match &mut pairs {
+            None => pairs = Some(Pairs::of(latents, total)),
+            Some(pairs) => pairs.take(&latents, &total),
+        }
+    }
+    let pairs = pairs.context("there are candidates")?;
+    let gaps = pairs.most.iter().zip(&pairs.least).map(|(most, least)| most - least);
+    out.figures.gap = gaps.sum::<f64>() / share.batch.len() as f64;
+    Ok(pairs)
+}
+
+/// The best and the worst image of each prompt so far.
+struct Pairs {
+    /// Latents `[B, C, h, w]`.
+    best: Tensor,
+    worst: Tensor,
+    /// Their rewards, `[B]`.
+    most: Vec<f64>,
+    least: Vec<f64>,
 }
 
 impl Pairs {
@@ -192,10 +200,10 @@ struct Piece<'a> {
     sum: &'a mut Gradients,
 }
 
-/// What a comparison of two images needs.
+/// What a comparison needs besides its images.
 struct Comparison<'a> {
-    tuned: &'a dyn Network,
-    base: &'a dyn Network,
+    tuned: Box<dyn Network>,
+    base: Box<dyn Network>,
     kind: Kind,
     path: &'a dyn NoisePath,
     /// Half of beta.
@@ -206,6 +214,14 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
+    /// The first timestep of a range of shares of the schedule, and the one behind the last.
+    fn times(&self, range: [f64; 2]) -> [i64; 2] {
+        let length = self.path.length() as i64;
+        let [low, high] = range.map(|share| (share * length as f64).round() as i64);
+        let low = low.min(length - 1);
+        [low, high.clamp(low + 1, length)]
+    }
+
     /// Adds the gradient of some pairs; returns their part of loss and accuracy, `[2]`.
     fn run(&self, Piece { images, noise, times, text, sum }: Piece) -> Result<Tensor> {
         let [best, worst] = images.map(|image| self.gain(&image, &noise, times, &text));
@@ -231,6 +247,6 @@ impl Comparison<'_> {
             let predicted = network.predict(&noisy.to_kind(self.kind), &times, text, None)?.to_kind(images.kind());
             Ok((predicted - &target).square().mean_dim([1, 2, 3].as_slice(), false, images.kind()))
         };
-        Ok(tch::no_grad(|| error(self.base))? - error(self.tuned)?)
+        Ok(tch::no_grad(|| error(self.base.as_ref()))? - error(self.tuned.as_ref())?)
     }
 }

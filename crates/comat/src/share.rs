@@ -6,17 +6,12 @@ use std::ops::Range;
 /// so the ranks' losses and gradients add up to those of the batch.
 pub struct Share<'a> {
     pub batch: Vec<&'a str>,
-    pub(crate) mine: Range<usize>,
+    pub mine: Range<usize>,
 }
 
 impl<'a> Share<'a> {
     pub fn whole(prompts: &[&'a str]) -> Self {
         Self { batch: prompts.to_vec(), mine: 0..prompts.len() }
-    }
-
-    /// These samples of a batch.
-    pub fn part(prompts: &[&'a str], mine: Range<usize>) -> Self {
-        Self { batch: prompts.to_vec(), mine }
     }
 
     /// The prompts of the samples that this rank computes.

@@ -33,7 +33,7 @@ use torch_ext::{Shared, clock::Clock};
 
 pub use observer::Observer;
 pub use phases::Phases;
-pub use report::{FidelityReport, PreferenceReport, StepReport};
+pub use report::{FidelityReport, StepReport};
 pub use setup::{discriminator, due, reached};
 
 /// How a run ended.

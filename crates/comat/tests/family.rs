@@ -199,6 +199,14 @@ impl NoisePath for Flow {
     fn mix(&self, time: f64) -> [f64; 2] {
         [1.0 - time / 1000.0, time / 1000.0]
     }
+
+    fn target(&self, _: f64) -> [f64; 2] {
+        [-1.0, 1.0]
+    }
+
+    fn length(&self) -> usize {
+        1000
+    }
 }
 
 fn pipeline() -> Pipeline {

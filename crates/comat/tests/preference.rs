@@ -55,7 +55,7 @@ fn run(settings: &[&str], shares: &[(Vec<&str>, std::ops::Range<usize>)]) -> (Ve
     let mut gradients = Gradients::zeros(&adapter);
     let preference = session.config.preference.clone().unwrap();
     let done = shares.iter().map(|(batch, mine)| {
-        let share = Share::part(batch, mine.clone());
+        let share = Share { batch: batch.clone(), mine: mine.clone() };
         let places = (STEP, &PLACES[mine.clone()]);
         preference::iterate(&mut session, &preference, &adapter, &share, places, &mut gradients, || Ok(())).unwrap()
     });
@@ -139,8 +139,8 @@ fn the_gradient_is_that_of_the_formula() {
     for settings in [vec![], vec!["model.prediction_type=v_prediction"]] {
         let (done, gradient) = whole(&settings);
         let (loss, gap, right, expected) = by_the_paper(&settings);
-        assert!((done.loss - loss).abs() < 1e-12, "{} {loss}", done.loss);
-        assert!((done.gap - gap).abs() < 1e-12 && gap > 0.0 && (done.accuracy - right).abs() < 1e-12);
+        assert!((done.figures.loss - loss).abs() < 1e-12, "{} {loss}", done.figures.loss);
+        assert!((done.figures.gap - gap).abs() < 1e-12 && gap > 0.0 && (done.figures.accuracy - right).abs() < 1e-12);
         assert!(expected.norm().double_value(&[]) > 1e-6);
         assert!(distance(&gradient, &expected) < 1e-9, "{}", distance(&gradient, &expected));
     }
@@ -154,9 +154,9 @@ fn shares_and_micro_batches_add_up() {
     assert!(distance(&sum, &gradient) < 1e-9);
     let add = |of: fn(&Preferred) -> f64| shares.iter().map(of).sum::<f64>();
     for (sum, whole) in [
-        (add(|p| p.loss), done.loss),
-        (add(|p| p.gap), done.gap),
-        (add(|p| p.accuracy), done.accuracy),
+        (add(|p| p.figures.loss), done.figures.loss),
+        (add(|p| p.figures.gap), done.figures.gap),
+        (add(|p| p.figures.accuracy), done.figures.accuracy),
         (add(|p| p.caption_loss), done.caption_loss),
     ] {
         assert!((sum - whole).abs() < 1e-9, "{sum} {whole}");
@@ -174,6 +174,6 @@ fn at_first_nothing_is_preferred() {
     let done =
         preference::iterate(&mut session, &preference, &adapter, &share, (STEP, &PLACES), &mut gradients, || Ok(()))
             .unwrap();
-    assert!((done.loss - 2f64.ln()).abs() < 1e-9, "{}", done.loss);
+    assert!((done.figures.loss - 2f64.ln()).abs() < 1e-9, "{}", done.figures.loss);
     assert!(gradients.flat.norm().double_value(&[]) > 1e-9);
 }

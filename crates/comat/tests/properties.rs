@@ -120,3 +120,42 @@ fn grids_reach_every_step() {
         }
     }
 }
+
+fn never(_: usize) -> Result<usize, ()> {
+    Err(())
+}
+
+/// T = 50, K = 5: the start is one of 0..9, and every step is reached by one of them.
+#[test]
+fn grid_of_the_published_runs() {
+    assert_eq!(tracked::offsets(50, 5), 10);
+    let steps = tracked::steps(Policy::Grid, 50, 5, |n| Ok::<_, ()>(n - 1)).unwrap();
+    assert_eq!(steps, BTreeSet::from([9, 19, 29, 39, 49]));
+}
+
+#[test]
+fn uneven_grids_stay_inside() {
+    for (total, count) in [(50, 7), (7, 3), (1, 1), (20, 20), (13, 12)] {
+        for start in 0..tracked::offsets(total, count) {
+            let steps = tracked::grid(total, count, start);
+            assert_eq!(steps.len(), count, "T {total} K {count} start {start}");
+            assert!(steps.iter().all(|&s| s < total));
+        }
+    }
+}
+
+#[test]
+fn subsets_have_different_steps() {
+    let all = BTreeSet::from([1, 4, 6, 8]);
+    assert_eq!(tracked::subset(&all, 0, never).unwrap(), all);
+    assert_eq!(tracked::subset(&all, 9, never).unwrap(), all);
+    assert_eq!(tracked::subset(&all, 3, |_| Ok::<_, ()>(0)).unwrap(), BTreeSet::from([1, 8, 6]));
+}
+
+#[test]
+fn other_policies() {
+    assert_eq!(tracked::steps(Policy::Last, 10, 3, never).unwrap(), BTreeSet::from([7, 8, 9]));
+    let random = tracked::steps(Policy::Random, 10, 4, |n| Ok::<_, ()>(n / 2)).unwrap();
+    assert_eq!(random.len(), 4);
+    assert_eq!(tracked::steps(Policy::Last, 3, 5, never).unwrap().len(), 3);
+}

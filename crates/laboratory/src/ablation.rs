@@ -239,6 +239,12 @@ impl Ablation<'_> {
         let there: BTreeSet<(&str, u64)> = judged.iter().map(|j| (j.prompt.as_str(), j.seed)).collect();
         let prompts: BTreeSet<&str> = questions.iter().map(|q| q.prompt.as_str()).collect();
         let images = 0..self.plan.count as u64;
+        if variant.best_of > 1 {
+            // which of the candidates' seeds are there is the captioner's choice
+            let of = |prompt: &str| there.iter().filter(|(other, _)| *other == prompt).count();
+            let whole = prompts.iter().all(|prompt| of(prompt) == self.plan.count);
+            return Ok((whole && there.len() == prompts.len() * self.plan.count).then_some(judged));
+        }
         let wanted = prompts.iter().flat_map(|p| images.clone().map(move |image| (*p, SEEDS.of(SEED, p, image))));
         Ok((there == wanted.collect()).then_some(judged))
     }

@@ -15,16 +15,13 @@ use comat::{adapter, session::Session};
 use config::Config;
 use diffusion::{conditions::GuidedText, precision, prompts};
 use indicatif::ProgressBar;
-use models::{
-    lora::{Lora, Trainable},
-    network::Network,
-};
+use models::{lora::Lora, network::Network};
 use optim::{Gradients, Updater, learning_rate};
 use own_images::OwnImages;
 use rand::Rng;
 use ranks::interrupt::Interrupt;
 use serde::{Deserialize, Serialize};
-use std::{ops::Range, path::Path};
+use std::path::Path;
 use tch::{Kind, Tensor};
 
 pub use passes::{drawing, training};
@@ -41,24 +38,9 @@ pub struct Baseline {
     pub steps: u64,
     /// Images of a step, or pairs of images.
     pub batch: usize,
-    /// How often images are drawn: after the first time with what has been learnt so far, of the next prompts. The steps are
-    /// split evenly.
-    #[serde(default = "one")]
-    pub rounds: usize,
-    /// The lowest and the highest timestep that is trained; absent: all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timesteps: Option<(i64, i64)>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub redraw: Option<usize>,
-    #[serde(default)]
-    pub least_gap: f64,
     /// DPO: how little the model may leave the base model; the beta of the paper, times the number of timesteps.
     #[serde(default)]
     pub beta: f64,
-}
-
-fn one() -> usize {
-    1
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -84,8 +66,8 @@ impl Baseline {
     /// Why it cannot be trained, if so.
     pub fn fault(&self) -> Option<&'static str> {
         match self {
-            Self { prompts: 0, .. } | Self { of: 0, .. } | Self { batch: 0, .. } | Self { rounds: 0, .. } => {
-                Some("prompts, of, batch and rounds are 1 or more")
+            Self { prompts: 0, .. } | Self { of: 0, .. } | Self { batch: 0, .. } => {
+                Some("prompts, of and batch are 1 or more")
             }
             Self { kind: Rule::Dpo, of: 1, .. } => Some("dpo compares images of a prompt: of is 2 or more"),
             Self { kind: Rule::Dpo, beta, .. } if *beta <= 0.0 => Some("dpo needs a beta above 0"),
@@ -97,10 +79,7 @@ impl Baseline {
     /// A name for the images that it trains on: baselines of a plan that draw the same ones share them.
     pub fn images(&self, config: &Config) -> String {
         let Self { prompts, of, .. } = self;
-        format!(
-            "{prompts}x{of}-redraw{:?}-guidance{}-seed{}.safetensors",
-            self.redraw, config.sampling.guidance_scale, config.seed
-        )
+        format!("{prompts}x{of}-guidance{}-seed{}.safetensors", config.sampling.guidance_scale, config.seed)
     }
 
     /// Trains a LoRA. The images are read from the file `images`, or drawn and written there.
@@ -109,74 +88,43 @@ impl Baseline {
     /// Those of opening the models and of sampling; Ctrl-C, after which the training begins anew.
     pub fn train(&self, config: &Config, images: &Path, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Tuned> {
         let mut session = Session::open(config.clone())?;
-        let prompts = prompts::read(&config.prompts.train)?;
         if !images.exists() {
-            OwnImages::draw(&mut session, None, &prompts, self.size(0), self.redraw, bar, interrupt)?.write(images)?;
+            let prompts = prompts::read(&config.prompts.train)?;
+            OwnImages::draw(&mut session, &prompts, (self.prompts, self.of), bar, interrupt)?.write(images)?;
         }
-        let (kind, device) = (session.latent_kind(), session.pipeline.device);
-        let mut adapter = adapter::start(&session)?.trainable(kind, device);
-        let mut optimizer = Updater::new(&config.optimizer, &adapter.flat);
-        let mut losses = vec![];
-        let mut images = OwnImages::read(images)?;
-        for round in 0..self.rounds {
-            if round > 0 {
-                images = OwnImages::draw(
-                    &mut session,
-                    Some(&adapter.lora),
-                    &prompts,
-                    self.size(round),
-                    self.redraw,
-                    bar,
-                    interrupt,
-                )?;
-            }
-            tracing::info!("round {}: mean reward {:.4}", round + 1, images.mean_reward());
-            let end = self.steps * (round as u64 + 1) / self.rounds as u64;
-            self.fine_tune(&mut session, &images, (&mut adapter, &mut optimizer), &mut losses, end, bar, interrupt)?;
-        }
-        Ok(Tuned { lora: adapter.lora, losses })
+        self.fine_tune(&mut session, &OwnImages::read(images)?, bar, interrupt)
     }
 
-    /// The first prompt of a round, the number of prompts, and that of images of each.
-    fn size(&self, round: usize) -> (usize, usize, usize) {
-        (round * self.prompts, self.prompts, self.of)
-    }
-
-    #[allow(clippy::too_many_arguments)]
     fn fine_tune(
         &self,
         session: &mut Session,
         images: &OwnImages,
-        (adapter, optimizer): (&mut Trainable, &mut Updater),
-        losses: &mut Vec<f64>,
-        end: u64,
         bar: &ProgressBar,
         interrupt: &Interrupt,
-    ) -> Result<()> {
+    ) -> Result<Tuned> {
         let config = session.config.clone();
-        let levels = Levels::of(session.pipeline.schedule()?, session.pipeline.device);
-        let timesteps = self.timesteps.map_or(0..levels.count(), |(low, high)| low..high + 1);
+        let (kind, device) = (session.latent_kind(), session.pipeline.device);
+        let levels = Levels::of(session.pipeline.schedule()?, device);
+        let mut adapter = adapter::start(session)?.trainable(kind, device);
+        let mut optimizer = Updater::new(&config.optimizer, &adapter.flat);
         let base = session.pipeline.network(&session.pipeline.weights)?;
         let better = images.better_half();
-        let useful: Vec<usize> = (0..images.prompts()).filter(|p| images.gap(*p) >= self.least_gap).collect();
-        tracing::info!("{} of {} prompts useful", useful.len(), images.prompts());
         bar.reset();
         bar.set_length(self.steps);
         bar.set_message("training");
-        bar.set_position(losses.len() as u64);
-        for step in losses.len() as u64..end {
+        let mut losses = vec![];
+        for step in 0..self.steps {
             interrupt.check()?;
             let tuned = session.branched(&adapter.lora)?;
             let mut rng = data::rng(config.seed, Stream::Step, step);
-            let timesteps = timesteps.clone();
-            let mut draw = Draw { session, images, levels: &levels, timesteps, useful: &useful, rng: &mut rng };
+            let mut draw = Draw { session, images, levels: &levels, rng: &mut rng };
             let loss = match self.kind {
                 Rule::RewardWeighted => draw.weighted_loss(self.batch, &better, tuned.as_ref()),
                 Rule::Dpo => draw.preference_loss(self.batch, self.beta, tuned.as_ref(), base.as_ref()),
             }?;
             let ones = loss.ones_like();
             let of_matrices = precision::vjp(session.pipeline.kind, &[&loss], &adapter.lora.matrices(), &[&ones])?;
-            let mut gradients = Gradients::zeros(adapter);
+            let mut gradients = Gradients::zeros(&adapter);
             gradients.add(&of_matrices)?;
             gradients.clip(config.optimizer.max_grad_norm);
             let rate = learning_rate(&config.optimizer, step, self.steps);
@@ -185,7 +133,7 @@ impl Baseline {
             bar.inc(1);
         }
         bar.set_message("");
-        Ok(())
+        Ok(Tuned { lora: adapter.lora, losses })
     }
 }
 
@@ -194,8 +142,6 @@ struct Draw<'a, R> {
     session: &'a mut Session,
     images: &'a OwnImages,
     levels: &'a Levels,
-    timesteps: Range<i64>,
-    useful: &'a [usize],
     rng: &'a mut R,
 }
 
@@ -219,7 +165,7 @@ impl<R: Rng> Draw<'_, R> {
     /// `-log sigmoid(beta ((e_ref - e)(best) - (e_ref - e)(worst)))` with squared errors e of the tuned and of the base model; both
     /// images of a pair have the same timestep and noise.
     fn preference_loss(&mut self, pairs: usize, beta: f64, tuned: &dyn Network, base: &dyn Network) -> Result<Tensor> {
-        let prompts = (0..pairs).map(|_| self.useful[self.rng.random_range(0..self.useful.len())]);
+        let prompts = (0..pairs).map(|_| self.rng.random_range(0..self.images.prompts()));
         let (best, worst): (Vec<usize>, Vec<usize>) = prompts.map(|prompt| self.images.best_and_worst(prompt)).unzip();
         let noisy = self.noisy(&[best, worst].concat(), 2, 0.0)?;
         let better = tch::no_grad(|| noisy.error(base))? - noisy.error(tuned)?;
@@ -229,12 +175,12 @@ impl<R: Rng> Draw<'_, R> {
 
     /// The images, in `groups` of equal size; images at the same place in their groups have the same timestep and noise.
     fn noisy(&mut self, chosen: &[usize], groups: usize, without_prompt: f64) -> Result<Noisy> {
-        let Self { session, images, levels, timesteps: range, rng, .. } = self;
+        let Self { session, images, levels, rng } = self;
         let device = session.pipeline.device;
         let rows: Vec<i64> = chosen.iter().map(|i| *i as i64).collect();
         let clean = images.latents.index_select(0, &Tensor::from_slice(&rows)).to_device(device);
         let each = chosen.len() / groups;
-        let timesteps: Vec<i64> = (0..each).map(|_| rng.random_range(range.clone())).collect();
+        let timesteps: Vec<i64> = (0..each).map(|_| rng.random_range(0..levels.count())).collect();
         let mut shape = clean.size();
         shape[0] = each as i64;
         let noise = torch_ext::Generator::seeded(rng.random())?.randn(&shape)?.to_kind(clean.kind()).to_device(device);

@@ -303,6 +303,7 @@ mod tests {
             seed,
             file: format!("{seed}.png").into(),
             look: Look { unexplained: 0.01, ..Look::default() },
+            second: None,
             verdict: Verdict {
                 wanted: 2,
                 present: 2,

@@ -35,7 +35,7 @@ fn config(folder: &Path, settings: &[&str]) -> Config {
 
 fn baseline(kind: Rule, steps: u64) -> Baseline {
     let beta = if kind == Rule::Dpo { 500.0 } else { 0.0 };
-    Baseline { kind, prompts: 2, of: 2, steps, batch: 2, beta, rounds: 1, timesteps: None }
+    Baseline { kind, prompts: 2, of: 2, steps, batch: 2, beta }
 }
 
 fn train(baseline: &Baseline, config: &Config, images: &Path) -> Tuned {

@@ -4,7 +4,7 @@ use crate::{
     attention::Counts,
     discriminator::Verdict,
     finite::{NotFinite, Part},
-    preference::Preferred,
+    preference::{Figures, Preferred},
     session::Session,
     train::{AttentionLosses, CotangentNorms, Outcome, Phases},
 };
@@ -30,7 +30,7 @@ pub struct StepReport {
     pub attention: Option<(AttentionLosses, Counts)>,
     pub anchor_loss: Option<f64>,
     pub fidelity: Option<FidelityReport>,
-    pub preference: Option<PreferenceReport>,
+    pub preference: Option<Figures>,
     pub norms: CotangentNorms,
     pub mixed_loss: Option<f64>,
     pub phases: Phases,
@@ -53,14 +53,6 @@ pub struct FidelityReport {
     pub accuracy: f64,
     pub grad_norm: f64,
     pub skipped: u64,
-}
-
-/// Means over the step's batches; see [`Preferred`].
-#[derive(Default, Clone, Copy)]
-pub struct PreferenceReport {
-    pub loss: f64,
-    pub gap: f64,
-    pub accuracy: f64,
 }
 
 impl StepReport {
@@ -123,9 +115,9 @@ impl StepReport {
             *mean += reward / parts as f64;
         }
         if let Some(report) = &mut self.preference {
-            report.loss += done.loss / parts as f64;
-            report.gap += done.gap / parts as f64;
-            report.accuracy += done.accuracy / parts as f64;
+            report.loss += done.figures.loss / parts as f64;
+            report.gap += done.figures.gap / parts as f64;
+            report.accuracy += done.figures.accuracy / parts as f64;
         }
         self.phases += done.phases;
     }
@@ -210,7 +202,7 @@ impl StepReport {
         all.extend(self.rewards.iter_mut().map(|(_, reward)| reward));
         all.extend(&mut self.mixed_loss);
         all.extend(&mut self.anchor_loss);
-        if let Some(PreferenceReport { loss, gap, accuracy }) = &mut self.preference {
+        if let Some(Figures { loss, gap, accuracy }) = &mut self.preference {
             all.extend([loss, gap, accuracy]);
         }
         if let Some((losses, _)) = &mut self.attention {

@@ -7,7 +7,7 @@ use comat::{
 };
 use diffusion::{prompts::Prompt, random::Purpose, trajectory};
 use indicatif::ProgressBar;
-use models::{Error, lora::Lora, tensors};
+use models::{Error, tensors};
 use ranks::interrupt::Interrupt;
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,85 +27,35 @@ pub struct OwnImages {
 }
 
 impl OwnImages {
-    /// Draws `of` images of each of `count` prompts of a run from the `first` on, as the configuration samples; by the base model, or
-    /// with an adapter.
+    /// Draws `of` images of each of the first `count` prompts of a run, as the configuration samples.
     pub fn draw(
         session: &mut Session,
-        adapter: Option<&Lora>,
         prompts: &[Prompt],
-        (first, count, of): (usize, usize, usize),
-        redraw: Option<usize>,
+        (count, of): (usize, usize),
         bar: &ProgressBar,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let mut order = Order::new(session.config.seed, prompts.len())?;
-        let chosen = (first..first + count)
-            .map(|n| Ok(prompts[order.prompt(n as u64)?].text.clone()))
-            .collect::<Result<Vec<_>>>()?;
+        let chosen =
+            (0..count as u64).map(|n| Ok(prompts[order.prompt(n)?].text.clone())).collect::<Result<Vec<_>>>()?;
         let all: Vec<&str> = chosen.iter().flat_map(|prompt| vec![prompt.as_str(); of]).collect();
-        let network = match adapter {
-            Some(lora) => session.frozen(lora)?,
-            None => session.pipeline.network(&session.pipeline.weights)?,
-        };
+        let network = session.pipeline.network(&session.pipeline.weights)?;
         let sampler = session.sampler.clone();
-        bar.reset();
         bar.set_length(all.len() as u64);
         bar.set_message("drawing images");
         let (mut latents, mut rewards) = (vec![], vec![]);
         for (step, prompts) in all.chunks(BATCH).enumerate() {
             let places: Vec<u64> = (0..prompts.len() as u64).collect();
+            let (start, noise) = noise(session, Purpose::Trajectory, step as u64, &places)?;
             let text = session.text(prompts)?;
             let denoiser = session.denoiser(network.as_ref());
             let each = || Ok(interrupt.check()?);
-            let latents_of = match redraw {
-                None => {
-                    let (start, noise) = noise(session, Purpose::Trajectory, (first * of + step) as u64, &places)?;
-                    trajectory::walk(
-                        denoiser.conditioned_on(&text),
-                        &sampler,
-                        sampler.start(start),
-                        &BTreeSet::new(),
-                        noise,
-                        each,
-                    )?
-                    .latents
-                }
-                Some(from) => {
-                    // one image a prompt, then the others from it
-                    let firsts: Vec<&str> = prompts.iter().step_by(of).copied().collect();
-                    let (start, noise1) =
-                        noise(session, Purpose::Trajectory, (first * of + step) as u64, &places[..firsts.len()])?;
-                    let one_text = session.text(&firsts)?;
-                    let denoiser = session.denoiser(network.as_ref());
-                    let one = trajectory::walk(
-                        denoiser.conditioned_on(&one_text),
-                        &sampler,
-                        sampler.start(start),
-                        &BTreeSet::new(),
-                        noise1,
-                        each,
-                    )?
-                    .latents;
-                    let all = one.repeat_interleave_self_int(of as i64, 0, None::<i64>);
-                    let rest = sampler.from(from);
-                    let time = sampler.steps[from].time;
-                    let [c, d] = session.pipeline.noise_path.mix(time);
-                    let (fresh, noise2) = noise(session, Purpose::Validation, (first * of + step) as u64, &places)?;
-                    let redrawn = trajectory::walk(
-                        denoiser.conditioned_on(&text),
-                        &rest,
-                        &all * c + fresh * d,
-                        &BTreeSet::new(),
-                        noise2,
-                        each,
-                    )?
-                    .latents;
-                    redrawn
-                }
-            };
-            let losses = session.captioner.losses(&session.decode(&latents_of)?, prompts)?;
+            let start = sampler.start(start);
+            let walked =
+                trajectory::walk(denoiser.conditioned_on(&text), &sampler, start, &BTreeSet::new(), noise, each)?;
+            let losses = session.captioner.losses(&session.decode(&walked.latents)?, prompts)?;
             rewards.extend(losses.into_iter().map(|loss| -loss));
-            latents.push(latents_of.to_device(tch::Device::Cpu).to_kind(Kind::Float));
+            latents.push(walked.latents.to_device(tch::Device::Cpu).to_kind(Kind::Float));
             bar.inc(prompts.len() as u64);
         }
         Ok(Self { latents: Tensor::cat(&latents, 0), rewards, prompts: chosen })
@@ -134,10 +84,6 @@ impl OwnImages {
         Ok(Self { latents, rewards, prompts })
     }
 
-    pub fn mean_reward(&self) -> f64 {
-        self.rewards.iter().sum::<f64>() / self.rewards.len().max(1) as f64
-    }
-
     /// Number of prompts.
     pub fn prompts(&self) -> usize {
         self.prompts.len()
@@ -164,11 +110,6 @@ impl OwnImages {
         all.sort_by(|a, b| self.rewards[*b].total_cmp(&self.rewards[*a]));
         all.truncate(self.rewards.len().div_ceil(2));
         all
-    }
-
-    pub fn gap(&self, prompt: usize) -> f64 {
-        let (best, worst) = self.best_and_worst(prompt);
-        self.rewards[best] - self.rewards[worst]
     }
 
     /// Of a prompt's images the ones with the highest and with the lowest reward.

@@ -18,7 +18,7 @@ pub fn drawing(sampling: &Sampling, best_of: usize) -> f64 {
 pub fn training(config: &Config, baseline: Option<&Baseline>) -> f64 {
     match baseline {
         Some(baseline) => {
-            let images = (baseline.rounds * baseline.prompts * baseline.of) as f64 * drawing(&config.sampling, 1);
+            let images = (baseline.prompts * baseline.of) as f64 * drawing(&config.sampling, 1);
             let of_sample = match baseline.kind {
                 Rule::RewardWeighted => 3.0,
                 Rule::Dpo => 2.0 * (3.0 + 1.0), // both images of a pair, and the base model's passes
@@ -31,6 +31,11 @@ pub fn training(config: &Config, baseline: Option<&Baseline>) -> f64 {
 
 /// Passes for a sample of a training.
 fn of_sample(config: &Config) -> f64 {
+    if let Some(preference) = &config.preference {
+        // both images of a pair, and the base model's passes
+        let compared = (preference.draws * 2) as f64 * (3.0 + 1.0);
+        return preference.candidates as f64 * drawing(&config.sampling, 1) + compared;
+    }
     let replay = &config.replay;
     let guided = config.sampling.guidance().is_on();
     let there_and_back = match (guided, replay.unconditional) {
@@ -71,21 +76,14 @@ mod tests {
         let guided = "sampling.guidance_scale=5";
         assert_eq!(training(&config(&[guided]), None), 6.0 * (20.0 + 30.0));
         assert_eq!(training(&config(&[guided, "replay.unconditional=false"]), None), 6.0 * (20.0 + 20.0));
+        let compared = ["preference.candidates=3", "preference.draws=2", guided];
+        assert_eq!(training(&config(&compared), None), 6.0 * (3.0 * 20.0 + 4.0 * 4.0));
     }
 
     #[test]
     fn of_a_baseline_and_of_drawing() {
         let guided = config(&["sampling.guidance_scale=5"]);
-        let mut baseline = Baseline {
-            kind: Rule::RewardWeighted,
-            prompts: 4,
-            of: 3,
-            steps: 7,
-            batch: 2,
-            beta: 0.0,
-            rounds: 1,
-            timesteps: None,
-        };
+        let mut baseline = Baseline { kind: Rule::RewardWeighted, prompts: 4, of: 3, steps: 7, batch: 2, beta: 0.0 };
         assert_eq!(training(&guided, Some(&baseline)), 12.0 * 20.0 + 14.0 * 3.0);
         baseline.kind = Rule::Dpo;
         assert_eq!(training(&guided, Some(&baseline)), 12.0 * 20.0 + 14.0 * 8.0);
