@@ -30,15 +30,21 @@ pub fn headline(pairs: &Pairs, log: &Log, note: Option<&str>) -> Option<Markup> 
     let difference = &change.difference;
     let verdict = format!("difference {}", verdict(difference, Measure::Correct.is_fault()));
     let [value, interval] = [Scale::PERCENT.signed(difference.value), Scale::PERCENT.signed_interval(difference)];
-    let has_anchor = log.settings.iter().any(|(key, _)| key.starts_with("anchor."));
+    let has = |section: &str| log.settings.iter().any(|(key, _)| key.starts_with(section));
+    let has_anchor = has("anchor.");
     let outcomes: Vec<(Outcome, usize)> = Outcome::ALL.iter().map(|o| (*o, pairs.count(*o))).collect();
     Some(html! {
         header {
             p .eyebrow { "CoMat on the miniature world" }
             h1 { "Do the images show what the prompts say?" }
             p .lead {
-                "CoMat tuned a text-to-image model with prompts alone: a frozen captioner told how likely each prompt is, given the \
-                 image drawn for it, and the gradient of that trained a LoRA. "
+                "A text-to-image model was tuned with prompts alone: a frozen captioner told how likely each prompt is, given the \
+                 image drawn for it, "
+                @if has("preference.") {
+                    "and of several images of a prompt the best was preferred to the worst, which trained a LoRA. "
+                } @else {
+                    "and the gradient of that trained a LoRA. "
+                }
                 @if has_anchor {
                     "Beside it, an anchor distilled the base model's guidance into the LoRA; in short trainings that does most of \
                      the work (docs/ablation.md). "
