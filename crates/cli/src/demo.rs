@@ -48,7 +48,8 @@ const STATE: &str = "demo.json";
 /// Results that are listed at the end: names of files or folders, and what they are.
 const RESULTS: &[(&str, &str)] = &[
     ("report.html", "the page: the base model beside the LoRA, scores with intervals, curves of the run"),
-    ("best-of-2.html", "the better of two images drawn without guidance, at the cost of one with it"),
+    ("unguided.html", "the same, both without guidance: at equal cost"),
+    ("best-of-2.html", "the long training's LoRA, the better of two images, at the cost of guidance"),
     ("before-after.png", "sample prompts: the base model above, the tuned one below"),
     (
         "base, tuned, long",

@@ -34,7 +34,7 @@ fn a_quick_demo_in_an_empty_folder() {
     let share = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let loras: Vec<&str> =
         page.split("--lora ").skip(1).filter_map(|rest| rest.split([' ', '\n', '<', '&']).next()).collect();
-    assert!(loras.iter().any(|lora| lora.ends_with("/preference.safetensors")), "{loras:?}");
+    assert!(loras.iter().any(|lora| lora.ends_with("/comat.safetensors")), "{loras:?}");
     assert!(loras.iter().any(|lora| lora.ends_with("/adapter/pytorch_lora_weights.safetensors")), "{loras:?}");
     loras.iter().for_each(|lora| assert!(folder.exists(lora) || share.join(lora).exists(), "{lora}"));
 

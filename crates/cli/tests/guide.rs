@@ -27,7 +27,7 @@ const FOLDERS: [(&str, &str); 3] =
     [("models/sd15", SD1), ("models/grounding-dino-base", "grounding_dino"), ("models/sam-vit-base", "sam")];
 
 /// What makes a command short, by how it begins. The first that fits counts.
-const SHORT: [(&str, &str); 20] = [
+const SHORT: [(&str, &str); 21] = [
     (
         "comat train --config world",
         "--set train.steps=1 --set train.batch_size=2 --set sampling.steps=5 --set samples.count=1 --set validation.count=2 --set replay.tracked=1",
@@ -37,6 +37,11 @@ const SHORT: [(&str, &str); 20] = [
         "comat train --config my.toml",
         "--set output=runs/mine --set train.steps=1 --set train.batch_size=1 --set train.accumulation=1 --set sampling.size=32 \
          --set sampling.steps=5 --set lora.rank=2 --set fidelity.rank=2 --set samples.count=1 --set validation.count=1",
+    ),
+    (
+        "comat train --config sd15-preference",
+        "--set train.steps=1 --set train.batch_size=1 --set train.accumulation=1 --set sampling.size=32 --set sampling.steps=5 --set lora.rank=2 \
+         --set preference.draws=1 --set samples.count=1 --set validation.count=1",
     ),
     (
         "comat train",

@@ -121,7 +121,7 @@ fn by_the_paper(settings: &[&str]) -> (f64, f64, f64, Tensor) {
             let [[best, best_ref], [worst, worst_ref]] = [errors(best), errors(worst)];
             let inside: Tensor = ((best - best_ref.detach()) - (worst - worst_ref.detach())) * (-0.5 * preference.beta);
             right += f64::from(inside.double_value(&[]) > 0.0) / (3 * preference.draws) as f64;
-            loss = loss - inside.log_sigmoid() / (3 * preference.draws) as f64;
+            loss -= inside.log_sigmoid() / (3 * preference.draws) as f64;
         }
     }
     let grads = torch_ext::vjp(&[&loss], &adapter.lora.matrices(), &[&loss.ones_like()]).unwrap();

@@ -9,18 +9,18 @@ use std::{fs, path::Path};
 pub struct Extent {
     pub what: &'static str,
     pub folder: &'static str,
-    /// Settings of the training, in addition to those of configs/world-preference.toml.
+    /// Settings of the training, in addition to those of configs/world.toml.
     settings: &'static [&'static str],
     /// Number of held-out prompts that are drawn, and of images of each.
     pub prompts: usize,
     images: usize,
-    /// Whether images are also drawn without guidance, with a page about the better of two of them.
+    /// Whether the base model is also drawn without guidance, with a page that compares both sides without guidance.
     unguided: bool,
 }
 
 impl Extent {
     pub const WHOLE: Self = Self {
-        what: "A LoRA for the miniature world: trained on prompts alone, drawn and judged on 300 held-out prompts, some ten minutes on two CPU cores,",
+        what: "A LoRA for the miniature world: trained on prompts alone, drawn and judged on 300 held-out prompts, some minutes on two CPU cores,",
         folder: "runs/demo",
         settings: &[],
         prompts: 300,
@@ -31,8 +31,7 @@ impl Extent {
         what: "A glance at the miniature world: a few steps of training, 40 held-out prompts, about a minute on two CPU cores,",
         folder: "runs/demo-quick",
         settings: &[
-            "train.steps=8",
-            "train.batch_size=6",
+            "train.steps=12",
             "optimizer.warmup_steps=2",
             "checkpoints.every=4",
             "samples.every=0",
@@ -49,20 +48,17 @@ impl Extent {
 pub const PROMPTS: &str = "held_out.jsonl";
 
 /// Folder of the images that the captioner chose.
-const CHOSEN: &str = "best-of-2";
+const BEST_LONG: &str = "long-best-of-2";
 
-/// Guidance scales: the best one of the base model, chosen on other prompts (`comat world sweep`); that of the training;
-/// no guidance.
+/// Guidance scales: the best one of the base model, chosen on other prompts (`comat world sweep`), and no guidance.
 const BEST: &str = "6";
-const TRAINED: &str = "5";
 const NONE: &str = "1";
 
 /// The captioner that chooses among candidates.
 const CAPTIONER: &str = "weights/world/blip";
 
-/// The shipped LoRAs of long trainings: by preferences, with guidance; with guidance distilled, without.
-const LONG: &str = "weights/world/lora/preference.safetensors";
-const DISTILLED: &str = "weights/world/lora/comat.safetensors";
+/// The shipped LoRA of a long training.
+const LONG: &str = "weights/world/lora/comat.safetensors";
 
 pub struct Step {
     pub what: &'static str,
@@ -77,9 +73,8 @@ fn command(words: &str, options: &[(&str, String)]) -> Vec<String> {
     all
 }
 
-/// The steps of a demo. The base model is drawn at its best guidance, the LoRAs as they were trained: by preferences
-/// with guidance, so at the same cost; with guidance distilled without it, two images at the same cost. Every image has
-/// its own noise, the same for all models.
+/// The steps of a demo. The base model is drawn at its best guidance and, if `extent.unguided`, without guidance; the
+/// LoRAs are drawn without guidance, as they were trained. Every image has its own noise, the same for all models.
 pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
     let of = |name: &str| out.join(name).display().to_string();
     let (held_out, device) = (of(PROMPTS), device.to_string());
@@ -87,7 +82,7 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
         let own = [format!("output={}", out.display()), format!("model.device={device}")];
         let settings = own.into_iter().chain(extent.settings.iter().map(|s| (*s).to_owned()));
         let settings: Vec<_> = settings.map(|setting| ("--set", setting)).collect();
-        command("train --config world-preference --resume auto", &settings)
+        command("train --config world --resume auto", &settings)
     };
     let draw_best = |name: &str, guidance: &str, lora: Option<String>, of_several: usize| {
         let mut options = vec![
@@ -107,41 +102,51 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
     };
     let draw = |name: &str, guidance: &str, lora: Option<String>| draw_best(name, guidance, lora, 1);
     let judge = |name: &str| command("world judge", &[("--prompts", held_out.clone()), ("--images", of(name))]);
-    let report = |tuned: &str, also: Option<(&str, &str)>, lora: &str, note: &str, page: &str| {
-        let mut options = vec![("--run", out.display().to_string()), ("--base", of("base")), ("--tuned", of(tuned))];
+    let report = |base: &str, tuned: &str, also: Option<(&str, &str)>, note: Option<&str>, page: &str| {
+        let mut options = vec![("--run", out.display().to_string()), ("--base", of(base)), ("--tuned", of(tuned))];
         options.extend(also.map(|(name, folder)| ("--also", format!("{name}={}", of(folder)))));
-        options.extend([("--note", note.to_owned()), ("--lora", lora.to_owned())]);
+        if let Some(note) = note {
+            options.extend([("--note", note.to_owned()), ("--lora", LONG.to_owned())]);
+        }
         options.extend([("--prompts", held_out.clone()), ("--out", of(page))]);
         command("world report", &options)
     };
-    let all: [(bool, &str, Vec<String>); 12] = [
+    let all: [(bool, &str, Vec<String>); 15] = [
         (true, "a LoRA from prompts alone", train()),
         (true, "held-out prompts, the base model at its best guidance", draw("base", BEST, None)),
+        (extent.unguided, "the same without guidance", draw("base-unguided", NONE, None)),
         (
             true,
-            "the same prompts and noises with the LoRA, at the guidance of its training",
-            draw("tuned", TRAINED, Some(of("adapter/pytorch_lora_weights.safetensors"))),
+            "the same prompts and noises with the LoRA, without guidance",
+            draw("tuned", NONE, Some(of("adapter/pytorch_lora_weights.safetensors"))),
         ),
-        (true, "the same with the LoRA of a long training", draw("long", TRAINED, Some(LONG.to_owned()))),
+        (true, "the same with the LoRA of a long training", draw("long", NONE, Some(LONG.to_owned()))),
         (
             extent.unguided,
-            "without guidance, with a LoRA that guidance was distilled into: the captioner chooses one of two",
-            draw_best(CHOSEN, NONE, Some(DISTILLED.to_owned()), 2),
+            "the long training's LoRA at the cost of guidance: the captioner chooses one of two",
+            draw_best(BEST_LONG, NONE, Some(LONG.to_owned()), 2),
         ),
-        (true, "the base model, judged", judge("base")),
-        (true, "this training's LoRA, judged", judge("tuned")),
+        (true, "the base model at its best guidance, judged", judge("base")),
+        (extent.unguided, "the base model without guidance, judged", judge("base-unguided")),
+        (true, "this training's LoRA without guidance, judged", judge("tuned")),
         (true, "the long training's LoRA, judged", judge("long")),
-        (extent.unguided, "the chosen images, judged", judge(CHOSEN)),
+        (extent.unguided, "the chosen images, judged", judge(BEST_LONG)),
+        (
+            extent.unguided,
+            "a page at equal cost: both without guidance",
+            report("base-unguided", "tuned", None, None, "unguided.html"),
+        ),
         (
             extent.unguided,
             "a page at the cost of guidance: one image with it, or the better of two without",
             report(
-                CHOSEN,
+                "base",
+                BEST_LONG,
                 None,
-                DISTILLED,
-                "Tuned: a shipped LoRA that guidance was distilled into, drawn without guidance. Two of its images take as many passes of \
-                 the network as one with guidance; the captioner keeps the better one. The curves below are those of this demo's own \
-                 training.",
+                Some(
+                    "Tuned: the shipped LoRA of a long training, drawn without guidance. Two of its images take as many passes of the network \
+                     as one with guidance; the captioner keeps the better one. The curves below are those of this demo's own training.",
+                ),
                 "best-of-2.html",
             ),
         ),
@@ -149,11 +154,10 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
             extent.unguided,
             "the page: the base model at its best guidance, this training's LoRA, and the long training's",
             report(
+                "base",
                 "tuned",
                 Some(("long", "long")),
-                LONG,
-                "Tuned: the LoRA that this demo trained. Long: that of a long training, shipped with comat. All are drawn with guidance, at \
-                 equal cost.",
+                Some("Tuned: the LoRA that this demo trained. Long: that of a long training, shipped with comat."),
                 "report.html",
             ),
         ),
@@ -161,11 +165,13 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
             !extent.unguided,
             "the page: the base model at its best guidance, the long training's LoRA, and that of this short one",
             report(
+                "base",
                 "long",
                 Some(("short", "tuned")),
-                LONG,
-                "Tuned: the LoRA of a long training, shipped with comat. Short: the LoRA of this demo's few steps; its curves are below. With \
-                 so small a sample the intervals are wide; docs/results.md has 900 images.",
+                Some(
+                    "Tuned: the LoRA of a long training, shipped with comat. Short: the LoRA of this demo's 12 steps; its curves are below. With so small a sample the \
+                     difference means little: over 900 images, base and tuned were equally often right (docs/results.md).",
+                ),
                 "report.html",
             ),
         ),
