@@ -38,7 +38,7 @@ pub struct Baseline {
     pub steps: u64,
     /// Images of a step, or pairs of images.
     pub batch: usize,
-    /// DPO: how little the model may leave the base model; the beta of the paper, times the number of timesteps.
+    /// DPO: how closely the model is held to the base model, as in `[preference]`.
     #[serde(default)]
     pub beta: f64,
 }
@@ -162,7 +162,7 @@ impl<R: Rng> Draw<'_, R> {
         Ok((&error * Tensor::from_slice(&weights).to_device(error.device())).mean(Kind::Float))
     }
 
-    /// `-log sigmoid(beta ((e_ref - e)(best) - (e_ref - e)(worst)))` with squared errors e of the tuned and of the base model; both
+    /// `-log sigmoid(beta/2 ((e_ref - e)(best) - (e_ref - e)(worst)))` with squared errors e of the tuned and of the base model; both
     /// images of a pair have the same timestep and noise.
     fn preference_loss(&mut self, pairs: usize, beta: f64, tuned: &dyn Network, base: &dyn Network) -> Result<Tensor> {
         let prompts = (0..pairs).map(|_| self.rng.random_range(0..self.images.prompts()));
@@ -170,7 +170,7 @@ impl<R: Rng> Draw<'_, R> {
         let noisy = self.noisy(&[best, worst].concat(), 2, 0.0)?;
         let better = tch::no_grad(|| noisy.error(base))? - noisy.error(tuned)?;
         let pairs = better.chunk(2, 0);
-        Ok(-((&pairs[0] - &pairs[1]) * beta).log_sigmoid().mean(Kind::Float))
+        Ok(-((&pairs[0] - &pairs[1]) * (beta / 2.0)).log_sigmoid().mean(Kind::Float))
     }
 
     /// The images, in `groups` of equal size; images at the same place in their groups have the same timestep and noise.

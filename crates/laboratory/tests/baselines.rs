@@ -34,7 +34,7 @@ fn config(folder: &Path, settings: &[&str]) -> Config {
 }
 
 fn baseline(kind: Rule, steps: u64) -> Baseline {
-    let beta = if kind == Rule::Dpo { 500.0 } else { 0.0 };
+    let beta = if kind == Rule::Dpo { 1000.0 } else { 0.0 };
     Baseline { kind, prompts: 2, of: 2, steps, batch: 2, beta }
 }
 

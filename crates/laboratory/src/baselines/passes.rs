@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     fn config(settings: &[&str]) -> Config {
-        let text = "[model]\npath = 'm'\n[prompts]\ntrain = 'p.txt'\n[sampling]\nsteps = 10\nguidance_scale = 1\n[replay]\nmode = 'chained'\n\
+        let text = "output = 'o'\n[captioner]\npath = 'c'\n[model]\npath = 'm'\n[prompts]\ntrain = 'p.txt'\n[sampling]\nsteps = 10\nguidance_scale = 1\n[replay]\nmode = 'chained'\n\
                     tracked = 5\n[train]\nsteps = 3\nbatch_size = 2\naccumulation = 1\n";
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.toml");
