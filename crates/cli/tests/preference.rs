@@ -2,7 +2,8 @@
 
 use crate::common::{Folder, relative_error};
 
-const WORDS: &str = "preference.candidates=3 preference.draws=2 sampling.guidance_scale=3";
+const WORDS: &str =
+    "captioner.label_smoothing=0.1 preference.candidates=3 preference.draws=2 sampling.guidance_scale=3";
 
 #[test]
 fn images_are_compared_and_a_run_is_resumed_exactly() {
@@ -24,6 +25,7 @@ fn images_are_compared_and_a_run_is_resumed_exactly() {
         );
         assert!((0.0..=1.0).contains(&step["preference_accuracy"].as_f64().unwrap()), "{step}");
         assert!(step["caption_cotangent"].is_null(), "no gradient comes from the captioner: {step}");
+        assert!(step.get("smoothed_loss").is_none(), "{step}");
     }
     let lora = "straight/adapter/pytorch_lora_weights.safetensors";
     folder.generate(crate::common::SD1, &["a red dog"], &format!("--lora {lora} --out drawn --steps 2")).ok();

@@ -96,6 +96,14 @@ fn images_are_judged() {
     let scores: Value = serde_json::from_str(&folder.read("scores.json")).unwrap();
     assert_eq!(scores["scores"]["all"]["images"], 4);
     assert_eq!(scores["missing"][0], "a red star");
+    assert!(!done.stdout.contains("2nd judge"), "{}", done.stdout);
+    let second = "world judge --prompts prompts.txt --images images --captioner weights/world/blip --out second.json";
+    let done = folder.comat(&words(second)).ok();
+    assert!(done.stdout.contains("2nd judge"), "{}", done.stdout);
+    let second: Vec<bool> = lines(&folder.read("second.jsonl")).iter().map(|line| line["second"] == true).collect();
+    // a captioner errs, too: of three true images it refuses one; the last image is that of another scene
+    assert!(second.len() == 4 && !second[3] && second.iter().filter(|passes| **passes).count() >= 2, "{second:?}");
+    folder.comat(&words("world judge --prompts prompts.txt --images images --captioner gone")).error(&["gone"]);
     folder.comat(&words("world judge --prompts prompts.txt --images images")).ok();
     assert!(folder.exists("images/scores.json") && folder.exists("images/scores.jsonl"));
     folder.assert_no_leftovers();

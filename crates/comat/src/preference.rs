@@ -81,8 +81,8 @@ pub fn iterate(
     let streams = sample.1.iter().map(|place| stream(session.config.seed, Purpose::Preference, sample.0, *place));
     let mut streams = streams.collect::<Result<Vec<_>, _>>()?;
     let (mut sums, mut values): (Vec<Gradients>, Vec<Tensor>) = (vec![], vec![]);
+    let [low, high] = comparison.times(settings.timesteps);
     for _ in 0..settings.draws {
-        let [low, high] = comparison.times(settings.timesteps);
         let times = streams.iter_mut().map(|s| s.below(low, high)).collect::<Result<Vec<_>, _>>()?;
         let noise = streams.iter_mut().map(|s| s.randn(&session.latent_shape)).collect::<Result<Vec<_>, _>>()?;
         let noise = Tensor::stack(&noise, 0).to_device(session.pipeline.device).to_kind(session.latent_kind());

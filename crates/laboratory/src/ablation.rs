@@ -213,9 +213,15 @@ impl Ablation<'_> {
             save_latents: None,
         };
         let pipeline = config.model.open(config.prompts.chunks)?;
-        let captioner = CaptionLoss::open(&config.captioner, pipeline.kind, pipeline.device)?;
-        let loss = |images: &Tensor, prompts: &[&str]| captioner.losses(images, prompts);
-        let best = (variant.best_of > 1).then_some(Best { of: variant.best_of, loss: &loss });
+        let captioner = match variant.best_of {
+            1 => None,
+            _ => Some(CaptionLoss::open(&config.captioner, pipeline.kind, pipeline.device)?),
+        };
+        let loss = |images: &Tensor, prompts: &[&str]| match &captioner {
+            Some(captioner) => captioner.losses(images, prompts),
+            None => Ok(vec![0.0; prompts.len()]),
+        };
+        let best = captioner.is_some().then_some(Best { of: variant.best_of, loss: &loss });
         let bar = (self.bar)("draw")?;
         generate::run(pipeline, &request, best, &bar, self.interrupt, &ProcessGroup::alone())?;
         bar.finish_and_clear();

@@ -42,12 +42,6 @@ pub fn run(args: &Judge, console: &Console) -> Result<()> {
     let bar = console.count("judge", "images")?;
     let mut outcome = judging::judge(&questions, &args.images, &bar, &console.interrupt)?;
     bar.finish_and_clear();
-    if let Some(captioner) = &args.captioner {
-        let bar = console.count("second judge", "images")?;
-        let judge = SecondJudge::open(captioner, Device::Cpu)?;
-        judge.judge(&mut outcome.judged, &args.images, Device::Cpu, &bar, &console.interrupt)?;
-        bar.finish_and_clear();
-    }
     if outcome.judged.is_empty() {
         bail!(
             "{}: none of {} is of a prompt in {}; images carry their prompt in a text chunk `prompt`, or are named PROMPT_SEED.png",
@@ -55,6 +49,12 @@ pub fn run(args: &Judge, console: &Console) -> Result<()> {
             counted(outcome.foreign.len(), "image"),
             args.prompts.display()
         );
+    }
+    if let Some(captioner) = &args.captioner {
+        let judge = SecondJudge::open(captioner, Device::Cpu)?;
+        let bar = console.count("second judge", "images")?;
+        judge.judge(&mut outcome.judged, &args.images, Device::Cpu, &bar, &console.interrupt)?;
+        bar.finish_and_clear();
     }
     let scores = scores::scores(&outcome.judged);
     say!("{scores}");

@@ -59,7 +59,9 @@ impl StepReport {
     pub fn start(session: &Session, learning_rate: f64) -> Self {
         Self {
             caption_loss: 0.0,
-            smoothed_loss: (session.config.captioner.label_smoothing > 0.0).then_some(0.0),
+            // of preferences there is no gradient of a caption loss
+            smoothed_loss: (session.config.captioner.label_smoothing > 0.0 && session.config.preference.is_none())
+                .then_some(0.0),
             rewards: session.rewards.iter().map(|other| (other.reward.name().to_owned(), 0.0)).collect(),
             grad_norm: 0.0,
             learning_rate,
