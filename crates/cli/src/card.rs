@@ -115,7 +115,7 @@ fn card(
         ),
         match &config.preference {
             None => ("replay", format!("{}, {}", counted(config.replay.tracked, "step"), config.replay.mode)),
-            Some(p) => ("preference", format!("the best against the worst of {} images", p.candidates)),
+            Some(p) => ("preference", format!("{} images of each prompt, beta {}", p.candidates, p.beta)),
         },
         ("attention losses", on(config.attention.is_some())),
         ("discriminator", on(config.fidelity.is_some())),

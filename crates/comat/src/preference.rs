@@ -1,9 +1,18 @@
-//! Preference optimisation (Diffusion-DPO, Wallace et al. 2024) on the images of the model in training: of several
-//! images of a prompt, the one with the highest reward is preferred to the one with the lowest.
+//! Learning from the model's own images, after DiffusionNFT (Zheng et al. 2025): of several images of a prompt those
+//! with more reward than the others become likelier, and the others less likely. Rewards and decoder need no gradient, so
+//! the cost of a step does not depend on theirs.
 //!
-//! With `e(x)` the squared error of a network's prediction for an image with noise, and `e_ref` that of the original
-//! model, the loss of a pair is `-log sigmoid(beta/2 ((e_ref(best) - e(best)) - (e_ref(worst) - e(worst))))`. Both images
-//! have the same noise. Rewards and decoder need no gradient, so the cost of a step does not depend on theirs.
+//! The images are drawn by the policy: the running average of the adapter, where there is one. Of an image with noise,
+//! let y be what a network should predict, v what the adapter in training predicts, and w what the policy does. The loss
+//! is
+//!
+//! `(r ‖(1 - beta) w + beta v - y‖² + (1 - r) ‖(1 + beta) w - beta v - y‖²) / ‖w - y‖²`
+//!
+//! with r from 0 for the worst image of a prompt to 1 for its best, evenly by rank: better images pull the prediction to
+//! y, worse ones push it away from there, and neither by more than `‖w - y‖ / beta`. By rank, since then it does not
+//! matter in which unit a reward is measured; divided, since then every timestep counts alike. Where v is w, it is 1.
+//! With an anchor, `anchor ‖v - o‖² / ‖w - y‖²` is added, where o is what the original model predicts: what the policy
+//! drifts away from step by step, when it finds images that a reward likes and nobody else does.
 
 use crate::{
     batch,
@@ -12,7 +21,7 @@ use crate::{
     share::Share,
     train::Phases,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use config::Preference;
 use diffusion::{
     conditions::GuidedText,
@@ -21,7 +30,7 @@ use diffusion::{
     trajectory,
 };
 use models::{
-    lora::Trainable,
+    lora::{Lora, Trainable},
     network::{Conditions, Network},
     schedule::NoisePath,
 };
@@ -41,44 +50,50 @@ pub struct Preferred {
     pub phases: Phases,
 }
 
-/// Means over the batch's pairs.
+/// Means over the batch's prompts.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Figures {
     pub loss: f64,
     /// Weighted reward of the best candidate less that of the worst.
     pub gap: f64,
-    /// Share of the comparisons in which the model prefers the better image more than the original model does.
-    pub accuracy: f64,
+    /// With an anchor: `‖v - o‖² / ‖w - y‖²`, how far the model is from the original one.
+    pub distance: f64,
 }
 
 /// One iteration: adds `dL/d adapter` to the gradients, for a share of a batch whose samples have these places in the
-/// step. `each` is called after every denoising step and after every comparison; its error ends the iteration.
+/// step. `policy`: the adapter that draws. `each` is called after every denoising step and after every comparison; its
+/// error ends the iteration.
 ///
 /// # Errors
 /// [`finite::NotFinite`], among others. The gradients are then incomplete.
+#[allow(clippy::too_many_arguments)]
 pub fn iterate(
     session: &mut Session,
     settings: &Preference,
-    adapter: &Trainable,
+    (adapter, policy): (&Trainable, &Lora),
     share: &Share,
-    sample: (u64, &[u64]),
+    (step, places): (u64, &[u64]),
     gradients: &mut Gradients,
     mut each: impl FnMut() -> Result<()>,
 ) -> Result<Preferred> {
     let text = session.text(share.prompts())?;
+    let policy = session.frozen(policy)?;
     let mut out = Preferred { rewards: vec![0.0; session.rewards.len()], ..Preferred::default() };
-    let pairs = draw(session, settings.candidates, adapter, share, &text, sample, &mut out, &mut each)?;
+    let drawn = draw(session, settings.candidates, policy.as_ref(), share, &text, (step, places), &mut out, &mut each)?;
+    out.figures.gap = drawn.gaps().sum::<f64>() / share.batch.len() as f64;
     let mut clock = Clock::start(session.pipeline.device, "replay");
     let comparison = Comparison {
         tuned: session.branched(&adapter.lora)?,
-        base: session.pipeline.network(&session.pipeline.weights)?,
+        policy,
+        original: (settings.anchor > 0.0).then(|| session.pipeline.network(&session.pipeline.weights)).transpose()?,
+        anchor: settings.anchor,
         kind: session.pipeline.kind,
         path: session.pipeline.noise_path.as_ref(),
-        strength: settings.beta / 2.0,
-        scale: 1.0 / (share.batch.len() * settings.draws) as f64,
+        beta: settings.beta,
+        scale: 1.0 / (share.batch.len() * settings.candidates * settings.draws) as f64,
         leaves: Shared::all(&adapter.lora.matrices()),
     };
-    let streams = sample.1.iter().map(|place| stream(session.config.seed, Purpose::Preference, sample.0, *place));
+    let streams = places.iter().map(|place| stream(session.config.seed, Purpose::Preference, step, *place));
     let mut streams = streams.collect::<Result<Vec<_>, _>>()?;
     let (mut sums, mut values): (Vec<Gradients>, Vec<Tensor>) = (vec![], vec![]);
     let [low, high] = comparison.times(settings.timesteps);
@@ -87,44 +102,46 @@ pub fn iterate(
         let noise = streams.iter_mut().map(|s| s.randn(&session.latent_shape)).collect::<Result<Vec<_>, _>>()?;
         let noise = Tensor::stack(&noise, 0).to_device(session.pipeline.device).to_kind(session.latent_kind());
         let (most, device) = (session.config.replay.micro_batch.samples(), session.pipeline.device);
-        for rows in parallel::groups(times.len() as i64, most, device) {
-            sums.resize_with(rows.len() - 1, || gradients.zeros_like());
-            let piece = |((start, length), sum)| {
-                let cut = |all: &Tensor| all.narrow(0, start, length);
-                let (images, text) = ([cut(&pairs.best), cut(&pairs.worst)], text.narrow(start, length).cond);
-                Piece { images, noise: cut(&noise), times: &times[start as usize..][..length as usize], text, sum }
-            };
-            let given = rows.into_iter().zip(iter::once(&mut *gradients).chain(&mut sums)).map(piece).collect();
-            values
-                .extend(parallel::map(given, |piece| comparison.run(piece))?.into_iter().collect::<Result<Vec<_>>>()?);
-            sums.iter_mut().for_each(|other| gradients.take(other));
-            each()?;
+        for candidate in &drawn.candidates {
+            for rows in parallel::groups(times.len() as i64, most, device) {
+                sums.resize_with(rows.len() - 1, || gradients.zeros_like());
+                let piece = |((start, length), sum)| {
+                    let (from, text) = (start as usize, text.narrow(start, length).cond);
+                    let images = candidate.latents.narrow(0, start, length);
+                    let (noise, ranks) = (noise.narrow(0, start, length), &candidate.ranks[from..][..length as usize]);
+                    Piece { images, ranks, noise, times: &times[from..][..length as usize], text, sum }
+                };
+                let given = rows.into_iter().zip(iter::once(&mut *gradients).chain(&mut sums)).map(piece).collect();
+                let losses = parallel::map(given, |piece| comparison.run(piece))?;
+                values.extend(losses.into_iter().collect::<Result<Vec<_>>>()?);
+                sums.iter_mut().for_each(|other| gradients.take(other));
+                each()?;
+            }
         }
     }
     let values = Tensor::stack(&values, 0).sum_dim_intlist(0, false, Kind::Double);
-    (out.figures.loss, out.figures.accuracy) = (values.double_value(&[0]), values.double_value(&[1]));
+    (out.figures.loss, out.figures.distance) = (values.double_value(&[0]), values.double_value(&[1]));
     finite::check_value(Part::Gradients, out.figures.loss)?;
     out.phases.replay = clock.end();
     Ok(out)
 }
 
-/// Draws the candidates, one of each prompt at a time, and keeps the best and the worst.
+/// Draws the candidates, one of each prompt at a time, and ranks them.
 #[allow(clippy::too_many_arguments)]
 fn draw(
     session: &Session,
     candidates: usize,
-    adapter: &Trainable,
+    policy: &dyn Network,
     share: &Share,
     text: &GuidedText,
     (step, places): (u64, &[u64]),
     out: &mut Preferred,
     mut each: impl FnMut() -> Result<()>,
-) -> Result<Pairs> {
+) -> Result<Drawn> {
     let prompts = share.prompts();
-    let frozen = session.frozen(&adapter.lora)?;
-    let denoiser = session.denoiser(frozen.as_ref());
+    let denoiser = session.denoiser(policy);
     let mut predict = denoiser.conditioned_on(text);
-    let mut pairs: Option<Pairs> = None;
+    let mut drawn = Drawn::default();
     for candidate in 0..candidates as u64 {
         let mut clock = Clock::start(session.pipeline.device, "trajectory");
         let own: Vec<u64> = places.iter().map(|place| place * candidates as u64 + candidate).collect();
@@ -141,58 +158,65 @@ fn draw(
             let mean = values.iter().sum::<f64>() / (share.batch.len() * candidates) as f64;
             total.iter_mut().zip(&values).for_each(|(total, value)| *total += weight * value);
             match i.checked_sub(1) {
-                None => out.caption_loss -= mean,
+                None => {
+                    out.caption_loss -= mean;
+                    out.phases.caption += clock.lap("reward");
+                }
                 Some(other) => out.rewards[other] += mean,
             }
         }
         finite::check_value(Part::Reward, total.iter().sum())?;
-        out.phases.caption += clock.end();
-        match &mut pairs {
-            None => pairs = Some(Pairs::of(latents, total)),
-            Some(pairs) => pairs.take(&latents, &total),
+        out.phases.reward += clock.end();
+        drawn.candidates.push(Candidate { latents, rewards: total, ranks: vec![] });
+    }
+    drawn.rank();
+    Ok(drawn)
+}
+
+#[derive(Default)]
+struct Drawn {
+    candidates: Vec<Candidate>,
+}
+
+/// An image of each prompt.
+struct Candidate {
+    /// `[B, C, h, w]`
+    latents: Tensor,
+    /// `[B]`
+    rewards: Vec<f64>,
+    /// From 0 for a prompt's worst candidate to 1 for its best, `[B]`.
+    ranks: Vec<f64>,
+}
+
+impl Drawn {
+    /// Candidates with equal rewards have equal ranks.
+    fn rank(&mut self) {
+        let others = (self.candidates.len() - 1) as f64;
+        let all: Vec<Vec<f64>> = self.candidates.iter().map(|one| one.rewards.clone()).collect();
+        for one in &mut self.candidates {
+            let rank = |(row, reward): (usize, &f64)| {
+                let count = |better: fn(&f64, &f64) -> bool| all.iter().filter(|of| better(&of[row], reward)).count();
+                let (below, equal) = (count(|a, b| a < b), count(|a, b| a == b) - 1);
+                (below as f64 + equal as f64 / 2.0) / others
+            };
+            one.ranks = one.rewards.iter().enumerate().map(rank).collect();
         }
     }
-    let pairs = pairs.context("there are candidates")?;
-    let gaps = pairs.most.iter().zip(&pairs.least).map(|(most, least)| most - least);
-    out.figures.gap = gaps.sum::<f64>() / share.batch.len() as f64;
-    Ok(pairs)
-}
 
-/// The best and the worst image of each prompt so far.
-struct Pairs {
-    /// Latents `[B, C, h, w]`.
-    best: Tensor,
-    worst: Tensor,
-    /// Their rewards, `[B]`.
-    most: Vec<f64>,
-    least: Vec<f64>,
-}
-
-impl Pairs {
-    fn of(latents: Tensor, rewards: Vec<f64>) -> Self {
-        Self { best: latents.copy(), worst: latents, most: rewards.clone(), least: rewards }
-    }
-
-    /// Keeps of each prompt what is better than the best, or worse than the worst.
-    fn take(&mut self, latents: &Tensor, rewards: &[f64]) {
-        let Self { best, worst, most, least } = self;
-        for (row, reward) in rewards.iter().enumerate() {
-            let keep = |kept: &Tensor| kept.get(row as i64).copy_(&latents.get(row as i64));
-            if *reward > most[row] {
-                most[row] = *reward;
-                keep(best);
-            }
-            if *reward < least[row] {
-                least[row] = *reward;
-                keep(worst);
-            }
-        }
+    /// Of each prompt, reward of the best candidate less that of the worst.
+    fn gaps(&self) -> impl Iterator<Item = f64> {
+        let prompts = self.candidates.first().map_or(0, |one| one.rewards.len());
+        (0..prompts).map(|row| {
+            let of = || self.candidates.iter().map(|one| one.rewards[row]);
+            of().fold(f64::NEG_INFINITY, f64::max) - of().fold(f64::INFINITY, f64::min)
+        })
     }
 }
 
-/// Some of the pairs: the best images and the worst `[b, C, h, w]`, their noise and timesteps.
+/// Some of a candidate's images `[b, C, h, w]`, their ranks, noise and timesteps.
 struct Piece<'a> {
-    images: [Tensor; 2],
+    images: Tensor,
+    ranks: &'a [f64],
     noise: Tensor,
     times: &'a [i64],
     text: Conditions,
@@ -203,11 +227,12 @@ struct Piece<'a> {
 /// What a comparison needs besides its images.
 struct Comparison<'a> {
     tuned: Box<dyn Network>,
-    base: Box<dyn Network>,
+    policy: Box<dyn Network>,
+    original: Option<Box<dyn Network>>,
+    anchor: f64,
     kind: Kind,
     path: &'a dyn NoisePath,
-    /// Half of beta.
-    strength: f64,
+    beta: f64,
     /// Weight of a comparison in the batch's mean.
     scale: f64,
     leaves: Vec<Shared>,
@@ -222,31 +247,35 @@ impl Comparison<'_> {
         [low, high.clamp(low + 1, length)]
     }
 
-    /// Adds the gradient of some pairs; returns their part of loss and accuracy, `[2]`.
-    fn run(&self, Piece { images, noise, times, text, sum }: Piece) -> Result<Tensor> {
-        let [best, worst] = images.map(|image| self.gain(&image, &noise, times, &text));
-        let margin = (best? - worst?) * self.strength;
-        let loss = -margin.log_sigmoid().sum(margin.kind()) * self.scale;
+    /// Adds the gradient of some images; returns their part of loss and distance, `[2]`.
+    fn run(&self, Piece { images, ranks, noise, times, text, sum }: Piece) -> Result<Tensor> {
+        let (device, kind, beta) = (images.device(), images.kind(), self.beta);
+        let row = |values: &[f64]| Tensor::from_slice(values).to_device(device).to_kind(kind);
+        let by_time = |of: &dyn Fn(f64) -> f64| {
+            row(&times.iter().map(|time| of(*time as f64)).collect::<Vec<_>>()).view([-1, 1, 1, 1])
+        };
+        let mixed = |of: &dyn Fn(f64) -> [f64; 2]| {
+            &images * by_time(&|time| of(time)[0]) + &noise * by_time(&|time| of(time)[1])
+        };
+        let noisy = mixed(&|time| self.path.mix(time)).to_kind(self.kind);
+        let target = mixed(&|time| self.path.target(time));
+        let times = Tensor::from_slice(times).to_device(device).to_kind(Kind::Float);
+        let predict =
+            |network: &dyn Network| Ok::<_, anyhow::Error>(network.predict(&noisy, &times, &text, None)?.to_kind(kind));
+        let size = |of: Tensor| of.square().mean_dim([1, 2, 3].as_slice(), false, kind);
+        let before = tch::no_grad(|| predict(self.policy.as_ref()))?;
+        let original = self.original.as_deref().map(|network| tch::no_grad(|| predict(network))).transpose()?;
+        let after = predict(self.tuned.as_ref())?;
+        let distance = original.map_or(Tensor::zeros_like(&row(ranks)), |original| size(&after - original));
+        let (wrong, moved) = (&before - target, (after - before) * beta);
+        let better = row(ranks);
+        let worse = better.ones_like() - &better;
+        let pulled: Tensor = better * size(&wrong + &moved) + worse * size(&wrong - &moved);
+        let unit = size(wrong) / self.scale;
+        let [pulled, distance] = [pulled, distance].map(|of| (of / &unit).sum(kind));
+        let loss = pulled + &distance * self.anchor;
         let leaves: Vec<&Tensor> = self.leaves.iter().map(|leaf| &**leaf).collect();
         sum.add(&precision::vjp(self.kind, &[&loss], &leaves, &[&loss.ones_like()])?)?;
-        let right = margin.gt(0.0).sum(Kind::Double) * self.scale;
-        Ok(Tensor::stack(&[loss.detach().to_kind(Kind::Double), right], 0))
-    }
-
-    /// By how much the tuned model predicts images better than the original one, `[b]`.
-    fn gain(&self, images: &Tensor, noise: &Tensor, times: &[i64], text: &Conditions) -> Result<Tensor> {
-        let by_row = |of: &dyn Fn(f64) -> f64| {
-            let values: Vec<f64> = times.iter().map(|time| of(*time as f64)).collect();
-            Tensor::from_slice(&values).to_device(images.device()).to_kind(images.kind()).view([-1, 1, 1, 1])
-        };
-        let mixed =
-            |of: &dyn Fn(f64) -> [f64; 2]| images * by_row(&|time| of(time)[0]) + noise * by_row(&|time| of(time)[1]);
-        let (noisy, target) = (mixed(&|time| self.path.mix(time)), mixed(&|time| self.path.target(time)));
-        let times = Tensor::from_slice(times).to_device(images.device()).to_kind(Kind::Float);
-        let error = |network: &dyn Network| -> Result<Tensor> {
-            let predicted = network.predict(&noisy.to_kind(self.kind), &times, text, None)?.to_kind(images.kind());
-            Ok((predicted - &target).square().mean_dim([1, 2, 3].as_slice(), false, images.kind()))
-        };
-        Ok(tch::no_grad(|| error(self.base.as_ref()))? - error(self.tuned.as_ref())?)
+        Ok(Tensor::stack(&[&loss, &distance], 0).detach().to_kind(Kind::Double))
     }
 }

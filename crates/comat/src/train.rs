@@ -163,9 +163,11 @@ impl Trainer {
                 continue; // more ranks than samples
             }
             if let Some(preference) = &config.preference {
+                let average = self.ema.as_ref().map(|ema| ema.lora(&self.adapter));
+                let adapters = (&self.adapter, average.as_ref().unwrap_or(&self.adapter.lora));
                 let places = (self.step, batch.places.as_slice());
                 let done =
-                    preference::iterate(&mut self.session, preference, &self.adapter, &share, places, gradients, each)?;
+                    preference::iterate(&mut self.session, preference, adapters, &share, places, gradients, each)?;
                 report.add_preferred(&done, config.train.accumulation);
                 continue;
             }

@@ -5,6 +5,7 @@
 use comat::{
     loss::caption::{Caption, CaptionLoss},
     reward::Crop,
+    reward::ImageReward,
     share::Share,
 };
 use models::{
@@ -26,8 +27,11 @@ fn folder() -> PathBuf {
 }
 
 fn ours(label_smoothing: f64, images: &Tensor, crops: &[Crop]) -> Caption {
-    let config = config::Captioner { label_smoothing, ..config::Captioner::at(folder()) };
-    let loss = CaptionLoss::open(&config, Kind::Double, device()).unwrap();
+    of(&config::Captioner { label_smoothing, ..config::Captioner::at(folder()) }, images, crops)
+}
+
+fn of(config: &config::Captioner, images: &Tensor, crops: &[Crop]) -> Caption {
+    let loss = CaptionLoss::open(config, Kind::Double, device()).unwrap();
     loss.with_cotangent(images, &Share::whole(&PROMPTS), crops).unwrap()
 }
 
@@ -38,6 +42,11 @@ fn images() -> Tensor {
 
 /// Loss and `dL/d image`, with pieces that are cut out of the images by rows and columns.
 fn by_hand(label_smoothing: f64, images: &Tensor, crops: &[Crop]) -> (f64, Tensor) {
+    by_hand_with_end(1.0, label_smoothing, images, crops)
+}
+
+/// The same with each caption's last token counted that many times.
+fn by_hand_with_end(end: f64, label_smoothing: f64, images: &Tensor, crops: &[Crop]) -> (f64, Tensor) {
     let images = images.copy().set_requires_grad(true);
     let (height, width) = (448, 510); // 450 // 224 = 2 less on either side
     let piece = |i: usize| {
@@ -61,7 +70,9 @@ fn by_hand(label_smoothing: f64, images: &Tensor, crops: &[Crop]) -> (f64, Tenso
     let length = labels.size()[1];
     let told = logits.narrow(1, 0, length - 1).flatten(0, 1);
     let labels = labels.narrow(1, 1, length - 1).flatten(0, 1);
-    let loss = told.cross_entropy_loss(&labels, None::<&Tensor>, tch::Reduction::Mean, IGNORED, label_smoothing);
+    let by_token = told.cross_entropy_loss(&labels, None::<&Tensor>, tch::Reduction::None, IGNORED, label_smoothing);
+    let weights = labels.ne(IGNORED).to_kind(Kind::Double) + labels.eq(3).to_kind(Kind::Double) * (end - 1.0); // 3: [SEP]
+    let loss = (by_token * &weights).sum(Kind::Double) / weights.sum(Kind::Double);
     let gradient = torch_ext::vjp(&[&loss], &[&images], &[&loss.ones_like()]).unwrap().remove(0).unwrap();
     (loss.double_value(&[]), gradient)
 }
@@ -90,6 +101,30 @@ fn the_crop_is_where_it_was_drawn() {
     // and the comparison would see it if it were elsewhere
     let (elsewhere, moved) = by_hand(0.0, &images, &CROPS.map(|(top, left)| (left, top)));
     assert!((elsewhere - loss).abs() > 1e-7 && relative_error(&moved, &gradient) > 0.1);
+}
+
+/// A mean in which the last token of each caption counts several times; `values` have the same mean for each image.
+#[test]
+fn the_end_may_count_more() {
+    let images = images();
+    let config = config::Captioner { end_weight: 3.0, label_smoothing: 0.1, ..config::Captioner::at(folder()) };
+    let found = of(&config, &images, &CROPS);
+    let (loss, _) = by_hand_with_end(3.0, 0.0, &images, &CROPS);
+    let (smoothed, gradient) = by_hand_with_end(3.0, 0.1, &images, &CROPS);
+    assert!((found.loss - loss).abs() < 1e-12 && (found.smoothed - smoothed).abs() < 1e-12, "{} {loss}", found.loss);
+    assert!(relative_error(&found.cotangent, &gradient) < 1e-10);
+    assert!((loss - by_hand(0.0, &images, &CROPS).0).abs() > 1e-3);
+
+    let open = |config| CaptionLoss::open(config, Kind::Double, device()).unwrap();
+    let ends = open(&config);
+    let (values, losses) = (ends.values(&images, &PROMPTS).unwrap(), ends.losses(&images, &PROMPTS).unwrap());
+    assert!(values.iter().zip(&losses).all(|(value, loss)| (value + loss).abs() < 1e-12), "{values:?} {losses:?}");
+    let plain = open(&config::Captioner::at(folder())).nll(&images, &PROMPTS, &[(0, 0); 2]).unwrap();
+    for (row, loss) in (0..).zip(losses) {
+        let [sum, end] = [&plain.sum, &plain.end[0]].map(|of| of.double_value(&[row]));
+        let tokens = plain.tokens.int64_value(&[row]) as f64;
+        assert!(((sum + 2.0 * end) / (tokens + 2.0) - loss).abs() < 1e-12);
+    }
 }
 
 /// Every offset comes up, and both are drawn.

@@ -1,4 +1,4 @@
-//! Preference optimisation: its gradient is that of one graph, in float64; ranks and micro-batches change nothing.
+//! Preferences between the model's own images: their gradient is that of one graph, in float64; ranks and micro-batches change nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // of what the tests themselves set up
 
@@ -13,7 +13,7 @@ use diffusion::{
     random::{Purpose, stream},
     trajectory,
 };
-use models::lora::Trainable;
+use models::lora::{Lora, Trainable};
 use optim::Gradients;
 use std::{collections::BTreeSet, path::Path};
 use tch::{Kind, Tensor};
@@ -31,7 +31,7 @@ fn config(settings: &[&str]) -> Config {
         "output = 'none'\nseed = 7\n[model]\npath = '{0}/pipeline_sd1'\ndtype = 'float64'\ndevice = '{1}'\n\
          [captioner]\npath = '{0}/blip'\n[prompts]\ntrain = 'none.txt'\n\
          [sampling]\nsteps = 3\nsize = '48x32'\nguidance_scale = 4\n[replay]\ntracked = 1\n[lora]\nrank = 3\nalpha = 2\n\
-         [preference]\ncandidates = 3\ndraws = 2\nbeta = 50\ntimesteps = [0.2, 0.9]\n",
+         [preference]\ncandidates = 3\ndraws = 2\nbeta = 0.8\nanchor = 0.3\ntimesteps = [0.2, 0.9]\n",
         fixtures.display(),
         device_name(),
     );
@@ -49,15 +49,21 @@ fn moved(session: &Session) -> Trainable {
     adapter
 }
 
+/// A policy that is neither the original model nor the adapter in training.
+fn policy(adapter: &Trainable) -> Lora {
+    adapter.lora_of(&(&adapter.flat * 0.7))
+}
+
 fn run(settings: &[&str], shares: &[(Vec<&str>, std::ops::Range<usize>)]) -> (Vec<Preferred>, Tensor) {
     let mut session = Session::open(config(settings)).unwrap();
     let adapter = moved(&session);
+    let policy = policy(&adapter);
     let mut gradients = Gradients::zeros(&adapter);
     let preference = session.config.preference.clone().unwrap();
     let done = shares.iter().map(|(batch, mine)| {
         let share = Share { batch: batch.clone(), mine: mine.clone() };
-        let places = (STEP, &PLACES[mine.clone()]);
-        preference::iterate(&mut session, &preference, &adapter, &share, places, &mut gradients, || Ok(())).unwrap()
+        let (adapters, places) = ((&adapter, &policy), (STEP, &PLACES[mine.clone()]));
+        preference::iterate(&mut session, &preference, adapters, &share, places, &mut gradients, || Ok(())).unwrap()
     });
     (done.collect(), gradients.flat)
 }
@@ -67,18 +73,18 @@ fn whole(settings: &[&str]) -> (Preferred, Tensor) {
     (done.remove(0), gradient)
 }
 
-/// The same by the paper's formula, for the whole batch in one graph.
-fn by_the_paper(settings: &[&str]) -> (f64, f64, f64, Tensor) {
+/// Loss, gap, distance to the original model and gradient by the paper's formula, for the whole batch in one graph.
+fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
     let mut session = Session::open(config(settings)).unwrap();
     let adapter = moved(&session);
     let preference = session.config.preference.clone().unwrap();
     let text = session.text(&PROMPTS).unwrap();
-    let frozen = session.frozen(&adapter.lora).unwrap();
+    let drawing = session.frozen(&policy(&adapter)).unwrap();
     let (mut all, mut rewards) = (vec![], vec![]);
     for candidate in 0..preference.candidates as u64 {
         let own = PLACES.map(|place| place * preference.candidates as u64 + candidate);
         let (start, noise) = batch::noise(&session, Purpose::Trajectory, STEP, &own).unwrap();
-        let denoiser = session.denoiser(frozen.as_ref());
+        let denoiser = session.denoiser(drawing.as_ref());
         let start = session.sampler.start(start);
         let predict = denoiser.conditioned_on(&text);
         let walked = trajectory::walk(predict, &session.sampler, start, &BTreeSet::new(), noise, || Ok(())).unwrap();
@@ -86,48 +92,51 @@ fn by_the_paper(settings: &[&str]) -> (f64, f64, f64, Tensor) {
         rewards.push(session.captioner.losses(&images, &PROMPTS).unwrap().into_iter().map(|l| -l).collect::<Vec<_>>());
         all.push(walked.latents);
     }
-    let of = |row: usize, better: fn(f64, f64) -> bool| {
-        let chosen =
-            (0..all.len()).reduce(|a, b| if better(rewards[b][row], rewards[a][row]) { b } else { a }).unwrap();
-        (all[chosen].get(row as i64), rewards[chosen][row])
-    };
-    let pairs: Vec<_> = (0..3).map(|row| (of(row, |a, b| a > b), of(row, |a, b| a < b))).collect();
-    let gap = pairs.iter().map(|((_, most), (_, least))| most - least).sum::<f64>() / 3.0;
-
     let tuned = session.branched(&adapter.lora).unwrap();
-    let base = session.pipeline.network(&session.pipeline.weights).unwrap();
+    let original = session.pipeline.network(&session.pipeline.weights).unwrap();
     let schedule = session.pipeline.schedule().unwrap();
-    let (mut loss, mut right) = (Tensor::zeros([], (Kind::Double, device())), 0.0);
-    for (row, ((best, _), (worst, _))) in pairs.iter().enumerate() {
+    let beta = preference.beta;
+    let (mut loss, mut gap, mut distance) = (Tensor::zeros([], (Kind::Double, device())), 0.0, 0.0);
+    let count = (3 * preference.candidates * preference.draws) as f64;
+    for row in 0..3 {
+        let mut sorted: Vec<f64> = rewards.iter().map(|of| of[row]).collect();
+        sorted.sort_by(f64::total_cmp);
+        gap += (sorted.last().unwrap() - sorted[0]) / 3.0;
         let mut draws = stream(session.config.seed, Purpose::Preference, STEP, row as u64).unwrap();
         for _ in 0..preference.draws {
             let time = draws.below(200, 900).unwrap();
             let noise = draws.randn(&session.latent_shape).unwrap().to_device(device()).to_kind(Kind::Double);
             let signal = schedule.signal()[time as usize];
             let velocity = settings.iter().any(|s| s.contains("v_prediction"));
-            let errors = |image: &Tensor| {
-                let noisy = image * signal.sqrt() + &noise * (1.0 - signal).sqrt();
+            for (latents, rewards) in all.iter().zip(&rewards) {
+                let place = sorted.iter().position(|reward| *reward == rewards[row]).unwrap();
+                let rank = place as f64 / (preference.candidates - 1) as f64;
+                let image = latents.get(row as i64);
+                let noisy = &image * signal.sqrt() + &noise * (1.0 - signal).sqrt();
                 let target = match velocity {
-                    true => &noise * signal.sqrt() - image * (1.0 - signal).sqrt(),
+                    true => &noise * signal.sqrt() - &image * (1.0 - signal).sqrt(),
                     false => noise.shallow_clone(),
                 };
                 let times = Tensor::from_slice(&[time as f32]).to_device(device());
                 let text = text.narrow(row as i64, 1).cond;
-                [&tuned, &base].map(|network| {
-                    let predicted = network.predict(&noisy.unsqueeze(0), &times, &text, None).unwrap();
-                    (predicted - &target).square().mean(Kind::Double)
-                })
-            };
-            let [[best, best_ref], [worst, worst_ref]] = [errors(best), errors(worst)];
-            let inside: Tensor = ((best - best_ref.detach()) - (worst - worst_ref.detach())) * (-0.5 * preference.beta);
-            right += f64::from(inside.double_value(&[]) > 0.0) / (3 * preference.draws) as f64;
-            loss -= inside.log_sigmoid() / (3 * preference.draws) as f64;
+                let [old, new, at_first] = [&drawing, &tuned, &original]
+                    .map(|network| network.predict(&noisy.unsqueeze(0), &times, &text, None).unwrap().get(0));
+                let old = old.detach();
+                let positive: Tensor = &old * (1.0 - beta) + &new * beta;
+                let negative: Tensor = &old * (1.0 + beta) - &new * beta;
+                let error = |of: &Tensor| (of - &target).square().mean(Kind::Double);
+                let apart = (&new - at_first.detach()).square().mean(Kind::Double);
+                distance += apart.double_value(&[]) / error(&old).double_value(&[]) / count;
+                let pulled: Tensor = error(&positive) * rank + error(&negative) * (1.0 - rank);
+                let term = (pulled + apart * preference.anchor) / error(&old);
+                loss += term / count;
+            }
         }
     }
     let grads = torch_ext::vjp(&[&loss], &adapter.lora.matrices(), &[&loss.ones_like()]).unwrap();
     let mut gradients = Gradients::zeros(&adapter);
     gradients.add(&grads).unwrap();
-    (loss.double_value(&[]), gap, right, gradients.flat)
+    ([loss.double_value(&[]), gap, distance], gradients.flat)
 }
 
 fn distance(a: &Tensor, b: &Tensor) -> f64 {
@@ -138,9 +147,9 @@ fn distance(a: &Tensor, b: &Tensor) -> f64 {
 fn the_gradient_is_that_of_the_formula() {
     for settings in [vec![], vec!["model.prediction_type=v_prediction"]] {
         let (done, gradient) = whole(&settings);
-        let (loss, gap, right, expected) = by_the_paper(&settings);
-        assert!((done.figures.loss - loss).abs() < 1e-12, "{} {loss}", done.figures.loss);
-        assert!((done.figures.gap - gap).abs() < 1e-12 && gap > 0.0 && (done.figures.accuracy - right).abs() < 1e-12);
+        let (figures, expected) = by_the_paper(&settings);
+        let found = [done.figures.loss, done.figures.gap, done.figures.distance];
+        assert!(found.iter().zip(&figures).all(|(a, b)| (a - b).abs() < 1e-12 && *b > 0.0), "{found:?} {figures:?}");
         assert!(expected.norm().double_value(&[]) > 1e-6);
         assert!(distance(&gradient, &expected) < 1e-9, "{}", distance(&gradient, &expected));
     }
@@ -156,24 +165,33 @@ fn shares_and_micro_batches_add_up() {
     for (sum, whole) in [
         (add(|p| p.figures.loss), done.figures.loss),
         (add(|p| p.figures.gap), done.figures.gap),
-        (add(|p| p.figures.accuracy), done.figures.accuracy),
+        (add(|p| p.figures.distance), done.figures.distance),
         (add(|p| p.caption_loss), done.caption_loss),
     ] {
         assert!((sum - whole).abs() < 1e-9, "{sum} {whole}");
     }
 }
 
-/// A fresh adapter changes nothing, so the loss of every pair is log 2 and none is preferred.
+/// Where adapter and policy are the same, the loss is 1; a step against the gradient lowers it.
 #[test]
-fn at_first_nothing_is_preferred() {
-    let mut session = Session::open(config(&[])).unwrap();
-    let adapter = adapter::start(&session).unwrap().trainable(session.latent_kind(), session.pipeline.device);
+fn at_first_the_model_is_its_policy() {
+    let mut session = Session::open(config(&["preference.anchor=0"])).unwrap();
+    let mut adapter = moved(&session);
+    let policy = adapter.lora_of(&adapter.flat.copy());
     let preference = session.config.preference.clone().unwrap();
-    let mut gradients = Gradients::zeros(&adapter);
     let share = Share::whole(&PROMPTS);
-    let done =
-        preference::iterate(&mut session, &preference, &adapter, &share, (STEP, &PLACES), &mut gradients, || Ok(()))
+    let mut loss = |adapter: &Trainable| {
+        let mut gradients = Gradients::zeros(adapter);
+        let (adapters, places) = ((adapter, &policy), (STEP, PLACES.as_slice()));
+        let done = preference::iterate(&mut session, &preference, adapters, &share, places, &mut gradients, || Ok(()))
             .unwrap();
-    assert!((done.figures.loss - 2f64.ln()).abs() < 1e-9, "{}", done.figures.loss);
-    assert!(gradients.flat.norm().double_value(&[]) > 1e-9);
+        (done.figures.loss, gradients.flat)
+    };
+    let (first, gradient) = loss(&adapter);
+    assert!((first - 1.0).abs() < 1e-12, "{first}");
+    let squared = gradient.square().sum(Kind::Double).double_value(&[]);
+    let rate = 1e-4 / squared;
+    let _ = tch::no_grad(|| adapter.flat.g_sub_(&(&gradient * rate)));
+    let lower = loss(&adapter).0;
+    assert!((1.0 - lower) / 1e-4 > 0.5 && (1.0 - lower) / 1e-4 < 1.1, "{lower}");
 }

@@ -1,23 +1,28 @@
 //! `[preference]`: what the model learns from its own images, the better against the worse.
 
-use super::{Config, above_zero};
+use super::{Config, above_zero, in_range};
 use anyhow::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Preference optimisation: a step draws several images of each prompt, and the one with the highest reward is preferred to the one
-/// with the lowest (Diffusion-DPO, Wallace et al. 2024, on images of the model in training). This takes the place of the gradient
-/// through the images: no gradient comes from captioner, rewards or decoder, and guidance does not disturb it.
+/// Preferences between the model's own images: a step draws several images of each prompt, those with more reward than the others
+/// become likelier, and the others less likely (DiffusionNFT, Zheng et al. 2025). This takes the place of the gradient through the
+/// images: no gradient comes from captioner, rewards or decoder, and guidance does not disturb it. Where there is a running average
+/// (`train.ema`), it draws the images.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Preference {
-    /// Images of each prompt, of which two are compared.
+    /// Images of each prompt, which are compared with each other.
     #[schemars(range(min = 2))]
     pub candidates: usize,
-    /// How closely the model is held to the original one: the higher, the closer. The meaning is that of `beta_dpo` in the authors' script.
+    /// How closely the model is held to the one that draws, with every comparison: the higher, the closer. The paper's beta.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub beta: f64,
-    /// How often a pair is compared in a step, each time at another timestep and with other noise.
+    /// Weight of the distance to the original model, which holds it there over the whole run. With 0 it may drift ever further, to images
+    /// that the rewards like and nobody else does.
+    #[schemars(range(min = 0.0))]
+    pub anchor: f64,
+    /// How often a prompt's images are compared in a step, each time at another timestep and with other noise.
     #[schemars(range(min = 1))]
     pub draws: usize,
     /// Where these timesteps lie, as shares of the schedule: 0 is the clean image, 1 is pure noise. What an image shows is decided
@@ -27,16 +32,17 @@ pub struct Preference {
 
 impl Default for Preference {
     fn default() -> Self {
-        Self { candidates: 4, beta: 2000.0, draws: 8, timesteps: [0.3, 1.0] }
+        Self { candidates: 4, beta: 1.0, anchor: 0.1, draws: 4, timesteps: [0.3, 1.0] }
     }
 }
 
 impl Config {
     pub(super) fn check_preference(&self) -> Result<()> {
-        let Some(Preference { candidates, beta, draws, timesteps: [low, high] }) = self.preference else {
+        let Some(Preference { candidates, beta, anchor, draws, timesteps: [low, high] }) = self.preference else {
             return Ok(());
         };
         above_zero(&[("preference.beta", beta), ("preference.draws", draws as f64)])?;
+        in_range(&[("preference.anchor", anchor, f64::MAX)])?;
         if candidates < 2 {
             bail!("preference.candidates is {candidates}, it must be 2 or more: images are compared");
         }

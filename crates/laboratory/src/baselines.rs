@@ -1,7 +1,8 @@
 //! Other ways to follow the same captioner, for comparison at equal compute: fine-tuning on the model's own images,
 //! weighted by reward (GORS, Huang et al. 2023), and preferences between them (Diffusion-DPO, Wallace et al. 2023).
 //! Both draw images of the training prompts with the base model, let the captioner judge them, and train a LoRA with the
-//! denoising loss. DRaFT (Clark et al. 2023) needs nothing here: it is `replay.policy = "last"`.
+//! denoising loss. DRaFT (Clark et al. 2023) needs nothing here: it is `replay.policy = "last"`. What the LoRA could
+//! learn at all is seen by teaching it renders with true captions.
 
 mod own_images;
 mod passes;
@@ -31,9 +32,9 @@ pub use passes::{drawing, training};
 #[serde(deny_unknown_fields)]
 pub struct Baseline {
     pub kind: Rule,
-    /// Number of training prompts that are drawn.
+    /// Number of training prompts that are drawn, or of renders.
     pub prompts: usize,
-    /// Images of each of them.
+    /// Images of each of them; of renders 1.
     pub of: usize,
     pub steps: u64,
     /// Images of a step, or pairs of images.
@@ -50,6 +51,9 @@ pub enum Rule {
     RewardWeighted,
     /// Of each prompt the image whose prompt is likeliest, against the one whose prompt is least likely.
     Dpo,
+    /// Renders of any scenes, each with a true caption: what no prompt and no judge can teach, so it is the mark that the
+    /// other methods are measured against.
+    TrueCaptions,
 }
 
 /// What a training has made.
@@ -71,7 +75,12 @@ impl Baseline {
             }
             Self { kind: Rule::Dpo, of: 1, .. } => Some("dpo compares images of a prompt: of is 2 or more"),
             Self { kind: Rule::Dpo, beta, .. } if *beta <= 0.0 => Some("dpo needs a beta above 0"),
-            Self { kind: Rule::RewardWeighted, beta, .. } if *beta != 0.0 => Some("beta belongs to dpo"),
+            Self { kind: Rule::TrueCaptions, of: 2.., .. } => {
+                Some("a render of true-captions is one of its kind: of is 1")
+            }
+            Self { kind: Rule::RewardWeighted | Rule::TrueCaptions, beta, .. } if *beta != 0.0 => {
+                Some("beta belongs to dpo")
+            }
             _ => None,
         }
     }
@@ -79,6 +88,9 @@ impl Baseline {
     /// A name for the images that it trains on: baselines of a plan that draw the same ones share them.
     pub fn images(&self, config: &Config) -> String {
         let Self { prompts, of, .. } = self;
+        if self.kind == Rule::TrueCaptions {
+            return format!("renders-{prompts}-seed{}.safetensors", config.seed);
+        }
         format!("{prompts}x{of}-guidance{}-seed{}.safetensors", config.sampling.guidance_scale, config.seed)
     }
 
@@ -89,8 +101,13 @@ impl Baseline {
     pub fn train(&self, config: &Config, images: &Path, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Tuned> {
         let mut session = Session::open(config.clone())?;
         if !images.exists() {
-            let prompts = prompts::read(&config.prompts.train)?;
-            OwnImages::draw(&mut session, &prompts, (self.prompts, self.of), bar, interrupt)?.write(images)?;
+            let made = if self.kind == Rule::TrueCaptions {
+                OwnImages::render(&session, self.prompts, bar, interrupt)?
+            } else {
+                let prompts = prompts::read(&config.prompts.train)?;
+                OwnImages::draw(&mut session, &prompts, (self.prompts, self.of), bar, interrupt)?
+            };
+            made.write(images)?;
         }
         self.fine_tune(&mut session, &OwnImages::read(images)?, bar, interrupt)
     }
@@ -108,7 +125,8 @@ impl Baseline {
         let mut adapter = adapter::start(session)?.trainable(kind, device);
         let mut optimizer = Updater::new(&config.optimizer, &adapter.flat);
         let base = session.pipeline.network(&session.pipeline.weights)?;
-        let better = images.better_half();
+        let all = || (0..images.prompts()).collect();
+        let shown = if self.kind == Rule::TrueCaptions { all() } else { images.better_half() };
         bar.reset();
         bar.set_length(self.steps);
         bar.set_message("training");
@@ -119,7 +137,7 @@ impl Baseline {
             let mut rng = data::rng(config.seed, Stream::Step, step);
             let mut draw = Draw { session, images, levels: &levels, rng: &mut rng };
             let loss = match self.kind {
-                Rule::RewardWeighted => draw.weighted_loss(self.batch, &better, tuned.as_ref()),
+                Rule::RewardWeighted | Rule::TrueCaptions => draw.weighted_loss(self.batch, &shown, tuned.as_ref()),
                 Rule::Dpo => draw.preference_loss(self.batch, self.beta, tuned.as_ref(), base.as_ref()),
             }?;
             let ones = loss.ones_like();
@@ -154,9 +172,9 @@ struct Noisy {
 }
 
 impl<R: Rng> Draw<'_, R> {
-    /// The denoising loss of images of the better half, each weighted by its reward.
-    fn weighted_loss(&mut self, batch: usize, better: &[usize], tuned: &dyn Network) -> Result<Tensor> {
-        let chosen: Vec<usize> = (0..batch).map(|_| better[self.rng.random_range(0..better.len())]).collect();
+    /// The denoising loss of some of the images `shown`, each weighted by its reward.
+    fn weighted_loss(&mut self, batch: usize, shown: &[usize], tuned: &dyn Network) -> Result<Tensor> {
+        let chosen: Vec<usize> = (0..batch).map(|_| shown[self.rng.random_range(0..shown.len())]).collect();
         let weights: Vec<f32> = chosen.iter().map(|i| self.images.probability(*i) as f32).collect();
         let error = self.noisy(&chosen, 1, WITHOUT_PROMPT)?.error(tuned)?;
         Ok((&error * Tensor::from_slice(&weights).to_device(error.device())).mean(Kind::Float))

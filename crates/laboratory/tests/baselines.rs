@@ -4,6 +4,7 @@
 
 use comat::session::Session;
 use config::Config;
+use images::Image;
 use indicatif::ProgressBar;
 use laboratory::baselines::{Baseline, Rule, Tuned};
 use models::{
@@ -12,6 +13,7 @@ use models::{
     tensors::{self, Tensors},
 };
 use ranks::interrupt::Interrupt;
+use scenes::{judge, wording::Demand};
 use std::{collections::HashMap, fs, path::Path};
 use tch::{Kind, Tensor};
 use torch_ext::Generator;
@@ -140,6 +142,34 @@ fn the_better_image_is_preferred() {
         .sum();
     let change = Vec::<f64>::try_from(change).unwrap();
     assert!(change[0] < change[1] && change[3] < change[2], "{change:?}");
+}
+
+/// Every render shows its caption, by the pixels' judge, and all of them are shown to the LoRA alike.
+#[test]
+fn renders_have_true_captions() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), &[]);
+    let baseline = Baseline { prompts: 24, of: 1, batch: 24, ..baseline(Rule::TrueCaptions, 1) };
+    let file = folder.path().join(baseline.images(&config));
+    assert!(file.ends_with("renders-24-seed3.safetensors"));
+    let tuned = train(&baseline, &config, &file);
+    let (all, metadata) = tensors::read(&file).unwrap();
+    let captions: Vec<String> = serde_json::from_str(&metadata["prompts"]).unwrap();
+    let images = Session::open(config.clone()).unwrap().decode(&all["latents"]).unwrap();
+    let correct = |(row, caption): (usize, &String)| {
+        let look = judge::look(&Image::from_tensor(&images.get(row as i64)).unwrap());
+        judge::verdict(&Demand::parse(caption).unwrap(), &look).correct
+    };
+    let right = captions.iter().enumerate().filter(|caption| correct(*caption)).count();
+    assert!(right >= 22, "{right} of 24: {captions:?}");
+    assert!(captions.iter().filter(|caption| caption.contains(" and ")).count() > 4, "{captions:?}");
+    // the last half has its part in the loss: other latents there, another LoRA
+    let latents = &all["latents"];
+    let others = Tensor::cat(&[latents.narrow(0, 0, 12), latents.narrow(0, 0, 12)], 0);
+    let tensors = [("latents".to_owned(), others), ("rewards".to_owned(), all["rewards"].shallow_clone())];
+    let changed = folder.path().join("changed.safetensors");
+    tensors::write(&changed, &Tensors::from_iter(tensors), metadata).unwrap();
+    assert_ne!(flat(&train(&baseline, &config, &changed).lora), flat(&tuned.lora));
 }
 
 #[test]

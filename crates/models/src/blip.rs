@@ -36,9 +36,18 @@ pub struct Nll {
     pub uniform: Tensor,
     /// Number of those tokens `[B]`, int64
     pub tokens: Tensor,
+    /// The parts of the last of these tokens, which says that the text ends, in `sum` and in `uniform`, each `[B]`
+    pub end: [Tensor; 2],
 }
 
 impl Nll {
+    /// With the last token counted so many times.
+    pub fn with_end(self, times: f64) -> Self {
+        let [sum, uniform] = &self.end;
+        let more = |all: &Tensor, of_end: &Tensor| all + of_end * (times - 1.0);
+        Self { sum: more(&self.sum, sum), uniform: more(&self.uniform, uniform), ..self }
+    }
+
     /// The sum with label smoothing `[B]`: this part (0 to 1) of each token's label is spread evenly over the
     /// vocabulary.
     pub fn smoothed(&self, label_smoothing: f64) -> Tensor {
@@ -143,12 +152,14 @@ impl Captioner {
         let logits = logits.narrow(1, 0, length - 1).to_kind(kind).reshape([rows * (length - 1), words]);
         let log_p = logits.log_softmax(-1, kind);
         let nll = log_p.g_nll_loss(&targets.flatten(0, 1), None::<&Tensor>, Reduction::None, IGNORED);
+        let counted = targets.ne(IGNORED);
         let uniform = -log_p.mean_dim(-1, false, kind).view([rows, length - 1]);
-        Ok(Nll {
-            sum: nll.view([rows, length - 1]).sum_dim_intlist(1, false, kind),
-            uniform: uniform.masked_fill(&targets.eq(IGNORED), 0.0).sum_dim_intlist(1, false, kind),
-            tokens: targets.ne(IGNORED).sum_dim_intlist(1, false, Kind::Int64),
-        })
+        let values = [nll.view([rows, length - 1]), uniform.masked_fill(&counted.logical_not(), 0.0)];
+        let places = Tensor::arange(length - 1, (Kind::Int64, counted.device()));
+        let last = (counted.to_kind(Kind::Int64) * places).argmax(1, true);
+        let end = values.each_ref().map(|of| of.gather(1, &last, false).squeeze_dim(1));
+        let [sum, uniform] = values.map(|of| of.sum_dim_intlist(1, false, kind));
+        Ok(Nll { sum, uniform, tokens: counted.sum_dim_intlist(1, false, Kind::Int64), end })
     }
 
     pub fn config(&self) -> &Config {

@@ -101,7 +101,9 @@ fn a_batch_may_be_cut() {
         sum: Tensor::cat(&[&parts[0].sum, &parts[1].sum], 0),
         uniform: Tensor::cat(&[&parts[0].uniform, &parts[1].uniform], 0),
         tokens: Tensor::cat(&[&parts[0].tokens, &parts[1].tokens], 0),
+        end: [0, 1].map(|i| Tensor::cat(&[&parts[0].end[i], &parts[1].end[i]], 0)),
     };
+    assert_close("ends", &joined.end[0], &whole.end[0], 1e-12);
     assert_close("sums", &joined.sum, &whole.sum, 1e-12);
     assert_close("smoothed sums", &joined.smoothed(0.1), &whole.smoothed(0.1), 1e-12);
     assert_eq!(joined.tokens, whole.tokens);

@@ -28,7 +28,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("anchor_loss", "Anchor loss"),
     ("preference_loss", "Preference loss"),
     ("preference_gap", "Reward of the best image less that of the worst"),
-    ("preference_accuracy", "Share of right preferences"),
+    ("preference_distance", "Distance to the original model"),
     ("caption_cotangent", "Caption loss: norm of its gradient at the latents"),
     ("token_loss", "Attention: token loss"),
     ("pixel_loss", "Attention: pixel loss"),

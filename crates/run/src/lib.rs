@@ -314,8 +314,10 @@ impl Observer for Run {
             line.extend([
                 ("preference_loss".into(), preference.loss.into()),
                 ("preference_gap".into(), preference.gap.into()),
-                ("preference_accuracy".into(), preference.accuracy.into()),
             ]);
+            if trainer.session.config.preference.as_ref().is_some_and(|p| p.anchor > 0.0) {
+                line.insert("preference_distance".into(), preference.distance.into());
+            }
         }
         if let (Some(loss), Some(line)) = (report.smoothed_loss, line.as_object_mut()) {
             line.insert("smoothed_loss".into(), loss.into());

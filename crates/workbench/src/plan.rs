@@ -64,8 +64,8 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
                 config.sampling.sampler, config.replay.mode
             ),
             Some(Preference { candidates, draws, timesteps: [low, high], .. }) => format!(
-                "a step       {batch} prompts: {candidates} images each, {t} {} steps without graph ({halves}), decode, caption; the best \
-                 against the worst, {} at timesteps from {low} to {high} of the schedule",
+                "a step       {batch} prompts: {candidates} images each, {t} {} steps without graph ({halves}), decode, caption; the better \
+                 ones pull, the worse ones push, {} at timesteps from {low} to {high} of the schedule",
                 config.sampling.sampler,
                 counted(*draws, "comparison")
             ),

@@ -132,7 +132,13 @@ impl CaptionLoss {
         let _guard = tch::no_grad_guard();
         self.captioner.with(|captioner| {
             let loss = |(row, prompt): (i64, &&str)| {
-                let nll = Self::nll_by(captioner.as_ref(), &images.narrow(0, row, 1), &[prompt], &[(0, 0)])?;
+                let nll = nll_by(
+                    captioner.as_ref(),
+                    self.config.end_weight,
+                    &images.narrow(0, row, 1),
+                    &[prompt],
+                    &[(0, 0)],
+                )?;
                 Ok(nll.sum.double_value(&[0]) / self.count(captioner.as_ref(), &[prompt])?)
             };
             (0..).zip(prompts).map(loss).collect()
@@ -141,9 +147,17 @@ impl CaptionLoss {
 
     /// The divisor of the sum over all tokens of these prompts.
     fn count(&self, captioner: &dyn Likelihood, prompts: &[&str]) -> Result<f64> {
+        let count: f64 = self.counts(captioner, prompts)?.into_iter().sum();
+        Ok(if count == 0.0 { 1.0 } else { count })
+    }
+
+    /// Each prompt's part of it.
+    fn counts(&self, captioner: &dyn Likelihood, prompts: &[&str]) -> Result<Vec<f64>> {
+        let more = self.config.end_weight - 1.0;
+        let of_prompt = |tokens: i64| if tokens == 0 { 0.0 } else { tokens as f64 + more };
         Ok(match self.config.reduction {
-            Reduction::Sum => prompts.len().max(1) as f64,
-            Reduction::Mean => captioner.tokens(prompts)?.into_iter().sum::<i64>().max(1) as f64,
+            Reduction::Sum => vec![1.0; prompts.len()],
+            Reduction::Mean => captioner.tokens(prompts)?.into_iter().map(of_prompt).collect(),
         })
     }
 
@@ -154,12 +168,14 @@ impl CaptionLoss {
         prompts: &[&str],
         crops: &[Crop],
     ) -> Result<Vec<Piece>> {
-        let (mut parts, smoothing) = (vec![], self.config.label_smoothing);
+        let (mut parts, smoothing, end) = (vec![], self.config.label_smoothing, self.config.end_weight);
         for rows in parallel::groups(images.size()[0], self.config.micro_batch.samples(), images.device()) {
             let range = |(start, length): (i64, i64)| start as usize..(start + length) as usize;
             let given = rows.into_iter().map(|rows| (range(rows), images.narrow(0, rows.0, rows.1))).collect();
             let done = parallel::map(given, |(range, images): (Range<usize>, Tensor)| {
-                Piece::of(captioner, smoothing, &images, &prompts[range.clone()], &crops[range])
+                let images = images.detach().set_requires_grad(true);
+                let nll = nll_by(captioner, end, &images, &prompts[range.clone()], &crops[range])?;
+                Piece::of(captioner, smoothing, &images, &nll)
             })?;
             parts.extend(done.into_iter().collect::<Result<Vec<_>>>()?);
         }
@@ -169,21 +185,7 @@ impl CaptionLoss {
     /// Sum of `-log p` over each caption's tokens, `[B]`, and the number of tokens; differentiable with respect to the
     /// images.
     pub fn nll(&self, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Nll> {
-        self.captioner.with(|captioner| Self::nll_by(captioner.as_ref(), images, prompts, crops))
-    }
-
-    /// Like [`Self::nll`], by a given captioner; each image is cut by its own crop.
-    fn nll_by(captioner: &dyn Likelihood, images: &Tensor, prompts: &[&str], crops: &[Crop]) -> Result<Nll> {
-        let (_, _, height, width) = images.size4()?;
-        let jitter = Self::jitter(height, width);
-        let cropped: Vec<Tensor> = crops
-            .iter()
-            .enumerate()
-            .map(|(i, (top, left))| {
-                images.narrow(0, i as i64, 1).narrow(2, *top, height - jitter).narrow(3, *left, width - jitter)
-            })
-            .collect();
-        captioner.nll(&Tensor::cat(&cropped, 0), prompts)
+        self.captioner.with(|captioner| nll_by(captioner.as_ref(), self.config.end_weight, images, prompts, crops))
     }
 }
 
@@ -200,13 +202,12 @@ impl ImageReward for CaptionLoss {
             for (start, length) in config::pieces(images.size()[0], self.config.micro_batch.samples()) {
                 let prompts = &prompts[start as usize..(start + length) as usize];
                 let images = images.narrow(0, start, length);
-                let nll = Self::nll_by(captioner.as_ref(), &images, prompts, &vec![(0, 0); prompts.len()])?;
+                let nll =
+                    nll_by(captioner.as_ref(), self.config.end_weight, &images, prompts, &vec![(0, 0); prompts.len()])?;
                 let sums = Vec::<f64>::try_from(nll.sum.to_kind(Kind::Double))?;
-                let tokens = match self.config.reduction {
-                    Reduction::Sum => vec![1; prompts.len()],
-                    Reduction::Mean => captioner.tokens(prompts)?,
-                };
-                values.extend(sums.iter().zip(tokens).map(|(sum, tokens)| -sum / tokens.max(1) as f64));
+                let counts = self.counts(captioner.as_ref(), prompts)?;
+                values
+                    .extend(sums.iter().zip(counts).map(|(sum, count)| -sum / if count == 0.0 { 1.0 } else { count }));
             }
             Ok(values)
         })
@@ -222,6 +223,27 @@ impl ImageReward for CaptionLoss {
     }
 }
 
+/// Like [`CaptionLoss::nll`], by a given captioner, with a weight of the last token; each image is cut by its own crop.
+fn nll_by(
+    captioner: &dyn Likelihood,
+    end_weight: f64,
+    images: &Tensor,
+    prompts: &[&str],
+    crops: &[Crop],
+) -> Result<Nll> {
+    let (_, _, height, width) = images.size4()?;
+    let jitter = CaptionLoss::jitter(height, width);
+    let cropped: Vec<Tensor> = crops
+        .iter()
+        .enumerate()
+        .map(|(i, (top, left))| {
+            images.narrow(0, i as i64, 1).narrow(2, *top, height - jitter).narrow(3, *left, width - jitter)
+        })
+        .collect();
+    let nll = captioner.nll(&Tensor::cat(&cropped, 0), prompts)?;
+    Ok(if end_weight == 1.0 { nll } else { nll.with_end(end_weight) })
+}
+
 /// Concatenates the cotangents of all micro-batches.
 fn joined(parts: Vec<Piece>) -> Tensor {
     Tensor::cat(&parts.into_iter().map(|part| part.cotangent).collect::<Vec<_>>(), 0)
@@ -234,21 +256,14 @@ struct Piece {
 }
 
 impl Piece {
-    fn of(
-        captioner: &dyn Likelihood,
-        smoothing: f64,
-        images: &Tensor,
-        prompts: &[&str],
-        crops: &[Crop],
-    ) -> Result<Self> {
-        let images = images.detach().set_requires_grad(true);
-        let nll = CaptionLoss::nll_by(captioner, &images, prompts, crops)?;
+    /// `images` are leaves of the graph of `nll`.
+    fn of(captioner: &dyn Likelihood, smoothing: f64, images: &Tensor, nll: &Nll) -> Result<Self> {
         let (plain, smoothed) = (&nll.sum, nll.smoothed(smoothing));
         let [plain, smoothed] = [plain, &smoothed].map(|rows| rows.sum(rows.kind()));
         let values = Tensor::stack(&[&plain, &smoothed], 0).detach();
         let (nll, value) = (values.double_value(&[0]), values.double_value(&[1]));
         finite::check_value(Part::CaptionLoss, nll)?;
-        let cotangent = precision::vjp(captioner.kind(), &[&smoothed], &[&images], &[&smoothed.ones_like()])?;
+        let cotangent = precision::vjp(captioner.kind(), &[&smoothed], &[images], &[&smoothed.ones_like()])?;
         let cotangent = cotangent.into_iter().next().flatten();
         let cotangent = cotangent.context("the captioner's likelihood does not depend on the image")?;
         Ok(Self { nll, smoothed: value, cotangent })

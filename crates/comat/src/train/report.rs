@@ -119,7 +119,7 @@ impl StepReport {
         if let Some(report) = &mut self.preference {
             report.loss += done.figures.loss / parts as f64;
             report.gap += done.figures.gap / parts as f64;
-            report.accuracy += done.figures.accuracy / parts as f64;
+            report.distance += done.figures.distance / parts as f64;
         }
         self.phases += done.phases;
     }
@@ -204,8 +204,8 @@ impl StepReport {
         all.extend(self.rewards.iter_mut().map(|(_, reward)| reward));
         all.extend(&mut self.mixed_loss);
         all.extend(&mut self.anchor_loss);
-        if let Some(Figures { loss, gap, accuracy }) = &mut self.preference {
-            all.extend([loss, gap, accuracy]);
+        if let Some(Figures { loss, gap, distance }) = &mut self.preference {
+            all.extend([loss, gap, distance]);
         }
         if let Some((losses, _)) = &mut self.attention {
             all.extend([&mut losses.token, &mut losses.pixel]);

@@ -1,5 +1,6 @@
 //! Images that the base model draws of the training prompts, and what the captioner thinks of them.
 
+use crate::pretrain::data::{self, Stream};
 use anyhow::{Context, Result};
 use comat::{
     batch::{Order, noise},
@@ -9,6 +10,7 @@ use diffusion::{prompts::Prompt, random::Purpose, trajectory};
 use indicatif::ProgressBar;
 use models::{Error, tensors};
 use ranks::interrupt::Interrupt;
+use scenes::wording;
 use std::{
     collections::{BTreeSet, HashMap},
     path::Path,
@@ -59,6 +61,23 @@ impl OwnImages {
             bar.inc(prompts.len() as u64);
         }
         Ok(Self { latents: Tensor::cat(&latents, 0), rewards, prompts: chosen })
+    }
+
+    /// Renders of the first `count` scenes of the seed, each with a true caption, and a reward of 0 for all of them.
+    pub fn render(session: &Session, count: usize, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Self> {
+        let seed = session.config.seed;
+        bar.set_length(count as u64);
+        bar.set_message("encoding renders");
+        let (mut latents, mut prompts) = (vec![], vec![]);
+        for (first, length) in config::pieces(count as i64, BATCH) {
+            interrupt.check()?;
+            let scenes: Vec<_> = (first..first + length).map(|n| data::scene(seed, n as u64)).collect();
+            latents.push(session.encode(&data::images(&scenes))?.to_device(tch::Device::Cpu).to_kind(Kind::Float));
+            let mut rng = data::rng(seed, Stream::Spoil, first as u64);
+            prompts.extend(scenes.iter().map(|scene| wording::caption(scene, &mut rng)));
+            bar.inc(scenes.len() as u64);
+        }
+        Ok(Self { latents: Tensor::cat(&latents, 0), rewards: vec![0.0; count], prompts })
     }
 
     pub fn write(&self, path: &Path) -> Result<()> {

@@ -18,9 +18,10 @@ pub fn drawing(sampling: &Sampling, best_of: usize) -> f64 {
 pub fn training(config: &Config, baseline: Option<&Baseline>) -> f64 {
     match baseline {
         Some(baseline) => {
-            let images = (baseline.prompts * baseline.of) as f64 * drawing(&config.sampling, 1);
+            let drawn = if baseline.kind == Rule::TrueCaptions { 0 } else { baseline.prompts * baseline.of };
+            let images = drawn as f64 * drawing(&config.sampling, 1);
             let of_sample = match baseline.kind {
-                Rule::RewardWeighted => 3.0,
+                Rule::RewardWeighted | Rule::TrueCaptions => 3.0,
                 Rule::Dpo => 2.0 * (3.0 + 1.0), // both images of a pair, and the base model's passes
             };
             images + baseline.steps as f64 * baseline.batch as f64 * of_sample
@@ -32,9 +33,9 @@ pub fn training(config: &Config, baseline: Option<&Baseline>) -> f64 {
 /// Passes for a sample of a training.
 fn of_sample(config: &Config) -> f64 {
     if let Some(preference) = &config.preference {
-        // both images of a pair, and the base model's passes
-        let compared = (preference.draws * 2) as f64 * (3.0 + 1.0);
-        return preference.candidates as f64 * drawing(&config.sampling, 1) + compared;
+        // every image is compared, each time with a pass of the policy, and of the original model for the anchor
+        let compared = preference.draws as f64 * (3.0 + 1.0 + if preference.anchor > 0.0 { 1.0 } else { 0.0 });
+        return preference.candidates as f64 * (drawing(&config.sampling, 1) + compared);
     }
     let replay = &config.replay;
     let guided = config.sampling.guidance().is_on();
@@ -76,8 +77,9 @@ mod tests {
         let guided = "sampling.guidance_scale=5";
         assert_eq!(training(&config(&[guided]), None), 6.0 * (20.0 + 30.0));
         assert_eq!(training(&config(&[guided, "replay.unconditional=false"]), None), 6.0 * (20.0 + 20.0));
-        let compared = ["preference.candidates=3", "preference.draws=2", guided];
-        assert_eq!(training(&config(&compared), None), 6.0 * (3.0 * 20.0 + 4.0 * 4.0));
+        let compared = ["preference.candidates=3", "preference.draws=2", "preference.anchor=0", guided];
+        assert_eq!(training(&config(&compared), None), 6.0 * 3.0 * (20.0 + 2.0 * 4.0));
+        assert_eq!(training(&config(&["preference.candidates=3", guided]), None), 6.0 * 3.0 * (20.0 + 4.0 * 5.0));
     }
 
     #[test]
@@ -85,6 +87,8 @@ mod tests {
         let guided = config(&["sampling.guidance_scale=5"]);
         let mut baseline = Baseline { kind: Rule::RewardWeighted, prompts: 4, of: 3, steps: 7, batch: 2, beta: 0.0 };
         assert_eq!(training(&guided, Some(&baseline)), 12.0 * 20.0 + 14.0 * 3.0);
+        baseline.kind = Rule::TrueCaptions;
+        assert_eq!(training(&guided, Some(&baseline)), 14.0 * 3.0);
         baseline.kind = Rule::Dpo;
         assert_eq!(training(&guided, Some(&baseline)), 12.0 * 20.0 + 14.0 * 8.0);
         assert_eq!((drawing(&guided.sampling, 1), drawing(&config(&[]).sampling, 4)), (20.0, 40.0));

@@ -41,7 +41,7 @@ pub fn headline(pairs: &Pairs, log: &Log, note: Option<&str>) -> Option<Markup> 
                 "A text-to-image model was tuned with prompts alone: a frozen captioner told how likely each prompt is, given the \
                  image drawn for it, "
                 @if has("preference.") {
-                    "and of several images of a prompt the best was preferred to the worst, which trained a LoRA. "
+                    "and of several images of a prompt a LoRA learnt to draw the better ones. "
                 } @else {
                     "and the gradient of that trained a LoRA. "
                 }

@@ -221,7 +221,8 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases
     if let Some(preference) = session.config.preference.clone() {
         let least = Preference { candidates: 2, draws: 1, ..preference };
         let places: Vec<u64> = (0..prompts.len() as u64).collect();
-        let done = preference::iterate(session, &least, &adapter, &share, (0, &places), &mut gradients, || Ok(()))?;
+        let adapters = (&adapter, &adapter.lora);
+        let done = preference::iterate(session, &least, adapters, &share, (0, &places), &mut gradients, || Ok(()))?;
         return Ok(done.phases);
     }
     let shape = [&[prompts.len() as i64], session.latent_shape.as_slice()].concat();
