@@ -33,6 +33,33 @@ pub trait Likelihood: Sync {
     fn tokens(&self, texts: &[&str]) -> Result<Vec<i64>>;
 }
 
+/// Largest offset of the crop of an image of this size: `0..=jitter` in each direction.
+pub fn jitter(height: i64, width: i64) -> i64 {
+    height.min(width) / 224
+}
+
+/// Like [`Likelihood::nll`], of each image's own crop, whose place is its row and column in `0..=jitter`. The last token
+/// of a text counts `end_weight` times.
+///
+/// # Errors
+/// Those of [`Likelihood::nll`].
+pub fn nll_of_crops(
+    captioner: &dyn Likelihood,
+    end_weight: f64,
+    images: &Tensor,
+    texts: &[&str],
+    crops: &[(i64, i64)],
+) -> Result<Nll> {
+    let (_, _, height, width) = images.size4()?;
+    let jitter = jitter(height, width);
+    let crop = |(row, (top, left)): (i64, &(i64, i64))| {
+        images.narrow(0, row, 1).narrow(2, *top, height - jitter).narrow(3, *left, width - jitter)
+    };
+    let cropped: Vec<Tensor> = (0..).zip(crops).map(crop).collect();
+    let nll = captioner.nll(&Tensor::cat(&cropped, 0), texts)?;
+    Ok(if end_weight == 1.0 { nll } else { nll.with_end(end_weight) })
+}
+
 type Open = fn(&config::Captioner, Kind, Device) -> Result<Box<dyn Likelihood>>;
 
 /// All captioners, by `model_type` in their `config.json`.

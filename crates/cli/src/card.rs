@@ -115,20 +115,30 @@ fn card(
         ),
         match &config.preference {
             None => ("replay", format!("{}, {}", counted(config.replay.tracked, "step"), config.replay.mode)),
-            Some(p) => ("preference", format!("{} images of each prompt, beta {}", p.candidates, p.beta)),
+            Some(p) => {
+                ("preference", format!("{} images of each prompt, beta {}, anchor {}", p.candidates, p.beta, p.anchor))
+            }
         },
         ("attention losses", on(config.attention.is_some())),
         ("discriminator", on(config.fidelity.is_some())),
-        ("anchor", on(config.anchor.is_some())),
+        ("anchor", on(config.anchor.is_some() || config.preference.as_ref().is_some_and(|p| p.anchor > 0.0))),
         ("seed", config.seed.to_string()),
     ];
+    let method = match config.preference {
+        None => {
+            "CoMat (Jiang et al., NeurIPS 2024): a frozen captioner tells how likely the prompt is, given the image."
+        }
+        Some(_) => {
+            "preferences between the model's own images (DiffusionNFT, Zheng et al. 2025): those become likelier for which a frozen \
+             captioner finds the prompt likelier."
+        }
+    };
     let row = |what: &str, value: &str| format!("| {what} | {value} |\n");
     let settings = rows.iter().map(|(what, value)| row(what, value));
     let table: String = settings.chain(judged.iter().map(|(what, value)| row(what, value))).collect();
     format!(
         "---\n{base}library_name: diffusers\npipeline_tag: text-to-image\ntags:\n- lora\n- text-to-image\n- comat\n---\n\n\
-         # {name}\n\nA LoRA for {model}, trained with prompts alone by CoMat (Jiang et al., NeurIPS 2024): a frozen captioner tells how likely \
-         the prompt is, given the image.\n\n{image}{verdict}| | |\n|---|---|\n{table}\n## Draw with it\n\n{recipe}"
+         # {name}\n\nA LoRA for {model}, trained with prompts alone by {method}\n\n{image}{verdict}| | |\n|---|---|\n{table}\n## Draw with it\n\n{recipe}"
     )
 }
 

@@ -21,7 +21,7 @@ use std::{
 /// Train on the built-in miniature world, judge before and after, and write a page about it
 ///
 /// Trains a LoRA on 64x64 images of coloured shapes, draws held-out prompts without and with it, has an exact judge look at all of them,
-/// and writes DIR/report.html. A few minutes on two CPU cores, without a download. Every step is a command of this program, and is shown.
+/// and writes DIR/report.html. A quarter of an hour on two CPU cores, without a download. Every step is a command of this program, and is shown.
 /// Ctrl-C, and the same command goes on.
 #[derive(Group)]
 pub struct Demo {
@@ -48,13 +48,10 @@ const STATE: &str = "demo.json";
 /// Results that are listed at the end: names of files or folders, and what they are.
 const RESULTS: &[(&str, &str)] = &[
     ("report.html", "the page: the base model beside the LoRA, scores with intervals, curves of the run"),
-    ("unguided.html", "the same, both without guidance: at equal cost"),
-    ("best-of-2.html", "the long training's LoRA, the better of two images, at the cost of guidance"),
+    ("unguided.html", "the same without guidance, with a LoRA that learnt to draw so"),
+    ("best-of-2.html", "the better of two of its images, at the cost of one with guidance"),
     ("before-after.png", "sample prompts: the base model above, the tuned one below"),
-    (
-        "base, tuned, long",
-        "held-out prompts without a LoRA; tuned: drawn with this training's LoRA; long: with the shipped one",
-    ),
+    ("base, tuned", "images of the held-out prompts without a LoRA, and with it"),
     ("adapter", "the LoRA, for diffusers and for ComfyUI or A1111"),
     ("events.jsonl", "loss, gradient norm, time and memory of every step"),
 ];
@@ -102,7 +99,7 @@ pub fn run(args: Demo, console: &Console, typed: impl Fn(&[String]) -> Result<()
     }
     if args.quick {
         say!(
-            "In the page, `tuned` is the shipped LoRA of a long training, and `short` that of these few steps; comat demo trains one of its own."
+            "In the page, `tuned` is the shipped LoRA of a whole training, and `short` that of these few steps; comat demo trains a whole one."
         );
     }
     let page = out.join("report.html");

@@ -25,17 +25,22 @@ fn a_quick_demo_in_an_empty_folder() {
     let events = folder.events("runs/demo-quick");
     let starts: Vec<_> = events.iter().filter(|e| e["event"] == "start").map(|e| e["step"].as_u64().unwrap()).collect();
     assert!(starts.len() == 2 && starts[1] >= 4, "it went on from its checkpoint: {starts:?}");
-    for (sides, count) in [("base", 40), ("tuned", 40), ("long", 40)] {
+    for (sides, count) in [("base", 40), ("tuned", 40), ("shipped", 40)] {
         let images = folder.names(&format!("runs/demo-quick/{sides}"));
         assert_eq!(images.iter().filter(|name| name.ends_with(".png")).count(), count, "{sides}");
     }
     let page = folder.read("runs/demo-quick/report.html");
     assert!(page.starts_with("<!") && page.len() > 100_000, "{} bytes", page.len());
     let share = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let loras: Vec<&str> =
-        page.split("--lora ").skip(1).filter_map(|rest| rest.split([' ', '\n', '<', '&']).next()).collect();
-    assert!(loras.iter().any(|lora| lora.ends_with("/comat.safetensors")), "{loras:?}");
-    assert!(loras.iter().any(|lora| lora.ends_with("/adapter/pytorch_lora_weights.safetensors")), "{loras:?}");
+    let drawings = page.split("comat generate").skip(1).filter_map(|rest| rest.split("--out ").next());
+    let loras: Vec<&str> = drawings
+        .flat_map(|drawing| drawing.split("--lora ").skip(1))
+        .filter_map(|rest| rest.split([' ', '\n', '<', '&', '\\']).next())
+        .collect();
+    assert_eq!(
+        loras,
+        ["weights/world/lora/preferences.safetensors", "runs/demo-quick/adapter/pytorch_lora_weights.safetensors"]
+    );
     loras.iter().for_each(|lora| assert!(folder.exists(lora) || share.join(lora).exists(), "{lora}"));
 
     let again = demo("demo --quick").ok();

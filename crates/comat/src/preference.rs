@@ -2,17 +2,14 @@
 //! with more reward than the others become likelier, and the others less likely. Rewards and decoder need no gradient, so
 //! the cost of a step does not depend on theirs.
 //!
-//! The images are drawn by the policy: the running average of the adapter, where there is one. Of an image with noise,
-//! let y be what a network should predict, v what the adapter in training predicts, and w what the policy does. The loss
-//! is
+//! The policy, the running average of the adapter, draws the images. Of an image with noise, let y be what a network
+//! should predict, v what the adapter in training predicts, w what the policy does, o what the original model does. Loss:
 //!
-//! `(r ‖(1 - beta) w + beta v - y‖² + (1 - r) ‖(1 + beta) w - beta v - y‖²) / ‖w - y‖²`
+//! `(r ‖(1 - beta) w + beta v - y‖² + (1 - r) ‖(1 + beta) w - beta v - y‖² + anchor ‖v - o‖²) / ‖w - y‖²`
 //!
 //! with r from 0 for the worst image of a prompt to 1 for its best, evenly by rank: better images pull the prediction to
 //! y, worse ones push it away from there, and neither by more than `‖w - y‖ / beta`. By rank, since then it does not
-//! matter in which unit a reward is measured; divided, since then every timestep counts alike. Where v is w, it is 1.
-//! With an anchor, `anchor ‖v - o‖² / ‖w - y‖²` is added, where o is what the original model predicts: what the policy
-//! drifts away from step by step, when it finds images that a reward likes and nobody else does.
+//! matter in which unit a reward is measured; divided, since then every timestep counts alike. Where v = w = o, it is 1.
 
 use crate::{
     batch,
@@ -56,17 +53,15 @@ pub struct Figures {
     pub loss: f64,
     /// Weighted reward of the best candidate less that of the worst.
     pub gap: f64,
-    /// With an anchor: `‖v - o‖² / ‖w - y‖²`, how far the model is from the original one.
+    /// With an anchor: `‖v - o‖² / ‖w - y‖²`.
     pub distance: f64,
 }
 
-/// One iteration: adds `dL/d adapter` to the gradients, for a share of a batch whose samples have these places in the
-/// step. `policy`: the adapter that draws. `each` is called after every denoising step and after every comparison; its
-/// error ends the iteration.
+/// One iteration, for a share of a batch whose samples have these places in the step: adds `dL/d adapter` to the gradients.
+/// `each` is called after every denoising step and every comparison; its error ends the iteration.
 ///
 /// # Errors
 /// [`finite::NotFinite`], among others. The gradients are then incomplete.
-#[allow(clippy::too_many_arguments)]
 pub fn iterate(
     session: &mut Session,
     settings: &Preference,
@@ -80,7 +75,7 @@ pub fn iterate(
     let policy = session.frozen(policy)?;
     let mut out = Preferred { rewards: vec![0.0; session.rewards.len()], ..Preferred::default() };
     let drawn = draw(session, settings.candidates, policy.as_ref(), share, &text, (step, places), &mut out, &mut each)?;
-    out.figures.gap = drawn.gaps().sum::<f64>() / share.batch.len() as f64;
+    out.figures.gap = gaps(&drawn).sum::<f64>() / share.batch.len() as f64;
     let mut clock = Clock::start(session.pipeline.device, "replay");
     let comparison = Comparison {
         tuned: session.branched(&adapter.lora)?,
@@ -96,13 +91,13 @@ pub fn iterate(
     let streams = places.iter().map(|place| stream(session.config.seed, Purpose::Preference, step, *place));
     let mut streams = streams.collect::<Result<Vec<_>, _>>()?;
     let (mut sums, mut values): (Vec<Gradients>, Vec<Tensor>) = (vec![], vec![]);
-    let [low, high] = comparison.times(settings.timesteps);
+    let [low, high] = settings.range(comparison.path.length());
     for _ in 0..settings.draws {
         let times = streams.iter_mut().map(|s| s.below(low, high)).collect::<Result<Vec<_>, _>>()?;
         let noise = streams.iter_mut().map(|s| s.randn(&session.latent_shape)).collect::<Result<Vec<_>, _>>()?;
         let noise = Tensor::stack(&noise, 0).to_device(session.pipeline.device).to_kind(session.latent_kind());
         let (most, device) = (session.config.replay.micro_batch.samples(), session.pipeline.device);
-        for candidate in &drawn.candidates {
+        for candidate in &drawn {
             for rows in parallel::groups(times.len() as i64, most, device) {
                 sums.resize_with(rows.len() - 1, || gradients.zeros_like());
                 let piece = |((start, length), sum)| {
@@ -137,11 +132,11 @@ fn draw(
     (step, places): (u64, &[u64]),
     out: &mut Preferred,
     mut each: impl FnMut() -> Result<()>,
-) -> Result<Drawn> {
+) -> Result<Vec<Candidate>> {
     let prompts = share.prompts();
     let denoiser = session.denoiser(policy);
     let mut predict = denoiser.conditioned_on(text);
-    let mut drawn = Drawn::default();
+    let mut drawn = vec![];
     for candidate in 0..candidates as u64 {
         let mut clock = Clock::start(session.pipeline.device, "trajectory");
         let own: Vec<u64> = places.iter().map(|place| place * candidates as u64 + candidate).collect();
@@ -167,15 +162,10 @@ fn draw(
         }
         finite::check_value(Part::Reward, total.iter().sum())?;
         out.phases.reward += clock.end();
-        drawn.candidates.push(Candidate { latents, rewards: total, ranks: vec![] });
+        drawn.push(Candidate { latents, rewards: total, ranks: vec![] });
     }
-    drawn.rank();
+    rank(&mut drawn);
     Ok(drawn)
-}
-
-#[derive(Default)]
-struct Drawn {
-    candidates: Vec<Candidate>,
 }
 
 /// An image of each prompt.
@@ -188,29 +178,26 @@ struct Candidate {
     ranks: Vec<f64>,
 }
 
-impl Drawn {
-    /// Candidates with equal rewards have equal ranks.
-    fn rank(&mut self) {
-        let others = (self.candidates.len() - 1) as f64;
-        let all: Vec<Vec<f64>> = self.candidates.iter().map(|one| one.rewards.clone()).collect();
-        for one in &mut self.candidates {
-            let rank = |(row, reward): (usize, &f64)| {
-                let count = |better: fn(&f64, &f64) -> bool| all.iter().filter(|of| better(&of[row], reward)).count();
-                let (below, equal) = (count(|a, b| a < b), count(|a, b| a == b) - 1);
-                (below as f64 + equal as f64 / 2.0) / others
-            };
-            one.ranks = one.rewards.iter().enumerate().map(rank).collect();
-        }
+/// Ranks each prompt's candidates; equal rewards have equal ranks.
+fn rank(candidates: &mut [Candidate]) {
+    let others = (candidates.len() - 1) as f64;
+    let all: Vec<Vec<f64>> = candidates.iter().map(|one| one.rewards.clone()).collect();
+    for one in candidates {
+        let rank = |(row, reward): (usize, &f64)| {
+            let count = |is: fn(&f64, &f64) -> bool| all.iter().filter(|of| is(&of[row], reward)).count() as f64;
+            (count(|a, b| a < b) + (count(|a, b| a == b) - 1.0) / 2.0) / others
+        };
+        one.ranks = one.rewards.iter().enumerate().map(rank).collect();
     }
+}
 
-    /// Of each prompt, reward of the best candidate less that of the worst.
-    fn gaps(&self) -> impl Iterator<Item = f64> {
-        let prompts = self.candidates.first().map_or(0, |one| one.rewards.len());
-        (0..prompts).map(|row| {
-            let of = || self.candidates.iter().map(|one| one.rewards[row]);
-            of().fold(f64::NEG_INFINITY, f64::max) - of().fold(f64::INFINITY, f64::min)
-        })
-    }
+/// Of each prompt, reward of the best candidate less that of the worst.
+fn gaps(candidates: &[Candidate]) -> impl Iterator<Item = f64> {
+    let prompts = candidates.first().map_or(0, |one| one.rewards.len());
+    (0..prompts).map(|row| {
+        let of = || candidates.iter().map(|one| one.rewards[row]);
+        of().fold(f64::NEG_INFINITY, f64::max) - of().fold(f64::INFINITY, f64::min)
+    })
 }
 
 /// Some of a candidate's images `[b, C, h, w]`, their ranks, noise and timesteps.
@@ -239,14 +226,6 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// The first timestep of a range of shares of the schedule, and the one behind the last.
-    fn times(&self, range: [f64; 2]) -> [i64; 2] {
-        let length = self.path.length() as i64;
-        let [low, high] = range.map(|share| (share * length as f64).round() as i64);
-        let low = low.min(length - 1);
-        [low, high.clamp(low + 1, length)]
-    }
-
     /// Adds the gradient of some images; returns their part of loss and distance, `[2]`.
     fn run(&self, Piece { images, ranks, noise, times, text, sum }: Piece) -> Result<Tensor> {
         let (device, kind, beta) = (images.device(), images.kind(), self.beta);

@@ -24,7 +24,7 @@ use crate::{
 use anyhow::{Result, bail};
 use config::Config;
 use diffusion::{prompts::Prompt, trajectory};
-use models::lora::Trainable;
+use models::lora::{Lora, Trainable};
 use optim::{Ema, Gradients, Updater, learning_rate};
 use ranks::{ProcessGroup, interrupt::Interrupt};
 use std::path::PathBuf;
@@ -163,9 +163,8 @@ impl Trainer {
                 continue; // more ranks than samples
             }
             if let Some(preference) = &config.preference {
-                let average = self.ema.as_ref().map(|ema| ema.lora(&self.adapter));
-                let adapters = (&self.adapter, average.as_ref().unwrap_or(&self.adapter.lora));
-                let places = (self.step, batch.places.as_slice());
+                let (policy, places) = (self.lora(), (self.step, batch.places.as_slice()));
+                let adapters = (&self.adapter, &policy);
                 let done =
                     preference::iterate(&mut self.session, preference, adapters, &share, places, gradients, each)?;
                 report.add_preferred(&done, config.train.accumulation);
@@ -190,6 +189,12 @@ impl Trainer {
             report.add_mixed(&outcome, config.train.accumulation);
         }
         Ok(())
+    }
+
+    /// The LoRA that the run is for, detached: with `[preference]` the running average, which draws; else the adapter.
+    pub fn lora(&self) -> Lora {
+        let average = self.ema.as_ref().filter(|_| self.session.config.preference.is_some());
+        self.adapter.lora_of(average.map_or(&self.adapter.flat, |ema| &ema.flat))
     }
 
     /// Updates the weights with the step's gradients.

@@ -83,7 +83,7 @@ fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn the_crop_is_where_it_was_drawn() {
-    assert_eq!(CaptionLoss::jitter(SIZE[0], SIZE[1]), 2);
+    assert_eq!(comat::loss::caption::jitter(SIZE[0], SIZE[1]), 2);
     let images = images();
     let (loss, gradient) = by_hand(0.0, &images, &CROPS);
     let found = ours(0.0, &images, &CROPS);

@@ -30,7 +30,7 @@ fn config(settings: &[&str]) -> Config {
     let text = format!(
         "output = 'none'\nseed = 7\n[model]\npath = '{0}/pipeline_sd1'\ndtype = 'float64'\ndevice = '{1}'\n\
          [captioner]\npath = '{0}/blip'\n[prompts]\ntrain = 'none.txt'\n\
-         [sampling]\nsteps = 3\nsize = '48x32'\nguidance_scale = 4\n[replay]\ntracked = 1\n[lora]\nrank = 3\nalpha = 2\n\
+         [sampling]\nsteps = 3\nsize = '48x32'\nguidance_scale = 4\n[replay]\ntracked = 1\n[lora]\nrank = 3\nalpha = 2\n[train]\nema = 0.5\n\
          [preference]\ncandidates = 3\ndraws = 2\nbeta = 0.8\nanchor = 0.3\ntimesteps = [0.2, 0.9]\n",
         fixtures.display(),
         device_name(),
@@ -107,15 +107,15 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
             let time = draws.below(200, 900).unwrap();
             let noise = draws.randn(&session.latent_shape).unwrap().to_device(device()).to_kind(Kind::Double);
             let signal = schedule.signal()[time as usize];
-            let velocity = settings.iter().any(|s| s.contains("v_prediction"));
             for (latents, rewards) in all.iter().zip(&rewards) {
                 let place = sorted.iter().position(|reward| *reward == rewards[row]).unwrap();
                 let rank = place as f64 / (preference.candidates - 1) as f64;
                 let image = latents.get(row as i64);
                 let noisy = &image * signal.sqrt() + &noise * (1.0 - signal).sqrt();
-                let target = match velocity {
-                    true => &noise * signal.sqrt() - &image * (1.0 - signal).sqrt(),
-                    false => noise.shallow_clone(),
+                let target = match *settings {
+                    ["model.prediction_type=v_prediction"] => &noise * signal.sqrt() - &image * (1.0 - signal).sqrt(),
+                    ["model.prediction_type=sample"] => image.shallow_clone(),
+                    _ => noise.shallow_clone(),
                 };
                 let times = Tensor::from_slice(&[time as f32]).to_device(device());
                 let text = text.narrow(row as i64, 1).cond;
@@ -145,7 +145,7 @@ fn distance(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn the_gradient_is_that_of_the_formula() {
-    for settings in [vec![], vec!["model.prediction_type=v_prediction"]] {
+    for settings in [vec![], vec!["model.prediction_type=v_prediction"], vec!["model.prediction_type=sample"]] {
         let (done, gradient) = whole(&settings);
         let (figures, expected) = by_the_paper(&settings);
         let found = [done.figures.loss, done.figures.gap, done.figures.distance];

@@ -106,7 +106,7 @@ pub struct Captioner {
     pub contrast: f64,
     /// How many times the end of the caption counts, among its tokens. An end that is unlikely says that the image shows something else,
     /// too; above 1, such images are rewarded less.
-    #[schemars(range(min = 0.0))]
+    #[schemars(range(min = 0.0, max = 1000.0))]
     #[serde(default = "Captioner::default_weight")]
     pub end_weight: f64,
     /// Samples decoded, captioned and rewarded at a time. `"auto"`: as many as fit into the free memory; 0: the whole batch.
@@ -118,7 +118,7 @@ impl Captioner {
     pub(super) fn check(&self) -> Result<()> {
         in_range(&[
             ("captioner.weight", self.weight, f64::MAX),
-            ("captioner.end_weight", self.end_weight, f64::MAX),
+            ("captioner.end_weight", self.end_weight, 1000.0),
             ("captioner.label_smoothing", self.label_smoothing, 1.0),
             ("captioner.contrast", self.contrast, 1.0),
         ])

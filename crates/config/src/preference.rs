@@ -1,19 +1,19 @@
 //! `[preference]`: what the model learns from its own images, the better against the worse.
 
-use super::{Config, above_zero, in_range};
+use super::{Config, above_zero, counts, in_range};
 use anyhow::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Preferences between the model's own images: a step draws several images of each prompt, those with more reward than the others
 /// become likelier, and the others less likely (DiffusionNFT, Zheng et al. 2025). This takes the place of the gradient through the
-/// images: no gradient comes from captioner, rewards or decoder, and guidance does not disturb it. Where there is a running average
-/// (`train.ema`), it draws the images.
+/// images: no gradient comes from captioner, rewards or decoder, and guidance does not disturb it. The running average (`train.ema`)
+/// draws the images, and is what the run makes.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Preference {
     /// Images of each prompt, which are compared with each other.
-    #[schemars(range(min = 2))]
+    #[schemars(range(min = 2, max = 1000))]
     pub candidates: usize,
     /// How closely the model is held to the one that draws, with every comparison: the higher, the closer. The paper's beta.
     #[schemars(extend("exclusiveMinimum" = 0))]
@@ -23,7 +23,7 @@ pub struct Preference {
     #[schemars(range(min = 0.0))]
     pub anchor: f64,
     /// How often a prompt's images are compared in a step, each time at another timestep and with other noise.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1000))]
     pub draws: usize,
     /// Where these timesteps lie, as shares of the schedule: 0 is the clean image, 1 is pure noise. What an image shows is decided
     /// early, at high noise; below the first number, the original model's way with details is left alone.
@@ -36,15 +36,31 @@ impl Default for Preference {
     }
 }
 
+impl Preference {
+    /// The first of the timesteps in a schedule of that length, and the one behind the last.
+    pub fn range(&self, length: usize) -> [i64; 2] {
+        let length = length as i64;
+        let [low, high] = self.timesteps.map(|share| (share * length as f64).round() as i64);
+        let low = low.min(length - 1);
+        [low, high.clamp(low + 1, length)]
+    }
+}
+
 impl Config {
     pub(super) fn check_preference(&self) -> Result<()> {
         let Some(Preference { candidates, beta, anchor, draws, timesteps: [low, high] }) = self.preference else {
             return Ok(());
         };
-        above_zero(&[("preference.beta", beta), ("preference.draws", draws as f64)])?;
-        in_range(&[("preference.anchor", anchor, f64::MAX)])?;
-        if candidates < 2 {
-            bail!("preference.candidates is {candidates}, it must be 2 or more: images are compared");
+        above_zero(&[("preference.beta", beta)])?;
+        in_range(&[("preference.beta", beta, 1e6), ("preference.anchor", anchor, 1e6)])?;
+        counts(&[("preference.draws", draws as i64, 1000)])?;
+        if !(2..=1000).contains(&candidates) {
+            bail!("preference.candidates is {candidates}, it must be from 2 to 1000: images are compared");
+        }
+        if self.train.ema == 0.0 {
+            bail!(
+                "[preference] draws with the running average of the LoRA: set train.ema above 0, to 0.98 for example"
+            );
         }
         if !(0.0..1.0).contains(&low) || !(0.0..=1.0).contains(&high) || low >= high {
             bail!("preference.timesteps is [{low}, {high}], it must be two numbers from 0 to 1, the smaller one first");

@@ -39,7 +39,7 @@ pub struct Baseline {
     pub steps: u64,
     /// Images of a step, or pairs of images.
     pub batch: usize,
-    /// DPO: how closely the model is held to the base model, as in `[preference]`.
+    /// DPO: how closely the model is held to the base model, as `beta_dpo` in the authors' script.
     #[serde(default)]
     pub beta: f64,
 }
@@ -51,8 +51,8 @@ pub enum Rule {
     RewardWeighted,
     /// Of each prompt the image whose prompt is likeliest, against the one whose prompt is least likely.
     Dpo,
-    /// Renders of any scenes, each with a true caption: what no prompt and no judge can teach, so it is the mark that the
-    /// other methods are measured against.
+    /// Renders of scenes of the training split, each with a true caption: what no prompt and no judge can teach, so it is
+    /// the mark that the other methods are measured against.
     TrueCaptions,
 }
 

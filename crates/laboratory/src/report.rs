@@ -64,7 +64,7 @@ pub fn write(request: &Request) -> Result<Comparison> {
     let also = request.also.as_ref().map(|(name, folder)| Also::read(name, folder, &pairs)).transpose()?;
     let panels = samples::attention(&request.run, PANELS)?;
     let body = html! {
-        @if let Some(headline) = sections::headline(&pairs, &log, request.note.as_deref()) { (headline) }
+        @if let Some(headline) = sections::headline(&pairs, &log, request.note.as_deref(), of_run(&pairs.drawn[1], request)) { (headline) }
         (sections::images(&filters(&pairs), &cards(&pairs, also.as_ref(), request)?))
         (sections::categories(&pairs.comparison))
         (sections::quality(&pairs.comparison))
@@ -348,6 +348,12 @@ fn commands(request: &Request, log: &Log, pairs: &Pairs, also: Option<&Also>) ->
     report.extend(request.loras.iter().flat_map(|file| ["--lora".into(), word(file)]));
     report.extend(["--prompts".into(), word(prompts), "--out".into(), word(out)]);
     Ok([train].into_iter().chain(drawings).chain(judges).chain([report]).collect())
+}
+
+/// Whether an image was drawn with the run's own LoRA.
+fn of_run(drawn: &str, request: &Request) -> bool {
+    let own = request.run.join("adapter").display().to_string();
+    loras(drawn, request).iter().any(|lora| lora.starts_with(&own))
 }
 
 /// The LoRAs that an image was drawn with, as `--lora` takes them. The image contains only their files' names: a file of

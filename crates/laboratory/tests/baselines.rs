@@ -162,7 +162,7 @@ fn renders_have_true_captions() {
     };
     let right = captions.iter().enumerate().filter(|caption| correct(*caption)).count();
     assert!(right >= 22, "{right} of 24: {captions:?}");
-    assert!(captions.iter().filter(|caption| caption.contains(" and ")).count() > 4, "{captions:?}");
+    assert!(captions.iter().filter(|caption| caption.contains(" and ")).count() >= 3, "{captions:?}");
     // the last half has its part in the loss: other latents there, another LoRA
     let latents = &all["latents"];
     let others = Tensor::cat(&[latents.narrow(0, 0, 12), latents.narrow(0, 0, 12)], 0);

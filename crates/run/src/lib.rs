@@ -354,8 +354,8 @@ impl Observer for Run {
         if !trainer.group.leads() {
             return Ok(());
         }
-        let folder = self.write_adapter(trainer, &trainer.adapter.lora, "adapter")?;
-        if let Some(ema) = &trainer.ema {
+        let folder = self.write_adapter(trainer, &trainer.lora(), "adapter")?;
+        if let Some(ema) = trainer.ema.as_ref().filter(|_| trainer.session.config.preference.is_none()) {
             self.write_adapter(trainer, &ema.lora(&trainer.adapter), "adapter/ema")?;
         }
         self.journal.write(json!({ "event": "finished", "step": trainer.step, "adapter": folder }))?;

@@ -30,12 +30,12 @@ fn draw_all(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     let folder = run.folder.join("samples").join(format!("step-{}", trainer.step));
     let at_a_time =
         trainer.group.at_a_time(trainer.session.config.train.batch_size, trainer.session.config.train.accumulation);
-    let (step, session) = (trainer.step, &mut trainer.session);
+    let (step, lora, session) = (trainer.step, trainer.lora(), &mut trainer.session);
     let watched = session.config.samples.attention;
     let of = |folder: &Path, watched| Round { step, folder: folder.to_owned(), watched, at_a_time };
-    let drawn = of(&folder, watched).draw(run, session, &trainer.adapter.lora)?;
+    let drawn = of(&folder, watched).draw(run, session, &lora)?;
     show(run, step, "samples", &folder, &drawn)?;
-    if let Some(ema) = &trainer.ema {
+    if let Some(ema) = trainer.ema.as_ref().filter(|_| session.config.preference.is_none()) {
         let folder = folder.join("ema");
         let drawn = of(&folder, false).draw(run, session, &ema.lora(&trainer.adapter))?;
         show(run, step, "samples-ema", &folder, &drawn)?;

@@ -193,7 +193,7 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
         let best = run.validation.is_best(step, figures[0], values[0]);
         if config.keep_best || config.early_stop > 0 {
             if best && config.keep_best {
-                run.write_adapter(trainer, &trainer.adapter.lora, "best")?;
+                run.write_adapter(trainer, &trainer.lora(), "best")?;
             }
             write_best(&run.validation)?; // so that a resumed run continues the count
         }
@@ -206,8 +206,9 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
 
 /// Measures a rank's share of the prompts.
 fn draw(run: &Run, trainer: &mut Trainer) -> Result<Round> {
+    let lora = trainer.lora();
     let (session, group) = (&mut trainer.session, &trainer.group);
-    let unet = session.frozen(&trainer.adapter.lora)?;
+    let unet = session.frozen(&lora)?;
     let (mut losses, mut judged, mut bytes) = (vec![], vec![], vec![]);
     let mut rewards = vec![vec![]; session.rewards.len()];
     let all = &run.validation.prompts;

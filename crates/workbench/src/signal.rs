@@ -84,7 +84,7 @@ pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Int
         None => adapter::start(&session)?,
     };
     let adapter = lora.trainable(session.latent_kind(), session.pipeline.device);
-    let moved = CaptionLoss::jitter(session.size.height, session.size.width) > 0;
+    let moved = comat::loss::caption::jitter(session.size.height, session.size.width) > 0;
     let crops = request.crops.unwrap_or(if moved { 2 } else { 1 });
     let design = Design { prompts: request.prompts, noises: request.noises, crops };
 

@@ -190,7 +190,7 @@ impl Extra {
             }
             Some(t) => return Err(fail(format!("crop {:?} is not [{rows}, 2]", t.size()))),
         };
-        let most = comat::loss::caption::CaptionLoss::jitter(session.size.height, session.size.width);
+        let most = comat::loss::caption::jitter(session.size.height, session.size.width);
         if let Some(crop) = crops.iter().find(|(top, left)| !(0..=most).contains(top) || !(0..=most).contains(left)) {
             return Err(fail(format!("crop {crop:?} is out of 0..={most}")));
         }

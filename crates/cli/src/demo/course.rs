@@ -9,20 +9,20 @@ use std::{fs, path::Path};
 pub struct Extent {
     pub what: &'static str,
     pub folder: &'static str,
-    /// Settings of the training, in addition to those of configs/world.toml.
+    /// Settings of the training, in addition to those of configs/world/preference.toml.
     settings: &'static [&'static str],
     /// Number of held-out prompts that are drawn, and of images of each.
     pub prompts: usize,
     images: usize,
-    /// Whether the base model is also drawn without guidance, with a page that compares both sides without guidance.
+    /// Whether images without guidance are drawn, too, with two pages about them.
     unguided: bool,
 }
 
 impl Extent {
     pub const WHOLE: Self = Self {
-        what: "A LoRA for the miniature world: trained on prompts alone, drawn and judged on 300 held-out prompts, some minutes on two CPU cores,",
+        what: "A LoRA for the miniature world: trained on prompts alone, drawn and judged on 300 held-out prompts, a quarter of an hour on two CPU cores,",
         folder: "runs/demo",
-        settings: &[],
+        settings: &["train.steps=200"],
         prompts: 300,
         images: 2,
         unguided: true,
@@ -31,12 +31,11 @@ impl Extent {
         what: "A glance at the miniature world: a few steps of training, 40 held-out prompts, about a minute on two CPU cores,",
         folder: "runs/demo-quick",
         settings: &[
-            "train.steps=12",
+            "train.steps=8",
             "optimizer.warmup_steps=2",
             "checkpoints.every=4",
             "samples.every=0",
             "samples.count=4",
-            "validation.count=16",
         ],
         prompts: 40,
         images: 1,
@@ -48,17 +47,18 @@ impl Extent {
 pub const PROMPTS: &str = "held_out.jsonl";
 
 /// Folder of the images that the captioner chose.
-const BEST_LONG: &str = "long-best-of-2";
+const CHOSEN: &str = "best-of-2";
 
 /// Guidance scales: the best one of the base model, chosen on other prompts (`comat world sweep`), and no guidance.
-const BEST: &str = "6";
+const BEST: &str = "5";
 const NONE: &str = "1";
 
 /// The captioner that chooses among candidates.
 const CAPTIONER: &str = "weights/world/blip";
 
-/// The shipped LoRA of a long training.
-const LONG: &str = "weights/world/lora/comat.safetensors";
+/// The shipped LoRAs: of the same training, drawn with guidance; and of one that learnt to draw without it.
+const SHIPPED: &str = "weights/world/lora/preferences.safetensors";
+const UNGUIDED: &str = "weights/world/lora/comat.safetensors";
 
 pub struct Step {
     pub what: &'static str,
@@ -73,24 +73,25 @@ fn command(words: &str, options: &[(&str, String)]) -> Vec<String> {
     all
 }
 
-/// The steps of a demo. The base model is drawn at its best guidance and, if `extent.unguided`, without guidance; the
-/// LoRAs are drawn without guidance, as they were trained. Every image has its own noise, the same for all models.
+/// The steps of a demo. Base model and LoRAs are drawn at the base model's best guidance; if `extent.unguided`, the base
+/// model also without guidance, and the LoRA that was made for it. Every image has its own noise, the same for all
+/// models.
 pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
     let of = |name: &str| out.join(name).display().to_string();
-    let (held_out, device) = (of(PROMPTS), device.to_string());
+    let (held_out, device, own) = (of(PROMPTS), device.to_string(), of("adapter/pytorch_lora_weights.safetensors"));
     let train = || {
-        let own = [format!("output={}", out.display()), format!("model.device={device}")];
-        let settings = own.into_iter().chain(extent.settings.iter().map(|s| (*s).to_owned()));
+        let always = [format!("output={}", out.display()), format!("model.device={device}")];
+        let settings = always.into_iter().chain(extent.settings.iter().map(|s| (*s).to_owned()));
         let settings: Vec<_> = settings.map(|setting| ("--set", setting)).collect();
-        command("train --config world --resume auto", &settings)
+        command("train --config configs/world/preference.toml --resume auto", &settings)
     };
-    let draw_best = |name: &str, guidance: &str, lora: Option<String>, of_several: usize| {
+    let draw_best = |name: &str, guidance: &str, lora: Option<&str>, of_several: usize| {
         let mut options = vec![
             ("--prompts", held_out.clone()),
             ("--count", extent.images.to_string()),
             ("--guidance-scale", guidance.to_owned()),
         ];
-        options.extend(lora.map(|lora| ("--lora", lora)));
+        options.extend(lora.map(|lora| ("--lora", lora.to_owned())));
         if of_several > 1 {
             options.extend([("--best-of", of_several.to_string()), ("--captioner", CAPTIONER.to_owned())]);
         }
@@ -100,78 +101,81 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
             &options,
         )
     };
-    let draw = |name: &str, guidance: &str, lora: Option<String>| draw_best(name, guidance, lora, 1);
+    let draw = |name: &str, guidance: &str, lora: Option<&str>| draw_best(name, guidance, lora, 1);
     let judge = |name: &str| command("world judge", &[("--prompts", held_out.clone()), ("--images", of(name))]);
-    let report = |base: &str, tuned: &str, also: Option<(&str, &str)>, note: Option<&str>, page: &str| {
+    let report = |[base, tuned]: [&str; 2], also: Option<(&str, &str)>, loras: &[&str], note: &str, page: &str| {
         let mut options = vec![("--run", out.display().to_string()), ("--base", of(base)), ("--tuned", of(tuned))];
         options.extend(also.map(|(name, folder)| ("--also", format!("{name}={}", of(folder)))));
-        if let Some(note) = note {
-            options.extend([("--note", note.to_owned()), ("--lora", LONG.to_owned())]);
-        }
-        options.extend([("--prompts", held_out.clone()), ("--out", of(page))]);
+        options.extend(loras.iter().map(|lora| ("--lora", (*lora).to_owned())));
+        options.extend([("--note", note.to_owned()), ("--prompts", held_out.clone()), ("--out", of(page))]);
         command("world report", &options)
     };
-    let all: [(bool, &str, Vec<String>); 15] = [
+    let all: [(bool, &str, Vec<String>); 17] = [
         (true, "a LoRA from prompts alone", train()),
         (true, "held-out prompts, the base model at its best guidance", draw("base", BEST, None)),
-        (extent.unguided, "the same without guidance", draw("base-unguided", NONE, None)),
-        (
-            true,
-            "the same prompts and noises with the LoRA, without guidance",
-            draw("tuned", NONE, Some(of("adapter/pytorch_lora_weights.safetensors"))),
-        ),
-        (true, "the same with the LoRA of a long training", draw("long", NONE, Some(LONG.to_owned()))),
+        (true, "the same prompts, noise and guidance with the LoRA", draw("tuned", BEST, Some(&own))),
+        (!extent.unguided, "the same with the LoRA of a whole training", draw("shipped", BEST, Some(SHIPPED))),
+        (extent.unguided, "the base model without guidance", draw("base-unguided", NONE, None)),
         (
             extent.unguided,
-            "the long training's LoRA at the cost of guidance: the captioner chooses one of two",
-            draw_best(BEST_LONG, NONE, Some(LONG.to_owned()), 2),
+            "without guidance, a LoRA that learnt to draw so, at half the cost",
+            draw("unguided", NONE, Some(UNGUIDED)),
+        ),
+        (
+            extent.unguided,
+            "at the same cost as with guidance: of two images without it the captioner chooses one",
+            draw_best(CHOSEN, NONE, Some(UNGUIDED), 2),
         ),
         (true, "the base model at its best guidance, judged", judge("base")),
+        (true, "this training's LoRA, judged", judge("tuned")),
+        (!extent.unguided, "the whole training's LoRA, judged", judge("shipped")),
         (extent.unguided, "the base model without guidance, judged", judge("base-unguided")),
-        (true, "this training's LoRA without guidance, judged", judge("tuned")),
-        (true, "the long training's LoRA, judged", judge("long")),
-        (extent.unguided, "the chosen images, judged", judge(BEST_LONG)),
+        (extent.unguided, "the LoRA without guidance, judged", judge("unguided")),
+        (extent.unguided, "the chosen images, judged", judge(CHOSEN)),
         (
             extent.unguided,
-            "a page at equal cost: both without guidance",
-            report("base-unguided", "tuned", None, None, "unguided.html"),
+            "a page at half the cost: both without guidance",
+            report(
+                ["base-unguided", "unguided"],
+                None,
+                &[UNGUIDED],
+                "Both sides are drawn without guidance, with half the passes of the network. Tuned: a shipped LoRA that learnt what \
+                 guidance adds (configs/world/distil.toml, then long.toml). The curves below are those of this demo's own training, which is another.",
+                "unguided.html",
+            ),
         ),
         (
             extent.unguided,
             "a page at the cost of guidance: one image with it, or the better of two without",
             report(
-                "base",
-                BEST_LONG,
+                ["base", CHOSEN],
                 None,
-                Some(
-                    "Tuned: the shipped LoRA of a long training, drawn without guidance. Two of its images take as many passes of the network \
-                     as one with guidance; the captioner keeps the better one. The curves below are those of this demo's own training.",
-                ),
+                &[UNGUIDED],
+                "Tuned: a shipped LoRA that learnt to draw without guidance. Two of its images take as many passes of the \
+                 network as one with guidance; the captioner keeps the better one. The curves below are those of this demo's own training, which is another.",
                 "best-of-2.html",
             ),
         ),
         (
             extent.unguided,
-            "the page: the base model at its best guidance, this training's LoRA, and the long training's",
+            "the page: the base model and this training's LoRA, both at the base model's best guidance",
             report(
-                "base",
-                "tuned",
-                Some(("long", "long")),
-                Some("Tuned: the LoRA that this demo trained. Long: that of a long training, shipped with comat."),
+                ["base", "tuned"],
+                None,
+                &[],
+                "Tuned: the LoRA that this demo trained. Both sides are drawn with guidance, at the scale that suits the base model best.",
                 "report.html",
             ),
         ),
         (
             !extent.unguided,
-            "the page: the base model at its best guidance, the long training's LoRA, and that of this short one",
+            "the page: the base model, a whole training's LoRA, and that of these few steps, all at the base model's best guidance",
             report(
-                "base",
-                "long",
+                ["base", "shipped"],
                 Some(("short", "tuned")),
-                Some(
-                    "Tuned: the LoRA of a long training, shipped with comat. Short: the LoRA of this demo's 12 steps; its curves are below. With so small a sample the \
-                     difference means little: over 900 images, base and tuned were equally often right (docs/results.md).",
-                ),
+                &[SHIPPED],
+                "Tuned: the LoRA of a whole training, shipped with comat. Short: the LoRA of this demo's few steps; its curves are below. \
+                 With so small a sample the intervals are wide: docs/results.md has 900 images.",
                 "report.html",
             ),
         ),

@@ -7,7 +7,8 @@ use crate::{
     share::Share,
 };
 use anyhow::{Context, Result};
-use captioners::{Blip, Contrast, Likelihood, Nll};
+pub use captioners::jitter;
+use captioners::{Blip, Contrast, Likelihood, Nll, nll_of_crops as nll_by};
 use config::{self, Reduction};
 use diffusion::{
     precision,
@@ -65,14 +66,9 @@ impl CaptionLoss {
         Self { captioner, config: config.clone(), contrast: Contrast::default() }
     }
 
-    /// Largest offset of the crop of an image of this size: `0..=jitter` in each direction.
-    pub fn jitter(height: i64, width: i64) -> i64 {
-        height.min(width) / 224
-    }
-
     /// Draws the crop of a training sample.
     pub fn draw_crop(seed: u64, step: u64, sample: u64, height: i64, width: i64) -> Result<Crop> {
-        let most = Self::jitter(height, width);
+        let most = jitter(height, width);
         let mut draws = stream(seed, Purpose::Crop, step, sample)?;
         Ok((draws.below(0, most + 1)?, draws.below(0, most + 1)?))
     }
@@ -221,27 +217,6 @@ impl ImageReward for CaptionLoss {
     fn offload(&mut self) {
         self.captioner.unload();
     }
-}
-
-/// Like [`CaptionLoss::nll`], by a given captioner, with a weight of the last token; each image is cut by its own crop.
-fn nll_by(
-    captioner: &dyn Likelihood,
-    end_weight: f64,
-    images: &Tensor,
-    prompts: &[&str],
-    crops: &[Crop],
-) -> Result<Nll> {
-    let (_, _, height, width) = images.size4()?;
-    let jitter = CaptionLoss::jitter(height, width);
-    let cropped: Vec<Tensor> = crops
-        .iter()
-        .enumerate()
-        .map(|(i, (top, left))| {
-            images.narrow(0, i as i64, 1).narrow(2, *top, height - jitter).narrow(3, *left, width - jitter)
-        })
-        .collect();
-    let nll = captioner.nll(&Tensor::cat(&cropped, 0), prompts)?;
-    Ok(if end_weight == 1.0 { nll } else { nll.with_end(end_weight) })
 }
 
 /// Concatenates the cotangents of all micro-batches.

@@ -10,7 +10,7 @@ use diffusion::{prompts::Prompt, random::Purpose, trajectory};
 use indicatif::ProgressBar;
 use models::{Error, tensors};
 use ranks::interrupt::Interrupt;
-use scenes::wording;
+use scenes::{scene::Scene, wording};
 use std::{
     collections::{BTreeSet, HashMap},
     path::Path,
@@ -63,15 +63,18 @@ impl OwnImages {
         Ok(Self { latents: Tensor::cat(&latents, 0), rewards, prompts: chosen })
     }
 
-    /// Renders of the first `count` scenes of the seed, each with a true caption, and a reward of 0 for all of them.
+    /// Renders of the first `count` scenes of the seed without held-out kinds of objects, each with a true caption, and a
+    /// reward of 0 for all of them.
     pub fn render(session: &Session, count: usize, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Self> {
         let seed = session.config.seed;
         bar.set_length(count as u64);
         bar.set_message("encoding renders");
         let (mut latents, mut prompts) = (vec![], vec![]);
+        let known = |scene: &Scene| !scene.objects.iter().any(|object| object.kind().is_held_out());
+        let mut all = (0..).map(|n| data::scene(seed, n)).filter(known);
         for (first, length) in config::pieces(count as i64, BATCH) {
             interrupt.check()?;
-            let scenes: Vec<_> = (first..first + length).map(|n| data::scene(seed, n as u64)).collect();
+            let scenes: Vec<_> = all.by_ref().take(length as usize).collect();
             latents.push(session.encode(&data::images(&scenes))?.to_device(tch::Device::Cpu).to_kind(Kind::Float));
             let mut rng = data::rng(seed, Stream::Spoil, first as u64);
             prompts.extend(scenes.iter().map(|scene| wording::caption(scene, &mut rng)));

@@ -77,9 +77,13 @@ mod tests {
         let guided = "sampling.guidance_scale=5";
         assert_eq!(training(&config(&[guided]), None), 6.0 * (20.0 + 30.0));
         assert_eq!(training(&config(&[guided, "replay.unconditional=false"]), None), 6.0 * (20.0 + 20.0));
-        let compared = ["preference.candidates=3", "preference.draws=2", "preference.anchor=0", guided];
+        let compared =
+            ["preference.candidates=3", "preference.draws=2", "preference.anchor=0", "train.ema=0.5", guided];
         assert_eq!(training(&config(&compared), None), 6.0 * 3.0 * (20.0 + 2.0 * 4.0));
-        assert_eq!(training(&config(&["preference.candidates=3", guided]), None), 6.0 * 3.0 * (20.0 + 4.0 * 5.0));
+        assert_eq!(
+            training(&config(&["preference.candidates=3", "train.ema=0.5", guided]), None),
+            6.0 * 3.0 * (20.0 + 4.0 * 5.0)
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use report::{
 };
 
 /// What was done, and the main results. `note`: the author's own words.
-pub fn headline(pairs: &Pairs, log: &Log, note: Option<&str>) -> Option<Markup> {
+pub fn headline(pairs: &Pairs, log: &Log, note: Option<&str>, of_run: bool) -> Option<Markup> {
     let all = &pairs.comparison.all;
     let change = all.get(Measure::Correct)?;
     let manner = pairs.manner();
@@ -39,13 +39,15 @@ pub fn headline(pairs: &Pairs, log: &Log, note: Option<&str>) -> Option<Markup> 
             h1 { "Do the images show what the prompts say?" }
             p .lead {
                 "A text-to-image model was tuned with prompts alone: a frozen captioner told how likely each prompt is, given the \
-                 image drawn for it, "
-                @if has("preference.") {
-                    "and of several images of a prompt a LoRA learnt to draw the better ones. "
+                 image drawn for it"
+                @if !of_run {
+                    ", and a LoRA learnt from that. "
+                } @else if has("preference.") {
+                    ", and of several images of a prompt a LoRA learnt to draw the better ones. "
                 } @else {
-                    "and the gradient of that trained a LoRA. "
+                    ", and the gradient of that trained a LoRA. "
                 }
-                @if has_anchor {
+                @if has_anchor && of_run {
                     "Beside it, an anchor distilled the base model's guidance into the LoRA; in short trainings that does most of \
                      the work (docs/ablation.md). "
                 }
