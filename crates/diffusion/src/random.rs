@@ -24,7 +24,7 @@ pub enum Purpose {
     Attention,
     /// Which of the tracked steps have the anchor loss.
     Anchor,
-    /// Timesteps and noise at which a pair of images is compared; index: the sample's position in the step.
+    /// Timesteps and noise at which a prompt's images are compared; index: the sample's position in the step.
     Preference,
     /// The order of the prompts; step: the epoch.
     Order,
