@@ -155,9 +155,9 @@ impl Captioner {
         let counted = targets.ne(IGNORED);
         let uniform = -log_p.mean_dim(-1, false, kind).view([rows, length - 1]);
         let values = [nll.view([rows, length - 1]), uniform.masked_fill(&counted.logical_not(), 0.0)];
-        let places = Tensor::arange(length - 1, (Kind::Int64, counted.device()));
-        let last = (counted.to_kind(Kind::Int64) * places).argmax(1, true);
-        let end = values.each_ref().map(|of| of.gather(1, &last, false).squeeze_dim(1));
+        let from_here = counted.flip([1]).cumsum(1, Kind::Int64).flip([1]);
+        let last = counted.logical_and(&from_here.eq(1));
+        let end = values.each_ref().map(|of| (of * &last).sum_dim_intlist(1, false, kind));
         let [sum, uniform] = values.map(|of| of.sum_dim_intlist(1, false, kind));
         Ok(Nll { sum, uniform, tokens: counted.sum_dim_intlist(1, false, Kind::Int64), end })
     }
