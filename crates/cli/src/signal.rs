@@ -6,7 +6,7 @@ use clap::Args;
 use diffusion::settings::Adapter;
 use serde_json::json;
 use std::path::PathBuf;
-use workbench::signal::{self, Request, Shares};
+use workbench::signal::{self, Of, Part, Request, Shares};
 
 /// Measure how much of the gradient is the same in every batch, and where the rest comes from
 ///
@@ -14,7 +14,8 @@ use workbench::signal::{self, Request, Shares};
 /// them. "common" is the part of a sample's squared gradient that all samples share: what training follows. The rest differs
 /// between prompts, between noises of a prompt, and between crops that the captioner sees. A mean over more samples has more in
 /// common. With this, settings can be compared before a run: guidance, replay.mode, replay.max_cotangent, captioner.contrast, and
-/// so on. Nothing is trained or written.
+/// so on. With [preference], a sample is one comparison of a prompt's images, and the parts are timesteps. Nothing is trained or
+/// written.
 #[derive(Args)]
 pub struct Signal {
     /// The run's configuration (TOML): a file, or a preset by its name, such as sd15
@@ -73,9 +74,14 @@ fn print(found: &signal::Signal) -> Result<()> {
     say!("{prompts} prompts × {noises} noises{crops}, caption loss {:.4}", found.caption_loss);
     say!("Parts of a sample's squared gradient, in %:");
     say!("{:<18} {:>10} {:>16} {:>9} {:>9} {:>9}", "", "norm", "common", "prompts", "noises", "crops");
-    say!("{}", line("all tracked steps", &found.all));
-    for step in &found.steps {
-        say!("{}", line(&format!("step {} (t = {:.0})", step.step + 1, step.time), &step.shares));
+    let all = if found.is_of_preferences() { "timesteps as set" } else { "all tracked steps" };
+    say!("{}", line(all, &found.all));
+    for Part { of, shares } in &found.parts {
+        let name = match of {
+            Of::Step(step, time) => format!("step {} (t = {time:.0})", step + 1),
+            Of::Timesteps(low, high) => format!("t from {low} to {}", high - 1),
+        };
+        say!("{}", line(&name, shares));
     }
     let of = |size: usize| format!("{:.1} % of a batch of {size}", 100.0 * found.all.of_batch(size as f64));
     match found.all.half() {
@@ -110,14 +116,16 @@ fn as_json(found: &signal::Signal) -> serde_json::Value {
             "crops": shares.crops,
         })
     };
-    let steps =
-        found.steps.iter().map(|step| json!({ "step": step.step, "time": step.time, "shares": of(&step.shares) }));
+    let part = |Part { of: part, shares }: &Part| match part {
+        Of::Step(step, time) => json!({ "step": step, "time": time, "shares": of(shares) }),
+        Of::Timesteps(low, high) => json!({ "timesteps": [low, high], "shares": of(shares) }),
+    };
     json!({
         "design": { "prompts": found.design.prompts, "noises": found.design.noises, "crops": found.design.crops },
         "caption_loss": found.caption_loss,
         "batch": found.batch,
         "common_of_a_batch": found.all.of_batch(found.batch as f64),
         "all": of(&found.all),
-        "steps": steps.collect::<Vec<_>>(),
+        if found.is_of_preferences() { "parts" } else { "steps" }: found.parts.iter().map(part).collect::<Vec<_>>(),
     })
 }

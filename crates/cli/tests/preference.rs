@@ -36,6 +36,7 @@ fn images_are_compared_and_a_run_is_resumed_exactly() {
             .contains("| preference | 3 images of each prompt, beta 1, anchor 0.1 |")
     );
     assert!(straight != adapter("other", "train.steps=3 preference.timesteps=[0.5,0.6]"));
+    assert!(straight != adapter("two", "train.steps=3 preference.compared=2"), "the middle one is left out");
     // the running average is what the run makes
     let average = folder.tensors("straight/checkpoints/step-3/ema.safetensors");
     let made = folder.tensors(lora);
@@ -79,6 +80,8 @@ fn what_a_run_would_do_and_what_it_cannot() {
         ("captioner.end_weight=-1", "captioner.end_weight is -1"),
         ("captioner.end_weight=nan", "captioner.end_weight is NaN"),
         ("preference.beta=5 train.ema=0", "[preference] draws with the running average of the LoRA: set train.ema"),
+        ("preference.compared=3", "preference.compared is 3, it must be an even number from 2 to preference.candidates, which is 4"),
+        ("preference.compared=6", "preference.compared is 6"),
         ("preference.gamma=1", "unknown key `gamma`"),
         ("captioner.weight=0 preference.beta=5", "[preference] needs a reward: captioner.weight is 0"),
         ("preference.beta=5 anchor.weight=1", "[preference] does not go together with [anchor]"),

@@ -219,6 +219,22 @@ fn the_signal() {
     // a limit that every sample exceeds gives all of them the same weight
     assert_ne!(found["all"]["noises"], json("replay.mode=detached replay.max_cotangent=1e-9")["all"]["noises"]);
 
+    // of preferences, a part for each fifth of the schedule
+    const PREFERENCE: &str = "preference.candidates=3 preference.compared=2 preference.draws=1 train.ema=0.5";
+    let found = json(PREFERENCE);
+    let parts = found["parts"].as_array().unwrap();
+    let ranges: Vec<_> = parts.iter().map(|part| part["timesteps"].clone()).collect();
+    assert_eq!(ranges, [[800, 1000], [600, 800], [400, 600], [200, 400], [0, 200]].map(|range| serde_json::json!(range)));
+    for shares in parts.iter().map(|part| &part["shares"]).chain([&found["all"]]) {
+        let sum: f64 = ["common", "prompts", "noises"].iter().map(|name| part(shares, name)).sum();
+        assert!((sum - 1.0).abs() < 1e-9 && part(shares, "norm") > 0.0, "{shares}");
+    }
+    let first = json(&format!("{PREFERENCE} preference.timesteps=[0.8,1]"));
+    assert_eq!(first["all"]["norm"], parts[0]["shares"]["norm"], "the same range, and the same noise");
+    assert_eq!(first["parts"], found["parts"]);
+    assert!(signal(&format!("--prompts 2 {PREFERENCE}")).ok().stdout.contains("timesteps as set"));
+    signal(&format!("--crops 2 {PREFERENCE}")).error(&["[preference] has no gradient at crops; leave --crops out"]);
+
     let page = signal("--prompts 2").ok().stdout;
     assert!(page.contains("2 prompts × 2 noises, caption loss") && page.contains("all tracked steps"), "{page}");
     signal("--prompts 1000").error(&["prompts", "1000 are asked for"]);

@@ -67,25 +67,39 @@ pub fn iterate(
     settings: &Preference,
     (adapter, policy): (&Trainable, &Lora),
     share: &Share,
-    (step, places): (u64, &[u64]),
+    places: (u64, &[u64]),
     gradients: &mut Gradients,
     mut each: impl FnMut() -> Result<()>,
 ) -> Result<Preferred> {
-    let text = session.text(share.prompts())?;
-    let policy = session.frozen(policy)?;
     let mut out = Preferred { rewards: vec![0.0; session.rewards.len()], ..Preferred::default() };
-    let drawn = draw(session, settings.candidates, policy.as_ref(), share, &text, (step, places), &mut out, &mut each)?;
-    out.figures.gap = gaps(&drawn).sum::<f64>() / share.batch.len() as f64;
+    let drawn = draw(session, settings, policy, share, places, &mut out, &mut each)?;
+    learn(session, settings, (adapter, policy), share, places, &drawn, gradients, &mut out, each)?;
+    Ok(out)
+}
+
+/// The second half of an iteration: adds `dL/d adapter` for images that were drawn.
+#[allow(clippy::too_many_arguments)]
+pub fn learn(
+    session: &Session,
+    settings: &Preference,
+    (adapter, policy): (&Trainable, &Lora),
+    share: &Share,
+    (step, places): (u64, &[u64]),
+    Drawn { text, candidates }: &Drawn,
+    gradients: &mut Gradients,
+    out: &mut Preferred,
+    mut each: impl FnMut() -> Result<()>,
+) -> Result<()> {
     let mut clock = Clock::start(session.pipeline.device, "replay");
     let comparison = Comparison {
         tuned: session.branched(&adapter.lora)?,
-        policy,
+        policy: session.frozen(policy)?,
         original: (settings.anchor > 0.0).then(|| session.pipeline.network(&session.pipeline.weights)).transpose()?,
         anchor: settings.anchor,
         kind: session.pipeline.kind,
         path: session.pipeline.noise_path.as_ref(),
         beta: settings.beta,
-        scale: 1.0 / (share.batch.len() * settings.candidates * settings.draws) as f64,
+        scale: 1.0 / (share.batch.len() * candidates.len() * settings.draws) as f64,
         leaves: Shared::all(&adapter.lora.matrices()),
     };
     let streams = places.iter().map(|place| stream(session.config.seed, Purpose::Preference, step, *place));
@@ -97,7 +111,7 @@ pub fn iterate(
         let noise = streams.iter_mut().map(|s| s.randn(&session.latent_shape)).collect::<Result<Vec<_>, _>>()?;
         let noise = Tensor::stack(&noise, 0).to_device(session.pipeline.device).to_kind(session.latent_kind());
         let (most, device) = (session.config.replay.micro_batch.samples(), session.pipeline.device);
-        for candidate in &drawn {
+        for candidate in candidates {
             for rows in parallel::groups(times.len() as i64, most, device) {
                 sums.resize_with(rows.len() - 1, || gradients.zeros_like());
                 let piece = |((start, length), sum)| {
@@ -117,29 +131,46 @@ pub fn iterate(
     let values = Tensor::stack(&values, 0).sum_dim_intlist(0, false, Kind::Double);
     (out.figures.loss, out.figures.distance) = (values.double_value(&[0]), values.double_value(&[1]));
     finite::check_value(Part::Gradients, out.figures.loss)?;
-    out.phases.replay = clock.end();
-    Ok(out)
+    out.phases.replay += clock.end();
+    Ok(())
 }
 
-/// Draws the candidates, one of each prompt at a time, and ranks them.
-#[allow(clippy::too_many_arguments)]
-fn draw(
-    session: &Session,
-    candidates: usize,
-    policy: &dyn Network,
+/// Images of each prompt that are compared, as [`draw`] returns them.
+pub struct Drawn {
+    text: GuidedText,
+    candidates: Vec<Candidate>,
+}
+
+/// An image of each prompt.
+struct Candidate {
+    /// `[B, C, h, w]`
+    latents: Tensor,
+    /// `[B]`
+    rewards: Vec<f64>,
+    /// From 0 for a prompt's worst candidate to 1 for its best, `[B]`.
+    ranks: Vec<f64>,
+}
+
+/// The first half of an iteration: draws the candidates, one of each prompt at a time, ranks them, and keeps those that are
+/// compared.
+pub fn draw(
+    session: &mut Session,
+    settings: &Preference,
+    policy: &Lora,
     share: &Share,
-    text: &GuidedText,
     (step, places): (u64, &[u64]),
     out: &mut Preferred,
     mut each: impl FnMut() -> Result<()>,
-) -> Result<Vec<Candidate>> {
-    let prompts = share.prompts();
-    let denoiser = session.denoiser(policy);
-    let mut predict = denoiser.conditioned_on(text);
-    let mut drawn = vec![];
-    for candidate in 0..candidates as u64 {
+) -> Result<Drawn> {
+    let (prompts, count) = (share.prompts(), settings.candidates);
+    let text = session.text(prompts)?;
+    let policy = session.frozen(policy)?;
+    let denoiser = session.denoiser(policy.as_ref());
+    let mut predict = denoiser.conditioned_on(&text);
+    let mut candidates = vec![];
+    for candidate in 0..count as u64 {
         let mut clock = Clock::start(session.pipeline.device, "trajectory");
-        let own: Vec<u64> = places.iter().map(|place| place * candidates as u64 + candidate).collect();
+        let own: Vec<u64> = places.iter().map(|place| place * count as u64 + candidate).collect();
         let (start, noise) = batch::noise(session, Purpose::Trajectory, step, &own)?;
         let (start, none) = (session.sampler.start(start), BTreeSet::new());
         let latents = trajectory::walk(&mut predict, &session.sampler, start, &none, noise, &mut each)?.latents;
@@ -150,7 +181,7 @@ fn draw(
         let mut total = vec![0.0; prompts.len()];
         for (i, (weight, reward)) in session.image_rewards().enumerate() {
             let values = reward.values(&images, prompts)?;
-            let mean = values.iter().sum::<f64>() / (share.batch.len() * candidates) as f64;
+            let mean = values.iter().sum::<f64>() / (share.batch.len() * count) as f64;
             total.iter_mut().zip(&values).for_each(|(total, value)| *total += weight * value);
             match i.checked_sub(1) {
                 None => {
@@ -162,20 +193,36 @@ fn draw(
         }
         finite::check_value(Part::Reward, total.iter().sum())?;
         out.phases.reward += clock.end();
-        drawn.push(Candidate { latents, rewards: total, ranks: vec![] });
+        candidates.push(Candidate { latents, rewards: total, ranks: vec![] });
     }
-    rank(&mut drawn);
-    Ok(drawn)
+    drop(predict);
+    drop(policy);
+    rank(&mut candidates);
+    out.figures.gap = gaps(&candidates).sum::<f64>() / share.batch.len() as f64;
+    if let Some(compared) = settings.compared.filter(|compared| *compared < count) {
+        candidates = extremes(&candidates, compared);
+    }
+    Ok(Drawn { text, candidates })
 }
 
-/// An image of each prompt.
-struct Candidate {
-    /// `[B, C, h, w]`
-    latents: Tensor,
-    /// `[B]`
-    rewards: Vec<f64>,
-    /// From 0 for a prompt's worst candidate to 1 for its best, `[B]`.
-    ranks: Vec<f64>,
+/// Of each prompt's candidates the worst and the best, as many of the ones as of the others, `count` in all.
+fn extremes(candidates: &[Candidate], count: usize) -> Vec<Candidate> {
+    let sorted = |row: usize| {
+        let mut order: Vec<&Candidate> = candidates.iter().collect();
+        order.sort_by(|a, b| a.rewards[row].total_cmp(&b.rewards[row]));
+        order
+    };
+    let rows: Vec<_> = (0..candidates[0].rewards.len()).map(sorted).collect();
+    let of_place = |place: usize| {
+        let of = || rows.iter().enumerate().map(|(row, order)| (row, order[place]));
+        let latents: Vec<Tensor> = of().map(|(row, one)| one.latents.narrow(0, row as i64, 1)).collect();
+        Candidate {
+            latents: Tensor::cat(&latents, 0),
+            rewards: of().map(|(row, one)| one.rewards[row]).collect(),
+            ranks: of().map(|(row, one)| one.ranks[row]).collect(),
+        }
+    };
+    (0..count / 2).chain(candidates.len() - count / 2..candidates.len()).map(of_place).collect()
 }
 
 /// Ranks each prompt's candidates; equal rewards have equal ranks.

@@ -97,7 +97,9 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
     let schedule = session.pipeline.schedule().unwrap();
     let beta = preference.beta;
     let (mut loss, mut gap, mut distance) = (Tensor::zeros([], (Kind::Double, device())), 0.0, 0.0);
-    let count = (3 * preference.candidates * preference.draws) as f64;
+    let compared = preference.compared.unwrap_or(preference.candidates);
+    let middle = compared / 2..preference.candidates - compared / 2;
+    let count = (3 * compared * preference.draws) as f64;
     for row in 0..3 {
         let mut sorted: Vec<f64> = rewards.iter().map(|of| of[row]).collect();
         sorted.sort_by(f64::total_cmp);
@@ -109,12 +111,15 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
             let signal = schedule.signal()[time as usize];
             for (latents, rewards) in all.iter().zip(&rewards) {
                 let place = sorted.iter().position(|reward| *reward == rewards[row]).unwrap();
+                if compared < preference.candidates && middle.contains(&place) {
+                    continue;
+                }
                 let rank = place as f64 / (preference.candidates - 1) as f64;
                 let image = latents.get(row as i64);
                 let noisy = &image * signal.sqrt() + &noise * (1.0 - signal).sqrt();
-                let target = match *settings {
-                    ["model.prediction_type=v_prediction"] => &noise * signal.sqrt() - &image * (1.0 - signal).sqrt(),
-                    ["model.prediction_type=sample"] => image.shallow_clone(),
+                let target = match settings.first() {
+                    Some(&"model.prediction_type=v_prediction") => &noise * signal.sqrt() - &image * (1.0 - signal).sqrt(),
+                    Some(&"model.prediction_type=sample") => image.shallow_clone(),
                     _ => noise.shallow_clone(),
                 };
                 let times = Tensor::from_slice(&[time as f32]).to_device(device());
@@ -145,7 +150,14 @@ fn distance(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn the_gradient_is_that_of_the_formula() {
-    for settings in [vec![], vec!["model.prediction_type=v_prediction"], vec!["model.prediction_type=sample"]] {
+    let of_seven = ["preference.candidates=7", "preference.compared=4"];
+    for settings in [
+        vec![],
+        vec!["model.prediction_type=v_prediction"],
+        vec!["model.prediction_type=sample"],
+        of_seven.to_vec(),
+        [&["model.prediction_type=v_prediction"][..], &of_seven].concat(),
+    ] {
         let (done, gradient) = whole(&settings);
         let (figures, expected) = by_the_paper(&settings);
         let found = [done.figures.loss, done.figures.gap, done.figures.distance];
@@ -157,9 +169,10 @@ fn the_gradient_is_that_of_the_formula() {
 
 #[test]
 fn shares_and_micro_batches_add_up() {
-    let (done, gradient) = whole(&[]);
+    const COMPARED: &str = "preference.compared=2";
+    let (done, gradient) = whole(&[COMPARED]);
     let parts = [(PROMPTS.to_vec(), 0..1), (PROMPTS.to_vec(), 1..3)];
-    let (shares, sum) = run(&["replay.micro_batch=1", "captioner.micro_batch=2"], &parts);
+    let (shares, sum) = run(&[COMPARED, "replay.micro_batch=1", "captioner.micro_batch=2"], &parts);
     assert!(distance(&sum, &gradient) < 1e-9);
     let add = |of: fn(&Preferred) -> f64| shares.iter().map(of).sum::<f64>();
     for (sum, whole) in [

@@ -15,12 +15,16 @@ pub struct Preference {
     /// Images of each prompt, which are compared with each other.
     #[schemars(range(min = 2, max = 1000))]
     pub candidates: usize,
+    /// From how many of them the model learns: half of these are the worst of a prompt, the other half the best. Absent: from all.
+    #[schemars(range(min = 2, max = 1000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compared: Option<usize>,
     /// How closely the model is held to the one that draws, with every comparison: the higher, the closer. The paper's beta.
-    #[schemars(extend("exclusiveMinimum" = 0))]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1e6))]
     pub beta: f64,
     /// Weight of the distance to the original model, which holds it there over the whole run. With 0 it may drift ever further, to images
     /// that the rewards like and nobody else does.
-    #[schemars(range(min = 0.0))]
+    #[schemars(range(min = 0.0, max = 1e6))]
     pub anchor: f64,
     /// How often a prompt's images are compared in a step, each time at another timestep and with other noise.
     #[schemars(range(min = 1, max = 1000))]
@@ -32,7 +36,7 @@ pub struct Preference {
 
 impl Default for Preference {
     fn default() -> Self {
-        Self { candidates: 4, beta: 1.0, anchor: 0.1, draws: 4, timesteps: [0.3, 1.0] }
+        Self { candidates: 4, compared: None, beta: 1.0, anchor: 0.1, draws: 4, timesteps: [0.3, 1.0] }
     }
 }
 
@@ -48,7 +52,7 @@ impl Preference {
 
 impl Config {
     pub(super) fn check_preference(&self) -> Result<()> {
-        let Some(Preference { candidates, beta, anchor, draws, timesteps: [low, high] }) = self.preference else {
+        let Some(Preference { candidates, compared, beta, anchor, draws, timesteps: [low, high] }) = self.preference else {
             return Ok(());
         };
         above_zero(&[("preference.beta", beta)])?;
@@ -56,6 +60,11 @@ impl Config {
         counts(&[("preference.draws", draws as i64, 1000)])?;
         if !(2..=1000).contains(&candidates) {
             bail!("preference.candidates is {candidates}, it must be from 2 to 1000: images are compared");
+        }
+        if let Some(compared) = compared.filter(|compared| compared % 2 == 1 || !(2..=candidates).contains(compared)) {
+            bail!(
+                "preference.compared is {compared}, it must be an even number from 2 to preference.candidates, which is {candidates}"
+            );
         }
         if self.train.ema == 0.0 {
             bail!(

@@ -3,25 +3,21 @@
 //! Every sample is an iteration of its own, as a run would draw it; nothing is trained. If a share of 0.001 of a step
 //! is common, some thousand samples are needed before half of the optimiser's gradient is reproducible.
 
+mod images;
 mod nested;
+mod preferences;
 
 use anyhow::{Result, bail, ensure};
-use comat::{
-    adapter,
-    batch::{Batch, Order},
-    loss::caption::CaptionLoss,
-    session::Session,
-    share::Share,
-    train::iterate,
-};
+use comat::{adapter, batch::Order, session::Session};
 use config::Config;
-use diffusion::prompts;
+use diffusion::prompts::{self, Prompt};
 use indicatif::ProgressBar;
-use models::lora::Lora;
+use models::lora::{Lora, Trainable};
 use nested::Nested;
 use optim::Gradients;
-use ranks::{ProcessGroup, interrupt::Interrupt};
+use ranks::interrupt::Interrupt;
 use std::path::PathBuf;
+use tch::Tensor;
 
 pub use nested::{Design, Shares};
 
@@ -43,30 +39,59 @@ pub struct Signal {
     /// Mean caption loss.
     pub caption_loss: f64,
     pub all: Shares,
-    /// By the sampler's step, the noisiest first. Without standard errors, since those need the sums of all prompts
-    /// once more for each step.
-    pub steps: Vec<Step>,
+    /// By step or by timesteps, the noisiest first. Without standard errors, since those need the sums of all prompts
+    /// once more for each part.
+    pub parts: Vec<Part>,
 }
 
-pub struct Step {
-    pub step: usize,
-    /// Training timestep.
-    pub time: f64,
+impl Signal {
+    pub fn is_of_preferences(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part.of, Of::Timesteps(..)))
+    }
+}
+
+/// A part of the gradient.
+pub struct Part {
+    pub of: Of,
     pub shares: Shares,
+}
+
+pub enum Of {
+    /// Of the sampler, and its training timestep.
+    Step(usize, f64),
+    /// Training timesteps at which images are compared, from the first to before the second.
+    Timesteps(i64, i64),
+}
+
+/// What every kind of gradient is measured with.
+struct Meter<'a> {
+    session: Session,
+    adapter: Trainable,
+    prompts: Vec<Prompt>,
+    order: Order,
+    design: Design,
+    bar: &'a ProgressBar,
+    interrupt: &'a Interrupt,
+}
+
+/// Sums over all samples.
+struct Sums {
+    loss: f64,
+    all: Nested,
+    parts: Vec<(Of, Nested)>,
 }
 
 /// # Errors
 /// Names what cannot be opened; fewer prompts than requested; a gradient that is not finite; Ctrl-C.
 pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Interrupt) -> Result<Signal> {
-    if config.preference.is_some() {
-        bail!(
-            "this measures the gradient through the images, which [preference] does not use; add --set preference=false"
-        );
-    }
     for (section, there) in [("fidelity", config.fidelity.is_some()), ("mixed", config.mixed.is_some())] {
         if there {
             tracing::warn!("[{section}] takes no part in the measurement");
         }
+    }
+    let preference = config.preference.clone();
+    if preference.is_some() && request.crops.is_some_and(|crops| crops > 1) {
+        bail!("[preference] has no gradient at crops; leave --crops out");
     }
     let mut session = Session::open(config)?;
     let prompts = prompts::read(&session.config.prompts.train)?;
@@ -84,61 +109,40 @@ pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Int
         None => adapter::start(&session)?,
     };
     let adapter = lora.trainable(session.latent_kind(), session.pipeline.device);
-    let moved = comat::loss::caption::jitter(session.size.height, session.size.width) > 0;
+    let moved = preference.is_none() && comat::loss::caption::jitter(session.size.height, session.size.width) > 0;
     let crops = request.crops.unwrap_or(if moved { 2 } else { 1 });
     let design = Design { prompts: request.prompts, noises: request.noises, crops };
-
-    let mut order = Order::new(config.seed, prompts.len())?;
-    let alone = ProcessGroup::alone();
-    let mut tracked = None;
-    let mut all = Nested::new(design, &adapter.flat, true)?;
-    let mut steps: Vec<(usize, Nested)> = vec![];
-    let mut loss = 0.0;
     bar.set_length((design.prompts * design.noises * design.crops) as u64);
-    for sample in 0..design.prompts * design.noises {
-        let prompt = prompts[order.prompt((sample / design.noises) as u64)?].text.as_str();
-        for crop in 0..design.crops {
-            let batch = Batch::of(sample as u64, 0..1, 1, &alone, |_| Ok(prompt.to_owned()))?;
-            let mut draws = batch.draws(&session)?;
-            // the same tracked steps for all samples, so that each step can be compared
-            let (steps_of_all, attention, anchor) =
-                tracked.get_or_insert((draws.tracked, draws.attention, draws.anchor));
-            (draws.tracked, draws.attention, draws.anchor) = (steps_of_all.clone(), attention.clone(), anchor.clone());
-            if crop > 0 {
-                let place = u64::MAX - crop as u64;
-                let size = session.size;
-                draws.crops = vec![CaptionLoss::draw_crop(config.seed, sample as u64, place, size.height, size.width)?];
-            }
-            let mut gradients = Gradients::zeros(&adapter).step_by_step();
-            let share = Share::whole(&[prompt]);
-            let outcome =
-                iterate(&mut session, &adapter, &share, draws, vec![], &mut gradients, || Ok(interrupt.check()?))?;
-            if gradients.flat.isfinite().all().int64_value(&[]) == 0 {
-                bail!("the gradient of `{prompt}` is not finite");
-            }
-            loss += outcome.caption_loss;
-            all.add(&gradients.flat);
-            let each = gradients.of_steps();
-            if steps.is_empty() {
-                let empty = |(step, part): &(usize, _)| Ok((*step, Nested::new(design, part, false)?));
-                steps = each.iter().map(empty).collect::<Result<_>>()?;
-            }
-            for ((_, sums), (_, part)) in steps.iter_mut().zip(&each) {
-                sums.add(part);
-            }
-            bar.inc(1);
-        }
-    }
-    let of_step = |(step, sums): &(usize, Nested)| Step {
-        step: *step,
-        time: session.sampler.steps[*step].time,
-        shares: sums.shares(),
+    let order = Order::new(config.seed, prompts.len())?;
+    let mut meter = Meter { session, adapter, prompts, order, design, bar, interrupt };
+    let Sums { loss, all, parts } = match preference {
+        Some(preference) => preferences::measure(&mut meter, &preference)?,
+        None => images::measure(&mut meter)?,
     };
     Ok(Signal {
         design,
         batch: config.train.batch_size * config.train.accumulation,
         caption_loss: loss / (design.prompts * design.noises * design.crops) as f64,
         all: all.shares(),
-        steps: steps.iter().rev().map(of_step).collect(),
+        parts: parts.into_iter().map(|(of, sums)| Part { of, shares: sums.shares() }).collect(),
     })
+}
+
+impl Meter<'_> {
+    fn sums(&self) -> Result<Sums> {
+        Ok(Sums { loss: 0.0, all: Nested::new(self.design, &self.adapter.flat, true)?, parts: vec![] })
+    }
+
+    fn prompt(&mut self, sample: usize) -> Result<String> {
+        Ok(self.prompts[self.order.prompt((sample / self.design.noises) as u64)?].text.clone())
+    }
+
+    fn gradients(&self) -> Gradients {
+        Gradients::zeros(&self.adapter)
+    }
+}
+
+fn check(gradient: &Tensor, prompt: &str) -> Result<()> {
+    ensure!(gradient.isfinite().all().int64_value(&[]) != 0, "the gradient of `{prompt}` is not finite");
+    Ok(())
 }
