@@ -5,7 +5,7 @@ mod recipe;
 use crate::text::{counted, quoted};
 use anyhow::Result;
 use comat::session::Session;
-use config::Config;
+use config::{Config, Preference};
 use diffusion::settings::Location;
 use models::{Error, write_text};
 use report::log::{Log, Validation};
@@ -116,7 +116,9 @@ fn card(
         match &config.preference {
             None => ("replay", format!("{}, {}", counted(config.replay.tracked, "step"), config.replay.mode)),
             Some(p) => {
-                ("preference", format!("{} images of each prompt, beta {}, anchor {}", p.candidates, p.beta, p.anchor))
+                let Preference { candidates, compared, beta, anchor, .. } = p;
+                let learnt = if compared < candidates { format!(", {compared} compared") } else { String::new() };
+                ("preference", format!("{candidates} images of each prompt{learnt}, beta {beta}, anchor {anchor}"))
             }
         },
         ("attention losses", on(config.attention.is_some())),

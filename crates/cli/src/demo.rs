@@ -21,7 +21,7 @@ use std::{
 /// Train on the built-in miniature world, judge before and after, and write a page about it
 ///
 /// Trains a LoRA on 64x64 images of coloured shapes, draws held-out prompts without and with it, has an exact judge look at all of them,
-/// and writes DIR/report.html. A quarter of an hour on two CPU cores, without a download. Every step is a command of this program, and is shown.
+/// and writes DIR/report.html. About ten minutes on two CPU cores, without a download. Every step is a command of this program, and is shown.
 /// Ctrl-C, and the same command goes on.
 #[derive(Group)]
 pub struct Demo {
@@ -47,11 +47,9 @@ const STATE: &str = "demo.json";
 
 /// Results that are listed at the end: names of files or folders, and what they are.
 const RESULTS: &[(&str, &str)] = &[
-    ("report.html", "the page: the base model beside the LoRA, scores with intervals, curves of the run"),
-    ("unguided.html", "the same without guidance, with a LoRA that learnt to draw so"),
-    ("best-of-2.html", "the better of two of its images, at the cost of one with guidance"),
+    ("report.html", "the page: the base model beside both LoRAs, scores with intervals, curves of the run"),
     ("before-after.png", "sample prompts: the base model above, the tuned one below"),
-    ("base, tuned", "images of the held-out prompts without a LoRA, and with it"),
+    ("base, tuned, shipped", "images of the held-out prompts: without a LoRA, with this one, with the shipped one"),
     ("adapter", "the LoRA, for diffusers and for ComfyUI or A1111"),
     ("events.jsonl", "loss, gradient norm, time and memory of every step"),
 ];
@@ -94,7 +92,7 @@ pub fn run(args: Demo, console: &Console, typed: impl Fn(&[String]) -> Result<()
     say!("\nDone in {}. In {}:", duration(begun.elapsed().as_secs_f64()), out.display());
     for (name, what) in RESULTS {
         if name.contains(',') || out.join(name).exists() {
-            say!("  {name:17} {what}");
+            say!("  {name:22} {what}");
         }
     }
     if args.quick {

@@ -14,8 +14,8 @@ use workbench::signal::{self, Of, Part, Request, Shares};
 /// them. "common" is the part of a sample's squared gradient that all samples share: what training follows. The rest differs
 /// between prompts, between noises of a prompt, and between crops that the captioner sees. A mean over more samples has more in
 /// common. With this, settings can be compared before a run: guidance, replay.mode, replay.max_cotangent, captioner.contrast, and
-/// so on. With [preference], a sample is one comparison of a prompt's images, and the parts are timesteps. Nothing is trained or
-/// written.
+/// so on. With [preference], a sample is a prompt's images and all their comparisons; the first line is of the timesteps that are
+/// set, and the others are of the fifths of the schedule, each by itself. Nothing is trained or written.
 #[derive(Args)]
 pub struct Signal {
     /// The run's configuration (TOML): a file, or a preset by its name, such as sd15
@@ -74,7 +74,7 @@ fn print(found: &signal::Signal) -> Result<()> {
     say!("{prompts} prompts × {noises} noises{crops}, caption loss {:.4}", found.caption_loss);
     say!("Parts of a sample's squared gradient, in %:");
     say!("{:<18} {:>10} {:>16} {:>9} {:>9} {:>9}", "", "norm", "common", "prompts", "noises", "crops");
-    let all = if found.is_of_preferences() { "timesteps as set" } else { "all tracked steps" };
+    let all = if found.is_of_preferences() { "all, as set" } else { "all tracked steps" };
     say!("{}", line(all, &found.all));
     for Part { of, shares } in &found.parts {
         let name = match of {

@@ -58,6 +58,16 @@ pub fn dispatch(verb: Verb, console: &Console) -> Result<()> {
     }
 }
 
+fn warn_of_no_effect(config: &config::Config) {
+    let settings = config.without_effect();
+    if !settings.is_empty() {
+        tracing::warn!(
+            "no effect with [preference], which takes no gradient through the images: {}; these settings can be left out",
+            settings.join(", ")
+        );
+    }
+}
+
 pub fn train(args: Train, console: &Console) -> Result<()> {
     let mut config = share::config(&args.config, &args.set)?;
     let resume = args.resume.map(|which| paths::expanded(Path::new(&which))).transpose();
@@ -66,6 +76,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     if args.dry_run {
         config.logging.check_program()?;
         fetch::config(&mut config, console)?;
+        warn_of_no_effect(&config);
         say!("{}", plan::describe(config.clone(), resume)?);
         let forecast = plan::memory::forecast(&config, memory_of(&config, None)?)?;
         say!("{forecast}");
@@ -81,8 +92,9 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     let output = config.output.clone();
     plan::micro_batch::choose(&mut config, resume, &group)?;
     console.stop_on_ctrl_c("Stopping; the step under way is given up, all before it is saved. Ctrl-C once more stops at once, without saving.");
-    if let Some(notice) = group.leads().then(threads::busy).flatten() {
-        tracing::info!("{notice}");
+    if group.leads() {
+        warn_of_no_effect(&config);
+        threads::busy().iter().for_each(|notice| tracing::info!("{notice}"));
     }
     let bar = console.bar(watch::SPEAKS, "")?;
     let (mut trainer, mut run) = run::open(config, resume, bar, &console.interrupt, group)?;

@@ -2,8 +2,7 @@
 
 use crate::common::{Folder, relative_error};
 
-const WORDS: &str =
-    "captioner.label_smoothing=0.1 preference.candidates=3 preference.draws=2 sampling.guidance_scale=3 train.ema=0.5";
+const WORDS: &str = "captioner.label_smoothing=0.1 preference.candidates=3 preference.compared=3 preference.draws=2 sampling.guidance_scale=3 train.ema=0.5";
 
 #[test]
 fn images_are_compared_and_a_run_is_resumed_exactly() {
@@ -47,7 +46,9 @@ fn images_are_compared_and_a_run_is_resumed_exactly() {
 #[test]
 fn the_number_of_processes_changes_nothing() {
     let folder = Folder::of_run();
-    let words = |run: &str| format!("output={run} model.dtype=float64 train.batch_size=4 train.steps=2 {WORDS}");
+    let words = |run: &str| {
+        format!("output={run} model.dtype=float64 train.batch_size=4 train.steps=2 {WORDS} preference.compared=2")
+    };
     folder.train(&words("one")).ok();
     let learned = |run: &str| folder.tensors(&format!("{run}/checkpoints/step-2/adapter.safetensors"));
     let one = learned("one");
@@ -67,7 +68,7 @@ fn the_number_of_processes_changes_nothing() {
 fn what_a_run_would_do_and_what_it_cannot() {
     let folder = Folder::of_run();
     let shown = folder.train(&format!("{WORDS} --dry-run")).ok().stdout;
-    assert!(shown.contains("3 images each") && shown.contains("2 comparisons at timesteps from 0.3 to 1"), "{shown}");
+    assert!(shown.contains("3 images each") && shown.contains("2 times at timesteps from 0.65 to 1"), "{shown}");
     for (settings, said) in [
         ("preference.candidates=1", "preference.candidates is 1, it must be from 2 to 1000"),
         ("preference.beta=0", "preference.beta is 0"),
@@ -80,8 +81,11 @@ fn what_a_run_would_do_and_what_it_cannot() {
         ("captioner.end_weight=-1", "captioner.end_weight is -1"),
         ("captioner.end_weight=nan", "captioner.end_weight is NaN"),
         ("preference.beta=5 train.ema=0", "[preference] draws with the running average of the LoRA: set train.ema"),
-        ("preference.compared=3", "preference.compared is 3, it must be an even number from 2 to preference.candidates, which is 4"),
-        ("preference.compared=6", "preference.compared is 6"),
+        (
+            "preference.compared=3",
+            "preference.compared is 3, it must be an even number from 2 to 8, or all 8 (preference.candidates)",
+        ),
+        ("preference.compared=10", "preference.compared is 10"),
         ("preference.gamma=1", "unknown key `gamma`"),
         ("captioner.weight=0 preference.beta=5", "[preference] needs a reward: captioner.weight is 0"),
         ("preference.beta=5 anchor.weight=1", "[preference] does not go together with [anchor]"),
@@ -89,6 +93,17 @@ fn what_a_run_would_do_and_what_it_cannot() {
         folder.train(&format!("train.ema=0.5 {settings}")).error(&[said]);
     }
     folder.train("train.ema=0.5 preference.beta=5 preference=false --dry-run").ok();
+    // no preset says what it does not use
+    let preset = folder.comat(&["train", "--config", "sd15-preference", "--dry-run"]).stderr;
+    assert!(!preset.contains("no effect"), "{preset}");
+    // what takes no part is named, and only then
+    let said = |settings: &str| folder.train(&format!("train.ema=0.5 {settings} --dry-run")).ok().stderr;
+    let warning =
+        "no effect with [preference], which takes no gradient through the images: captioner.contrast, replay.mode;";
+    let found = said("captioner.contrast=0.5 replay.mode=chained preference.beta=5");
+    assert!(found.contains(warning), "{found}");
+    assert!(!said("captioner.contrast=0.5 replay.mode=chained").contains("no effect"));
+    assert!(!said("preference.beta=5").contains("no effect"));
     folder.write("noise.safetensors", "");
     let words = ["trace", "--config", "run.toml", "--noise", "noise.safetensors", "--out", "t.safetensors"];
     folder

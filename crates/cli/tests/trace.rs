@@ -224,7 +224,10 @@ fn the_signal() {
     let found = json(PREFERENCE);
     let parts = found["parts"].as_array().unwrap();
     let ranges: Vec<_> = parts.iter().map(|part| part["timesteps"].clone()).collect();
-    assert_eq!(ranges, [[800, 1000], [600, 800], [400, 600], [200, 400], [0, 200]].map(|range| serde_json::json!(range)));
+    assert_eq!(
+        ranges,
+        [[800, 1000], [600, 800], [400, 600], [200, 400], [0, 200]].map(|range| serde_json::json!(range))
+    );
     for shares in parts.iter().map(|part| &part["shares"]).chain([&found["all"]]) {
         let sum: f64 = ["common", "prompts", "noises"].iter().map(|name| part(shares, name)).sum();
         assert!((sum - 1.0).abs() < 1e-9 && part(shares, "norm") > 0.0, "{shares}");
@@ -232,7 +235,7 @@ fn the_signal() {
     let first = json(&format!("{PREFERENCE} preference.timesteps=[0.8,1]"));
     assert_eq!(first["all"]["norm"], parts[0]["shares"]["norm"], "the same range, and the same noise");
     assert_eq!(first["parts"], found["parts"]);
-    assert!(signal(&format!("--prompts 2 {PREFERENCE}")).ok().stdout.contains("timesteps as set"));
+    assert!(signal(&format!("--prompts 2 {PREFERENCE}")).ok().stdout.contains("all, as set"));
     signal(&format!("--crops 2 {PREFERENCE}")).error(&["[preference] has no gradient at crops; leave --crops out"]);
 
     let page = signal("--prompts 2").ok().stdout;

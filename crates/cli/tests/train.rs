@@ -512,9 +512,12 @@ fn every_schedule_of_the_learning_rate() {
         ("constant", [0.005, 0.01, 0.01, 0.01]),
         ("linear", [0.005, 0.01, 0.01 * 2.0 / 3.0, 0.01 / 3.0]),
         ("cosine", [0.005, 0.01, 0.0075, 0.0025]),
+        ("constant optimizer.decay_steps=2", [0.005, 0.01, 0.01, 0.005]),
     ] {
-        folder.train(&format!("output={schedule} optimizer.schedule={schedule} optimizer.warmup_steps=1")).ok();
-        for (step, rate) in steps(&folder, schedule).iter().zip(expected) {
+        let words = format!("optimizer.schedule={schedule} optimizer.warmup_steps=1");
+        let schedule = schedule.replace([' ', '.', '='], "-");
+        folder.train(&format!("output={schedule} {words}")).ok();
+        for (step, rate) in steps(&folder, &schedule).iter().zip(expected) {
             let logged = step["learning_rate"].as_f64().unwrap();
             assert!((logged - rate).abs() < 1e-12, "{schedule}: {logged} instead of {rate}");
         }

@@ -199,8 +199,8 @@ pub fn draw(
     drop(policy);
     rank(&mut candidates);
     out.figures.gap = gaps(&candidates).sum::<f64>() / share.batch.len() as f64;
-    if let Some(compared) = settings.compared.filter(|compared| *compared < count) {
-        candidates = extremes(&candidates, compared);
+    if settings.compared < count {
+        candidates = extremes(&candidates, settings.compared);
     }
     Ok(Drawn { text, candidates })
 }

@@ -31,7 +31,7 @@ fn config(settings: &[&str]) -> Config {
         "output = 'none'\nseed = 7\n[model]\npath = '{0}/pipeline_sd1'\ndtype = 'float64'\ndevice = '{1}'\n\
          [captioner]\npath = '{0}/blip'\n[prompts]\ntrain = 'none.txt'\n\
          [sampling]\nsteps = 3\nsize = '48x32'\nguidance_scale = 4\n[replay]\ntracked = 1\n[lora]\nrank = 3\nalpha = 2\n[train]\nema = 0.5\n\
-         [preference]\ncandidates = 3\ndraws = 2\nbeta = 0.8\nanchor = 0.3\ntimesteps = [0.2, 0.9]\n",
+         [preference]\ncandidates = 3\ncompared = 3\ndraws = 2\nbeta = 0.8\nanchor = 0.3\ntimesteps = [0.2, 0.9]\n",
         fixtures.display(),
         device_name(),
     );
@@ -97,7 +97,7 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
     let schedule = session.pipeline.schedule().unwrap();
     let beta = preference.beta;
     let (mut loss, mut gap, mut distance) = (Tensor::zeros([], (Kind::Double, device())), 0.0, 0.0);
-    let compared = preference.compared.unwrap_or(preference.candidates);
+    let compared = preference.compared;
     let middle = compared / 2..preference.candidates - compared / 2;
     let count = (3 * compared * preference.draws) as f64;
     for row in 0..3 {
@@ -118,7 +118,9 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
                 let image = latents.get(row as i64);
                 let noisy = &image * signal.sqrt() + &noise * (1.0 - signal).sqrt();
                 let target = match settings.first() {
-                    Some(&"model.prediction_type=v_prediction") => &noise * signal.sqrt() - &image * (1.0 - signal).sqrt(),
+                    Some(&"model.prediction_type=v_prediction") => {
+                        &noise * signal.sqrt() - &image * (1.0 - signal).sqrt()
+                    }
                     Some(&"model.prediction_type=sample") => image.shallow_clone(),
                     _ => noise.shallow_clone(),
                 };

@@ -160,7 +160,7 @@ impl Config {
         rewards::check(&self.rewards)?;
         self.sampling.check()?;
         self.check_sampler()?;
-        self.replay.check(&self.sampling)?;
+        self.replay.check(self.preference.is_none().then_some(&self.sampling))?;
         self.anchor.iter().try_for_each(Anchor::check)?;
         self.check_preference()?;
         self.attention.iter().try_for_each(Attention::check)?;
@@ -181,7 +181,8 @@ impl Config {
     pub fn keeps_decoder(&self, samples: usize) -> bool {
         let (memory, pieces) = (&self.memory, self.captioner.micro_batch.samples());
         let whole = pieces == 0 || pieces >= samples;
-        memory.keep_decoder.keeps() && whole && memory.vae_tile.is_none() && !memory.offload
+        // preferences need no gradient from it
+        self.preference.is_none() && memory.keep_decoder.keeps() && whole && memory.vae_tile.is_none() && !memory.offload
     }
 
     /// Refuses a sampler whose trajectories are not replayed.

@@ -78,10 +78,11 @@ impl Default for Replay {
 }
 
 impl Replay {
-    pub(super) fn check(&self, sampling: &Sampling) -> Result<()> {
+    /// `sampling`: of steps that are replayed; `None` where none are.
+    pub(super) fn check(&self, sampling: Option<&Sampling>) -> Result<()> {
         above_zero(&[("replay.tracked", self.tracked as f64)])?;
         in_range(&[("replay.max_cotangent", self.max_cotangent, f64::MAX), ("replay.discount", self.discount, 1.0)])?;
-        if self.tracked > sampling.steps {
+        if let Some(sampling) = sampling.filter(|sampling| self.tracked > sampling.steps) {
             bail!(
                 "replay.tracked is {}, more than the {} sampling steps; lower it or raise sampling.steps",
                 self.tracked,

@@ -72,6 +72,9 @@ pub struct Optimizer {
     pub schedule: RateSchedule,
     /// Warm-up: steps over which the learning rate rises from 0.
     pub warmup_steps: u64,
+    /// Number of last steps over which the learning rate falls linearly to 0, in addition to the schedule. With a constant schedule:
+    /// warm-up, constant, decay.
+    pub decay_steps: u64,
     /// Options of Prodigy, for `kind = "prodigy"` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prodigy: Option<Prodigy>,
@@ -88,6 +91,7 @@ impl Default for Optimizer {
             max_grad_norm: 0.1,
             schedule: RateSchedule::Constant,
             warmup_steps: 0,
+            decay_steps: 0,
             prodigy: None,
         }
     }

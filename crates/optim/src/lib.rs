@@ -27,7 +27,12 @@ pub fn learning_rate(config: &Optimizer, step: u64, total: u64) -> f64 {
     }
     let rest = total.saturating_sub(config.warmup_steps).max(1);
     let progress = ((step - config.warmup_steps) as f64 / rest as f64).min(1.0);
+    let decay = match config.decay_steps {
+        0 => 1.0,
+        steps => (total.saturating_sub(step) as f64 / steps as f64).min(1.0),
+    };
     config.learning_rate
+        * decay
         * match config.schedule {
             RateSchedule::Constant => 1.0,
             RateSchedule::Linear => 1.0 - progress,
@@ -162,6 +167,8 @@ mod tests {
     fn rates() {
         let rates = |c: &Optimizer| (0..=8).map(|s| learning_rate(c, s, 8)).collect::<Vec<_>>();
         assert_eq!(rates(&config(RateSchedule::Constant, 0)), [1.0; 9]);
+        let decaying = Optimizer { decay_steps: 4, ..config(RateSchedule::Constant, 1) };
+        assert_eq!(rates(&decaying), [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]);
         let linear = rates(&config(RateSchedule::Linear, 0));
         assert_eq!((linear[0], linear[4], linear[8]), (1.0, 0.5, 0.0));
         let cosine = rates(&config(RateSchedule::Cosine, 4));

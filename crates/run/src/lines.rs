@@ -52,7 +52,10 @@ impl Lines {
         };
         let of_sample = match &config.preference {
             None => format!("{} of them replayed", config.replay.tracked),
-            Some(preference) => format!("{} compared", counted(preference.candidates, "image")),
+            Some(p) if p.compared < p.candidates => {
+                format!("{}, {} of them compared", counted(p.candidates, "image"), p.compared)
+            }
+            Some(p) => format!("{} compared", counted(p.candidates, "image")),
         };
         tracing::info!(
             "training: steps {} to {} of {} each ({}, {of_sample}) on {}{first}; {checkpoint}, in {}",

@@ -26,6 +26,13 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
     let [channels, height, width] = session.latent_shape;
     let (t, k, batch) =
         (session.sampler.len(), config.replay.tracked, config.train.batch_size * config.train.accumulation);
+    let (forward, both) = match &config.preference {
+        None => (t, k),
+        Some(Preference { candidates, compared, draws, anchor, .. }) => {
+            let frozen = if *anchor > 0.0 { 2 } else { 1 }; // the policy, and the original model
+            (candidates * t + compared * draws * frozen, compared * draws)
+        }
+    };
     let halves = if config.sampling.guidance().is_on() {
         "conditional and unconditional halves as one batch"
     } else {
@@ -63,11 +70,11 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
                 "a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({})",
                 config.sampling.sampler, config.replay.mode
             ),
-            Some(Preference { candidates, draws, timesteps: [low, high], .. }) => format!(
-                "a step       {batch} prompts: {candidates} images each, {t} {} steps without graph ({halves}), decode, caption; the better \
-                 ones pull, the worse ones push, {} at timesteps from {low} to {high} of the schedule",
+            Some(Preference { candidates, compared, draws, timesteps: [low, high], .. }) => format!(
+                "a step       {batch} prompts: {candidates} images each, {t} {} steps without graph ({halves}), decode, caption; the best \
+                 and the worst ({compared} of a prompt) are compared, {} at timesteps from {low} to {high} of the schedule",
                 config.sampling.sampler,
-                counted(*draws, "comparison")
+                counted(*draws, "time")
             ),
         },
         match &config.rewards[..] {
@@ -119,8 +126,8 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
         },
         format!(
             "UNet passes  {} forward and {} forward+backward in a step",
-            t * config.train.accumulation,
-            k * config.train.accumulation
+            forward * config.train.accumulation,
+            both * config.train.accumulation
         ),
         format!(
             "the run      {} steps, {} samples, {:.2} epochs",

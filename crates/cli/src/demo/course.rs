@@ -14,18 +14,18 @@ pub struct Extent {
     /// Number of held-out prompts that are drawn, and of images of each.
     pub prompts: usize,
     images: usize,
-    /// Whether images without guidance are drawn, too, with two pages about them.
-    unguided: bool,
+    /// Whether the training is long enough to be the page's subject; else the shipped LoRA is.
+    whole: bool,
 }
 
 impl Extent {
     pub const WHOLE: Self = Self {
-        what: "A LoRA for the miniature world: trained on prompts alone, drawn and judged on 300 held-out prompts, a quarter of an hour on two CPU cores,",
+        what: "A LoRA for the miniature world: trained on prompts alone, drawn and judged on 300 held-out prompts, about ten minutes on two CPU cores,",
         folder: "runs/demo",
-        settings: &["train.steps=200"],
+        settings: &["train.steps=150"],
         prompts: 300,
         images: 2,
-        unguided: true,
+        whole: true,
     };
     pub const QUICK: Self = Self {
         what: "A glance at the miniature world: a few steps of training, 40 held-out prompts, about a minute on two CPU cores,",
@@ -39,27 +39,19 @@ impl Extent {
         ],
         prompts: 40,
         images: 1,
-        unguided: false,
+        whole: false,
     };
 }
 
 /// File in the demo's folder with the held-out prompts that it draws.
 pub const PROMPTS: &str = "held_out.jsonl";
 
-/// Folder of the images that the captioner chose.
-const CHOSEN: &str = "best-of-2";
+/// Guidance scale: that of the training, where the base model is at its best, too (from 4 to 6 its images are equally
+/// often right, docs/results.md).
+const GUIDANCE: &str = "5";
 
-/// Guidance scales: that of the training, where the base model is at its best, too (from 4 to 6 its images are equally
-/// often right, docs/results.md); and no guidance.
-const GUIDED: &str = "5";
-const NONE: &str = "1";
-
-/// The captioner that chooses among candidates.
-const CAPTIONER: &str = "weights/world/blip";
-
-/// The shipped LoRAs: of the same training, drawn with guidance; and of one that learnt to draw without it.
+/// The shipped LoRA, of a longer training.
 const SHIPPED: &str = "weights/world/lora/preferences.safetensors";
-const UNGUIDED: &str = "weights/world/lora/comat.safetensors";
 
 pub struct Step {
     pub what: &'static str,
@@ -74,9 +66,8 @@ fn command(words: &str, options: &[(&str, String)]) -> Vec<String> {
     all
 }
 
-/// The steps of a demo. Base model and LoRAs are drawn with guidance; if `extent.unguided`, the base
-/// model also without guidance, and the LoRA that was made for it. Every image has its own noise, the same for all
-/// models.
+/// The steps of a demo: a training, images of the base model, of its LoRA and of the shipped one with the same noise and
+/// guidance, their scores, and a page.
 pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
     let of = |name: &str| out.join(name).display().to_string();
     let (held_out, device, own) = (of(PROMPTS), device.to_string(), of("adapter/pytorch_lora_weights.safetensors"));
@@ -86,102 +77,47 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
         let settings: Vec<_> = settings.map(|setting| ("--set", setting)).collect();
         command("train --config configs/world/preference.toml --resume auto", &settings)
     };
-    let draw_best = |name: &str, guidance: &str, lora: Option<&str>, of_several: usize| {
+    let draw = |name: &str, lora: Option<&str>| {
         let mut options = vec![
             ("--prompts", held_out.clone()),
             ("--count", extent.images.to_string()),
-            ("--guidance-scale", guidance.to_owned()),
+            ("--guidance-scale", GUIDANCE.to_owned()),
         ];
         options.extend(lora.map(|lora| ("--lora", lora.to_owned())));
-        if of_several > 1 {
-            options.extend([("--best-of", of_several.to_string()), ("--captioner", CAPTIONER.to_owned())]);
-        }
         options.extend([("--device", device.clone()), ("--out", of(name))]);
         command(
             "generate --model weights/world/sd --own-seeds --sampler ddim --steps 10 --batch 50 --overwrite",
             &options,
         )
     };
-    let draw = |name: &str, guidance: &str, lora: Option<&str>| draw_best(name, guidance, lora, 1);
     let judge = |name: &str| command("world judge", &[("--prompts", held_out.clone()), ("--images", of(name))]);
-    let report = |[base, tuned]: [&str; 2], also: Option<(&str, &str)>, loras: &[&str], note: &str, page: &str| {
-        let mut options = vec![("--run", out.display().to_string()), ("--base", of(base)), ("--tuned", of(tuned))];
-        options.extend(also.map(|(name, folder)| ("--also", format!("{name}={}", of(folder)))));
-        options.extend(loras.iter().map(|lora| ("--lora", (*lora).to_owned())));
-        options.extend([("--note", note.to_owned()), ("--prompts", held_out.clone()), ("--out", of(page))]);
+    let report = || {
+        let ((tuned, other, folder), loras, note) = if extent.whole {
+            let note = "Tuned: the LoRA that this demo trained. Shipped: the LoRA that comes with comat, of a longer training. All are \
+                        drawn with guidance 5, which suits the base model as well as any other guidance scale.";
+            (("tuned", "shipped", "shipped"), [own.as_str(), SHIPPED], note)
+        } else {
+            let note = "Tuned: the LoRA of a whole training, shipped with comat. Short: the LoRA of this demo's few steps; its \
+                        curves are below. With so small a sample the intervals are wide: docs/results.md has 900 images.";
+            (("shipped", "short", "tuned"), [SHIPPED, own.as_str()], note)
+        };
+        let mut options = vec![("--run", out.display().to_string()), ("--base", of("base")), ("--tuned", of(tuned))];
+        options.push(("--also", format!("{other}={}", of(folder))));
+        options.extend(loras.map(|lora| ("--lora", lora.to_owned())));
+        options.extend([("--note", note.to_owned()), ("--prompts", held_out.clone()), ("--out", of("report.html"))]);
         command("world report", &options)
     };
-    let all: [(bool, &str, Vec<String>); 17] = [
-        (true, "a LoRA from prompts alone", train()),
-        (true, "held-out prompts, the base model with guidance", draw("base", GUIDED, None)),
-        (true, "the same prompts, noise and guidance with the LoRA", draw("tuned", GUIDED, Some(&own))),
-        (!extent.unguided, "the same with the LoRA of a whole training", draw("shipped", GUIDED, Some(SHIPPED))),
-        (extent.unguided, "the base model without guidance", draw("base-unguided", NONE, None)),
-        (
-            extent.unguided,
-            "without guidance, a LoRA that learnt to draw so, at half the cost",
-            draw("unguided", NONE, Some(UNGUIDED)),
-        ),
-        (
-            extent.unguided,
-            "at the same cost as with guidance: of two images without it the captioner chooses one",
-            draw_best(CHOSEN, NONE, Some(UNGUIDED), 2),
-        ),
-        (true, "the base model with guidance, judged", judge("base")),
-        (true, "this training's LoRA, judged", judge("tuned")),
-        (!extent.unguided, "the whole training's LoRA, judged", judge("shipped")),
-        (extent.unguided, "the base model without guidance, judged", judge("base-unguided")),
-        (extent.unguided, "the LoRA without guidance, judged", judge("unguided")),
-        (extent.unguided, "the chosen images, judged", judge(CHOSEN)),
-        (
-            extent.unguided,
-            "a page at half the cost: both without guidance",
-            report(
-                ["base-unguided", "unguided"],
-                None,
-                &[UNGUIDED],
-                "Both sides are drawn without guidance, with half the passes of the network. Tuned: a shipped LoRA that learnt what \
-                 guidance adds (configs/world/distil.toml, then long.toml). The curves below are those of this demo's own training, which is another.",
-                "unguided.html",
-            ),
-        ),
-        (
-            extent.unguided,
-            "a page at the cost of guidance: one image with it, or the better of two without",
-            report(
-                ["base", CHOSEN],
-                None,
-                &[UNGUIDED],
-                "Tuned: a shipped LoRA that learnt to draw without guidance. Two of its images take as many passes of the \
-                 network as one with guidance; the captioner keeps the better one. The curves below are those of this demo's own training, which is another.",
-                "best-of-2.html",
-            ),
-        ),
-        (
-            extent.unguided,
-            "the page: the base model and this training's LoRA, both with guidance",
-            report(
-                ["base", "tuned"],
-                None,
-                &[],
-                "Tuned: the LoRA that this demo trained. Both sides are drawn with guidance 5, which suits the base model as well as any other.",
-                "report.html",
-            ),
-        ),
-        (
-            !extent.unguided,
-            "the page: the base model, a whole training's LoRA, and that of these few steps, all with guidance",
-            report(
-                ["base", "shipped"],
-                Some(("short", "tuned")),
-                &[SHIPPED],
-                "Tuned: the LoRA of a whole training, shipped with comat. Short: the LoRA of this demo's few steps; its curves are below. \
-                 With so small a sample the intervals are wide: docs/results.md has 900 images.",
-                "report.html",
-            ),
-        ),
+    let all: [(&str, Vec<String>); 8] = [
+        ("a LoRA from prompts alone", train()),
+        ("held-out prompts, the base model with guidance", draw("base", None)),
+        ("the same prompts, noise and guidance with the LoRA", draw("tuned", Some(&own))),
+        ("the same with the shipped LoRA of a longer training", draw("shipped", Some(SHIPPED))),
+        ("the base model, judged", judge("base")),
+        ("this training's LoRA, judged", judge("tuned")),
+        ("the shipped LoRA, judged", judge("shipped")),
+        ("the page: all three beside each other", report()),
     ];
-    all.into_iter().filter(|(wanted, ..)| *wanted).map(|(_, what, words)| Step { what, words }).collect()
+    all.into_iter().map(|(what, words)| Step { what, words }).collect()
 }
 
 /// Writes the first `count` of the shipped held-out prompts. Their categories come in turn.

@@ -33,9 +33,10 @@ pub fn training(config: &Config, baseline: Option<&Baseline>) -> f64 {
 /// Passes for a sample of a training.
 fn of_sample(config: &Config) -> f64 {
     if let Some(preference) = &config.preference {
-        // every image is compared, each time with a pass of the policy, and of the original model for the anchor
-        let compared = preference.draws as f64 * (3.0 + 1.0 + if preference.anchor > 0.0 { 1.0 } else { 0.0 });
-        return preference.candidates as f64 * (drawing(&config.sampling, 1) + compared);
+        // with a pass of the policy, and one of the original model for the anchor
+        let comparison = 3.0 + 1.0 + if preference.anchor > 0.0 { 1.0 } else { 0.0 };
+        let comparisons = (preference.compared * preference.draws) as f64;
+        return drawing(&config.sampling, preference.candidates) + comparisons * comparison;
     }
     let replay = &config.replay;
     let guided = config.sampling.guidance().is_on();
@@ -79,11 +80,9 @@ mod tests {
         assert_eq!(training(&config(&[guided, "replay.unconditional=false"]), None), 6.0 * (20.0 + 20.0));
         let compared =
             ["preference.candidates=3", "preference.draws=2", "preference.anchor=0", "train.ema=0.5", guided];
-        assert_eq!(training(&config(&compared), None), 6.0 * 3.0 * (20.0 + 2.0 * 4.0));
-        assert_eq!(
-            training(&config(&["preference.candidates=3", "train.ema=0.5", guided]), None),
-            6.0 * 3.0 * (20.0 + 4.0 * 5.0)
-        );
+        assert_eq!(training(&config(&compared), None), 6.0 * (3.0 * 20.0 + 2.0 * 2.0 * 4.0));
+        let all = ["preference.candidates=3", "preference.compared=3", "train.ema=0.5", guided];
+        assert_eq!(training(&config(&all), None), 6.0 * 3.0 * (20.0 + 8.0 * 5.0));
     }
 
     #[test]

@@ -24,8 +24,7 @@ pub(super) fn measure(meter: &mut Meter) -> Result<Sums> {
             }
             let mut gradients = meter.gradients().step_by_step();
             let (share, each) = (Share::whole(&[&prompt]), || Ok(meter.interrupt.check()?));
-            let outcome =
-                iterate(&mut meter.session, &meter.adapter, &share, draws, vec![], &mut gradients, each)?;
+            let outcome = iterate(&mut meter.session, &meter.adapter, &share, draws, vec![], &mut gradients, each)?;
             check(&gradients.flat, &prompt)?;
             sums.loss += outcome.caption_loss;
             sums.all.add(&gradients.flat);
