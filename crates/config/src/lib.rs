@@ -182,7 +182,11 @@ impl Config {
         let (memory, pieces) = (&self.memory, self.captioner.micro_batch.samples());
         let whole = pieces == 0 || pieces >= samples;
         // preferences need no gradient from it
-        self.preference.is_none() && memory.keep_decoder.keeps() && whole && memory.vae_tile.is_none() && !memory.offload
+        self.preference.is_none()
+            && memory.keep_decoder.keeps()
+            && whole
+            && memory.vae_tile.is_none()
+            && !memory.offload
     }
 
     /// Refuses a sampler whose trajectories are not replayed.
