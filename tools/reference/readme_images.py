@@ -3,9 +3,8 @@
     python tools/reference/readme_images.py docs/images/demo.png "LABEL=FOLDER" ...
 
 Folders are those of `comat generate --model weights/world/sd --prompts configs/world/held_out.jsonl --count 3 --own-seeds --sampler ddim
---steps 10 --out FOLDER`, of which the first image of each prompt is taken: with `--guidance-scale 5`, alone and with
-`--lora weights/world/lora/preferences.safetensors`; and with `--guidance-scale 1 --lora weights/world/lora/comat.safetensors --best-of 2
---captioner weights/world/blip`.
+--steps 10 --out FOLDER`, of which the first image of each prompt is taken: with `--guidance-scale 6`; and with `--guidance-scale 3 --lora
+weights/world/lora/preferences.safetensors`.
 """
 
 import json

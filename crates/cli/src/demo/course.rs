@@ -46,9 +46,10 @@ impl Extent {
 /// File in the demo's folder with the held-out prompts that it draws.
 pub const PROMPTS: &str = "held_out.jsonl";
 
-/// Guidance scale: that of the training, where the base model is at its best, too (from 4 to 6 its images are equally
-/// often right, docs/results.md).
-const GUIDANCE: &str = "5";
+/// Guidance scales at which the base model and a LoRA are at their best (docs/results.md): from 4 to 6 the base model's
+/// images are equally often right.
+const BASE: &str = "5";
+const TUNED: &str = "3";
 
 /// The shipped LoRA, of a longer training.
 const SHIPPED: &str = "weights/world/lora/preferences.safetensors";
@@ -66,8 +67,8 @@ fn command(words: &str, options: &[(&str, String)]) -> Vec<String> {
     all
 }
 
-/// The steps of a demo: a training, images of the base model, of its LoRA and of the shipped one with the same noise and
-/// guidance, their scores, and a page.
+/// The steps of a demo: a training, images of the base model, of its LoRA and of the shipped one with the same noise, each
+/// at its best guidance, their scores, and a page.
 pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
     let of = |name: &str| out.join(name).display().to_string();
     let (held_out, device, own) = (of(PROMPTS), device.to_string(), of("adapter/pytorch_lora_weights.safetensors"));
@@ -81,7 +82,7 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
         let mut options = vec![
             ("--prompts", held_out.clone()),
             ("--count", extent.images.to_string()),
-            ("--guidance-scale", GUIDANCE.to_owned()),
+            ("--guidance-scale", if lora.is_some() { TUNED } else { BASE }.to_owned()),
         ];
         options.extend(lora.map(|lora| ("--lora", lora.to_owned())));
         options.extend([("--device", device.clone()), ("--out", of(name))]);
@@ -94,11 +95,12 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
     let report = || {
         let ((tuned, other, folder), loras, note) = if extent.whole {
             let note = "Tuned: the LoRA that this demo trained. Shipped: the LoRA that comes with comat, of a longer training. All are \
-                        drawn with guidance 5, which suits the base model as well as any other guidance scale.";
+                        drawn at their best guidance: 5 for the base model, 3 for the LoRAs.";
             (("tuned", "shipped", "shipped"), [own.as_str(), SHIPPED], note)
         } else {
             let note = "Tuned: the LoRA of a whole training, shipped with comat. Short: the LoRA of this demo's few steps; its \
-                        curves are below. With so small a sample the intervals are wide: docs/results.md has 900 images.";
+                        curves are below. All are drawn at their best guidance: 5 for the base model, 3 for the LoRAs. With so \
+                        small a sample the intervals are wide: docs/results.md has 900 images.";
             (("shipped", "short", "tuned"), [SHIPPED, own.as_str()], note)
         };
         let mut options = vec![("--run", out.display().to_string()), ("--base", of("base")), ("--tuned", of(tuned))];
@@ -109,8 +111,8 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
     };
     let all: [(&str, Vec<String>); 8] = [
         ("a LoRA from prompts alone", train()),
-        ("held-out prompts, the base model with guidance", draw("base", None)),
-        ("the same prompts, noise and guidance with the LoRA", draw("tuned", Some(&own))),
+        ("held-out prompts, the base model at its best guidance", draw("base", None)),
+        ("the same prompts and noise with the LoRA, at its best guidance", draw("tuned", Some(&own))),
         ("the same with the shipped LoRA of a longer training", draw("shipped", Some(SHIPPED))),
         ("the base model, judged", judge("base")),
         ("this training's LoRA, judged", judge("tuned")),
