@@ -12,6 +12,9 @@ const FIRST: Duration = Duration::from_secs(10);
 const LAST: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(250);
 
+/// An estimate in seconds from which on nothing is said, 100 days.
+const MOST_LEFT: f64 = 100.0 * 86_400.0;
+
 /// Name of the bar that gets no lines here, since a training run logs its own.
 pub const SPEAKS: &str = "train";
 
@@ -44,7 +47,11 @@ fn line(bar: &ProgressBar) -> String {
     }];
     parts.extend(Some(bar.message()).filter(|message| !message.is_empty()));
     if of.is_some_and(|of| of > at) {
-        parts.push(format!("{} left", duration(bar.eta().as_secs_f64())));
+        // after a suspension nothing is known, and the estimate is of centuries
+        let left = bar.eta().as_secs_f64();
+        if left < MOST_LEFT {
+            parts.push(format!("{} left", duration(left)));
+        }
     }
     parts.join(" · ")
 }
