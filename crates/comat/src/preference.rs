@@ -1,6 +1,6 @@
-//! Learning from the model's own images, after DiffusionNFT (Zheng et al. 2025): of several images of a prompt those
-//! with more reward than the others become likelier, and the others less likely. Rewards and decoder need no gradient, so
-//! the cost of a step does not depend on theirs.
+//! Learning from the model's own images, after DiffusionNFT (Zheng et al. 2025): of several images of a prompt the
+//! best become likelier, and the worst less likely. Rewards and decoder need no gradient, so the cost of a step does
+//! not depend on theirs.
 //!
 //! The policy, the running average of the adapter, draws the images. Of an image with noise, let y be what a network
 //! should predict, v what the adapter in training predicts, w what the policy does, o what the original model does. Loss:
@@ -72,8 +72,9 @@ pub fn iterate(
     mut each: impl FnMut() -> Result<()>,
 ) -> Result<Preferred> {
     let mut out = Preferred { rewards: vec![0.0; session.rewards.len()], ..Preferred::default() };
-    let drawn = draw(session, settings, policy, share, places, &mut out, &mut each)?;
-    learn(session, settings, (adapter, policy), share, places, &drawn, gradients, &mut out, each)?;
+    let policy = session.frozen(policy)?;
+    let drawn = draw(session, settings, policy.as_ref(), share, places, &mut out, &mut each)?;
+    learn(session, settings, (adapter, policy.as_ref()), share, places, &drawn, gradients, &mut out, each)?;
     Ok(out)
 }
 
@@ -82,7 +83,7 @@ pub fn iterate(
 pub fn learn(
     session: &Session,
     settings: &Preference,
-    (adapter, policy): (&Trainable, &Lora),
+    (adapter, policy): (&Trainable, &dyn Network),
     share: &Share,
     (step, places): (u64, &[u64]),
     Drawn { text, candidates }: &Drawn,
@@ -93,7 +94,7 @@ pub fn learn(
     let mut clock = Clock::start(session.pipeline.device, "replay");
     let comparison = Comparison {
         tuned: session.branched(&adapter.lora)?,
-        policy: session.frozen(policy)?,
+        policy,
         original: (settings.anchor > 0.0).then(|| session.pipeline.network(&session.pipeline.weights)).transpose()?,
         anchor: settings.anchor,
         kind: session.pipeline.kind,
@@ -156,7 +157,7 @@ struct Candidate {
 pub fn draw(
     session: &mut Session,
     settings: &Preference,
-    policy: &Lora,
+    policy: &dyn Network,
     share: &Share,
     (step, places): (u64, &[u64]),
     out: &mut Preferred,
@@ -164,8 +165,7 @@ pub fn draw(
 ) -> Result<Drawn> {
     let (prompts, count) = (share.prompts(), settings.candidates);
     let text = session.text(prompts)?;
-    let policy = session.frozen(policy)?;
-    let denoiser = session.denoiser(policy.as_ref());
+    let denoiser = session.denoiser(policy);
     let mut predict = denoiser.conditioned_on(&text);
     let mut candidates = vec![];
     for candidate in 0..count as u64 {
@@ -196,7 +196,6 @@ pub fn draw(
         candidates.push(Candidate { latents, rewards: total, ranks: vec![] });
     }
     drop(predict);
-    drop(policy);
     rank(&mut candidates);
     out.figures.gap = gaps(&candidates).sum::<f64>() / share.batch.len() as f64;
     if settings.compared < count {
@@ -205,7 +204,7 @@ pub fn draw(
     Ok(Drawn { text, candidates })
 }
 
-/// Of each prompt's candidates the worst and the best, as many of the ones as of the others, `count` in all.
+/// Of each prompt's candidates the worst and the best, half of `count` each.
 fn extremes(candidates: &[Candidate], count: usize) -> Vec<Candidate> {
     let sorted = |row: usize| {
         let mut order: Vec<&Candidate> = candidates.iter().collect();
@@ -261,7 +260,7 @@ struct Piece<'a> {
 /// What a comparison needs besides its images.
 struct Comparison<'a> {
     tuned: Box<dyn Network>,
-    policy: Box<dyn Network>,
+    policy: &'a dyn Network,
     original: Option<Box<dyn Network>>,
     anchor: f64,
     kind: Kind,
@@ -289,7 +288,7 @@ impl Comparison<'_> {
         let predict =
             |network: &dyn Network| Ok::<_, anyhow::Error>(network.predict(&noisy, &times, &text, None)?.to_kind(kind));
         let size = |of: Tensor| of.square().mean_dim([1, 2, 3].as_slice(), false, kind);
-        let before = tch::no_grad(|| predict(self.policy.as_ref()))?;
+        let before = tch::no_grad(|| predict(self.policy))?;
         let original = self.original.as_deref().map(|network| tch::no_grad(|| predict(network))).transpose()?;
         let after = predict(self.tuned.as_ref())?;
         let distance = original.map_or(Tensor::zeros_like(&row(ranks)), |original| size(&after - original));

@@ -24,16 +24,16 @@ pub(super) fn measure(meter: &mut Meter, settings: &Preference) -> Result<Sums> 
         let [low, high] = part.range(length);
         sums.parts.push((Of::Timesteps(low, high), Nested::new(design, &meter.adapter.flat, false)?));
     }
-    let policy = meter.adapter.lora_of(&meter.adapter.flat);
+    let policy = meter.session.frozen(&meter.adapter.lora_of(&meter.adapter.flat))?;
     for sample in 0..design.prompts * design.noises {
         let prompt = meter.prompt(sample)?;
         let (share, places, interrupt) = (Share::whole(&[&prompt]), (sample as u64, [0]), meter.interrupt);
         let (places, each) = ((places.0, places.1.as_slice()), || Ok(interrupt.check()?));
         let mut out = Preferred { rewards: vec![0.0; meter.session.rewards.len()], ..Preferred::default() };
-        let drawn = preference::draw(&mut meter.session, settings, &policy, &share, places, &mut out, each)?;
+        let drawn = preference::draw(&mut meter.session, settings, policy.as_ref(), &share, places, &mut out, each)?;
         sums.loss += out.caption_loss;
         let gradient = |settings| {
-            let (mut gradients, adapters) = (meter.gradients(), (&meter.adapter, &policy));
+            let (mut gradients, adapters) = (meter.gradients(), (&meter.adapter, policy.as_ref()));
             let mut out = Preferred::default();
             let session = &meter.session;
             preference::learn(session, settings, adapters, &share, places, &drawn, &mut gradients, &mut out, each)?;
