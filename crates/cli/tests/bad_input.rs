@@ -422,8 +422,9 @@ fn resuming_another_run() {
     error("lora.alpha=7", &[step, "has rank 2 and alpha 2, the configuration says 2 and 7"]);
     error("lora.targets=[\"to_q\"]", &[step, "lora.targets"]);
     error("seed=4", &[step, "started with seed 3, the configuration says 4"]);
+    error("prompts.balance=\"category\"", &["prompts.balance: ", "prompts.txt has a prompt without category: "]);
     folder.edit_text("prompts.txt", |text| text + "another\n");
-    error("", &[step, "the training prompts have changed"]);
+    error("", &[step, "the training prompts (or prompts.balance) have changed"]);
     folder.edit_text("prompts.txt", |text| text.replace("another\n", ""));
     folder.train("--resume train.steps=2").ok();
 }

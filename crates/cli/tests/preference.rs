@@ -2,8 +2,7 @@
 
 use crate::common::{Folder, relative_error};
 
-const WORDS: &str =
-    "preference.candidates=3 preference.compared=3 preference.draws=2 sampling.guidance_scale=3 train.ema=0.5";
+const WORDS: &str = "preference.candidates=3 preference.compared=3 preference.draws=2 sampling.guidance_scale=3 train.ema=0.5 replay.tracked=5";
 
 #[test]
 fn images_are_compared_and_a_run_is_resumed_exactly() {
@@ -102,12 +101,11 @@ fn what_a_run_would_do_and_what_it_cannot() {
         assert_eq!(done.code, Some(0), "{done:?}");
         done.stderr
     };
-    let warning =
-        "no effect with [preference], which takes no gradient through the images: captioner.contrast, replay.mode;";
-    let found = said("captioner.contrast=0.5 replay.mode=chained preference.beta=5");
+    let warning = "no effect with [preference], which takes no gradient through the images: captioner.contrast, replay.mode, replay.tracked, memory.keep_decoder;";
+    let found = said("captioner.contrast=0.5 replay.mode=chained memory.keep_decoder=never preference.beta=5");
     assert!(found.contains(warning), "{found}");
     assert!(!said("captioner.contrast=0.5 replay.mode=chained").contains("no effect"));
-    assert!(!said("preference.beta=5").contains("no effect"));
+    assert!(!said("preference.beta=5 replay.tracked=5").contains("no effect"));
     folder.write("noise.safetensors", "");
     let words = ["trace", "--config", "run.toml", "--noise", "noise.safetensors", "--out", "t.safetensors"];
     folder

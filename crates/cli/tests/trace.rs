@@ -220,7 +220,8 @@ fn the_signal() {
     assert_ne!(found["all"]["noises"], json("replay.mode=detached replay.max_cotangent=1e-9")["all"]["noises"]);
 
     // of preferences, a part for each fifth of the schedule
-    const PREFERENCE: &str = "preference.candidates=3 preference.compared=2 preference.draws=1 train.ema=0.5";
+    const PREFERENCE: &str =
+        "preference.candidates=3 preference.compared=2 preference.draws=1 train.ema=0.5 replay.tracked=5";
     let found = json(PREFERENCE);
     let parts = found["parts"].as_array().unwrap();
     let ranges: Vec<_> = parts.iter().map(|part| part["timesteps"].clone()).collect();

@@ -697,3 +697,26 @@ fn smoothed_labels() {
     assert!(plain["grad_norm"] != smoothed["grad_norm"]);
     folder.train("output=x captioner.label_smoothing=1.5").error(&["captioner.label_smoothing is 1.5"]);
 }
+
+/// With one prompt of its category, the first sample is that prompt, whatever the seed.
+#[test]
+fn categories_take_turns() {
+    let folder = Folder::of_run();
+    let others = ["a blue cat", "two dogs", "a green car", "a bench", "a tree"];
+    let line = |category: u32, prompt: &str| format!("{{\"prompt\": \"{prompt}\", \"category\": {category}}}\n");
+    let lines: String = others.map(|prompt| line(2, prompt)).concat();
+    folder.write("mixed.jsonl", &(lines + &line(1, "a red dog")));
+    folder.write("one.txt", "a red dog\n");
+    let learned = |settings: String| {
+        folder.train(&format!("{settings} train.steps=1 train.batch_size=1")).ok();
+        folder.tensors(&format!(
+            "{}/adapter/pytorch_lora_weights.safetensors",
+            settings.split(&['=', ' ']).nth(1).unwrap()
+        ))
+    };
+    for seed in 0..3 {
+        let balanced =
+            learned(format!("output=balanced-{seed} seed={seed} prompts.train=mixed.jsonl prompts.balance=category"));
+        assert!(balanced == learned(format!("output=one-{seed} seed={seed} prompts.train=one.txt")), "seed {seed}");
+    }
+}

@@ -7,45 +7,111 @@ use crate::{
     share::Share,
     tracked,
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use config::Config;
 use diffusion::{
-    prompts::Prompt,
+    prompts::{self, Prompt},
     random::{self, Purpose, permutation, stream},
 };
 use models::schedule::Sampler;
 use ranks::ProcessGroup;
-use std::{collections::BTreeSet, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 use tch::Tensor;
 use torch_ext::Generator;
 
 /// The order of the prompts. It is new in every epoch and depends only on the seed.
 pub struct Order {
     seed: u64,
+    /// They take turns.
+    groups: Vec<Group>,
+}
+
+/// Prompts in an order of their own.
+struct Group {
     epoch: u64,
     order: Vec<usize>,
 }
 
 impl Order {
     pub fn new(seed: u64, prompts: usize) -> Result<Self> {
-        Ok(Self { seed, epoch: 0, order: permutation(stream(seed, Purpose::Order, 0, 0)?, prompts)? })
+        Self::of_groups(seed, vec![(0..prompts).collect()])
+    }
+
+    /// The order of a run's prompts: of all, or by `prompts.balance`.
+    ///
+    /// # Errors
+    /// A prompt without that field.
+    pub fn of(config: &Config, prompts: &[Prompt]) -> Result<Self> {
+        let Some(field) = &config.prompts.balance else { return Self::new(config.seed, prompts.len()) };
+        let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (i, prompt) in prompts.iter().enumerate() {
+            let value = prompt.extra.get(field).filter(|value| !value.is_null());
+            let value = value.with_context(|| {
+                format!(
+                    "prompts.balance: {} has a prompt without {field}: {}",
+                    config.prompts.train.display(),
+                    prompt.text
+                )
+            })?;
+            groups.entry(value.to_string()).or_default().push(i);
+        }
+        Self::of_groups(config.seed, groups.into_values().collect())
+    }
+
+    fn of_groups(seed: u64, groups: Vec<Vec<usize>>) -> Result<Self> {
+        let groups = groups.into_iter().map(|order| Group { epoch: 0, order }).collect();
+        let mut order = Self { seed, groups };
+        (0..order.groups.len()).try_for_each(|group| order.shuffle(group, 0))?;
+        Ok(order)
+    }
+
+    fn shuffle(&mut self, group: usize, epoch: u64) -> Result<()> {
+        let Group { order, .. } = &self.groups[group];
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        let permuted = permutation(stream(self.seed, Purpose::Order, epoch, group as u64)?, sorted.len())?;
+        self.groups[group] = Group { epoch, order: permuted.into_iter().map(|i| sorted[i]).collect() };
+        Ok(())
+    }
+
+    /// The first so many samples have different prompts.
+    pub fn distinct(&self) -> usize {
+        self.groups.len() * self.groups.iter().map(|group| group.order.len()).min().unwrap_or(0)
     }
 
     /// Indices of the prompts that the first `samples` samples of a run use.
-    pub fn reached(seed: u64, prompts: usize, samples: u64) -> Result<BTreeSet<usize>> {
-        let first = Self::new(seed, prompts)?.order;
-        Ok(first.into_iter().take(usize::try_from(samples).unwrap_or(usize::MAX)).collect())
+    pub fn reached(mut self, samples: u64) -> Result<BTreeSet<usize>> {
+        let all: usize = self.groups.iter().map(|group| group.order.len()).sum();
+        let mut reached = BTreeSet::new();
+        for n in 0..samples {
+            if reached.len() == all {
+                break;
+            }
+            reached.insert(self.prompt(n)?);
+        }
+        Ok(reached)
     }
 
     /// Index of the prompt of the n-th sample of the run.
     pub fn prompt(&mut self, n: u64) -> Result<usize> {
-        let length = self.order.len() as u64;
-        if n / length != self.epoch {
-            self.epoch = n / length;
-            self.order = permutation(stream(self.seed, Purpose::Order, self.epoch, 0)?, self.order.len())?;
+        let (group, n) = ((n % self.groups.len() as u64) as usize, n / self.groups.len() as u64);
+        let length = self.groups[group].order.len() as u64;
+        if n / length != self.groups[group].epoch {
+            self.shuffle(group, n / length)?;
         }
-        Ok(self.order[(n % length) as usize])
+        Ok(self.groups[group].order[(n % length) as usize])
     }
+}
+
+/// Identifies the order of a run's prompts, besides its seed.
+pub fn digest(config: &Config, prompts: &[Prompt]) -> String {
+    let texts = prompts::digest(prompts);
+    let Some(field) = &config.prompts.balance else { return texts };
+    let values: String = prompts.iter().map(|prompt| format!("{:?}\n", prompt.extra.get(field))).collect();
+    models::digest(format!("{texts}\n{values}").as_bytes())
 }
 
 /// The samples of one trajectory, the `part`-th of a step: the prompts of all ranks, and which of them belong to this
@@ -181,11 +247,36 @@ mod tests {
 
     #[test]
     fn prompts_that_a_run_reaches() {
-        for (prompts, samples) in [(7, 0), (7, 3), (7, 7), (7, 20), (1, 2)] {
-            let mut order = Order::new(5, prompts).unwrap();
-            let seen: BTreeSet<usize> = (0..samples).map(|n| order.prompt(n).unwrap()).collect();
-            assert_eq!(Order::reached(5, prompts, samples).unwrap(), seen, "{prompts} {samples}");
+        for (sizes, samples) in [(vec![7], 0), (vec![7], 3), (vec![7], 7), (vec![7], 20), (vec![1], 2), (vec![2, 9], 7)]
+        {
+            let order = || groups(&sizes);
+            let mut walked = order();
+            let seen: BTreeSet<usize> = (0..samples).map(|n| walked.prompt(n).unwrap()).collect();
+            assert_eq!(order().reached(samples).unwrap(), seen, "{sizes:?} {samples}");
         }
+    }
+
+    /// Groups of these sizes, with the prompts in turn.
+    fn groups(sizes: &[usize]) -> Order {
+        let mut next = 0..;
+        Order::of_groups(5, sizes.iter().map(|size| next.by_ref().take(*size).collect()).collect()).unwrap()
+    }
+
+    #[test]
+    fn groups_take_turns_and_each_has_epochs_of_its_own() {
+        let mut order = groups(&[2, 5, 3]);
+        assert_eq!(order.distinct(), 6);
+        let all: Vec<usize> = (0..90).map(|n| order.prompt(n).unwrap()).collect();
+        let of = |group: usize| all.iter().skip(group).step_by(3).copied().collect::<Vec<_>>();
+        for (group, prompts) in [(0, 0..2), (1, 2..7), (2, 7..10)] {
+            let (drawn, mut orders) = (of(group), BTreeSet::new());
+            for epoch in drawn.chunks(prompts.len()) {
+                assert_eq!(epoch.iter().copied().collect::<BTreeSet<_>>(), prompts.clone().collect(), "{group}");
+                orders.insert(epoch.to_vec());
+            }
+            assert!(orders.len() > 1, "always the same order");
+        }
+        assert_eq!(order.prompt(4).unwrap(), all[4], "a sample that was before");
     }
 
     #[test]

@@ -56,7 +56,10 @@ impl State {
             bail!("{}: the run was started with seed {}, the configuration says {seed}", path.display(), self.seed);
         }
         if self.prompts != prompts {
-            bail!("{}: the training prompts have changed since the run was started; start another run", path.display());
+            bail!(
+                "{}: the training prompts (or prompts.balance) have changed since the run was started; start another run",
+                path.display()
+            );
         }
         Ok(())
     }

@@ -67,26 +67,33 @@ pub fn iterate(
     settings: &Preference,
     (adapter, policy): (&Trainable, &Lora),
     share: &Share,
-    places: (u64, &[u64]),
+    (step, places): (u64, &[u64]),
     gradients: &mut Gradients,
     mut each: impl FnMut() -> Result<()>,
 ) -> Result<Preferred> {
     let mut out = Preferred { rewards: vec![0.0; session.rewards.len()], ..Preferred::default() };
     let policy = session.frozen(policy)?;
-    let drawn = draw(session, settings, policy.as_ref(), share, places, &mut out, &mut each)?;
-    learn(session, settings, (adapter, policy.as_ref()), share, places, &drawn, gradients, &mut out, each)?;
+    let samples = Samples { share, step, places, policy: policy.as_ref() };
+    let drawn = draw(session, settings, &samples, &mut out, &mut each)?;
+    learn(session, settings, &samples, (adapter, &drawn), gradients, &mut out, each)?;
     Ok(out)
 }
 
+/// The samples of an iteration.
+pub struct Samples<'a> {
+    pub share: &'a Share<'a>,
+    pub step: u64,
+    /// Of each sample, in the step.
+    pub places: &'a [u64],
+    pub policy: &'a dyn Network,
+}
+
 /// The second half of an iteration: adds `dL/d adapter` for images that were drawn.
-#[allow(clippy::too_many_arguments)]
 pub fn learn(
     session: &Session,
     settings: &Preference,
-    (adapter, policy): (&Trainable, &dyn Network),
-    share: &Share,
-    (step, places): (u64, &[u64]),
-    Drawn { text, candidates }: &Drawn,
+    &Samples { share, step, places, policy }: &Samples,
+    (adapter, Drawn { text, candidates }): (&Trainable, &Drawn),
     gradients: &mut Gradients,
     out: &mut Preferred,
     mut each: impl FnMut() -> Result<()>,
@@ -157,9 +164,7 @@ struct Candidate {
 pub fn draw(
     session: &mut Session,
     settings: &Preference,
-    policy: &dyn Network,
-    share: &Share,
-    (step, places): (u64, &[u64]),
+    &Samples { share, step, places, policy }: &Samples,
     out: &mut Preferred,
     mut each: impl FnMut() -> Result<()>,
 ) -> Result<Drawn> {
@@ -302,5 +307,51 @@ impl Comparison<'_> {
         let leaves: Vec<&Tensor> = self.leaves.iter().map(|leaf| &**leaf).collect();
         sum.add(&precision::vjp(self.kind, &[&loss], &leaves, &[&loss.ones_like()])?)?;
         Ok(Tensor::stack(&[&loss, &distance], 0).detach().to_kind(Kind::Double))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Candidates with these rewards of two prompts; the latents are the candidates' numbers, and 10 more for the second prompt.
+    fn candidates(rewards: &[[f64; 2]]) -> Vec<Candidate> {
+        let one = |(i, rewards): (usize, &[f64; 2])| Candidate {
+            latents: Tensor::from_slice(&[i as f64, i as f64 + 10.0]).view([2, 1, 1, 1]),
+            rewards: rewards.to_vec(),
+            ranks: vec![],
+        };
+        let mut all: Vec<Candidate> = rewards.iter().enumerate().map(one).collect();
+        rank(&mut all);
+        all
+    }
+
+    fn ranks(candidates: &[Candidate], row: usize) -> Vec<f64> {
+        candidates.iter().map(|one| one.ranks[row]).collect()
+    }
+
+    #[test]
+    fn equal_rewards_have_equal_ranks() {
+        let all = candidates(&[[-1.0, 2.0], [-3.0, 2.0], [-1.0, 2.0], [5.0, 2.0], [-2.0, 2.0]]);
+        assert_eq!(ranks(&all, 0), [0.625, 0.0, 0.625, 1.0, 0.25]);
+        assert_eq!(ranks(&all, 1), [0.5; 5], "nothing to learn");
+        assert_eq!(gaps(&all).collect::<Vec<_>>(), [8.0, 0.0]);
+    }
+
+    #[test]
+    fn extremes_are_those_of_each_prompt() {
+        let all = candidates(&[[1.0, 4.0], [4.0, 3.0], [2.0, 2.0], [5.0, 1.0], [3.0, 5.0]]);
+        let of = |count| {
+            let kept = extremes(&all, count);
+            let latents = |row| kept.iter().map(|one| one.latents.double_value(&[row, 0, 0, 0])).collect::<Vec<_>>();
+            let rewards = |row: usize| kept.iter().map(|one| one.rewards[row]).collect::<Vec<_>>();
+            ([latents(0), latents(1)], [rewards(0), rewards(1)], [ranks(&kept, 0), ranks(&kept, 1)])
+        };
+        assert_eq!(
+            of(2),
+            ([vec![0.0, 3.0], vec![13.0, 14.0]], [vec![1.0, 5.0], vec![1.0, 5.0]], [vec![0.0, 1.0], vec![0.0, 1.0]])
+        );
+        assert_eq!(of(4).0, [[0.0, 2.0, 1.0, 3.0], [13.0, 12.0, 10.0, 14.0]]);
+        assert_eq!(of(4).2[0], [0.0, 0.25, 0.75, 1.0]);
     }
 }

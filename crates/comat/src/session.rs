@@ -75,7 +75,7 @@ impl Session {
         let latent_shape = pipeline.latent_shape(size)?;
         let of = |s: &Sampling| pipeline.noise_path.sampler(s.sampler, s.steps, s.eta);
         let (sampler, of_samples) = (of(&config.sampling)?, of(&config.samples.sampling(&config.sampling))?);
-        if config.replay.tracked > sampler.len() {
+        if config.preference.is_none() && config.replay.tracked > sampler.len() {
             bail!("replay.tracked is {}, more than the {} steps of the sampler", config.replay.tracked, sampler.len());
         }
         let tiling = config.memory.tiling()?;

@@ -85,7 +85,7 @@ impl Trainer {
     /// Trains to the end, or to Ctrl-C.
     pub fn run(&mut self, observer: &mut dyn Observer, interrupt: &Interrupt) -> Result<Ended> {
         let config = self.session.config.clone();
-        let mut order = Order::new(config.seed, self.prompts.len())?;
+        let mut order = Order::of(&config, &self.prompts)?;
         let ends = observer.on_start(self)?;
         while self.step < config.train.steps && !ends {
             let report = self.step(&config, &mut order, observer, interrupt)?;

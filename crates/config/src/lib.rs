@@ -125,6 +125,10 @@ pub struct Prompts {
     /// File with held-out prompts, which the run never trains on; `[validation]` measures on them.
     #[serde(default, deserialize_with = "paths::maybe", skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
+    /// Name of a field of the training prompts, such as `category`: the samples take each of its values in turn, so that
+    /// prompts of a rare one are used more often. Default: all prompts are used equally often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<String>,
     /// The largest number of chunks of 75 tokens that a long prompt is cut into, as A1111, ComfyUI and sd-scripts do. 1: the prompt ends
     /// after 75 tokens, as in diffusers.
     #[schemars(range(min = 1, max = 6), extend("default" = 1))]

@@ -1,6 +1,6 @@
 //! `[preference]`: what the model learns from its own images, the better against the worse.
 
-use super::{Config, Replay, above_zero, counts, in_range};
+use super::{Config, Memory, Replay, above_zero, counts, in_range};
 use anyhow::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -60,8 +60,10 @@ impl Config {
             ("replay.mode", replay.mode != default.mode),
             ("replay.discount", replay.discount != default.discount),
             ("replay.unconditional", replay.unconditional != default.unconditional),
+            ("replay.tracked", replay.tracked != default.tracked),
             ("replay.policy", replay.policy != default.policy),
             ("replay.max_cotangent", replay.max_cotangent != default.max_cotangent),
+            ("memory.keep_decoder", self.memory.keep_decoder != Memory::default().keep_decoder),
         ];
         all.into_iter().filter(|(_, set)| *set && self.preference.is_some()).map(|(name, _)| name).collect()
     }

@@ -22,15 +22,15 @@ pub use updater::{State, StateMut, Stateful, Updater};
 
 /// The learning rate at a step, counted from 0, of a run of `total` steps.
 pub fn learning_rate(config: &Optimizer, step: u64, total: u64) -> f64 {
-    if step < config.warmup_steps {
-        return config.learning_rate * (step + 1) as f64 / (config.warmup_steps + 1) as f64;
-    }
-    let rest = total.saturating_sub(config.warmup_steps).max(1);
-    let progress = ((step - config.warmup_steps) as f64 / rest as f64).min(1.0);
     let decay = match config.decay_steps {
         0 => 1.0,
         steps => (total.saturating_sub(step) as f64 / steps as f64).min(1.0),
     };
+    if step < config.warmup_steps {
+        return config.learning_rate * decay * (step + 1) as f64 / (config.warmup_steps + 1) as f64;
+    }
+    let rest = total.saturating_sub(config.warmup_steps).max(1);
+    let progress = ((step - config.warmup_steps) as f64 / rest as f64).min(1.0);
     config.learning_rate
         * decay
         * match config.schedule {
@@ -169,6 +169,8 @@ mod tests {
         assert_eq!(rates(&config(RateSchedule::Constant, 0)), [1.0; 9]);
         let decaying = Optimizer { decay_steps: 4, ..config(RateSchedule::Constant, 1) };
         assert_eq!(rates(&decaying), [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]);
+        let both = Optimizer { decay_steps: 8, ..config(RateSchedule::Constant, 3) };
+        assert_eq!(rates(&both)[..5], [0.25, 0.4375, 0.5625, 0.625, 0.5], "decay in the warm-up, too");
         let linear = rates(&config(RateSchedule::Linear, 0));
         assert_eq!((linear[0], linear[4], linear[8]), (1.0, 0.5, 0.0));
         let cosine = rates(&config(RateSchedule::Cosine, 4));

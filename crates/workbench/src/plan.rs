@@ -4,7 +4,14 @@ pub mod memory;
 pub mod micro_batch;
 
 use anyhow::Result;
-use comat::{adapter, checkpoint, mixed::Mixed, session::Session, train};
+use comat::{
+    adapter,
+    batch::{self, Order},
+    checkpoint,
+    mixed::Mixed,
+    session::Session,
+    train,
+};
 use config::{Config, Dtype, Form, Preference, Segmenter, Where};
 use diffusion::prompts::{self, Prompt};
 use models::text::counted;
@@ -62,7 +69,7 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
         format!(
             "prompts      {} to train on, {held_out} held out, digest {}",
             prompts.len(),
-            diffusion::prompts::digest(&prompts)
+            batch::digest(config, &prompts)
         ),
         format!("images       {}, latents {channels}x{height}x{width}", session.size),
         match &config.preference {
@@ -153,6 +160,7 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
 /// Opens everything else that a run opens, in the same way.
 fn open_the_rest(session: &mut Session, prompts: &[Prompt], resume: Option<&str>) -> Result<()> {
     session.take_entities(prompts)?;
+    Order::of(&session.config, prompts)?;
     if let Some(which) = &session.config.validation.judge {
         which.open(session.pipeline.kind, session.pipeline.device)?;
     }
@@ -167,7 +175,7 @@ fn open_the_rest(session: &mut Session, prompts: &[Prompt], resume: Option<&str>
     if let Some(path) = checkpoint::find(&session.config.output.join("checkpoints"), which)? {
         let (weights, kind) = (&session.pipeline.weights, session.latent_kind());
         let found = checkpoint::load(&path, weights, &session.config, kind, session.pipeline.device)?;
-        found.state.check(session.config.seed, &diffusion::prompts::digest(prompts), &path)?;
+        found.state.check(session.config.seed, &batch::digest(&session.config, prompts), &path)?;
     }
     Ok(())
 }

@@ -97,11 +97,12 @@ pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Int
     let prompts = prompts::read(&session.config.prompts.train)?;
     session.take_entities(&prompts)?;
     let config = session.config.clone();
+    let order = Order::of(&config, &prompts)?;
     ensure!(
-        prompts.len() >= request.prompts,
+        order.distinct() >= request.prompts,
         "{}: {} prompts, and {} are asked for (--prompts)",
         config.prompts.train.display(),
-        prompts.len(),
+        order.distinct(),
         request.prompts
     );
     let lora = match &request.lora {
@@ -113,7 +114,6 @@ pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Int
     let crops = request.crops.unwrap_or(if moved { 2 } else { 1 });
     let design = Design { prompts: request.prompts, noises: request.noises, crops };
     bar.set_length((design.prompts * design.noises * design.crops) as u64);
-    let order = Order::new(config.seed, prompts.len())?;
     let mut meter = Meter { session, adapter, prompts, order, design, bar, interrupt };
     let Sums { loss, all, parts } = match preference {
         Some(preference) => preferences::measure(&mut meter, &preference)?,

@@ -3,7 +3,7 @@
 use super::{Fidelity, Observer, Trainer};
 use crate::{
     adapter,
-    batch::Order,
+    batch::{self, Order},
     checkpoint::{self, Parts, State},
     discriminator::Discriminator,
     mixed::Mixed,
@@ -40,6 +40,7 @@ impl Trainer {
         };
         let mut session = Session::open(config)?;
         session.take_entities(&prompts)?;
+        Order::of(&session.config, &prompts)?;
         let (weights, kind, device) = (&session.pipeline.weights, session.latent_kind(), session.pipeline.device);
         let mut changed = vec![];
         let (adapter, optimizer, progress) = match &found {
@@ -50,7 +51,7 @@ impl Trainer {
             }
             Some(path) => {
                 let c = checkpoint::load(path, weights, &session.config, kind, device)?;
-                c.state.check(session.config.seed, &prompts::digest(&prompts), path)?;
+                c.state.check(session.config.seed, &batch::digest(&session.config, &prompts), path)?;
                 changed = config::changed_settings(&path.join("config.toml"), &session.config)?;
                 let State { step, skipped, skipped_in_a_row, .. } = c.state;
                 (c.adapter, c.optimizer, Progress { step, skipped, skipped_in_a_row })
@@ -153,7 +154,7 @@ impl Trainer {
             skipped: self.skipped,
             skipped_in_a_row: self.skipped_in_a_row,
             seed: config.seed,
-            prompts: prompts::digest(&self.prompts),
+            prompts: batch::digest(&self.session.config, &self.prompts),
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let discriminator = self.fidelity.as_ref().map(|fidelity| &fidelity.discriminator);
@@ -206,7 +207,7 @@ fn fidelity(
 
 /// The prompts that the run's steps reach.
 pub fn reached<'a>(config: &Config, prompts: &'a [Prompt]) -> Result<Vec<&'a str>> {
-    let reached = Order::reached(config.seed, prompts.len(), config.train.samples())?;
+    let reached = Order::of(config, prompts)?.reached(config.train.samples())?;
     Ok(reached.into_iter().map(|i| prompts[i].text.as_str()).collect())
 }
 

@@ -37,7 +37,7 @@ impl OwnImages {
         bar: &ProgressBar,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let mut order = Order::new(session.config.seed, prompts.len())?;
+        let mut order = Order::of(&session.config, prompts)?;
         let chosen =
             (0..count as u64).map(|n| Ok(prompts[order.prompt(n)?].text.clone())).collect::<Result<Vec<_>>>()?;
         let all: Vec<&str> = chosen.iter().flat_map(|prompt| vec![prompt.as_str(); of]).collect();

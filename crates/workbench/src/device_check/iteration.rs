@@ -84,7 +84,7 @@ impl<'a> Iteration<'a> {
             },
             captioner: Captioner::at(self.world.join("blip")),
             rewards: vec![],
-            prompts: Prompts { train: "unused".into(), validation: None, chunks: 1 },
+            prompts: Prompts { train: "unused".into(), validation: None, balance: None, chunks: 1 },
             sampling: Sampling {
                 sampler: SamplerKind::Ddim,
                 steps: STEPS,

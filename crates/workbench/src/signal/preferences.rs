@@ -4,7 +4,7 @@
 use super::{Meter, Nested, Of, Sums, check};
 use anyhow::Result;
 use comat::{
-    preference::{self, Preferred},
+    preference::{self, Preferred, Samples},
     share::Share,
 };
 use config::Preference;
@@ -27,16 +27,16 @@ pub(super) fn measure(meter: &mut Meter, settings: &Preference) -> Result<Sums> 
     let policy = meter.session.frozen(&meter.adapter.lora_of(&meter.adapter.flat))?;
     for sample in 0..design.prompts * design.noises {
         let prompt = meter.prompt(sample)?;
-        let (share, places, interrupt) = (Share::whole(&[&prompt]), (sample as u64, [0]), meter.interrupt);
-        let (places, each) = ((places.0, places.1.as_slice()), || Ok(interrupt.check()?));
+        let (prompts, interrupt) = ([prompt.as_str()], meter.interrupt);
+        let share = Share::whole(&prompts);
+        let samples = Samples { share: &share, step: sample as u64, places: &[0], policy: policy.as_ref() };
+        let each = || Ok(interrupt.check()?);
         let mut out = Preferred { rewards: vec![0.0; meter.session.rewards.len()], ..Preferred::default() };
-        let drawn = preference::draw(&mut meter.session, settings, policy.as_ref(), &share, places, &mut out, each)?;
+        let drawn = preference::draw(&mut meter.session, settings, &samples, &mut out, each)?;
         sums.loss += out.caption_loss;
         let gradient = |settings| {
-            let (mut gradients, adapters) = (meter.gradients(), (&meter.adapter, policy.as_ref()));
-            let mut out = Preferred::default();
-            let session = &meter.session;
-            preference::learn(session, settings, adapters, &share, places, &drawn, &mut gradients, &mut out, each)?;
+            let (mut gradients, mut out, of) = (meter.gradients(), Preferred::default(), (&meter.adapter, &drawn));
+            preference::learn(&meter.session, settings, &samples, of, &mut gradients, &mut out, each)?;
             check(&gradients.flat, &prompt)?;
             Ok::<_, anyhow::Error>(gradients.flat)
         };
