@@ -32,11 +32,22 @@ pub struct Preference {
     /// Where these timesteps lie, as shares of the schedule: 0 is the clean image, 1 is pure noise. What an image shows is decided
     /// early, at high noise, and most of what can be learnt lies there.
     pub timesteps: [f64; 2],
+    /// Further comparisons in a step, at timesteps outside of these. The LoRA acts there, too, when images are drawn.
+    #[schemars(range(min = 0, max = 1000))]
+    pub draws_elsewhere: usize,
 }
 
 impl Default for Preference {
     fn default() -> Self {
-        Self { candidates: 8, compared: 2, beta: 1.0, anchor: 0.1, draws: 8, timesteps: [0.65, 1.0] }
+        Self {
+            candidates: 8,
+            compared: 2,
+            beta: 1.0,
+            anchor: 0.1,
+            draws: 8,
+            timesteps: [0.65, 1.0],
+            draws_elsewhere: 0,
+        }
     }
 }
 
@@ -47,6 +58,11 @@ impl Preference {
         let [low, high] = self.timesteps.map(|share| (share * length as f64).round() as i64);
         let low = low.min(length - 1);
         [low, high.clamp(low + 1, length)]
+    }
+
+    /// Comparisons in a step.
+    pub fn all_draws(&self) -> usize {
+        self.draws + self.draws_elsewhere
     }
 }
 
@@ -70,7 +86,8 @@ impl Config {
 
     pub(super) fn check_preference(&self) -> Result<()> {
         let Some(preference) = &self.preference else { return Ok(()) };
-        let Preference { candidates, compared, beta, anchor, draws, timesteps: [low, high] } = *preference;
+        let Preference { candidates, compared, beta, anchor, draws, timesteps: [low, high], draws_elsewhere } =
+            *preference;
         above_zero(&[("preference.beta", beta)])?;
         in_range(&[("preference.beta", beta, 1e6), ("preference.anchor", anchor, 1e6)])?;
         counts(&[("preference.draws", draws as i64, 1000)])?;
@@ -81,6 +98,12 @@ impl Config {
             bail!(
                 "preference.compared is {compared}, it must be an even number from 2 to {candidates}, or all {candidates} (preference.candidates)"
             );
+        }
+        if draws_elsewhere > 1000 {
+            bail!("preference.draws_elsewhere is {draws_elsewhere}, it must be from 0 to 1000");
+        }
+        if draws_elsewhere > 0 && [low, high] == [0.0, 1.0] {
+            bail!("preference.draws_elsewhere is {draws_elsewhere}, but preference.timesteps are all there are");
         }
         if self.train.ema == 0.0 {
             bail!(

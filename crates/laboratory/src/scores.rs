@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use benchmarks::statistics::{self, Estimate};
 use report::numbers::Scale;
-use scenes::{judging::Judged, prompts::Category};
+use scenes::{judge, judging::Judged, prompts::Category, wording::Demand};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
@@ -17,6 +17,8 @@ pub enum Measure {
     Present,
     /// Share of the requested objects with a match that has all the right attributes.
     Bound,
+    /// Whether two objects have each other's colours or textures; only for images where two different ones were requested.
+    Swapped,
     /// Whether the objects are placed as requested; only for images where that was requested.
     Relation,
     /// Whether everything in the image is a whole object.
@@ -34,6 +36,7 @@ impl Measure {
         Self::Correct,
         Self::Present,
         Self::Bound,
+        Self::Swapped,
         Self::Relation,
         Self::Clean,
         Self::Extra,
@@ -46,6 +49,7 @@ impl Measure {
             Self::Correct => "all correct",
             Self::Present => "objects present",
             Self::Bound => "attributes bound",
+            Self::Swapped => "attributes swapped",
             Self::Relation => "relation",
             Self::Clean => "clean",
             Self::Extra => "something extra",
@@ -55,12 +59,13 @@ impl Measure {
     }
 
     /// The measure of one image; `None` if the prompt does not ask for it.
-    pub fn of(self, Judged { verdict, look, second, .. }: &Judged) -> Option<f64> {
+    pub fn of(self, Judged { prompt, verdict, look, second, .. }: &Judged) -> Option<f64> {
         let share = |objects: usize| (verdict.wanted > 0).then(|| objects as f64 / verdict.wanted as f64);
         match self {
             Self::Correct => Some(f64::from(verdict.correct)),
             Self::Present => share(verdict.present),
             Self::Bound => share(verdict.bound),
+            Self::Swapped => judge::swapped(&Demand::parse(prompt)?, look).map(f64::from),
             Self::Relation => verdict.relation.map(f64::from),
             Self::Clean => Some(f64::from(verdict.clean)),
             Self::Extra => Some(f64::from(verdict.extra > 0)),
@@ -71,7 +76,7 @@ impl Measure {
 
     /// Whether smaller values are better.
     pub fn is_fault(self) -> bool {
-        matches!(self, Self::Extra | Self::Unexplained)
+        matches!(self, Self::Swapped | Self::Extra | Self::Unexplained)
     }
 
     /// As a percentage; for `Unexplained`, a percentage of the distance from black to white.
@@ -232,7 +237,7 @@ pub(crate) fn values<'a>(measure: Measure, images: impl Iterator<Item = &'a Judg
 impl fmt::Display for Scores {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{:<8} {:>7} {:>8}  {:>19}", "%", "prompts", "images", "all correct")?;
-        let columns = || COLUMNS.iter().filter(|(_, m)| *m != Measure::Second || self.all.get(*m).is_some());
+        let columns = || COLUMNS.iter().filter(|(_, m)| !ONLY_IF_THERE.contains(m) || self.all.get(*m).is_some());
         for (heading, _) in columns() {
             write!(f, " {heading:>11}")?;
         }
@@ -250,12 +255,16 @@ impl fmt::Display for Scores {
 const COLUMNS: &[(&str, Measure)] = &[
     ("present", Measure::Present),
     ("bound", Measure::Bound),
+    ("swapped", Measure::Swapped),
     ("relation", Measure::Relation),
     ("clean", Measure::Clean),
     ("extra", Measure::Extra),
     ("unexplained", Measure::Unexplained),
     ("2nd judge", Measure::Second),
 ];
+
+/// Columns that are left out where no image has them.
+const ONLY_IF_THERE: &[Measure] = &[Measure::Swapped, Measure::Second];
 
 /// In per cent: `correct` by category, then all measures of all images.
 impl fmt::Display for Comparison {

@@ -9,7 +9,7 @@ mod outline;
 mod parts;
 mod surface;
 
-pub use answer::verdict;
+pub use answer::{swapped, verdict};
 
 use crate::scene::{Color, SIDE, Shape, Texture};
 use images::Image;

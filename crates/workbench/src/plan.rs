@@ -35,8 +35,9 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
         (session.sampler.len(), config.replay.tracked, config.train.batch_size * config.train.accumulation);
     let (forward, both) = match &config.preference {
         None => (t, k),
-        Some(Preference { candidates, compared, draws, anchor, .. }) => {
-            let frozen = if *anchor > 0.0 { 2 } else { 1 }; // the policy, and the original model
+        Some(preference) => {
+            let Preference { candidates, compared, anchor, .. } = preference;
+            let (frozen, draws) = (if *anchor > 0.0 { 2 } else { 1 }, preference.all_draws()); // the policy, and the original model
             (candidates * t + compared * draws * frozen, compared * draws)
         }
     };
@@ -77,11 +78,16 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
                 "a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({})",
                 config.sampling.sampler, config.replay.mode
             ),
-            Some(Preference { candidates, compared, draws, timesteps: [low, high], .. }) => format!(
+            Some(Preference { candidates, compared, draws, timesteps: [low, high], draws_elsewhere, .. }) => format!(
                 "a step       {batch} prompts: {candidates} images each, {t} {} steps without graph ({halves}), decode, caption; the best \
-                 and the worst ({compared} of a prompt) are compared, {} at timesteps from {low} to {high} of the schedule",
+                 and the worst ({compared} of a prompt) are compared, {} at timesteps from {low} to {high} of the schedule{}",
                 config.sampling.sampler,
-                counted(*draws, "time")
+                counted(*draws, "time"),
+                if *draws_elsewhere > 0 {
+                    format!(", and {} elsewhere", counted(*draws_elsewhere, "time"))
+                } else {
+                    String::new()
+                }
             ),
         },
         match &config.rewards[..] {

@@ -124,7 +124,7 @@ pub fn quality(comparison: &Comparison) -> Markup {
         shares.iter().filter_map(|m| Some(group(m.name().into(), comparison.all.get(*m)?))).collect();
     let body = html! {
         p {
-            "Of “something extra” and “unexplained”, less is better. Images that stay clean and explained are still drawn as well as \
+            "Of “attributes swapped”, “something extra” and “unexplained”, less is better. Images that stay clean and explained are still drawn as well as \
              before."
         }
         div .columns {
@@ -211,6 +211,9 @@ fn meaning(measure: Measure) -> &'static str {
         Measure::Present => "share of the objects asked for, of which there is one of the right shape",
         Measure::Bound => {
             "share of the objects asked for, of which there is one of the right shape, colour and texture"
+        }
+        Measure::Swapped => {
+            "images in which two objects have each other's colours or textures, of those where different ones were asked for"
         }
         Measure::Relation => "images in which the objects lie as asked, of those where that was asked",
         Measure::Clean => "images in which everything is a whole object",

@@ -26,6 +26,28 @@ pub fn verdict(demand: &Demand, look: &Look) -> Verdict {
     Verdict { wanted: wanted.len(), present, bound, relation, extra, clean, correct }
 }
 
+/// Whether two objects have each other's colours, or textures. `None`: the prompt does not ask for one each of two shapes
+/// that differ in them.
+pub fn swapped(demand: &Demand, look: &Look) -> Option<bool> {
+    let [first, second] = demand.wanted.as_slice() else { return None };
+    if first.count > 1 || second.count > 1 || first.shape == second.shape {
+        return None;
+    }
+    let found = [first, second].map(|wanted| look.found.iter().find(|found| has_shape(wanted, found)));
+    let colors = exchanged([first.color, second.color], found.map(|found| found?.color));
+    let textures = exchanged([first.texture, second.texture], found.map(|found| found?.texture));
+    match (colors, textures) {
+        (None, None) => None,
+        (colors, textures) => Some(colors == Some(true) || textures == Some(true)),
+    }
+}
+
+/// `None`: two different ones are not asked for.
+fn exchanged<T: PartialEq>(wanted: [Option<T>; 2], found: [Option<T>; 2]) -> Option<bool> {
+    let ([Some(a), Some(b)], [first, second]) = (wanted, found) else { return None };
+    (a != b).then(|| first == Some(b) && second == Some(a))
+}
+
 fn has_shape(wanted: &Wanted, found: &Found) -> bool {
     found.shape == Some(wanted.shape)
 }
@@ -106,6 +128,36 @@ mod tests {
         assert!(judged("two blue circles", &[blue.clone(), blue.clone()]).correct);
         let verdict = judged("two blue circles", &[blue.clone(), blue.clone(), blue]);
         assert_eq!((verdict.bound, verdict.extra, verdict.correct), (2, 1, false));
+    }
+
+    #[test]
+    fn attributes_that_changed_places() {
+        let found = [
+            thing(Shape::Circle, Color::Red, Texture::Solid, (15.0, 30.0)),
+            thing(Shape::Star, Color::Blue, Texture::Striped, (45.0, 38.0)),
+        ];
+        let swapped = |text: &str, found: &[Found]| {
+            let look = Look { found: found.to_vec(), specks: 0, unexplained: 0.0 };
+            super::swapped(&Demand::parse(text).unwrap(), &look)
+        };
+        for (text, so) in [
+            ("a blue circle and a red star", Some(true)),
+            ("a red circle and a blue star", Some(false)),
+            ("a green circle and a red star", Some(false)),
+            ("a striped circle and a solid star", Some(true)),
+            ("a red striped circle and a blue solid star", Some(true)),
+            ("a blue striped circle and a red striped star", Some(true)),
+            ("a blue heart and a red star", Some(false)),
+            ("a red circle and a red star", None),
+            ("a blue circle and a star", None),
+            ("a blue circle and a red circle", None),
+            ("two blue circles and a red star", None),
+            ("a blue circle", None),
+        ] {
+            assert_eq!(swapped(text, &found), so, "{text}");
+        }
+        let unknown = Found { color: None, ..found[0].clone() };
+        assert_eq!(swapped("a blue circle and a red star", &[unknown, found[1].clone()]), Some(false));
     }
 
     #[test]

@@ -219,7 +219,7 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases
     let _ema = (decay > 0.0).then(|| Ema::new(decay, &adapter));
     let (share, mut gradients) = (Share::whole(prompts), Gradients::zeros(&adapter));
     if let Some(preference) = session.config.preference.clone() {
-        let least = Preference { candidates: 2, compared: 2, draws: 1, ..preference };
+        let least = Preference { candidates: 2, compared: 2, draws: 1, draws_elsewhere: 0, ..preference };
         let places: Vec<u64> = (0..prompts.len() as u64).collect();
         let adapters = (&adapter, &adapter.lora);
         let done = preference::iterate(session, &least, adapters, &share, (0, &places), &mut gradients, || Ok(()))?;
