@@ -20,6 +20,7 @@ pub use lines::duration;
 use lock::Lock;
 use models::{
     lora::{self, Lora},
+    text::counted,
     write_text,
 };
 use ranks::{
@@ -179,8 +180,8 @@ impl Run {
         let differences: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
         let (change, error) = mean(&differences);
         Some(format!(
-            "Caption loss on {} held-out prompts: {:.4} at step {first}, {:.4} at step {last}; change {change:+.4}, standard error {error:.4}",
-            before.len(),
+            "Caption loss on {}: {:.4} at step {first}, {:.4} at step {last}; change {change:+.4}, standard error {error:.4}",
+            counted(before.len(), "held-out prompt"),
             mean(before).0,
             mean(after).0,
         ))

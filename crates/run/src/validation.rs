@@ -5,7 +5,7 @@ use super::{Run, unless_stopped};
 use anyhow::{Context, Result};
 use comat::{batch, session::Session, train::Trainer};
 use diffusion::{judge::Judge, prompts::Prompt, random::Purpose};
-use models::{Error, tensors};
+use models::{Error, tensors, text::counted};
 use ranks::ProcessGroup;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -199,7 +199,7 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
         }
     }
     run.journal.write(line)?;
-    tracing::info!("step {step}: caption loss on {} held-out prompts {loss:.4}{said}", round.losses.len());
+    tracing::info!("step {step}: caption loss on {} {loss:.4}{said}", counted(round.losses.len(), "held-out prompt"));
     run.measured.push((step, round.losses));
     Ok(())
 }

@@ -143,8 +143,8 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
             both * config.train.accumulation
         ),
         format!(
-            "the run      {} steps, {} samples, {:.2} epochs",
-            config.train.steps,
+            "the run      {}, {} samples, {:.2} epochs",
+            counted(config.train.steps as usize, "step"),
             thousands(samples),
             samples as f64 / prompts.len() as f64
         ),

@@ -171,7 +171,7 @@ pub fn from_one_to(most: usize, text: &str) -> Result<usize, String> {
     at_least_one(text).and_then(|n| if n <= most { Ok(n) } else { Err(format!("must be at most {most}")) })
 }
 
-fn strength(text: &str) -> Result<f64, String> {
+pub fn strength(text: &str) -> Result<f64, String> {
     diffusion::settings::strength(text.parse().map_err(|_| "must be a number")?)
 }
 

@@ -1,6 +1,6 @@
 //! Command-line arguments of `comat evaluate`.
 
-use crate::args::shared::{Engine, OverrideArgs, SamplingArgs, TimedRanks, at_least_one, unit_interval};
+use crate::args::shared::{Engine, OverrideArgs, SamplingArgs, TimedRanks, at_least_one, strength, unit_interval};
 use benchmarks::records::Benchmark;
 use clap::{Args as Group, ValueEnum};
 use diffusion::settings::{Location, Scaled};
@@ -70,7 +70,7 @@ pub struct DrawArgs {
     #[arg(long, value_name = "FILE|DIR|ID[:SCALE]", requires = "model")]
     pub lora: Vec<Scaled>,
     /// Strength of all LoRAs, times that of each
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, requires = "lora")]
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = strength, allow_negative_numbers = true, requires = "lora")]
     pub lora_scale: f64,
     /// Folder of the evaluation; made when it does not exist
     #[arg(long, value_name = "DIR")]
