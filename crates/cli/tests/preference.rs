@@ -42,6 +42,27 @@ fn images_are_compared_and_a_run_is_resumed_exactly() {
     assert!(straight != average && !folder.exists("straight/adapter/ema"));
 }
 
+/// The discriminator is one of the rewards; it learns from the images.
+#[test]
+fn the_discriminator_takes_part() {
+    let folder = Folder::of_run();
+    const FIDELITY: &str = "fidelity.rank=3 fidelity.weight=1000 fidelity.learning_rate=0.01 fidelity.latents=latents";
+    let adapter = |output: &str, settings: &str| {
+        folder.train(&format!("output={output} checkpoints.every=1 {WORDS} {settings}")).ok();
+        folder.tensors(&format!("{output}/checkpoints/step-3/adapter.safetensors"))
+    };
+    let straight = adapter("straight", &format!("train.steps=3 {FIDELITY}"));
+    folder.train(&format!("output=stopped train.steps=1 checkpoints.every=1 {WORDS} {FIDELITY}")).ok();
+    assert!(straight == adapter("stopped", &format!("train.steps=3 --resume {FIDELITY}")));
+    assert!(straight != adapter("without", "train.steps=3"));
+    let steps: Vec<_> = folder.events("straight").into_iter().filter(|e| e["event"] == "step").collect();
+    let of = |key: &str| steps.iter().map(|step| step[key].as_f64().unwrap()).collect::<Vec<_>>();
+    let (loss, gap) = (of("discriminator_loss"), of("preference_gap"));
+    assert!(loss.iter().all(|loss| *loss > 0.0) && loss[0] != loss[2], "{loss:?}");
+    let without = folder.events("without").into_iter().find(|e| e["event"] == "step").unwrap();
+    assert!(gap[0] > without["preference_gap"].as_f64().unwrap(), "its reward is among the others: {gap:?} {without}");
+}
+
 #[test]
 fn the_number_of_processes_changes_nothing() {
     let folder = Folder::of_run();

@@ -78,6 +78,15 @@ impl LatentReward for Adversary<'_> {
         self.verdict = Some(verdict);
         Ok(Gradient { reward: -loss, loss, cotangent })
     }
+
+    /// How likely the latents are to be the original model's: minus BCE(D(x_0), 1), the mean over pixels.
+    fn values(&mut self, latents: &Tensor) -> Result<Vec<f64>> {
+        self.discriminator.values(latents)
+    }
+
+    fn learn(&mut self, latents: &Tensor, share: &Share) -> Result<()> {
+        self.gradient(latents, share).map(|_| ())
+    }
 }
 
 impl Discriminator {
@@ -183,6 +192,21 @@ impl Discriminator {
         }
         let accuracy = right / (2.0 * pixels);
         Ok(Verdict { adversarial, cotangent: Tensor::cat(&cotangents, 0).to_kind(given), loss, accuracy })
+    }
+
+    /// Of each of some latents `[n, C, h, w]`: minus BCE(D(x_0), 1), the mean over pixels. No gradient is added.
+    fn values(&self, latents: &Tensor) -> Result<Vec<f64>> {
+        let _guard = tch::no_grad_guard();
+        let branched = |base: &Weights| Ok(self.family.network(&base.with_adapter(&self.trained.lora)?)?);
+        let network = self.base.with(branched)?;
+        let latents = latents.to_kind(self.trained.flat.kind());
+        let mut values = vec![];
+        for (start, length) in config::pieces(latents.size()[0], self.settings.micro_batch.samples()) {
+            let logits = self.logits(network.as_ref(), &latents.narrow(0, start, length))?;
+            let real = logits.log_sigmoid().mean_dim([1, 2, 3].as_slice(), false, Kind::Double);
+            values.extend(Vec::<f64>::try_from(real)?);
+        }
+        Ok(values)
     }
 
     /// An optimiser step on the gradients of `batches` batches; returns the gradient norm. If it is not finite, the

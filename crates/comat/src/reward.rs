@@ -46,6 +46,21 @@ pub trait LatentReward {
     /// # Errors
     /// [`finite::NotFinite`]; latents that it cannot use; errors of opening its networks.
     fn gradient(&mut self, latents: &Tensor, share: &Share) -> Result<Gradient>;
+
+    /// The reward of each of these latents, each on its own, without gradient, as preferences use it.
+    ///
+    /// # Errors
+    /// The same as [`LatentReward::gradient`].
+    fn values(&mut self, latents: &Tensor) -> Result<Vec<f64>>;
+
+    /// Trains on latents of a share, if it trains at all.
+    ///
+    /// # Errors
+    /// The same as [`LatentReward::gradient`].
+    fn learn(&mut self, latents: &Tensor, share: &Share) -> Result<()> {
+        let _ = (latents, share);
+        Ok(())
+    }
 }
 
 /// The latent rewards of an iteration, with their weights.

@@ -162,20 +162,24 @@ impl Trainer {
             if share.prompts().is_empty() {
                 continue; // more ranks than samples
             }
-            if let Some(preference) = &config.preference {
-                let (policy, places) = (self.lora(), (self.step, batch.places.as_slice()));
-                let adapters = (&self.adapter, &policy);
-                let done =
-                    preference::iterate(&mut self.session, preference, adapters, &share, places, gradients, each)?;
-                report.add_preferred(&done, config.train.accumulation);
-                continue;
-            }
-            let draws = batch.draws(&self.session)?;
+            let policy = self.lora();
             let mut adversary = self.fidelity.as_mut().map(|fidelity| fidelity.adversary(&share)).transpose()?;
             let weight = config.fidelity.as_ref().map_or(0.0, |fidelity| fidelity.weight);
             let at_latents = adversary.iter_mut().map(|reward| (weight, reward as &mut dyn LatentReward)).collect();
-            let outcome = iterate(&mut self.session, &self.adapter, &share, draws, at_latents, gradients, each)?;
-            report.add(&outcome, adversary.and_then(|adversary| adversary.verdict), config.train.accumulation);
+            if let Some(preference) = &config.preference {
+                let places = (self.step, batch.places.as_slice());
+                let (session, adapters) = (&mut self.session, (&self.adapter, &policy));
+                let done =
+                    preference::iterate(session, preference, adapters, &share, places, at_latents, gradients, each)?;
+                report.add_preferred(&done, config.train.accumulation);
+            } else {
+                let draws = batch.draws(&self.session)?;
+                let outcome = iterate(&mut self.session, &self.adapter, &share, draws, at_latents, gradients, each)?;
+                report.add(&outcome, config.train.accumulation);
+            }
+            if let Some(verdict) = adversary.and_then(|adversary| adversary.verdict) {
+                report.add_verdict(&verdict, config.train.accumulation);
+            }
         }
         let Some(mixed) = &mut self.mixed else { return Ok(()) };
         for part in 0..config.train.accumulation {

@@ -5,21 +5,28 @@
 use comat::{
     adapter, batch,
     preference::{self, Preferred},
+    reward::{AtLatents, Gradient, LatentReward},
     session::Session,
     share::Share,
 };
 use config::Config;
 use diffusion::{
+    prompts::Prompt,
     random::{Purpose, stream},
     trajectory,
 };
-use models::lora::{Lora, Trainable};
+use models::{
+    lora::{Lora, Trainable},
+    network::Conditions,
+};
 use optim::Gradients;
 use std::{collections::BTreeSet, path::Path};
 use tch::{Kind, Tensor};
 use torch_ext::testing::{device, device_name};
 
 const PROMPTS: [&str; 3] = ["a red dog and a blue cat", "two green cars", "a bench"];
+/// The first one with its attributes exchanged.
+const EXCHANGED: &str = "a blue dog and a red cat";
 const PLACES: [u64; 3] = [0, 1, 2];
 const STEP: u64 = 4;
 
@@ -54,8 +61,42 @@ fn policy(adapter: &Trainable) -> Lora {
     adapter.lora_of(&(&adapter.flat * 0.7))
 }
 
-fn run(settings: &[&str], shares: &[(Vec<&str>, std::ops::Range<usize>)]) -> (Vec<Preferred>, Tensor) {
+fn session(settings: &[&str]) -> Session {
     let mut session = Session::open(config(settings)).unwrap();
+    session.take_entities(&PROMPTS.map(Prompt::from)).unwrap();
+    session
+}
+
+/// A reward of latents, the mean of their squares; and what it has been trained on.
+#[derive(Default)]
+struct Squares(Vec<Tensor>);
+
+impl Squares {
+    fn of(latents: &Tensor) -> Vec<f64> {
+        Vec::try_from(latents.square().mean_dim([1, 2, 3].as_slice(), false, Kind::Double)).unwrap()
+    }
+}
+
+impl LatentReward for Squares {
+    fn gradient(&mut self, _: &Tensor, _: &Share) -> anyhow::Result<Gradient> {
+        unreachable!("preferences use no gradient of a reward")
+    }
+
+    fn values(&mut self, latents: &Tensor) -> anyhow::Result<Vec<f64>> {
+        Ok(Self::of(latents))
+    }
+
+    fn learn(&mut self, latents: &Tensor, _: &Share) -> anyhow::Result<()> {
+        self.0.push(latents.shallow_clone());
+        Ok(())
+    }
+}
+
+/// Weight of [`Squares`].
+const WEIGHT: f64 = 5.0;
+
+fn run(settings: &[&str], shares: &[(Vec<&str>, std::ops::Range<usize>)]) -> (Vec<Preferred>, Tensor) {
+    let mut session = session(settings);
     let adapter = moved(&session);
     let policy = policy(&adapter);
     let mut gradients = Gradients::zeros(&adapter);
@@ -63,7 +104,20 @@ fn run(settings: &[&str], shares: &[(Vec<&str>, std::ops::Range<usize>)]) -> (Ve
     let done = shares.iter().map(|(batch, mine)| {
         let share = Share { batch: batch.clone(), mine: mine.clone() };
         let (adapters, places) = ((&adapter, &policy), (STEP, &PLACES[mine.clone()]));
-        preference::iterate(&mut session, &preference, adapters, &share, places, &mut gradients, || Ok(())).unwrap()
+        let mut squares = Squares::default();
+        let at_latents: AtLatents = vec![(WEIGHT, &mut squares)];
+        let done = preference::iterate(
+            &mut session,
+            &preference,
+            adapters,
+            &share,
+            places,
+            at_latents,
+            &mut gradients,
+            || Ok(()),
+        );
+        assert!(matches!(&squares.0[..], [latents] if latents.size()[0] == mine.len() as i64), "once a step");
+        done.unwrap()
     });
     (done.collect(), gradients.flat)
 }
@@ -75,10 +129,11 @@ fn whole(settings: &[&str]) -> (Preferred, Tensor) {
 
 /// Loss, gap, distance to the original model and gradient by the paper's formula, for the whole batch in one graph.
 fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
-    let mut session = Session::open(config(settings)).unwrap();
+    let mut session = session(settings);
     let adapter = moved(&session);
     let preference = session.config.preference.clone().unwrap();
     let text = session.text(&PROMPTS).unwrap();
+    let other_text = session.text(&[EXCHANGED]).unwrap().cond;
     let drawing = session.frozen(&policy(&adapter)).unwrap();
     let (mut all, mut rewards) = (vec![], vec![]);
     for candidate in 0..preference.candidates as u64 {
@@ -89,7 +144,9 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
         let predict = denoiser.conditioned_on(&text);
         let walked = trajectory::walk(predict, &session.sampler, start, &BTreeSet::new(), noise, || Ok(())).unwrap();
         let images = session.decode(&walked.latents).unwrap();
-        rewards.push(session.captioner.losses(&images, &PROMPTS).unwrap().into_iter().map(|l| -l).collect::<Vec<_>>());
+        let squares = Squares::of(&walked.latents).into_iter().map(|square| WEIGHT * square);
+        let losses = session.captioner.losses(&images, &PROMPTS).unwrap();
+        rewards.push(squares.zip(losses).map(|(square, loss)| square - loss).collect::<Vec<_>>());
         all.push(walked.latents);
     }
     let tuned = session.branched(&adapter.lora).unwrap();
@@ -97,16 +154,33 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
     let schedule = session.pipeline.schedule().unwrap();
     let beta = preference.beta;
     let (mut loss, mut gap, mut distance) = (Tensor::zeros([], (Kind::Double, device())), 0.0, 0.0);
-    let compared = preference.compared;
+    let (compared, contrast) = (preference.compared, preference.contrast);
     let middle = compared / 2..preference.candidates - compared / 2;
-    let count = (3 * compared * preference.draws) as f64;
+    let texts = if contrast > 0.0 { 3.0 + 2.0 * contrast } else { 3.0 }; // of one prompt attributes can be exchanged
+    let count = texts * (compared * preference.all_draws()) as f64;
+    let mut term = |noisy: &Tensor, target: &Tensor, time: i64, text: &Conditions, rank: f64, weight: f64| {
+        let times = Tensor::from_slice(&[time as f32]).to_device(device());
+        let [old, new, at_first] = [&drawing, &tuned, &original]
+            .map(|network| network.predict(&noisy.unsqueeze(0), &times, text, None).unwrap().get(0));
+        let old = old.detach();
+        let positive: Tensor = &old * (1.0 - beta) + &new * beta;
+        let negative: Tensor = &old * (1.0 + beta) - &new * beta;
+        let error = |of: &Tensor| (of - target).square().mean(Kind::Double);
+        let apart = (&new - at_first.detach()).square().mean(Kind::Double);
+        distance += weight * apart.double_value(&[]) / error(&old).double_value(&[]) / count;
+        let pulled: Tensor = error(&positive) * rank + error(&negative) * (1.0 - rank);
+        let term = (pulled + apart * preference.anchor) / error(&old);
+        loss += term * (weight / count);
+    };
     for row in 0..3 {
         let mut sorted: Vec<f64> = rewards.iter().map(|of| of[row]).collect();
         sorted.sort_by(f64::total_cmp);
         gap += (sorted.last().unwrap() - sorted[0]) / 3.0;
         let mut draws = stream(session.config.seed, Purpose::Preference, STEP, row as u64).unwrap();
-        for _ in 0..preference.draws {
-            let time = draws.below(200, 900).unwrap();
+        for draw in 0..preference.all_draws() {
+            let time =
+                if draw < preference.draws { draws.below(200, 900) } else { draws.below(900, 1200).map(|t| t % 1000) };
+            let time = time.unwrap();
             let noise = draws.randn(&session.latent_shape).unwrap().to_device(device()).to_kind(Kind::Double);
             let signal = schedule.signal()[time as usize];
             for (latents, rewards) in all.iter().zip(&rewards) {
@@ -124,19 +198,16 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
                     Some(&"model.prediction_type=sample") => image.shallow_clone(),
                     _ => noise.shallow_clone(),
                 };
-                let times = Tensor::from_slice(&[time as f32]).to_device(device());
-                let text = text.narrow(row as i64, 1).cond;
-                let [old, new, at_first] = [&drawing, &tuned, &original]
-                    .map(|network| network.predict(&noisy.unsqueeze(0), &times, &text, None).unwrap().get(0));
-                let old = old.detach();
-                let positive: Tensor = &old * (1.0 - beta) + &new * beta;
-                let negative: Tensor = &old * (1.0 + beta) - &new * beta;
-                let error = |of: &Tensor| (of - &target).square().mean(Kind::Double);
-                let apart = (&new - at_first.detach()).square().mean(Kind::Double);
-                distance += apart.double_value(&[]) / error(&old).double_value(&[]) / count;
-                let pulled: Tensor = error(&positive) * rank + error(&negative) * (1.0 - rank);
-                let term = (pulled + apart * preference.anchor) / error(&old);
-                loss += term / count;
+                let own_text = text.narrow(row as i64, 1).cond;
+                term(&noisy, &target, time, &own_text, rank, 1.0);
+                if contrast > 0.0 && row == 0 {
+                    let decoded = session.decode(&image.unsqueeze(0)).unwrap();
+                    let [own, other] =
+                        [PROMPTS[0], EXCHANGED].map(|text| session.captioner.losses(&decoded, &[text]).unwrap()[0]);
+                    let label = if own < other { 1.0 } else { 0.0 };
+                    term(&noisy, &target, time, &own_text, label, contrast);
+                    term(&noisy, &target, time, &other_text, 1.0 - label, contrast);
+                }
             }
         }
     }
@@ -159,6 +230,8 @@ fn the_gradient_is_that_of_the_formula() {
         vec!["model.prediction_type=sample"],
         of_seven.to_vec(),
         [&["model.prediction_type=v_prediction"][..], &of_seven].concat(),
+        vec!["preference.draws_elsewhere=3"],
+        [&of_seven[..], &["preference.contrast=0.7", "preference.draws_elsewhere=1"]].concat(),
     ] {
         let (done, gradient) = whole(&settings);
         let (figures, expected) = by_the_paper(&settings);
@@ -172,9 +245,10 @@ fn the_gradient_is_that_of_the_formula() {
 #[test]
 fn shares_and_micro_batches_add_up() {
     const COMPARED: &str = "preference.compared=2";
-    let (done, gradient) = whole(&[COMPARED]);
+    const CONTRAST: &str = "preference.contrast=0.7";
+    let (done, gradient) = whole(&[COMPARED, CONTRAST]);
     let parts = [(PROMPTS.to_vec(), 0..1), (PROMPTS.to_vec(), 1..3)];
-    let (shares, sum) = run(&[COMPARED, "replay.micro_batch=1", "captioner.micro_batch=2"], &parts);
+    let (shares, sum) = run(&[COMPARED, CONTRAST, "replay.micro_batch=1", "captioner.micro_batch=2"], &parts);
     assert!(distance(&sum, &gradient) < 1e-9);
     let add = |of: fn(&Preferred) -> f64| shares.iter().map(of).sum::<f64>();
     for (sum, whole) in [
@@ -198,8 +272,9 @@ fn at_first_the_model_is_its_policy() {
     let mut loss = |adapter: &Trainable| {
         let mut gradients = Gradients::zeros(adapter);
         let (adapters, places) = ((adapter, &policy), (STEP, PLACES.as_slice()));
-        let done = preference::iterate(&mut session, &preference, adapters, &share, places, &mut gradients, || Ok(()))
-            .unwrap();
+        let done =
+            preference::iterate(&mut session, &preference, adapters, &share, places, vec![], &mut gradients, || Ok(()))
+                .unwrap();
         (done.figures.loss, gradients.flat)
     };
     let (first, gradient) = loss(&adapter);

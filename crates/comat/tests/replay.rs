@@ -205,6 +205,11 @@ impl LatentReward for Cubes {
         let numbers = latents.numel() as f64;
         Ok(Gradient { reward, loss: -reward, cotangent: latents.square() * (-3.0 * of_batch / numbers) })
     }
+
+    fn values(&mut self, latents: &Tensor) -> anyhow::Result<Vec<f64>> {
+        let cubes = latents.pow_tensor_scalar(3).mean_dim([1, 2, 3].as_slice(), false, Kind::Double);
+        Ok(Vec::try_from(cubes)?)
+    }
 }
 
 /// Every first noun of a prompt is above, the others are below.

@@ -82,7 +82,7 @@ impl StepReport {
     }
 
     /// Adds the outcome of one of `parts` trajectories.
-    pub fn add(&mut self, outcome: &Outcome, verdict: Option<Verdict>, parts: usize) {
+    pub fn add(&mut self, outcome: &Outcome, parts: usize) {
         self.caption_loss += outcome.caption_loss / parts as f64;
         if let Some(loss) = &mut self.smoothed_loss {
             *loss += outcome.smoothed_loss / parts as f64;
@@ -98,16 +98,20 @@ impl StepReport {
         if let Some(loss) = &mut self.anchor_loss {
             *loss += outcome.anchor_loss / parts as f64;
         }
-        if let (Some(report), Some(verdict)) = (&mut self.fidelity, verdict) {
-            report.adversarial += verdict.adversarial / parts as f64;
-            report.discriminator += verdict.loss / parts as f64;
-            report.accuracy += verdict.accuracy / parts as f64;
-        }
         self.norms.caption += outcome.norms.caption / parts as f64;
         if let Some(norm) = outcome.norms.adversarial {
             self.norms.adversarial = Some(self.norms.adversarial.unwrap_or(0.0) + norm / parts as f64);
         }
         self.phases += outcome.phases;
+    }
+
+    /// Adds what the discriminator says of one of `parts` batches.
+    pub fn add_verdict(&mut self, verdict: &Verdict, parts: usize) {
+        if let Some(report) = &mut self.fidelity {
+            report.adversarial += verdict.adversarial / parts as f64;
+            report.discriminator += verdict.loss / parts as f64;
+            report.accuracy += verdict.accuracy / parts as f64;
+        }
     }
 
     /// Adds the outcome of one of `parts` batches whose images were compared.

@@ -218,18 +218,46 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases
     let _optimizer = Updater::new(&session.config.optimizer, &adapter.flat);
     let _ema = (decay > 0.0).then(|| Ema::new(decay, &adapter));
     let (share, mut gradients) = (Share::whole(prompts), Gradients::zeros(&adapter));
-    if let Some(preference) = session.config.preference.clone() {
-        let least = Preference { candidates: 2, compared: 2, draws: 1, draws_elsewhere: 0, ..preference };
-        let places: Vec<u64> = (0..prompts.len() as u64).collect();
-        let adapters = (&adapter, &adapter.lora);
-        let done = preference::iterate(session, &least, adapters, &share, (0, &places), &mut gradients, || Ok(()))?;
-        return Ok(done.phases);
-    }
     let shape = [&[prompts.len() as i64], session.latent_shape.as_slice()].concat();
     let (device, kind) = (session.pipeline.device, session.latent_kind());
     let mut draws = stream(seed, Purpose::Trajectory, 0, 0)?;
     let mut noise = || -> Result<Tensor> { Ok(draws.randn(&shape)?.to_device(device).to_kind(kind)) };
     let (start, real) = (noise()?, noise()?);
+    let mut discriminator = match session.config.fidelity.clone() {
+        Some(settings) => {
+            let time = session.sampler.steps.last().map_or(0.0, |step| step.time);
+            let targets = session.config.lora.targets.clone();
+            let size = (size.height, size.width);
+            let mut new = Discriminator::new(&settings, &targets, &mut session.pipeline, size, time, seed)?;
+            if session.config.memory.offload {
+                new.offload();
+            }
+            Some(new)
+        }
+        None => None,
+    };
+    let mut adversary = discriminator.as_mut().map(|discriminator| Adversary {
+        discriminator,
+        real: real.shallow_clone(),
+        verdict: None,
+    });
+    let at_latents = adversary.iter_mut().map(|reward| (1.0, reward as &mut dyn LatentReward)).collect();
+    if let Some(preference) = session.config.preference.clone() {
+        let least = Preference { candidates: 2, compared: 2, draws: 1, draws_elsewhere: 0, ..preference };
+        let places: Vec<u64> = (0..prompts.len() as u64).collect();
+        let adapters = (&adapter, &adapter.lora);
+        let done = preference::iterate(
+            session,
+            &least,
+            adapters,
+            &share,
+            (0, &places),
+            at_latents,
+            &mut gradients,
+            || Ok(()),
+        )?;
+        return Ok(done.phases);
+    }
     let tracked = BTreeSet::from([session.sampler.len() - 1]);
     let attention = if session.attention.is_some() { tracked.clone() } else { BTreeSet::new() };
     let crops = (0..prompts.len() as u64)
@@ -246,21 +274,6 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases
         anchor: BTreeSet::new(),
         crops,
     };
-    let mut discriminator = match session.config.fidelity.clone() {
-        Some(settings) => {
-            let time = session.sampler.steps.last().map_or(0.0, |step| step.time);
-            let targets = session.config.lora.targets.clone();
-            let size = (size.height, size.width);
-            let mut new = Discriminator::new(&settings, &targets, &mut session.pipeline, size, time, seed)?;
-            if session.config.memory.offload {
-                new.offload();
-            }
-            Some(new)
-        }
-        None => None,
-    };
-    let mut adversary = discriminator.as_mut().map(|discriminator| Adversary { discriminator, real, verdict: None });
-    let at_latents = adversary.iter_mut().map(|reward| (1.0, reward as &mut dyn LatentReward)).collect();
     Ok(iterate(session, &adapter, &share, draws, at_latents, &mut gradients, || Ok(()))?.phases)
 }
 

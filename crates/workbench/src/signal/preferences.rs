@@ -32,7 +32,7 @@ pub(super) fn measure(meter: &mut Meter, settings: &Preference) -> Result<Sums> 
         let samples = Samples { share: &share, step: sample as u64, places: &[0], policy: policy.as_ref() };
         let each = || Ok(interrupt.check()?);
         let mut out = Preferred { rewards: vec![0.0; meter.session.rewards.len()], ..Preferred::default() };
-        let drawn = preference::draw(&mut meter.session, settings, &samples, &mut out, each)?;
+        let drawn = preference::draw(&mut meter.session, settings, &samples, &mut vec![], &mut out, each)?;
         sums.loss += out.caption_loss;
         let gradient = |settings| {
             let (mut gradients, mut out, of) = (meter.gradients(), Preferred::default(), (&meter.adapter, &drawn));
