@@ -14,7 +14,7 @@
 use crate::{
     batch,
     finite::{self, Part},
-    reward::{AtLatents, ImageReward},
+    reward::AtLatents,
     session::Session,
     share::Share,
     train::Phases,
@@ -22,6 +22,7 @@ use crate::{
 use anyhow::{Result, ensure};
 use config::Preference;
 use diffusion::{
+    conditions::GuidedText,
     precision,
     random::{Purpose, stream},
     trajectory,
@@ -94,14 +95,12 @@ pub fn learn(
     session: &Session,
     settings: &Preference,
     &Samples { share, step, places, policy }: &Samples,
-    (adapter, Drawn(drawn)): (&Trainable, &Drawn),
+    (adapter, Drawn { text, candidates }): (&Trainable, &Drawn),
     gradients: &mut Gradients,
     out: &mut Preferred,
     mut each: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     let mut clock = Clock::start(session.pipeline.device, "replay");
-    let weight = |prompt: &&str| 1.0 + session.exchanged(prompt).map_or(0.0, |_| 2.0 * settings.contrast);
-    let of_batch: f64 = share.batch.iter().map(weight).sum();
     let comparison = Comparison {
         tuned: session.branched(&adapter.lora)?,
         policy,
@@ -110,7 +109,7 @@ pub fn learn(
         kind: session.pipeline.kind,
         path: session.pipeline.noise_path.as_ref(),
         beta: settings.beta,
-        scale: 1.0 / (of_batch * (settings.compared * settings.all_draws()) as f64),
+        scale: 1.0 / (share.batch.len() * candidates.len() * settings.all_draws()) as f64,
         leaves: Shared::all(&adapter.lora.matrices()),
     };
     let streams = places.iter().map(|place| stream(session.config.seed, Purpose::Preference, step, *place));
@@ -127,24 +126,14 @@ pub fn learn(
         let noise = streams.iter_mut().map(|s| s.randn(&session.latent_shape)).collect::<Result<Vec<_>, _>>()?;
         let noise = Tensor::stack(&noise, 0).to_device(session.pipeline.device).to_kind(session.latent_kind());
         let (most, device) = (session.config.replay.micro_batch.samples(), session.pipeline.device);
-        for compared in drawn {
-            let times: Vec<i64> = compared.rows.iter().map(|row| times[*row as usize]).collect();
-            let noise = noise.index_select(0, &Tensor::from_slice(&compared.rows).to_device(device));
+        for candidate in candidates {
             for rows in parallel::groups(times.len() as i64, most, device) {
                 sums.resize_with(rows.len() - 1, || gradients.zeros_like());
                 let piece = |((start, length), sum)| {
-                    let (from, length_of) = (start as usize, length as usize);
-                    let (ranks, weights) =
-                        (&compared.ranks[from..][..length_of], &compared.weights[from..][..length_of]);
-                    Piece {
-                        images: compared.latents.narrow(0, start, length),
-                        ranks,
-                        weights,
-                        noise: noise.narrow(0, start, length),
-                        times: &times[from..][..length_of],
-                        text: compared.text.narrow(start, length),
-                        sum,
-                    }
+                    let (from, text) = (start as usize, text.narrow(start, length).cond);
+                    let images = candidate.latents.narrow(0, start, length);
+                    let (noise, ranks) = (noise.narrow(0, start, length), &candidate.ranks[from..][..length as usize]);
+                    Piece { images, ranks, noise, times: &times[from..][..length as usize], text, sum }
                 };
                 let given = rows.into_iter().zip(iter::once(&mut *gradients).chain(&mut sums)).map(piece).collect();
                 let losses = parallel::map(given, |piece| comparison.run(piece))?;
@@ -161,20 +150,10 @@ pub fn learn(
     Ok(())
 }
 
-/// The images that are compared, as [`draw`] returns them.
-pub struct Drawn(Vec<Compared>);
-
-/// Images of some samples with a text each, that of the sample or the one with exchanged attributes.
-struct Compared {
-    /// Which samples of the share.
-    rows: Vec<i64>,
-    /// `[n, C, h, w]`
-    latents: Tensor,
-    text: Conditions,
-    /// From 0, the image becomes less likely, to 1, likelier, `[n]`.
-    ranks: Vec<f64>,
-    /// `[n]`
-    weights: Vec<f64>,
+/// Images of each prompt that are compared, as [`draw`] returns them.
+pub struct Drawn {
+    text: GuidedText,
+    candidates: Vec<Candidate>,
 }
 
 /// An image of each prompt.
@@ -242,58 +221,7 @@ pub fn draw(
     if settings.compared < count {
         candidates = extremes(&candidates, settings.compared);
     }
-    let all = |candidate: Candidate| Compared {
-        rows: (0..prompts.len() as i64).collect(),
-        latents: candidate.latents,
-        text: text.cond.narrow(0, prompts.len() as i64),
-        ranks: candidate.ranks,
-        weights: vec![1.0; prompts.len()],
-    };
-    let mut compared: Vec<Compared> = candidates.into_iter().map(all).collect();
-    if settings.contrast > 0.0 {
-        let other = exchanged(session, settings.contrast, prompts, &mut compared)?;
-        compared.extend(other);
-    }
-    Ok(Drawn(compared))
-}
-
-/// The same images with the text in which two things have each other's attributes, for the samples whose text has such a
-/// one. Of the two texts the captioner says which one an image shows.
-fn exchanged(session: &mut Session, weight: f64, prompts: &[&str], compared: &mut [Compared]) -> Result<Vec<Compared>> {
-    let (mut rows, mut own, mut texts) = (vec![], vec![], vec![]);
-    for (row, prompt) in prompts.iter().enumerate() {
-        if let Some(text) = session.exchanged(prompt) {
-            rows.push(row as i64);
-            own.push(*prompt);
-            texts.push(text.to_owned());
-        }
-    }
-    if rows.is_empty() {
-        return Ok(vec![]);
-    }
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let text = session.text(&texts)?.cond;
-    let index = Tensor::from_slice(&rows).to_device(session.pipeline.device);
-    let mut other = vec![];
-    for one in compared {
-        let latents = one.latents.index_select(0, &index);
-        let images = session.decode(&latents)?;
-        let [shown, not] = [&own, &texts].map(|prompts| session.captioner.values(&images, prompts));
-        let labels: Vec<f64> = shown?.iter().zip(not?).map(|(shown, not)| f64::from(*shown > not)).collect();
-        for (row, label) in rows.iter().zip(&labels) {
-            let row = *row as usize;
-            one.ranks[row] = (one.ranks[row] + weight * label) / (1.0 + weight);
-            one.weights[row] = 1.0 + weight;
-        }
-        other.push(Compared {
-            rows: rows.clone(),
-            latents,
-            text: text.narrow(0, rows.len() as i64),
-            ranks: labels.iter().map(|label| 1.0 - label).collect(),
-            weights: vec![weight; rows.len()],
-        });
-    }
-    Ok(other)
+    Ok(Drawn { text, candidates })
 }
 
 /// Of each prompt's candidates the worst and the best, half of `count` each.
@@ -342,7 +270,6 @@ fn gaps(candidates: &[Candidate]) -> impl Iterator<Item = f64> {
 struct Piece<'a> {
     images: Tensor,
     ranks: &'a [f64],
-    weights: &'a [f64],
     noise: Tensor,
     times: &'a [i64],
     text: Conditions,
@@ -366,7 +293,7 @@ struct Comparison<'a> {
 
 impl Comparison<'_> {
     /// Adds the gradient of some images; returns their part of loss and distance, `[2]`.
-    fn run(&self, Piece { images, ranks, weights, noise, times, text, sum }: Piece) -> Result<Tensor> {
+    fn run(&self, Piece { images, ranks, noise, times, text, sum }: Piece) -> Result<Tensor> {
         let (device, kind, beta) = (images.device(), images.kind(), self.beta);
         let row = |values: &[f64]| Tensor::from_slice(values).to_device(device).to_kind(kind);
         let by_time = |of: &dyn Fn(f64) -> f64| {
@@ -389,7 +316,7 @@ impl Comparison<'_> {
         let better = row(ranks);
         let worse = better.ones_like() - &better;
         let pulled: Tensor = better * size(&wrong + &moved) + worse * size(&wrong - &moved);
-        let unit = size(wrong) / (row(weights) * self.scale);
+        let unit = size(wrong) / self.scale;
         let [pulled, distance] = [pulled, distance].map(|of| (of / &unit).sum(kind));
         let loss = pulled + &distance * self.anchor;
         let leaves: Vec<&Tensor> = self.leaves.iter().map(|leaf| &**leaf).collect();

@@ -91,15 +91,7 @@ impl Session {
             Some(attention) if attention.entities == Mode::Tags => Mode::Tags,
             _ => Mode::Repaired,
         };
-        if self.config.captioner.contrast > 0.0 || self.config.preference.as_ref().is_some_and(|p| p.contrast > 0.0) {
-            self.captioner.contrast_with(prompts, mode)?;
-        }
-        Ok(())
-    }
-
-    /// A prompt with the attributes of two things exchanged; `None` if it has none, or nothing uses it.
-    pub fn exchanged(&self, prompt: &str) -> Option<&str> {
-        self.captioner.wrong(prompt)
+        self.captioner.contrast_with(prompts, mode)
     }
 
     /// All rewards of images, with their weights: the captioner first, then [`Session::rewards`].

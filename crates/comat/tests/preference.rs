@@ -11,7 +11,6 @@ use comat::{
 };
 use config::Config;
 use diffusion::{
-    prompts::Prompt,
     random::{Purpose, stream},
     trajectory,
 };
@@ -25,8 +24,6 @@ use tch::{Kind, Tensor};
 use torch_ext::testing::{device, device_name};
 
 const PROMPTS: [&str; 3] = ["a red dog and a blue cat", "two green cars", "a bench"];
-/// The first one with its attributes exchanged.
-const EXCHANGED: &str = "a blue dog and a red cat";
 const PLACES: [u64; 3] = [0, 1, 2];
 const STEP: u64 = 4;
 
@@ -61,12 +58,6 @@ fn policy(adapter: &Trainable) -> Lora {
     adapter.lora_of(&(&adapter.flat * 0.7))
 }
 
-fn session(settings: &[&str]) -> Session {
-    let mut session = Session::open(config(settings)).unwrap();
-    session.take_entities(&PROMPTS.map(Prompt::from)).unwrap();
-    session
-}
-
 /// A reward of latents, the mean of their squares; and what it has been trained on.
 #[derive(Default)]
 struct Squares(Vec<Tensor>);
@@ -96,7 +87,7 @@ impl LatentReward for Squares {
 const WEIGHT: f64 = 5.0;
 
 fn run(settings: &[&str], shares: &[(Vec<&str>, std::ops::Range<usize>)]) -> (Vec<Preferred>, Tensor) {
-    let mut session = session(settings);
+    let mut session = Session::open(config(settings)).unwrap();
     let adapter = moved(&session);
     let policy = policy(&adapter);
     let mut gradients = Gradients::zeros(&adapter);
@@ -129,11 +120,10 @@ fn whole(settings: &[&str]) -> (Preferred, Tensor) {
 
 /// Loss, gap, distance to the original model and gradient by the paper's formula, for the whole batch in one graph.
 fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
-    let mut session = session(settings);
+    let mut session = Session::open(config(settings)).unwrap();
     let adapter = moved(&session);
     let preference = session.config.preference.clone().unwrap();
     let text = session.text(&PROMPTS).unwrap();
-    let other_text = session.text(&[EXCHANGED]).unwrap().cond;
     let drawing = session.frozen(&policy(&adapter)).unwrap();
     let (mut all, mut rewards) = (vec![], vec![]);
     for candidate in 0..preference.candidates as u64 {
@@ -154,11 +144,10 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
     let schedule = session.pipeline.schedule().unwrap();
     let beta = preference.beta;
     let (mut loss, mut gap, mut distance) = (Tensor::zeros([], (Kind::Double, device())), 0.0, 0.0);
-    let (compared, contrast) = (preference.compared, preference.contrast);
+    let compared = preference.compared;
     let middle = compared / 2..preference.candidates - compared / 2;
-    let texts = if contrast > 0.0 { 3.0 + 2.0 * contrast } else { 3.0 }; // of one prompt attributes can be exchanged
-    let count = texts * (compared * preference.all_draws()) as f64;
-    let mut term = |noisy: &Tensor, target: &Tensor, time: i64, text: &Conditions, rank: f64, weight: f64| {
+    let count = (3 * compared * preference.all_draws()) as f64;
+    let mut term = |noisy: &Tensor, target: &Tensor, time: i64, text: &Conditions, rank: f64| {
         let times = Tensor::from_slice(&[time as f32]).to_device(device());
         let [old, new, at_first] = [&drawing, &tuned, &original]
             .map(|network| network.predict(&noisy.unsqueeze(0), &times, text, None).unwrap().get(0));
@@ -167,10 +156,10 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
         let negative: Tensor = &old * (1.0 + beta) - &new * beta;
         let error = |of: &Tensor| (of - target).square().mean(Kind::Double);
         let apart = (&new - at_first.detach()).square().mean(Kind::Double);
-        distance += weight * apart.double_value(&[]) / error(&old).double_value(&[]) / count;
+        distance += apart.double_value(&[]) / error(&old).double_value(&[]) / count;
         let pulled: Tensor = error(&positive) * rank + error(&negative) * (1.0 - rank);
         let term = (pulled + apart * preference.anchor) / error(&old);
-        loss += term * (weight / count);
+        loss += term / count;
     };
     for row in 0..3 {
         let mut sorted: Vec<f64> = rewards.iter().map(|of| of[row]).collect();
@@ -199,15 +188,7 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
                     _ => noise.shallow_clone(),
                 };
                 let own_text = text.narrow(row as i64, 1).cond;
-                term(&noisy, &target, time, &own_text, rank, 1.0);
-                if contrast > 0.0 && row == 0 {
-                    let decoded = session.decode(&image.unsqueeze(0)).unwrap();
-                    let [own, other] =
-                        [PROMPTS[0], EXCHANGED].map(|text| session.captioner.losses(&decoded, &[text]).unwrap()[0]);
-                    let label = if own < other { 1.0 } else { 0.0 };
-                    term(&noisy, &target, time, &own_text, label, contrast);
-                    term(&noisy, &target, time, &other_text, 1.0 - label, contrast);
-                }
+                term(&noisy, &target, time, &own_text, rank);
             }
         }
     }
@@ -231,7 +212,7 @@ fn the_gradient_is_that_of_the_formula() {
         of_seven.to_vec(),
         [&["model.prediction_type=v_prediction"][..], &of_seven].concat(),
         vec!["preference.draws_elsewhere=3"],
-        [&of_seven[..], &["preference.contrast=0.7", "preference.draws_elsewhere=1"]].concat(),
+        [&of_seven[..], &["preference.draws_elsewhere=1"]].concat(),
     ] {
         let (done, gradient) = whole(&settings);
         let (figures, expected) = by_the_paper(&settings);
@@ -245,10 +226,9 @@ fn the_gradient_is_that_of_the_formula() {
 #[test]
 fn shares_and_micro_batches_add_up() {
     const COMPARED: &str = "preference.compared=2";
-    const CONTRAST: &str = "preference.contrast=0.7";
-    let (done, gradient) = whole(&[COMPARED, CONTRAST]);
+    let (done, gradient) = whole(&[COMPARED]);
     let parts = [(PROMPTS.to_vec(), 0..1), (PROMPTS.to_vec(), 1..3)];
-    let (shares, sum) = run(&[COMPARED, CONTRAST, "replay.micro_batch=1", "captioner.micro_batch=2"], &parts);
+    let (shares, sum) = run(&[COMPARED, "replay.micro_batch=1", "captioner.micro_batch=2"], &parts);
     assert!(distance(&sum, &gradient) < 1e-9);
     let add = |of: fn(&Preferred) -> f64| shares.iter().map(of).sum::<f64>();
     for (sum, whole) in [

@@ -35,11 +35,6 @@ pub struct Preference {
     /// Further comparisons in a step, at timesteps outside of these. The LoRA acts there, too, when images are drawn.
     #[schemars(range(min = 0, max = 1000))]
     pub draws_elsewhere: usize,
-    /// Weight of comparing texts: an image that is compared is also learnt with its prompt against the prompt in which two things have
-    /// each other's attributes; the one of the two that the captioner finds likelier becomes likelier. It teaches which attribute
-    /// belongs to which thing.
-    #[schemars(range(min = 0.0, max = 1e6))]
-    pub contrast: f64,
 }
 
 impl Default for Preference {
@@ -52,7 +47,6 @@ impl Default for Preference {
             draws: 8,
             timesteps: [0.65, 1.0],
             draws_elsewhere: 0,
-            contrast: 0.0,
         }
     }
 }
@@ -92,14 +86,10 @@ impl Config {
 
     pub(super) fn check_preference(&self) -> Result<()> {
         let Some(preference) = &self.preference else { return Ok(()) };
-        let Preference { candidates, compared, beta, anchor, draws, timesteps: [low, high], draws_elsewhere, contrast } =
+        let Preference { candidates, compared, beta, anchor, draws, timesteps: [low, high], draws_elsewhere } =
             *preference;
         above_zero(&[("preference.beta", beta)])?;
-        in_range(&[
-            ("preference.beta", beta, 1e6),
-            ("preference.anchor", anchor, 1e6),
-            ("preference.contrast", contrast, 1e6),
-        ])?;
+        in_range(&[("preference.beta", beta, 1e6), ("preference.anchor", anchor, 1e6)])?;
         counts(&[("preference.draws", draws as i64, 1000)])?;
         if !(2..=1000).contains(&candidates) {
             bail!("preference.candidates is {candidates}, it must be from 2 to 1000: images are compared");

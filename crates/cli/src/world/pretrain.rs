@@ -28,7 +28,8 @@ pub struct Pretrain {
     /// Optimiser steps, in place of the recipe's
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
-    /// diffusion: begin with the weights of this stack, and with its autoencoder where DIR has none
+    /// Begin with the weights of this stack: diffusion, with its autoencoder where DIR has none; captioner, for the last cycle
+    /// alone, with images of its diffusion model
     #[arg(long, value_name = "DIR", value_parser = share::path)]
     pub from: Option<PathBuf>,
     /// diffusion: how wrong its captions are
@@ -90,13 +91,15 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
         let (name, recipe) = match part {
             Part::Vae => ("vae", vae::STEPS),
             Part::Diffusion => ("diffusion", diffusion::STEPS),
+            Part::Captioner if args.from.is_some() => ("captioner", captioner::LAST_CYCLE),
             Part::Captioner => ("captioner", captioner::STEPS),
         };
         if let (Part::Diffusion, Some(from)) = (part, &args.from) {
             stack.take_autoencoder(&Stack::open(from, stack.device)?)?;
         }
         if let Some((first, weights)) = part.needs()
-            && !(part == Part::Captioner && args.steps.is_some_and(|steps| steps <= captioner::FIRST_CYCLE))
+            && !(part == Part::Captioner
+                && (args.from.is_some() || args.steps.is_some_and(|steps| steps <= captioner::FIRST_CYCLE)))
             && !stack.sd(weights).exists()
         {
             let folder = args.out.display();
@@ -126,7 +129,10 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
                 };
                 diffusion::run(&stack, &lesson, &watch)?;
             }
-            Part::Captioner => captioner::run(&stack, steps, args.seed, &watch)?,
+            Part::Captioner => {
+                let lesson = captioner::Lesson { steps, seed: args.seed, from: args.from.clone() };
+                captioner::run(&stack, &lesson, &watch)?;
+            }
         }
         bar.finish_and_clear();
     }

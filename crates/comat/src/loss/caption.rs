@@ -92,13 +92,10 @@ impl CaptionLoss {
 
     /// Finds the wrong captions of these prompts; `captioner.contrast` makes them less likely.
     pub fn contrast_with(&mut self, prompts: &[Prompt], mode: entities::Mode) -> Result<()> {
-        self.contrast = Contrast::of(prompts, mode)?;
+        if self.config.contrast > 0.0 {
+            self.contrast = Contrast::of(prompts, mode)?;
+        }
         Ok(())
-    }
-
-    /// The prompt with the attributes of two things exchanged, if it has one and it is used.
-    pub fn wrong(&self, prompt: &str) -> Option<&str> {
-        self.contrast.get(prompt)
     }
 
     /// Subtracts the cotangent of the same loss with the wrong captions, where there are any.
