@@ -474,17 +474,8 @@ fn numbers_beyond_all_use_are_refused() {
         folder.generate(SD1, &["x"], &format!("--out g {words}")).usage(&[part]);
     }
     let model = fixture(SD1);
-    let evaluate = [
-        "evaluate",
-        "--benchmark",
-        "geneval",
-        "--prompts",
-        "p.jsonl",
-        "--model",
-        model.to_str().unwrap(),
-        "--lora",
-        "a",
-    ];
+    let mut evaluate = vec!["evaluate", "--bench", "geneval", "--prompts", "p.jsonl", "--lora", "a", "--model"];
+    evaluate.push(model.to_str().unwrap());
     folder.comat(&[&evaluate[..], &["--lora-scale", "1e39", "--out", "g"]].concat()).usage(&["from -1000 to 1000"]);
     folder.generate(SD1, &["x"], "--out g --processes 100000").error(&["--processes 100000", "processes at most"]);
 }
