@@ -167,10 +167,9 @@ impl Trainer {
             let weight = config.fidelity.as_ref().map_or(0.0, |fidelity| fidelity.weight);
             let at_latents = adversary.iter_mut().map(|reward| (weight, reward as &mut dyn LatentReward)).collect();
             if let Some(preference) = &config.preference {
-                let places = (self.step, batch.places.as_slice());
+                let samples = (&share, self.step, batch.places.as_slice());
                 let (session, adapters) = (&mut self.session, (&self.adapter, &policy));
-                let done =
-                    preference::iterate(session, preference, adapters, &share, places, at_latents, gradients, each)?;
+                let done = preference::iterate(session, preference, adapters, samples, at_latents, gradients, each)?;
                 report.add_preferred(&done, config.train.accumulation);
             } else {
                 let draws = batch.draws(&self.session)?;

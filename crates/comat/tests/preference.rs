@@ -94,19 +94,11 @@ fn run(settings: &[&str], shares: &[(Vec<&str>, std::ops::Range<usize>)]) -> (Ve
     let preference = session.config.preference.clone().unwrap();
     let done = shares.iter().map(|(batch, mine)| {
         let share = Share { batch: batch.clone(), mine: mine.clone() };
-        let (adapters, places) = ((&adapter, &policy), (STEP, &PLACES[mine.clone()]));
+        let (adapters, samples) = ((&adapter, &policy), (&share, STEP, &PLACES[mine.clone()]));
         let mut squares = Squares::default();
         let at_latents: AtLatents = vec![(WEIGHT, &mut squares)];
-        let done = preference::iterate(
-            &mut session,
-            &preference,
-            adapters,
-            &share,
-            places,
-            at_latents,
-            &mut gradients,
-            || Ok(()),
-        );
+        let done =
+            preference::iterate(&mut session, &preference, adapters, samples, at_latents, &mut gradients, || Ok(()));
         assert!(matches!(&squares.0[..], [latents] if latents.size()[0] == mine.len() as i64), "once a step");
         done.unwrap()
     });
@@ -251,10 +243,9 @@ fn at_first_the_model_is_its_policy() {
     let share = Share::whole(&PROMPTS);
     let mut loss = |adapter: &Trainable| {
         let mut gradients = Gradients::zeros(adapter);
-        let (adapters, places) = ((adapter, &policy), (STEP, PLACES.as_slice()));
-        let done =
-            preference::iterate(&mut session, &preference, adapters, &share, places, vec![], &mut gradients, || Ok(()))
-                .unwrap();
+        let (adapters, samples) = ((adapter, &policy), (&share, STEP, PLACES.as_slice()));
+        let done = preference::iterate(&mut session, &preference, adapters, samples, vec![], &mut gradients, || Ok(()))
+            .unwrap();
         (done.figures.loss, gradients.flat)
     };
     let (first, gradient) = loss(&adapter);

@@ -246,16 +246,8 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases
         let least = Preference { candidates: 2, compared: 2, draws: 1, draws_elsewhere: 0, ..preference };
         let places: Vec<u64> = (0..prompts.len() as u64).collect();
         let adapters = (&adapter, &adapter.lora);
-        let done = preference::iterate(
-            session,
-            &least,
-            adapters,
-            &share,
-            (0, &places),
-            at_latents,
-            &mut gradients,
-            || Ok(()),
-        )?;
+        let samples = (&share, 0, places.as_slice());
+        let done = preference::iterate(session, &least, adapters, samples, at_latents, &mut gradients, || Ok(()))?;
         return Ok(done.phases);
     }
     let tracked = BTreeSet::from([session.sampler.len() - 1]);
