@@ -157,9 +157,10 @@ fn move_aside(folder: &Path) -> Result<Option<PathBuf>> {
 /// Opens the page in the browser. A failure is only a warning.
 fn open(page: &Path) {
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-    let started =
-        Command::new(program).arg(page).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if !started.is_ok_and(|status| status.success()) {
+    let mut command = Command::new(program);
+    command.arg(page).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let ended = torch_ext::signals::spawn(&mut command).and_then(|mut child| child.wait());
+    if !ended.is_ok_and(|status| status.success()) {
         tracing::warn!("{program} could not open the page; open it in a browser");
     }
 }

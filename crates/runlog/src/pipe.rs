@@ -56,7 +56,7 @@ impl Pipe {
         command.args(arguments).env("COMAT_RUN", std::path::absolute(run).unwrap_or_else(|_| run.to_owned()));
         command.stdin(Stdio::piped()).stdout(io::stderr());
         command.process_group(0); // Ctrl-C must not stop the program, so that it receives the last events
-        let mut child = command.spawn().map_err(|e| {
+        let mut child = torch_ext::signals::spawn(&mut command).map_err(|e| {
             anyhow!("logging.command: cannot start `{name}`: {e}; name a program by its path, or one that is in PATH")
         })?;
         let (queue, waiting) = sync_channel(WAITING);

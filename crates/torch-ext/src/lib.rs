@@ -24,6 +24,7 @@ pub mod memory;
 pub mod nccl;
 pub mod parallel;
 mod random;
+pub mod signals;
 pub mod testing;
 pub mod version;
 
