@@ -130,14 +130,12 @@ impl Console {
         self.bar(name, &format!("{{pos}}/{{len}} {things} · {{per_sec}} · ETA {{eta_precise}}"))
     }
 
-    /// The first Ctrl-C asks the work to stop and prints `promise`; the second one ends the program. Called by the thread that
-    /// computes, before it does.
+    /// The first Ctrl-C asks the work to stop and prints `promise`; the second one ends the program.
     pub fn stop_on_ctrl_c(&self, promise: &'static str) {
         self.on_ctrl_c(self.leads.then_some(promise));
-        let _ = torch_ext::signals::keep_away(); // the handler has a thread of its own
     }
 
-    /// Like [`Self::stop_on_ctrl_c`], without a message, for a thread that does not compute.
+    /// Like [`Self::stop_on_ctrl_c`], without a message.
     pub fn stop_silently_on_ctrl_c(&self) {
         self.on_ctrl_c(None);
     }

@@ -6,7 +6,12 @@ use crate::{share, text::counted, threads};
 use anyhow::Result;
 use clap::Args as Group;
 use diffusion::settings::Where;
-use std::{env, fs, path::PathBuf, process::Command, thread};
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread,
+};
 use torch_ext::nccl::Nccl;
 
 /// Say what this machine has for comat, and what it lacks
@@ -135,7 +140,9 @@ fn memory(meminfo: &str) -> Option<[f64; 2]> {
 /// The output of nvidia-smi: one line per GPU.
 fn nvidia_smi() -> Option<String> {
     let fields = "--query-gpu=index,name,memory.total,memory.free,driver_version,compute_cap";
-    let output = Command::new("nvidia-smi").args([fields, "--format=csv,noheader"]).output().ok()?;
+    let mut command = Command::new("nvidia-smi");
+    command.args([fields, "--format=csv,noheader"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let output = torch_ext::signals::spawn(&mut command).ok()?.wait_with_output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 

@@ -46,5 +46,6 @@ fn main() -> ExitCode {
     if let Some(count) = args.verb.processes().filter(|count| *count > 1) {
         return processes::run(count, &console);
     }
+    let _ = torch_ext::signals::keep_to_one_thread(); // an error leaves signals as they are
     console::exit_code(verbs::dispatch(args.verb, &console))
 }

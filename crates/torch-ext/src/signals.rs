@@ -14,12 +14,18 @@ fn asking_to_end() -> SigSet {
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
 }
 
-/// From now on this thread, and the threads that it starts, receive none of them. Another thread must: one that was started
-/// before.
+/// From now on one thread, which is started here and does nothing else, receives them; this thread and those that it starts
+/// do not. For the main thread, before any other is started: libtorch keeps the threads that it once started.
 ///
 /// # Errors
 /// The system's.
-pub fn keep_away() -> io::Result<()> {
+pub fn keep_to_one_thread() -> io::Result<()> {
+    let wait = || {
+        loop {
+            thread::park();
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait)?;
     Ok(asking_to_end().thread_block()?)
 }
 

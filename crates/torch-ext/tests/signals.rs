@@ -1,4 +1,4 @@
-//! Signals while products of matrices are computed. Without `keep_away` the process dies of it where oneDNN computes with AVX-512.
+//! Signals while products of matrices are computed. Where oneDNN computes with AVX-512, the process would die of a handler there.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -10,7 +10,7 @@ use nix::{
 use std::{
     process::{Command, Stdio},
     sync::{
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -19,9 +19,14 @@ use std::{
 use tch::{Device, Kind, Tensor};
 
 static RECEIVED: AtomicUsize = AtomicUsize::new(0);
+static COMPUTING: AtomicU64 = AtomicU64::new(0);
+static RECEIVED_WHILE_COMPUTING: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn count(_: i32) {
     RECEIVED.fetch_add(1, Ordering::SeqCst);
+    if pthread_self() as u64 == COMPUTING.load(Ordering::SeqCst) {
+        RECEIVED_WHILE_COMPUTING.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 #[test]
@@ -31,10 +36,11 @@ fn threads_that_compute_receive_none() {
     unsafe { sigaction(Signal::SIGTERM, &action) }.unwrap();
     let (done, ended) = (&AtomicBool::new(false), Ordering::SeqCst);
     let (tell, told) = mpsc::channel();
-    let products = thread::scope(|scope| {
+    let blocked = thread::scope(|scope| {
         let compute = scope.spawn(move || {
+            torch_ext::signals::keep_to_one_thread().unwrap();
+            COMPUTING.store(pthread_self() as u64, ended);
             tell.send(pthread_self()).unwrap();
-            torch_ext::signals::keep_away().unwrap();
             let random = |rows: i64, columns: i64| Tensor::randn([rows, columns], (Kind::Float, Device::Cpu));
             let _guard = tch::no_grad_guard();
             for i in 0..3000 {
@@ -42,11 +48,13 @@ fn threads_that_compute_receive_none() {
                 let _ = torch_ext::linear(&random(rows, from), &random(to, from), None).unwrap();
             }
             done.store(true, ended);
-            let status = |command: &mut Command| {
-                let child = command.arg("^SigBlk").arg("/proc/self/status").stdout(Stdio::piped());
-                String::from_utf8(torch_ext::signals::spawn(child).unwrap().wait_with_output().unwrap().stdout).unwrap()
-            };
-            status(&mut Command::new("grep"))
+            [torch_ext::signals::spawn, Command::spawn].map(|spawn| {
+                let mut grep = Command::new("grep");
+                let child = spawn(grep.args(["^SigBlk", "/proc/self/status"]).stdout(Stdio::piped())).unwrap();
+                let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+                let blocked = u64::from_str_radix(said.split_whitespace().last().unwrap(), 16).unwrap();
+                blocked & (1 << (Signal::SIGTERM as i32 - 1)) != 0
+            })
         });
         let computing = told.recv().unwrap();
         kill(Pid::this(), Signal::SIGTERM).unwrap();
@@ -57,6 +65,6 @@ fn threads_that_compute_receive_none() {
         compute.join().unwrap()
     });
     assert!(RECEIVED.load(ended) >= 1, "other threads receive them");
-    let blocked = u64::from_str_radix(products.split_whitespace().last().unwrap(), 16).unwrap();
-    assert_eq!(blocked & (1 << (Signal::SIGTERM as i32 - 1)), 0, "a program that is started receives them: {products}");
+    assert_eq!(RECEIVED_WHILE_COMPUTING.load(ended), 0);
+    assert_eq!(blocked, [false, true], "a program that `signals::spawn` starts receives them, any other does not");
 }
