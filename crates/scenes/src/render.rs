@@ -50,9 +50,22 @@ pub fn is_tinted(texture: Texture, x: f32, y: f32) -> bool {
 
 /// The image as floats, row by row, `[3][SIDE][SIDE]`, 0 to 1.
 pub fn pixels(scene: &Scene) -> Vec<f32> {
+    let paints: Vec<Paint> =
+        scene.objects.iter().map(|o| Paint { fill: o.color.rgb(), tint: o.color.tint() }).collect();
+    painted(scene, &paints)
+}
+
+/// What an object is painted with: red, green and blue, 0 to 1, of its inside and of its stripes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Paint {
+    pub fill: [f32; 3],
+    pub tint: [f32; 3],
+}
+
+/// As [`pixels`], but the objects have these paints in turn instead of their colours.
+pub fn painted(scene: &Scene, paints: &[Paint]) -> Vec<f32> {
     let mut out: Vec<f32> = scene.ground.iter().flat_map(|v| std::iter::repeat_n(*v, SIDE * SIDE)).collect();
-    for object in &scene.objects {
-        let (fill, tint) = (object.color.rgb(), object.color.tint());
+    for (object, Paint { fill, tint }) in scene.objects.iter().zip(paints) {
         visit(object, |pixel, inside, tinted| {
             let all = (SAMPLES * SAMPLES) as f32;
             for channel in 0..3 {

@@ -83,8 +83,13 @@ impl Color {
     pub const TINT: f32 = 0.58;
 
     pub fn tint(self) -> [f32; 3] {
-        self.rgb().map(|v| v + (1.0 - v) * Self::TINT)
+        lighter(self.rgb(), Self::TINT)
     }
+}
+
+/// The colour on the way from one to white; `share` 0: the colour, 1: white.
+pub fn lighter(color: [f32; 3], share: f32) -> [f32; 3] {
+    color.map(|v| v + (1.0 - v) * share)
 }
 
 /// The relative position of two objects: the first … the second.

@@ -28,8 +28,8 @@ pub struct Pretrain {
     /// Optimiser steps, in place of the recipe's
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
-    /// Begin with the weights of this stack: diffusion, with its autoencoder where DIR has none; captioner, for the last cycle
-    /// alone, with images of its diffusion model
+    /// Begin with the weights of another stack: diffusion, and its autoencoder, too, if --out has none; or, if PART is captioner, its
+    /// captioner, which goes through the last cycle alone, with images of its diffusion model
     #[arg(long, value_name = "DIR", value_parser = share::path)]
     pub from: Option<PathBuf>,
     /// diffusion: how wrong its captions are
@@ -87,11 +87,12 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
     }
     console.stop_on_ctrl_c("Stopping after this step; it is saved.");
     let parts = args.part.map_or(vec![Part::Vae, Part::Diffusion, Part::Captioner], |part| vec![part]);
+    let of_captioner = args.from.as_ref().filter(|_| args.part == Some(Part::Captioner));
     for part in parts {
         let (name, recipe) = match part {
             Part::Vae => ("vae", vae::STEPS),
             Part::Diffusion => ("diffusion", diffusion::STEPS),
-            Part::Captioner if args.from.is_some() => ("captioner", captioner::LAST_CYCLE),
+            Part::Captioner if of_captioner.is_some() => ("captioner", captioner::LAST_CYCLE),
             Part::Captioner => ("captioner", captioner::STEPS),
         };
         if let (Part::Diffusion, Some(from)) = (part, &args.from) {
@@ -99,7 +100,7 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
         }
         if let Some((first, weights)) = part.needs()
             && !(part == Part::Captioner
-                && (args.from.is_some() || args.steps.is_some_and(|steps| steps <= captioner::FIRST_CYCLE)))
+                && (of_captioner.is_some() || args.steps.is_some_and(|steps| steps <= captioner::FIRST_CYCLE)))
             && !stack.sd(weights).exists()
         {
             let folder = args.out.display();
@@ -130,7 +131,7 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
                 diffusion::run(&stack, &lesson, &watch)?;
             }
             Part::Captioner => {
-                let lesson = captioner::Lesson { steps, seed: args.seed, from: args.from.clone() };
+                let lesson = captioner::Lesson { steps, seed: args.seed, from: of_captioner.cloned() };
                 captioner::run(&stack, &lesson, &watch)?;
             }
         }

@@ -11,16 +11,17 @@ use super::{
 use anyhow::{Context, Result};
 use comat::loss::caption::CaptionLoss;
 use models::blip::{Captioner, Config};
-use rand::Rng;
+use rand::{Rng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 use scenes::{
-    scene::{Kind as ObjectKind, Object, Scene},
+    render::{self, Paint},
+    scene::{Color, Kind as ObjectKind, Object, Scene, Texture, lighter},
     wording,
 };
 use std::path::PathBuf;
 use tch::{Kind, Tensor};
 
-pub const STEPS: u64 = BLENDED_FROM + LAST_CYCLE;
+pub const STEPS: u64 = REPAINTED_FROM + LAST_CYCLE;
 /// Steps of the cycles; the learning rate restarts after each.
 const CYCLES: [u64; 3] = [FIRST_CYCLE, 1200, 1000];
 /// Steps of the first cycle, which uses renders only.
@@ -31,9 +32,9 @@ const RELATIONS: f64 = 0.7;
 /// from it (Goodfellow et al. 2015, in the Euclidean norm). To please a captioner trained in this way, an image must
 /// change what it shows, not its noise (Tsipras et al. 2019).
 const ADVERSARIAL_FROM: u64 = CYCLES[0] + CYCLES[1];
-/// From this step on, half of the renders are blends of two scenes whose objects differ in colour or texture. A captioner that knows
-/// pure colours alone takes what lies between them, a dark green for black, for either of them without a doubt.
-const BLENDED_FROM: u64 = ADVERSARIAL_FROM + CYCLES[2];
+/// From this step on, half of the renders are repainted. A captioner that knows the named colours alone takes what lies
+/// between them, a dark green for black, for either of them without a doubt.
+const REPAINTED_FROM: u64 = ADVERSARIAL_FROM + CYCLES[2];
 /// Steps of the last cycle.
 pub const LAST_CYCLE: u64 = 1000;
 /// Largest adversarial change of an image: Euclidean norm over all values.
@@ -42,8 +43,16 @@ const STRONGEST: f64 = 4.0;
 const ADVERSARIAL_STEPS: usize = 2;
 const WEIGHTS: &str = "model.safetensors";
 const BATCH: usize = 192;
-/// Share of the renders that are blends, in the last cycle.
-const BLENDED: f64 = 0.5;
+/// Share of the renders that are repainted, in the last cycle.
+const REPAINTED: f64 = 0.7;
+/// How far a colour is moved at most, in units of the RGB cube's side.
+const FARTHEST: f32 = 0.5;
+/// Standard deviation of a named colour, in the same units.
+const CONFUSED: f32 = 0.05;
+/// The weight by which each name is guessed; a colour's own name has weight one.
+const GUESSED: f32 = 0.02;
+/// Scale of the logistic curve by which stripes of half the strength are named as such.
+const UNSURE: f64 = 0.1;
 /// Redrawn images in each batch after the first cycle.
 const REDRAWN: usize = 64;
 /// Largest number of redrawn images.
@@ -68,7 +77,7 @@ pub struct Lesson {
 pub fn run(stack: &Stack, lesson: &Lesson, watch: &Watch) -> Result<()> {
     let Lesson { steps, seed, .. } = *lesson;
     let from = lesson.from.as_ref().map(|from| Stack::open(from, stack.device)).transpose()?;
-    let done = if from.is_some() { BLENDED_FROM } else { 0 };
+    let done = if from.is_some() { REPAINTED_FROM } else { 0 };
     let config = Config::read(&stack.blip().join("config.json"))?;
     let parts = [("blip", Captioner::layout(&config), Init::Normal(0.02))];
     let mut parameters = Parameters::fresh(&parts, seed, stack.device)?;
@@ -95,7 +104,7 @@ pub fn run(stack: &Stack, lesson: &Lesson, watch: &Watch) -> Result<()> {
         let batch = batches.next(step)?;
         let redrawn = pool.index_select(0, &batch.redrawn.to_device(stack.device)).to_kind(Kind::Float) / 255.0;
         let mut images = Tensor::cat(&[batch.images.to_device(stack.device), redrawn], 0);
-        if done + step >= ADVERSARIAL_FROM {
+        if (ADVERSARIAL_FROM..REPAINTED_FROM).contains(&(done + step)) {
             images = worst(&loss, &images, &batch.captions, &batch.lengths.to_device(stack.device))?;
         }
         let nll = loss.nll(&images, &refs(&batch.captions), &vec![(0, 0); BATCH])?;
@@ -123,8 +132,9 @@ impl Batch {
         let first = (1 << 32) + step * BATCH as u64; // scenes that no other training has used
         let old = redrawn(step);
         let mut scenes: Vec<Scene> = (0..(BATCH - old) as u64).map(|i| data::scene(seed, first + i)).collect();
-        let blended = if step < BLENDED_FROM { 0.0 } else { BLENDED };
-        let images = degrade(&mut scenes, step < ADVERSARIAL_FROM, blended, &mut data::rng(seed, Stream::Spoil, step))?;
+        let repainted = if step < REPAINTED_FROM { 0.0 } else { REPAINTED };
+        let images =
+            degrade(&mut scenes, step < ADVERSARIAL_FROM, repainted, &mut data::rng(seed, Stream::Spoil, step))?;
         let redrawn: Vec<i64> = (0..old).map(|_| rng.random_range(0..pool_size as i64)).collect();
         scenes.extend(redrawn.iter().map(|&n| data::scene(seed, n as u64)));
         let captions = scenes.iter().map(|s| wording::caption_with(RELATIONS, s, &mut rng)).collect();
@@ -148,15 +158,13 @@ fn worst(loss: &CaptionLoss, images: &Tensor, captions: &[String], lengths: &Ten
 }
 
 /// Degrades images as a camera or a poor model would: blur, noise, colour shifts and, with `ghosts`, a faint additional
-/// object in some. Captions are still those of the scene; of a share `blended` of the scenes, which are blends of two, those of
-/// the one that is left in `scenes`. `[B, 3, 64, 64]`
-fn degrade(scenes: &mut [Scene], ghosts: bool, blended: f64, rng: &mut ChaCha8Rng) -> Result<Tensor> {
+/// object in some. Captions are still those of the scene; a share `repainted` of the scenes is repainted, and `scenes`
+/// has their new names. `[B, 3, 64, 64]`
+fn degrade(scenes: &mut [Scene], ghosts: bool, repainted: f64, rng: &mut ChaCha8Rng) -> Result<Tensor> {
     let mut images = vec![];
     for scene in scenes {
-        let mut image = data::images(std::slice::from_ref(scene));
-        if blended > 0.0 && rng.random_bool(blended) {
-            image = blend(scene, image, rng);
-        }
+        let repaints = repainted > 0.0 && rng.random_bool(repainted);
+        let mut image = if repaints { repaint(scene, rng)? } else { data::images(std::slice::from_ref(scene)) };
         if ghosts
             && rng.random_bool(0.3)
             && let Some(ghostly) = with_ghost(scene, rng)
@@ -180,22 +188,33 @@ fn degrade(scenes: &mut [Scene], ghosts: bool, blended: f64, rng: &mut ChaCha8Rn
     Ok(Tensor::cat(&images, 0))
 }
 
-/// The image of a scene, blended with that of a scene whose objects have other colours and textures. The scene becomes the other
-/// one with a probability that is the other one's part of the blend.
-fn blend(scene: &mut Scene, image: Tensor, rng: &mut ChaCha8Rng) -> Tensor {
-    let mut other = scene.clone();
-    for object in &mut other.objects {
-        if rng.random_bool(0.5) {
-            let ObjectKind { color, texture, .. } = ObjectKind::any(rng);
-            (object.color, object.texture) = (color, texture);
-        }
+/// The image of a scene whose objects are repainted: their colours are moved towards any other colour, and their stripes are
+/// of any strength. The scene gets the colours and textures by which they would be named.
+fn repaint(scene: &mut Scene, rng: &mut ChaCha8Rng) -> Result<Tensor> {
+    let mut drawn = scene.clone();
+    let mut paints = vec![];
+    for (object, drawn) in scene.objects.iter_mut().zip(&mut drawn.objects) {
+        let towards: [f32; 3] = std::array::from_fn(|_| rng.random_range(-1.0..1.0));
+        let moved = rng.random_range(0.0..FARTHEST) / towards.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-3);
+        let fill = std::array::from_fn(|c| (object.color.rgb()[c] + moved * towards[c]).clamp(0.0, 1.0));
+        let strength = rng.random::<f32>();
+        paints.push(Paint { fill, tint: lighter(fill, strength * Color::TINT) });
+        drawn.texture = Texture::Striped;
+        object.color = name_of(fill, rng)?;
+        let striped = 1.0 / (1.0 + (-(f64::from(strength) - 0.5) / UNSURE).exp());
+        object.texture = if rng.random_bool(striped) { Texture::Striped } else { Texture::Solid };
     }
-    let part: f64 = rng.random();
-    let blended = image * (1.0 - part) + data::images(std::slice::from_ref(&other)) * part;
-    if rng.random_bool(part) {
-        *scene = other;
-    }
-    blended
+    Ok(data::image(&render::painted(&drawn, &paints)))
+}
+
+/// A name for a colour that may lie between those that have names: each is the likelier, the nearer it is; far from all
+/// of them any is as likely as any other.
+fn name_of(color: [f32; 3], rng: &mut ChaCha8Rng) -> Result<Color> {
+    let weight = |named: &Color| {
+        let squared: f32 = named.rgb().iter().zip(color).map(|(a, b)| (a - b) * (a - b)).sum();
+        (-squared / (2.0 * CONFUSED * CONFUSED)).exp() + GUESSED
+    };
+    Ok(*Color::ALL.choose_weighted(rng, weight)?)
 }
 
 /// The scene with one more object, if there is space for it.
@@ -214,27 +233,41 @@ fn refs(texts: &[String]) -> Vec<&str> {
 mod tests {
     use super::*;
 
-    /// The nearer a blend is to a scene, the likelier it is told as that scene.
+    /// A colour keeps its name where it is named, loses it between two, and far from all any name is as likely.
     #[test]
-    fn blends_are_told_by_their_parts() {
+    fn colours_between_the_named_ones_are_named_at_random() -> Result<()> {
         let mut rng = data::rng(1, Stream::Test, 0);
-        let scene = Scene::any(&mut rng);
-        let pure = data::images(std::slice::from_ref(&scene));
-        let (mut far, mut told) = (vec![], [0.0, 0.0]);
+        let mut share = |color: [f32; 3], named| -> Result<f64> {
+            let names: Vec<Color> = (0..2000).map(|_| name_of(color, &mut rng)).collect::<Result<_>>()?;
+            Ok(names.iter().filter(|n| **n == named).count() as f64 / 2000.0)
+        };
+        let (black, green) = (Color::Black.rgb(), Color::Green.rgb());
+        let between = std::array::from_fn(|c| 0.75 * black[c] + 0.25 * green[c]);
+        assert!(share(black, Color::Black)? > 0.85);
+        let dark_green = share(between, Color::Black)?;
+        assert!((0.2..0.45).contains(&dark_green), "{dark_green}");
+        let cyan = share([0.0, 1.0, 1.0], Color::Black)?;
+        assert!((0.12..0.22).contains(&cyan), "{cyan}");
+        Ok(())
+    }
+
+    /// The stronger the stripes, the likelier the object is named as striped.
+    #[test]
+    fn faint_stripes_are_named_at_random() -> Result<()> {
+        let mut rng = data::rng(2, Stream::Test, 0);
+        let kind = ObjectKind { shape: scenes::scene::Shape::Square, color: Color::Black, texture: Texture::Striped };
+        let mut spreads = vec![];
         for _ in 0..400 {
-            let mut other = scene.clone();
-            let image = blend(&mut other, pure.shallow_clone(), &mut rng);
-            let distance = (image - &pure).abs().max().double_value(&[]);
-            if distance > 0.01 {
-                far.push((distance, f64::from(other != scene)));
-            }
+            let mut scene = Scene::place(&[kind], &mut rng);
+            let mask = data::image(&render::mask(&scene.objects[0]).repeat(3)).ge(1.0);
+            let image = repaint(&mut scene, &mut rng)?;
+            let inside = image.select(1, 2).masked_select(&mask.select(1, 2));
+            spreads.push((inside.std(false).double_value(&[]), scene.objects[0].texture == Texture::Striped));
         }
-        far.sort_by(|a, b| a.0.total_cmp(&b.0));
-        assert!(far.len() > 80, "{}", far.len());
-        for (half, told) in far.chunks(far.len().div_ceil(2)).zip(&mut told) {
-            *told = half.iter().map(|(_, other)| other).sum::<f64>() / half.len() as f64;
-        }
-        let all = far.iter().map(|(_, other)| other).sum::<f64>() / far.len() as f64;
-        assert!((0.4..0.6).contains(&all) && told[0] + 0.2 < told[1], "{all} {told:?}");
+        spreads.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let striped = |part: &[(f64, bool)]| part.iter().filter(|(_, striped)| *striped).count();
+        let (faint, strong) = (striped(&spreads[..100]), striped(&spreads[300..]));
+        assert!(faint < 30 && strong > 70, "{faint} {strong}");
+        Ok(())
     }
 }

@@ -46,13 +46,16 @@ pub fn scene(seed: u64, number: u64) -> Scene {
 
 /// Images `[B, 3, 64, 64]` in 0..1.
 pub fn images(scenes: &[Scene]) -> Tensor {
-    let side = SIDE as i64;
     if scenes.is_empty() {
-        return Tensor::zeros([0, 3, side, side], (Kind::Float, Device::Cpu));
+        return Tensor::zeros([0, 3, SIDE as i64, SIDE as i64], (Kind::Float, Device::Cpu));
     }
-    let rows: Vec<Tensor> =
-        scenes.iter().map(|s| Tensor::from_slice(&render::pixels(s)).view([1, 3, side, side])).collect();
+    let rows: Vec<Tensor> = scenes.iter().map(|s| image(&render::pixels(s))).collect();
     Tensor::cat(&rows, 0)
+}
+
+/// One image `[1, 3, 64, 64]` of rendered pixels.
+pub fn image(pixels: &[f32]) -> Tensor {
+    Tensor::from_slice(pixels).view([1, 3, SIDE as i64, SIDE as i64])
 }
 
 /// Prefetches batches: they are made on other threads during earlier steps.
