@@ -62,6 +62,8 @@ fn the_discriminator_takes_part() {
     let steps: Vec<_> = folder.events("straight").into_iter().filter(|e| e["event"] == "step").collect();
     let of = |key: &str| steps.iter().map(|step| step[key].as_f64().unwrap()).collect::<Vec<_>>();
     let (loss, gap) = (of("discriminator_loss"), of("preference_gap"));
+    assert!(of("seconds_fidelity").iter().all(|seconds| *seconds > 0.0), "{steps:?}");
+    assert!(steps[0].get("adversarial_cotangent").is_none(), "it gives no gradient at the latents: {}", steps[0]);
     assert!(loss.iter().all(|loss| *loss > 0.0) && loss[0] != loss[2], "{loss:?}");
     let without = folder.events("without").into_iter().find(|e| e["event"] == "step").unwrap();
     assert!(gap[0] > without["preference_gap"].as_f64().unwrap(), "its reward is among the others: {gap:?} {without}");

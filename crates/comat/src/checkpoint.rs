@@ -299,10 +299,14 @@ fn flat_of(file: &Path, prefix: &str, tensors: &Tensors, trained: &Trainable) ->
     Ok(Tensor::cat(&parts.collect::<Result<Vec<_>, _>>()?, 0))
 }
 
-/// The checkpoint that `--resume latest` or `--resume DIR` means; `auto` is the latest, or none where there is none yet.
+/// The checkpoint that `--resume latest` or `--resume DIR` means, where DIR may also be a run's folder, of which it is the latest;
+/// `auto` is the latest, or none where there is none yet.
 pub fn find(root: &Path, which: &str) -> Result<Option<PathBuf>> {
     if which != "latest" && which != "auto" {
         let path = PathBuf::from(which);
+        if path.join("checkpoints").is_dir() {
+            return find(&path.join("checkpoints"), "latest");
+        }
         ensure!(path.join(STATE).exists(), "{}: no checkpoint there ({STATE} is missing)", path.display());
         return Ok(Some(path));
     }

@@ -19,7 +19,7 @@ use crate::{
     share::Share,
     train::Phases,
 };
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use config::Preference;
 use diffusion::{
     conditions::GuidedText,
@@ -116,7 +116,6 @@ pub fn learn(
     let (mut sums, mut values): (Vec<Gradients>, Vec<Tensor>) = (vec![], vec![]);
     let length = comparison.path.length() as i64;
     let [low, high] = settings.range(comparison.path.length());
-    ensure!(settings.draws_elsewhere == 0 || high - low < length, "preference.draws_elsewhere: no timestep is left");
     for draw in 0..settings.all_draws() {
         // from `low` to before `high`, or around the schedule's end from `high` to before `low`
         let [first, end] = if draw < settings.draws { [low, high] } else { [high, low + length] };
@@ -203,6 +202,7 @@ pub fn draw(
                 Some(other) => out.rewards[other] += mean,
             }
         }
+        out.phases.reward += clock.lap("fidelity");
         for (weight, reward) in at_latents.iter_mut() {
             let values = reward.values(&latents)?;
             total.iter_mut().zip(&values).for_each(|(total, value)| *total += *weight * value);
@@ -210,8 +210,8 @@ pub fn draw(
                 reward.learn(&latents, share)?; // the candidates of a prompt are equally good samples of the policy
             }
         }
+        out.phases.fidelity += clock.end();
         finite::check_value(Part::Reward, total.iter().sum())?;
-        out.phases.reward += clock.end();
         candidates.push(Candidate { latents, rewards: total, ranks: vec![] });
     }
     drop(predict);

@@ -53,14 +53,11 @@ pub trait LatentReward {
     /// The same as [`LatentReward::gradient`].
     fn values(&mut self, latents: &Tensor) -> Result<Vec<f64>>;
 
-    /// Trains on latents of a share, if it trains at all.
+    /// With preferences, which do not ask for a gradient: trains on latents of a share, if the reward trains at all.
     ///
     /// # Errors
     /// The same as [`LatentReward::gradient`].
-    fn learn(&mut self, latents: &Tensor, share: &Share) -> Result<()> {
-        let _ = (latents, share);
-        Ok(())
-    }
+    fn learn(&mut self, latents: &Tensor, share: &Share) -> Result<()>;
 }
 
 /// The latent rewards of an iteration, with their weights.

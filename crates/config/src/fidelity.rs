@@ -12,7 +12,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fidelity {
-    /// Weight of the adversarial loss.
+    /// Weight of the adversarial loss; with `[preference]` of its reward, in units of the caption loss.
     #[schemars(range(min = 0.0))]
     pub weight: f64,
     /// Folder of the original model's latents, which runs can share; missing ones are sampled at the start. Absent: `latents` in the

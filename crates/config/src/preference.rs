@@ -32,7 +32,7 @@ pub struct Preference {
     /// Where these timesteps lie, as shares of the schedule: 0 is the clean image, 1 is pure noise. What an image shows is decided
     /// early, at high noise, and most of what can be learnt lies there.
     pub timesteps: [f64; 2],
-    /// Further comparisons in a step, at timesteps outside of these. The LoRA acts there, too, when images are drawn.
+    /// Additional comparisons per step at timesteps outside `timesteps`; when images are drawn, the LoRA is active there as well.
     #[schemars(range(min = 0, max = 1000))]
     pub draws_elsewhere: usize,
 }
@@ -58,6 +58,18 @@ impl Preference {
         let [low, high] = self.timesteps.map(|share| (share * length as f64).round() as i64);
         let low = low.min(length - 1);
         [low, high.clamp(low + 1, length)]
+    }
+
+    /// Checks the settings for a schedule of this length.
+    ///
+    /// # Errors
+    /// `draws_elsewhere` where no timestep lies outside of `timesteps`.
+    pub fn check_timesteps(&self, length: usize) -> Result<()> {
+        let [low, high] = self.range(length);
+        if self.draws_elsewhere > 0 && high - low == length as i64 {
+            bail!("preference.draws_elsewhere is {}, but preference.timesteps are all there are", self.draws_elsewhere);
+        }
+        Ok(())
     }
 
     /// Comparisons in a step.
@@ -101,9 +113,6 @@ impl Config {
         }
         if draws_elsewhere > 1000 {
             bail!("preference.draws_elsewhere is {draws_elsewhere}, it must be from 0 to 1000");
-        }
-        if draws_elsewhere > 0 && [low, high] == [0.0, 1.0] {
-            bail!("preference.draws_elsewhere is {draws_elsewhere}, but preference.timesteps are all there are");
         }
         if self.train.ema == 0.0 {
             bail!(

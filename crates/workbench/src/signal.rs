@@ -12,7 +12,10 @@ use comat::{adapter, batch::Order, session::Session};
 use config::Config;
 use diffusion::prompts::{self, Prompt};
 use indicatif::ProgressBar;
-use models::lora::{Lora, Trainable};
+use models::{
+    lora::{Lora, Trainable},
+    text::counted,
+};
 use nested::Nested;
 use optim::Gradients;
 use ranks::interrupt::Interrupt;
@@ -100,9 +103,10 @@ pub fn run(config: Config, request: &Request, bar: &ProgressBar, interrupt: &Int
     let order = Order::of(&config, &prompts)?;
     ensure!(
         order.distinct() >= request.prompts,
-        "{}: {} prompts, and {} are asked for (--prompts)",
+        "{}: {} before one repeats{}, and {} are asked for (--prompts)",
         config.prompts.train.display(),
-        order.distinct(),
+        counted(order.distinct(), "prompt"),
+        if config.prompts.balance.is_some() { " (prompts.balance)" } else { "" },
         request.prompts
     );
     let lora = match &request.lora {

@@ -203,6 +203,7 @@ impl StepReport {
 
     /// The values that are parts of means over the batch. Every rank has the same list.
     fn sums(&mut self) -> Vec<&mut f64> {
+        let gradients = self.preference.is_none(); // of the rewards
         let mut all = vec![&mut self.caption_loss, &mut self.norms.caption];
         all.extend(&mut self.smoothed_loss);
         all.extend(self.rewards.iter_mut().map(|(_, reward)| reward));
@@ -215,8 +216,10 @@ impl StepReport {
             all.extend([&mut losses.token, &mut losses.pixel]);
         }
         if let Some(fidelity) = &mut self.fidelity {
-            let norm = self.norms.adversarial.get_or_insert(0.0); // a rank without samples has no value of its own
-            all.extend([&mut fidelity.adversarial, &mut fidelity.discriminator, &mut fidelity.accuracy, norm]);
+            all.extend([&mut fidelity.adversarial, &mut fidelity.discriminator, &mut fidelity.accuracy]);
+            if gradients {
+                all.push(self.norms.adversarial.get_or_insert(0.0)); // a rank without samples has no value of its own
+            }
         }
         all
     }

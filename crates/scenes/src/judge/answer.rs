@@ -27,7 +27,7 @@ pub fn verdict(demand: &Demand, look: &Look) -> Verdict {
 }
 
 /// Whether two objects have each other's colours, or textures. `None`: the prompt does not ask for one each of two shapes
-/// that differ in them.
+/// that differ in them. An image that has both as they should be, besides others, does not count.
 pub fn swapped(demand: &Demand, look: &Look) -> Option<bool> {
     let [first, second] = demand.wanted.as_slice() else { return None };
     if first.count > 1 || second.count > 1 || first.shape == second.shape {
@@ -38,7 +38,10 @@ pub fn swapped(demand: &Demand, look: &Look) -> Option<bool> {
     let textures = exchanged([first.texture, second.texture], found.map(|found| found?.texture));
     match (colors, textures) {
         (None, None) => None,
-        (colors, textures) => Some(colors == Some(true) || textures == Some(true)),
+        (colors, textures) => {
+            let both = demand.wanted.iter().all(|wanted| look.found.iter().any(|found| fits(wanted, found)));
+            Some(!both && (colors == Some(true) || textures == Some(true)))
+        }
     }
 }
 
@@ -156,6 +159,16 @@ mod tests {
         ] {
             assert_eq!(swapped(text, &found), so, "{text}");
         }
+        let more = [
+            found.as_slice(),
+            &[
+                thing(Shape::Circle, Color::Blue, Texture::Solid, (32.0, 50.0)),
+                thing(Shape::Star, Color::Red, Texture::Solid, (10.0, 10.0)),
+            ],
+        ]
+        .concat();
+        assert_eq!(swapped("a blue circle and a red star", &found), Some(true));
+        assert_eq!(swapped("a blue circle and a red star", &more), Some(false), "both are there, too");
         let unknown = Found { color: None, ..found[0].clone() };
         assert_eq!(swapped("a blue circle and a red star", &[unknown, found[1].clone()]), Some(false));
     }
