@@ -212,6 +212,9 @@ pub struct Generate {
     /// Replace files that exist
     #[arg(long)]
     pub overwrite: bool,
+    /// Go on where the same command was stopped: keep the images that it drew, and draw the others
+    #[arg(long, conflicts_with_all = ["overwrite", "init_latents", "save_latents"])]
+    pub resume: bool,
     /// Start from given noise: x_T [B,C,h,w]; for a stochastic sampler also z [T,B,C,h,w] (safetensors)
     #[arg(long, value_name = "FILE")]
     pub init_latents: Option<PathBuf>,

@@ -64,7 +64,7 @@ fn copy_image(run: &Path, adapter: &Path) -> Result<bool> {
 /// The command that uploads the LoRA's folder to the hub.
 pub fn upload(config: &Config) -> String {
     let folder = config.output.join("adapter");
-    format!("hf upload YOUR-NAME/{} {} .", name(config), quoted(&folder.display().to_string()))
+    format!("hf upload {} {} .", quoted(&format!("YOUR-NAME/{}", name(config))), quoted(&folder.display().to_string()))
 }
 
 fn name(config: &Config) -> String {

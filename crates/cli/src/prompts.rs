@@ -72,6 +72,8 @@ struct Line {
 }
 
 pub fn run(args: &Prompts) -> Result<()> {
+    const EMPTY: &str =
+        "one caption in ten is held out, so that a few are too few for --held-out; --exclude may name them all";
     const MOST: usize = 10_000_000;
     if let Some(count) = [args.count, args.held_out_count].into_iter().find(|count| *count > MOST) {
         bail!("{count} prompts are too many; at most {MOST} are made at a time");
@@ -101,17 +103,20 @@ pub fn run(args: &Prompts) -> Result<()> {
         Some(folder) => captions(folder, &mut choice)?,
         None => sentences(args, &mut choice)?,
     }
+    if let Some((_, file)) = choice.chosen.iter().zip(&files).find(|(lines, _)| lines.is_empty()) {
+        bail!("no prompt is left for {}; {EMPTY}", file.display());
+    }
     for (lines, file) in choice.chosen.iter().zip(files) {
         write(lines, file)?;
     }
     syntax::warn(choice.chosen.iter().flatten().map(|line| line.text.as_str()));
     if !args.exclude.is_empty() {
-        say!("{} left out, since they are in {} excluded", choice.left_out, choice.excluded.len());
+        say!("{} left out, which --exclude names", counted(choice.left_out, "prompt"));
     }
     for (lines, wanted) in choice.chosen.iter().zip(wanted) {
         // captions may be fewer than the default count, but not fewer than a count that was asked for
         if lines.len() < wanted && (args.captions.is_none() || wanted != COUNT) {
-            tracing::warn!("there are only {} different prompts, not {wanted}", lines.len());
+            tracing::warn!("{} instead of {wanted}: there are no more different ones", counted(lines.len(), "prompt"));
         }
     }
     Ok(())
@@ -201,13 +206,13 @@ fn captions(folder: &Path, choice: &mut Choice) -> Result<()> {
     if files.is_empty() {
         bail!("{}: no .txt or .caption file in it", folder.display());
     }
-    let held_out = choice.wanted[1] > 0;
     for file in files {
         let text = text::read(&file)?;
         for line in text::lines(&text).map(str::trim).filter(|line| !line.is_empty()) {
             let tenth = u64::from_str_radix(&digest(line.as_bytes()), 16).is_ok_and(|n| n % 10 == 0);
             let json = json!({ "prompt": line }).to_string();
-            choice.offer(Line { text: line.to_owned(), json, category: "captions", held_out: held_out && tenth });
+            let held_out = tenth && !choice.is_full(1);
+            choice.offer(Line { text: line.to_owned(), json, category: "captions", held_out });
         }
     }
     Ok(())
@@ -218,7 +223,10 @@ fn caption_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             caption_files(&path, found)?;
-        } else if matches!(path.extension().and_then(|end| end.to_str()), Some("txt" | "caption")) {
+        } else if path
+            .extension()
+            .is_some_and(|end| ["txt", "caption"].iter().any(|known| end.eq_ignore_ascii_case(known)))
+        {
             found.push(path);
         }
     }

@@ -71,6 +71,7 @@ pub fn busy() -> Option<String> {
 
 fn notice(load: f64, cores: usize) -> Option<String> {
     (load >= BUSY * cores as f64).then(|| {
+        let load = load.min(cores as f64); // more of them wait than can run
         format!("other programs kept {load:.1} of {cores} cores busy in the last minute: times will vary and be longer")
     })
 }

@@ -59,6 +59,15 @@ pub fn dispatch(verb: Verb, console: &Console) -> Result<()> {
 }
 
 fn warn_of_no_effect(config: &config::Config) {
+    for setting in config.sampling.without_effect() {
+        tracing::warn!("no effect: sampling.{setting}");
+    }
+    let (warmup, steps) = (config.optimizer.warmup_steps, config.train.steps);
+    if steps > 0 && warmup >= steps {
+        tracing::warn!(
+            "optimizer.warmup_steps is {warmup} and the run has {steps}: it never reaches its learning rate"
+        );
+    }
     let settings = config.without_effect();
     if !settings.is_empty() {
         tracing::warn!(
@@ -76,6 +85,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     if args.dry_run {
         config.logging.check_program()?;
         fetch::config(&mut config, console)?;
+        run::folder::check(&config.output, resume)?;
         warn_of_no_effect(&config);
         say!("{}", plan::describe(config.clone(), resume)?);
         let forecast = plan::memory::forecast(&config, memory_of(&config, None)?)?;
@@ -203,12 +213,16 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         out: args.out,
         grid: args.grid,
         metadata: args.metadata,
-        overwrite: args.overwrite,
+        existing: match (args.overwrite, args.resume) {
+            (true, _) => generate::Existing::Replace,
+            (_, true) => generate::Existing::Keep,
+            _ => generate::Existing::Refuse,
+        },
         loras: vec![],
         init_latents: args.init_latents,
         save_latents: args.save_latents,
     };
-    let hint = "images that are done are whole; --overwrite draws them and the others anew, another --out all of them";
+    let hint = "images that are done are whole; the same command with --resume draws the others";
     let group = processes::join(args.ranks.terms(hint, &console.interrupt))?;
     let engine = Engine { device: args.engine.device.of_rank(&group), ..args.engine };
     let (mut model, mut tokenizer, mut captioner) = (model, tokenizer, args.captioner);
@@ -220,7 +234,8 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         fetch::model(&mut model, variant.as_deref(), &mut tokenizer, console)
     })?;
     let pipeline = fetch::pipeline(model, variant.as_deref(), tokenizer, overrides.into(), &engine, console)?;
-    console.stop_on_ctrl_c("Stopping; images that are done are whole.");
+    console
+        .stop_on_ctrl_c("Stopping; images that are done are whole. The same command with --resume draws the others.");
     if group.leads() {
         let (images, steps) = (request.prompts.len() * request.count, request.sampling.steps);
         let of = if args.best_of > 1 { format!(", each the best of {},", args.best_of) } else { String::new() };

@@ -149,7 +149,7 @@ fn home_and_variables_in_paths() {
 #[test]
 fn what_was_not_looked_at_is_looked_at_again() {
     let folder = Folder::of_run();
-    folder.write("held.txt", "a red dog\n");
+    folder.write("held.txt", "a dog\n");
     let words = "prompts.validation=held.txt validation.every=1 samples.every=1 samples.count=1 checkpoints.every=1";
     folder.train(&format!("{words} train.steps=2")).ok();
     let count = |event: &str| folder.events("out").iter().filter(|e| e["event"] == event && e["step"] == 2).count();
@@ -168,6 +168,34 @@ fn what_was_not_looked_at_is_looked_at_again() {
     assert!(folder.exists("out/before-after.png"));
 }
 
+/// What is in a run's folder and not of the run is never replaced; a dry run says so, too.
+#[test]
+fn a_lora_without_its_run_is_kept() {
+    let folder = Folder::of_run();
+    let lora = "out/adapter/pytorch_lora_weights.safetensors";
+    folder.train("train.steps=1").ok();
+    let before = folder.bytes(lora);
+    std::fs::remove_file(folder.path("out/events.jsonl")).unwrap();
+    folder.train("train.steps=2 --resume").ok();
+    assert!(folder.bytes(lora) != before, "it is its own run");
+
+    std::fs::remove_file(folder.path("out/events.jsonl")).unwrap();
+    std::fs::remove_dir_all(folder.path("out/checkpoints")).unwrap();
+    let before = folder.bytes(lora);
+    for words in ["", "--dry-run", "--resume auto"] {
+        folder.train(&format!("train.steps=1 {words}")).error(&["out/adapter exists, and would be replaced"]);
+    }
+    assert!(folder.bytes(lora) == before);
+}
+
+/// Held-out prompts that are trained on measure nothing.
+#[test]
+fn held_out_prompts_are_not_trained_on() {
+    let folder = Folder::of_run();
+    let done = folder.train("prompts.validation=prompts.txt --dry-run");
+    assert!(done.code == Some(0) && done.stderr.contains("held-out prompts are also trained on"), "{done:?}");
+}
+
 /// Whatever the run would come to only after hours.
 #[test]
 fn a_dry_run_opens_everything() {
@@ -182,4 +210,6 @@ fn a_dry_run_opens_everything() {
     refused("fidelity.model=no/such", &["no/such"]);
     refused("lora.init=no/such.safetensors", &["no/such.safetensors"]);
     refused("--resume no/such", &["no/such"]);
+    refused("output=run.toml", &["run.toml: a file of that name is where a folder should be"]);
+    refused("output=run.toml/run", &["run.toml: a file of that name is where a folder should be"]);
 }

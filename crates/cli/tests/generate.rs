@@ -1,6 +1,6 @@
 //! Images: the same as diffusers', whole, and with prompt, seed and settings in them.
 
-use crate::common::{Done, Folder, Image, SD1, SDXL, fixture, generate_words, relative_error};
+use crate::common::{Done, Folder, Image, Running, SD1, SDXL, fixture, generate_words, relative_error};
 use models::tensors;
 use serde_json::Value;
 use std::fs;
@@ -225,6 +225,19 @@ fn noise_in_and_latents_out() {
     assert_eq!(folder.bytes("a"), folder.bytes("b"));
 }
 
+/// Number of threads that do not block SIGINT and SIGTERM.
+fn threads_that_receive(run: &Running) -> usize {
+    const BITS: u64 = 1 << 1 | 1 << 14;
+    let threads: Vec<_> = fs::read_dir(format!("/proc/{}/task", run.id())).unwrap().map(Result::unwrap).collect();
+    assert!(threads.len() > 2, "{threads:?}");
+    let receives = |status: &String| {
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+        u64::from_str_radix(blocked, 16).unwrap() & BITS != BITS
+    };
+    let statuses = threads.iter().filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
+    statuses.filter(receives).count()
+}
+
 #[test]
 fn ctrl_c_leaves_whole_images() {
     let folder = Folder::new();
@@ -237,10 +250,14 @@ fn ctrl_c_leaves_whole_images() {
     for signal in ["INT", "TERM"] {
         let mut run = folder.start(&words);
         run.until("the fifth image", || folder.names("g").len() >= 5);
+        assert_eq!(threads_that_receive(&run), 1, "no thread that computes receives signals");
         run.signal(signal);
         let Done { code, stdout, stderr } = run.wait();
         assert_eq!((code, stdout.as_str()), (Some(130), ""));
-        assert_eq!(stderr, "Stopping; images that are done are whole. Ctrl-C once more stops at once.\n");
+        assert_eq!(
+            stderr,
+            "Stopping; images that are done are whole. The same command with --resume draws the others. Ctrl-C once more stops at once.\n"
+        );
         let names = folder.names("g");
         assert!(names.len() >= 5 && names.len() < 5000 && !names.contains(&"grid.png".to_owned()));
         names.iter().for_each(|name| drop(Image::open(&folder.path(&format!("g/{name}")))));
@@ -248,6 +265,34 @@ fn ctrl_c_leaves_whole_images() {
         folder.assert_no_leftovers();
         fs::remove_dir_all(folder.path("g")).unwrap();
     }
+}
+
+/// With `--resume` images that are there stay, and the others are drawn; all is as if it had not been stopped.
+#[test]
+fn a_stopped_run_goes_on() {
+    let folder = Folder::new();
+    const WORDS: &str = "--count 3 --batch 2 --steps 3 --grid --metadata";
+    let prompts = ["a red dog", "a cat"];
+    let files = |out: &str| {
+        folder.names(out).into_iter().map(|name| folder.bytes(&format!("{out}/{name}"))).collect::<Vec<_>>()
+    };
+    folder.generate(SD1, &prompts, &format!("--out g {WORDS}")).ok();
+    let (names, whole) = (folder.names("g"), files("g"));
+    assert_eq!(names.len(), 8);
+    let time = |name: &String| fs::metadata(folder.path(&format!("g/{name}"))).unwrap().modified().unwrap();
+    let [first, second, third] = [0, 1, 2].map(|i| names[i].clone());
+    for name in [&second, &third, &"grid.png".into()] {
+        fs::remove_file(folder.path(&format!("g/{name}"))).unwrap();
+    }
+    let before = time(&first);
+    folder.generate(SD1, &prompts, &format!("--out g {WORDS} --resume")).ok();
+    assert_eq!((folder.names("g"), files("g")), (names, whole));
+    assert_eq!(time(&first), before, "it was not drawn again");
+
+    let other = |words: &str| folder.generate(SD1, &prompts, &format!("--out g --count 3 --resume {words}"));
+    other("--steps 4").error(&["was drawn with other settings or files"]);
+    other("--steps 3 --dtype float64").error(&["was drawn with other settings or files"]);
+    other("--steps 3 --save-latents l.safetensors").usage(&["--resume", "--save-latents"]);
 }
 
 /// Of the candidates the one that the captioner finds likeliest is kept, whatever is drawn at a time; it is the image of its seed.

@@ -32,6 +32,16 @@ fn memory_is_told_phase_by_phase() {
     assert!(!folder.exists("out"), "nothing is written");
 }
 
+/// With preferences, too, the discriminator's memory is a line of its own, which decides its micro-batch.
+#[test]
+fn the_discriminator_of_preferences() {
+    let folder = Folder::of_run();
+    let words = "--set preference.candidates=2 --set train.ema=0.5 --set train.batch_size=6 --set fidelity.rank=2 --memory 100GB";
+    let done = plan(&folder, &format!("{words} --set fidelity.micro_batch=4")).ok();
+    assert!(done.stdout.contains("  fidelity   4 at a time"), "{}", done.stdout);
+    assert!(!plan(&folder, &words.replace("--set fidelity.rank=2 ", "")).ok().stdout.contains("  fidelity"));
+}
+
 /// What the optimiser and the running average hold is in every phase. The LoRA is large beside the miniature world's networks: its
 /// layers have 10,080 rows and columns, so at rank 1024 a copy of it is 0.041 GB.
 #[test]

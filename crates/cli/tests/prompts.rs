@@ -109,7 +109,7 @@ fn a_benchmarks_prompts_are_left_out() {
     let some: Vec<String> = all.lines().take(100).map(|line| format!("{}.", line.to_uppercase())).collect();
     folder.write("benchmark.txt", some.join("\n"));
     let done = prompts(&folder, "--count 500 --out without.txt --exclude benchmark.txt").ok();
-    assert!(done.stdout.contains("100 left out, since they are in 100 excluded"), "{}", done.stdout);
+    assert!(done.stdout.contains("100 prompts left out, which --exclude names"), "{}", done.stdout);
     let without = folder.read("without.txt");
     let kept: HashSet<&str> = without.lines().collect();
     assert!(kept.len() == 500 && all.lines().take(100).all(|line| !kept.contains(line)));
@@ -126,6 +126,18 @@ fn captions_of_a_folder() {
     let done: Done = command.output().unwrap().into();
     done.ok();
     assert_eq!(lines(&folder, "c.jsonl").iter().map(text).collect::<Vec<_>>(), ["a dog on a sofa", "two cats"]);
+    // endings in capitals; what is not held out for lack of space is trained on; no empty file
+    std::fs::create_dir(folder.path("many")).unwrap();
+    std::fs::create_dir(folder.path("one")).unwrap();
+    let many: String = (0..40).map(|i| format!("{i} dogs\n")).collect();
+    folder.write("many/A.TXT", many);
+    let held_out = "--held-out h.txt --held-out-count 1 --count 100";
+    prompts(&folder, &format!("--captions many --out m.txt {held_out}"));
+    assert_eq!([folder.read("h.txt"), folder.read("m.txt")].map(|text| text.lines().count()), [1, 39]);
+    folder.write("one/a.txt", "two cats\n");
+    let few = "--captions one --out o.txt --held-out p.txt";
+    prompts(&folder, few).error(&["no prompt is left for", "one caption in ten is held out"]);
+    assert!(!folder.exists("o.txt") && !folder.exists("p.txt"));
     std::fs::create_dir(folder.path("empty")).unwrap();
     prompts(&folder, "--captions empty --out d.txt").error(&["empty: no .txt or .caption file in it"]);
     prompts(&folder, "--captions gone --out d.txt").error(&["gone"]);

@@ -117,7 +117,7 @@ fn a_rank_dies_at_a_barrier() {
     assert_eq!(ranks.remove(1).wait().code, None);
     let stopped = ranks.remove(0).wait();
     assert_eq!((stopped.code, stopped.stderr.lines().count()), (Some(130), 1), "{stopped:?}");
-    all_fail(ranks, Duration::from_secs(20), &["another rank is gone", "--overwrite draws them"]);
+    all_fail(ranks, Duration::from_secs(20), &["another rank is gone", "--resume draws the others"]);
 }
 
 #[test]

@@ -55,6 +55,9 @@ fn prompts_of_both_splits() {
     let test = folder.read("test.txt");
     assert_eq!((train.len(), test.lines().count()), (20, 20));
     assert!(test.lines().all(|prompt| !train.iter().any(|p| p == prompt)));
+    let again =
+        |rest: &str| folder.comat(&words(&format!("world prompts --split train --count 2 --out train.jsonl {rest}")));
+    again("").error(&["train.jsonl exists; --overwrite replaces it"]);
     let shown = make("--split train --count 20 --seed 1");
     assert_eq!(shown, folder.read("train.jsonl"));
     assert_eq!(lines(&shown)[3]["category"], "complex");
@@ -116,6 +119,11 @@ fn drawn_images_say_what_they_are() {
     folder.generate(common::SD1, &["a red star"], "--out images --steps 2 --size 64 --seed 9").ok();
     folder.write("prompts.jsonl", r#"{"prompt": "a red star", "category": "color"}"#);
     folder.comat(&words("world judge --prompts prompts.jsonl --images images --out scores.json")).ok();
+    let own = "world judge --prompts prompts.jsonl --images images --out prompts.json";
+    folder.comat(&words(own)).error(&["prompts.jsonl beside it is the file of --prompts"]);
+    folder.write("mine.json", "{}");
+    let mine = "world judge --prompts prompts.jsonl --images images --out mine.json";
+    folder.comat(&words(mine)).error(&["mine.json exists, and has no scores in it"]);
     let judged = lines(&folder.read("scores.jsonl")).remove(0);
     assert_eq!((judged["seed"].as_u64(), judged["category"].as_str()), (Some(9), Some("color")));
     assert_eq!(judged["verdict"]["correct"], false);

@@ -4,6 +4,7 @@ use super::{Attention, Config, HubOf, Judge, Location, Scaled, Segmenter};
 use anyhow::{Context, Result};
 use diffusion::pipeline::is_single_file;
 use hub::{Layout, Progress};
+use models::ldm;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -72,13 +73,11 @@ pub fn fetch_tokenizer(
     if !is_single_file(model) {
         return Ok(());
     }
-    tokenizer
-        .get_or_insert_with(|| PathBuf::from(TOKENIZER).into())
-        .fetch(Layout::Tokenizer, None, hub, progress)
-        .with_context(|| {
-            format!(
-                "{} is a single file, which has no tokenizer (model.tokenizer and --tokenizer name a folder with one)",
-                model.display()
-            )
-        })
+    let tokenizer = tokenizer.get_or_insert_with(|| PathBuf::from(TOKENIZER).into());
+    let Err(error) = tokenizer.fetch(Layout::Tokenizer, None, hub, progress) else { return Ok(()) };
+    ldm::Parts::check(model)?;
+    Err(anyhow::Error::from(error).context(format!(
+        "{} is a single file, which has no tokenizer (model.tokenizer and --tokenizer name a folder with one)",
+        model.display()
+    )))
 }

@@ -119,7 +119,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Prompts {
-    /// File with the training prompts: `.txt`, a prompt a line, or `.jsonl`, an object with the key `prompt` a line.
+    /// File with the training prompts: `.txt`, a prompt a line, `.jsonl`, an object with the key `prompt` a line, or `.json`, `.csv` or `.tsv`.
     #[serde(deserialize_with = "paths::one")]
     pub train: PathBuf,
     /// File with held-out prompts, which the run never trains on; `[validation]` measures on them.

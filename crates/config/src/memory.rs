@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
-    /// Where they fit into the free memory, by a measurement before the first step.
+    /// Kept where they fit into the free memory, by a measurement before the first step.
     #[default]
     Auto,
-    /// Yes.
+    /// Kept.
     Always,
-    /// No.
+    /// Not kept.
     Never,
 }
 

@@ -178,23 +178,23 @@ fn with_key(key: &str, message: &str) -> String {
     if said.contains(" key `") { said } else { prefixed(key, said) }
 }
 
+/// The part of a schema itself, which may be referred to, with a description beside it, or be an optional section's.
+fn resolved<'a>(schema: &'a serde_json::Value, mut part: &'a serde_json::Value) -> &'a serde_json::Value {
+    while let Some(inner) = match part.get("$ref").and_then(|place| place.as_str()?.strip_prefix('#')) {
+        Some(place) => schema.pointer(place),
+        None => ["allOf", "anyOf"].iter().find_map(|of| part.get(of)?.get(0)),
+    } {
+        part = inner;
+    }
+    part
+}
+
 /// The values of a setting that has a few, from the schema.
 fn values_of(key: &str) -> Option<Vec<String>> {
     let schema = crate::reference::schema();
-    // a definition may be referred to, with a description beside it, or an optional section's
-    let resolve = |part: &serde_json::Value| {
-        let mut part = part.clone();
-        while let Some(inner) = match part.get("$ref").and_then(|place| place.as_str()?.strip_prefix('#')) {
-            Some(place) => schema.pointer(place).cloned(),
-            None => ["allOf", "anyOf"].iter().find_map(|of| part.get(of)?.get(0).cloned()),
-        } {
-            part = inner;
-        }
-        part
-    };
-    let mut part = schema.clone();
+    let mut part = &schema;
     for name in key.split('.') {
-        part = resolve(part.get("properties")?.get(name)?);
+        part = resolved(&schema, part.get("properties")?.get(name)?);
     }
     let named = |one: &serde_json::Value| Some(format!("\"{}\"", one.get("const")?.as_str()?));
     let plain = |one: &serde_json::Value| Some(format!("\"{}\"", one.as_str()?));
@@ -203,6 +203,16 @@ fn values_of(key: &str) -> Option<Vec<String>> {
         (_, Some(all)) => all.as_array()?.iter().map(plain).collect(),
         _ => None,
     }
+}
+
+/// The settings of that name, in whichever section: `train.batch_size` for `batch_size`.
+fn settings_named(name: &str) -> Vec<String> {
+    let schema = crate::reference::schema();
+    let Some(sections) = schema.get("properties").and_then(serde_json::Value::as_object) else { return vec![] };
+    let has = |section: &serde_json::Value| {
+        resolved(&schema, section).get("properties").is_some_and(|all| all.get(name).is_some())
+    };
+    sections.iter().filter(|(_, section)| has(section)).map(|(section, _)| format!("{section}.{name}")).collect()
 }
 
 /// What serde says, without Rust's names.
@@ -233,13 +243,20 @@ fn with_suggestion(message: &str) -> String {
         return in_words(message);
     };
     let what = if message.starts_with("unknown field") { "key" } else { "value" };
+    // other forms of a value, as interfaces write it, are accepted, but not proposed
+    let known: Vec<&str> = known.iter().copied().filter(|name| !name.contains(char::is_uppercase)).collect();
     let closest =
         known.iter().max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
     match closest {
         Some(closest) if strsim::jaro_winkler(unknown, closest) > 0.75 => {
             format!("unknown {what} `{unknown}`; did you mean `{closest}`?")
         }
-        _ => format!("unknown {what} `{unknown}`; known here: {}", known.join(", ")),
+        _ => match settings_named(unknown) {
+            elsewhere if what == "key" && !elsewhere.is_empty() => {
+                format!("unknown key `{unknown}`; did you mean {}?", elsewhere.join(" or "))
+            }
+            _ => format!("unknown {what} `{unknown}`; known here: {}", known.join(", ")),
+        },
     }
 }
 
@@ -494,6 +511,9 @@ mod tests {
             contains("", &[wrong], ": expected a text or a whole number");
         }
         contains("", &["reward.0.kind=clip"], "there is no [[reward]] to change");
+        contains("", &["batch_size=2"], "unknown key `batch_size`; did you mean mixed.batch_size or train.batch_size?");
+        contains("", &["train.learning_rate=2"], "did you mean fidelity.learning_rate or optimizer.learning_rate?");
+        contains("", &["train.nonsense=2"], "unknown key `nonsense`; known here: steps, ");
         contains("", &["extends=foo"], "extends is read from the file alone; write it there");
         contains(
             "",

@@ -70,9 +70,7 @@ fn tidy(value: &mut Value) {
 pub fn markdown() -> String {
     let schema = of_types();
     let page = Page { definitions: &schema["definitions"] };
-    let mut out = String::from(
-        "# All settings\n\n<!-- Made by `cargo xtask docs` from the doc comments in crates/config: change those. -->\n\n",
-    );
+    let mut out = String::from("# All settings\n\n");
     out += &wrapped(&format!("{} A key that is not in this list is an error.", text(&schema)), "");
     out += "\n";
     out += &wrapped(

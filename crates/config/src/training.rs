@@ -51,7 +51,7 @@ impl Lora {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Optimizer {
-    /// The optimiser.
+    /// The optimiser. Absent: `adamw`.
     #[serde(skip_serializing_if = "Rule::is_default")]
     pub kind: Rule,
     /// Learning rate after the warm-up. With Prodigy a factor of the rate that it finds: 1.

@@ -14,7 +14,7 @@ use tch::{Device, Kind};
 pub struct Samples {
     /// Steps between two rounds of samples. 0: before and after the training alone.
     pub every: u64,
-    /// Prompts to draw: a list, or the file that has them (`.txt` or `.jsonl`). Absent or empty: the first `count` held-out prompts, or
+    /// Prompts to draw: a list, or the file that has them (as `prompts.train`). Absent or empty: the first `count` held-out prompts, or
     /// training prompts where none are held out.
     pub prompts: SamplePrompts,
     /// Number of prompts to draw where `prompts` names none. 0: no samples.

@@ -41,13 +41,26 @@ pub struct Request {
     pub grid: bool,
     /// Writes `metadata.jsonl` with every image's prompt, so that the folder is a data set.
     pub metadata: bool,
-    pub overwrite: bool,
+    pub existing: Existing,
     /// LoRA files, each with its strength.
     pub loras: Vec<(PathBuf, f64)>,
     /// A file with `x_T` `[B, C, h, w]`, and `z` `[T, B, C, h, w]` for a stochastic sampler, in place of random noise.
     pub init_latents: Option<PathBuf>,
     /// File that `x_0` `[B, C, h, w]` is written to.
     pub save_latents: Option<PathBuf>,
+}
+
+/// What happens with files that exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Existing {
+    /// An error before anything is drawn.
+    #[default]
+    Refuse,
+    /// They are replaced.
+    Replace,
+    /// Images that an earlier run drew with the same settings from the same files stay; other images at their places are an
+    /// error. The grid and the metadata are written anew. Not with `init_latents` or `save_latents`.
+    Keep,
 }
 
 /// Key of the tensor in a file of latents.
@@ -95,7 +108,7 @@ impl Job<'_> {
 /// their batch is done, each of them as a whole.
 ///
 /// # Errors
-/// A file exists already and `overwrite` is not set; given noise does not fit; an image is not finite; Ctrl-C.
+/// A file exists already and may not be replaced; given noise does not fit; an image is not finite; Ctrl-C.
 pub fn run(
     mut pipeline: Pipeline,
     request: &Request,
@@ -118,18 +131,30 @@ pub fn run(
     let unet = pipeline.adapt(&request.loras)?;
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
     let mine = group.share(jobs.len());
-    bar.set_length((mine.len() * candidates * sampler.len()) as u64);
+    let origin = origin(&pipeline, request)?;
+    let settings = |prompt: &str, seed: u64, model: &Path| {
+        let mut settings = parameters(sampling, prompt, seed, size, model, &request.loras);
+        settings.extend(best.as_ref().map(|best| format!(", Best of: {}", best.of)));
+        [settings, origin.clone()]
+    };
+    let found = |job: &Job| match request.existing {
+        Existing::Keep => Saved::find(request, job, |seed| settings(job.prompt, seed, &pipeline.name)),
+        _ => Ok(None),
+    };
+    let mut saved = jobs[mine.clone()].iter().map(found).collect::<Result<Vec<Option<Saved>>>>()?;
+    let open: Vec<usize> = (0..mine.len()).filter(|i| saved[*i].is_none()).collect();
+    bar.set_length((open.len() * candidates * sampler.len()) as u64);
 
-    let mut kept = Kept::default();
     // several images at a time, or several candidates of one image
     let together = (request.batch / candidates).max(1);
-    for (number, part) in jobs[mine.clone()].chunks(together).enumerate() {
-        let first = (mine.start + number * together) as i64;
+    for part in open.chunks(together) {
+        let first = (mine.start + part[0]) as i64;
+        let part: Vec<(usize, &Job)> = part.iter().map(|i| (*i, &jobs[mine.start + i])).collect();
         let all: Vec<(usize, u64)> =
-            part.iter().enumerate().flat_map(|(i, job)| job.seeds.iter().map(move |seed| (i, *seed))).collect();
+            part.iter().enumerate().flat_map(|(i, (_, job))| job.seeds.iter().map(move |seed| (i, *seed))).collect();
         let mut bests: Vec<Option<Drawn>> = part.iter().map(|_| None).collect();
         for batch in all.chunks(request.batch.max(1)) {
-            let prompts: Vec<&str> = batch.iter().map(|(i, _)| part[*i].prompt).collect();
+            let prompts: Vec<&str> = batch.iter().map(|(i, _)| part[*i].1.prompt).collect();
             let noise = match &given {
                 Some(given) => Noise::Given { given, first, rows: batch.len() as i64 },
                 None => Noise::seeded(batch.iter().map(|(_, seed)| *seed), shape)?,
@@ -147,89 +172,120 @@ pub fn run(
                 Drawn { seed: *seed, loss, latents, image }.challenge(&mut bests[*i]);
             }
         }
-        for (job, drawn) in part.iter().zip(bests.into_iter().flatten()) {
-            let mut settings = parameters(sampling, job.prompt, drawn.seed, size, &pipeline.name, &request.loras);
-            settings.extend(best.as_ref().map(|best| format!(", Best of: {}", best.of)));
-            kept.save(request, job, drawn, &settings)?;
+        for ((place, job), drawn) in part.into_iter().zip(bests.into_iter().flatten()) {
+            let settings = settings(job.prompt, drawn.seed, &pipeline.name);
+            saved[place] = Some(Saved::write(request, job, drawn, &settings)?);
         }
     }
     let empty = Tensor::zeros([&[0], shape.as_slice()].concat(), (wide(pipeline.kind), pipeline.device));
-    kept.gather(request, &jobs, empty, size, group)
+    gather(saved.into_iter().flatten().collect(), request, &jobs, empty, size, group)
 }
 
-/// Results of the images that a rank has saved.
-#[derive(Default)]
-struct Kept {
-    seeds: Vec<i64>,
-    /// Losses; NaN for images that have none.
-    losses: Vec<f64>,
-    /// Latents, `[1, C, h, w]` each, if they were requested.
-    latents: Vec<Tensor>,
-    /// Images, if a grid was requested.
-    images: Vec<Image>,
+/// Identifies the files that images are drawn with, which their settings only name: by their places, and the LoRAs by what
+/// is in them.
+fn origin(pipeline: &Pipeline, request: &Request) -> Result<String> {
+    let mut text = format!("{} {:?}", models::place(&pipeline.name).display(), pipeline.kind);
+    for (path, _) in &request.loras {
+        text += &models::digest(&fs::read(path).map_err(Error::io(path))?);
+    }
+    Ok(models::digest(text.as_bytes()))
 }
 
-impl Kept {
+/// Keys of the text chunks with an image's settings, and with what identifies the files that it was drawn with.
+const SETTINGS: [&str; 2] = ["parameters", "comat"];
+
+/// An image that is written.
+struct Saved {
+    seed: u64,
+    loss: Option<f64>,
+    /// `[1, C, h, w]`, if they were requested.
+    latents: Option<Tensor>,
+    /// If a grid was requested.
+    image: Option<Image>,
+}
+
+impl Saved {
     /// Writes a job's image, with its settings in the metadata.
-    fn save(&mut self, request: &Request, job: &Job, drawn: Drawn, settings: &str) -> Result<()> {
+    fn write(request: &Request, job: &Job, drawn: Drawn, settings: &[String; 2]) -> Result<Self> {
         let Drawn { seed, loss, latents, image } = drawn;
         let image = Image::from_tensor(&image)?;
         let (seed_text, loss_text) = (seed.to_string(), loss.map(|loss| format!("{loss:.6}")));
-        let mut texts = vec![("parameters", settings), ("prompt", job.prompt), ("seed", &seed_text)];
+        let mut texts = vec![("prompt", job.prompt), ("seed", &seed_text)];
+        texts.extend(SETTINGS.iter().zip(settings).map(|(key, text)| (*key, text.as_str())));
         texts.extend(loss_text.as_ref().map(|loss| ("caption_loss", loss.as_str())));
         image.save(&job.path(&request.out, seed), &texts)?;
-        self.seeds.push(seed as i64);
-        self.losses.push(loss.unwrap_or(f64::NAN));
-        if request.grid {
-            self.images.push(image);
-        }
-        if request.save_latents.is_some() {
-            self.latents.push(latents.unsqueeze(0));
-        }
-        Ok(())
+        let latents = request.save_latents.is_some().then(|| latents.unsqueeze(0));
+        Ok(Self { seed, loss, latents, image: request.grid.then_some(image) })
     }
 
-    /// Writes the files about all images together; returns all files. `empty`: latents of no image, `[0, C, h, w]`.
-    fn gather(
-        mut self,
-        request: &Request,
-        jobs: &[Job],
-        empty: Tensor,
-        size: Size,
-        group: &ProcessGroup,
-    ) -> Result<Vec<PathBuf>> {
-        let latents = match &request.save_latents {
-            Some(_) => {
-                self.latents.push(empty);
-                group.gather(&Tensor::cat(&self.latents, 0), jobs.len())?
+    /// A job's image of an earlier run.
+    ///
+    /// # Errors
+    /// An image that was drawn with other settings, or cannot be read.
+    fn find(request: &Request, job: &Job, settings: impl Fn(u64) -> [String; 2]) -> Result<Option<Self>> {
+        for seed in job.seeds.iter().copied() {
+            let path = job.path(&request.out, seed);
+            if !path.exists() {
+                continue;
             }
-            None => Tensor::new(),
-        };
-        let images = if request.grid { of_all_ranks(self.images, size, jobs.len(), group)? } else { vec![] };
-        group.barrier()?; // all files exist
-        let seeds = Vec::<i64>::try_from(&group.gather(&Tensor::from_slice(&self.seeds), jobs.len())?)?;
-        let losses = Vec::<f64>::try_from(&group.gather(&Tensor::from_slice(&self.losses), jobs.len())?)?;
-        let mut files: Vec<PathBuf> =
-            jobs.iter().zip(&seeds).map(|(job, seed)| job.path(&request.out, *seed as u64)).collect();
-        if !group.leads() {
-            return Ok(files);
+            let (image, texts) = Image::open_with_texts(&path)?;
+            if !SETTINGS.iter().zip(settings(seed)).all(|(key, text)| texts.get(*key) == Some(&text)) {
+                bail!(
+                    "{} was drawn with other settings or files; choose another --out, or pass --overwrite",
+                    path.display()
+                );
+            }
+            let loss = texts.get("caption_loss").and_then(|loss| loss.parse().ok());
+            return Ok(Some(Self { seed, loss, latents: None, image: request.grid.then_some(image) }));
         }
-        if request.metadata {
-            let path = request.out.join("metadata.jsonl");
-            let text = metadata(jobs, &files, &seeds, &losses);
-            models::write_text(&path, &text)?;
-        }
-        if request.grid {
-            let columns = if request.count > 1 { request.count } else { (images.len() as f64).sqrt().ceil() as usize };
-            let path = request.out.join("grid.png");
-            Image::grid(&images, columns).save(&path, &[])?;
-            files.push(path);
-        }
-        if let Some(path) = &request.save_latents {
-            tensors::write(path, &tensors::Tensors::from([(SAVED.into(), latents)]), HashMap::new())?;
-        }
-        Ok(files)
+        Ok(None)
     }
+}
+
+/// Writes the files about all images together; returns all files. `empty`: latents of no image, `[0, C, h, w]`.
+fn gather(
+    mine: Vec<Saved>,
+    request: &Request,
+    jobs: &[Job],
+    empty: Tensor,
+    size: Size,
+    group: &ProcessGroup,
+) -> Result<Vec<PathBuf>> {
+    let seeds: Vec<i64> = mine.iter().map(|saved| saved.seed as i64).collect();
+    let losses: Vec<f64> = mine.iter().map(|saved| saved.loss.unwrap_or(f64::NAN)).collect();
+    let (latents, images): (Vec<_>, Vec<_>) = mine.into_iter().map(|saved| (saved.latents, saved.image)).unzip();
+    let latents = match &request.save_latents {
+        Some(_) => {
+            let all: Vec<Tensor> = latents.into_iter().flatten().chain([empty]).collect();
+            group.gather(&Tensor::cat(&all, 0), jobs.len())?
+        }
+        None => Tensor::new(),
+    };
+    let images = images.into_iter().flatten().collect();
+    let images = if request.grid { of_all_ranks(images, size, jobs.len(), group)? } else { vec![] };
+    group.barrier()?; // all files exist
+    let seeds = Vec::<i64>::try_from(&group.gather(&Tensor::from_slice(&seeds), jobs.len())?)?;
+    let losses = Vec::<f64>::try_from(&group.gather(&Tensor::from_slice(&losses), jobs.len())?)?;
+    let mut files: Vec<PathBuf> =
+        jobs.iter().zip(&seeds).map(|(job, seed)| job.path(&request.out, *seed as u64)).collect();
+    if !group.leads() {
+        return Ok(files);
+    }
+    if request.metadata {
+        let path = request.out.join("metadata.jsonl");
+        let text = metadata(jobs, &files, &seeds, &losses);
+        models::write_text(&path, &text)?;
+    }
+    if request.grid {
+        let columns = if request.count > 1 { request.count } else { (images.len() as f64).sqrt().ceil() as usize };
+        let path = request.out.join("grid.png");
+        Image::grid(&images, columns).save(&path, &[])?;
+        files.push(path);
+    }
+    if let Some(path) = &request.save_latents {
+        tensors::write(path, &tensors::Tensors::from([(SAVED.into(), latents)]), HashMap::new())?;
+    }
+    Ok(files)
 }
 
 /// Images and prompts in the format of Hugging Face's image folder, one line each.
@@ -368,8 +424,11 @@ fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
     }
     let paths = paths.into_iter().chain(request.save_latents.clone());
     match { paths }.find(|path| path.exists()) {
-        Some(path) if !request.overwrite => {
-            bail!("{} exists already; choose another --out, or pass --overwrite", path.display())
+        Some(path) if request.existing == Existing::Refuse => {
+            let latents = Some(&path) == request.save_latents.as_ref();
+            let others =
+                if latents { "--save-latents, or pass --overwrite" } else { "--out, or pass --overwrite or --resume" };
+            bail!("{} exists already; choose another {others}", path.display())
         }
         _ => Ok(()),
     }

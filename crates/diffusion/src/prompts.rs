@@ -3,14 +3,14 @@
 
 mod foreign;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use foreign::Met;
 
 pub use foreign::{option as foreign_option, unknown_option};
 use models::{json, text};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 /// A noun and its attributes, where the file names them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -54,6 +54,24 @@ impl Prompt {
 /// out, with one warning per file. A malformed line is an error with its line number.
 pub fn read(path: &Path) -> Result<Vec<Prompt>> {
     Ok(read_numbered(path)?.into_iter().map(|(_, prompt)| prompt).collect())
+}
+
+/// Held-out prompts; warns if some of them are trained on.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn read_held_out(path: &Path, training: &[Prompt]) -> Result<Vec<Prompt>> {
+    let prompts = read(path)?;
+    let trained: HashSet<&str> = training.iter().map(|prompt| prompt.text.as_str()).collect();
+    let count = prompts.iter().filter(|prompt| trained.contains(prompt.text.as_str())).count();
+    if count > 0 {
+        tracing::warn!(
+            "{}: {count} of {} held-out prompts are also trained on, so what is measured on them is no proof",
+            path.display(),
+            prompts.len()
+        );
+    }
+    Ok(prompts)
 }
 
 /// A digest that identifies the prompts of a run.
@@ -137,7 +155,14 @@ fn by_id(object: Map<String, Value>) -> Vec<Value> {
 /// Reads a table. Its first line names the columns, one of which holds the prompts.
 fn of_table(text: &str, delimiter: u8, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)>> {
     let mut table = csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(text.as_bytes());
-    let fail = |e: csv::Error| anyhow::anyhow!("{}: {e}", path.display());
+    let fail = |error: csv::Error| match error.kind() {
+        csv::ErrorKind::UnequalLengths { pos, expected_len, len } => anyhow!(
+            "{}:{}: {len} columns where the first line names {expected_len}; a prompt with a comma in it must be in quotes",
+            path.display(),
+            pos.as_ref().map_or(0, csv::Position::line)
+        ),
+        _ => anyhow!("{}: {error}", path.display()),
+    };
     let columns: Vec<String> = table.headers().map_err(fail)?.iter().map(str::to_owned).collect();
     let Some(column) = KEYS
         .iter()

@@ -207,7 +207,7 @@ impl Ablation<'_> {
             out: out.clone(),
             metadata: false,
             grid: false,
-            overwrite: true,
+            existing: generate::Existing::Replace,
             loras: lora.into_iter().collect(),
             init_latents: None,
             save_latents: None,

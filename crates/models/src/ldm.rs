@@ -63,6 +63,16 @@ impl Parts {
         Self::of(all, &metadata, path)
     }
 
+    /// An error for a file that holds something else than a whole model, such as a LoRA.
+    ///
+    /// # Errors
+    /// That one; those of reading the file.
+    pub fn check(path: &Path) -> Result<()> {
+        let (mut all, _) = tensors::read(path)?;
+        without_wrapper(&mut all);
+        other::instead(&all).map_or(Ok(()), |what| Err(Error::file(path, what)))
+    }
+
     /// `origin` is the file to name in errors.
     pub fn of(mut all: Tensors, metadata: &HashMap<String, String>, origin: &Path) -> Result<Self> {
         without_wrapper(&mut all);

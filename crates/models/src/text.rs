@@ -48,7 +48,7 @@ pub fn mistaken_for_image(bytes: &[u8]) -> Option<&'static str> {
 }
 
 /// Reasons why bytes are not a text.
-const NOT_UTF8: &str = "not valid UTF-8";
+const NOT_UTF8: &str = "not valid UTF-8; save the file as UTF-8";
 const NOT_UNICODE: &str = "not valid UTF-16 or UTF-32, as which the file begins";
 const NUL: &str = "not a text: it holds a NUL character; save the file as UTF-8";
 

@@ -1,12 +1,13 @@
 //! The folder of a run: log, progress, samples, validation, adapter files.
 
+pub mod folder;
 mod journal;
 mod lines;
 mod lock;
 pub mod samples;
 mod validation;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use comat::{
     checkpoint,
     train::{Observer, StepReport, Trainer, due},
@@ -29,7 +30,6 @@ use ranks::{
 };
 use serde_json::json;
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -49,7 +49,7 @@ pub fn open(
     group: ProcessGroup,
 ) -> Result<(Trainer, Run)> {
     let mut trainer = Trainer::open(config, resume, group)?;
-    let run = Run::open(&trainer, resume.is_some(), bar.clone(), interrupt)?;
+    let run = Run::open(&trainer, resume, bar.clone(), interrupt)?;
     trainer.complete(&bar, interrupt)?;
     bar.set_length(trainer.session.config.train.steps);
     Ok((trainer, run))
@@ -82,7 +82,7 @@ impl Run {
     ///
     /// # Errors
     /// A folder that holds a run, or cannot be written to; held-out prompts or a judge that cannot be read.
-    pub fn open(trainer: &Trainer, resumes: bool, bar: ProgressBar, interrupt: &Interrupt) -> Result<Self> {
+    pub fn open(trainer: &Trainer, resume: Option<&str>, bar: ProgressBar, interrupt: &Interrupt) -> Result<Self> {
         let Trainer { session, prompts: training, group, .. } = trainer;
         let config = &session.config;
         let judge = match &config.validation.judge {
@@ -90,21 +90,11 @@ impl Run {
             None => None,
         };
         let (folder, leads) = (config.output.clone(), group.leads());
-        // an empty log belongs to a run that was stopped before its first step
-        let (log, resolved) = (folder.join("events.jsonl"), folder.join("config.toml"));
-        let begun = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
-        if leads && resolved.exists() && !log.exists() && !is_resolved(&resolved) {
-            bail!("{} exists, and no run wrote it; choose another folder (--set output=DIR)", resolved.display());
-        }
-        if leads && !resumes && begun {
-            let hint = match checkpoint::steps(&folder.join("checkpoints"))?.last() {
-                Some(_) => "go on with it by --resume",
-                None => "it has no checkpoint to go on from: delete it, begin anew in it by --resume auto",
-            };
-            bail!("{} already holds a run; {hint}, or choose another folder (--set output=DIR)", folder.display());
+        if leads {
+            folder::check(&folder, resume)?;
         }
         let validation = match &config.prompts.validation {
-            Some(path) => prompts::read(path)?,
+            Some(path) => prompts::read_held_out(path, training)?,
             None => vec![],
         };
         let validation: Vec<Prompt> = match config.validation.count {
@@ -122,7 +112,7 @@ impl Run {
         };
         let lock = if leads { Lock::take(&folder)? } else { Lock::none() };
         if leads {
-            write_text(&resolved, &toml::to_string(config)?).context("writing the run's folder")?;
+            write_text(&folder.join("config.toml"), &toml::to_string(config)?).context("writing the run's folder")?;
         }
         let style = ProgressStyle::with_template(
             "{prefix} {wide_bar} {pos}/{len} · {msg} · {elapsed_precise} · ETA {eta_precise}",
@@ -132,7 +122,7 @@ impl Run {
         bar.set_length(config.train.steps);
         let journal =
             if leads { Journal::open(&folder, config.logging.words()?.as_deref())? } else { Journal::nowhere() };
-        if leads && resumes {
+        if leads && resume.is_some() {
             // left by a run that was killed while it wrote or removed something
             models::remove_partial(&folder)?;
             let current = trainer.resumed.as_deref().unwrap_or(&folder);
@@ -333,8 +323,10 @@ impl Observer for Run {
                 ("discriminator_accuracy".into(), fidelity.accuracy.into()),
                 ("discriminator_grad_norm".into(), fidelity.grad_norm.into()),
                 ("discriminator_skipped".into(), fidelity.skipped.into()),
-                ("adversarial_cotangent".into(), report.norms.adversarial.into()),
             ]);
+            if report.preference.is_none() {
+                line.insert("adversarial_cotangent".into(), report.norms.adversarial.into());
+            }
         }
         self.journal.write(line)?;
         self.bar.set_message(self.lines.step(trainer.step, report, seconds, peak));
@@ -363,10 +355,4 @@ impl Observer for Run {
         self.bar.finish();
         Ok(())
     }
-}
-
-/// Whether a configuration was written by a run: every setting is there, and nothing else.
-fn is_resolved(file: &Path) -> bool {
-    let again = config::read(file, &[]).ok().and_then(|config| toml::to_string(&config).ok());
-    again.is_some() && fs::read_to_string(file).ok() == again
 }

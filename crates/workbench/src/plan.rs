@@ -24,7 +24,10 @@ use report::numbers::thousands;
 /// Names what cannot be opened, and its file.
 pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
     let prompts = prompts::read(&config.prompts.train)?;
-    let held_out = config.prompts.validation.as_deref().map(prompts::read).transpose()?.map_or(0, |p| p.len());
+    let held_out = match &config.prompts.validation {
+        Some(path) => prompts::read_held_out(path, &prompts)?.len(),
+        None => 0,
+    };
     let resolved = toml::to_string(&config)?;
     let mut session = Session::open(config)?;
     open_the_rest(&mut session, &prompts, resume)?;
@@ -75,12 +78,15 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
         format!("images       {}, latents {channels}x{height}x{width}", session.size),
         match &config.preference {
             None => format!(
-                "a step       {batch} samples: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({})",
-                config.sampling.sampler, config.replay.mode
+                "a step       {}: {t} {} steps without graph ({halves}), decode, caption, {k} steps replayed ({})",
+                counted(batch, "sample"),
+                config.sampling.sampler,
+                config.replay.mode
             ),
             Some(Preference { candidates, compared, draws, timesteps: [low, high], draws_elsewhere, .. }) => format!(
-                "a step       {batch} prompts: {candidates} images each, {t} {} steps without graph ({halves}), decode, caption; the best \
+                "a step       {}: {candidates} images each, {t} {} steps without graph ({halves}), decode, caption; the best \
                  and the worst ({compared} of a prompt) are compared, {} at timesteps from {low} to {high} of the schedule{}",
+                counted(batch, "prompt"),
                 config.sampling.sampler,
                 counted(*draws, "time"),
                 if *draws_elsewhere > 0 {
@@ -143,10 +149,13 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
             both * config.train.accumulation
         ),
         format!(
-            "the run      {}, {} samples, {:.2} epochs",
+            "the run      {}, {} samples{}",
             counted(config.train.steps as usize, "step"),
             thousands(samples),
-            samples as f64 / prompts.len() as f64
+            match config.prompts.balance {
+                None => format!(", {:.2} epochs", samples as f64 / prompts.len() as f64),
+                Some(_) => String::new(), // rare prompts are used more often than others
+            }
         ),
         format!(
             "checkpoints  {} each (adapter and two moments), {} kept",

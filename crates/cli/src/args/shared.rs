@@ -104,6 +104,9 @@ impl SamplingArgs {
             size: self.size,
         };
         sampling.check()?;
+        for setting in sampling.without_effect() {
+            tracing::warn!("no effect: --{}", setting.replace('_', "-"));
+        }
         Ok(sampling)
     }
 }

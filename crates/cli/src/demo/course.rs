@@ -94,12 +94,12 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
     let judge = |name: &str| command("world judge", &[("--prompts", held_out.clone()), ("--images", of(name))]);
     let report = || {
         let ((tuned, other, folder), loras, note) = if extent.whole {
-            let note = "Tuned: the LoRA that this demo trained. Shipped: the LoRA that comes with comat, of a longer training. All are \
-                        drawn at their best guidance: 5 for the base model, 4 for the LoRAs.";
+            let note = "Tuned: the LoRA that this demo trained. Shipped: the LoRA that comes with comat, of a longer training. The \
+                        base model is drawn at guidance 5, the LoRAs at 4, where each is about at its best.";
             (("tuned", "shipped", "shipped"), [own.as_str(), SHIPPED], note)
         } else {
             let note = "Tuned: the LoRA of a whole training, shipped with comat. Short: the LoRA of this demo's few steps; its \
-                        curves are below. All are drawn at their best guidance: 5 for the base model, 4 for the LoRAs. With so \
+                        curves are below. The base model is drawn at guidance 5, the LoRAs at 4, where each is about at its best. With so \
                         small a sample the intervals are wide: docs/results.md has 900 images.";
             (("shipped", "short", "tuned"), [SHIPPED, own.as_str()], note)
         };

@@ -3,6 +3,7 @@
 use crate::{
     console::{Console, print},
     fetch,
+    text::counted,
 };
 use anyhow::Result;
 use clap::Args as Group;
@@ -77,9 +78,9 @@ fn readable(of: &Figures) -> String {
 fn network(part: &Part) -> String {
     let width = part.blocks.iter().map(|b| b.block.len()).max().unwrap_or(0).max("block".len());
     let mut text = format!(
-        "\n{}: {} layers, rank {}, alpha {}\n  {:width$} {:>7} {:>11} {:>10}  rank\n",
+        "\n{}: {}, rank {}, alpha {}\n  {:width$} {:>7} {:>11} {:>10}  rank\n",
         part.network,
-        part.layers,
+        counted(part.layers, "layer"),
         listed(&part.ranks),
         listed(&part.alphas),
         "block",

@@ -6,8 +6,11 @@ use clap::Args as Group;
 use laboratory::{scores, second_judge::SecondJudge};
 use models::write_text;
 use scenes::judging;
-use serde_json::json;
-use std::path::PathBuf;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 use tch::Device;
 
 /// Judge images against their prompts, from the pixels alone
@@ -32,10 +35,22 @@ pub struct Judge {
     pub out: Option<PathBuf>,
 }
 
+fn has_scores(file: &Path) -> bool {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    serde_json::from_str(&text).is_ok_and(|value: Value| value.get("scores").is_some())
+}
+
 pub fn run(args: &Judge, console: &Console) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| args.images.join("scores.json"));
     if out.extension().is_none_or(|e| e != "json") {
         bail!("{}: scores are written to a .json file", out.display());
+    }
+    let lines = out.with_extension("jsonl");
+    if models::place(&lines) == models::place(&args.prompts) {
+        bail!("--out {}: {} beside it is the file of --prompts; choose another", out.display(), lines.display());
+    }
+    if out.exists() && !has_scores(&out) {
+        bail!("{} exists, and has no scores in it; choose another file by --out", out.display());
     }
     let questions = judging::questions(&args.prompts)?;
     console.stop_on_ctrl_c("Stopping; nothing is written.");
@@ -66,8 +81,8 @@ pub fn run(args: &Judge, console: &Console) -> Result<()> {
         say!("{count} of none of the prompts, not judged, the first: {}", first.display());
     }
     let summary = json!({ "scores": scores, "missing": outcome.missing, "foreign": outcome.foreign });
-    judging::write_lines(&out.with_extension("jsonl"), &outcome.judged)?;
+    judging::write_lines(&lines, &outcome.judged)?;
     write_text(&out, &(serde_json::to_string_pretty(&summary)? + "\n"))?;
-    say!("written to {}", out.display());
+    say!("written to {} and {}", out.display(), lines.display());
     Ok(())
 }

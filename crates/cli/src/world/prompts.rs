@@ -24,6 +24,9 @@ pub struct Prompts {
     /// .jsonl (with categories) or .txt (a prompt a line); to the terminal, as .jsonl, when absent
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Replace a file that exists
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -38,6 +41,9 @@ pub fn run(args: &Prompts) -> Result<()> {
         None | Some((_, Some("jsonl"))) => false,
         Some((path, _)) => bail!("{}: a prompt file ends in .txt or .jsonl", path.display()),
     };
+    if let Some(file) = args.out.as_ref().filter(|file| file.exists() && !args.overwrite) {
+        bail!("{} exists; --overwrite replaces it, or choose another file", file.display());
+    }
     let split = match args.split {
         Split::Train => prompts::Split::Train,
         Split::HeldOut => prompts::Split::HeldOut,
@@ -53,7 +59,11 @@ pub fn run(args: &Prompts) -> Result<()> {
         None => print(format_args!("{text}"))?,
     }
     if prompts.len() < args.count {
-        tracing::warn!("there are only {} different prompts, not {}", prompts.len(), args.count);
+        tracing::warn!(
+            "{} instead of {}: there are no more different ones",
+            counted(prompts.len(), "prompt"),
+            args.count
+        );
     }
     Ok(())
 }

@@ -13,8 +13,11 @@ use tch::{Device, Kind};
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     #[default]
+    #[serde(alias = "fp32")]
     Float32,
+    #[serde(alias = "fp16")]
     Float16,
+    #[serde(alias = "bf16")]
     Bfloat16,
     Float64,
 }

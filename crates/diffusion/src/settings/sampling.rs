@@ -49,6 +49,22 @@ impl Sampling {
     /// Far above every scale at which a model gives useful images.
     const MOST_GUIDANCE: f64 = 1000.0;
 
+    /// Settings that change nothing as the others are, each with the reason.
+    pub fn without_effect(&self) -> Vec<String> {
+        let unguided = self.guidance_scale <= 1.0;
+        let guidance = "there is no guidance at a scale of 1 and below";
+        let all = [
+            (
+                "eta",
+                self.eta != 0.0 && self.sampler != SamplerKind::Ddim,
+                format!("only ddim has it, not {}", self.sampler),
+            ),
+            ("guidance_rescale", unguided && self.guidance_rescale != 0.0, guidance.into()),
+            ("negative_prompt", unguided && !self.negative_prompt.is_empty(), guidance.into()),
+        ];
+        all.into_iter().filter(|(_, set, _)| *set).map(|(name, _, why)| format!("{name} ({why})")).collect()
+    }
+
     /// Rejects values that no sampler can use.
     pub fn check(&self) -> Result<()> {
         above_zero(&[("sampling.steps", self.steps as f64)])?;

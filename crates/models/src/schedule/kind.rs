@@ -8,10 +8,10 @@ use std::{fmt, str::FromStr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 pub enum SamplerKind {
     /// Stochastic, with the small variance of equation 7 in the DDPM paper. Can train.
-    #[serde(rename = "ddpm")]
+    #[serde(rename = "ddpm", alias = "DDPM")]
     Ddpm,
     /// Deterministic where `eta` is 0. Can train.
-    #[serde(rename = "ddim")]
+    #[serde(rename = "ddim", alias = "DDIM")]
     Ddim,
     /// Deterministic, of first order. Can train.
     #[serde(rename = "euler")]

@@ -304,10 +304,16 @@ impl Forecast {
         }
         let mut settings = vec![];
         for (key, fits) in samples {
-            settings.push(format!("{key}={fits}"));
-            if key == "train.batch_size" {
-                settings.push(format!("train.accumulation={}", (self.batch * self.accumulation).div_ceil(fits)));
+            if key != "train.batch_size" {
+                settings.push(format!("{key}={fits}"));
+                continue;
             }
+            // as many samples a step as before, if that divides them
+            let all = self.batch * self.accumulation;
+            let least = all.div_ceil(fits);
+            let accumulation = (least..=2 * least).find(|parts| all.is_multiple_of(*parts)).unwrap_or(least);
+            settings.push(format!("{key}={}", all.div_ceil(accumulation)));
+            settings.push(format!("train.accumulation={accumulation}"));
         }
         Ok(settings)
     }
@@ -403,6 +409,10 @@ mod tests {
         heavy.lines[0].need.per_pixel = 1e6; // the trajectory, whose batch is the step's
         let smaller = heavy.fitting(5.1e9).unwrap();
         assert_eq!(smaller[..2], ["train.batch_size=4", "train.accumulation=3"], "as many samples a step as before");
+        (heavy.batch, heavy.accumulation) = (5, 4);
+        heavy.lines[0].samples = 5;
+        let smaller = heavy.fitting(4.1e9).unwrap();
+        assert_eq!(smaller[..2], ["train.batch_size=2", "train.accumulation=10"], "7 x 3 would be another number");
     }
 
     #[test]

@@ -141,6 +141,15 @@ fn fit(config: &mut Config, forecast: &Forecast, free: f64) -> String {
         *value = if fits == batch { MicroBatch::WHOLE } else { MicroBatch::Samples(fits.max(1)) };
         words.push(format!("{name} = {}", if fits == batch { batch } else { fits.max(1) }));
     }
+    let whole = forecast.lines.iter().filter(|line| line.setting() == "train.batch_size");
+    for line in whole.filter(|line| line.need.of(batch, forecast.pixels) > usable) {
+        tracing::warn!(
+            "{} needs {}, and {} are free: lower train.batch_size, and raise train.accumulation",
+            line.phase,
+            gigabytes(line.need.of(batch, forecast.pixels)),
+            gigabytes(usable)
+        );
+    }
     keep(config, forecast.keeps_decoder);
     words.push(format!("the decoder's graph is {}kept", if config.keeps_decoder(batch) { "" } else { "not " }));
     let batch = if batch == 1 { "1 sample".to_owned() } else { format!("{batch} samples") };
