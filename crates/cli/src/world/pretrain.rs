@@ -29,7 +29,7 @@ pub struct Pretrain {
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
     /// Begin with the weights of another stack: diffusion, and its autoencoder, too, if --out has none; or, if PART is captioner, its
-    /// captioner, which goes through the last cycle alone, with images of its diffusion model
+    /// captioner, which then learns colours that have no name, as preferences need it
     #[arg(long, value_name = "DIR", value_parser = share::path)]
     pub from: Option<PathBuf>,
     /// diffusion: how wrong its captions are
@@ -92,7 +92,7 @@ pub fn run(args: Pretrain, console: &Console) -> Result<()> {
         let (name, recipe) = match part {
             Part::Vae => ("vae", vae::STEPS),
             Part::Diffusion => ("diffusion", diffusion::STEPS),
-            Part::Captioner if of_captioner.is_some() => ("captioner", captioner::LAST_CYCLE),
+            Part::Captioner if of_captioner.is_some() => ("captioner", captioner::REPAINTED_STEPS),
             Part::Captioner => ("captioner", captioner::STEPS),
         };
         if let (Part::Diffusion, Some(from)) = (part, &args.from) {

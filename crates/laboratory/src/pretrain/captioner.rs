@@ -21,7 +21,7 @@ use scenes::{
 use std::path::PathBuf;
 use tch::{Kind, Tensor};
 
-pub const STEPS: u64 = REPAINTED_FROM + LAST_CYCLE;
+pub const STEPS: u64 = ADVERSARIAL_FROM + CYCLES[2];
 /// Steps of the cycles; the learning rate restarts after each.
 const CYCLES: [u64; 3] = [FIRST_CYCLE, 1200, 1000];
 /// Steps of the first cycle, which uses renders only.
@@ -32,18 +32,17 @@ const RELATIONS: f64 = 0.7;
 /// from it (Goodfellow et al. 2015, in the Euclidean norm). To please a captioner trained in this way, an image must
 /// change what it shows, not its noise (Tsipras et al. 2019).
 const ADVERSARIAL_FROM: u64 = CYCLES[0] + CYCLES[1];
-/// From this step on, half of the renders are repainted. A captioner that knows the named colours alone takes what lies
-/// between them, a dark green for black, for either of them without a doubt.
-const REPAINTED_FROM: u64 = ADVERSARIAL_FROM + CYCLES[2];
-/// Steps of the last cycle.
-pub const LAST_CYCLE: u64 = 1000;
+/// Steps that a trained captioner can go through in addition, in which most renders are repainted. A captioner that knows the
+/// named colours alone takes what lies between them, a dark green for black, for either of them without a doubt. Images are
+/// no longer changed against it: preferences, for which this is, follow no gradient through it.
+pub const REPAINTED_STEPS: u64 = 1000;
 /// Largest adversarial change of an image: Euclidean norm over all values.
 const STRONGEST: f64 = 4.0;
 /// Number of gradient steps of the adversarial change; each starts where the one before ended.
 const ADVERSARIAL_STEPS: usize = 2;
 const WEIGHTS: &str = "model.safetensors";
 const BATCH: usize = 192;
-/// Share of the renders that are repainted, in the last cycle.
+/// Share of the renders that are repainted, in the additional steps.
 const REPAINTED: f64 = 0.7;
 /// How far a colour is moved at most, in units of the RGB cube's side.
 const FARTHEST: f32 = 0.5;
@@ -68,8 +67,8 @@ fn redrawn(step: u64) -> usize {
 pub struct Lesson {
     pub steps: u64,
     pub seed: u64,
-    /// The stack whose captioner goes through the last cycle alone, with images of its diffusion model; `None`: a new
-    /// captioner.
+    /// The stack whose captioner goes through additional steps with repainted renders, and with images of its diffusion model;
+    /// `None`: a new captioner.
     pub from: Option<PathBuf>,
 }
 
@@ -77,7 +76,7 @@ pub struct Lesson {
 pub fn run(stack: &Stack, lesson: &Lesson, watch: &Watch) -> Result<()> {
     let Lesson { steps, seed, .. } = *lesson;
     let from = lesson.from.as_ref().map(|from| Stack::open(from, stack.device)).transpose()?;
-    let done = if from.is_some() { REPAINTED_FROM } else { 0 };
+    let done = if from.is_some() { STEPS } else { 0 };
     let config = Config::read(&stack.blip().join("config.json"))?;
     let parts = [("blip", Captioner::layout(&config), Init::Normal(0.02))];
     let mut parameters = Parameters::fresh(&parts, seed, stack.device)?;
@@ -104,7 +103,7 @@ pub fn run(stack: &Stack, lesson: &Lesson, watch: &Watch) -> Result<()> {
         let batch = batches.next(step)?;
         let redrawn = pool.index_select(0, &batch.redrawn.to_device(stack.device)).to_kind(Kind::Float) / 255.0;
         let mut images = Tensor::cat(&[batch.images.to_device(stack.device), redrawn], 0);
-        if (ADVERSARIAL_FROM..REPAINTED_FROM).contains(&(done + step)) {
+        if (ADVERSARIAL_FROM..STEPS).contains(&(done + step)) {
             images = worst(&loss, &images, &batch.captions, &batch.lengths.to_device(stack.device))?;
         }
         let nll = loss.nll(&images, &refs(&batch.captions), &vec![(0, 0); BATCH])?;
@@ -132,7 +131,7 @@ impl Batch {
         let first = (1 << 32) + step * BATCH as u64; // scenes that no other training has used
         let old = redrawn(step);
         let mut scenes: Vec<Scene> = (0..(BATCH - old) as u64).map(|i| data::scene(seed, first + i)).collect();
-        let repainted = if step < REPAINTED_FROM { 0.0 } else { REPAINTED };
+        let repainted = if step < STEPS { 0.0 } else { REPAINTED };
         let images =
             degrade(&mut scenes, step < ADVERSARIAL_FROM, repainted, &mut data::rng(seed, Stream::Spoil, step))?;
         let redrawn: Vec<i64> = (0..old).map(|_| rng.random_range(0..pool_size as i64)).collect();
