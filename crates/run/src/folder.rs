@@ -41,9 +41,9 @@ pub fn check(folder: &Path, resume: Option<&str>) -> Result<()> {
 
 fn can_be_written(folder: &Path) -> Result<()> {
     let is_missing = |error: io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
-    let missing = |above: &&Path| fs::metadata(above).is_err_and(is_missing);
-    let named = folder.ancestors().filter(|above| !above.as_os_str().is_empty());
-    let there = named.skip_while(missing).next().unwrap_or(Path::new("."));
+    let is_there = |above: &&Path| !fs::metadata(above).is_err_and(is_missing);
+    let mut named = folder.ancestors().filter(|above| !above.as_os_str().is_empty());
+    let there = named.find(is_there).unwrap_or(Path::new("."));
     match fs::metadata(there) {
         Ok(found) if found.is_dir() => {}
         Ok(_) => bail!("{}: a file of that name is where a folder should be", there.display()),
