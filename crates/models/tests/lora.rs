@@ -198,6 +198,10 @@ fn precision_scale_and_text_encoders() {
     large.values_mut().filter(|t| t.dim() == 2).for_each(|t| *t = &*t * 1e6);
     let error = convert(&write(&from, &large), Target::Peft, options, &to).unwrap_err().to_string();
     assert!(error.contains("too large for the precision"), "{error}");
+    let mut small = kohya();
+    small.values_mut().filter(|t| t.dim() == 2).for_each(|t| *t = &*t * 1e-12);
+    let error = convert(&write(&from, &small), Target::Peft, options, &to).unwrap_err().to_string();
+    assert!(error.contains("too small for the precision"), "{error}");
 }
 
 /// The norm of a block is that of its products.

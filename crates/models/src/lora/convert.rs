@@ -12,7 +12,7 @@ use crate::{
     tensors::{self, Tensors},
 };
 use std::{collections::HashMap, path::Path};
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 /// Output formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ const OF_ONE_FILE: [&str; 3] = [HASH, "sshs_legacy_hash", "modelspec.hash_sha256
 /// format `up` is rounded where alpha / rank is no power of two.
 ///
 /// # Errors
-/// If keys are not understood, layers are incomplete, values are not finite or too large for the precision, the format
+/// If keys are not understood, layers are incomplete, values are not finite, too large or too small for the precision, the format
 /// cannot hold the adapter, or names could not be read back.
 pub fn convert(file: &AdapterFile, target: Target, options: Options, out: &Path) -> Result<()> {
     let names: Vec<&Name> =
@@ -69,7 +69,14 @@ pub fn convert(file: &AdapterFile, target: Target, options: Options, out: &Path)
     // diffusers' pairs are in float32, so that the scale is folded in before rounding
     let own = file.kinds().first().copied().filter(|_| target == Target::Diffusers);
     if let Some(kind) = options.kind.or(own) {
-        tensors.iter_mut().filter(|(key, _)| !key.ends_with(".alpha")).for_each(|(_, t)| *t = t.to_kind(kind));
+        for (key, tensor) in tensors.iter_mut().filter(|(key, _)| !key.ends_with(".alpha")) {
+            let rounded = tensor.to_kind(kind);
+            if is_zero(&rounded) && !is_zero(tensor) {
+                let why = format!("all values of {key} are too small for the precision asked for");
+                return Err(Error::file(&file.path, why));
+            }
+            *tensor = rounded;
+        }
     }
     if let Some((key, _)) = tensors.iter().find(|(_, t)| not_finite(t) > 0) {
         return Err(Error::file(
@@ -98,6 +105,10 @@ pub fn convert(file: &AdapterFile, target: Target, options: Options, out: &Path)
     }
     can_be_read(&names, &tensors, &metadata, &file.path, target)?;
     tensors::write(out, &tensors, metadata)
+}
+
+fn is_zero(tensor: &Tensor) -> bool {
+    tensor.count_nonzero(None).int64_value(&[]) == 0
 }
 
 /// Whether a reader finds exactly these layers in the tensors to be written.
