@@ -59,8 +59,8 @@ pub fn dispatch(verb: Verb, console: &Console) -> Result<()> {
 }
 
 fn warn_of_no_effect(config: &config::Config) {
-    for setting in config.sampling.without_effect() {
-        tracing::warn!("no effect: sampling.{setting}");
+    for (setting, why) in config.sampling.without_effect() {
+        tracing::warn!("no effect: sampling.{setting} ({why})");
     }
     let (warmup, steps) = (config.optimizer.warmup_steps, config.train.steps);
     if steps > 0 && warmup >= steps {

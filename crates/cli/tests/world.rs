@@ -123,7 +123,10 @@ fn drawn_images_say_what_they_are() {
     folder.comat(&words(own)).error(&["prompts.jsonl beside it is the file of --prompts"]);
     folder.write("mine.json", "{}");
     let mine = "world judge --prompts prompts.jsonl --images images --out mine.json";
-    folder.comat(&words(mine)).error(&["mine.json exists, and has no scores in it"]);
+    folder.comat(&words(mine)).error(&["mine.json exists, and has no scores"]);
+    std::fs::rename(folder.path("mine.json"), folder.path("mine.jsonl")).unwrap();
+    folder.comat(&words(mine)).error(&["mine.jsonl exists, and has no scores"]);
+    assert_eq!(folder.read("mine.jsonl"), "{}");
     let judged = lines(&folder.read("scores.jsonl")).remove(0);
     assert_eq!((judged["seed"].as_u64(), judged["category"].as_str()), (Some(9), Some("color")));
     assert_eq!(judged["verdict"]["correct"], false);

@@ -61,12 +61,11 @@ impl Variant {
 /// # Errors
 /// There are no such images at `path`, or every evaluation already has a base.
 pub fn compare_with(evaluations: &mut [Evaluation], path: &Path, notes: &mut Vec<String>) -> Result<()> {
-    let evaluations_are_none = evaluations.is_empty();
-    let in_want = evaluations.iter_mut().filter(|evaluation| evaluation.base.is_none());
-    let mut in_want: Vec<&mut Evaluation> = in_want.collect();
-    if evaluations_are_none {
+    if evaluations.is_empty() {
         bail!("--base {}: there is no evaluation here to compare with it; leave --base out", path.display());
     }
+    let in_want = evaluations.iter_mut().filter(|evaluation| evaluation.base.is_none());
+    let mut in_want: Vec<&mut Evaluation> = in_want.collect();
     if in_want.is_empty() {
         bail!("--base {}: every evaluation here has its own base; leave --base out", path.display());
     }

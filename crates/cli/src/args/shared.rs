@@ -104,8 +104,8 @@ impl SamplingArgs {
             size: self.size,
         };
         sampling.check()?;
-        for setting in sampling.without_effect() {
-            tracing::warn!("no effect: --{}", setting.replace('_', "-"));
+        for (setting, why) in sampling.without_effect() {
+            tracing::warn!("no effect: --{} ({why})", setting.replace('_', "-"));
         }
         Ok(sampling)
     }

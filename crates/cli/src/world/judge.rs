@@ -49,8 +49,9 @@ pub fn run(args: &Judge, console: &Console) -> Result<()> {
     if models::place(&lines) == models::place(&args.prompts) {
         bail!("--out {}: {} beside it is the file of --prompts; choose another", out.display(), lines.display());
     }
-    if out.exists() && !has_scores(&out) {
-        bail!("{} exists, and has no scores in it; choose another file by --out", out.display());
+    // the lines come with the scores; alone they are somebody else's
+    if let Some(file) = [&out, &lines].into_iter().find(|file| file.exists() && !has_scores(&out)) {
+        bail!("{} exists, and has no scores of comat; choose another --out", file.display());
     }
     let questions = judging::questions(&args.prompts)?;
     console.stop_on_ctrl_c("Stopping; nothing is written.");
@@ -81,8 +82,8 @@ pub fn run(args: &Judge, console: &Console) -> Result<()> {
         say!("{count} of none of the prompts, not judged, the first: {}", first.display());
     }
     let summary = json!({ "scores": scores, "missing": outcome.missing, "foreign": outcome.foreign });
-    judging::write_lines(&lines, &outcome.judged)?;
     write_text(&out, &(serde_json::to_string_pretty(&summary)? + "\n"))?;
+    judging::write_lines(&lines, &outcome.judged)?;
     say!("written to {} and {}", out.display(), lines.display());
     Ok(())
 }

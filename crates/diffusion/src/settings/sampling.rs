@@ -50,19 +50,16 @@ impl Sampling {
     const MOST_GUIDANCE: f64 = 1000.0;
 
     /// Settings that change nothing as the others are, each with the reason.
-    pub fn without_effect(&self) -> Vec<String> {
+    pub fn without_effect(&self) -> Vec<(&'static str, String)> {
         let unguided = self.guidance_scale <= 1.0;
         let guidance = "there is no guidance at a scale of 1 and below";
         let all = [
-            (
-                "eta",
-                self.eta != 0.0 && self.sampler != SamplerKind::Ddim,
-                format!("only ddim has it, not {}", self.sampler),
-            ),
-            ("guidance_rescale", unguided && self.guidance_rescale != 0.0, guidance.into()),
-            ("negative_prompt", unguided && !self.negative_prompt.is_empty(), guidance.into()),
+            (self.eta != 0.0 && self.sampler != SamplerKind::Ddim)
+                .then(|| ("eta", format!("only ddim has it, not {}", self.sampler))),
+            (unguided && self.guidance_rescale != 0.0).then(|| ("guidance_rescale", guidance.into())),
+            (unguided && !self.negative_prompt.is_empty()).then(|| ("negative_prompt", guidance.into())),
         ];
-        all.into_iter().filter(|(_, set, _)| *set).map(|(name, _, why)| format!("{name} ({why})")).collect()
+        all.into_iter().flatten().collect()
     }
 
     /// Rejects values that no sampler can use.

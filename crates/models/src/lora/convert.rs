@@ -69,13 +69,14 @@ pub fn convert(file: &AdapterFile, target: Target, options: Options, out: &Path)
     // diffusers' pairs are in float32, so that the scale is folded in before rounding
     let own = file.kinds().first().copied().filter(|_| target == Target::Diffusers);
     if let Some(kind) = options.kind.or(own) {
-        for (key, tensor) in tensors.iter_mut().filter(|(key, _)| !key.ends_with(".alpha")) {
-            let rounded = tensor.to_kind(kind);
-            if is_zero(&rounded) && !is_zero(tensor) {
-                let why = format!("all values of {key} are too small for the precision asked for");
-                return Err(Error::file(&file.path, why));
-            }
-            *tensor = rounded;
+        let (mut before, mut after) = (0, 0); // matrices that are not 0
+        for (_, tensor) in tensors.iter_mut().filter(|(key, _)| !key.ends_with(".alpha")) {
+            before += usize::from(!is_zero(tensor));
+            *tensor = tensor.to_kind(kind);
+            after += usize::from(!is_zero(tensor));
+        }
+        if before > 0 && after == 0 {
+            return Err(Error::file(&file.path, "all values are too small for the precision asked for"));
         }
     }
     if let Some((key, _)) = tensors.iter().find(|(_, t)| not_finite(t) > 0) {
