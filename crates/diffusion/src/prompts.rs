@@ -157,9 +157,11 @@ fn of_table(text: &str, delimiter: u8, path: &Path, met: &mut Met) -> Result<Vec
     let mut table = csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(text.as_bytes());
     let fail = |error: csv::Error| match error.kind() {
         csv::ErrorKind::UnequalLengths { pos, expected_len, len } => anyhow!(
-            "{}:{}: {len} columns where the first line names {expected_len}; a prompt with a comma in it must be in quotes",
+            "{}:{}: {} where the first line names {expected_len}{}",
             path.display(),
-            pos.as_ref().map_or(0, csv::Position::line)
+            pos.as_ref().map_or(0, csv::Position::line),
+            text::counted(*len as usize, "column"),
+            if len > expected_len { "; a prompt with a comma in it must be in quotes" } else { "" }
         ),
         _ => anyhow!("{}: {error}", path.display()),
     };
@@ -318,7 +320,12 @@ mod tests {
             ("a.json", "[", "a.json: EOF while parsing"),
             ("a.json", "[]", "no prompts in it"),
             ("a.csv", "a dog,x\n", "names no column prompt, text, caption; it names a dog, x"),
-            ("a.csv", "prompt,x\na dog\n", "a.csv: CSV error"),
+            ("a.csv", "prompt,x\na dog\n", "a.csv:2: 1 column where the first line names 2"),
+            (
+                "a.csv",
+                "prompt,x\na dog, a cat,3\n",
+                "a.csv:2: 3 columns where the first line names 2; a prompt with a comma",
+            ),
         ] {
             assert!(error(name, text.as_bytes()).contains(part), "{}", error(name, text.as_bytes()));
         }
