@@ -211,5 +211,5 @@ fn a_dry_run_opens_everything() {
     refused("lora.init=no/such.safetensors", &["no/such.safetensors"]);
     refused("--resume no/such", &["no/such"]);
     refused("output=run.toml", &["run.toml: a file of that name is where a folder should be"]);
-    refused("output=run.toml/run", &["run.toml: a file of that name is where a folder should be"]);
+    refused("output=run.toml/run", &["run.toml/run: a part of this path is a file"]);
 }

@@ -40,7 +40,7 @@ pub fn check(folder: &Path, resume: Option<&str>) -> Result<()> {
 }
 
 fn can_be_written(folder: &Path) -> Result<()> {
-    let is_missing = |error: io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
     let is_there = |above: &&Path| !fs::metadata(above).is_err_and(is_missing);
     let mut named = folder.ancestors().filter(|above| !above.as_os_str().is_empty());
     let there = named.find(is_there).unwrap_or(Path::new("."));
