@@ -108,19 +108,15 @@ pub fn learn(
         kind: session.pipeline.kind,
         path: session.pipeline.noise_path.as_ref(),
         beta: settings.beta,
-        scale: 1.0 / (share.batch.len() * candidates.len() * settings.all_draws()) as f64,
+        scale: 1.0 / (share.batch.len() * candidates.len() * settings.draws) as f64,
         leaves: Shared::all(&adapter.lora.matrices()),
     };
     let streams = places.iter().map(|place| stream(session.config.seed, Purpose::Preference, step, *place));
     let mut streams = streams.collect::<Result<Vec<_>, _>>()?;
     let (mut sums, mut values): (Vec<Gradients>, Vec<Tensor>) = (vec![], vec![]);
-    let length = comparison.path.length() as i64;
     let [low, high] = settings.range(comparison.path.length());
-    for draw in 0..settings.all_draws() {
-        // from `low` to before `high`, or around the schedule's end from `high` to before `low`
-        let [first, end] = if draw < settings.draws { [low, high] } else { [high, low + length] };
-        let times = streams.iter_mut().map(|s| s.below(first, end).map(|time| time % length));
-        let times = times.collect::<Result<Vec<_>, _>>()?;
+    for _ in 0..settings.draws {
+        let times = streams.iter_mut().map(|s| s.below(low, high)).collect::<Result<Vec<_>, _>>()?;
         let noise = streams.iter_mut().map(|s| s.randn(&session.latent_shape)).collect::<Result<Vec<_>, _>>()?;
         let noise = Tensor::stack(&noise, 0).to_device(session.pipeline.device).to_kind(session.latent_kind());
         let (most, device) = (session.config.replay.micro_batch.samples(), session.pipeline.device);

@@ -78,9 +78,6 @@ impl Session {
         if config.preference.is_none() && config.replay.tracked > sampler.len() {
             bail!("replay.tracked is {}, more than the {} steps of the sampler", config.replay.tracked, sampler.len());
         }
-        if let Some(preference) = &config.preference {
-            preference.check_timesteps(pipeline.noise_path.length())?;
-        }
         let tiling = config.memory.tiling()?;
         Ok(Self { config, pipeline, captioner, rewards, attention, sampler, of_samples, size, latent_shape, tiling })
     }

@@ -138,7 +138,7 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
     let (mut loss, mut gap, mut distance) = (Tensor::zeros([], (Kind::Double, device())), 0.0, 0.0);
     let compared = preference.compared;
     let middle = compared / 2..preference.candidates - compared / 2;
-    let count = (3 * compared * preference.all_draws()) as f64;
+    let count = (3 * compared * preference.draws) as f64;
     let mut term = |noisy: &Tensor, target: &Tensor, time: i64, text: &Conditions, rank: f64| {
         let times = Tensor::from_slice(&[time as f32]).to_device(device());
         let [old, new, at_first] = [&drawing, &tuned, &original]
@@ -158,10 +158,8 @@ fn by_the_paper(settings: &[&str]) -> ([f64; 3], Tensor) {
         sorted.sort_by(f64::total_cmp);
         gap += (sorted.last().unwrap() - sorted[0]) / 3.0;
         let mut draws = stream(session.config.seed, Purpose::Preference, STEP, row as u64).unwrap();
-        for draw in 0..preference.all_draws() {
-            let time =
-                if draw < preference.draws { draws.below(200, 900) } else { draws.below(900, 1200).map(|t| t % 1000) };
-            let time = time.unwrap();
+        for _ in 0..preference.draws {
+            let time = draws.below(200, 900).unwrap();
             let noise = draws.randn(&session.latent_shape).unwrap().to_device(device()).to_kind(Kind::Double);
             let signal = schedule.signal()[time as usize];
             for (latents, rewards) in all.iter().zip(&rewards) {
@@ -203,8 +201,8 @@ fn the_gradient_is_that_of_the_formula() {
         vec!["model.prediction_type=sample"],
         of_seven.to_vec(),
         [&["model.prediction_type=v_prediction"][..], &of_seven].concat(),
-        vec!["preference.draws_elsewhere=3"],
-        [&of_seven[..], &["preference.draws_elsewhere=1"]].concat(),
+        vec!["captioner.reduction=sum", "captioner.end_weight=0"],
+        vec!["captioner.end_weight=20", "captioner.micro_batch=2"],
     ] {
         let (done, gradient) = whole(&settings);
         let (figures, expected) = by_the_paper(&settings);
@@ -230,6 +228,22 @@ fn shares_and_micro_batches_add_up() {
         (add(|p| p.caption_loss), done.caption_loss),
     ] {
         assert!((sum - whole).abs() < 1e-9, "{sum} {whole}");
+    }
+}
+
+/// In half precision the same images are compared, and the gradient points where that in float64 does.
+#[test]
+fn half_precision_has_the_same_direction() {
+    let settings = ["preference.candidates=5", "preference.compared=2", "captioner.weight=0.01"];
+    let (done, gradient) = whole(&settings);
+    for (dtype, least) in [("float32", 0.9999), ("bfloat16", 0.9), ("float16", 0.99)] {
+        let dtype = format!("model.dtype={dtype}");
+        let (of_half, half) = whole(&[&settings[..], &[&dtype]].concat());
+        let half = half.to_kind(Kind::Double);
+        let cosine = ((&half * &gradient).sum(Kind::Double) / half.norm() / gradient.norm()).double_value(&[]);
+        let size = (half.norm() / gradient.norm()).double_value(&[]);
+        assert!(cosine > least && (0.9..1.1).contains(&size), "{dtype}: {cosine} {size}");
+        assert!((of_half.figures.loss - done.figures.loss).abs() < 0.02, "{dtype}: {:?}", of_half.figures);
     }
 }
 

@@ -32,22 +32,11 @@ pub struct Preference {
     /// Where these timesteps lie, as shares of the schedule: 0 is the clean image, 1 is pure noise. What an image shows is decided
     /// early, at high noise, and most of what can be learnt lies there.
     pub timesteps: [f64; 2],
-    /// Additional comparisons per step at timesteps outside `timesteps`; when images are drawn, the LoRA is active there as well.
-    #[schemars(range(min = 0, max = 1000))]
-    pub draws_elsewhere: usize,
 }
 
 impl Default for Preference {
     fn default() -> Self {
-        Self {
-            candidates: 8,
-            compared: 2,
-            beta: 1.0,
-            anchor: 0.1,
-            draws: 8,
-            timesteps: [0.65, 1.0],
-            draws_elsewhere: 0,
-        }
+        Self { candidates: 8, compared: 2, beta: 1.0, anchor: 0.1, draws: 8, timesteps: [0.65, 1.0] }
     }
 }
 
@@ -58,23 +47,6 @@ impl Preference {
         let [low, high] = self.timesteps.map(|share| (share * length as f64).round() as i64);
         let low = low.min(length - 1);
         [low, high.clamp(low + 1, length)]
-    }
-
-    /// Checks the settings for a schedule of this length.
-    ///
-    /// # Errors
-    /// `draws_elsewhere` where no timestep lies outside of `timesteps`.
-    pub fn check_timesteps(&self, length: usize) -> Result<()> {
-        let [low, high] = self.range(length);
-        if self.draws_elsewhere > 0 && high - low == length as i64 {
-            bail!("preference.draws_elsewhere is {}, but preference.timesteps are all there are", self.draws_elsewhere);
-        }
-        Ok(())
-    }
-
-    /// Comparisons in a step.
-    pub fn all_draws(&self) -> usize {
-        self.draws + self.draws_elsewhere
     }
 }
 
@@ -98,8 +70,7 @@ impl Config {
 
     pub(super) fn check_preference(&self) -> Result<()> {
         let Some(preference) = &self.preference else { return Ok(()) };
-        let Preference { candidates, compared, beta, anchor, draws, timesteps: [low, high], draws_elsewhere } =
-            *preference;
+        let Preference { candidates, compared, beta, anchor, draws, timesteps: [low, high] } = *preference;
         above_zero(&[("preference.beta", beta)])?;
         in_range(&[("preference.beta", beta, 1e6), ("preference.anchor", anchor, 1e6)])?;
         counts(&[("preference.draws", draws as i64, 1000)])?;
@@ -110,9 +81,6 @@ impl Config {
             bail!(
                 "preference.compared is {compared}, it must be an even number from 2 to {candidates}, or all {candidates} (preference.candidates)"
             );
-        }
-        if draws_elsewhere > 1000 {
-            bail!("preference.draws_elsewhere is {draws_elsewhere}, it must be from 0 to 1000");
         }
         if self.train.ema == 0.0 {
             bail!(

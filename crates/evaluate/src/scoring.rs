@@ -1,5 +1,6 @@
 //! Scores the images of a folder. The answers are written to a file, one image at a time.
 
+mod ahead;
 mod answer;
 mod look;
 mod scored;
@@ -25,6 +26,9 @@ use std::time::Instant;
 
 /// Name of the file of scores.
 pub const SCORES: &str = "scores.jsonl";
+
+/// The time in which nothing was scored, since the next images had not been read yet.
+const WAITING: &str = "waiting for images";
 
 /// A folder of images and the judges that score them.
 pub struct Scoring<'a> {
@@ -61,24 +65,31 @@ impl Scoring<'_> {
         };
         let waiting: Vec<(&Found, Vec<&Task>)> = waiting[group.share(waiting.len())].iter().map(of).collect();
         bar.set_length(waiting.len() as u64);
-        for batch in waiting.chunks(self.batch.max(1)) {
-            interrupt.check()?;
-            let began = Instant::now();
-            let shots = batch.iter().map(|(found, _)| self.shot(found)).collect::<Result<Vec<_>>>()?;
-            times.add("reading", began, shots.len());
-            for image in self.score(&shots, batch, &mut times)? {
-                log.add(&image)?;
+        let batches: Vec<&[(&Found, Vec<&Task>)]> = waiting.chunks(self.batch.max(1)).collect();
+        let open = |(found, _): &(&Found, Vec<&Task>)| image_files::open(self.gallery.folder, found);
+        let read = |batch: &&[(&Found, Vec<&Task>)]| batch.iter().map(open).collect::<Result<Vec<_>>>();
+        ahead::read(&batches, read, |opened| {
+            let mut began = Instant::now();
+            for (batch, opened) in batches.iter().zip(opened) {
+                interrupt.check()?;
+                let shots = batch.iter().zip(opened?).map(|((found, _), image)| self.shot(found, image));
+                let shots = shots.collect::<Result<Vec<_>>>()?;
+                times.add(WAITING, began, shots.len());
+                for image in self.score(&shots, batch, &mut times)? {
+                    log.add(&image)?;
+                }
+                times.images += shots.len();
+                bar.inc(shots.len() as u64);
+                began = Instant::now();
             }
-            times.images += shots.len();
-            bar.inc(shots.len() as u64);
-        }
+            anyhow::Ok(())
+        })?;
         drop(log);
         group.barrier()?; // all shares are written now
         Ok(times)
     }
 
-    fn shot(&self, found: &Found) -> Result<Shot> {
-        let Opened { image, seed, digest, bytes } = image_files::open(self.gallery.folder, found)?;
+    fn shot(&self, found: &Found, Opened { image, seed, digest, bytes }: Opened) -> Result<Shot> {
         Ok(Shot {
             subject: Subject { seed, digest: Some(digest), ..self.gallery.subject(found) },
             image: image.tensor()?,

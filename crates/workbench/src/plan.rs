@@ -39,8 +39,8 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
     let (forward, both) = match &config.preference {
         None => (t, k),
         Some(preference) => {
-            let Preference { candidates, compared, anchor, .. } = preference;
-            let (frozen, draws) = (if *anchor > 0.0 { 2 } else { 1 }, preference.all_draws()); // the policy, and the original model
+            let Preference { candidates, compared, draws, anchor, .. } = preference;
+            let frozen = if *anchor > 0.0 { 2 } else { 1 }; // the policy, and the original model
             (candidates * t + compared * draws * frozen, compared * draws)
         }
     };
@@ -83,17 +83,12 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
                 config.sampling.sampler,
                 config.replay.mode
             ),
-            Some(Preference { candidates, compared, draws, timesteps: [low, high], draws_elsewhere, .. }) => format!(
+            Some(Preference { candidates, compared, draws, timesteps: [low, high], .. }) => format!(
                 "a step       {}: {candidates} images each, {t} {} steps without graph ({halves}), decode, caption; the best \
-                 and the worst ({compared} of a prompt) are compared, {} at timesteps from {low} to {high} of the schedule{}",
+                 and the worst ({compared} of a prompt) are compared, {} at timesteps from {low} to {high} of the schedule",
                 counted(batch, "prompt"),
                 config.sampling.sampler,
                 counted(*draws, "time"),
-                if *draws_elsewhere > 0 {
-                    format!(", and {} elsewhere", counted(*draws_elsewhere, "time"))
-                } else {
-                    String::new()
-                }
             ),
         },
         match &config.rewards[..] {

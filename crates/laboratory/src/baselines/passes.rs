@@ -35,7 +35,7 @@ fn of_sample(config: &Config) -> f64 {
     if let Some(preference) = &config.preference {
         // with a pass of the policy, and one of the original model for the anchor
         let comparison = 3.0 + 1.0 + if preference.anchor > 0.0 { 1.0 } else { 0.0 };
-        let comparisons = (preference.compared * preference.all_draws()) as f64;
+        let comparisons = (preference.compared * preference.draws) as f64;
         return drawing(&config.sampling, preference.candidates) + comparisons * comparison;
     }
     let replay = &config.replay;

@@ -243,7 +243,7 @@ fn measure(session: &mut Session, prompts: &[&str], size: Size) -> Result<Phases
     });
     let at_latents = adversary.iter_mut().map(|reward| (1.0, reward as &mut dyn LatentReward)).collect();
     if let Some(preference) = session.config.preference.clone() {
-        let least = Preference { candidates: 2, compared: 2, draws: 1, draws_elsewhere: 0, ..preference };
+        let least = Preference { candidates: 2, compared: 2, draws: 1, ..preference };
         let places: Vec<u64> = (0..prompts.len() as u64).collect();
         let adapters = (&adapter, &adapter.lora);
         let samples = (&share, 0, places.as_slice());

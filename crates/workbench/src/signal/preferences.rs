@@ -17,7 +17,7 @@ pub(super) fn measure(meter: &mut Meter, settings: &Preference) -> Result<Sums> 
     let length = meter.session.pipeline.noise_path.length();
     let parts = (0..PARTS).rev().map(|part| {
         let timesteps = [part, part + 1].map(|edge| edge as f64 / PARTS as f64);
-        Preference { timesteps, draws_elsewhere: 0, ..settings.clone() }
+        Preference { timesteps, ..settings.clone() }
     });
     let parts: Vec<Preference> = parts.collect();
     for part in &parts {
