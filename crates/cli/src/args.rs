@@ -38,7 +38,7 @@ use workbench::plan::memory;
 pub struct Args {
     #[command(subcommand)]
     pub verb: Verb,
-    /// Say more: a line a step
+    /// Print more: in training a line for each step
     #[arg(short, long, global = true, display_order = 900)]
     verbose: bool,
     /// Only warnings and errors, and what the command answers
@@ -227,7 +227,7 @@ pub struct Generate {
     pub ranks: TimedRanks,
 }
 
-/// Show where each word of a prompt looks, over the image
+/// Show the cross-attention map of each word of a prompt, beside the image
 ///
 /// For every prompt a PNG: the image, then for each word the share of the cross-attention that it gets, from dark to
 /// bright: the mean over all heads, layers (middle and way up) and denoising steps. With --lora a second row shows the

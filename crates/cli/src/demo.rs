@@ -22,7 +22,7 @@ use std::{
 ///
 /// Trains a LoRA on 64x64 images of coloured shapes, draws held-out prompts without and with it, has an exact judge look at all of them,
 /// and writes DIR/report.html. About ten minutes on two CPU cores, without a download. Every step is a command of this program, and is shown.
-/// Ctrl-C, and the same command goes on.
+/// If it is stopped (Ctrl-C), the same command continues.
 #[derive(Group)]
 pub struct Demo {
     /// Take about a minute: few steps and few images

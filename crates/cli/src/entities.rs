@@ -20,7 +20,7 @@ pub struct Entities {
     /// Prompt file: .txt (a prompt a line), .jsonl, .json, .csv or .tsv
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
-    /// With the parser's usual mistakes put right; exactly as the authors' program takes them; or of lists of tags (1girl, red hair)
+    /// How entities are found
     #[arg(long, value_enum, default_value = "repaired")]
     pub mode: Which,
     /// A line of JSON for each prompt, places in bytes
@@ -30,8 +30,11 @@ pub struct Entities {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Which {
+    /// By the parser, its usual mistakes put right
     Repaired,
+    /// Exactly as the authors' program takes them
     Reference,
+    /// Each tag of a list by itself: 1girl, red hair
     Tags,
 }
 

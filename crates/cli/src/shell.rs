@@ -19,7 +19,7 @@ pub struct Completions {
     shell: Shell,
 }
 
-/// Write the man pages: comat.1 and one for each verb
+/// Write the man pages: comat.1 and one for each command
 #[derive(Group)]
 pub struct Man {
     /// Folder for them; made when it does not exist

@@ -11,8 +11,8 @@ use workbench::signal::{self, Of, Part, Request, Shares};
 /// Measure how much of the gradient is the same in every batch, and where the rest comes from
 ///
 /// Computes the gradient of single samples, several noises of each of several prompts, as a run would draw them, and compares
-/// them. "common" is the part of a sample's squared gradient that all samples share: what training follows. The rest differs
-/// between prompts, between noises of a prompt, and between crops that the captioner sees. A mean over more samples has more in
+/// them. "common" is the share of a sample's squared gradient that is the same in all samples: the signal, which training follows;
+/// larger is better. The rest differs between prompts, between noises of a prompt, and between crops that the captioner sees. A mean over more samples has more in
 /// common. With this, settings can be compared before a run: guidance, replay.mode, replay.max_cotangent, captioner.contrast, and
 /// so on. With [preference], a sample is a prompt's images and all their comparisons; the first line is of the timesteps that are
 /// set, and the others are of the fifths of the schedule, each by itself. Nothing is trained or written.

@@ -59,7 +59,7 @@ pub fn words(shown: &[(Option<&str>, &[Panel])]) -> Option<Markup> {
             div .panels { (gallery::panels(panels)) }
         }
     };
-    shown.iter().any(|(_, panels)| !panels.is_empty()).then(|| section("words", "Where words look", &body))
+    shown.iter().any(|(_, panels)| !panels.is_empty()).then(|| section("words", "Attention of words", &body))
 }
 
 /// Prompts and attention panels of the run's newest samples; at most `most`, and empty if there are none.

@@ -22,7 +22,7 @@ impl Extent {
     pub const WHOLE: Self = Self {
         what: "A LoRA for the miniature world: trained on prompts alone, drawn and judged on 300 held-out prompts, about ten minutes on two CPU cores,",
         folder: "runs/demo",
-        settings: &["train.steps=150"],
+        settings: &["train.steps=150", "optimizer.decay_steps=50"],
         prompts: 300,
         images: 2,
         whole: true,
@@ -33,6 +33,7 @@ impl Extent {
         settings: &[
             "train.steps=8",
             "optimizer.warmup_steps=2",
+            "optimizer.decay_steps=0",
             "checkpoints.every=4",
             "samples.every=0",
             "samples.count=4",
@@ -46,10 +47,9 @@ impl Extent {
 /// File in the demo's folder with the held-out prompts that it draws.
 pub const PROMPTS: &str = "held_out.jsonl";
 
-/// Guidance scales at which the base model and the demo's LoRA are at their best, chosen on other prompts (docs/results.md);
-/// the shipped LoRA's images are equally often right at 3 and 4.
+/// Guidance scales at which base model and LoRAs are about at their best, chosen on other prompts (docs/results.md).
 const BASE: &str = "5";
-const TUNED: &str = "4";
+const TUNED: &str = "3";
 
 /// The shipped LoRA, of a longer training.
 const SHIPPED: &str = "weights/world/lora/preferences.safetensors";
@@ -95,11 +95,11 @@ pub fn steps(out: &Path, extent: &Extent, device: Where) -> Vec<Step> {
     let report = || {
         let ((tuned, other, folder), loras, note) = if extent.whole {
             let note = "Tuned: the LoRA that this demo trained. Shipped: the LoRA that comes with comat, of a longer training. The \
-                        base model is drawn at guidance 5, the LoRAs at 4, where each is about at its best.";
+                        base model is drawn at guidance 5, the LoRAs at 3, where each is about at its best.";
             (("tuned", "shipped", "shipped"), [own.as_str(), SHIPPED], note)
         } else {
             let note = "Tuned: the LoRA of a whole training, shipped with comat. Short: the LoRA of this demo's few steps; its \
-                        curves are below. The base model is drawn at guidance 5, the LoRAs at 4, where each is about at its best. With so \
+                        curves are below. The base model is drawn at guidance 5, the LoRAs at 3, where each is about at its best. With so \
                         small a sample the intervals are wide: docs/results.md has 900 images.";
             (("shipped", "short", "tuned"), [SHIPPED, own.as_str()], note)
         };

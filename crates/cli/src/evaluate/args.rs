@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// With --model the benchmark's images are drawn into OUT/base, and with --lora into OUT/lora too, from the same seeds;
 /// with --images those of a folder are scored as they are. Every question and answer goes into scores.jsonl beside the
 /// images, the table into table.txt and table.json (of a part, by --categories or --limit, into a file of its own:
-/// table.color.first-10.txt). Stopped, the same command goes on; nothing is drawn or scored twice.
+/// table.color.first-10.txt). If it is stopped, the same command continues; nothing is drawn or scored twice.
 ///
 /// CLIP's cosine is always in the table beside the benchmark's own metric: BLIP-VQA is of the family that CoMat is rewarded by.
 #[derive(Group)]

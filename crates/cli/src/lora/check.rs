@@ -1,9 +1,10 @@
 //! `comat lora check`: finds errors in a LoRA file.
 
-use crate::{console::Console, fetch, text::counted};
+use crate::{console::Console, fetch, share, text::counted};
 use anyhow::{Result, bail};
 use clap::Args as Group;
-use diffusion::settings::Adapter;
+use diffusion::settings::{Adapter, Location};
+use hub::Layout;
 use models::{
     lora::{
         AdapterFile, Network,
@@ -11,7 +12,7 @@ use models::{
     },
     weights::layer_shapes,
 };
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Look for everything that is wrong with a LoRA file
 ///
@@ -21,17 +22,17 @@ pub struct Check {
     /// LoRA: a file, a folder with one, or OWNER/NAME[:FILE] of the hub
     #[arg(value_name = "FILE|DIR|ID")]
     pub file: Adapter,
-    /// Model folder that its layers must fit; the published model of its kind when absent
-    #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
+    /// Model that its layers must fit: a folder in diffusers layout, or an id of the hub. Absent: the published model of its kind
+    #[arg(long, value_name = "DIR|ID", value_parser = share::model)]
+    pub model: Option<Location>,
 }
 
 pub fn run(mut args: Check, console: &Console) -> Result<()> {
     fetch::adapter(None, &mut args.file, console)?;
-    let model = match &args.model {
-        Some(folder) => Some(layers(folder)?),
-        None => None,
-    };
+    if let Some(model) = &mut args.model {
+        fetch::option("--model", model, Layout::Diffusion, None, console)?;
+    }
+    let model = args.model.as_ref().map(|model| layers(model)).transpose()?;
     let file = match &model {
         // the numbers in the original program's block names depend on the layers per block
         Some(model) => AdapterFile::read_for(&args.file, check::layers_per_block(model))?,

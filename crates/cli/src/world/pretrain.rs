@@ -28,8 +28,8 @@ pub struct Pretrain {
     /// Optimiser steps, in place of the recipe's
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
-    /// Begin with the weights of another stack: diffusion, and its autoencoder, too, if --out has none; or, if PART is captioner, its
-    /// captioner, which then learns colours that have no name, as preferences need it
+    /// Begin with the weights of another stack. With PART diffusion: its diffusion model, and its autoencoder if --out has none. With
+    /// PART captioner: its captioner, which then also learns colours that have no name, as preferences need it
     #[arg(long, value_name = "DIR", value_parser = share::path)]
     pub from: Option<PathBuf>,
     /// diffusion: how wrong its captions are

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// Make prompts to train on or to test on
 ///
-/// The categories come in turn: color, shape, texture, spatial, complex. No prompt is in both splits, and of the held-out
+/// The categories come in turn: color, shape, texture, complex. No prompt is in both splits, and of the held-out
 /// prompts that say everything of an object, each has a combination that no training prompt has.
 #[derive(Group)]
 pub struct Prompts {

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 /// Measure how often the captioner prefers a true caption to a wrong one
 ///
 /// On new renders, on renders that the diffusion model has redrawn from up to half-way, and on images of held-out prompts,
-/// drawn from noise, as far as the judge has no doubt of what they show. Of these, those with two objects that differ in shape, colour
-/// and texture count.
+/// drawn from noise. Only images count of which the judge knows with certainty what they show, and that have two objects which
+/// differ in shape, colour and texture.
 #[derive(Group)]
 pub struct Sharpness {
     /// The stack's folder, with sd/ and blip/

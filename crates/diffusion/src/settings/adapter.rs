@@ -63,6 +63,10 @@ fn in_folder(folder: &Path, name: Option<&str>) -> Result<PathBuf> {
         tracing::info!("{}: a training run; its LoRA is in {}", folder.display(), inside.display());
         return in_folder(&inside, None);
     }
+    if let Some(file) = average(folder) {
+        tracing::info!("{}: a checkpoint of a run with [preference]; its LoRA is ema.safetensors", folder.display());
+        return Ok(file);
+    }
     let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
     let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
     let mut names: Vec<String> = entries.flatten().map(name).collect();
@@ -100,6 +104,14 @@ fn of_run(folder: &Path) -> Option<PathBuf> {
         Some(newest) if result < written(newest.join("adapter.safetensors")) => Some(newest),
         _ => result.map(|_| finished),
     }
+}
+
+/// The running average in a checkpoint, where that is what the run makes.
+fn average(folder: &Path) -> Option<PathBuf> {
+    let file = folder.join("ema.safetensors");
+    let config: toml::Table = fs::read_to_string(folder.join("config.toml")).ok()?.parse().ok()?;
+    (config.get("preference")?.is_table() && folder.join("adapter.safetensors").exists() && file.exists())
+        .then_some(file)
 }
 
 /// Parses `OWNER/NAME` or `OWNER/NAME@REVISION`, each optionally with `:FILE`. A path that exists is not an id.
@@ -239,6 +251,25 @@ mod tests {
         assert_eq!(found().unwrap(), "adapter");
         write("checkpoints/step-12/adapter.safetensors", 4); // resumed
         assert_eq!(found().unwrap(), "checkpoints/step-12");
+    }
+
+    #[test]
+    fn a_checkpoint_of_preferences_stands_for_its_average() {
+        let folder = tempfile::tempdir().unwrap();
+        let step = folder.path().join("checkpoints/step-3");
+        fs::create_dir_all(&step).unwrap();
+        ["adapter.safetensors", "ema.safetensors", "optimizer.safetensors"]
+            .map(|name| fs::write(step.join(name), "").unwrap());
+        fs::write(folder.path().join("events.jsonl"), "").unwrap();
+        for (config, expected) in [
+            ("[train]\nema = 0.9\n", "adapter.safetensors"),
+            ("[preference]\nbeta = 1\n[train]\nema = 0.9\n", "ema.safetensors"),
+        ] {
+            fs::write(step.join("config.toml"), config).unwrap();
+            for place in [folder.path(), &step] {
+                assert_eq!(in_folder(place, None).unwrap(), step.join(expected), "{config}");
+            }
+        }
     }
 
     #[test]
