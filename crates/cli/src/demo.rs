@@ -69,7 +69,7 @@ pub fn run(args: Demo, console: &Console, typed: impl Fn(&[String]) -> Result<()
     let before = done(&out, &lines)?;
     console.stop_on_ctrl_c("Stopping; the same command goes on from here. Ctrl-C once more stops at once.");
     match before {
-        None => say!("{} into {}. Ctrl-C, and the same command goes on.", extent.what, out.display()),
+        None => say!("{} into {}. If it is stopped (Ctrl-C), the same command continues.", extent.what, out.display()),
         Some(done) if done < steps.len() => {
             say!("Going on in {}: {done} of {} steps are done.", out.display(), steps.len());
         }
