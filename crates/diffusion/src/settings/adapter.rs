@@ -258,8 +258,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let step = folder.path().join("checkpoints/step-3");
         fs::create_dir_all(&step).unwrap();
-        ["adapter.safetensors", "ema.safetensors", "optimizer.safetensors"]
-            .map(|name| fs::write(step.join(name), "").unwrap());
+        for name in ["adapter.safetensors", "ema.safetensors", "optimizer.safetensors"] {
+            fs::write(step.join(name), "").unwrap();
+        }
         fs::write(folder.path().join("events.jsonl"), "").unwrap();
         for (config, expected) in [
             ("[train]\nema = 0.9\n", "adapter.safetensors"),
