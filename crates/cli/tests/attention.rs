@@ -1,4 +1,4 @@
-//! Where words look: `comat attention`, and the same beside the samples of a run.
+//! The attention of words: `comat attention`, and the same beside the samples of a run.
 
 use crate::common;
 

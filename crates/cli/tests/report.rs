@@ -120,7 +120,7 @@ fn another_lora_is_a_third_column() {
 #[test]
 fn attention_panels_of_the_newest_samples_are_shown() {
     let folder = judged();
-    assert!(!folder.comat(REPORT).ok().stdout.is_empty() && !folder.read("report.html").contains("Where words look"));
+    assert!(!folder.comat(REPORT).ok().stdout.is_empty() && !folder.read("report.html").contains("Attention of words"));
     for (step, panels) in [(0, 1), (50, 5), (9, 1)] {
         let round = folder.path(&format!("run/samples/step-{step}/attention"));
         fs::create_dir_all(&round).unwrap();
