@@ -1,5 +1,6 @@
 //! Time spent on each part of the scoring.
 
+use super::WAITING;
 use std::{fmt, time::Instant};
 
 #[derive(Debug, Clone, Default)]
@@ -37,7 +38,10 @@ impl fmt::Display for Times {
         }
         for (i, (what, seconds, images)) in self.parts.iter().enumerate() {
             let sign = if i == 0 { ": " } else { "; " };
-            write!(f, "{sign}{what} {seconds:.1} s, {:.1} a second", rate(*images, *seconds))?;
+            write!(f, "{sign}{what} {seconds:.1} s")?;
+            if *what != WAITING {
+                write!(f, ", {:.1} a second", rate(*images, *seconds))?;
+            }
         }
         Ok(())
     }
@@ -49,11 +53,11 @@ mod tests {
 
     #[test]
     fn a_line() {
-        let parts = vec![("reading", 0.5, 40), ("clip", 7.5, 30)];
+        let parts = vec![(WAITING, 0.5, 40), ("clip", 7.5, 30)];
         let times = Times { images: 40, before: 60, parts };
         assert_eq!(
             times.to_string(),
-            "40 images scored in 8.0 s, 5.0 a second (60 before): reading 0.5 s, 80.0 a second; clip 7.5 s, 4.0 a second"
+            "40 images scored in 8.0 s, 5.0 a second (60 before): waiting for images 0.5 s; clip 7.5 s, 4.0 a second"
         );
         assert_eq!(Times { before: 3, ..Times::default() }.to_string(), "0 images scored (3 before)");
     }
