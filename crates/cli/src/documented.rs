@@ -5,10 +5,11 @@ use clap::{Parser, error::ErrorKind};
 use serde_json::Value;
 use std::{fs, path::Path};
 
-/// The `comat` commands in the code of a Markdown text: between backquotes, or in indented or fenced blocks. Continued
-/// lines are joined.
+/// The `comat` commands in the code of a Markdown text: between backquotes, be it over a line's end, or in indented or
+/// fenced blocks. Continued lines are joined.
 fn commands(text: &str) -> Vec<String> {
-    let mut found = vec![];
+    let ours = |code: &&str| code.starts_with("comat ");
+    let (mut blocks, mut prose) = (vec![], String::new());
     let joined = text.replace("\\\n", " ");
     let mut fenced = false;
     for line in joined.lines() {
@@ -16,22 +17,24 @@ fn commands(text: &str) -> Vec<String> {
             fenced = !fenced;
         } else if fenced || line.starts_with("    ") {
             let code = line.trim().trim_start_matches("$ ");
-            found.extend(code.split(" && ").filter(|code| code.starts_with("comat ")).map(str::to_owned));
+            blocks.extend(code.split(" && ").filter(ours).map(str::to_owned));
         } else {
-            found.extend(
-                line.split('`').skip(1).step_by(2).filter(|code| code.starts_with("comat ")).map(str::to_owned),
-            );
+            prose += if line.trim().is_empty() { "\n" } else { " " };
+            prose += line.trim();
         }
     }
-    found
+    let spans = prose.lines().flat_map(|paragraph| paragraph.split('`').skip(1).step_by(2));
+    blocks.extend(spans.filter(ours).map(str::to_owned));
+    blocks
 }
 
 /// The words that a shell would pass to the program, without comments, pipes and redirections. Placeholders are
-/// resolved: `…` and `$variable` are dropped, `[OPTIONAL]` loses its brackets, and `N` becomes 1.
+/// resolved: `…` and `$variable` are dropped (`$variable/file` is a file), `[OPTIONAL]` loses its brackets, and `N` becomes 1.
 fn words(command: &str) -> Option<Vec<String>> {
     let all = shlex::split(command)?;
     let end = all.iter().position(|word| ["|", ">", ">>", "&", ";", "2>&1"].contains(&word.as_str()));
-    let shown = |word: &&String| !["…", "..."].contains(&word.as_str()) && !word.starts_with('$');
+    let shown =
+        |word: &&String| !["…", "..."].contains(&word.as_str()) && (!word.starts_with('$') || word.contains('/'));
     let number =
         |word: &str| if word.len() == 1 && word.chars().all(char::is_uppercase) { "1".into() } else { word.to_owned() };
     let optional = |word: &String| number(word.trim_start_matches('[').trim_end_matches(']'));
@@ -115,8 +118,8 @@ fn a_wrong_command_is_seen() {
     );
     assert!(!is_setting(&schema, "train.stepz") && !is_setting(&schema, "trains"));
     assert_eq!(
-        commands("a `comat x` b\n\n    comat y \\\n      --z\n```\ncomat w && comat v\n```\n"),
-        ["comat x", "comat y        --z", "comat w", "comat v"]
+        commands("a `comat x` b `comat\nu --t` ` c\n\n    comat y \\\n      --z\n```\ncomat w && comat v\n```\n"),
+        ["comat y        --z", "comat w", "comat v", "comat x", "comat u --t"]
     );
     assert_eq!(words("comat lora merge [--x Y] … > out # why").unwrap(), ["comat", "lora", "merge", "--x", "1"]);
 }
