@@ -8,7 +8,7 @@ use crate::{
     doctor, fetch, share, text,
 };
 use anyhow::{Context, Result, bail};
-use clap::Args as Group;
+use clap::{Args as Group, ValueEnum};
 use comat::loss::caption::CaptionLoss;
 use config::MicroBatch;
 use diffusion::{
@@ -27,14 +27,17 @@ use workbench::plan::memory::{self, gigabytes};
 
 /// Write a configuration for a model on this machine
 ///
-/// Looks at the model, at the device and its memory, and writes a complete configuration with comments: the recommended settings, and
-/// micro-batches that fit. What a step needs is measured with the model itself, on small images, as `comat plan` does; the segmenter of
-/// the attention losses is not measured. A model that is named by its id is fetched.
+/// Looks at the model, at the device and its memory, and writes a complete configuration with comments: the recommended settings of a
+/// method, and micro-batches that fit. What a step needs is measured with the model itself, on small images, as `comat plan` does; the
+/// segmenter of the attention losses is not measured. A model that is named by its id is fetched.
 #[derive(Group)]
 pub struct Init {
     /// Model folder in diffusers layout, one .safetensors file, or an id of the hub: OWNER/NAME, OWNER/NAME@REVISION
     #[arg(long, value_name = "DIR|FILE|ID", value_parser = share::model)]
     model: Location,
+    /// How the LoRA learns
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Method::Preferences)]
+    method: Method,
     /// Captioner
     #[arg(long, value_name = "DIR|ID", default_value = CAPTIONER, value_parser = share::model)]
     captioner: Location,
@@ -50,9 +53,9 @@ pub struct Init {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: Where,
-    /// Optimiser steps
-    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = at_least_one)]
-    steps: usize,
+    /// Optimiser steps [default: 500 for preferences, 2000 for gradient]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    steps: Option<usize>,
     /// Where to write
     #[arg(long, value_name = "FILE", default_value = "my.toml")]
     out: PathBuf,
@@ -62,6 +65,14 @@ pub struct Init {
     /// Replace a file that exists
     #[arg(long)]
     overwrite: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Method {
+    /// From the better and the worse of the model's own images, as sd15-preference does
+    Preferences,
+    /// By the gradient of the caption loss, with attention losses and discriminator, as the paper does
+    Gradient,
 }
 
 /// A setting, with the reason for its value.
@@ -93,6 +104,7 @@ struct Known {
     xl: bool,
     device: Device,
     memory: f64,
+    method: Method,
 }
 
 impl Known {
@@ -129,7 +141,8 @@ pub fn run(args: Init, console: &Console) -> Result<()> {
     let memory =
         args.memory.or_else(|| free(device)).context("how much memory is there? say it by --memory, as 12GB")?;
     let (base, native) = (pipeline.base(), pipeline.native_size());
-    let known = Known { model: model.typed().display().to_string(), native, xl: base == Base::Sdxl, device, memory };
+    let name = model.typed().display().to_string();
+    let known = Known { model: name, native, xl: base == Base::Sdxl, device, memory, method: args.method };
     say!("{}: {base}, made for {native}; {} on {}", known.model, amount(memory), Where::from(device));
     drop(pipeline);
     // a captioner that only the run fetches cannot be looked at
@@ -158,9 +171,11 @@ pub fn run(args: Init, console: &Console) -> Result<()> {
     }
     let file = text::quoted(&out.display().to_string());
     say!("The configuration is {}.", out.display());
-    say!(
-        "The run fetches Grounding DINO and SAM (1.3 GB) for its attention losses; --set attention=false does without."
-    );
+    if known.method == Method::Gradient {
+        say!(
+            "The run fetches Grounding DINO and SAM (1.3 GB) for its attention losses; --set attention=false does without."
+        );
+    }
     let missing = |option: &str, path: &Path| match path.exists() {
         true => String::new(),
         false => format!(" {option} {}", text::quoted(&path.display().to_string())),
@@ -211,44 +226,65 @@ fn choices(args: &Init, known: &Known) -> Vec<Choice> {
         "the caption loss is measured on these",
     );
     choose("sampling", "size", quoted(&size), why_size);
-    choose("fidelity", "latents", quoted(&format!("latents/{name}")), "the original model's, made once");
-    choose("train", "steps", args.steps.to_string(), "as published, unless another number is given");
+    let (steps, preset) = match known.method {
+        Method::Preferences => (500, "as in sd15-preference"),
+        Method::Gradient => (2000, "as published"),
+    };
+    if known.method == Method::Gradient {
+        choose("fidelity", "latents", quoted(&format!("latents/{name}")), "the original model's, made once");
+    }
+    let why_steps = if args.steps.is_some() { "as given" } else { preset };
+    choose("train", "steps", args.steps.unwrap_or(steps).to_string(), why_steps);
     if known.has_room() {
-        let why = "as published: there is memory enough";
+        let why = &format!("{preset}: there is memory enough");
         choose("lora", "rank", "128".into(), why);
         choose("lora", "alpha", "128".into(), "the rank");
         choose("memory", "offload", "false".into(), "the networks can stay on the device");
         choose("train", "batch_size", "4".into(), why);
-        choose("train", "accumulation", if known.xl { "12" } else { "8" }.into(), why);
+        let accumulation = if known.xl && known.method == Method::Gradient { "12" } else { "8" };
+        choose("train", "accumulation", accumulation.into(), why);
     } else {
         let why = format!("less memory than {}: a quarter of the published one", amount(known.room()));
         choose("lora", "rank", "32".into(), &why);
         choose("lora", "alpha", "32".into(), "the rank");
         choose("memory", "offload", "true".into(), "networks are unloaded while they have nothing to do");
         choose("train", "batch_size", "1".into(), "not measured: a sample at a time");
-        choose("train", "accumulation", SAMPLES.to_string(), "a step has 16 samples, fewer than the published number");
+        choose("train", "accumulation", SAMPLES.to_string(), "a step has 16 samples, fewer than the preset's");
     }
     all
 }
 
 /// The text of the preset that extends no other and has every setting with its comment, with the values of those that
-/// extend it, up to [`Known::preset`], and of `choices`.
+/// extend it, up to [`Known::preset`], those of the method, and `choices`.
 fn preset(known: &Known, choices: &[Choice]) -> Result<String> {
-    let share = share::folder().with_context(|| format!("presets are not found; {}", share::advice()))?;
     let (mut chain, mut next) = (vec![], Some(known.preset().to_owned()));
     while let Some(name) = next {
-        let file = share.join("configs").join(name).with_extension("toml");
-        let text = fs::read_to_string(&file).map_err(Error::io(&file))?;
-        let table: toml::Table = toml::from_str(&text).with_context(|| file.display().to_string())?;
+        let (text, table) = shipped(&name)?;
         next = table.get("extends").and_then(toml::Value::as_str).map(str::to_owned);
         chain.push((text, table));
     }
     let (mut text, _) = chain.pop().context("there is a preset")?;
-    for (_, over) in chain.iter().rev() {
+    chain.reverse();
+    if known.method == Method::Preferences {
+        let (method, table) = shipped("sd15-preference")?;
+        text = edit::insert_section(&text, "lora", &method, "preference")?;
+        chain.push((method, table));
+    }
+    for (_, over) in &chain {
         for (section, settings) in over {
             for (key, value) in settings.as_table().into_iter().flatten() {
                 text = edit::set(&text, section, key, &value.to_string())?;
             }
+        }
+    }
+    if known.method == Method::Preferences {
+        for section in ["attention", "fidelity"] {
+            text = edit::remove_section(&text, section);
+        }
+        let without_effect =
+            [("captioner", "label_smoothing"), ("replay", "mode"), ("replay", "tracked"), ("replay", "policy")];
+        for (section, key) in without_effect {
+            text = edit::remove(&text, section, key);
         }
     }
     for choice in choices {
@@ -262,6 +298,15 @@ fn preset(known: &Known, choices: &[Choice]) -> Result<String> {
         Where::from(known.device)
     );
     Ok(format!("{heading}\n{}\n", body.join("\n")))
+}
+
+/// A preset of this name, and its settings.
+fn shipped(name: &str) -> Result<(String, toml::Table)> {
+    let share = share::folder().with_context(|| format!("presets are not found; {}", share::advice()))?;
+    let file = share.join("configs").join(name).with_extension("toml");
+    let text = fs::read_to_string(&file).map_err(Error::io(&file))?;
+    let table = toml::from_str(&text).with_context(|| file.display().to_string())?;
+    Ok((text, table))
 }
 
 /// Chooses the largest micro-batches that fit. One eighth of the memory is reserved for what the measurement on small

@@ -15,7 +15,7 @@ fn init(folder: &Folder, model: &str, rest: &str) -> Done {
 fn a_configuration_that_runs() {
     let folder = Folder::new();
     folder.comat(&["prompts", "--count", "20"]).ok();
-    let done = init(&folder, SD1, "--memory 24GB --device cpu --steps 2").ok();
+    let done = init(&folder, SD1, "--memory 24GB --device cpu --steps 2 --method gradient").ok();
     for part in [
         "Stable Diffusion 1.x, made for 32x32; 24.00 GB on cpu",
         "lora.rank = 128",
@@ -53,7 +53,8 @@ fn a_configuration_that_runs() {
                 .concat(),
         )
         .error(&["--captioner", "gone"]);
-    let done = init(&folder, SDXL, "--memory 16GB --no-measure --out xl.toml --prompts mine.txt").ok();
+    let done =
+        init(&folder, SDXL, "--method gradient --memory 16GB --no-measure --out xl.toml --prompts mine.txt").ok();
     assert!(
         done.stdout.contains("Stable Diffusion XL")
             && done.stdout.contains("comat prompts --out mine.txt --held-out prompts/held_out.jsonl"),
@@ -70,6 +71,38 @@ fn a_configuration_that_runs() {
     init(&folder, "blip", "--out other.toml").error(&["blip"]);
     folder.comat(&["init", "--model", "no/such", "--out", "other.toml"]).error(&["no/such"]);
     assert!(!folder.exists("other.toml"));
+}
+
+/// By default preferences, without what belongs to the gradient alone; the file runs as it is.
+#[test]
+fn a_configuration_with_preferences() {
+    let folder = Folder::new();
+    folder.comat(&["prompts", "--count", "20"]).ok();
+    let done = init(&folder, SD1, "--memory 24GB --device cpu").ok();
+    for part in ["train.steps = 500 ", "as in sd15-preference: there is memory enough", "measured: all at once"] {
+        assert!(done.stdout.contains(part), "{part}: {}", done.stdout);
+    }
+    assert!(!done.stdout.contains("Grounding DINO") && !done.stdout.contains("fidelity"), "{}", done.stdout);
+    let text = folder.read("my.toml");
+    for part in
+        ["[preference]\n", "draws = 8 ", "end_weight = 4 ", "schedule = \"cosine\" ", "ema = 0.97 ", "steps = 25\n"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    for part in ["[attention]", "[fidelity]", "[mixed]", "mode = ", "chained", "tracked", "policy", "label_smoothing"] {
+        assert!(!text.contains(part), "{part}: {text}");
+    }
+    let words = "train --config my.toml --set train.steps=1 --set sampling.steps=2 --set preference.candidates=2 \
+                 --set train.accumulation=1 --set samples.count=0 --set validation.count=1";
+    let done = folder.comat(&words.split_whitespace().collect::<Vec<_>>());
+    assert!(done.code == Some(0) && !done.stderr.contains("effect"), "{done:?}"); // no setting without effect is named
+    let done = init(&folder, SDXL, "--memory 16GB --no-measure --out xl.toml").ok();
+    assert!(done.stdout.contains("Stable Diffusion XL"), "{}", done.stdout);
+    let xl = folder.read("xl.toml");
+    for part in ["[preference]\n", "rank = 32\n", "offload = true", "batch_size = 1\n"] {
+        assert!(xl.contains(part), "{part}: {xl}");
+    }
+    init(&folder, SD1, "--method magic").usage(&["magic", "preferences", "gradient"]);
 }
 
 #[test]

@@ -27,7 +27,7 @@ const FOLDERS: [(&str, &str); 3] =
     [("models/sd15", SD1), ("models/grounding-dino-base", "grounding_dino"), ("models/sam-vit-base", "sam")];
 
 /// What makes a command short, by how it begins. The first that fits counts.
-const SHORT: [(&str, &str); 21] = [
+const SHORT: [(&str, &str); 22] = [
     (
         "comat train --config world",
         "--set train.steps=1 --set train.batch_size=2 --set sampling.steps=5 --set samples.count=1 --set validation.count=2 --set replay.tracked=1",
@@ -35,8 +35,12 @@ const SHORT: [(&str, &str); 21] = [
     ("comat train --config run.toml", "--set train.steps=1 --set train.batch_size=4"),
     (
         "comat train --config my.toml",
-        "--set output=runs/mine --set train.steps=1 --set train.batch_size=1 --set train.accumulation=1 --set sampling.size=32 \
+        "--set train.steps=1 --set train.batch_size=1 --set train.accumulation=1 --set sampling.size=32 \
          --set sampling.steps=5 --set lora.rank=2 --set fidelity.rank=2 --set samples.count=1 --set validation.count=1",
+    ),
+    (
+        "comat train --config sd15-preference --dry-run",
+        "--set output=runs/other --set sampling.size=32 --set sampling.steps=5 --set lora.rank=2",
     ),
     (
         "comat train --config sd15-preference",
@@ -80,8 +84,16 @@ const ELSEWHERE: [(&str, &str); 8] = [
 
 /// Commands with their arguments; without any, a verb is only named.
 fn commands(text: &str) -> Vec<String> {
-    let mut found: Vec<String> = vec![];
+    let mut lines: Vec<String> = vec![]; // a line of code, or a whole paragraph: code in it may go over a line's end
     for line in text.replace("\\\n", " ").lines() {
+        let more = !line.trim().is_empty() && !line.starts_with("    ");
+        match lines.last_mut().filter(|last| more && !last.is_empty() && !last.starts_with("    ")) {
+            Some(paragraph) => *paragraph += &format!(" {}", line.trim()),
+            None => lines.push(line.trim_end().to_owned()),
+        }
+    }
+    let mut found: Vec<String> = vec![];
+    for line in &lines {
         let code: Vec<&str> = match line.strip_prefix("    ") {
             Some(code) => code.split(" && ").collect(),
             None => line.split('`').skip(1).step_by(2).collect(),
@@ -148,8 +160,10 @@ fn in_between(folder: &Folder, command: &str) {
     };
     if command.starts_with("comat lora info mine") {
         copy("runs/sd15/adapter/pytorch_lora_weights.safetensors", "mine.safetensors");
+    } else if command.starts_with("comat lora convert runs/sd15/checkpoints/step-400") {
+        copy("runs/sd15/checkpoints/step-1/adapter.safetensors", "runs/sd15/checkpoints/step-400/adapter.safetensors");
     } else if command.starts_with("comat segment") {
-        fs::copy(drawn(folder), folder.path("out/a-red-book.png")).unwrap();
+        fs::copy(drawn(folder), folder.path("IMAGE.png")).unwrap();
     } else if command.starts_with("comat report runs/a runs/b") && !folder.exists("runs/b") {
         let copied = Command::new("cp").args(["-r", "runs/a", "runs/b"]).current_dir(folder.path("")).status().unwrap();
         assert!(copied.success());
@@ -180,6 +194,7 @@ fn every_command_of_the_guide_works() {
             let line = shortened(&command);
             shell.args(["-c", &line]).current_dir(folder.path("")).stdin(Stdio::null());
             shell.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
+            shell.env("T2I", "T2I-CompBench/examples/dataset"); // a line of the shell's own sets it there
             shell.env("PATH", format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap()));
             let done = shell.output().unwrap();
             ran += 1;

@@ -30,7 +30,7 @@ pub fn run(wheel: &Path, lib: &Path, folder: &Path) -> Result<()> {
     check.passes("prompts --count 20 --held-out prompts/held_out.jsonl --held-out-count 8")?;
     check.passes("init --model weights/world/sd --captioner weights/world/blip --out my.toml")?;
     let small = ["attention=false", "fidelity=false", "train.steps=2", "train.batch_size=2", "train.accumulation=1"];
-    let small = small.into_iter().chain(["sampling.steps=4", "replay.tracked=2", "validation.count=4"]);
+    let small = small.into_iter().chain(["sampling.steps=4", "preference.candidates=2", "validation.count=4"]);
     let small: String = small.map(|setting| format!(" --set {setting}")).collect();
     check.passes(&format!("train --config my.toml{small}"))?;
     println!("wheel: checked in {}", folder.display());

@@ -1,6 +1,7 @@
 //! Changes values in the text of a preset and keeps its comments.
 
 use anyhow::{Context, Result};
+use std::ops::Range;
 
 /// Sets `section.key` to `value`, which is in TOML syntax. The section is empty for keys at the top of the file. A
 /// missing key is inserted as the section's first line.
@@ -9,21 +10,60 @@ use anyhow::{Context, Result};
 /// The preset has no such section.
 pub fn set(text: &str, section: &str, key: &str, value: &str) -> Result<String> {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    let heading = |line: &String| line.starts_with('[');
-    let start = match section {
-        "" => 0,
-        _ => {
-            let is_it = |line: &String| line.strip_prefix('[').and_then(|rest| rest.split(']').next()) == Some(section);
-            1 + lines.iter().position(is_it).with_context(|| format!("the preset has no [{section}]"))?
-        }
-    };
-    let end = lines[start..].iter().position(heading).map_or(lines.len(), |length| start + length);
-    let is_it = |line: &String| line.split('=').next().is_some_and(|name| name.trim() == key);
-    match lines[start..end].iter().position(is_it) {
-        Some(place) => lines[start + place] = with_value(&lines[start + place], key, value),
-        None => lines.insert(start, format!("{key} = {value}")),
+    let place = range(text, section).with_context(|| format!("the preset has no [{section}]"))?;
+    match lines[place.clone()].iter().position(|line| is_of(line, key)) {
+        Some(line) => lines[place.start + line] = with_value(&lines[place.start + line], key, value),
+        None => lines.insert(place.start, format!("{key} = {value}")),
     }
     Ok(lines.join("\n") + "\n")
+}
+
+/// Takes `section.key` out, with the comments directly above it, where the text has it.
+pub fn remove(text: &str, section: &str, key: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let place = range(text, section).unwrap_or_default();
+    if let Some(line) = lines[place.clone()].iter().position(|line| is_of(line, key)) {
+        let line = place.start + line;
+        let comments = lines[place.start..line].iter().rev().take_while(|line| line.starts_with('#')).count();
+        lines.drain(line - comments..=line);
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Takes a section out, with its heading, its comments and the empty lines behind it, where the text has it.
+pub fn remove_section(text: &str, section: &str) -> String {
+    let place = range(text, section).map_or(0..0, |place| place.start - 1..place.end);
+    let kept = text.lines().enumerate().filter(|(line, _)| !place.contains(line));
+    kept.map(|(_, line)| format!("{line}\n")).collect()
+}
+
+/// Inserts a section of another text, with its heading and comments, before one of this text.
+///
+/// # Errors
+/// One of the texts lacks its section.
+pub fn insert_section(text: &str, before: &str, other: &str, section: &str) -> Result<String> {
+    let lines = |text: &str, section: &str| {
+        let place = range(text, section).with_context(|| format!("the preset has no [{section}]"))?;
+        anyhow::Ok(place.start - 1..place.end)
+    };
+    let at = lines(text, before)?.start;
+    let new: Vec<&str> = other.lines().skip(lines(other, section)?.start).take(lines(other, section)?.len()).collect();
+    let all: Vec<&str> = text.lines().collect();
+    Ok([&all[..at], &new, &all[at..]].concat().join("\n") + "\n")
+}
+
+/// The lines of a section, without its heading. The section is empty for the top of the file.
+fn range(text: &str, section: &str) -> Option<Range<usize>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_it = |line: &&str| line.strip_prefix('[').and_then(|rest| rest.split(']').next()) == Some(section);
+    let start = if section.is_empty() { 0 } else { 1 + lines.iter().position(is_it)? };
+    let length = lines[start..].iter().position(|line| line.starts_with('['));
+    Some(start..length.map_or(lines.len(), |length| start + length))
+}
+
+/// Whether a line sets this key.
+fn is_of(line: &str, key: &str) -> bool {
+    line.split('=').next().is_some_and(|name| name.trim() == key)
 }
 
 /// Replaces the value in a line. The comment keeps its column if the new value is short enough.
@@ -62,5 +102,19 @@ mod tests {
         let text = set(&text, "model", "seed", "4").unwrap();
         assert!(text.contains("[model]\nseed = 4\npath = "), "{text}");
         assert!(set(&text, "memory", "offload", "true").is_err());
+    }
+
+    #[test]
+    fn keys_and_sections_come_and_go_with_their_comments() {
+        let text = "seed = 0\n\n[replay]\n# chained or\n# detached\nmode = \"chained\"\ntracked = 5\n\n[mixed] # off\na = 1\n\n[lora]\nrank = 4\n";
+        assert_eq!(remove(text, "replay", "mode"), text.replace("# chained or\n# detached\nmode = \"chained\"\n", ""));
+        assert_eq!(remove(text, "replay", "rank"), text);
+        assert_eq!(remove(text, "none", "mode"), text);
+        assert_eq!(remove_section(text, "mixed"), text.replace("[mixed] # off\na = 1\n\n", ""));
+        assert_eq!(remove_section(text, "none"), text);
+        let other = "[a]\nb = 1\n\n[c] # why\nd = 2 # e\n\n[f]\n";
+        let both = insert_section(text, "lora", other, "c").unwrap();
+        assert_eq!(both, text.replace("[lora]", "[c] # why\nd = 2 # e\n\n[lora]"));
+        assert!(insert_section(text, "none", other, "c").is_err() && insert_section(text, "lora", other, "x").is_err());
     }
 }

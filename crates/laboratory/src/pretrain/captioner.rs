@@ -188,7 +188,9 @@ fn degrade(scenes: &mut [Scene], ghosts: bool, repainted: f64, rng: &mut ChaCha8
 }
 
 /// The image of a scene whose objects are repainted: their colours are moved towards any other colour, and their stripes are
-/// of any strength. The scene gets the colours and textures by which they would be named.
+/// of any strength. The scene gets the colours and textures by which they would be named; an object whose colour has no name
+/// is told as any other, in all of its words: so that a caption becomes less likely by such a colour even where it does not
+/// tell colours.
 fn repaint(scene: &mut Scene, rng: &mut ChaCha8Rng) -> Result<Tensor> {
     let mut drawn = scene.clone();
     let mut paints = vec![];
@@ -199,21 +201,27 @@ fn repaint(scene: &mut Scene, rng: &mut ChaCha8Rng) -> Result<Tensor> {
         let strength = rng.random::<f32>();
         paints.push(Paint { fill, tint: lighter(fill, strength * Color::TINT) });
         drawn.texture = Texture::Striped;
-        object.color = name_of(fill, rng)?;
         let striped = 1.0 / (1.0 + (-(f64::from(strength) - 0.5) / UNSURE).exp());
-        object.texture = if rng.random_bool(striped) { Texture::Striped } else { Texture::Solid };
+        let texture = if rng.random_bool(striped) { Texture::Striped } else { Texture::Solid };
+        let kind = match name_of(fill, rng)? {
+            Some(color) => ObjectKind { shape: object.shape, color, texture },
+            None => ObjectKind::any(rng),
+        };
+        (object.shape, object.color, object.texture) = (kind.shape, kind.color, kind.texture);
     }
     Ok(data::image(&render::painted(&drawn, &paints)))
 }
 
-/// A name for a colour that may lie between those that have names: each is the likelier, the nearer it is; far from all
-/// of them any is as likely as any other.
-fn name_of(color: [f32; 3], rng: &mut ChaCha8Rng) -> Result<Color> {
-    let weight = |named: &Color| {
+/// A name for a colour that may lie between those that have names: each is the likelier, the nearer it is. `None`, the
+/// likelier the farther it is from all of them: it has none.
+fn name_of(color: [f32; 3], rng: &mut ChaCha8Rng) -> Result<Option<Color>> {
+    let weight = |named: &Option<Color>| {
+        let Some(named) = named else { return GUESSED * Color::ALL.len() as f32 };
         let squared: f32 = named.rgb().iter().zip(color).map(|(a, b)| (a - b) * (a - b)).sum();
-        (-squared / (2.0 * CONFUSED * CONFUSED)).exp() + GUESSED
+        (-squared / (2.0 * CONFUSED * CONFUSED)).exp()
     };
-    Ok(*Color::ALL.choose_weighted(rng, weight)?)
+    let all: Vec<Option<Color>> = Color::ALL.iter().copied().map(Some).chain([None]).collect();
+    Ok(*all.choose_weighted(rng, weight)?)
 }
 
 /// The scene with one more object, if there is space for it.
@@ -232,21 +240,37 @@ fn refs(texts: &[String]) -> Vec<&str> {
 mod tests {
     use super::*;
 
-    /// A colour keeps its name where it is named, loses it between two, and far from all any name is as likely.
+    /// A colour keeps its name where it is named, loses it between two, and far from all has none.
     #[test]
     fn colours_between_the_named_ones_are_named_at_random() -> Result<()> {
         let mut rng = data::rng(1, Stream::Test, 0);
         let mut share = |color: [f32; 3], named| -> Result<f64> {
-            let names: Vec<Color> = (0..2000).map(|_| name_of(color, &mut rng)).collect::<Result<_>>()?;
+            let names: Vec<Option<Color>> = (0..2000).map(|_| name_of(color, &mut rng)).collect::<Result<_>>()?;
             Ok(names.iter().filter(|n| **n == named).count() as f64 / 2000.0)
         };
         let (black, green) = (Color::Black.rgb(), Color::Green.rgb());
         let between = std::array::from_fn(|c| 0.75 * black[c] + 0.25 * green[c]);
-        assert!(share(black, Color::Black)? > 0.85);
-        let dark_green = share(between, Color::Black)?;
+        assert!(share(black, Some(Color::Black))? > 0.85);
+        let dark_green = share(between, Some(Color::Black))?;
         assert!((0.2..0.45).contains(&dark_green), "{dark_green}");
-        let cyan = share([0.0, 1.0, 1.0], Color::Black)?;
-        assert!((0.12..0.22).contains(&cyan), "{cyan}");
+        let cyan = share([0.0, 1.0, 1.0], None)?;
+        assert!(cyan > 0.95, "{cyan}");
+        Ok(())
+    }
+
+    /// Objects whose colours have no names are told as any: shapes that are not there, too; others keep their shapes.
+    #[test]
+    fn an_object_without_a_named_colour_is_told_as_any() -> Result<()> {
+        let mut rng = data::rng(3, Stream::Test, 0);
+        let kind = ObjectKind { shape: scenes::scene::Shape::Square, color: Color::Black, texture: Texture::Solid };
+        let mut told = (0, 0);
+        for _ in 0..400 {
+            let mut scene = Scene::place(&[kind], &mut rng);
+            repaint(&mut scene, &mut rng)?;
+            told.0 += usize::from(scene.objects[0].shape == kind.shape);
+            told.1 += usize::from(scene.objects[0].color == kind.color);
+        }
+        assert!((200..380).contains(&told.0) && told.1 < told.0, "{told:?}");
         Ok(())
     }
 
