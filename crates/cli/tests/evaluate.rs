@@ -323,6 +323,13 @@ fn questions_that_depend_on_each_other_and_clauses() {
     }
     assert_eq!(lines[1].answer.score, if raw[0] == 1.0 { raw[1] } else { 0.0 });
     assert!(folder.read("eval/table.txt").contains("defying"));
+    evaluate(&folder, "dsg", &drawn("")).ok();
+    folder.edit_text("prompts/dsg-1k-anns.csv", |text| text.replace("Is the dog red?", "Is the dog very red?"));
+    evaluate(&folder, "dsg", &drawn("")).error(&[
+        "scores.jsonl",
+        "questions",
+        "what is asked about `a red dog` has changed",
+    ]);
 
     let metadata = [
         r#"{"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a photo of a dog"}"#,

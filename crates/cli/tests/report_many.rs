@@ -75,6 +75,7 @@ fn scored(folder: &Folder, name: &str, lift: f64, side: usize) {
                 seed: Some(42 + index),
                 file,
                 digest: None,
+                asked: None,
             };
             let score = 0.3 + 0.02 * number as f64 + lift;
             let answer = Answer { question: Some("a <thing>?".into()), score, ..Answer::default() };

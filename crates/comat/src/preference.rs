@@ -30,7 +30,7 @@ use diffusion::{
 use models::{
     lora::{Lora, Trainable},
     network::{Conditions, Network},
-    schedule::NoisePath,
+    schedule::{NoisePath, blend},
 };
 use optim::Gradients;
 use std::{collections::BTreeSet, iter};
@@ -291,14 +291,8 @@ impl Comparison<'_> {
     fn run(&self, Piece { images, ranks, noise, times, text, sum }: Piece) -> Result<Tensor> {
         let (device, kind, beta) = (images.device(), images.kind(), self.beta);
         let row = |values: &[f64]| Tensor::from_slice(values).to_device(device).to_kind(kind);
-        let by_time = |of: &dyn Fn(f64) -> f64| {
-            row(&times.iter().map(|time| of(*time as f64)).collect::<Vec<_>>()).view([-1, 1, 1, 1])
-        };
-        let mixed = |of: &dyn Fn(f64) -> [f64; 2]| {
-            &images * by_time(&|time| of(time)[0]) + &noise * by_time(&|time| of(time)[1])
-        };
-        let noisy = mixed(&|time| self.path.mix(time)).to_kind(self.kind);
-        let target = mixed(&|time| self.path.target(time));
+        let noisy = blend(&images, &noise, times, &|time| self.path.mix(time)).to_kind(self.kind);
+        let target = blend(&images, &noise, times, &|time| self.path.target(time));
         let times = Tensor::from_slice(times).to_device(device).to_kind(Kind::Float);
         let predict =
             |network: &dyn Network| Ok::<_, anyhow::Error>(network.predict(&noisy, &times, &text, None)?.to_kind(kind));

@@ -119,7 +119,18 @@ impl<'a> Gallery<'a> {
             // the same on every system
             file: found.file.components().map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/"),
             digest: None,
+            asked: None,
         }
+    }
+
+    /// Digest of what a task asks about an image.
+    pub fn asked(&self, found: &Found, task: &Task) -> String {
+        let text = match task {
+            // asks what the others ask
+            Task::SecondOpinion => format!("{:?}", self.prompt(found).tasks),
+            task => format!("{task:?}"),
+        };
+        models::digest(text.as_bytes())
     }
 
     /// Each image with each task of its prompt.

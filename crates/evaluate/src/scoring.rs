@@ -120,8 +120,9 @@ impl Scoring<'_> {
                     .map(|(seen, (shot, task))| answer::to(task, &shot.image, seen, self.judges))
                     .collect::<Result<_>>()?,
             };
-            for ((i, _), answers) in asked.iter().zip(answers) {
-                let subject = &shots[*i].subject;
+            for ((i, task), answers) in asked.iter().zip(answers) {
+                let asked = Some(self.gallery.asked(batch[*i].0, task));
+                let subject = &Subject { asked, ..shots[*i].subject.clone() };
                 let name = || format!("{}, {metric}", self.gallery.folder.join(&subject.file).display());
                 scored.push(((*i, metric), Image::new(subject, metric, answers).with_context(name)?));
             }

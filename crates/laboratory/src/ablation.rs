@@ -27,7 +27,7 @@ use ranks::{
     interrupt::{Interrupt, Interrupted},
 };
 use scenes::{
-    dataset,
+    dataset, judge,
     judging::{self, Judged, Question},
 };
 use std::{collections::BTreeSet, fs, path::PathBuf};
@@ -63,8 +63,17 @@ fn of_ends(losses: &[f64]) -> String {
 }
 
 fn origin(variant: &Variant, config: &Config) -> Result<String> {
-    let best_of = if variant.best_of > 1 { format!("best_of = {}\n", variant.best_of) } else { String::new() };
-    Ok(format!("{best_of}model = {:?}\n{}", config.model.path.typed(), toml::to_string(&config.sampling)?))
+    let best_of = match variant.best_of {
+        0 | 1 => String::new(),
+        // the captioner chooses
+        of => format!("best_of = {of}\n{}", toml::to_string(&config.captioner)?),
+    };
+    Ok(format!(
+        "judge = {}\n{best_of}model = {:?}\n{}",
+        judge::VERSION,
+        config.model.path.typed(),
+        toml::to_string(&config.sampling)?
+    ))
 }
 
 /// Folder of a variant's images, and of its run if it has one: images of the base model are the same for all seeds.
@@ -162,7 +171,7 @@ impl Ablation<'_> {
         if let (Some(baseline), Some(text)) = (&variant.baseline, of_baseline) {
             let images = self.out.join(OWN_IMAGES);
             models::make_folder(&images)?;
-            let tuned = baseline.train(config, &images.join(baseline.images(config)), &bar, self.interrupt)?;
+            let tuned = baseline.train(config, &images.join(baseline.images(config)?), &bar, self.interrupt)?;
             tracing::info!("{name}: loss {}", of_ends(&tuned.losses));
             models::make_folder(&folder.join("adapter"))?;
             write_text(&other, &text)?;

@@ -7,16 +7,13 @@
 mod own_images;
 mod passes;
 
-use crate::pretrain::{
-    data::{self, Stream},
-    diffusion::Levels,
-};
+use crate::pretrain::data::{self, Stream};
 use anyhow::Result;
 use comat::{adapter, session::Session};
 use config::Config;
 use diffusion::{conditions::GuidedText, precision, prompts};
 use indicatif::ProgressBar;
-use models::{lora::Lora, network::Network};
+use models::{lora::Lora, network::Network, schedule::blend};
 use optim::{Gradients, Updater, learning_rate};
 use own_images::OwnImages;
 use rand::Rng;
@@ -85,13 +82,22 @@ impl Baseline {
         }
     }
 
-    /// A name for the images that it trains on: baselines of a plan that draw the same ones share them.
-    pub fn images(&self, config: &Config) -> String {
+    /// A name for the images that it trains on, which depends on everything that they and their rewards depend on:
+    /// baselines of a plan that draw the same ones share them.
+    ///
+    /// # Errors
+    /// Settings that cannot be written as TOML.
+    pub fn images(&self, config: &Config) -> Result<String> {
         let Self { prompts, of, .. } = self;
+        let Config { model, captioner, prompts: from, sampling, seed, .. } = config;
         if self.kind == Rule::TrueCaptions {
-            return format!("renders-{prompts}-seed{}.safetensors", config.seed);
+            let digest = models::digest(toml::to_string(model)?.as_bytes());
+            return Ok(format!("renders-{prompts}-seed{seed}-{digest}.safetensors"));
         }
-        format!("{prompts}x{of}-guidance{}-seed{}.safetensors", config.sampling.guidance_scale, config.seed)
+        let settings =
+            [toml::to_string(model)?, toml::to_string(captioner)?, toml::to_string(from)?, toml::to_string(sampling)?];
+        let digest = models::digest(settings.concat().as_bytes());
+        Ok(format!("{prompts}x{of}-guidance{}-seed{seed}-{digest}.safetensors", sampling.guidance_scale))
     }
 
     /// Trains a LoRA. The images are read from the file `images`, or drawn and written there.
@@ -121,7 +127,6 @@ impl Baseline {
     ) -> Result<Tuned> {
         let config = session.config.clone();
         let (kind, device) = (session.latent_kind(), session.pipeline.device);
-        let levels = Levels::of(session.pipeline.schedule()?, device);
         let mut adapter = adapter::start(session)?.trainable(kind, device);
         let mut optimizer = Updater::new(&config.optimizer, &adapter.flat);
         let base = session.pipeline.network(&session.pipeline.weights)?;
@@ -135,7 +140,7 @@ impl Baseline {
             interrupt.check()?;
             let tuned = session.branched(&adapter.lora)?;
             let mut rng = data::rng(config.seed, Stream::Step, step);
-            let mut draw = Draw { session, images, levels: &levels, rng: &mut rng };
+            let mut draw = Draw { session, images, rng: &mut rng };
             let loss = match self.kind {
                 Rule::RewardWeighted | Rule::TrueCaptions => draw.weighted_loss(self.batch, &shown, tuned.as_ref()),
                 Rule::Dpo => draw.preference_loss(self.batch, self.beta, tuned.as_ref(), base.as_ref()),
@@ -159,14 +164,13 @@ impl Baseline {
 struct Draw<'a, R> {
     session: &'a mut Session,
     images: &'a OwnImages,
-    levels: &'a Levels,
     rng: &'a mut R,
 }
 
-/// Noisy latents of a step `[B, C, h, w]`, their noise, timesteps `[B]` and prompts.
+/// Noisy latents of a step `[B, C, h, w]`, what a network should predict of them, timesteps `[B]` and prompts.
 struct Noisy {
     latents: Tensor,
-    noise: Tensor,
+    target: Tensor,
     timesteps: Tensor,
     text: GuidedText,
 }
@@ -193,22 +197,26 @@ impl<R: Rng> Draw<'_, R> {
 
     /// The images, in `groups` of equal size; images at the same place in their groups have the same timestep and noise.
     fn noisy(&mut self, chosen: &[usize], groups: usize, without_prompt: f64) -> Result<Noisy> {
-        let Self { session, images, levels, rng } = self;
+        let Self { session, images, rng } = self;
         let device = session.pipeline.device;
         let rows: Vec<i64> = chosen.iter().map(|i| *i as i64).collect();
         let clean = images.latents.index_select(0, &Tensor::from_slice(&rows)).to_device(device);
         let each = chosen.len() / groups;
-        let timesteps: Vec<i64> = (0..each).map(|_| rng.random_range(0..levels.count())).collect();
+        let path = session.pipeline.noise_path.as_ref();
+        let timesteps: Vec<i64> = (0..each).map(|_| rng.random_range(0..path.length() as i64)).collect();
         let mut shape = clean.size();
         shape[0] = each as i64;
         let noise = torch_ext::Generator::seeded(rng.random())?.randn(&shape)?.to_kind(clean.kind()).to_device(device);
         let noise = noise.repeat([groups as i64, 1, 1, 1]);
-        let timesteps = Tensor::from_slice(&timesteps.repeat(groups)).to_device(device);
+        let timesteps = timesteps.repeat(groups);
+        let latents = blend(&clean, &noise, &timesteps, &|time| path.mix(time));
+        let target = blend(&clean, &noise, &timesteps, &|time| path.target(time));
+        let timesteps = Tensor::from_slice(&timesteps).to_device(device);
         let prompts: Vec<&str> =
             chosen.iter().map(|i| if rng.random_bool(without_prompt) { "" } else { images.prompt(*i) }).collect();
         let size = (session.size.height, session.size.width);
         let text = session.pipeline.text.guided(&prompts, None, false, size)?;
-        Ok(Noisy { latents: levels.mix(&clean, &noise, &timesteps), noise, timesteps, text })
+        Ok(Noisy { latents, target, timesteps, text })
     }
 }
 
@@ -216,6 +224,6 @@ impl Noisy {
     /// The squared error of a network's prediction, mean over an image's latents, `[B]`.
     fn error(&self, network: &dyn Network) -> Result<Tensor> {
         let predicted = network.predict(&self.latents, &self.timesteps, &self.text.cond, None)?;
-        Ok((predicted - &self.noise).square().mean_dim([1, 2, 3].as_slice(), false, Kind::Float))
+        Ok((predicted - &self.target).square().mean_dim([1, 2, 3].as_slice(), false, Kind::Float))
     }
 }

@@ -66,8 +66,9 @@ fn images_are_drawn_once() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path(), &[]);
     let baseline = baseline(Rule::RewardWeighted, 1);
-    let images = folder.path().join(baseline.images(&config));
-    assert!(images.ends_with("2x2-guidance3-seed3.safetensors"));
+    let name = baseline.images(&config).unwrap();
+    assert!(name.starts_with("2x2-guidance3-seed3-"), "{name}");
+    let images = folder.path().join(&name);
     let first = train(&baseline, &config, &images);
     let (drawn, written) = (tensors::read(&images).unwrap(), fs::metadata(&images).unwrap().modified().unwrap());
     assert_eq!(drawn.0["latents"].size(), [4, 4, 16, 16]);
@@ -75,6 +76,19 @@ fn images_are_drawn_once() {
     assert!(rewards.iter().all(|r| *r < 0.0) && rewards[0] != rewards[1], "{rewards:?}");
     assert_eq!(flat(&train(&baseline, &config, &images).lora), flat(&first.lora), "the same training twice");
     assert_eq!(fs::metadata(&images).unwrap().modified().unwrap(), written);
+}
+
+/// Images and rewards of other settings are not taken for these.
+#[test]
+fn images_have_names_by_all_their_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |kind, setting: &[&str]| baseline(kind, 1).images(&config(folder.path(), setting)).unwrap();
+    let [own, renders] = [Rule::RewardWeighted, Rule::TrueCaptions].map(|kind| name(kind, &[]));
+    assert_eq!(name(Rule::Dpo, &["train.steps=9"]), own);
+    for other in ["captioner.end_weight=4", "sampling.steps=3", "prompts.balance='category'", "model.clip_skip=2"] {
+        assert_ne!(name(Rule::RewardWeighted, &[other]), own, "{other}");
+    }
+    assert_eq!(name(Rule::TrueCaptions, &["sampling.steps=3"]), renders);
 }
 
 /// Images of the worse half have no influence, those of the better half have.
@@ -150,8 +164,9 @@ fn renders_have_true_captions() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path(), &[]);
     let baseline = Baseline { prompts: 24, of: 1, batch: 24, ..baseline(Rule::TrueCaptions, 1) };
-    let file = folder.path().join(baseline.images(&config));
-    assert!(file.ends_with("renders-24-seed3.safetensors"));
+    let name = baseline.images(&config).unwrap();
+    assert!(name.starts_with("renders-24-seed3-"), "{name}");
+    let file = folder.path().join(&name);
     let tuned = train(&baseline, &config, &file);
     let (all, metadata) = tensors::read(&file).unwrap();
     let captions: Vec<String> = serde_json::from_str(&metadata["prompts"]).unwrap();

@@ -19,6 +19,7 @@ use crate::{
     error::{Error, Result},
 };
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 pub use kind::SamplerKind;
 pub use reading::Forced;
@@ -45,6 +46,16 @@ pub trait NoisePath: Sync {
     fn diffusion(&self) -> Option<&NoiseSchedule> {
         None
     }
+}
+
+/// `c x + d noise`, with the factors `[c, d]` that `of` has at each sample's time, such as [`NoisePath::mix`] or
+/// [`NoisePath::target`]. Both tensors `[B, C, h, w]`, and one time of each of the B samples.
+pub fn blend(x: &Tensor, noise: &Tensor, times: &[i64], of: &dyn Fn(f64) -> [f64; 2]) -> Tensor {
+    let factor = |which: usize| {
+        let values: Vec<f64> = times.iter().map(|time| of(*time as f64)[which]).collect();
+        Tensor::from_slice(&values).to_device(x.device()).to_kind(x.kind()).view([-1, 1, 1, 1])
+    };
+    x * factor(0) + noise * factor(1)
 }
 
 impl NoisePath for NoiseSchedule {

@@ -321,6 +321,13 @@ fn alpha_from_the_configuration_beside() {
     assert_eq!(alpha(), 3.0);
     fs::write(folder.path().join("adapter_config.json"), r#"{"lora_alpha": 3, "use_rslora": true}"#).unwrap();
     assert_eq!(alpha(), 6.0, "alpha / √4 = 6 / 4");
+
+    // 14 / 50 * 50 is another number than 14
+    let all = [("lora_A", tensor([50, 8])), ("lora_B", tensor([8, 50]))];
+    let all: Tensors = all.into_iter().map(|(end, t)| (format!("{key}.{end}.weight"), t)).collect();
+    tensors::write(&path, &all, HashMap::new()).unwrap();
+    fs::write(folder.path().join("adapter_config.json"), r#"{"lora_alpha": 14, "r": 50}"#).unwrap();
+    assert_eq!(alpha(), 14.0);
 }
 
 /// An adapter of a larger rank changes the same, and its new directions can learn.

@@ -172,6 +172,7 @@ mod tests {
             seed: None,
             file: format!("{index}.png"),
             digest: None,
+            asked: None,
         };
         records::Image::new(&subject, metric, vec![Answer::score(score, None)]).unwrap()
     }

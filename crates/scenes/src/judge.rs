@@ -17,6 +17,10 @@ use parts::{Mask, Pixels, Rgb, distance};
 use serde::{Deserialize, Serialize};
 use surface::{Surface, distance_between};
 
+/// Of the judge's rules: another number where the same image may be judged otherwise, so that judgements that are kept are
+/// not mixed.
+pub const VERSION: u32 = 1;
+
 /// A connected thing in an image. A property that is not certain is `None`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {

@@ -94,6 +94,7 @@ mod tests {
             seed: None,
             file: String::new(),
             digest: None,
+            asked: None,
         };
         Image::new(&subject, metric, answers).unwrap().score()
     }

@@ -97,6 +97,7 @@ pub(crate) mod tests {
             seed: Some(42 + index),
             file: format!("{prompt}_{index:06}.png"),
             digest: None,
+            asked: None,
         };
         let answer = |score: &f64| Answer { score: *score, ..Answer::default() };
         Image::new(&subject, metric, scores.iter().map(answer).collect()).unwrap()

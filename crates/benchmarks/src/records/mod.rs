@@ -122,6 +122,9 @@ pub struct Subject {
     /// Digest of the file; it shows whether the image was replaced since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// Digest of what is asked about the image; it shows whether the benchmark's questions have changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
 }
 
 /// A question, its answer and its score.

@@ -25,9 +25,10 @@ pub(super) struct Drawn {
 }
 
 impl Drawn {
-    /// Whether it is better than the other one; a NaN always loses.
+    /// Whether it is better than the other one; a NaN of either sign always loses.
     fn beats(&self, other: &Self) -> bool {
-        self.loss.unwrap_or(f64::INFINITY).total_cmp(&other.loss.unwrap_or(f64::INFINITY)).is_lt()
+        let of = |drawn: &Self| drawn.loss.filter(|loss| !loss.is_nan()).unwrap_or(f64::INFINITY);
+        of(self) < of(other)
     }
 
     /// Replaces a job's best so far, if it is better.
@@ -35,5 +36,21 @@ impl Drawn {
         if best.as_ref().is_none_or(|best| self.beats(best)) {
             *best = Some(self);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_loss_wins_and_no_nan_does() {
+        let drawn = |seed, loss| Drawn { seed, loss: Some(loss), latents: Tensor::new(), image: Tensor::new() };
+        let mut best = None;
+        let losses = [f64::NAN, -f64::NAN, 2.0, -f64::NAN, 1.0, f64::NAN, 1.0];
+        for (seed, loss) in losses.into_iter().enumerate() {
+            drawn(seed as u64, loss).challenge(&mut best);
+        }
+        assert_eq!(best.unwrap().seed, 4);
     }
 }

@@ -77,6 +77,16 @@ impl Scored {
                     now.file
                 );
             }
+            if then.asked.as_ref().is_some_and(|then| *then != gallery.asked(found, task)) {
+                bail!(
+                    "{}: since {} was scored by {}, what is asked about `{}` has changed; choose another folder, or remove the \
+                     file to score all images again",
+                    gallery.folder.join(SCORES).display(),
+                    now.file,
+                    task.metric(),
+                    now.prompt
+                );
+            }
         }
         Ok(())
     }

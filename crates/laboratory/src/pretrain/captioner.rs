@@ -252,25 +252,28 @@ mod tests {
         let between = std::array::from_fn(|c| 0.75 * black[c] + 0.25 * green[c]);
         assert!(share(black, Some(Color::Black))? > 0.85);
         let dark_green = share(between, Some(Color::Black))?;
-        assert!((0.2..0.45).contains(&dark_green), "{dark_green}");
+        assert!((0.1..0.25).contains(&dark_green), "{dark_green}");
         let cyan = share([0.0, 1.0, 1.0], None)?;
         assert!(cyan > 0.95, "{cyan}");
         Ok(())
     }
 
-    /// Objects whose colours have no names are told as any: shapes that are not there, too; others keep their shapes.
+    /// Most colours have no names, and objects of these are told as any, with shapes that are not there; an object that
+    /// keeps its colour's name keeps its shape's.
     #[test]
     fn an_object_without_a_named_colour_is_told_as_any() -> Result<()> {
         let mut rng = data::rng(3, Stream::Test, 0);
         let kind = ObjectKind { shape: scenes::scene::Shape::Square, color: Color::Black, texture: Texture::Solid };
-        let mut told = (0, 0);
+        let mut kept = (0, 0, 0);
         for _ in 0..400 {
             let mut scene = Scene::place(&[kind], &mut rng);
-            repaint(&mut scene, &mut rng)?;
-            told.0 += usize::from(scene.objects[0].shape == kind.shape);
-            told.1 += usize::from(scene.objects[0].color == kind.color);
+            let _ = repaint(&mut scene, &mut rng)?;
+            let [shape, color] = [scene.objects[0].shape == kind.shape, scene.objects[0].color == kind.color];
+            kept.0 += usize::from(shape);
+            kept.1 += usize::from(color);
+            kept.2 += usize::from(shape && color);
         }
-        assert!((200..380).contains(&told.0) && told.1 < told.0, "{told:?}");
+        assert!((100..200).contains(&kept.0) && (100..200).contains(&kept.1) && kept.2 > 70, "{kept:?}");
         Ok(())
     }
 
@@ -290,7 +293,7 @@ mod tests {
         spreads.sort_by(|a, b| a.0.total_cmp(&b.0));
         let striped = |part: &[(f64, bool)]| part.iter().filter(|(_, striped)| *striped).count();
         let (faint, strong) = (striped(&spreads[..100]), striped(&spreads[300..]));
-        assert!(faint < 30 && strong > 70, "{faint} {strong}");
+        assert!(faint < 45 && strong > 55, "{faint} {strong}");
         Ok(())
     }
 }

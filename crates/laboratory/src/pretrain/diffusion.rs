@@ -76,7 +76,7 @@ pub fn run(stack: &Stack, lesson: &Lesson, watch: &Watch) -> Result<()> {
     let mut shape = pool.size();
     shape[0] = batch as i64;
     let levels = Levels::of(&schedule, stack.device);
-    let timesteps = levels.count;
+    let timesteps = schedule.signal().len() as i64;
     let about = format!("{batch} images a step, {faults:?}, from {:?}", lesson.from);
     let course = Course { name: "diffusion", cycles: vec![steps], learning_rate, seed, average: 0.998, about };
     let mut batches = Ahead::new(move |step| {
@@ -145,7 +145,6 @@ impl Tokens {
 
 /// Scale of signal and noise at each timestep, `[T]`.
 pub struct Levels {
-    count: i64,
     signal: Tensor,
     noise: Tensor,
     weight: Tensor,
@@ -158,16 +157,10 @@ impl Levels {
             Tensor::from_slice(&values).to_device(device)
         };
         Self {
-            count: schedule.signal().len() as i64,
             signal: table(&|s| s.sqrt()),
             noise: table(&|s| (1.0 - s).sqrt()),
             weight: table(&|s| (MOST_SIGNAL * (1.0 - s) / s).min(1.0)),
         }
-    }
-
-    /// Number of timesteps.
-    pub fn count(&self) -> i64 {
-        self.count
     }
 
     /// Noisy latents. Latents and noise are `[B, 4, h, w]`, timesteps `[B]`.

@@ -13,6 +13,7 @@ use indicatif::ProgressBar;
 use models::network::Network;
 use ranks::interrupt::Interrupt;
 use scenes::{
+    judge,
     judging::{self, Drawn, Judged, Question},
     scene::SIDE,
 };
@@ -53,7 +54,12 @@ impl<'a> Cell<'a> {
         let jobs: Vec<_> = questions.iter().flat_map(images).collect();
         let drawn = jobs.iter().map(|(q, seed)| format!("{seed} {} {}\n", q.category, q.prompt)).collect::<String>();
         let [model, lora] = of.map(Option::unwrap_or_default);
-        let all = format!("{model}\n{lora}\n{:?}\n{}\n{drawn}", pipeline.kind, toml::to_string(&sampling)?);
+        let all = format!(
+            "{model}\n{lora}\n{:?}\njudge {}\n{}\n{drawn}",
+            pipeline.kind,
+            judge::VERSION,
+            toml::to_string(&sampling)?
+        );
         let kind = if lora.is_empty() { "base" } else { "tuned" };
         let file = format!("{kind}-guidance{guidance}-{}.jsonl", models::digest(all.as_bytes())).into();
         Ok(Self { sampling, jobs, file })

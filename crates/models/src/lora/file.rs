@@ -200,11 +200,14 @@ impl AdapterFile {
             && self.entries.values().all(|entry| entry.alpha.is_none())
     }
 
-    /// Alpha of a layer: the file's own value, else scale × rank. `None`: the file does not have the layer, the layer
-    /// is a full difference, or it has no alpha of its own and no rank that fits the configuration.
+    /// Alpha of a layer: the file's own value, that of the configuration, else the rank. `None`: the file does not have the
+    /// layer, the layer is a full difference, or it has no alpha of its own and no rank that fits the configuration.
     pub fn alpha(&self, name: &Name) -> Option<f64> {
-        let entry = self.entries.get(name)?;
-        entry.alpha.or_else(|| Some(self.scale(name).ok()? * entry.rank()? as f64)).filter(|_| entry.is_scaled())
+        let entry = self.entries.get(name).filter(|entry| entry.is_scaled())?;
+        // not scale × rank, which need not be alpha again
+        let configured =
+            |rank| self.configuration.alpha(name, Some(rank)).ok().map(|alpha| alpha.unwrap_or(rank as f64));
+        entry.alpha.or_else(|| configured(entry.rank()?))
     }
 
     /// The change of a layer.

@@ -106,13 +106,26 @@ impl Configuration {
         self.of_network(network).is_some_and(|of| of.dora)
     }
 
-    /// Alpha / rank of a layer, or alpha / √rank with peft's `use_rslora`. The first pattern that matches the layer
-    /// counts, as in peft; alpha is peft's own where the configuration leaves it out. `None`: the configuration says
-    /// nothing of the network.
+    /// The scale of a layer's matrices: alpha / rank, or alpha / √rank with peft's `use_rslora`. `None`: the configuration
+    /// says nothing of the network.
     ///
     /// # Errors
     /// If the tensors have another rank than the configuration says.
     pub fn scale(&self, name: &Name, rank: Option<i64>) -> Result<Option<f64>, String> {
+        Ok(self.of_layer(name, rank)?.map(|of| if of.rooted { of.alpha / of.rank.sqrt() } else { of.alpha / of.rank }))
+    }
+
+    /// Alpha of a layer, as the number that [`Self::scale`] times rank would be without rounding.
+    ///
+    /// # Errors
+    /// The same as those of [`Self::scale`].
+    pub fn alpha(&self, name: &Name, rank: Option<i64>) -> Result<Option<f64>, String> {
+        Ok(self.of_layer(name, rank)?.map(|of| if of.rooted { of.alpha * of.rank.sqrt() } else { of.alpha }))
+    }
+
+    /// Rank and alpha of a layer. The first pattern that matches the layer counts, as in peft; alpha is peft's own where
+    /// the configuration leaves it out.
+    fn of_layer(&self, name: &Name, rank: Option<i64>) -> Result<Option<Scaling>, String> {
         let Some(of) = self.of_network(name.network) else { return Ok(None) };
         // transformers 5 drops the prefix of text encoders; the whole model may have been wrapped
         let bare = name.layer.strip_prefix("text_model.").unwrap_or(&name.layer);
@@ -126,9 +139,16 @@ impl Configuration {
             return Err(format!("has rank {rank}, but its configuration says {said} ({by})"));
         }
         let alpha = of.alphas.first(&names)?.map_or(of.alpha, |(_, alpha)| alpha);
-        let Some(rank) = rank.map(|rank| rank as f64).or(said) else { return Ok(None) };
-        Ok(Some(if of.rooted { alpha / rank.sqrt() } else { alpha / rank }))
+        let rank = rank.map(|rank| rank as f64).or(said);
+        Ok(rank.map(|rank| Scaling { rank, alpha, rooted: of.rooted }))
     }
+}
+
+/// What the scale of a layer is made of.
+struct Scaling {
+    rank: f64,
+    alpha: f64,
+    rooted: bool,
 }
 
 /// Refuses adapters whose effect depends on more than their tensors.
