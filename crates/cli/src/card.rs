@@ -23,7 +23,7 @@ pub fn write(session: &Session, steps: u64, verdict: Option<&str>) -> Result<()>
     let recipe = |folder: &str| recipe::of(config, &model, &name(config), &path, folder);
     let (run, adapter) = (&config.output, config.output.join("adapter"));
     let image = copy_image(run, &adapter)?;
-    let judged = judged(&Log::read(run)?.validations);
+    let judged = judged(Log::read(run)?.comparable());
     write_text(&adapter.join("README.md"), &card(config, steps, verdict, &judged, image, &recipe(".")))?;
     if let Some((_, newest)) = samples::rounds(run)?.pop() {
         write_text(
@@ -36,8 +36,8 @@ pub fn write(session: &Session, steps: u64, verdict: Option<&str>) -> Result<()>
 
 /// A row for each metric of the judge, on images of held-out prompts: in the first round, in the best one by the first
 /// metric, and in the last.
-fn judged(rounds: &[Validation]) -> Vec<(String, String)> {
-    let rounds: Vec<&Validation> = rounds.iter().filter(|round| !round.judge.is_empty()).collect();
+fn judged<'a>(rounds: impl IntoIterator<Item = &'a Validation>) -> Vec<(String, String)> {
+    let rounds: Vec<&Validation> = rounds.into_iter().filter(|round| !round.judge.is_empty()).collect();
     let [first, .., last] = rounds[..] else { return vec![] };
     let metrics: Vec<&String> = first.judge.keys().collect();
     let value = |round: &Validation| metrics.first().and_then(|name| round.metric(name)).unwrap_or(f64::MIN);

@@ -15,9 +15,11 @@ use crate::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use comat::{
+    checkpoint,
     loss::caption::CaptionLoss,
     train::{self, Ended},
 };
+use config::{Config, OneOrMore, Scaled};
 use diffusion::{
     generate, prompts,
     settings::{Where, paths},
@@ -25,7 +27,7 @@ use diffusion::{
 };
 use hub::Layout;
 use ranks::Terms;
-use std::path::Path;
+use std::{mem, path::Path};
 use workbench::{plan, trace as tracing_of};
 
 pub fn dispatch(verb: Verb, console: &Console) -> Result<()> {
@@ -77,6 +79,20 @@ fn warn_of_no_effect(config: &config::Config) {
     }
 }
 
+/// A run that goes on has its LoRA in the checkpoint: the files of `lora.init` are not read again. Takes the setting out of
+/// the configuration, and returns that of the checkpoint, which stays the run's.
+fn start_of_resumed(config: &mut Config, resume: Option<&str>, speaks: bool) -> OneOrMore<Scaled> {
+    // what cannot be found is said where it is opened
+    let found = resume.and_then(|which| checkpoint::find(&config.output.join("checkpoints"), which).ok().flatten());
+    let Some(found) = found else { return config.lora.init.clone() };
+    let typed = mem::take(&mut config.lora.init);
+    let began = config::read(&found.join("config.toml"), &[]).map_or_else(|_| typed.clone(), |config| config.lora.init);
+    if speaks && typed != began {
+        tracing::warn!("no effect: lora.init; the run goes on with the LoRA of {}", found.display());
+    }
+    began
+}
+
 pub fn train(args: Train, console: &Console) -> Result<()> {
     let mut config = share::config(&args.config, &args.set)?;
     let resume = args.resume.map(|which| paths::expanded(Path::new(&which))).transpose();
@@ -84,10 +100,12 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
     let resume = resume.as_ref().and_then(|which| which.to_str());
     if args.dry_run {
         config.logging.check_program()?;
+        let init = start_of_resumed(&mut config, resume, true);
         fetch::config(&mut config, console)?;
         run::folder::check(&config.output, resume)?;
         warn_of_no_effect(&config);
-        say!("{}", plan::describe(config.clone(), resume)?);
+        let config_of_run = Config { lora: config::Lora { init, ..config.lora.clone() }, ..config.clone() };
+        say!("{}", plan::describe(config_of_run, resume)?);
         let forecast = plan::memory::forecast(&config, memory_of(&config, None)?)?;
         say!("{forecast}");
         return say_micro_batches(&config, &forecast, None);
@@ -96,6 +114,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
         "no step was made of it; --resume auto goes on from the last checkpoint, or begins anew where there is none";
     let mut group = processes::join(terms(&config, hint))?;
     config.check_same(&group)?;
+    let init = start_of_resumed(&mut config, resume, group.leads());
     group.first_rank_first(|| fetch::config(&mut config, console))?;
     config.model.device = config.model.device.of_rank(&group);
     group.choose_backend(config.ranks.backend, config.model.device.device()?)?;
@@ -106,6 +125,7 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
         warn_of_no_effect(&config);
         threads::busy().iter().for_each(|notice| tracing::info!("{notice}"));
     }
+    config.lora.init = init;
     let bar = console.bar(watch::SPEAKS, "")?;
     let (mut trainer, mut run) = run::open(config, resume, bar, &console.interrupt, group)?;
     if trainer.group.leads() {

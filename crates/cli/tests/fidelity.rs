@@ -58,7 +58,7 @@ fn a_run_that_was_stopped_and_resumed_is_the_run_that_was_not() {
     assert!(none == adapter("zero", &format!("{FIDELITY} fidelity.latents=shared fidelity.weight=0")));
     assert!(none != adapter("some", &format!("{FIDELITY} fidelity.latents=shared")));
     let resumed = folder.train(&format!("output=none train.steps=2 {FIDELITY} fidelity.latents=shared --resume"));
-    resumed.error(&["started without a discriminator", "[fidelity]"]);
+    resumed.error(&["it has no discriminator", "[fidelity]"]);
 }
 
 #[test]

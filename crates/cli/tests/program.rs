@@ -40,6 +40,7 @@ mod ranks_faults;
 mod report;
 mod report_many;
 mod report_serve;
+mod resume;
 mod rewards;
 mod segment;
 mod sweep;

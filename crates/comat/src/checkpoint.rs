@@ -211,7 +211,11 @@ pub fn load(path: &Path, weights: &Weights, config: &Config, kind: Kind, device:
 pub fn load_discriminator(path: &Path, discriminator: &mut Discriminator) -> Result<()> {
     let file = path.join(DISCRIMINATOR);
     if !file.exists() {
-        bail!("{}: the run was started without a discriminator; start another run for [fidelity]", path.display());
+        bail!(
+            "{}: it has no discriminator, since the run had no [fidelity] then; go on from a checkpoint that has one, without \
+             [fidelity], or start another run",
+            path.display()
+        );
     }
     let (values, _) = tensors::read(&file)?;
     let values = flat_of(&file, "", &values, &discriminator.trained)?;

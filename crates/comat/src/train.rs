@@ -95,7 +95,9 @@ impl Trainer {
             }
             self.step += 1;
             observer.on_step(self, &report)?;
-            if report.stop || self.step == config.train.steps || due(config.checkpoints.every, self.step) {
+            // a skipped step changes nothing; saved again and again, it would push good checkpoints out
+            let due = due(config.checkpoints.every, self.step) && self.skipped_in_a_row == 0;
+            if report.stop || self.step == config.train.steps || due {
                 self.save(observer)?;
             }
             if report.stop && self.step < config.train.steps {

@@ -129,6 +129,13 @@ impl Log {
         log
     }
 
+    /// The validations under the conditions of the newest one (prompts, captioner, sampling), which can be compared.
+    pub fn comparable(&self) -> impl DoubleEndedIterator<Item = &Validation> {
+        let conditions = |v: &Validation| v.others.get("conditions").cloned();
+        let newest = self.validations.last().map(conditions);
+        self.validations.iter().filter(move |v| Some(conditions(v)) == newest)
+    }
+
     /// The value of a setting such as `model.path`.
     pub fn setting(&self, key: &str) -> Option<&str> {
         self.settings.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())

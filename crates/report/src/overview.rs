@@ -31,7 +31,7 @@ pub fn runs(runs: &[Run]) -> Option<Markup> {
 
 fn row(run: &Run, is_judged: bool) -> Markup {
     let Run { name, log, .. } = run;
-    let first = log.validations.first().filter(|v| v.step == 0);
+    let first = log.comparable().next().filter(|v| v.step == 0);
     let last = log.validations.last();
     let none = || cell("", "–", "");
     let steps = log.steps.last().map_or(0, |s| s.step);
@@ -40,7 +40,7 @@ fn row(run: &Run, is_judged: bool) -> Markup {
         Some(all) => format!("of {all}"),
         None => "not finished".into(),
     };
-    let best = log.validations.iter().min_by(|a, b| a.caption_loss.total_cmp(&b.caption_loss));
+    let best = log.comparable().min_by(|a, b| a.caption_loss.total_cmp(&b.caption_loss));
     let best = best.map(|v| cell("", &Scale::LOSS.plain(v.caption_loss), &format!("step {}", thousands(v.step))));
     html! {
         tr {

@@ -11,19 +11,29 @@ use std::{fs, io, path::Path};
 ///
 /// # Errors
 /// A file where a folder should be; a folder without the right to write to it; a run that is already there, unless it is resumed;
-/// a configuration or a LoRA that this run did not write.
+/// a checkpoint of another run, which would go on in its place; a configuration or a LoRA that this run did not write.
 pub fn check(folder: &Path, resume: Option<&str>) -> Result<()> {
     can_be_written(folder)?;
     let checkpoints = folder.join("checkpoints");
     let (log, resolved) = (folder.join("events.jsonl"), folder.join("config.toml"));
+    let newest = checkpoint::steps(&checkpoints)?.pop();
     // an empty log belongs to a run that was stopped before its first step
-    let begun = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
+    let begun = newest.is_some() || fs::metadata(&log).is_ok_and(|log| log.len() > 0);
     if resume.is_none() && begun {
-        let hint = match checkpoint::steps(&checkpoints)?.last() {
+        let hint = match newest {
             Some(_) => "go on with it by --resume",
             None => "it has no checkpoint to go on from: delete it, begin anew in it by --resume auto",
         };
         bail!("{} already holds a run; {hint}, or choose another folder (--set output=DIR)", folder.display());
+    }
+    let resumed = resume.map(|which| checkpoint::find(&checkpoints, which)).transpose()?.flatten();
+    if let Some(other) = resumed.as_ref().filter(|path| begun && !is_in(path, &checkpoints)) {
+        bail!(
+            "{} holds a run, and {} is a checkpoint of another one, which would replace it; go on with that in its own folder, or \
+             in a new one (--set output=DIR)",
+            folder.display(),
+            other.display()
+        );
     }
     if log.exists() {
         return Ok(());
@@ -31,12 +41,17 @@ pub fn check(folder: &Path, resume: Option<&str>) -> Result<()> {
     if resolved.exists() && !is_resolved(&resolved) {
         bail!("{} exists, and no run wrote it; choose another folder (--set output=DIR)", resolved.display());
     }
-    let resumed = resume.map(|which| checkpoint::find(&checkpoints, which)).transpose()?.flatten();
     let made = ["adapter", "best"].map(|name| folder.join(name));
     if let (None, Some(made)) = (resumed, made.iter().find(|made| made.exists())) {
         bail!("{} exists, and would be replaced; move it, or choose another folder (--set output=DIR)", made.display());
     }
     Ok(())
+}
+
+/// Whether something that exists is in a folder, however the two are written.
+fn is_in(path: &Path, folder: &Path) -> bool {
+    let above = |path: &Path| path.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));
+    above(path).is_some_and(|above| folder.canonicalize().is_ok_and(|folder| folder == above))
 }
 
 fn can_be_written(folder: &Path) -> Result<()> {

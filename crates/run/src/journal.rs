@@ -30,20 +30,20 @@ impl Reported {
 }
 
 /// Caption losses of every held-out prompt by step, from a run's log up to a step. Measurements of an abandoned branch
-/// are left out.
-pub fn measured(folder: &Path, until: u64, prompts: usize) -> Result<Vec<(u64, Vec<f64>)>> {
+/// are left out, and those under other conditions ([`super::Validation::of`]).
+pub fn measured(folder: &Path, until: u64, conditions: &str) -> Result<Vec<(u64, Vec<f64>)>> {
     let mut measured = BTreeMap::new();
     for (step, event) in events(folder)? {
         match event["event"].as_str() {
             Some("start") => measured.retain(|before, _| *before <= step),
-            Some("validation") => {
+            Some("validation") if event["conditions"] == conditions => {
                 let losses = event["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64);
                 measured.insert(step, losses.collect::<Vec<f64>>());
             }
             _ => {}
         }
     }
-    Ok(measured.into_iter().filter(|(step, losses)| *step <= until && losses.len() == prompts).collect())
+    Ok(measured.into_iter().filter(|(step, _)| *step <= until).collect())
 }
 
 /// The events of a run's log that have a step, with their steps; empty if there is no log. A last line that is

@@ -55,6 +55,19 @@ pub fn open(
     Ok((trainer, run))
 }
 
+/// Digest of all that held-out images and what is said of them depend on besides the LoRA: only rounds with the same one
+/// can be compared.
+fn conditions(config: &Config, prompts: &[Prompt]) -> Result<String> {
+    let Config { model, captioner, sampling, rewards, validation, preference, .. } = config;
+    let captioner = (captioner.path.typed(), &captioner.prefix, captioner.reduction, captioner.end_weight);
+    let rewards: Vec<_> = rewards.iter().map(|reward| reward.path.typed()).collect();
+    let model = (model.path.typed(), model.prediction_type, model.rescale_betas_zero_snr, model.clip_skip);
+    let chunks = config.prompts.chunks;
+    let of = (model, captioner, rewards, &validation.judge, preference.is_some(), chunks);
+    let text = format!("{of:?} {} {}", toml::to_string(sampling)?, prompts::digest(prompts));
+    Ok(models::digest(text.as_bytes()))
+}
+
 /// `None` if the work was ended by Ctrl-C.
 fn unless_stopped<T>(work: Result<T>) -> Result<Option<T>> {
     match work {
@@ -101,7 +114,7 @@ impl Run {
             0 => validation,
             count => validation.into_iter().take(count).collect(),
         };
-        let of = format!("{} {:?}", prompts::digest(&validation), config.validation.judge);
+        let of = conditions(config, &validation)?;
         let samples = if !leads {
             vec![]
         } else {
@@ -169,8 +182,9 @@ impl Run {
         let [(first, before), .., (last, after)] = &self.measured[..] else { return None };
         let differences: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
         let (change, error) = mean(&differences);
+        let error = if before.len() > 1 { format!(", standard error {error:.4}") } else { String::new() };
         Some(format!(
-            "Caption loss on {}: {:.4} at step {first}, {:.4} at step {last}; change {change:+.4}, standard error {error:.4}",
+            "Caption loss on {}: {:.4} at step {first}, {:.4} at step {last}; change {change:+.4}{error}",
             counted(before.len(), "held-out prompt"),
             mean(before).0,
             mean(after).0,
@@ -191,9 +205,13 @@ impl Run {
         if patience == 0 || last {
             return Ok(false);
         }
-        let stop = trainer.group.any(self.validation.since_best() >= patience)?; // only rank 0 knows it
+        let since = self.validation.since_best();
+        let stop = trainer.group.any(since >= patience)?; // only rank 0 knows it
         if stop && trainer.group.leads() {
-            tracing::warn!("step {step}: the judge's metric has not improved for {patience} rounds; the run ends here");
+            tracing::warn!(
+                "step {step}: the judge's metric has not improved for {since} rounds; the run ends here \
+                 (validation.early_stop = {patience})"
+            );
         }
         Ok(stop)
     }
@@ -232,14 +250,13 @@ impl Observer for Run {
             return Ok(false);
         }
         if trainer.group.leads() {
-            self.measured = journal::measured(&self.folder, trainer.step, self.validation.prompts.len())?;
+            self.measured = journal::measured(&self.folder, trainer.step, self.validation.of())?;
         }
         let here =
             if trainer.group.leads() { Reported::read(&self.folder, trainer.step)? } else { Reported::default() };
         let group = &trainer.group; // only rank 0 has read the log
         let looked = Reported { measured: group.any(here.measured)?, drawn: group.any(here.drawn)? };
-        let ends = self.look(trainer, looked)?;
-        Ok(ends && !looked.measured)
+        self.look(trainer, looked)
     }
 
     fn on_tick(&self) {

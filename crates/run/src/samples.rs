@@ -4,8 +4,8 @@ use super::{Run, unless_stopped};
 use anyhow::Result;
 use comat::{batch, session::Session, train::Trainer};
 use diffusion::word_maps::{self, Heatmaps, Word};
-use images::{Image, slug};
-use models::lora::Lora;
+use images::{Image, Texts, slug};
+use models::{Error, lora::Lora};
 use runlog::samples::{GRID, images};
 use serde_json::json;
 use std::{
@@ -40,7 +40,7 @@ fn draw_all(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
         let drawn = of(&folder, false).draw(run, session, &ema.lora(&trainer.adapter))?;
         show(run, step, "samples-ema", &folder, &drawn)?;
     }
-    compare(&run.folder, &drawn)?;
+    compare(&run.folder, &folder, &drawn)?;
     run.journal.write(json!({ "event": "samples", "step": step, "folder": folder }))
 }
 
@@ -159,17 +159,24 @@ fn panel(
     word_maps::panel(&texts, &rows).save(&folder.join(name(number, prompt)), &[("prompt", prompt)])
 }
 
-/// `before-after.png`: a column for each prompt, the first round above and the newest below.
-fn compare(folder: &Path, newest: &[Image]) -> Result<()> {
-    let first = folder.join("samples/step-0");
+/// `before-after.png`: a column for each prompt, the first round above and the newest below. Where prompts, seed or sampling
+/// were changed in between there is nothing to compare, and an older comparison is removed.
+fn compare(run: &Path, newest: &Path, drawn: &[Image]) -> Result<()> {
+    let (first, both) = (run.join("samples/step-0"), run.join("before-after.png"));
     if !first.exists() {
         return Ok(()); // the run was started without samples
     }
-    let mut both = images(&first)?.iter().map(|path| Image::open(path)).collect::<Result<Vec<_>>>()?;
-    if both.len() != newest.len() {
-        return Ok(()); // the sample prompts were changed during the run
+    let open =
+        |round: &Path| images(round)?.iter().map(|path| Image::open_with_texts(path)).collect::<Result<Vec<_>>>();
+    let (before, after) = (open(&first)?, open(newest)?);
+    let settings = |(_, texts): &(Image, Texts)| texts.get("parameters").cloned();
+    if !before.iter().map(settings).eq(after.iter().map(settings)) {
+        if both.exists() {
+            fs::remove_file(&both).map_err(Error::io(&both))?;
+        }
+        return Ok(());
     }
-    both.extend(newest.iter().cloned());
-    let factor = (256 / newest.first().map_or(256, |p| p.width.max(1))).max(1);
-    Image::grid(&both, newest.len()).enlarge(factor).save(&folder.join("before-after.png"), &[])
+    let all: Vec<Image> = before.into_iter().map(|(image, _)| image).chain(drawn.iter().cloned()).collect();
+    let factor = (256 / drawn.first().map_or(256, |p| p.width.max(1))).max(1);
+    Image::grid(&all, drawn.len()).enlarge(factor).save(&both, &[])
 }

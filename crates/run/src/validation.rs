@@ -23,7 +23,7 @@ pub struct Validation {
     judge: Option<Box<dyn Judge>>,
     first: Option<Round>,
     best: Option<Best>,
-    /// Digest of the prompts and the judge.
+    /// Digest of what a round depends on besides the LoRA.
     of: String,
 }
 
@@ -52,7 +52,7 @@ struct Best {
     step: u64,
     figure: String,
     value: f64,
-    /// Digest of the prompts and the judge. Values with another digest are not compared.
+    /// Digest of what the round depends on besides the LoRA. Values with another digest are not compared.
     #[serde(default)]
     of: String,
     /// Steps of the rounds since then; none of them was better.
@@ -94,10 +94,10 @@ impl Validation {
         self.folder.join("best/best.json")
     }
 
-    /// `None` if the file is about other prompts.
+    /// `None` if the file is of a round under other conditions.
     fn read_first(&self, path: &Path) -> Result<Option<Round>> {
         let (mut tensors, metadata) = tensors::read(path)?;
-        if metadata.get("prompts").map(String::as_str) != Some(&self.key()?) {
+        if metadata.get("conditions") != Some(&self.of) {
             return Ok(None);
         }
         let mut take = |name: &str| tensors.remove(name).ok_or_else(|| Error::file(path, format!("{name} is missing")));
@@ -113,11 +113,12 @@ impl Validation {
             ("judged".into(), Tensor::stack(&judged, 0)),
             ("images".into(), round.images.shallow_clone()),
         ]);
-        Ok(tensors::write(&self.first_path(), &all, HashMap::from([("prompts".into(), self.key()?)]))?)
+        Ok(tensors::write(&self.first_path(), &all, HashMap::from([("conditions".into(), self.of.clone())]))?)
     }
 
-    fn key(&self) -> Result<String> {
-        Ok(serde_json::to_string(&self.prompts.iter().map(|p| &p.text).collect::<Vec<_>>())?)
+    /// Digest of what a round depends on besides the LoRA: only rounds with the same one are compared.
+    pub fn of(&self) -> &str {
+        &self.of
     }
 
     /// Number of rounds since the best one.
@@ -166,7 +167,7 @@ pub fn measure(run: &mut Run, trainer: &mut Trainer) -> Result<()> {
     let (loss, error) = mean(&round.losses);
     let mut line = json!({
         "event": "validation", "step": step, "caption_loss": loss, "standard_error": error,
-        "prompts": round.losses.len(), "losses": round.losses,
+        "prompts": round.losses.len(), "losses": round.losses, "conditions": run.validation.of,
     });
     let names = trainer.session.rewards.iter().map(|other| other.reward.name());
     let rewards: Vec<(&str, f64)> = names.zip(round.rewards.iter().map(|values| mean(values).0)).collect();
@@ -272,7 +273,7 @@ fn gather(share: Round, session: &Session, run: &Run, group: &ProcessGroup) -> R
 fn write_best(validation: &Validation) -> Result<()> {
     let folder = validation.folder.join("best");
     models::make_folder(&folder)?;
-    let text = serde_json::to_string_pretty(&validation.best)?;
+    let text = serde_json::to_string_pretty(&validation.best)? + "\n";
     Ok(models::write_text(&validation.best_path(), &text)?)
 }
 

@@ -14,7 +14,7 @@ use comat::{
 };
 use config::{Config, Dtype, Form, Preference, Segmenter, Where};
 use diffusion::prompts::{self, Prompt};
-use models::text::counted;
+use models::{lora::Lora, text::counted};
 use report::numbers::thousands;
 
 /// Opens everything that the run needs, and describes it. The text starts with the resolved configuration. `resume`:
@@ -30,8 +30,7 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
     };
     let resolved = toml::to_string(&config)?;
     let mut session = Session::open(config)?;
-    open_the_rest(&mut session, &prompts, resume)?;
-    let lora = adapter::start(&session)?;
+    let lora = open_the_rest(&mut session, &prompts, resume)?;
     let (config, pipeline) = (&session.config, &session.pipeline);
     let [channels, height, width] = session.latent_shape;
     let (t, k, batch) =
@@ -167,8 +166,8 @@ pub fn describe(config: Config, resume: Option<&str>) -> Result<String> {
     Ok(lines.join("\n"))
 }
 
-/// Opens everything else that a run opens, in the same way.
-fn open_the_rest(session: &mut Session, prompts: &[Prompt], resume: Option<&str>) -> Result<()> {
+/// Opens everything else that a run opens, in the same way; returns its LoRA.
+fn open_the_rest(session: &mut Session, prompts: &[Prompt], resume: Option<&str>) -> Result<Lora> {
     session.take_entities(prompts)?;
     Order::of(&session.config, prompts)?;
     if let Some(which) = &session.config.validation.judge {
@@ -181,13 +180,14 @@ fn open_the_rest(session: &mut Session, prompts: &[Prompt], resume: Option<&str>
     if train::discriminator(session)?.is_some() {
         latents::Store::of_run(&session.config, &session.pipeline)?;
     }
-    let Some(which) = resume else { return Ok(()) };
-    if let Some(path) = checkpoint::find(&session.config.output.join("checkpoints"), which)? {
+    let root = session.config.output.join("checkpoints");
+    if let Some(path) = resume.map(|which| checkpoint::find(&root, which)).transpose()?.flatten() {
         let (weights, kind) = (&session.pipeline.weights, session.latent_kind());
         let found = checkpoint::load(&path, weights, &session.config, kind, session.pipeline.device)?;
         found.state.check(session.config.seed, &batch::digest(&session.config, prompts), &path)?;
+        return Ok(found.adapter.lora);
     }
-    Ok(())
+    adapter::start(session)
 }
 
 fn bytes(n: i64) -> String {
