@@ -4,7 +4,7 @@ use crate::{args::shared::Engine, console::Console, share};
 use anyhow::{Context, Result};
 use config::{self, Config};
 use diffusion::{
-    pipeline::{Overrides, Pipeline},
+    pipeline::{Overrides, Pipeline, is_single_file},
     settings::{Adapter, Location, Scaled},
 };
 use hub::{Hub, Layout, Progress, Settings};
@@ -107,5 +107,8 @@ pub fn pipeline(
     console: &Console,
 ) -> Result<Pipeline> {
     self::model(&mut model, variant, &mut tokenizer, console)?;
+    if let Some(given) = tokenizer.as_ref().filter(|_| !is_single_file(&model)) {
+        tracing::warn!("no effect: --tokenizer {}; a model in a folder has its own", given.typed().display());
+    }
     Pipeline::open_at(&model, variant, tokenizer.as_deref(), overrides, engine.precision(), engine.device.device()?)
 }

@@ -267,6 +267,7 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
             request.out.display()
         );
     }
+    let of_captioner = captioner.as_ref().map_or(String::new(), |path| path.typed().display().to_string());
     let captioner = captioner
         .map(|path| CaptionLoss::open(&config::Captioner::at(path.to_path_buf()), pipeline.kind, pipeline.device))
         .transpose()
@@ -275,7 +276,8 @@ pub fn generate(args: Generate, console: &Console) -> Result<()> {
         Some(captioner) => captioner.losses(images, prompts),
         None => Ok(vec![0.0; prompts.len()]),
     };
-    let best = captioner.is_some().then_some(generate::Best { of: args.best_of, loss: &loss });
+    let best =
+        captioner.is_some().then_some(generate::Best { of: args.best_of, loss: &loss, of_captioner: &of_captioner });
     let bar = console.count("generate", DENOISING)?;
     let files = generate::run(pipeline, &request, best, &bar, &console.interrupt, &group)?;
     bar.finish_and_clear();

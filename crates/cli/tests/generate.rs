@@ -74,7 +74,7 @@ fn formats_of_an_adapter() {
     let plain = draw("plain", "");
     let diffusers = draw("diffusers", "--lora out/adapter/pytorch_lora_weights.safetensors");
     assert!(plain.difference(&diffusers) > 10, "the adapter changes nothing");
-    assert!(diffusers.texts["parameters"].contains("Lora: pytorch_lora_weights.safetensors:1"));
+    assert!(diffusers.texts["parameters"].contains("Lora: out:1"));
     let kohya = draw("kohya", "--lora out/adapter/out.safetensors");
     let peft = draw("peft", "--lora out/checkpoints/step-2/adapter.safetensors");
     assert!(diffusers.difference(&kohya) <= 1 && diffusers.difference(&peft) <= 1);
@@ -222,7 +222,8 @@ fn noise_in_and_latents_out() {
     let words = "--steps 3 --out b --save-latents b.safetensors --init-latents noise.safetensors";
     folder.generate(SD1, &["a red dog"], words).ok();
     assert_eq!(folder.tensors("a.safetensors")["x_0"], folder.tensors("b.safetensors")["x_0"]);
-    assert_eq!(folder.bytes("a"), folder.bytes("b"));
+    let image = |out: &str| Image::open(&folder.path(&format!("{out}/00000-a-red-dog-seed0.png")));
+    assert_eq!(image("a").difference(&image("b")), 0);
 }
 
 /// Number of threads that do not block SIGINT and SIGTERM.
@@ -293,6 +294,50 @@ fn a_stopped_run_goes_on() {
     other("--steps 4").error(&["was drawn with other settings or files"]);
     other("--steps 3 --dtype float64").error(&["was drawn with other settings or files"]);
     other("--steps 3 --save-latents l.safetensors").usage(&["--resume", "--save-latents"]);
+    for words in ["--clip-skip 2", "--prediction-type v_prediction", "--vae-dtype float64", "--chunks 2"] {
+        other(&format!("--steps 3 {words}")).error(&["was drawn with other settings or files"]);
+    }
+    // with another number of images they have other names
+    for words in ["--count 2", "--count 4", "--count 3 --seed 8"] {
+        let done = folder.generate(SD1, &prompts, &format!("--out g --steps 3 --resume {words}"));
+        done.error(&["of another command in g", "-seed"]);
+    }
+    let done = folder.generate(SD1, &prompts, "--out g --steps 3 --overwrite --count 2");
+    assert!(done.code == Some(0) && done.stderr.contains("images of another command stay in g"), "{done:?}");
+}
+
+/// Files of the same name are known by what is in them, and what a seed does not say is said.
+#[test]
+fn images_say_what_they_are_drawn_from() {
+    let folder = Folder::new();
+    folder.copy(SD1, "model");
+    let draw = |words: &str| {
+        folder.comat(
+            &[
+                &["generate", "--model", "model", "--prompt", "a red dog", "--steps", "2"][..],
+                &words.split(' ').collect::<Vec<_>>(),
+            ]
+            .concat(),
+        )
+    };
+    draw("--out a --save-latents x.safetensors --clip-skip 2").ok();
+    let parameters =
+        |out: &str| Image::open(&folder.path(&format!("{out}/00000-a-red-dog-seed0.png"))).texts["parameters"].clone();
+    assert!(parameters("a").contains(", Clip skip: 2"), "{}", parameters("a"));
+    draw("--out b").ok();
+    draw("--out b --resume").ok();
+    folder.edit_tensors("model/unet/diffusion_pytorch_model.safetensors", |all| {
+        let halved = &all["conv_in.weight"] * 0.5;
+        all.insert("conv_in.weight".into(), halved);
+    });
+    draw("--out b --resume").error(&["was drawn with other settings or files"]);
+    folder.edit_tensors("x.safetensors", |all| {
+        let start = all.remove("x_0").unwrap();
+        all.insert("x_T".into(), start);
+    });
+    draw("--out c --init-latents x.safetensors").ok();
+    assert!(parameters("c").contains(", Init latents: x.safetensors"), "{}", parameters("c"));
+    draw("--out d --size 100000x8").usage(&["100000x8", "8192"]);
 }
 
 /// Of the candidates the one that the captioner finds likeliest is kept, whatever is drawn at a time; it is the image of its seed.
@@ -339,7 +384,8 @@ fn the_best_of_several() {
     folder
         .generate(SD1, &["a red dog", "a cat"], &again.replace("--overwrite ", "--seed 9 "))
         .error(&["metadata.jsonl"]);
-    folder.generate(SD1, &["a red dog", "a cat"], &again).ok();
+    let done = folder.generate(SD1, &["a red dog", "a cat"], &again);
+    assert!(done.code == Some(0) && done.stderr.contains("images of another command stay in shared"), "{done:?}");
     let pairs = pairs::Pairs::open(&folder.path("shared")).unwrap();
     assert_eq!(pairs.pairs().iter().map(|pair| pair.caption.as_str()).collect::<Vec<_>>(), ["a red dog", "a cat"]);
     folder.generate(SD1, &["a dog"], "--out x --best-of 2").usage(&["--captioner"]);

@@ -161,7 +161,8 @@ fn in_between(folder: &Folder, command: &str) {
     if command.starts_with("comat lora info mine") {
         copy("runs/sd15/adapter/pytorch_lora_weights.safetensors", "mine.safetensors");
     } else if command.starts_with("comat lora convert runs/sd15/checkpoints/step-400") {
-        copy("runs/sd15/checkpoints/step-1/adapter.safetensors", "runs/sd15/checkpoints/step-400/adapter.safetensors");
+        let [from, to] = ["step-1", "step-400"].map(|step| folder.path(&format!("runs/sd15/checkpoints/{step}")));
+        symlink(from.canonicalize().unwrap(), to).unwrap();
     } else if command.starts_with("comat segment") {
         fs::copy(drawn(folder), folder.path("IMAGE.png")).unwrap();
     } else if command.starts_with("comat report runs/a runs/b") && !folder.exists("runs/b") {

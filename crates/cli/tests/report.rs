@@ -180,6 +180,12 @@ fn the_best_of_several_stands_beside_the_image_of_the_same_number() {
     let parameters =
         format!("{}, Best of: 2", texts.get("parameters").map_or("Steps: 1, CFG scale: 1", |t| t.as_str()));
     image.save(&first, &[("parameters", &parameters)]).unwrap();
+    let digest = models::digest(&fs::read(&first).unwrap());
+    folder.edit_text("tuned/scores.jsonl", |text| {
+        let (line, rest) = text.split_once('\n').unwrap();
+        let (before, after) = line.split_once("\"digest\":\"").unwrap();
+        format!("{before}\"digest\":\"{digest}{}\n{rest}", &after[digest.len()..])
+    });
     folder.comat(REPORT).ok();
     let page = folder.read("report.html");
     assert!(page.contains("best of 2") && page.contains("--best-of 2 --captioner"), "it says how they were drawn");
@@ -198,8 +204,9 @@ fn what_is_missing_is_named() {
     folder.write("tuned/scores.jsonl", "{}\n");
     folder.comat(REPORT).error(&["tuned/scores.jsonl", "line 1: missing field"]);
     folder.write("tuned/scores.jsonl", &scores);
-    fs::remove_file(folder.path("tuned/00000.png")).unwrap();
+    fs::rename(folder.path("tuned/00000.png"), folder.path("away.png")).unwrap();
     folder.comat(REPORT).error(&["tuned/00000.png"]);
+    fs::rename(folder.path("away.png"), folder.path("tuned/00000.png")).unwrap();
     folder.edit_text("prompts.jsonl", |text| text.lines().skip(1).collect::<Vec<_>>().join("\n"));
     folder.comat(REPORT).error(&["prompts.jsonl", "is not in it"]);
     fs::remove_file(folder.path("run/events.jsonl")).unwrap();
@@ -230,3 +237,12 @@ const LOOK: &str = "
   root.querySelector('dialog').close();
   root.querySelector('.filters button').click();
 ";
+
+/// Judgements of images that are there no more are no judgements of those that are.
+#[test]
+fn images_that_were_replaced_are_not_reported() {
+    let folder = judged();
+    folder.comat(REPORT).ok();
+    fs::copy(folder.path("tuned/00000.png"), folder.path("tuned/00003.png")).unwrap();
+    folder.comat(REPORT).error(&["tuned/00003.png", "replaced since it was judged", "comat world judge"]);
+}

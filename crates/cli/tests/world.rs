@@ -130,6 +130,14 @@ fn drawn_images_say_what_they_are() {
     let judged = lines(&folder.read("scores.jsonl")).remove(0);
     assert_eq!((judged["seed"].as_u64(), judged["category"].as_str()), (Some(9), Some("color")));
     assert_eq!(judged["verdict"]["correct"], false);
+
+    // images of several kinds in one folder are said
+    folder.generate(common::SD1, &["a red star"], "--out others --steps 3 --size 64 --seed 9").ok();
+    let [image] = folder.names("others").try_into().unwrap();
+    std::fs::copy(folder.path("others").join(&image), folder.path("images/again.png")).unwrap();
+    let done = folder.comat(&words("world judge --prompts prompts.jsonl --images images --out scores.json"));
+    let parts = ["images were drawn in 2 ways", "1 image of a prompt and seed that another one has, too"];
+    assert!(done.code == Some(0) && parts.iter().all(|part| done.stderr.contains(part)), "{done:?}");
 }
 
 #[test]

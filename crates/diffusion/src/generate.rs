@@ -131,10 +131,13 @@ pub fn run(
     let unet = pipeline.adapt(&request.loras)?;
     fs::create_dir_all(&request.out).map_err(Error::io(&request.out))?;
     let mine = group.share(jobs.len());
-    let origin = origin(&pipeline, request)?;
+    let origin = origin(&pipeline, request, best.as_ref())?;
+    let clip_skip = pipeline.overrides.clip_skip;
     let settings = |prompt: &str, seed: u64, model: &Path| {
         let mut settings = parameters(sampling, prompt, seed, size, model, &request.loras);
+        settings.extend(clip_skip.map(|skip| format!(", Clip skip: {skip}")));
         settings.extend(best.as_ref().map(|best| format!(", Best of: {}", best.of)));
+        settings.extend(request.init_latents.as_ref().map(|given| format!(", Init latents: {}", file_name(given))));
         [settings, origin.clone()]
     };
     let found = |job: &Job| match request.existing {
@@ -181,10 +184,12 @@ pub fn run(
     gather(saved.into_iter().flatten().collect(), request, &jobs, empty, size, group)
 }
 
-/// Identifies the files that images are drawn with, which their settings only name: by their places, and the LoRAs by what
-/// is in them.
-fn origin(pipeline: &Pipeline, request: &Request) -> Result<String> {
-    let mut text = format!("{} {:?}", models::place(&pipeline.name).display(), pipeline.kind);
+/// Identifies what images are drawn with, which their settings only name or leave out: model and LoRAs by what is in their
+/// files.
+fn origin(pipeline: &Pipeline, request: &Request, best: Option<&Best>) -> Result<String> {
+    let vae = pipeline.vae.with(|vae| Ok(vae.kind()))?;
+    let mut text = format!("{} {:?} {vae:?}", pipeline.fingerprint_of_images()?, pipeline.kind);
+    text.extend(best.map(|best| best.of_captioner.to_owned()));
     for (path, _) in &request.loras {
         text += &models::digest(&fs::read(path).map_err(Error::io(path))?);
     }
@@ -358,13 +363,12 @@ pub fn parameters(
     if !sampling.negative_prompt.is_empty() {
         text += &format!("\nNegative prompt: {}", sampling.negative_prompt);
     }
-    let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     text += &format!(
         "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {seed}, Size: {size}, Model: {}",
         sampling.steps,
         sampling.sampler.title(),
         sampling.guidance_scale,
-        name(model)
+        file_name(model)
     );
     if sampling.guidance_rescale != 0.0 {
         text += &format!(", CFG rescale: {}", sampling.guidance_rescale);
@@ -373,9 +377,25 @@ pub fn parameters(
         text += &format!(", Eta: {}", sampling.eta);
     }
     for (path, scale) in loras {
-        text += &format!(", Lora: {}:{scale}", name(path));
+        text += &format!(", Lora: {}:{scale}", name_of_lora(path));
     }
     text + &format!(", Version: comat {}", env!("CARGO_PKG_VERSION"))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// A name of a LoRA by which it is known from others: that of its file, of a run the run's. `runs/a/adapter/…` is `a`,
+/// `runs/a/checkpoints/step-4/…` is `a/step-4`.
+fn name_of_lora(path: &Path) -> String {
+    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    match parts.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [.., run, "adapter" | "best", _] => run.to_owned(),
+        [.., run, "checkpoints", step, _] => format!("{run}/{step}"),
+        [.., folder, "pytorch_lora_weights.safetensors" | "adapter_model.safetensors"] => folder.to_owned(),
+        _ => file_name(path),
+    }
 }
 
 /// The images of all ranks, in order. They are sent by message, since a network file system may not show other ranks'
@@ -424,7 +444,8 @@ fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
     }
     let paths = paths.into_iter().chain(request.save_latents.clone());
     match { paths }.find(|path| path.exists()) {
-        Some(path) if request.existing == Existing::Refuse => {
+        _ if request.existing != Existing::Refuse => others_stay(request, jobs),
+        Some(path) => {
             let latents = Some(&path) == request.save_latents.as_ref();
             let others =
                 if latents { "--save-latents, or pass --overwrite" } else { "--out, or pass --overwrite or --resume" };
@@ -432,6 +453,43 @@ fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Images of other commands are left where they are. Said of files with names as of this one: whoever takes all images of the
+/// folder takes those, too.
+///
+/// # Errors
+/// With [`Existing::Keep`], such files: the command that is to go on was another one.
+fn others_stay(request: &Request, jobs: &[Job]) -> Result<()> {
+    let ours: BTreeSet<PathBuf> =
+        jobs.iter().flat_map(|job| job.seeds.iter().map(|seed| job.path(&request.out, *seed))).collect();
+    let entries = fs::read_dir(&request.out).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut others: Vec<PathBuf> = entries.filter(|path| is_numbered(path) && !ours.contains(path)).collect();
+    others.sort();
+    let Some(first) = others.first() else { return Ok(()) };
+    let count = models::text::counted(others.len(), "image");
+    if request.existing == Existing::Keep {
+        bail!(
+            "{count} of another command in {}, the first: {}; --resume takes the same prompts, --count and seeds, or choose \
+             another --out",
+            request.out.display(),
+            file_name(first)
+        );
+    }
+    tracing::warn!("{count} of another command stay in {}, the first: {}", request.out.display(), file_name(first));
+    Ok(())
+}
+
+/// Whether a file has a name as those of [`Job::path`]: `00012-a-red-dog-seed42.png`.
+fn is_numbered(path: &Path) -> bool {
+    let name = file_name(path);
+    let of = |name: &str| {
+        let (number, rest) = name.strip_suffix(".png")?.split_once('-')?;
+        let (_, seed) = rest.rsplit_once("-seed")?;
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        Some(number.len() >= 5 && digits(number) && digits(seed))
+    };
+    of(&name).unwrap_or(false)
 }
 
 /// The requested size, or that of the given latents, or the model's own.

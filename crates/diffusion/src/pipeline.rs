@@ -118,6 +118,34 @@ impl Pipeline {
         Ok(this)
     }
 
+    /// Fingerprint of everything in the model that its latents depend on: denoising network, text encoders and noise
+    /// schedule, not the VAE.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        let said = serde_json::to_string(&self.overrides)?;
+        let said = (!self.overrides.is_none()).then_some(said);
+        let mut parts = match self.path.is_file() {
+            true => vec![models::weights::fingerprint_of(std::slice::from_ref(&self.path))?],
+            false => self.family.fingerprints(&self.path, self.variant.as_deref())?,
+        };
+        parts.extend(said);
+        Ok(models::digest(parts.join("\n").as_bytes()))
+    }
+
+    /// Fingerprint of everything in the model that its images depend on: the VAE, too.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn fingerprint_of_images(&self) -> Result<String> {
+        let (mut print, vae) = (self.fingerprint()?, self.path.join("vae"));
+        if vae.is_dir() {
+            print += &models::weights::fingerprint(&vae, "diffusion_pytorch_model", self.variant.as_deref())?;
+        }
+        Ok(print)
+    }
+
     /// The noise schedule of a diffusion model.
     ///
     /// # Errors

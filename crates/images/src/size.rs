@@ -11,6 +11,11 @@ pub struct Size {
     pub height: i64,
 }
 
+impl Size {
+    /// The most pixels along a side.
+    const MOST: i64 = 8192;
+}
+
 impl JsonSchema for Size {
     fn inline_schema() -> bool {
         true
@@ -27,7 +32,10 @@ impl FromStr for Size {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let (width, height) = text.split_once('x').unwrap_or((text, text));
-        match (width.trim().parse(), height.trim().parse()) {
+        match (width.trim().parse::<i64>(), height.trim().parse::<i64>()) {
+            (Ok(width), Ok(height)) if width.max(height) > Self::MOST => {
+                Err(format!("`{text}` is too large; {} pixels a side are the most", Self::MOST))
+            }
             (Ok(width), Ok(height)) if width > 0 && height > 0 => Ok(Self { width, height }),
             _ => Err(format!("`{text}` is not a size; write WIDTHxHEIGHT, for example 768x512, or 512 for a square")),
         }

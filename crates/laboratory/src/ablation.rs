@@ -222,6 +222,7 @@ impl Ablation<'_> {
             save_latents: None,
         };
         let pipeline = config.model.open(config.prompts.chunks)?;
+        let of_captioner = toml::to_string(&config.captioner)?;
         let captioner = match variant.best_of {
             1 => None,
             _ => Some(CaptionLoss::open(&config.captioner, pipeline.kind, pipeline.device)?),
@@ -230,7 +231,8 @@ impl Ablation<'_> {
             Some(captioner) => captioner.losses(images, prompts),
             None => Ok(vec![0.0; prompts.len()]),
         };
-        let best = captioner.is_some().then_some(Best { of: variant.best_of, loss: &loss });
+        let best =
+            captioner.is_some().then_some(Best { of: variant.best_of, loss: &loss, of_captioner: &of_captioner });
         let bar = (self.bar)("draw")?;
         generate::run(pipeline, &request, best, &bar, self.interrupt, &ProcessGroup::alone())?;
         bar.finish_and_clear();

@@ -18,7 +18,7 @@ use report::{
     samples,
 };
 use scenes::{
-    judging::{Judged, read_lines},
+    judging::{Judged, check_files, read_lines},
     prompts::Category,
 };
 use std::{
@@ -235,7 +235,9 @@ fn judged(folder: &Path) -> Result<Vec<Judged>> {
     if !path.exists() {
         bail!("{} does not exist; run `comat world judge` on {} first", path.display(), folder.display());
     }
-    read_lines(&path)
+    let judged = read_lines(&path)?;
+    check_files(&judged, folder)?;
+    Ok(judged)
 }
 
 /// The images of a folder to compare with those of the base model. The best of several candidates keeps its own seed; it

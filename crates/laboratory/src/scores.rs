@@ -313,6 +313,7 @@ mod tests {
             file: format!("{seed}.png").into(),
             look: Look { unexplained: 0.01, ..Look::default() },
             second: None,
+            digest: None,
             verdict: Verdict {
                 wanted: 2,
                 present: 2,

@@ -69,7 +69,7 @@ pub fn run(
     interrupt: &Interrupt,
 ) -> Result<Sweep> {
     let request = checked(request)?;
-    let of_model = fingerprint(&pipeline)?;
+    let of_model = pipeline.fingerprint_of_images()?;
     let mut of_loras = vec![];
     for lora in &request.loras {
         let of_lora = weights::fingerprint_of(std::slice::from_ref(lora))?;
@@ -143,16 +143,6 @@ fn checked(request: &Request) -> Result<Request> {
         questions.retain(|q| seen.insert(q.prompt.clone()));
     }
     Ok(request)
-}
-
-/// Fingerprint of every network that images depend on.
-fn fingerprint(pipeline: &Pipeline) -> Result<String> {
-    let mut print = latents::fingerprint(pipeline)?;
-    let vae = pipeline.path.join("vae");
-    if vae.is_dir() {
-        print += &weights::fingerprint(&vae, "diffusion_pytorch_model", pipeline.variant.as_deref())?;
-    }
-    Ok(print)
 }
 
 #[cfg(test)]

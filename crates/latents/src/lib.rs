@@ -7,7 +7,7 @@
 mod origin;
 mod pace;
 
-pub use origin::{Origin, fingerprint};
+pub use origin::Origin;
 
 use anyhow::{Context, Result, bail};
 use config::Config;

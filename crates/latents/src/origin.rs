@@ -3,7 +3,6 @@
 use anyhow::Result;
 use config::{Config, Sampling, Size};
 use diffusion::pipeline::Pipeline;
-use models::weights;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -26,7 +25,7 @@ impl Origin {
         let fidelity = config.fidelity.clone().unwrap_or_default();
         let guidance_scale = fidelity.guidance_scale.unwrap_or(config.sampling.guidance_scale);
         Ok(Self {
-            model: fingerprint(pipeline)?,
+            model: pipeline.fingerprint()?,
             seed: fidelity.latents_seed,
             sampling: Sampling { size: None, guidance_scale, ..config.sampling.clone() },
             size,
@@ -66,22 +65,4 @@ impl Origin {
     pub(super) fn bytes(&self) -> u64 {
         2 * self.shape.iter().product::<i64>() as u64
     }
-}
-
-/// Fingerprint of everything in a model that its latents depend on: denoising network, text encoders and noise
-/// schedule, not the VAE.
-///
-/// # Errors
-/// Files that cannot be read.
-pub fn fingerprint(pipeline: &Pipeline) -> Result<String> {
-    let (model, variant) = (&pipeline.path, pipeline.variant.as_deref());
-    let said = serde_json::to_string(&pipeline.overrides)?;
-    let said = (!pipeline.overrides.is_none()).then_some(said);
-    if model.is_file() {
-        let parts = [weights::fingerprint_of(std::slice::from_ref(model))?].into_iter().chain(said);
-        return Ok(models::digest(parts.collect::<Vec<_>>().join("\n").as_bytes()));
-    }
-    let mut parts = pipeline.family.fingerprints(model, variant)?;
-    parts.extend(said);
-    Ok(models::digest(parts.join("\n").as_bytes()))
 }

@@ -30,6 +30,9 @@ pub struct Judged {
     pub seed: u64,
     /// Path relative to the folder that was judged.
     pub file: PathBuf,
+    /// Digest of the file; it shows whether the image was replaced since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     pub look: Look,
     pub verdict: Verdict,
     /// Whether a second judge, a captioner, finds the prompt likelier than all captions with one fault; `None`: it was
@@ -89,6 +92,10 @@ pub struct Outcome {
     pub missing: Vec<String>,
     /// Images that belong to none of the prompts.
     pub foreign: Vec<PathBuf>,
+    /// In how many ways the judged images were drawn, by the settings in their files.
+    pub ways: usize,
+    /// Judged images of which there is another one of the same prompt and seed.
+    pub twice: Vec<PathBuf>,
 }
 
 /// Reads a prompt file (`.jsonl` or `.txt`). The category is that of the line, or follows from the words.
@@ -127,12 +134,20 @@ pub fn judge(questions: &[Question], folder: &Path, bar: &ProgressBar, interrupt
     };
     let answers = on_all_cores(files.len(), answer, interrupt)?;
     let mut outcome = Outcome::default();
+    let (mut ways, mut once) = (BTreeSet::new(), BTreeSet::new());
     for (file, answer) in files.iter().zip(answers) {
         match answer? {
-            Some(judged) => outcome.judged.push(judged),
+            Some((judged, way)) => {
+                if !once.insert((judged.prompt.clone(), judged.seed)) {
+                    outcome.twice.push(file.clone());
+                }
+                ways.insert(way);
+                outcome.judged.push(judged);
+            }
             None => outcome.foreign.push(file.clone()),
         }
     }
+    outcome.ways = ways.len();
     let seen: BTreeSet<&str> = outcome.judged.iter().map(|j| j.prompt.as_str()).collect();
     outcome.missing = by_prompt.values().map(|q| q.prompt.clone()).filter(|p| !seen.contains(p.as_str())).collect();
     Ok(outcome)
@@ -152,7 +167,7 @@ pub fn judge_drawn(drawn: &[Drawn], interrupt: &Interrupt) -> Result<Vec<Judged>
         let look = judge::look(image);
         let verdict = judge::verdict(&question.demand, &look);
         let (prompt, category) = (question.prompt.clone(), question.category);
-        Judged { prompt, category, seed: *seed, file: PathBuf::new(), look, verdict, second: None }
+        Judged { prompt, category, seed: *seed, file: PathBuf::new(), digest: None, look, verdict, second: None }
     };
     on_all_cores(drawn.len(), of, interrupt)
 }
@@ -200,10 +215,13 @@ fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// `None` for an image of another prompt, or without a prompt.
-fn judge_file(questions: &BTreeMap<&str, &Question>, folder: &Path, file: &Path) -> Result<Option<Judged>> {
+/// An image's judgement, and how it was drawn, if its file says it. `None` for an image of another prompt, or without a
+/// prompt.
+fn judge_file(questions: &BTreeMap<&str, &Question>, folder: &Path, file: &Path) -> Result<Option<(Judged, String)>> {
     let path = folder.join(file);
-    let (image, texts) = Image::open_with_texts(&path)?;
+    let bytes = fs::read(&path).map_err(Error::io(&path))?;
+    let read = || Ok((Image::decode(&bytes)?, images::texts(&bytes)?));
+    let (image, texts) = read().map_err(|e: anyhow::Error| Error::file(&path, format!("{e:#}")))?;
     let Some((prompt, seed)) = origin(&texts, file) else { return Ok(None) };
     let Some(question) = questions.get(prompt.trim()) else { return Ok(None) };
     if (image.width, image.height) != (SIDE, SIDE) {
@@ -213,8 +231,31 @@ fn judge_file(questions: &BTreeMap<&str, &Question>, folder: &Path, file: &Path)
     let look = judge::look(&image);
     let verdict = judge::verdict(&question.demand, &look);
     let prompt = question.prompt.clone();
-    let (category, file) = (question.category, file.to_owned());
-    Ok(Some(Judged { prompt, category, seed, file, look, verdict, second: None }))
+    let (category, file, digest) = (question.category, file.to_owned(), Some(models::digest(&bytes)));
+    Ok(Some((Judged { prompt, category, seed, file, digest, look, verdict, second: None }, way(&texts))))
+}
+
+/// The settings of an image but its prompt and its seed, and what identifies the files that it was drawn with.
+fn way(texts: &Texts) -> String {
+    let [settings, files] = ["parameters", "comat"].map(|key| texts.get(key).map_or("", String::as_str));
+    let settings = settings.rsplit_once("\nSteps: ").map_or("", |(_, settings)| settings);
+    settings.split(", ").filter(|setting| !setting.starts_with("Seed: ")).chain([files]).collect::<Vec<_>>().join(", ")
+}
+
+/// Checks that the images of judgements are still the same files.
+///
+/// # Errors
+/// The first image that was replaced since, or cannot be read.
+pub fn check_files(judged: &[Judged], folder: &Path) -> Result<()> {
+    for Judged { file, digest, .. } in judged {
+        let path = folder.join(file);
+        let Some(then) = digest else { continue };
+        if *then != models::digest(&fs::read(&path).map_err(Error::io(&path))?) {
+            let what = "it was replaced since it was judged; run `comat world judge` on its folder again";
+            return Err(Error::file(&path, what).into());
+        }
+    }
+    Ok(())
 }
 
 /// Prompt and seed of an image: as `comat generate` stores them in the file, or from a name in T2I-CompBench's format.

@@ -66,6 +66,17 @@ pub fn run(args: &Judge, console: &Console) -> Result<()> {
             args.prompts.display()
         );
     }
+    if outcome.ways > 1 {
+        tracing::warn!(
+            "{}: its images were drawn in {} ways (other settings, models or LoRAs); the table is about all of them together",
+            args.images.display(),
+            outcome.ways
+        );
+    }
+    if let Some(first) = outcome.twice.first() {
+        let count = counted(outcome.twice.len(), "image");
+        tracing::warn!("{count} of a prompt and seed that another one has, too, the first: {}", first.display());
+    }
     if let Some(captioner) = &args.captioner {
         let judge = SecondJudge::open(captioner, Device::Cpu)?;
         let bar = console.count("second judge", "images")?;

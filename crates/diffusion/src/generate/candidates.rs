@@ -9,6 +9,8 @@ pub struct Best<'a> {
     pub of: usize,
     /// Losses of images `[B, 3, H, W]` (0..1, not clamped), each for its prompt.
     pub loss: &'a Loss<'a>,
+    /// Identifies whose losses these are.
+    pub of_captioner: &'a str,
 }
 
 pub type Loss<'a> = dyn Fn(&Tensor, &[&str]) -> Result<Vec<f64>> + 'a;

@@ -83,6 +83,7 @@ mod tests {
             file: "a.png".into(),
             look: Look::default(),
             second: None,
+            digest: None,
             verdict: Verdict { wanted: 1, present: 1, bound: 1, relation: None, extra: 0, clean: true, correct: i > 3 },
         };
         let base: Vec<Judged> = (0..8).map(judged).collect();

@@ -209,6 +209,7 @@ mod tests {
             file: "a.png".into(),
             look: Look::default(),
             second: None,
+            digest: None,
             verdict: Verdict {
                 wanted: 1,
                 present: 1,

@@ -40,7 +40,10 @@ impl fmt::Display for Sharpness {
             ("opposite relation", self.opposite_relation),
             ("an object missing", self.missing_object),
         ];
-        let rates = rates.map(|(what, rate)| format!("{what} {:.1} %", 100.0 * rate));
+        let rates = rates.map(|(what, rate)| match self.images {
+            0 => format!("{what} –"),
+            _ => format!("{what} {:.1} %", 100.0 * rate),
+        });
         write!(f, "{} ({} images)", rates.join(", "), self.images)
     }
 }

@@ -295,6 +295,7 @@ mod tests {
             file: "".into(),
             look: Look::default(),
             second: None,
+            digest: None,
             verdict: Verdict {
                 wanted: 1,
                 present: 1,
