@@ -39,6 +39,29 @@ fn a_second_reward_is_trained_for_and_logged() {
     assert!(rewarded == adapter("mixed", &format!("{reward} {mixed}")));
 }
 
+/// The same captioner twice counts twice, for the gradient and for preferences.
+#[test]
+fn a_second_captioner() {
+    let folder = Folder::of_run();
+    let second = format!("reward=[{{kind=\"captioner\",path=\"{}\"}}]", fixture("blip").display());
+    for (name, method) in
+        [("gradient", ""), ("preferences", "preference.candidates=2 train.ema=0.5 lora.targets=[\"to_q\"]")]
+    {
+        let adapter = |run: &str, settings: &str| {
+            let output = format!("{name}-{run}");
+            let train =
+                format!("output={output} train.steps=2 checkpoints.every=1 samples.count=0 {method} {settings}");
+            let done = folder.train(&train);
+            assert_eq!(done.code, Some(0), "{done:?}");
+            folder.tensors(&format!("{output}/checkpoints/step-2/adapter.safetensors"))
+        };
+        assert!(adapter("two", &second) == adapter("twice", "captioner.weight=2"), "{name}");
+        let first = folder.events(&format!("{name}-two")).into_iter().find(|event| event["event"] == "step").unwrap();
+        let [reward, loss] = ["reward_captioner", "caption_loss"].map(|key| first[key].as_f64().unwrap());
+        assert!((reward + loss).abs() < 1e-9, "{first}");
+    }
+}
+
 #[test]
 fn what_a_run_with_rewards_would_do() {
     let folder = Folder::of_run();

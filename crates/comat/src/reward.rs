@@ -9,6 +9,7 @@ mod clip;
 
 use crate::{
     finite::{self, Part},
+    loss::caption::CaptionLoss,
     share::Share,
 };
 use anyhow::{Context, Result, ensure};
@@ -198,6 +199,11 @@ pub fn open(config: &Config, kind: Kind, device: Device) -> Result<Vec<Weighted>
     let one = |reward: &config::Reward| -> Result<Weighted> {
         let name = reward.name();
         let opened: Box<dyn ImageReward> = match reward.kind {
+            RewardKind::Captioner => {
+                let settings =
+                    config::Captioner { path: reward.path.clone(), contrast: 0.0, ..config.captioner.clone() };
+                Box::new(CaptionLoss::open(&settings, kind, device)?.called(name))
+            }
             RewardKind::Clip => Box::new(clip::open(name, &reward.path, kind, device)?.in_micro_batches(micro_batch)),
         };
         Ok(Weighted { weight: reward.weight, reward: opened })

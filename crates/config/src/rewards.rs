@@ -29,6 +29,9 @@ pub struct Reward {
 pub enum RewardKind {
     /// CLIP's cosine of image and prompt (-1 to 1); a CLIP folder in transformers layout.
     Clip,
+    /// Another captioner, as `captioner.path` names one: the mean log-likelihood of a token of the prompt. Prefix, reduction, label
+    /// smoothing and the weight of the end are those of `[captioner]`. Two captioners are harder to fool than one.
+    Captioner,
 }
 
 impl Reward {
@@ -36,6 +39,7 @@ impl Reward {
         match (&self.name, self.kind) {
             (Some(name), _) => name,
             (None, RewardKind::Clip) => "clip",
+            (None, RewardKind::Captioner) => "captioner",
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     settings::Sampling,
     trajectory,
 };
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candidates::Drawn;
 use images::{Image, Size, slug};
 use indicatif::ProgressBar;
@@ -233,7 +233,8 @@ impl Saved {
             if !path.exists() {
                 continue;
             }
-            let (image, texts) = Image::open_with_texts(&path)?;
+            let (image, texts) = Image::open_with_texts(&path)
+                .with_context(|| format!("{} cannot be read; delete it, and it is drawn again", path.display()))?;
             if !SETTINGS.iter().zip(settings(seed)).all(|(key, text)| texts.get(*key) == Some(&text)) {
                 bail!(
                     "{} was drawn with other settings or files; choose another --out, or pass --overwrite",

@@ -39,6 +39,9 @@ pub struct Request {
     pub repeat: usize,
 }
 
+/// Key of the caption loss in the file, by which an older trace is known: it is replaced, and nothing else is.
+const CAPTION: &str = "loss.caption";
+
 /// Results of a trace besides its file.
 pub struct Summary {
     pub caption_loss: f64,
@@ -61,6 +64,10 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
         bail!(
             "a trace shows the gradient through the images, which [preference] does not use; add --set preference=false"
         );
+    }
+    let is_trace = |path: &Path| tensors::read(path).is_ok_and(|(all, _)| all.contains_key(CAPTION));
+    if request.out.exists() && !is_trace(&request.out) {
+        bail!("--out {}: there is a file that is no trace; choose another one", request.out.display());
     }
     for (section, there) in [("fidelity", config.fidelity.is_some()), ("mixed", config.mixed.is_some())] {
         if there {
@@ -122,7 +129,7 @@ pub fn run(config: Config, request: &Request) -> Result<Summary> {
         ("x_0".to_owned(), outcome.latents),
         ("image".to_owned(), outcome.images),
         ("image_gradient".to_owned(), outcome.image_gradient),
-        ("loss.caption".to_owned(), Tensor::from(outcome.caption_loss)),
+        (CAPTION.to_owned(), Tensor::from(outcome.caption_loss)),
         ("loss".to_owned(), Tensor::from(loss)),
         ("tracked".to_owned(), Tensor::from_slice(&tracked.iter().map(|s| *s as i64).collect::<Vec<_>>())),
     ]);

@@ -33,6 +33,8 @@ use torch_ext::parallel;
 pub struct CaptionLoss {
     captioner: Resident<Box<dyn Likelihood>>,
     config: config::Captioner,
+    /// As a reward.
+    name: String,
     /// Wrong captions; empty if `captioner.contrast` is not used.
     contrast: Contrast,
 }
@@ -63,7 +65,12 @@ impl CaptionLoss {
     }
 
     fn with(captioner: Resident<Box<dyn Likelihood>>, config: &config::Captioner) -> Self {
-        Self { captioner, config: config.clone(), contrast: Contrast::default() }
+        Self { captioner, config: config.clone(), name: "caption".into(), contrast: Contrast::default() }
+    }
+
+    /// Has another name as a reward.
+    pub fn called(self, name: &str) -> Self {
+        Self { name: name.into(), ..self }
     }
 
     /// Draws the crop of a training sample.
@@ -188,7 +195,7 @@ impl CaptionLoss {
 /// The reward is the mean log-likelihood of the prompt's tokens.
 impl ImageReward for CaptionLoss {
     fn name(&self) -> &str {
-        "caption"
+        &self.name
     }
 
     fn values(&self, images: &Tensor, prompts: &[&str]) -> Result<Vec<f64>> {
