@@ -387,9 +387,9 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// A name of a LoRA by which it is known from others: that of its file, of a run the run's. `runs/a/adapter/…` is `a`,
+/// The name that images give a LoRA, by which it is known from others: that of its file, of a run the run's. `runs/a/adapter/…` is `a`,
 /// `runs/a/checkpoints/step-4/…` is `a/step-4`.
-fn name_of_lora(path: &Path) -> String {
+pub fn name_of_lora(path: &Path) -> String {
     let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
     match parts.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [.., run, "adapter" | "best", _] => run.to_owned(),

@@ -7,7 +7,11 @@ use crate::{
     scores::{Comparison, compare},
 };
 use anyhow::{Context, Result, bail};
-use diffusion::{generate::Seeds, prompts, settings::SamplerKind};
+use diffusion::{
+    generate::{Seeds, name_of_lora},
+    prompts,
+    settings::SamplerKind,
+};
 use images::Image;
 use maud::html;
 use report::{
@@ -48,7 +52,7 @@ pub struct Request {
     pub tuned: PathBuf,
     /// Judged images of the same prompts and seeds with another LoRA, and its name.
     pub also: Option<(String, PathBuf)>,
-    /// LoRA files that images were drawn with, for the commands on the page: an image contains only a file's name.
+    /// LoRA files that images were drawn with, for the commands on the page: an image contains only a name.
     pub loras: Vec<PathBuf>,
     /// A note at the top of the page.
     pub note: Option<String>,
@@ -358,19 +362,16 @@ fn of_run(drawn: &str, request: &Request) -> bool {
     loras(drawn, request).iter().any(|lora| lora.starts_with(&own))
 }
 
-/// The LoRAs that an image was drawn with, as `--lora` takes them. The image contains only their files' names: a file of
-/// [`Request::loras`] or of the run's adapter has its folder too.
+/// The LoRAs that an image was drawn with, as `--lora` takes them. The image contains only names
+/// ([`name_of_lora`]): a file of [`Request::loras`] and the run's adapter are known by theirs.
 fn loras(drawn: &str, request: &Request) -> Vec<String> {
     let parts = drawn.lines().last().unwrap_or_default().split(", ");
     let named = parts.filter_map(|part| part.strip_prefix("Lora: ")?.rsplit_once(':'));
     let typed = named.map(|(name, scale)| {
-        let of_run = request.run.join("adapter").join(name);
-        let given = request.loras.iter().find(|file| file.file_name().is_some_and(|last| last == name));
-        let file = match given {
-            Some(file) => file.display().to_string(),
-            None if of_run.exists() => of_run.display().to_string(),
-            None => name.to_owned(),
-        };
+        let of_run = request.run.join("adapter/pytorch_lora_weights.safetensors");
+        let mut known = request.loras.iter().chain([&of_run]);
+        let file =
+            known.find(|file| name_of_lora(file) == name).map_or(name.to_owned(), |file| file.display().to_string());
         if scale == "1" { file } else { format!("{file}:{scale}") }
     });
     typed.collect()
@@ -401,9 +402,8 @@ mod tests {
     fn loras_have_their_folder() {
         let folder = tempfile::tempdir().unwrap();
         let run = folder.path().to_owned();
-        let of_run = run.join("adapter/a.safetensors");
-        std::fs::create_dir(run.join("adapter")).unwrap();
-        std::fs::write(&of_run, "").unwrap();
+        let of_run = run.join("adapter/pytorch_lora_weights.safetensors");
+        let name = name_of_lora(&of_run);
         let request = Request {
             run,
             base: "base".into(),
@@ -415,7 +415,7 @@ mod tests {
             out: "page.html".into(),
         };
         let of = |text: &str| loras(text, &request);
-        assert_eq!(of("Steps: 10, Lora: a.safetensors:1, Version: 2"), [of_run.display().to_string()]);
+        assert_eq!(of(&format!("Steps: 10, Lora: {name}:1, Version: 2")), [of_run.display().to_string()]);
         let both = of("a dog\nSteps: 10, Lora: b.safetensors:0.5, Lora: c.safetensors:1");
         assert_eq!(both, ["weights/b.safetensors:0.5", "c.safetensors"]);
         assert!(of("Steps: 10").is_empty() && of("").is_empty());
