@@ -80,17 +80,16 @@ fn warn_of_no_effect(config: &config::Config) {
 }
 
 /// A run that goes on has its LoRA in the checkpoint: the files of `lora.init` are not read again. Takes the setting out of
-/// the configuration, and returns that of the checkpoint, which stays the run's.
-fn start_of_resumed(config: &mut Config, resume: Option<&str>, speaks: bool) -> OneOrMore<Scaled> {
+/// the configuration, and returns that of the checkpoint, which stays the run's; `None` for a run that begins.
+fn start_of_resumed(config: &mut Config, resume: Option<&str>, speaks: bool) -> Option<OneOrMore<Scaled>> {
     // what cannot be found is said where it is opened
-    let found = resume.and_then(|which| checkpoint::find(&config.output.join("checkpoints"), which).ok().flatten());
-    let Some(found) = found else { return config.lora.init.clone() };
+    let found = checkpoint::find(&config.output.join("checkpoints"), resume?).ok().flatten()?;
     let typed = mem::take(&mut config.lora.init);
     let began = config::read(&found.join("config.toml"), &[]).map_or_else(|_| typed.clone(), |config| config.lora.init);
     if speaks && typed != began {
         tracing::warn!("no effect: lora.init; the run goes on with the LoRA of {}", found.display());
     }
-    began
+    Some(began)
 }
 
 pub fn train(args: Train, console: &Console) -> Result<()> {
@@ -104,8 +103,11 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
         fetch::config(&mut config, console)?;
         run::folder::check(&config.output, resume)?;
         warn_of_no_effect(&config);
-        let config_of_run = Config { lora: config::Lora { init, ..config.lora.clone() }, ..config.clone() };
-        say!("{}", plan::describe(config_of_run, resume)?);
+        let mut of_run = config.clone();
+        if let Some(init) = init {
+            of_run.lora.init = init;
+        }
+        say!("{}", plan::describe(of_run, resume)?);
         let forecast = plan::memory::forecast(&config, memory_of(&config, None)?)?;
         say!("{forecast}");
         return say_micro_batches(&config, &forecast, None);
@@ -125,7 +127,9 @@ pub fn train(args: Train, console: &Console) -> Result<()> {
         warn_of_no_effect(&config);
         threads::busy().iter().for_each(|notice| tracing::info!("{notice}"));
     }
-    config.lora.init = init;
+    if let Some(init) = init {
+        config.lora.init = init;
+    }
     let bar = console.bar(watch::SPEAKS, "")?;
     let (mut trainer, mut run) = run::open(config, resume, bar, &console.interrupt, group)?;
     if trainer.group.leads() {

@@ -337,7 +337,7 @@ fn images_say_what_they_are_drawn_from() {
     });
     draw("--out c --init-latents x.safetensors").ok();
     assert!(parameters("c").contains(", Init latents: x.safetensors"), "{}", parameters("c"));
-    draw("--out d --size 100000x8").usage(&["100000x8", "8192"]);
+    draw("--out d --size 100000x8").usage(&["100000x8", "16384"]);
 }
 
 /// Of the candidates the one that the captioner finds likeliest is kept, whatever is drawn at a time; it is the image of its seed.

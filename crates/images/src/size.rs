@@ -13,7 +13,7 @@ pub struct Size {
 
 impl Size {
     /// The most pixels along a side.
-    const MOST: i64 = 8192;
+    const MOST: i64 = 16384;
 }
 
 impl JsonSchema for Size {
