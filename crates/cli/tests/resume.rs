@@ -35,7 +35,7 @@ fn another_run_does_not_take_a_runs_place() {
 /// The comparison of the first and the last round is left out where they are not alike.
 #[test]
 fn rounds_under_other_conditions_are_not_compared() {
-    let folder = Folder::of_run();
+    let folder = Folder::of_run_on_copies();
     folder.write("held_out.txt", "a white tree\na black car\n");
     folder.write("others.txt", "a red tree\na black car\n");
     let words = |more: &str| format!("prompts.validation=held_out.txt validation.every=1 samples.count=0 {more}");
@@ -52,6 +52,12 @@ fn rounds_under_other_conditions_are_not_compared() {
     for (steps, other) in (3..).zip(others) {
         assert!(!compared(folder.train(&words(&format!("{other} train.steps={steps} --resume")))), "{other}");
     }
+    assert!(compared(folder.train(&words("output=again train.steps=1"))));
+    folder.edit_tensors("model/unet/diffusion_pytorch_model.safetensors", |all| {
+        let halved = &all["conv_in.weight"] * 0.5;
+        all.insert("conv_in.weight".into(), halved);
+    });
+    assert!(!compared(folder.train(&words("output=again train.steps=2 --resume"))), "another model of the same name");
     let one = "prompts.validation=one.txt output=one train.steps=1 samples.count=0";
     folder.write("one.txt", "a white tree\n");
     let done = fine(folder.train(one));

@@ -56,12 +56,11 @@ pub fn open(
 }
 
 /// Digest of all that held-out images and what is said of them depend on besides the LoRA: only rounds with the same one
-/// can be compared.
-fn conditions(config: &Config, prompts: &[Prompt]) -> Result<String> {
-    let Config { model, captioner, sampling, rewards, validation, preference, .. } = config;
+/// can be compared. `model`: its fingerprint.
+fn conditions(config: &Config, prompts: &[Prompt], model: &str) -> Result<String> {
+    let Config { captioner, sampling, rewards, validation, preference, .. } = config;
     let captioner = (captioner.path.typed(), &captioner.prefix, captioner.reduction, captioner.end_weight);
     let rewards: Vec<_> = rewards.iter().map(|reward| reward.path.typed()).collect();
-    let model = (model.path.typed(), model.prediction_type, model.rescale_betas_zero_snr, model.clip_skip);
     let chunks = config.prompts.chunks;
     let of = (model, captioner, rewards, &validation.judge, preference.is_some(), chunks);
     let text = format!("{of:?} {} {}", toml::to_string(sampling)?, prompts::digest(prompts));
@@ -114,7 +113,7 @@ impl Run {
             0 => validation,
             count => validation.into_iter().take(count).collect(),
         };
-        let of = conditions(config, &validation)?;
+        let of = conditions(config, &validation, &session.pipeline.fingerprint_of_images()?)?;
         let samples = if !leads {
             vec![]
         } else {
