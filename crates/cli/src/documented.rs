@@ -1,31 +1,16 @@
 //! Tests that the program accepts every command in the documents, and that the settings in them exist.
 
+#[path = "../tests/common/markdown.rs"]
+mod markdown;
+
 use crate::args::Args;
 use clap::{Parser, error::ErrorKind};
 use serde_json::Value;
 use std::{fs, path::Path};
 
-/// The `comat` commands in the code of a Markdown text: between backquotes, be it over a line's end, or in indented or
-/// fenced blocks. Continued lines are joined.
+/// The `comat` commands in the code of a Markdown text.
 fn commands(text: &str) -> Vec<String> {
-    let ours = |code: &&str| code.starts_with("comat ");
-    let (mut blocks, mut prose) = (vec![], String::new());
-    let joined = text.replace("\\\n", " ");
-    let mut fenced = false;
-    for line in joined.lines() {
-        if line.trim_start().starts_with("```") {
-            fenced = !fenced;
-        } else if fenced || line.starts_with("    ") {
-            let code = line.trim().trim_start_matches("$ ");
-            blocks.extend(code.split(" && ").filter(ours).map(str::to_owned));
-        } else {
-            prose += if line.trim().is_empty() { "\n" } else { " " };
-            prose += line.trim();
-        }
-    }
-    let spans = prose.lines().flat_map(|paragraph| paragraph.split('`').skip(1).step_by(2));
-    blocks.extend(spans.filter(ours).map(str::to_owned));
-    blocks
+    markdown::code(text).into_iter().filter(|code| code.starts_with("comat ")).collect()
 }
 
 /// The words that a shell would pass to the program, without comments, pipes and redirections. Placeholders are
@@ -119,7 +104,7 @@ fn a_wrong_command_is_seen() {
     assert!(!is_setting(&schema, "train.stepz") && !is_setting(&schema, "trains"));
     assert_eq!(
         commands("a `comat x` b `comat\nu --t` ` c\n\n    comat y \\\n      --z\n```\ncomat w && comat v\n```\n"),
-        ["comat y        --z", "comat w", "comat v", "comat x", "comat u --t"]
+        ["comat x", "comat u --t", "comat y        --z", "comat w", "comat v"]
     );
     assert_eq!(words("comat lora merge [--x Y] … > out # why").unwrap(), ["comat", "lora", "merge", "--x", "1"]);
 }

@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use crate::common::{Done, Folder, SD1};
+use crate::common::{Done, Folder, SD1, fine};
 use std::fs;
 use tch::Kind;
 
@@ -12,13 +12,6 @@ fn latents(folder: &Folder, settings: &str) -> Done {
     let mut words = vec!["latents", "--config", "run.toml"];
     settings.split_whitespace().for_each(|s| words.extend(["--set", s]));
     folder.comat(&words)
-}
-
-/// What was made on the way is said on stderr.
-#[track_caller]
-fn fine(done: Done) -> Done {
-    assert_eq!(done.code, Some(0), "{done:?}");
-    done
 }
 
 #[test]

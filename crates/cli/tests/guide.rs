@@ -1,7 +1,7 @@
 //! Every command of README.md and GUIDE.md, run in the order in which a reader meets them: in one folder, in which tiny models stand for the
 //! published ones, at small sizes and few steps. What a command says is tested elsewhere; here it must do what it is asked.
 
-use crate::common::{Folder, SD1, SDXL, fixture};
+use crate::common::{Folder, SD1, SDXL, fixture, markdown};
 use std::{
     fs,
     os::unix::fs::symlink,
@@ -84,28 +84,13 @@ const ELSEWHERE: [(&str, &str); 8] = [
 
 /// Commands with their arguments; without any, a verb is only named.
 fn commands(text: &str) -> Vec<String> {
-    let mut lines: Vec<String> = vec![]; // a line of code, or a whole paragraph: code in it may go over a line's end
-    for line in text.replace("\\\n", " ").lines() {
-        let more = !line.trim().is_empty() && !line.starts_with("    ");
-        match lines.last_mut().filter(|last| more && !last.is_empty() && !last.starts_with("    ")) {
-            Some(paragraph) => *paragraph += &format!(" {}", line.trim()),
-            None => lines.push(line.trim_end().to_owned()),
-        }
-    }
-    let mut found: Vec<String> = vec![];
-    for line in &lines {
-        let code: Vec<&str> = match line.strip_prefix("    ") {
-            Some(code) => code.split(" && ").collect(),
-            None => line.split('`').skip(1).step_by(2).collect(),
-        };
-        let whole =
-            |code: &str| code.split(" #").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
-        let commands = code.into_iter().map(whole).filter(|code| code.starts_with("comat ") && !code.contains('…'));
-        found.extend(
-            commands.filter(|code| code.split(' ').any(|word| word.starts_with('-') || word.contains(['/', '"', '.']))),
-        );
-    }
-    found
+    let whole =
+        |code: String| code.split(" #").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+    let all = markdown::code(text).into_iter().map(whole);
+    let commands = all.filter(|code| code.starts_with("comat ") && !code.contains('…'));
+    commands
+        .filter(|code| code.split(' ').any(|word| word.starts_with('-') || word.contains(['/', '"', '.'])))
+        .collect()
 }
 
 /// With what makes it short, before a redirection: options that it has get another value.

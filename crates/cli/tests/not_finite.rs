@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use crate::common::{Done, Folder, SD1};
+use crate::common::{Folder, SD1, fine};
 use models::tokenizer::ClipTokenizer;
 use serde_json::Value;
 use std::fs;
@@ -35,13 +35,6 @@ fn poison(folder: &Folder, file: &str, tensor: &str) {
     });
 }
 
-/// Warnings are on stderr.
-#[track_caller]
-fn fine(done: Done) -> Done {
-    assert_eq!(done.code, Some(0), "{done:?}");
-    done
-}
-
 fn events(folder: &Folder, run: &str, name: &str) -> Vec<Value> {
     folder.events(run).into_iter().filter(|event| event["event"] == name).collect()
 }
@@ -63,6 +56,15 @@ fn one_bad_step_does_not_end_a_run() {
     assert_eq!(models::tensors::read(&moments).unwrap().1["updates"], "4");
     let adapter = |run: &str| folder.tensors(&format!("{run}/checkpoints/step-6/adapter.safetensors"));
     assert!(adapter("straight").values().all(|t| t.isfinite().all().int64_value(&[]) == 1));
+
+    // a step that was skipped is not saved but as the last one; the next one that was not takes its place
+    let steps =
+        |name| events(&folder, "straight", name).iter().map(|e| e["step"].as_u64().unwrap()).collect::<Vec<_>>();
+    let (saved, skipped) = (steps("checkpoint"), steps("skipped"));
+    assert!(
+        saved.len() == 2 && saved[0] >= 3 && !skipped.contains(&saved[0]) && saved[1] == 6,
+        "{saved:?} {skipped:?}"
+    );
 
     // Counts of steps and of updates are resumed, each by itself.
     fine(folder.train(&format!("output=stopped {settings}3")));
@@ -110,7 +112,7 @@ fn ten_in_a_row_end_a_run() {
     ] {
         let whole = fs::read(folder.path(file)).unwrap();
         poison(&folder, file, tensor);
-        let words = format!("--resume train.steps=30 checkpoints.every=100 sampling.steps=2 {words}");
+        let words = format!("--resume train.steps=30 checkpoints.every=1 sampling.steps=2 {words}");
         let done = folder.train(&words);
         assert_eq!(done.code, Some(1), "{done:?}");
         let last = done.stderr.lines().last().unwrap();

@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use crate::common::{Done, Folder, Running, relative_error, train_words};
+use crate::common::{Done, Folder, Running, fine, relative_error, train_words};
 use serde_json::Value;
 use std::{fs, net::TcpListener, path::Path};
 
@@ -366,11 +366,4 @@ fn what_the_environment_cannot_say() {
     assert!(!folder.exists("out"));
     // a batch script of Slurm without srun is one process
     start(&[("SLURM_JOB_ID", "1"), ("SLURM_PROCID", "0"), ("SLURM_NTASKS", "2")], "train.steps=1").ok();
-}
-
-/// What was made on the way is said on stderr.
-#[track_caller]
-fn fine(done: Done) -> Done {
-    assert_eq!(done.code, Some(0), "{done:?}");
-    done
 }

@@ -1,13 +1,6 @@
 //! A run that goes on under other circumstances: what is compared with what, and that nothing good is replaced.
 
-use crate::common::{Done, Folder};
-
-/// Warnings are on stderr.
-#[track_caller]
-fn fine(done: Done) -> Done {
-    assert_eq!(done.code, Some(0), "{done:?}");
-    done
-}
+use crate::common::{Done, Folder, fine};
 
 #[test]
 fn another_run_does_not_take_a_runs_place() {

@@ -86,7 +86,7 @@ impl Trainer {
     pub fn run(&mut self, observer: &mut dyn Observer, interrupt: &Interrupt) -> Result<Ended> {
         let config = self.session.config.clone();
         let mut order = Order::of(&config, &self.prompts)?;
-        let ends = observer.on_start(self)?;
+        let (ends, mut owed) = (observer.on_start(self)?, false);
         while self.step < config.train.steps && !ends {
             let report = self.step(&config, &mut order, observer, interrupt)?;
             if report.abandoned {
@@ -96,9 +96,10 @@ impl Trainer {
             self.step += 1;
             observer.on_step(self, &report)?;
             // a skipped step changes nothing; saved again and again, it would push good checkpoints out
-            let due = due(config.checkpoints.every, self.step) && self.skipped_in_a_row == 0;
-            if report.stop || self.step == config.train.steps || due {
+            owed |= due(config.checkpoints.every, self.step);
+            if report.stop || self.step == config.train.steps || (owed && self.skipped_in_a_row == 0) {
                 self.save(observer)?;
+                owed = false;
             }
             if report.stop && self.step < config.train.steps {
                 return Ok(Ended::Stopped(self.step));

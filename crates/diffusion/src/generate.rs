@@ -443,16 +443,17 @@ fn nothing_is_replaced(request: &Request, jobs: &[Job]) -> Result<()> {
             bail!("--save-latents {}: there is a file that holds no latents; choose another one", latents.display());
         }
     }
-    let paths = paths.into_iter().chain(request.save_latents.clone());
-    match { paths }.find(|path| path.exists()) {
-        _ if request.existing != Existing::Refuse => others_stay(request, jobs),
+    if request.existing != Existing::Refuse {
+        return others_stay(request, jobs);
+    }
+    match paths.into_iter().chain(request.save_latents.clone()).find(|path| path.exists()) {
         Some(path) => {
             let latents = Some(&path) == request.save_latents.as_ref();
             let others =
                 if latents { "--save-latents, or pass --overwrite" } else { "--out, or pass --overwrite or --resume" };
             bail!("{} exists already; choose another {others}", path.display())
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -93,8 +93,12 @@ impl Image {
 
     /// As [`Image::open`], with the texts of a PNG.
     pub fn open_with_texts(path: &Path) -> Result<(Self, Texts)> {
-        let bytes = fs::read(path).map_err(Error::io(path))?;
-        let read = || Ok((Self::decode(&bytes)?, texts(&bytes)?));
+        Self::decode_with_texts(&fs::read(path).map_err(Error::io(path))?, path)
+    }
+
+    /// As [`Image::decode`], with the texts of a PNG. `path`: the file to name in errors.
+    pub fn decode_with_texts(bytes: &[u8], path: &Path) -> Result<(Self, Texts)> {
+        let read = || Ok((Self::decode(bytes)?, texts(bytes)?));
         Ok(read().map_err(|e: anyhow::Error| Error::file(path, format!("{e:#}")))?)
     }
 

@@ -61,8 +61,7 @@ fn conditions(config: &Config, prompts: &[Prompt], model: &str) -> Result<String
     let Config { captioner, sampling, rewards, validation, preference, .. } = config;
     let captioner = (captioner.path.typed(), &captioner.prefix, captioner.reduction, captioner.end_weight);
     let rewards: Vec<_> = rewards.iter().map(|reward| reward.path.typed()).collect();
-    let chunks = config.prompts.chunks;
-    let of = (model, captioner, rewards, &validation.judge, preference.is_some(), chunks);
+    let of = (model, captioner, rewards, &validation.judge, preference.is_some());
     let text = format!("{of:?} {} {}", toml::to_string(sampling)?, prompts::digest(prompts));
     Ok(models::digest(text.as_bytes()))
 }

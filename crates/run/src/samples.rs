@@ -169,7 +169,8 @@ fn compare(run: &Path, newest: &Path, drawn: &[Image]) -> Result<()> {
     let open =
         |round: &Path| images(round)?.iter().map(|path| Image::open_with_texts(path)).collect::<Result<Vec<_>>>();
     let (before, after) = (open(&first)?, open(newest)?);
-    let settings = |(_, texts): &(Image, Texts)| texts.get("parameters").cloned();
+    let settings =
+        |(_, texts): &(Image, Texts)| Some(texts.get("parameters")?.rsplit_once(", Version: ")?.0.to_owned());
     if !before.iter().map(settings).eq(after.iter().map(settings)) {
         if both.exists() {
             fs::remove_file(&both).map_err(Error::io(&both))?;

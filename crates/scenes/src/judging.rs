@@ -220,8 +220,7 @@ fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
 fn judge_file(questions: &BTreeMap<&str, &Question>, folder: &Path, file: &Path) -> Result<Option<(Judged, String)>> {
     let path = folder.join(file);
     let bytes = fs::read(&path).map_err(Error::io(&path))?;
-    let read = || Ok((Image::decode(&bytes)?, images::texts(&bytes)?));
-    let (image, texts) = read().map_err(|e: anyhow::Error| Error::file(&path, format!("{e:#}")))?;
+    let (image, texts) = Image::decode_with_texts(&bytes, &path)?;
     let Some((prompt, seed)) = origin(&texts, file) else { return Ok(None) };
     let Some(question) = questions.get(prompt.trim()) else { return Ok(None) };
     if (image.width, image.height) != (SIDE, SIDE) {

@@ -46,10 +46,9 @@ pub fn insert_section(text: &str, before: &str, other: &str, section: &str) -> R
         let place = range(text, section).with_context(|| format!("the preset has no [{section}]"))?;
         anyhow::Ok(place.start - 1..place.end)
     };
-    let at = lines(text, before)?.start;
-    let new: Vec<&str> = other.lines().skip(lines(other, section)?.start).take(lines(other, section)?.len()).collect();
-    let all: Vec<&str> = text.lines().collect();
-    Ok([&all[..at], &new, &all[at..]].concat().join("\n") + "\n")
+    let (at, new) = (lines(text, before)?.start, lines(other, section)?);
+    let [all, other] = [text, other].map(|text| text.lines().collect::<Vec<&str>>());
+    Ok([&all[..at], &other[new], &all[at..]].concat().join("\n") + "\n")
 }
 
 /// The lines of a section, without its heading. The section is empty for the top of the file.

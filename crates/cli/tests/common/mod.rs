@@ -1,6 +1,7 @@
 //! Fresh folders, the program run in them, and what it left there. The models are the parity fixtures of `models`.
 #![allow(dead_code)] // every test file uses its own part
 
+pub mod markdown;
 pub mod page;
 
 use models::tensors::{self, Tensors};
@@ -379,6 +380,13 @@ impl Done {
         }
         self
     }
+}
+
+/// It did what it was asked; what it says on the way is no complaint.
+#[track_caller]
+pub fn fine(done: Done) -> Done {
+    assert_eq!(done.code, Some(0), "{done:#?}");
+    done
 }
 
 /// An image as a file holds it.
