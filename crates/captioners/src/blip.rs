@@ -1,6 +1,6 @@
 //! BLIP as a captioner. A prefix stands before the lower-cased prompt; like padding, it is not part of the loss.
 
-use super::Likelihood;
+use super::{Likelihood, rows};
 use anyhow::Result;
 use models::{
     blip::{Captioner, Nll},
@@ -42,6 +42,11 @@ impl Blip {
         Ok(Self { captioner, tokenizer, preprocess, prefix: config.prefix.clone(), prefix_tokens, max_length })
     }
 
+    /// `[B, 3, H, W]` in 0..1 → `[B, N, D]`
+    fn embed(&self, images: &Tensor) -> Result<Tensor> {
+        Ok(self.captioner.embed_image(&self.preprocess.apply(images, self.captioner.image_size())?)?)
+    }
+
     /// Ids, attention mask and labels, each `[B, L]`. Prefix and padding have no labels.
     fn encode(&self, prompts: &[&str], device: Device) -> Result<(Tensor, Tensor, Tensor)> {
         let captions: Vec<String> = prompts.iter().map(|p| format!("{}{}", self.prefix, p.to_lowercase())).collect();
@@ -76,9 +81,14 @@ impl Likelihood for Blip {
     }
 
     fn nll(&self, images: &Tensor, texts: &[&str]) -> Result<Nll> {
-        let pixels = self.preprocess.apply(images, self.captioner.image_size())?;
         let (ids, mask, labels) = self.encode(texts, images.device())?;
-        Ok(self.captioner.nll(&pixels, &ids, &mask, &labels)?)
+        Ok(self.captioner.nll_of_embedded(&self.embed(images)?, &ids, &mask, &labels)?)
+    }
+
+    /// Each image is embedded once.
+    fn nll_of(&self, images: &Tensor, of: &[i64], texts: &[&str]) -> Result<Nll> {
+        let (ids, mask, labels) = self.encode(texts, images.device())?;
+        Ok(self.captioner.nll_of_embedded(&rows(&self.embed(images)?, of)?, &ids, &mask, &labels)?)
     }
 
     fn tokens(&self, texts: &[&str]) -> Result<Vec<i64>> {

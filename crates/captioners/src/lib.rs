@@ -25,12 +25,25 @@ pub trait Likelihood: Sync {
     /// Images of another shape.
     fn nll(&self, images: &Tensor, texts: &[&str]) -> Result<Nll>;
 
+    /// The same of several texts about an image: `texts[i]` is about image `of[i]`; a row of the result for each text.
+    ///
+    /// # Errors
+    /// The same as [`Likelihood::nll`]; a number that is no image's.
+    fn nll_of(&self, images: &Tensor, of: &[i64], texts: &[&str]) -> Result<Nll> {
+        self.nll(&rows(images, of)?, texts)
+    }
+
     /// How many tokens of each text count, as in [`Nll::tokens`]. The loss is a mean over the tokens of a whole batch,
     /// whose other images may be on other ranks.
     ///
     /// # Errors
     /// Texts that cannot be tokenised.
     fn tokens(&self, texts: &[&str]) -> Result<Vec<i64>>;
+}
+
+/// The rows of a tensor with these numbers; a row can be there several times.
+fn rows(of: &Tensor, numbers: &[i64]) -> Result<Tensor> {
+    Ok(of.f_index_select(0, &Tensor::from_slice(numbers).to_device(of.device()))?)
 }
 
 /// Largest offset of the crop of an image of this size: `0..=jitter` in each direction.

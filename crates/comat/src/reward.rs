@@ -5,6 +5,7 @@
 //! reward that is a function of one image and its prompt needs only that function ([`PerImage`]); others implement
 //! [`ImageReward`]. docs/extending.md has an example.
 
+mod certainty;
 mod clip;
 
 use crate::{
@@ -14,7 +15,8 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use config::{Config, RewardKind};
-use diffusion::{precision, resident::Resident};
+use diffusion::{precision, prompts::Prompt, resident::Resident};
+use entities::Mode;
 use tch::{Device, Kind, Tensor};
 
 /// Rates images for their prompts; more is better. `images` are `[B, 3, H, W]` in 0..1, not clamped.
@@ -34,6 +36,15 @@ pub trait ImageReward {
     /// # Errors
     /// [`finite::NotFinite`], and the same as [`ImageReward::values`].
     fn gradient(&self, seen: &Seen) -> Result<Gradient>;
+
+    /// For rewards that look at single words: the training prompts, of which some name their entities, and how the entities of
+    /// others are found.
+    ///
+    /// # Errors
+    /// Entities that are not in their prompt.
+    fn take_entities(&mut self, _prompts: &[Prompt], _mode: Mode) -> Result<()> {
+        Ok(())
+    }
 
     /// From now on, its networks are in memory only while they are in use.
     fn offload(&mut self);
@@ -198,12 +209,10 @@ pub fn open(config: &Config, kind: Kind, device: Device) -> Result<Vec<Weighted>
     let micro_batch = config.captioner.micro_batch.samples();
     let one = |reward: &config::Reward| -> Result<Weighted> {
         let name = reward.name();
+        let captioner = || config::Captioner { path: reward.path.clone(), contrast: 0.0, ..config.captioner.clone() };
         let opened: Box<dyn ImageReward> = match reward.kind {
-            RewardKind::Captioner => {
-                let settings =
-                    config::Captioner { path: reward.path.clone(), contrast: 0.0, ..config.captioner.clone() };
-                Box::new(CaptionLoss::open(&settings, kind, device)?.called(name))
-            }
+            RewardKind::Captioner => Box::new(CaptionLoss::open(&captioner(), kind, device)?.called(name)),
+            RewardKind::Certainty => Box::new(certainty::open(name, captioner(), &reward.words, kind, device)?),
             RewardKind::Clip => Box::new(clip::open(name, &reward.path, kind, device)?.in_micro_batches(micro_batch)),
         };
         Ok(Weighted { weight: reward.weight, reward: opened })

@@ -91,6 +91,9 @@ impl Session {
             Some(attention) if attention.entities == Mode::Tags => Mode::Tags,
             _ => Mode::Repaired,
         };
+        for other in &mut self.rewards {
+            other.reward.take_entities(prompts, mode)?;
+        }
         self.captioner.contrast_with(prompts, mode)
     }
 

@@ -27,21 +27,23 @@ fn config(micro_batch: usize) -> Config {
     let file = folder.path().join("run.toml");
     let text = format!(
         "output = 'none'\n[model]\npath = 'none'\n[captioner]\npath = '{}'\nmicro_batch = {micro_batch}\n\
-         [prompts]\ntrain = 'none.txt'\n[[reward]]\nkind = 'clip'\npath = '{}'\nweight = 3\n",
+         [prompts]\ntrain = 'none.txt'\n[[reward]]\nkind = 'clip'\npath = '{}'\nweight = 3\n\
+         [[reward]]\nkind = 'certainty'\npath = '{}'\nwords = [['red', 'green', 'old'], ['big', 'small']]\n",
         fixture("blip").display(),
         fixture("clip_score").display(),
+        fixture("blip").display(),
     );
     std::fs::write(&file, text).unwrap();
     config::read(&file, &[]).unwrap()
 }
 
-/// The caption loss and CLIP's cosine.
+/// The caption loss, CLIP's cosine and the certainty of a captioner.
 fn rewards(micro_batch: usize, kind: Kind) -> Vec<Box<dyn ImageReward>> {
     let config = config(micro_batch);
     assert_eq!(config.captioner.micro_batch, MicroBatch::Samples(micro_batch));
     let caption = CaptionLoss::open(&config.captioner, kind, device()).unwrap();
     let others = reward::open(&config, kind, device()).unwrap();
-    assert_eq!(others.iter().map(|other| other.weight).collect::<Vec<_>>(), [3.0]);
+    assert_eq!(others.iter().map(|other| other.weight).collect::<Vec<_>>(), [3.0, 1.0]);
     let mut all: Vec<Box<dyn ImageReward>> = vec![Box::new(caption)];
     all.extend(others.into_iter().map(|other| other.reward));
     all

@@ -411,6 +411,22 @@ mod tests {
         assert!(error(&clip.replace("large", "clip"), &[]).contains("both called `clip`"));
         assert!(error(&clip.replace("large", "caption"), &[]).contains("reward[1].name is `caption`"));
         assert!(error(clip, &["reward.0.weight=-1"]).contains("reward[0].weight is -1"));
+        assert!(
+            error(clip, &["reward.1.words=[['a', 'b']]"]).contains("reward[1].words is for kind = \"certainty\" only")
+        );
+        let certainty = "[[reward]]\nkind = 'certainty'\npath = 'a'\nwords = [['red', 'blue'], ['old', 'new']]\n";
+        assert_eq!(config(certainty, &[]).unwrap().rewards[0].words, [["red", "blue"], ["old", "new"]]);
+        for (words, said) in [
+            ("[]", "reward[0].words is missing; write lists"),
+            ("[['red']]", "it needs two words or more"),
+            ("[['red', 'blue'], []]", "it needs two words or more"),
+            ("[['red', 'blue', 'Red']]", "each of them once"),
+            ("[['red', ' blue']]", "reward[0].words has \" blue\""),
+            ("[['red', '']]", "reward[0].words has \"\""),
+        ] {
+            let error = error(certainty, &[&format!("reward.0.words={words}")]);
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     /// Files over files: what each of them says holds over what is beneath it.

@@ -4,6 +4,7 @@ use super::{Location, in_range};
 use anyhow::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A further reward, beside the caption loss: a network that says how good an image is for its prompt. It computes in
 /// `model.dtype`, on as many images at a time as `captioner.micro_batch` says.
@@ -18,6 +19,9 @@ pub struct Reward {
     #[schemars(range(min = 0.0))]
     #[serde(default = "Reward::default_weight")]
     pub weight: f64,
+    /// Of `certainty`: lists of words of which an object has one at most, as `[["red", "blue", "green"], ["striped", "plain"]]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<Vec<String>>,
     /// Name in logs (`reward_NAME`): letters, digits, `_` and `-`. Absent: its kind. Two rewards of a kind need two names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -32,6 +36,10 @@ pub enum RewardKind {
     /// Another captioner, as `captioner.path` names one: the mean log-likelihood of a token of the prompt. Prefix, reduction, label
     /// smoothing and the weight of the end are those of `[captioner]`. Two captioners are harder to fool than one.
     Captioner,
+    /// How sure a captioner is of what the prompt leaves open: each word of a list in `words` is put before each noun that has none
+    /// of them (`a striped star`: `a striped red star`), and the reward is the log-probability of the likeliest among them, a mean over
+    /// such places. Against colours without a name, and what else images lose where no prompt looks.
+    Certainty,
 }
 
 impl Reward {
@@ -40,6 +48,7 @@ impl Reward {
             (Some(name), _) => name,
             (None, RewardKind::Clip) => "clip",
             (None, RewardKind::Captioner) => "captioner",
+            (None, RewardKind::Certainty) => "certainty",
         }
     }
 
@@ -52,6 +61,7 @@ impl Reward {
 pub(super) fn check(rewards: &[Reward]) -> Result<()> {
     for (i, reward) in rewards.iter().enumerate() {
         in_range(&[(&format!("reward[{i}].weight"), reward.weight, f64::MAX)])?;
+        check_words(i, reward)?;
         let name = reward.name();
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
             bail!("reward[{i}].name is `{name}`; write letters, digits, `_` and `-`");
@@ -61,6 +71,31 @@ pub(super) fn check(rewards: &[Reward]) -> Result<()> {
         }
         if let Some(first) = rewards[..i].iter().position(|other| other.name() == name) {
             bail!("reward[{first}] and reward[{i}] are both called `{name}`; give one of them another `name`");
+        }
+    }
+    Ok(())
+}
+
+fn check_words(i: usize, reward: &Reward) -> Result<()> {
+    if reward.kind != RewardKind::Certainty {
+        if !reward.words.is_empty() {
+            bail!("reward[{i}].words is for kind = \"certainty\" only");
+        }
+        return Ok(());
+    }
+    if reward.words.is_empty() {
+        bail!(
+            "reward[{i}].words is missing; write lists of words of which an object has one at most: \
+             words = [[\"red\", \"blue\", \"green\"]]"
+        );
+    }
+    for list in &reward.words {
+        let distinct: BTreeSet<String> = list.iter().map(|word| word.to_lowercase()).collect();
+        if distinct.len() < list.len().max(2) {
+            bail!("reward[{i}].words has the list {list:?}; it needs two words or more, each of them once");
+        }
+        if let Some(word) = list.iter().find(|word| word.trim() != word.as_str() || word.is_empty()) {
+            bail!("reward[{i}].words has {word:?}; a word is not empty, and has no space around it");
         }
     }
     Ok(())

@@ -122,13 +122,16 @@ fn of_lines(text: &str, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt
     numbered(text).map(prompt).collect()
 }
 
-/// Reads a list of texts or objects, an object that has such a list as `prompts`, or an object of objects by their ids.
+/// Reads a list of texts or objects, an object that has such a list as `prompts`, or an object of texts or objects by their
+/// ids; also a single object with a prompt.
 fn of_list(text: &str, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)>> {
     let whole: Value = json::from_str(text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
     let list = match whole {
         Value::Array(list) => list,
         Value::Object(mut object) => match object.remove("prompts") {
             Some(Value::Array(list)) => list,
+            None if object.keys().any(|key| is_prompt(key)) => vec![object.into()],
+            None if !object.is_empty() && object.values().all(Value::is_string) => by_id(object),
             None if !object.is_empty() && object.values().all(Value::is_object) => by_id(object),
             _ => bail!("{}: an object without a list `prompts`; expected a list of prompts", path.display()),
         },
@@ -154,7 +157,10 @@ fn by_id(object: Map<String, Value>) -> Vec<Value> {
 
 /// Reads a table. Its first line names the columns, one of which holds the prompts.
 fn of_table(text: &str, delimiter: u8, path: &Path, met: &mut Met) -> Result<Vec<(usize, Prompt)>> {
-    let mut table = csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(text.as_bytes());
+    let mut reader = csv::ReaderBuilder::new();
+    reader.delimiter(delimiter).quoting(delimiter == b',').trim(csv::Trim::All);
+    let mut table = reader.from_reader(text.as_bytes());
+    let plain = |field: &str| if delimiter == b',' { field.to_owned() } else { text::unquoted(field) };
     let fail = |error: csv::Error| match error.kind() {
         csv::ErrorKind::UnequalLengths { pos, expected_len, len } => anyhow!(
             "{}:{}: {} where the first line names {expected_len}{}",
@@ -165,7 +171,7 @@ fn of_table(text: &str, delimiter: u8, path: &Path, met: &mut Met) -> Result<Vec
         ),
         _ => anyhow!("{}: {error}", path.display()),
     };
-    let columns: Vec<String> = table.headers().map_err(fail)?.iter().map(str::to_owned).collect();
+    let columns: Vec<String> = table.headers().map_err(fail)?.iter().map(plain).collect();
     let Some(column) = KEYS
         .iter()
         .chain(&["prompts"])
@@ -181,18 +187,22 @@ fn of_table(text: &str, delimiter: u8, path: &Path, met: &mut Met) -> Result<Vec
     let mut prompts = vec![];
     for record in table.records() {
         let record = record.map_err(fail)?;
-        let Some(text) = record.get(column).filter(|text| !text.is_empty()) else { continue };
+        let Some(text) = record.get(column).map(plain).filter(|text| !text.trim().is_empty()) else { continue };
         let others = columns.iter().zip(&record).enumerate().filter(|(i, _)| *i != column);
-        let extra: Map<String, Value> = others.map(|(_, (name, value))| (name.clone(), value.into())).collect();
+        let extra: Map<String, Value> = others.map(|(_, (name, value))| (name.clone(), plain(value).into())).collect();
         met.keys(extra.keys());
         let line = record.position().map_or(0, |position| position.line() as usize);
-        prompts.push((line, Prompt { extra, ..text.into() }));
+        prompts.push((line, Prompt { extra, ..text.as_str().into() }));
     }
     Ok(prompts)
 }
 
 /// Keys of the prompt; the first one that exists is used.
 const KEYS: [&str; 3] = ["prompt", "text", "caption"];
+
+fn is_prompt(key: &str) -> bool {
+    KEYS.iter().any(|known| known.eq_ignore_ascii_case(key))
+}
 
 fn parsed(line: &str) -> Result<Value> {
     // drops the parser's line number, which is not that of the file
@@ -203,11 +213,12 @@ fn of_value(value: Value) -> Result<Prompt> {
     let prompt = match value {
         Value::String(text) => Prompt::from(text.as_str()),
         Value::Object(mut object) => {
-            let Some(key) = KEYS.into_iter().find(|key| object.contains_key(*key)) else {
+            let is = |known: &&str| object.keys().find(|key| key.eq_ignore_ascii_case(known)).cloned();
+            let Some(key) = KEYS.iter().find_map(is) else {
                 let there: Vec<&str> = object.keys().take(5).map(String::as_str).collect();
                 bail!("missing field `prompt` (or `text`, or `caption`); there are: {}", there.join(", "));
             };
-            match object.remove(key) {
+            match object.remove(&key) {
                 Some(Value::String(text)) => object.insert(KEYS[0].to_owned(), text.into()),
                 Some(other) => bail!("`{key}` is {}, not a text", kind_of(&other)),
                 None => None,
@@ -287,10 +298,17 @@ mod tests {
             ("a.csv", "prompt\na red dog\ntwo cats\n"),
             ("a.csv", "id,Prompts\n1,a red dog\n2,two cats\n"),
             ("A.CSV", "id,Prompt\r\n1,\"a red dog\"\r\n2,two cats\r\n"),
+            ("a.json", r#"{"first": "a red dog", "second": "two cats"}"#),
+            ("a.jsonl", "{\"Prompt\": \"a red dog\"}\n{\"Caption\": \"two cats\"}"),
+            ("a.tsv", "Prompt\tChallenge\n\"a red dog\"\tx\ntwo cats\ty\n"),
             ("a.tsv", "text\tseed\na red dog\t1\n\t2\ntwo cats\t3\n"),
         ] {
             assert_eq!(texts(name, text), both, "{name}: {text}");
         }
+        assert_eq!(texts("a.json", r#"{"prompt": "a red dog", "negative": "bad"}"#), ["a red dog"]);
+        // quotes of a table with tabs are part of the text, unless they are around all of it
+        let quotes = "prompt\n\"A B\" in red\n\"two cats\n\"say \"\"hi\"\"\"\n";
+        assert_eq!(texts("a.tsv", quotes), ["\"A B\" in red", "\"two cats", "say \"hi\""]);
         let prompts = file("a.csv", b"category,caption\ncolor,\"a red, old dog\"\n").unwrap();
         assert_eq!((prompts[0].text.as_str(), &prompts[0].extra["category"]), ("a red, old dog", &"color".into()));
         let path = tempfile::Builder::new().suffix(".csv").tempfile().unwrap();

@@ -11,7 +11,7 @@ use images::Size;
 use models::{
     clip::{TextConfig, TextEncoder},
     guidance::Guidance,
-    schedule::Prediction,
+    schedule::{Forced, Prediction},
     tensors::{self, Tensors},
     unet::{self, UNet},
     vae::{self, AutoencoderKl},
@@ -227,6 +227,13 @@ fn sd2_as_a_folder_and_as_a_file() {
     let file = place.path().join("short.safetensors");
     tensors::write(&file, &short, HashMap::new()).unwrap();
     assert_eq!(outputs(&mut open(&file, &folder, Overrides::default()).unwrap()), expected);
+
+    // as SD-Turbo names its text encoder
+    let sgm = |key: &String| key.replace("cond_stage_model.model.", "conditioner.embedders.0.model.");
+    let renamed: Tensors = all.iter().map(|(key, tensor)| (sgm(key), tensor.shallow_clone())).collect();
+    let file = place.path().join("turbo_768.safetensors");
+    tensors::write(&file, &renamed, HashMap::new()).unwrap();
+    assert_eq!(outputs(&mut open(&file, &folder, Overrides::default()).unwrap()), expected);
 }
 
 /// The two models of SD2: by a file's name, by what it says, and by what is said against it.
@@ -258,6 +265,14 @@ fn which_sd2_a_file_is() {
     assert_eq!(of("mine.safetensors", &[("ss_v_parameterization", "False")], none), (Epsilon, 64));
     assert_eq!(of("768-v-ema.safetensors", &[("ss_v_parameterization", "False")], none), (Epsilon, 96));
     assert_eq!(of("mine_512.safetensors", &[("modelspec.prediction_type", "v")], none), (VPrediction, 64));
+    // 512 and 768 as numbers of their own
+    for name in ["a3f512c9", "anime_e15120", "sd21-10512steps", "x-000512", "mine7681"] {
+        assert_eq!(of(&format!("{name}.safetensors"), &[], none), (VPrediction, 96), "{name}");
+    }
+    for name in ["512", "mine-512px", "mine_512x512", "sd2 (512)"] {
+        assert_eq!(of(&format!("{name}.safetensors"), &[], none), (Epsilon, 64), "{name}");
+    }
+    assert_eq!(of("mine-512.safetensors", &[("modelspec.resolution", "1024x1024")], none), (VPrediction, 96));
     let forced = Overrides { prediction_type: Some(Epsilon), ..none };
     assert_eq!(of("768-v-ema.safetensors", &[], forced), (Epsilon, 96));
     assert_eq!(of("mine.safetensors", &[], forced), (Epsilon, 64));
@@ -267,6 +282,32 @@ fn which_sd2_a_file_is() {
     assert_eq!(of("mine.safetensors", &[], none), (Epsilon, 64));
     fs::write(place.path().join("mine.yaml"), format!("{yaml}    parameterization: \"v\"\n")).unwrap();
     assert_eq!(of("mine.safetensors", &[], none), (VPrediction, 96));
+}
+
+/// Of a file that says nothing, one bias of the UNet tells what it predicts.
+#[test]
+fn which_sd2_a_file_is_by_its_weights() {
+    const BIAS: &str = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias";
+    let said = |deviation: f64, metadata: &[(&str, &str)], name: &str| {
+        let bias = Tensor::from_slice(&[-deviation, deviation]).to_kind(Kind::Half);
+        let all = Tensors::from([
+            (BIAS.to_owned(), bias),
+            ("model.diffusion_model.out.2.bias".to_owned(), Tensor::zeros([2], (Kind::Half, device()))),
+            ("first_stage_model.quant_conv.bias".to_owned(), Tensor::zeros([2], (Kind::Half, device()))),
+            ("cond_stage_model.model.ln_final.bias".to_owned(), Tensor::zeros([2], (Kind::Half, device()))),
+        ]);
+        let metadata = metadata.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        let path = Path::new(name);
+        let said = models::ldm::Statements::read(&all, &metadata, path).unwrap().of(models::ldm::Family::Sd2);
+        (said.schedule(Forced::default(), path).unwrap().prediction, said.sample_size(Forced::default()).unwrap())
+    };
+    use Prediction::{Epsilon, VPrediction};
+    assert_eq!(said(0.12, &[], "x.safetensors"), (VPrediction, 96));
+    assert_eq!(said(0.05, &[], "x.safetensors"), (Epsilon, 64));
+    assert_eq!(said(0.0, &[], "x.safetensors"), (Epsilon, 64));
+    // what is said counts more
+    assert_eq!(said(0.05, &[("modelspec.prediction_type", "v")], "x.safetensors"), (VPrediction, 96));
+    assert_eq!(said(0.12, &[], "v2-1_512.safetensors"), (Epsilon, 64));
 }
 
 /// UNets that are given more than latents, by their channels.

@@ -143,8 +143,18 @@ impl Captioner {
     ///
     /// Differentiable with respect to the pixels.
     pub fn nll(&self, pixels: &Tensor, input_ids: &Tensor, attention_mask: &Tensor, labels: &Tensor) -> Result<Nll> {
-        let image = self.embed_image(pixels)?;
-        let logits = self.logits(&image, input_ids, attention_mask)?;
+        self.nll_of_embedded(&self.embed_image(pixels)?, input_ids, attention_mask, labels)
+    }
+
+    /// Like [`Captioner::nll`], of images that [`Captioner::embed_image`] has embedded, `[B, N, D]`.
+    pub fn nll_of_embedded(
+        &self,
+        image_embeds: &Tensor,
+        input_ids: &Tensor,
+        attention_mask: &Tensor,
+        labels: &Tensor,
+    ) -> Result<Nll> {
+        let logits = self.logits(image_embeds, input_ids, attention_mask)?;
         self.check_labels(labels, input_ids)?;
         let (rows, length, words) = logits.size3()?;
         let targets = labels.narrow(1, 1, length - 1).to_device(logits.device());

@@ -53,6 +53,8 @@ const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
 const SD2: &str = "cond_stage_model.model.";
 const SECOND: &str = "conditioner.embedders.1.model.";
+/// The first text encoder in sgm's form: of SD2 (as of SD-Turbo) in place of [`SD2`], or of an SDXL refiner.
+const SGM: &str = "conditioner.embedders.0.model.";
 const REFINER: &str =
     "is an SDXL refiner, which has open_clip's text encoder alone; it cannot be used, take the base model";
 
@@ -83,9 +85,9 @@ impl Parts {
         let mut take = |prefix: &str| below(&mut all, prefix);
         let (unet, vae) = (take(UNET), take(VAE));
         let sd1 = take("cond_stage_model.transformer.");
-        let sd2 = take(SD2);
+        let mut sd2 = take(SD2);
         let (first, second) = (take("conditioner.embedders.0.transformer."), take(SECOND));
-        let refiners = take("conditioner.embedders.0.model.");
+        let sgm = take(SGM);
         for (part, what) in [(&unet, "model.diffusion_model (the UNet)"), (&vae, "first_stage_model (the autoencoder)")]
         {
             if part.is_empty() {
@@ -99,10 +101,16 @@ impl Parts {
         }
         let open_clip =
             |tensors, prefix: &str| text::from_open_clip(tensors, prefix).map_err(|e| Error::file(origin, e));
-        let is_refiner = !refiners.is_empty() && [&sd1, &sd2, &first, &second].iter().all(|part| part.is_empty());
+        let only_sgm = !sgm.is_empty() && [&sd1, &sd2, &first, &second].iter().all(|part| part.is_empty());
+        // only SDXL's UNets know of sizes and crops
+        let is_refiner = only_sgm && unet.keys().any(|key| key.starts_with("label_emb."));
+        let open_clip_of_sd2 = if only_sgm && !is_refiner { SGM } else { SD2 };
+        if only_sgm && !is_refiner {
+            sd2 = sgm;
+        }
         let (family, text) = match [&sd1, &sd2, &first, &second].map(|part| !part.is_empty()) {
             [true, false, false, false] => (Family::Sd1, vec![sd1]),
-            [false, true, false, false] => (Family::Sd2, vec![text::penultimate(open_clip(sd2, SD2)?)]),
+            [false, true, false, false] => (Family::Sd2, vec![text::penultimate(open_clip(sd2, open_clip_of_sd2)?)]),
             [false, false, true, true] => (Family::Sdxl, vec![first, open_clip(second, SECOND)?]),
             _ if is_refiner => return Err(Error::file(origin, REFINER)),
             [false, false, false, true] => {

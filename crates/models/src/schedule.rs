@@ -112,7 +112,7 @@ pub enum Prediction {
     #[serde(alias = "eps")]
     Epsilon,
     /// The velocity.
-    #[serde(alias = "v", alias = "velocity")]
+    #[serde(alias = "v", alias = "velocity", alias = "v-prediction", alias = "v_pred")]
     VPrediction,
     /// The clean image.
     #[serde(alias = "x0", alias = "original_sample")]

@@ -30,6 +30,16 @@ pub fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
+/// A field of a table with tabs. Most programs write no quotes there; spreadsheets write them around the whole field, and each
+/// quote inside twice.
+pub fn unquoted(field: &str) -> String {
+    let inside = field.trim().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    match inside {
+        Some(inside) if !inside.replace("\"\"", "").contains('"') => inside.replace("\"\"", "\""),
+        _ => field.to_owned(),
+    }
+}
+
 /// A text in Unicode's composed form (NFC): `é` as one character.
 pub fn composed(text: &str) -> String {
     let mut text = tokenizers::NormalizedString::from(text);

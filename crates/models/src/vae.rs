@@ -60,7 +60,9 @@ impl Config {
             scaling_factor: json.get_or("scaling_factor", 0.18215)?,
             force_upcast: json.maybe("force_upcast")?,
         };
-        json.only("act_fn", "silu")?;
+        if json.maybe::<String>("act_fn")?.as_deref() != Some("swish") {
+            json.only("act_fn", "silu")?; // of which swish is another name
+        }
         json.only("latents_mean", serde_json::Value::Null)?;
         json.only("latents_std", serde_json::Value::Null)?;
         json.only("shift_factor", 0.0)?;

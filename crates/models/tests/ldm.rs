@@ -285,7 +285,7 @@ fn what_a_file_says_of_its_noise() {
     assert!(error(&[], &[("modelspec.architecture", "stable-diffusion-xl-v1-edm")]).contains("modelspec.architecture"));
     let flow = [("modelspec.prediction_type", "rectified_flow")];
     assert!(error(&[], &flow).contains("modelspec.prediction_type = rectified_flow is a prediction that is not known"));
-    assert!(error(&["ztsnr"], &[]).contains("needs prediction_type v_prediction"));
+    assert!(error(&["ztsnr"], &[]).contains("x.safetensors: says that the last step is noise alone (ztsnr,"));
     // a setting has the last word
     let forced = Forced { prediction: Some(VPrediction), ..Forced::default() };
     assert_eq!(read(&[], &flow, forced).unwrap().prediction, VPrediction);

@@ -5,7 +5,7 @@ use crate::{
     listing, shard,
     source::Source,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use models::Error;
 use std::{
     collections::{BTreeMap, HashSet},
@@ -16,8 +16,12 @@ use std::{
 /// File names of lists that replace the other files of their folder: those of Hugging Face and of the miniature world.
 const LISTS: [&str; 4] = ["metadata.jsonl", "scenes.jsonl", "metadata.csv", "metadata.tsv"];
 
-/// Extensions of text files with captions. The first one that exists is used. The second is that of sd-scripts.
-const TEXTS: [&str; 2] = ["txt", "caption"];
+/// Extensions of text files with captions, `a.txt` or `a.png.txt`. The first one that exists is used. The second is that of
+/// sd-scripts; the third, too, is offered by its graphical interface.
+const TEXTS: [&str; 3] = ["txt", "caption", "cap"];
+
+/// The metadata that sd-scripts writes stage by stage; each stage has everything of those before it.
+const STAGES: [&str; 5] = ["meta_lat.json", "meta_clean.json", "meta_cap_dd.json", "meta_dd.json", "meta_cap.json"];
 
 /// The files with the same stem.
 #[derive(Default)]
@@ -26,6 +30,10 @@ struct Stem {
     /// In a format that is not read.
     unread: Vec<PathBuf>,
     texts: [Option<PathBuf>; TEXTS.len()],
+    /// Text files whose names have the image's extension, too.
+    long_texts: [Option<PathBuf>; TEXTS.len()],
+    /// Used if there is no text.
+    json: Option<PathBuf>,
 }
 
 pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
@@ -41,16 +49,29 @@ pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
             e if is_unread(e) => stems.entry(stem).or_default().unread.push(file),
             e => {
                 if let Some(which) = TEXTS.iter().position(|text| *text == e) {
-                    stems.entry(stem).or_default().texts[which] = Some(file);
+                    if is_image(&extension(&stem)) {
+                        stems.entry(stem.with_extension("")).or_default().long_texts[which] = Some(file);
+                    } else {
+                        stems.entry(stem).or_default().texts[which] = Some(file);
+                    }
+                } else if e == "json" {
+                    stems.entry(stem).or_default().json = Some(file);
                 } else {
                     found.other_files.add(file.display());
                 }
             }
         }
     }
-    for Stem { images, unread, texts } in stems.into_values() {
+    for Stem { images, unread, texts, long_texts, json } in stems.into_values() {
         unread.iter().for_each(|image| found.unread.add(image.display()));
-        let captions = match texts.into_iter().flatten().next() {
+        let json = json.and_then(|json| {
+            let captions = if images.is_empty() { vec![] } else { captions_of_json(&json) };
+            if captions.is_empty() {
+                found.other_files.add(json.display());
+            }
+            Some(captions).filter(|captions| !captions.is_empty())
+        });
+        let captions = match texts.into_iter().chain(long_texts).flatten().next() {
             // not read, since a text about something else may be in any encoding
             Some(_) if images.is_empty() && !unread.is_empty() => continue,
             Some(text) if images.is_empty() => {
@@ -59,7 +80,7 @@ pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
             }
             Some(text) => captions_of_text(&fs::read(&text).map_err(Error::io(&text))?)
                 .with_context(|| text.display().to_string())?,
-            None => vec![],
+            None => json.unwrap_or_default(),
         };
         for image in images {
             found.add(Source::File(image.into()), &captions);
@@ -69,9 +90,44 @@ pub(super) fn read(folder: &Path, found: &mut Found) -> Result<()> {
     shards.iter().try_for_each(|path| shard::read(path, found))?;
     if found.pairs.is_empty() && !metadata.is_empty() {
         found.images_alone = Default::default();
-        metadata.iter().try_for_each(|list| listing::read(list, found))?;
+        last_stages(metadata)?.iter().try_for_each(|list| listing::read(list, found))?;
     }
     Ok(())
+}
+
+/// The captions in a JSON file beside an image, as in a shard; empty if it is about something else.
+fn captions_of_json(file: &Path) -> Vec<String> {
+    let object = fs::read(file).ok().and_then(|bytes| listing::object(&bytes).ok());
+    object.and_then(|object| listing::captions(&object).ok()).unwrap_or_default()
+}
+
+/// Of the metadata of each folder the last stage.
+///
+/// # Errors
+/// A folder has several, and which is the last is not known.
+fn last_stages(metadata: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+    let mut folders: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
+    for file in metadata {
+        folders.entry(file.parent().unwrap_or(Path::new("")).to_owned()).or_default().push(file);
+    }
+    let name = |file: &PathBuf| file.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let stage = |file: &PathBuf| STAGES.iter().position(|stage| *stage == name(file));
+    let last = |(folder, mut files): (PathBuf, Vec<PathBuf>)| {
+        if files.len() == 1 {
+            return Ok(files.remove(0));
+        }
+        let names = files.iter().map(name).collect::<Vec<_>>().join(", ");
+        let Some(last) = files.iter().filter(|file| stage(file).is_some()).min_by_key(|file| stage(file)).cloned()
+        else {
+            bail!(
+                "{}: has several files of metadata, {names}; name one of them in place of the folder",
+                folder.display()
+            );
+        };
+        tracing::warn!("{}: of {names} only {} is read, which is the last stage", folder.display(), name(&last));
+        Ok(last)
+    };
+    folders.into_iter().map(last).collect()
 }
 
 /// Whether a file is metadata of sd-scripts: `metadata.json`, `meta_cap.json`, …

@@ -39,9 +39,13 @@ fn lines(path: &Path, found: &mut Found) -> Result<()> {
 /// Reads a table. The names in the first line tell the columns of the image and of the caption.
 fn table(path: &Path, delimiter: u8, found: &mut Found) -> Result<()> {
     let text = text::read(path)?;
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(text.as_bytes());
+    let mut reader = csv::ReaderBuilder::new();
+    reader.delimiter(delimiter).quoting(delimiter == b',').flexible(true);
+    let mut reader = reader.from_reader(text.as_bytes());
+    let plain = |field: &str| if delimiter == b',' { field.to_owned() } else { text::unquoted(field) };
     let broken = |e: csv::Error| Error::file(path, e.to_string());
-    let names: Vec<String> = reader.headers().map_err(broken)?.iter().map(|name| name.trim().to_lowercase()).collect();
+    let names: Vec<String> =
+        reader.headers().map_err(broken)?.iter().map(|name| plain(name).trim().to_lowercase()).collect();
     let column = |known: &[&str]| known.iter().find_map(|key| names.iter().position(|name| name == key));
     let Some(image) = column(&IMAGE) else {
         bail!(
@@ -61,9 +65,10 @@ fn table(path: &Path, delimiter: u8, found: &mut Found) -> Result<()> {
     };
     for row in reader.records() {
         let row = row.map_err(broken)?;
-        let of = |column: usize| row.get(column).map(str::trim).filter(|text| !text.is_empty());
+        let of =
+            |column: usize| row.get(column).map(|text| plain(text).trim().to_owned()).filter(|text| !text.is_empty());
         let Some(image) = of(image) else { continue };
-        add(path, image, &of(caption).map(str::to_owned).into_iter().collect::<Vec<_>>(), found);
+        add(path, &image, &of(caption).into_iter().collect::<Vec<_>>(), found);
     }
     Ok(())
 }
@@ -77,7 +82,9 @@ fn metadata(path: &Path, found: &mut Found) -> Result<()> {
         Value::Object(images) => {
             for (name, value) in images {
                 let captions = match &value {
-                    Value::Object(object) => captions(object).with_context(|| at(&name))?,
+                    Value::Object(object) => with_tags(object)
+                        .map_or_else(|| captions(object), |text| Ok(vec![text]))
+                        .with_context(|| at(&name))?,
                     Value::String(caption) => vec![caption.clone()],
                     _ => bail!("{}: must be an object with `caption` or `tags`, or a caption", at(&name)),
                 };
@@ -128,7 +135,7 @@ fn parse(line: &Map<String, Value>, found: &mut Found) -> Result<(String, Vec<St
         Some((key, _)) => bail!("`{key}` must be the name of an image"),
         None => bail!("no image; its name belongs in `image`, relative to this list; the keys are {}", keys()),
     };
-    if first(line, &CAPTION).is_some() {
+    if CAPTION.iter().any(|key| line.get(*key).is_some_and(|value| !value.is_null())) {
         return Ok((name.clone(), captions(line)?));
     }
     // of two keys, the one that is not the image is the caption, whatever its name
@@ -155,6 +162,12 @@ pub(super) fn captions(object: &Map<String, Value>) -> Result<Vec<String>> {
     first(object, &CAPTION).map_or(Ok(vec![]), |(key, value)| texts(key, value))
 }
 
+/// Caption and tags of an image in one text, as sd-scripts puts them together; `None`: one of them is missing.
+fn with_tags(object: &Map<String, Value>) -> Option<String> {
+    let text = |key: &str| object.get(key)?.as_str().map(str::trim).filter(|text| !text.is_empty());
+    Some(format!("{}, {}", text("caption")?, text("tags")?))
+}
+
 fn texts(key: &str, value: &Value) -> Result<Vec<String>> {
     let texts = match value {
         Value::Array(texts) => texts.iter().map(Value::as_str).collect(),
@@ -165,5 +178,6 @@ fn texts(key: &str, value: &Value) -> Result<Vec<String>> {
 }
 
 fn first<'a>(object: &'a Map<String, Value>, keys: &[&'static str]) -> Option<(&'static str, &'a Value)> {
-    keys.iter().find_map(|&key| Some((key, object.get(key).filter(|value| !value.is_null())?)))
+    let is_there = |value: &&Value| !value.is_null() && value.as_str().is_none_or(|text| !text.trim().is_empty());
+    keys.iter().find_map(|&key| Some((key, object.get(key).filter(is_there)?)))
 }

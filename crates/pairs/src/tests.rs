@@ -201,16 +201,34 @@ fn of_sd_scripts() {
     folder.image("a.png", 1);
     let b = folder.image("in/b.png", 2);
     let metadata = serde_json::json!({
-        "a": { "caption": "by its stem", "tags": "not asked", "train_resolution": [512, 512] },
+        "a": { "caption": "by its stem", "tags": "1boy", "train_resolution": [512, 512] },
         b.with_extension("").to_str().unwrap(): { "tags": "1girl, red hair" },
         "/moved/away/a.png": { "caption": "found by its name" },
         "gone": { "caption": "x" },
+        "in/b.png": { "caption": "", "tags": "of an empty caption" },
     });
     let metadata = format!("\u{feff}{}", metadata.to_string().replace("[512,512]", "NaN"));
     let list = folder.write("meta_cap.json", metadata);
-    let pairs = expected(&[("by its stem", 1), ("1girl, red hair", 2), ("found by its name", 1)]);
-    assert_eq!(all_of(&list), pairs);
-    assert_eq!(all_of(folder.0.path()), pairs);
+    let pairs = expected(&[
+        ("by its stem, 1boy", 1),
+        ("1girl, red hair", 2),
+        ("found by its name", 1),
+        ("of an empty caption", 2),
+    ]);
+    let sorted = |mut pairs: Vec<(String, u8)>| {
+        pairs.sort();
+        pairs
+    };
+    assert_eq!(sorted(all_of(&list)), sorted(pairs.clone()));
+    assert_eq!(sorted(all_of(folder.0.path())), sorted(pairs));
+    // of several stages the last, and nothing where that is not known
+    folder.write("meta_lat.json", r#"{"a": {"caption": "the last stage"}}"#);
+    assert_eq!(all_of(folder.0.path()), expected(&[("the last stage", 1)]));
+    fs::rename(folder.path("meta_lat.json"), folder.path("meta_mine.json")).unwrap();
+    fs::rename(&list, folder.path("meta_yours.json")).unwrap();
+    assert!(error(folder.0.path()).contains("several files of metadata, meta_mine.json, meta_yours.json; name one"));
+    fs::rename(folder.path("meta_yours.json"), &list).unwrap();
+    fs::remove_file(folder.path("meta_mine.json")).unwrap();
     let list = folder
         .write("list.json", r#"[{"image": "a.png", "caption": "one"}, {"file_name": "in/b.png", "text": "two"}]"#);
     assert_eq!(all_of(&list), expected(&[("one", 1), ("two", 2)]));
@@ -239,6 +257,23 @@ fn tables() {
     assert!(error(&folder.write("x.csv", "a,b\n1,2\n")).contains("x.csv: no column with the images' names"));
     assert!(error(&folder.write("x.csv", "file_name,b,c\n1,2,3\n")).contains("x.csv: no column with captions"));
     assert!(error(&folder.write("x.csv", "")).contains("x.csv: no column"));
+}
+
+/// Names of caption files of other programs; a JSON file counts where there is no text, and only if it has a caption.
+#[test]
+fn files_beside_images() {
+    let folder = Folder::new();
+    for (n, name) in ["a.png", "b.png", "c.png", "d.png"].iter().enumerate() {
+        folder.image(name, n as u8 + 1);
+    }
+    folder.write("a.cap", "a");
+    folder.write("b.png.txt", "b");
+    folder.write("c.json", r#"{"caption": "c", "width": 8}"#);
+    folder.write("d.txt", "d");
+    folder.write("d.png.txt", "not asked");
+    folder.write("d.json", r#"{"caption": "not asked"}"#);
+    folder.write("e.json", "[1]");
+    assert_eq!(all(&Pairs::open(folder.0.path()).unwrap()), [("a", 1), ("b", 2), ("c", 3), ("d", 4)]);
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub struct Statements {
     /// The layer of SD1's text encoder used in training, counted from the end.
     pub clip_skip: Option<usize>,
     sample_size: Option<i64>,
+    /// What an SD2 predicts by its weights, if the file says nothing of it.
+    by_weights: Option<Prediction>,
 }
 
 impl Statements {
@@ -104,27 +106,31 @@ impl Statements {
         let layer = metadata.get("modelspec.encoder_layer").and_then(|layer| layer.trim().parse().ok());
         said.clip_skip = layer.filter(|layer| *layer > 1);
         said.sample_size = side(metadata, &architecture, origin).map(|side| side / 8);
+        said.by_weights = by_weights(all);
         Ok(said)
     }
 
     /// The statements that matter for a family. SD2 comes as two models that the weights do not tell apart: for images
     /// of 512 pixels, which predicts noise, and of 768 pixels, which predicts velocity. A file that says nothing is
     /// taken as the second.
-    pub(super) fn of(self, family: Family) -> Self {
+    pub fn of(self, family: Family) -> Self {
         match family {
-            Family::Sd1 => Self { sample_size: None, ..self },
-            Family::Sdxl => Self { sample_size: None, clip_skip: None, ..self },
+            Family::Sd1 => Self { sample_size: None, by_weights: None, ..self },
+            Family::Sdxl => Self { sample_size: None, by_weights: None, clip_skip: None, ..self },
             Family::Sd2 => {
-                let known = self.prediction.or(self.sample_size.map(|size| match size {
+                let by_size = self.sample_size.map(|size| match size {
                     ..96 => Prediction::Epsilon,
                     _ => Prediction::VPrediction,
-                }));
+                });
+                let said = self.prediction.or(by_size);
+                let by_weights = self.by_weights.filter(|_| said.is_none() && self.unknown.is_none());
+                let known = said.or(by_weights);
                 let prediction = known.or(self.unknown.is_none().then_some(Prediction::VPrediction));
                 let by_prediction = if prediction == Some(Prediction::Epsilon) { 64 } else { 96 };
                 let sample_size = Some(self.sample_size.unwrap_or(by_prediction));
                 let guessed = known.is_none() && self.unknown.is_none();
                 // the encoder already lacks its last layer
-                Self { prediction, sample_size, guessed, clip_skip: None, ..self }
+                Self { prediction, sample_size, guessed, by_weights, clip_skip: None, ..self }
             }
         }
     }
@@ -152,8 +158,17 @@ impl Statements {
                 origin.display()
             );
         }
+        if let (Some(prediction), None) = (self.by_weights, forced.prediction) {
+            tracing::info!("{}: does not say what it predicts; by its weights {}", origin.display(), prediction.name());
+        }
         let prediction = forced.prediction.or(self.prediction).unwrap_or(Prediction::Epsilon);
         let zero_snr = forced.zero_snr.unwrap_or(self.zero_snr);
+        if zero_snr && forced.zero_snr.is_none() && prediction == Prediction::Epsilon {
+            let what = "says that the last step is noise alone (ztsnr, zero_terminal_snr), but not that the model predicts velocity, \
+                        which it then must; set model.prediction_type (--prediction-type) to v_prediction, or, if images are \
+                        noise with it, model.rescale_betas_zero_snr (--rescale-betas-zero-snr) to false";
+            return Err(Error::file(origin, what));
+        }
         if self.prediction == Some(Prediction::VPrediction) || zero_snr {
             let snr = if zero_snr { ", with noise alone at the last step" } else { "" };
             tracing::info!("{}: {} prediction{snr}", origin.display(), prediction.name());
@@ -181,12 +196,40 @@ pub fn said_beside(path: &Path) -> Option<(String, String)> {
     said.or(text.contains(UNSTATED).then(|| (UNSTATED.to_owned(), String::new())))
 }
 
-/// Side in pixels of the images that SD2 was trained on, from metadata or from the names of the published files.
+/// Side in pixels of the images that SD2 was trained on, from metadata, or else from the file's name, as the published files
+/// have it.
 fn side(metadata: &HashMap<String, String>, architecture: &str, origin: &Path) -> Option<i64> {
-    let of = |text: &str| ["768", "512"].iter().find(|side| text.contains(*side)).and_then(|side| side.parse().ok());
     let resolution = metadata.get("modelspec.resolution").or(metadata.get("ss_resolution"));
-    let name = origin.file_stem().map(|name| name.to_string_lossy());
-    of(architecture).or(resolution.and_then(|text| of(text))).or(name.and_then(|name| of(&name)))
+    if let Some(said) = side_in(architecture).or(resolution.and_then(|text| side_in(text))) {
+        return Some(said);
+    }
+    let name = origin.file_stem().filter(|_| resolution.is_none())?.to_string_lossy().to_lowercase();
+    side_in(&name)
+}
+
+/// 768 or 512 as a number of its own, as in `v2-1_512-ema`, `768v` and `512x512`; not as digits of a hash or of a number of steps.
+fn side_in(text: &str) -> Option<i64> {
+    let of = |side: &str, number: i64| {
+        let is_alone = |(at, _): (usize, &str)| {
+            let before = text[..at].chars().next_back();
+            let after = text[at + side.len()..].chars().next();
+            !before.is_some_and(|c| c.is_alphanumeric() && c != 'x')
+                && !after.is_some_and(|c| c.is_alphanumeric() && !matches!(c, 'x' | 'v' | 'p'))
+        };
+        text.match_indices(side).any(is_alone).then_some(number)
+    };
+    of("768", 768).or(of("512", 512))
+}
+
+/// The bias that tells SD2's two models apart (as ComfyUI does): in the model that predicts velocity it is twice as large as
+/// in the one that predicts noise, and was so in all that were trained from them. `None`: the file has no such layer.
+fn by_weights(all: &Tensors) -> Option<Prediction> {
+    let bias = all.get("model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias")?;
+    let wide = bias.to_kind(tch::Kind::Float);
+    (bias.is_floating_point() && bias.numel() > 1).then(|| match wide.std(false).double_value(&[]) {
+        deviation if deviation > 0.09 => Prediction::VPrediction,
+        _ => Prediction::Epsilon,
+    })
 }
 
 fn yes(value: &str) -> bool {

@@ -14,16 +14,16 @@ pub enum SamplerKind {
     #[serde(rename = "ddim", alias = "DDIM")]
     Ddim,
     /// Deterministic, of first order. Can train.
-    #[serde(rename = "euler")]
+    #[serde(rename = "euler", alias = "Euler")]
     Euler,
     /// Euler ancestral: with new noise in every step.
-    #[serde(rename = "euler_a")]
+    #[serde(rename = "euler_a", alias = "Euler a", alias = "euler a")]
     EulerA,
     /// Deterministic, of second order: it also uses the step before.
-    #[serde(rename = "dpm++_2m")]
+    #[serde(rename = "dpm++_2m", alias = "DPM++ 2M", alias = "dpm++ 2m")]
     Dpmpp2m,
     /// DPM++ 2M along the noise levels of Karras et al. 2022.
-    #[serde(rename = "dpm++_2m_karras")]
+    #[serde(rename = "dpm++_2m_karras", alias = "DPM++ 2M Karras", alias = "dpm++ 2m karras")]
     Dpmpp2mKarras,
 }
 
@@ -110,6 +110,9 @@ mod tests {
             let quoted = format!("\"{kind}\"");
             assert_eq!(serde_json::from_str::<SamplerKind>(&quoted).unwrap(), kind);
             assert_eq!(serde_json::to_string(&kind).unwrap(), quoted);
+            for title in [kind.title().to_owned(), kind.title().replace(' ', "_").to_lowercase()] {
+                assert_eq!(serde_json::from_value::<SamplerKind>(title.as_str().into()).ok(), Some(kind), "{title}");
+            }
         }
         assert_eq!(SamplerKind::names(SamplerKind::trains), "ddpm, ddim and euler");
         assert!("heun".parse::<SamplerKind>().unwrap_err().contains("dpm++_2m and dpm++_2m_karras"));

@@ -146,7 +146,9 @@ impl Config {
             freq_shift: json.get_or("freq_shift", 0.0)?,
             downsample_padding: json.get_or("downsample_padding", 1)?,
         };
-        json.only("act_fn", "silu")?;
+        if json.maybe::<String>("act_fn")?.as_deref() != Some("swish") {
+            json.only("act_fn", "silu")?; // of which swish is another name
+        }
         json.only("center_input_sample", false)?;
         json.only("class_embeddings_concat", false)?;
         json.only("conv_in_kernel", 3)?;
