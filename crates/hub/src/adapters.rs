@@ -10,7 +10,7 @@ const USUAL: [&str; 3] = ["pytorch_lora_weights.safetensors", "adapter_model.saf
 /// A few words, with the names to choose from.
 pub fn adapter<'a>(files: &[&'a str], wanted: Option<&str>) -> Result<&'a str, String> {
     let mut choices: Vec<&str> =
-        files.iter().copied().filter(|file| file.ends_with(".safetensors") && !file.contains('/')).collect();
+        files.iter().copied().filter(|file| ends_in(file, ".safetensors") && !file.contains('/')).collect();
     choices.sort_unstable();
     let named = || match &choices[..] {
         [] => "has no .safetensors file".to_owned(),
@@ -20,7 +20,9 @@ pub fn adapter<'a>(files: &[&'a str], wanted: Option<&str>) -> Result<&'a str, S
         let found = files.iter().copied().find(|file| *file == wanted);
         return found.ok_or_else(|| format!("has no {wanted}; it {}", named()));
     }
-    if let Some(file) = USUAL.into_iter().find_map(|name| choices.iter().copied().find(|file| *file == name)) {
+    if let Some(file) =
+        USUAL.into_iter().find_map(|name| choices.iter().copied().find(|file| file.eq_ignore_ascii_case(name)))
+    {
         return Ok(file);
     }
     match choices[..] {
@@ -31,7 +33,7 @@ pub fn adapter<'a>(files: &[&'a str], wanted: Option<&str>) -> Result<&'a str, S
             if !inside.is_empty() {
                 return Err(format!("has its LoRAs in {}: name one of them", inside.join(", ")));
             }
-            let pickle = files.iter().find(|file| [".bin", ".ckpt", ".pt"].iter().any(|end| file.ends_with(end)));
+            let pickle = files.iter().find(|file| [".bin", ".ckpt", ".pt"].iter().any(|end| ends_in(file, end)));
             let what =
                 pickle.map_or(String::new(), |file| format!("; {file} is a pickle, which can run code: convert it"));
             Err(format!(
@@ -40,6 +42,14 @@ pub fn adapter<'a>(files: &[&'a str], wanted: Option<&str>) -> Result<&'a str, S
         }
         _ => Err(format!("{}: name one of them", named())),
     }
+}
+
+/// In any case of letters.
+fn ends_in(file: &str, end: &str) -> bool {
+    file.len()
+        .checked_sub(end.len())
+        .and_then(|at| file.get(at..))
+        .is_some_and(|ending| ending.eq_ignore_ascii_case(end))
 }
 
 #[cfg(test)]
@@ -55,6 +65,8 @@ mod tests {
         assert_eq!(of(&usual, Some("other.safetensors")).unwrap(), "other.safetensors");
         assert_eq!(of(&["a.json", "mine.safetensors", "x/y.safetensors"], None).unwrap(), "mine.safetensors");
         assert_eq!(of(&["a.json", "x/y.safetensors"], Some("x/y.safetensors")).unwrap(), "x/y.safetensors");
+        assert_eq!(of(&["a.json", "Style.SAFETENSORS"], None).unwrap(), "Style.SAFETENSORS");
+        assert!(of(&["adapter_model.BIN"], None).unwrap_err().contains("adapter_model.BIN is a pickle"));
         assert_eq!(
             of(&["a.safetensors", "b.safetensors"], None).unwrap_err(),
             "has a.safetensors, b.safetensors: name one of them"

@@ -175,7 +175,7 @@ impl View for Raw {
     }
 }
 
-const DTYPES: [(Dtype, Kind); 9] = [
+const DTYPES: [(Dtype, Kind); 10] = [
     (Dtype::F32, Kind::Float),
     (Dtype::F16, Kind::Half),
     (Dtype::BF16, Kind::BFloat16),
@@ -184,6 +184,7 @@ const DTYPES: [(Dtype, Kind); 9] = [
     (Dtype::I32, Kind::Int),
     (Dtype::I16, Kind::Int16),
     (Dtype::U8, Kind::Uint8),
+    (Dtype::I8, Kind::Int8),
     (Dtype::BOOL, Kind::Bool),
 ];
 

@@ -181,6 +181,21 @@ fn a_small_update_samples_as_it_trains() {
     assert_eq!(wide(single.1.with_frozen(&lora)), wide(single.1.merged(&lora)), "float32 is added in");
 }
 
+/// Of an embedding only the weight is looked at, so its update is added to it.
+#[test]
+fn embeddings_have_no_branch() {
+    const WEIGHT: &str = "text_model.embeddings.token_embedding.weight";
+    let table = Tensor::arange(32, (Kind::BFloat16, device())).view([8, 4]);
+    let weights = Weights::new(Tensors::from([(WEIGHT.into(), table.copy())]), "test".into(), Kind::BFloat16, device());
+    let weights = weights.unwrap();
+    let ones = |_: &str, shape: &[i64]| Ok(Tensor::ones(shape, (Kind::Float, device())));
+    let lora =
+        Lora::fresh(&weights, &["token_embedding".into()], 1, 1.0, ones).unwrap().trainable(Kind::Float, device());
+    lora.views_of(&lora.flat)[1].copy_(&Tensor::full([8, 1], 4.0, (Kind::Float, device())));
+    let changed = weights.with_frozen(&lora.lora).unwrap();
+    assert_eq!(changed.get(WEIGHT).unwrap(), &(table + 4.0));
+}
+
 /// What survives of an update is as large as it is: in the mean over outputs, rounding takes nothing away.
 #[test]
 fn layers_round_once() {

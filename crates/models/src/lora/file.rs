@@ -316,7 +316,8 @@ impl AdapterFile {
         kinds
     }
 
-    /// Message about what is left out: embeddings, weights of a whole state, a configuration that is not the file's own.
+    /// Message about what is left out or missing: embeddings, weights of a whole state, alpha, a configuration that is not the
+    /// file's own.
     pub fn left_out(&self) -> Option<String> {
         let mut all = vec![];
         if !self.embeddings.is_empty() {
@@ -333,6 +334,12 @@ impl AdapterFile {
                 "it is a whole training state: its {} tensors of the network itself are left out, only the LoRA in it is read{alpha}",
                 self.weights
             ));
+        }
+        if self.weights == 0 && self.lacks_configuration() {
+            all.push(
+                "alpha is not known, as no adapter_config.json is beside it and its metadata have none: it is taken as the rank"
+                    .into(),
+            );
         }
         if self.has_stranger {
             all.push(

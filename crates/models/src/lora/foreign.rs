@@ -1,5 +1,7 @@
 //! Recognises files that are not LoRAs of Stable Diffusion, by the names of their tensors.
 
+use super::Network;
+
 /// A sign and what it shows. The sign is a piece of a key, or its beginning after a `^`; of several joined by `&` the
 /// same key has all. The first entry counts that a key of the file has.
 type Sign = (&'static str, &'static str);
@@ -20,7 +22,7 @@ const ADAPTERS: [Sign; 15] = [
     ("^0.to_q_lora.", "an IP-Adapter (FaceID)"),
     ("^1.to_q_lora.", "an IP-Adapter (FaceID)"),
     ("motion_modules", "an AnimateDiff motion module"),
-    ("temporal_transformer", "an AnimateDiff motion module"),
+    ("temporal_transformer.", "an AnimateDiff motion module"),
 ];
 
 const VIDEO: &str = "a LoRA or checkpoint of a video model (Wan, HunyuanVideo)";
@@ -115,6 +117,11 @@ pub fn kind<'a>(keys: impl Iterator<Item = &'a str>) -> Option<&'static str> {
     let keys: Vec<&str> = keys.collect();
     let whole = || found(&WHOLE, &keys);
     found(&ADAPTERS, &keys).or_else(|| of_others(&keys)).or_else(whole).or_else(|| rest(&keys))
+}
+
+/// What a LoRA seems to be whose keys are understood, but whose layers a network lacks.
+pub fn other_lora<'a>(keys: impl Iterator<Item = &'a str>, network: Network) -> Option<&'static str> {
+    kind(keys).filter(|what| *what != UNET && (*what != CLIP || network == Network::UNet))
 }
 
 /// The other architecture that these keys are of, LoRA or checkpoint, if a sign is found.

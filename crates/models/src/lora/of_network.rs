@@ -43,7 +43,7 @@ impl AdapterFile {
             return fail(format!(
                 "{} belongs to no layer of this model's {title}, and neither does any other of it; {}",
                 ours().next().map(|(name, _)| name.dotted()).unwrap_or_default(),
-                match foreign::kind(self.keys()) {
+                match foreign::other_lora(self.keys(), network) {
                     Some(what) => format!("this looks like {what}: {}", foreign::first_keys(self.keys())),
                     None => format!("was the LoRA made for another base model? ({})", foreign::first_keys(self.keys())),
                 }

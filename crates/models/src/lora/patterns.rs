@@ -21,7 +21,7 @@ impl Patterns {
         let pattern = |(key, value): (&String, &Value)| {
             let value = value.as_f64().ok_or(format!("`{key}` has {value}, not a number"))?;
             // matches the whole path, or the part after one of its dots
-            let regex = Regex::new(&format!(r"^(.*\.)?({key})$"))
+            let regex = Regex::new(&format!(r"^(.*\.)?({})$", translated(key)))
                 .map_err(|e| format!("`{key}` is not a regular expression ({e})"))?;
             Ok(Pattern { key: key.clone(), regex, value })
         };
@@ -44,6 +44,50 @@ impl Patterns {
         }
         Ok(None)
     }
+}
+
+/// A regular expression of Python in our library's syntax: the end `\Z`, a bracket within a class, octal numbers.
+fn translated(python: &str) -> String {
+    let (mut out, mut rest, mut in_class) = (String::new(), python, false);
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        match c {
+            '\\' => {
+                let octal: &str = &rest[..rest.bytes().take(3).take_while(|b| matches!(b, b'0'..=b'7')).count()];
+                // a number of one digit, or of two without a zero in front, is a group
+                let is_octal = octal.len() == 3 || octal.starts_with('0');
+                if let Some(code) = u32::from_str_radix(octal, 8).ok().filter(|_| is_octal) {
+                    out += &format!(r"\x{{{code:x}}}");
+                    rest = &rest[octal.len()..];
+                } else if let Some(next) = rest.chars().next() {
+                    out.extend(['\\', if next == 'Z' && !in_class { 'z' } else { next }]);
+                    rest = &rest[next.len_utf8()..];
+                } else {
+                    out.push('\\');
+                }
+            }
+            '[' if in_class => out += r"\[",
+            '[' => {
+                in_class = true;
+                out.push('[');
+                if let Some(after) = rest.strip_prefix('^') {
+                    out.push('^');
+                    rest = after;
+                }
+                // a bracket at the beginning of a class does not close it
+                if let Some(after) = rest.strip_prefix(']') {
+                    out += r"\]";
+                    rest = after;
+                }
+            }
+            ']' => {
+                in_class = false;
+                out.push(']');
+            }
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -75,6 +119,12 @@ mod tests {
             (r"to_", false),
             (r"attn2", false),
             (r"to_q|to_v", false),
+            (r".*attn2\\.to_k\\Z", true),
+            (r".*[[]?to_k", true),
+            (r"[]t]o_k", true),
+            (r"[^]x]o_k", true),
+            (r".*to_\\153", true),
+            (r".*to_\\161", false),
         ] {
             assert_eq!(first(&format!(r#"{{"{pattern}": 3}}"#), name).is_some(), expected, "{pattern}");
         }

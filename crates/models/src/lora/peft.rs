@@ -72,7 +72,8 @@ impl Configuration {
                 None => Ok(Patterns::default()),
             };
             refuse_unknown(&get, &key)?;
-            let flag = |name: &str| get(name).and_then(Value::as_bool).unwrap_or(false);
+            let is_true = |value: &Value| value.as_bool().unwrap_or_else(|| value.as_f64().is_some_and(|n| n != 0.0));
+            let flag = |name: &str| get(name).is_some_and(is_true);
             let of = OfNetwork {
                 rank: number("r")?,
                 // LoHa and LoKr call it `alpha`

@@ -32,8 +32,8 @@ impl Weights {
 
     /// These weights with the changes of the files, for inference. For speed, changes are added to the weights where
     /// that is exact enough. In half precision, plain LoRA is a side branch, because an update below half of a weight's
-    /// last digit (6e-5 for bfloat16 and a weight of 0.03) would be rounded away. Convolutions, LoHa, LoKr and DoRA
-    /// have no branch; they are added in any case.
+    /// last digit (6e-5 for bfloat16 and a weight of 0.03) would be rounded away. Convolutions, embeddings, LoHa,
+    /// LoKr and DoRA have no branch; they are added in any case.
     ///
     /// # Errors
     /// Layers that these weights do not have, or have with another shape.
@@ -42,7 +42,9 @@ impl Weights {
         let has_branch = |layer: &str| {
             let weight = &self.tensors[&format!("{layer}.weight")];
             let plain = |changes: &Changes| changes.get(layer).is_none_or(|change| change.plain().is_some());
-            is_half(weight.kind()) && weight.dim() == 2 && all.iter().all(plain)
+            // of embeddings, which are tables and no products, only the weight is looked at
+            let is_table = layer.split('.').any(|part| part == "embeddings");
+            is_half(weight.kind()) && weight.dim() == 2 && !is_table && all.iter().all(plain)
         };
         let layers: BTreeSet<&String> = all.iter().flat_map(|c| c.layers().map(|(layer, _)| layer)).collect();
         let branch = |layer: &&String| {
