@@ -123,7 +123,7 @@ fn card(
         },
         ("attention losses", on(config.attention.is_some())),
         ("discriminator", on(config.fidelity.is_some())),
-        ("anchor", on(config.anchor.is_some() || config.preference.as_ref().is_some_and(|p| p.anchor > 0.0))),
+        ("anchor", on(config.anchor.is_some())),
         ("seed", config.seed.to_string()),
     ];
     let method = match config.preference {

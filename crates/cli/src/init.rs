@@ -243,6 +243,13 @@ fn choices(args: &Init, known: &Known) -> Vec<Choice> {
         choose("train", "batch_size", "4".into(), why);
         let accumulation = if known.xl && known.method == Method::Gradient { "12" } else { "8" };
         choose("train", "accumulation", accumulation.into(), why);
+        let auto = "what fits, measured when the run starts";
+        choose("captioner", "micro_batch", quoted("auto"), auto);
+        choose("replay", "micro_batch", quoted("auto"), auto);
+        if known.method == Method::Gradient {
+            choose("fidelity", "micro_batch", quoted("auto"), auto);
+            choose("fidelity", "rank", "128".into(), why);
+        }
     } else {
         let why = format!("less memory than {}: a quarter of the published one", amount(known.room()));
         choose("lora", "rank", "32".into(), &why);

@@ -69,6 +69,11 @@ pub fn run(
     interrupt: &Interrupt,
 ) -> Result<Sweep> {
     let request = checked(request)?;
+    // the table belongs to the figures beside it; alone it is somebody else's
+    let table = request.out.join("sweep.md");
+    if table.exists() && !request.out.join("sweep.json").exists() {
+        bail!("{} exists, and no sweep wrote it; choose another --out", table.display());
+    }
     let of_model = pipeline.fingerprint_of_images()?;
     let mut of_loras = vec![];
     for lora in &request.loras {

@@ -188,7 +188,7 @@ fn embeddings_have_no_branch() {
     let table = Tensor::arange(32, (Kind::BFloat16, device())).view([8, 4]);
     let weights = Weights::new(Tensors::from([(WEIGHT.into(), table.copy())]), "test".into(), Kind::BFloat16, device());
     let weights = weights.unwrap();
-    let ones = |_: &str, shape: &[i64]| Ok(Tensor::ones(shape, (Kind::Float, device())));
+    let ones = |_: usize, shape: &[i64]| Ok(Tensor::ones(shape, (Kind::Float, device())));
     let lora =
         Lora::fresh(&weights, &["token_embedding".into()], 1, 1.0, ones).unwrap().trainable(Kind::Float, device());
     lora.views_of(&lora.flat)[1].copy_(&Tensor::full([8, 1], 4.0, (Kind::Float, device())));

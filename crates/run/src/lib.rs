@@ -367,7 +367,7 @@ impl Observer for Run {
             self.write_adapter(trainer, &ema.lora(&trainer.adapter), "adapter/ema")?;
         }
         self.journal.write(json!({ "event": "finished", "step": trainer.step, "adapter": folder }))?;
-        self.bar.finish();
+        self.bar.finish_and_clear();
         Ok(())
     }
 }

@@ -59,6 +59,7 @@ fn elsewhere(kind: SamplerKind, spacing: Spacing) -> Elsewhere {
 /// The settings as Markdown. `name`: name of the LoRA; `path`: path or id of the model for other users; `folder`: the
 /// LoRA's folder relative to the page.
 pub fn of(config: &Config, model: &Model, name: &str, path: &str, folder: &str) -> String {
+    let path = crate::text::quoted(path);
     let sampling = config.samples.sampling(&config.sampling);
     let (steps, guidance) = (sampling.steps, sampling.guidance_scale.max(1.0));
     let Elsewhere { comfy: [sampler, scheduler], a1111: [method, schedule], renamed } =

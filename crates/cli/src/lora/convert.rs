@@ -57,6 +57,10 @@ pub fn run(mut args: Convert, console: &Console) -> Result<()> {
     if args.out.is_dir() {
         bail!("--out {} is a folder; name a file in it", args.out.display());
     }
+    let ending = args.out.extension().unwrap_or_default().to_ascii_lowercase();
+    if ending != "safetensors" && ending != "sft" {
+        bail!("--out {}: is written as safetensors; let the name end in .safetensors", args.out.display());
+    }
     if args.out.exists() && !args.overwrite {
         bail!("{} exists already; choose another --out, or pass --overwrite", args.out.display());
     }
