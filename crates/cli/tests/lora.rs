@@ -227,12 +227,14 @@ fn what_is_refused() {
     comat(&format!("lora convert {OURS} --to kohya --out {OURS}")).error(&["exists already", "--overwrite"]);
     comat(&format!("lora convert {OURS} --to kohya --out there")).error(&["is a folder"]);
     comat(&format!("lora convert {OURS} --to a1111 --out x")).usage(&["a1111"]);
+    comat(&format!("lora convert {OURS} --to kohya --out x.pt")).error(&["x.pt", "end in .safetensors"]);
+    assert!(!folder.exists("x.pt"));
     let bytes = fs::read(folder.path(OURS)).unwrap();
     folder.write("short.safetensors", &bytes[..bytes.len() - 100]);
     for verb in ["info", "check"] {
         comat(&format!("lora {verb} short.safetensors")).error(&["short.safetensors", "the file is truncated"]);
     }
-    comat("lora convert short.safetensors --to peft --out x").error(&["short.safetensors"]);
+    comat("lora convert short.safetensors --to peft --out x.safetensors").error(&["short.safetensors"]);
     folder.write("text.safetensors", "nothing of that sort");
     comat("lora info text.safetensors").error(&["not a safetensors file"]);
 

@@ -36,7 +36,7 @@ pub enum RewardKind {
     /// Another captioner, as `captioner.path` names one: the mean log-likelihood of a token of the prompt. Prefix, reduction, label
     /// smoothing and the weight of the end are those of `[captioner]`. Two captioners are harder to fool than one.
     Captioner,
-    /// How sure a captioner is of what the prompt leaves open: each word of a list in `words` is put before each noun that has none
+    /// How certain a captioner is of what the prompt leaves open: each word of a list in `words` is put before each noun that has none
     /// of them (`a striped star`: `a striped red star`), and the reward is the log-probability of the likeliest among them, a mean over
     /// such places. Against colours without a name, and what else images lose where no prompt looks.
     Certainty,

@@ -1,4 +1,4 @@
-//! Reward: how sure a captioner is of what the prompt leaves open.
+//! Reward: how certain a captioner is of what the prompt leaves open.
 //!
 //! The likelihood of `a striped star` says nothing about the star's colour, so what follows it may draw colours that have
 //! no name. Here each word of a list (of colours, say) is put before each noun that has none of them: `a striped red star`.
