@@ -191,9 +191,6 @@ fn metadata(file: &AdapterFile, all: &mut Problems) -> Result<()> {
         let formats: Vec<String> = file.formats.iter().map(Format::to_string).collect();
         all.warn(format!("its keys are in several formats ({}); some programs read only one", formats.join("; ")));
     }
-    if file.lacks_configuration() {
-        all.warn("alpha is not known, as no adapter_config.json is beside it and its metadata have none: it is taken as the rank");
-    }
     if let Some(network) = file.networks().into_iter().find(|network| *network != Network::UNet) {
         all.warn(format!("it adapts {network} too: it can be drawn with and merged, but not be trained on"));
     }
